@@ -1,0 +1,149 @@
+"""Which triplets are worth their parameters (Zhang et al., 2023, section 3.2 and algorithm 1).
+
+The training loop calls `RankAllocator.observe` after backward, on unscaled and unclipped gradients,
+and `RankAllocator.allocate` after the optimiser step. A step that the optimiser skips is skipped
+here too: neither is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from leantune.adalora.layer import AdaLoraLinear
+from leantune.adalora.schedule import RankSchedule
+from leantune.errors import DivergedError
+
+
+class RankAllocator:
+    """Smoothed sensitivity and uncertainty of every adapter weight, and the cut they decide.
+
+    All statistics stay on the device of the weights; a step costs a handful of fused
+    element-wise operations and no host synchronisation.
+
+    Args:
+        layers: the adapted layers by name; their order breaks ties.
+        schedule: the rank budget by step.
+        beta1: decay of the sensitivity average (eq. 9).
+        beta2: decay of the uncertainty average (eq. 10).
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, AdaLoraLinear],
+        schedule: RankSchedule,
+        *,
+        beta1: float = 0.85,
+        beta2: float = 0.85,
+    ) -> None:
+        self.layers = dict(layers)
+        self.schedule = schedule
+        self.beta1, self.beta2 = beta1, beta2
+        self.live_triplets = sum(layer.rank for layer in self.layers.values())
+        self.is_final = not schedule.prunes
+        self._weights: list[nn.Parameter] = [
+            weight
+            for layer in self.layers.values()
+            for weight in (layer.lora_E, layer.lora_A, layer.lora_B)
+        ]
+        self.sensitivity_ema = [torch.zeros_like(w, requires_grad=False) for w in self._weights]
+        self.uncertainty_ema = [torch.zeros_like(w, requires_grad=False) for w in self._weights]
+
+    @torch.no_grad()
+    def observe(self) -> None:
+        """Fold the gradients of this step into the averages (eqs. 8 to 10).
+
+        A weight without a gradient was not used in this step: its sensitivity is zero.
+        """
+        if self.is_final:
+            return
+        grads = [w.grad if w.grad is not None else torch.zeros_like(w) for w in self._weights]
+        sensitivity = torch._foreach_mul(list(self._weights), grads)
+        torch._foreach_abs_(sensitivity)
+        torch._foreach_lerp_(self.sensitivity_ema, sensitivity, 1 - self.beta1)
+        torch._foreach_sub_(sensitivity, self.sensitivity_ema)
+        torch._foreach_abs_(sensitivity)
+        torch._foreach_lerp_(self.uncertainty_ema, sensitivity, 1 - self.beta2)
+
+    @torch.no_grad()
+    def importance(self) -> Tensor:
+        """Importance of every triplet ``(num_triplets,)`` fp32, layer by layer (eqs. 7 and 11): the
+        score of E, plus the mean scores of its row of A and of its column of B."""
+        scores = torch._foreach_mul(self.sensitivity_ema, self.uncertainty_ema)
+        return torch.cat(
+            [
+                scores[i].flatten() + scores[i + 1].mean(dim=1) + scores[i + 2].mean(dim=0)
+                for i in range(0, len(scores), 3)
+            ]
+        )
+
+    @torch.no_grad()
+    def allocate(self, step: int) -> bool:
+        """Enforce the budget of ``step`` if it is an allocation step: E of the triplets outside it
+        becomes zero. They may come back until the final cut.
+
+        Returns:
+            whether this was the final cut, after which `keep_masks` says what to remove.
+        """
+        if self.is_final or not self.is_due(step):
+            return False
+        budget = self.schedule.rank_budget_at(step)
+        for layer, keep in zip(self.layers.values(), self.keep_masks(budget).values(), strict=True):
+            layer.lora_E.masked_fill_(~keep[:, None], 0.0)
+        self.live_triplets = budget
+        self.is_final = step >= self.schedule.prune_step
+        return self.is_final
+
+    def is_due(self, step: int) -> bool:
+        """Whether the budget is enforced after ``step``: by the schedule, or because the step of the
+        final cut was skipped."""
+        late = not self.is_final and step > self.schedule.prune_step
+        return late or self.schedule.allocates_at(step)
+
+    @torch.no_grad()
+    def keep_masks(self, budget: int) -> dict[str, Tensor]:
+        """The ``budget`` most important triplets as a bool mask ``(R,)`` per layer.
+
+        Exactly ``budget`` are kept: equal importances are taken in the order of layers and rows.
+        """
+        importance = self.importance()
+        best = torch.argsort(importance, descending=True, stable=True)[:budget]
+        keep = torch.zeros(len(importance), dtype=torch.bool, device=importance.device)
+        keep[best] = True
+        ranks = [layer.rank for layer in self.layers.values()]
+        return dict(zip(self.layers, keep.split(ranks), strict=True))
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The averages by name, for a checkpoint; empty after the final cut, when none is used."""
+        if self.is_final:
+            return {}
+        names = [f"{name}.{part}" for name in self.layers for part in ("lora_E", "lora_A", "lora_B")]
+        return {
+            f"{kind}.{name}": tensor
+            for kind, tensors in (
+                ("sensitivity_ema", self.sensitivity_ema),
+                ("uncertainty_ema", self.uncertainty_ema),
+            )
+            for name, tensor in zip(names, tensors, strict=True)
+        }
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor], *, is_final: bool, live_triplets: int) -> None:
+        """Continue from `state_tensors`; the layers must already have the ranks of that moment."""
+        self.is_final, self.live_triplets = is_final, live_triplets
+        for name, own in self.state_tensors().items():
+            own.copy_(tensors[name])
+
+
+def check_ranks_moved(ranks: Mapping[str, int], schedule: RankSchedule, *, step: int) -> None:
+    """Fail loudly if the pruning phase is over and the ranks are not what it had to make them.
+
+    Raises:
+        DivergedError: if more or fewer triplets are left than the target budget.
+    """
+    if schedule.prunes and step >= schedule.prune_step and sum(ranks.values()) != schedule.target_budget:
+        raise DivergedError(
+            f"after step {step} {sum(ranks.values())} triplets are alive and the target is "
+            f"{schedule.target_budget}: the allocator did not run; report this as a bug of leantune"
+        )

@@ -1,0 +1,191 @@
+"""From a limit on trainable parameters to ranks, by exact arithmetic, before any weight is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leantune.errors import UsageError
+
+FINAL_SHARE = 2 / 3
+"""Target over initial rank when only the limit is given: the paper starts at 1.5 times the target
+(Zhang et al., 2023, section 4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A linear layer that gets an adapter."""
+
+    name: str
+    in_features: int
+    out_features: int
+
+    @property
+    def triplet_parameters(self) -> int:
+        """Trainable numbers of one triplet."""
+        return self.in_features + self.out_features + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterPlan:
+    """The ledger of trainable parameters of one run."""
+
+    targets: tuple[Target, ...]
+    head: int
+    """Trainable parameters of the classification head."""
+    base: int
+    """Parameters of the classifier without adapters, frozen ones and the head included."""
+    init_rank: int
+    target_rank: int
+    limit: int | None
+    """The user's ``max_trainable_params``; it binds `initial`, the largest count of the run."""
+
+    @property
+    def per_rank(self) -> int:
+        """Trainable numbers that one more rank in every target costs."""
+        return sum(target.triplet_parameters for target in self.targets)
+
+    @property
+    def adapters(self) -> int:
+        """Adapter parameters at the start."""
+        return self.init_rank * self.per_rank
+
+    @property
+    def initial(self) -> int:
+        """Trainable parameters at the start, which is also the peak."""
+        return self.head + self.adapters
+
+    @property
+    def total(self) -> int:
+        """All parameters of the classifier, adapters included, at the start."""
+        return self.base + self.adapters
+
+    @property
+    def init_budget(self) -> int:
+        """Triplets at the start."""
+        return self.init_rank * len(self.targets)
+
+    @property
+    def target_budget(self) -> int:
+        """Triplets at the end."""
+        return self.target_rank * len(self.targets)
+
+    @property
+    def adapters_final(self) -> int:
+        """Adapter parameters after pruning if every target ends at the target rank.
+
+        Exact when all targets have one shape, as query and value do; otherwise the triplets that
+        survive decide, between `adapters_final_range`.
+        """
+        return self.target_rank * self.per_rank
+
+    @property
+    def final(self) -> int:
+        """Trainable parameters after pruning; see `adapters_final`."""
+        return self.head + self.adapters_final
+
+    @property
+    def adapters_final_range(self) -> tuple[int, int]:
+        """Fewest and most adapter parameters that the target budget of triplets can leave."""
+        costs = sorted(t.triplet_parameters for t in self.targets for _ in range(self.init_rank))
+        return sum(costs[: self.target_budget]), sum(costs[len(costs) - self.target_budget :])
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``parameters`` entry of ``record.json`` before training."""
+        return {
+            "budget": self.limit,
+            "initial": self.initial,
+            "final": self.final,
+            "total": self.total,
+            "head": self.head,
+            "adapters": self.adapters,
+            "adapters_final": self.adapters_final,
+            "modules": [
+                {
+                    "name": target.name,
+                    "in_features": target.in_features,
+                    "out_features": target.out_features,
+                    "initial_rank": self.init_rank,
+                    "final_rank": None,
+                }
+                for target in self.targets
+            ],
+        }
+
+
+def plan_parameters(
+    targets: Sequence[Target],
+    *,
+    head: int,
+    base: int,
+    limit: int | None = None,
+    init_rank: int | None = None,
+    target_rank: int | None = None,
+    smaller_heads: Mapping[str, int] | None = None,
+) -> ParameterPlan:
+    """Find ranks for ``limit``, or check the ranks that the user gives.
+
+    Given only the limit, the initial rank is the largest that fits and the target rank two thirds of
+    it. Given a rank, the other follows by the same share. Given neither rank nor limit, the paper's
+    12 and 8.
+
+    Args:
+        targets: the layers to adapt.
+        head: trainable parameters of the head.
+        base: parameters of the whole classifier without adapters.
+        limit: most trainable parameters at any time of the run.
+        init_rank: triplets per target at the start.
+        target_rank: mean triplets per target at the end.
+        smaller_heads: other values of the recipe key ``head`` with their counts, to name in errors.
+
+    Raises:
+        UsageError: if the ranks cannot be, or nothing fits the limit; the message names the nearest
+            that can.
+    """
+    if not targets:
+        raise UsageError("no linear layer of the encoder matches targets: see 'leantune plan' for the names")
+    per_rank = sum(target.triplet_parameters for target in targets)
+    largest = (limit - head) // per_rank if limit is not None else None
+    _refuse_too_small(limit, head, per_rank, largest, smaller_heads or {})
+    if init_rank is None and target_rank is None:
+        init_rank = largest if largest is not None else 12
+    if init_rank is None:
+        assert target_rank is not None
+        init_rank = math.ceil(target_rank / FINAL_SHARE)
+    if target_rank is None:
+        target_rank = max(1, math.floor(init_rank * FINAL_SHARE))
+    if target_rank < 1 or init_rank <= target_rank:
+        raise UsageError(
+            f"init_rank must be above target_rank and target_rank at least 1, so that there is something "
+            f"to prune. Got init_rank={init_rank} target_rank={target_rank} instead; for example "
+            f"init_rank={max(2, math.ceil(max(1, target_rank) / FINAL_SHARE))} target_rank={max(1, target_rank)}"
+        )
+    plan = ParameterPlan(
+        targets=tuple(targets), head=head, base=base, init_rank=init_rank, target_rank=target_rank, limit=limit
+    )
+    if limit is not None and largest is not None and plan.initial > limit:
+        raise UsageError(
+            f"init_rank={init_rank} needs {plan.initial:,} trainable parameters (head {head:,} + "
+            f"{len(targets)} modules {plan.adapters:,}) and max_trainable_params is {limit:,}; "
+            f"the nearest that fits is init_rank={largest} ({head + largest * per_rank:,})"
+        )
+    return plan
+
+
+def _refuse_too_small(
+    limit: int | None, head: int, per_rank: int, largest: int | None, smaller_heads: Mapping[str, int]
+) -> None:
+    if limit is None or largest is None or largest >= 2:
+        return
+    least = head + 2 * per_rank
+    advice = f"the smallest limit that fits is {least:,}"
+    fitting = {name: count for name, count in smaller_heads.items() if count + 2 * per_rank <= limit}
+    if fitting:
+        name = max(fitting, key=lambda key: fitting[key])
+        advice += f"; or use head={name} ({fitting[name]:,}), which leaves room for init_rank={(limit - fitting[name]) // per_rank}"
+    raise UsageError(
+        f"max_trainable_params={limit:,} is too small: the head has {head:,} and AdaLoRA needs at least "
+        f"rank 2 in every target ({2 * per_rank:,} more); {advice}"
+    )

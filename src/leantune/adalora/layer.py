@@ -1,0 +1,87 @@
+"""The adapted linear layer: W x + scaling * B ((A * E) x)  (Zhang et al., 2023, eq. 3).
+
+R rank, the number of triplets alive in the layer.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class AdaLoraLinear(nn.Module):
+    """A frozen linear layer with a trainable update of ``R`` triplets.
+
+    ``lora_A (R, in)``, ``lora_E (R, 1)`` and ``lora_B (out, R)`` are fp32 whatever the type of the
+    frozen weight; products run in the type of the input. ``E`` starts at zero, so a fresh layer
+    computes exactly what the frozen one does.
+
+    Args:
+        base: the pretrained layer; it is frozen here.
+        rank: R, at least 1.
+        scaling: ``alpha / init_rank``, fixed for the whole run, also after pruning.
+        dropout: applied to the input of the update only.
+        generator: draws A and B from N(0, 0.02), as PEFT and the authors' code do.
+    """
+
+    def __init__(
+        self, base: nn.Linear, rank: int, *, scaling: float, dropout: nn.Module, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.scaling = scaling
+        self.dropout = dropout
+        self.lora_A = nn.Parameter(torch.randn(rank, base.in_features, generator=generator) * 0.02)
+        self.lora_E = nn.Parameter(torch.zeros(rank, 1))
+        self.lora_B = nn.Parameter(torch.randn(base.out_features, rank, generator=generator) * 0.02)
+
+    @property
+    def rank(self) -> int:
+        """Triplets that the layer holds, masked ones included."""
+        return self.lora_E.shape[0]
+
+    @property
+    def triplet_parameters(self) -> int:
+        """Trainable numbers of one triplet: in + out + 1."""
+        return self.base.in_features + self.base.out_features + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in)`` to ``(..., out)``, in the type of ``x``."""
+        frozen = F.linear(x, self.base.weight, self.base.bias)
+        scaled_A = (self.lora_A * (self.lora_E * self.scaling)).to(x.dtype)
+        low_rank = F.linear(self.dropout(x), scaled_A).flatten(0, -2)  # (rows, R)
+        update = torch.addmm(frozen.flatten(0, -2), low_rank, self.lora_B.t().to(x.dtype))
+        return update.view(frozen.shape)
+
+    @torch.no_grad()
+    def delta_weight(self) -> Tensor:
+        """The update as one matrix ``(out, in)``, fp32."""
+        return (self.lora_B @ (self.lora_A * self.lora_E)) * self.scaling
+
+    @torch.no_grad()
+    def keep(self, keep_mask: Tensor) -> None:
+        """Remove the triplets outside ``keep_mask (R,)`` bool: the tensors become smaller."""
+        self.lora_A = nn.Parameter(self.lora_A[keep_mask].clone())
+        self.lora_E = nn.Parameter(self.lora_E[keep_mask].clone())
+        self.lora_B = nn.Parameter(self.lora_B[:, keep_mask].clone())
+
+
+def orthogonal_penalty(layers: list[AdaLoraLinear]) -> Tensor:
+    """Mean over layers and sides of ``||A A^T - I||_F`` and ``||B^T B - I||_F``, fp32 scalar.
+
+    The regulariser of Zhang et al., 2023, eq. 4, without its square, as the authors' code and PEFT
+    compute it. Sides of one shape are stacked, so the cost is a few batched products.
+    """
+    by_shape: dict[torch.Size, list[Tensor]] = {}
+    for layer in layers:
+        for side in (layer.lora_A, layer.lora_B.t()):
+            by_shape.setdefault(side.shape, []).append(side)
+    if not by_shape:
+        return torch.zeros(())
+    norms = []
+    for (rank, _), sides in by_shape.items():
+        stacked = torch.stack(sides)  # (M, R, in or out)
+        gram = stacked @ stacked.mT - torch.eye(rank, device=stacked.device)
+        norms.append(torch.linalg.matrix_norm(gram))
+    return torch.cat(norms).mean()

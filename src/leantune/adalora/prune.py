@@ -1,0 +1,56 @@
+"""Real removal: smaller tensors, sliced optimiser moments, modules of rank 0 gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from leantune.adalora.layer import AdaLoraLinear
+
+
+def adapted_layers(model: nn.Module) -> dict[str, AdaLoraLinear]:
+    """The adapted layers of ``model`` by name, in module order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, AdaLoraLinear)}
+
+
+def prune(model: nn.Module, keep_masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Remove the triplets outside ``keep_masks`` (bool ``(R,)`` per layer) from ``model``.
+
+    A layer that loses all of them is replaced by its frozen linear layer, so backward stops above
+    the lowest layer that is left. The moments in ``optimizer`` are cut the same way.
+    """
+    for name, layer in adapted_layers(model).items():
+        keep_mask = keep_masks[name]
+        old = (layer.lora_A, layer.lora_E, layer.lora_B)
+        layer.keep(keep_mask)
+        new = (layer.lora_A, layer.lora_E, layer.lora_B)
+        if optimizer is not None:
+            for before, after, dim in zip(old, new, (0, 0, 1), strict=True):
+                _replace_parameter(optimizer, before, after, keep_mask, dim)
+        if layer.rank == 0:
+            replace_module(model, name, layer.base)
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` where ``model`` has the submodule ``name``."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _replace_parameter(
+    optimizer: torch.optim.Optimizer, before: nn.Parameter, after: nn.Parameter, keep_mask: Tensor, dim: int
+) -> None:
+    kept = keep_mask.nonzero().flatten()
+    state = optimizer.state.pop(before, {})
+    if after.numel():
+        optimizer.state[after] = {
+            key: value.index_select(dim, kept) if value.shape == before.shape else value
+            for key, value in state.items()
+        }
+    for group in optimizer.param_groups:
+        if any(p is before for p in group["params"]):
+            group["params"] = [after if p is before else p for p in group["params"]]
+            if not after.numel():
+                group["params"] = [p for p in group["params"] if p is not after]

@@ -1,0 +1,190 @@
+"""What each architecture calls its parts, and how its head reads a packed batch.
+
+Everything here follows the ``*ForSequenceClassification`` class of transformers, so that a trained
+model is a plain transformers classifier. An architecture that is not listed runs padded.
+
+T packed tokens, S texts, D model width, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leantune.packing.batch import PackedBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """How leantune drives one family of encoders."""
+
+    attention_targets: tuple[str, ...]
+    """Last parts of the names of the layers that ``targets=attention`` adapts: query and value."""
+    pool: Callable[[Tensor, PackedBatch, Any], Tensor] | None
+    """Hidden states ``(T, D)`` to one vector a text ``(S, D)``; None if attention cannot be packed."""
+    classify: Callable[[Any, Tensor], Tensor] | None
+    """The model's own head on pooled vectors: ``(S, D)`` to ``(S, C)``."""
+    position_offset: Callable[[Any], int] = lambda config: 0
+    """Position id of the first token, from the model's config."""
+    has_token_types: bool = True
+    """Whether the encoder takes ``token_type_ids``."""
+    head_in_encoder: tuple[str, ...] = ()
+    """Modules inside the encoder that only the head uses; trained if the checkpoint lacks them."""
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether attention can run on packed tokens."""
+        return self.pool is not None
+
+
+def first_token(hidden_TD: Tensor, batch: PackedBatch, config: Any) -> Tensor:
+    """The first token's vector of every text."""
+    return hidden_TD[batch.cu_seqlens[:-1].long()]
+
+
+def mean_token(hidden_TD: Tensor, batch: PackedBatch, config: Any) -> Tensor:
+    """The mean vector of every text, in fp32 sums."""
+    lengths = batch.cu_seqlens.diff().long()
+    text = torch.repeat_interleave(torch.arange(batch.num_seqs, device=hidden_TD.device), lengths)
+    sums = hidden_TD.new_zeros(batch.num_seqs, hidden_TD.shape[1], dtype=torch.float32)
+    sums = sums.index_add(0, text, hidden_TD.float())
+    return (sums / lengths[:, None]).to(hidden_TD.dtype)
+
+
+def _modernbert_pool(hidden_TD: Tensor, batch: PackedBatch, config: Any) -> Tensor:
+    pool = mean_token if config.classifier_pooling == "mean" else first_token
+    return pool(hidden_TD, batch, config)
+
+
+def _classify_first_of_sequence(model: Any, pooled_SD: Tensor) -> Tensor:
+    """Heads that index the first token themselves (RoBERTa, XLM-R, ELECTRA, CamemBERT)."""
+    logits: Tensor = model.classifier(pooled_SD[:, None])
+    return logits
+
+
+def _classify_bert(model: Any, pooled_SD: Tensor) -> Tensor:
+    pooled_SD = model.bert.pooler(pooled_SD[:, None])
+    logits: Tensor = model.classifier(model.dropout(pooled_SD))
+    return logits
+
+
+def _classify_distilbert(model: Any, pooled_SD: Tensor) -> Tensor:
+    hidden = torch.relu(model.pre_classifier(pooled_SD))
+    logits: Tensor = model.classifier(model.dropout(hidden))
+    return logits
+
+
+def _classify_modernbert(model: Any, pooled_SD: Tensor) -> Tensor:
+    logits: Tensor = model.classifier(model.drop(model.head(pooled_SD)))
+    return logits
+
+
+def _after_padding(config: Any) -> int:
+    return int(config.pad_token_id) + 1
+
+
+_ROBERTA = Architecture(
+    attention_targets=("query", "value"),
+    pool=first_token,
+    classify=_classify_first_of_sequence,
+    position_offset=_after_padding,
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "bert": Architecture(
+        attention_targets=("query", "value"),
+        pool=first_token,
+        classify=_classify_bert,
+        head_in_encoder=("bert.pooler",),
+    ),
+    "electra": Architecture(
+        attention_targets=("query", "value"), pool=first_token, classify=_classify_first_of_sequence
+    ),
+    "distilbert": Architecture(
+        attention_targets=("q_lin", "v_lin"),
+        pool=first_token,
+        classify=_classify_distilbert,
+        has_token_types=False,
+    ),
+    "modernbert": Architecture(
+        attention_targets=("Wqkv",), pool=_modernbert_pool, classify=_classify_modernbert, has_token_types=False
+    ),
+}
+"""By ``config.model_type``."""
+
+_PADDED = Architecture(
+    attention_targets=("query", "value", "q", "v", "query_proj", "value_proj", "q_proj", "v_proj", "Wqkv"),
+    pool=None,
+    classify=None,
+)
+
+
+def architecture_of(config: Any) -> Architecture:
+    """The entry for a transformers config; the padded fallback for one that is not listed."""
+    return ARCHITECTURES.get(config.model_type, _PADDED)
+
+
+def target_layers(model: Any, targets: str) -> dict[str, nn.Linear]:
+    """The linear layers of the encoder that ``targets`` names, in module order.
+
+    Args:
+        model: a transformers ``*ForSequenceClassification`` model.
+        targets: ``attention`` (the architecture's query and value), ``all-linear`` (every linear layer
+            of the encoder's blocks), or last parts of names separated by commas (``query,value``).
+
+    Raises:
+        ValueError: naming each part that matches nothing, and what there is.
+    """
+    architecture = architecture_of(model.config)
+    prefix = f"{model.base_model_prefix}."
+    in_encoder = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.startswith(prefix)
+        and not name.startswith(architecture.head_in_encoder or "\0")
+        and any(part.isdigit() for part in name.split("."))
+    }
+    if targets == "all-linear":
+        return in_encoder
+    chosen = architecture.attention_targets if targets == "attention" else tuple(targets.split(","))
+    chosen = tuple(part.strip() for part in chosen)
+    matches = {part: [n for n in in_encoder if n == part or n.endswith(f".{part}")] for part in chosen}
+    missing = [part for part, names in matches.items() if not names] if targets != "attention" else []
+    if missing or not any(matches.values()):
+        known = sorted({name.rpartition(".")[2] for name in in_encoder})
+        raise ValueError(
+            f"targets {', '.join(missing or chosen)}: no such linear layer in {model.config.model_type}; "
+            f"there are {', '.join(known)}, or use targets=attention or targets=all-linear"
+        )
+    found = {name for names in matches.values() for name in names}
+    return {name: module for name, module in in_encoder.items() if name in found}
+
+
+def head_modules(model: Any) -> dict[str, nn.Module]:
+    """The modules with parameters outside the encoder, whatever they are called."""
+    return {
+        name: module
+        for name, module in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in module.parameters())
+    }
+
+
+def output_layer(model: Any) -> tuple[str, nn.Linear]:
+    """The last linear layer of the head, the one that has a row for each class."""
+    layers = [
+        (f"{name}.{sub}" if sub else name, module)
+        for name, head in head_modules(model).items()
+        for sub, module in head.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
+    ]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no linear output layer for {model.config.num_labels} classes")
+    return layers[-1]

@@ -1,0 +1,1 @@
+"""Labelled texts from files: readers, labels, splits and token tables."""

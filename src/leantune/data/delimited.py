@@ -1,0 +1,152 @@
+"""CSV and TSV: text only. No type is guessed, and ``NA``, ``null`` or ``007`` are the texts they are.
+
+CSV is RFC 4180: commas, fields in double quotes where needed, a quote inside written as two; a
+quoted field may hold line ends. Lines that are wholly empty are no rows.
+
+TSV is one line a row, and every tab separates. Files in the wild hold bare quotes (``5" disk``), so a
+quote has a meaning only in a field that is wholly wrapped in quotes with those inside doubled, as
+pandas and ``csv.writer`` write it; such a field is unwrapped. Any other quote is a character.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from leantune.data.content import Content
+from leantune.data.lines import text_lines
+from leantune.data.table import CellBatch, check_unique
+from leantune.data.wording import shown
+from leantune.errors import DataError
+
+MAX_FIELD_CHARS = 2**24
+
+_WRAPPED = re.compile(r'"(?:[^"]|"")*"')
+_DELIMITERS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
+_TSV_SUFFIXES = (".tsv", ".tab")
+
+
+@dataclass(frozen=True, slots=True)
+class DelimitedTable:
+    """A CSV or TSV file."""
+
+    content: Content
+    delimiter: str
+    columns: tuple[str, ...]
+
+    @property
+    def class_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Empty: a text file names its classes in the rows."""
+        return {}
+
+    def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
+        """The wanted columns, at most ``batch_rows`` rows at a time.
+
+        Raises:
+            DataError: a row with more or fewer fields than the header, broken quotes or encoding.
+        """
+        places = {name: self.columns.index(name) for name in wanted}
+        rows = self._rows()
+        while batch := list(islice(rows, batch_rows)):
+            cells: dict[str, list[object]] = {
+                name: [fields[place] for _, fields in batch] for name, place in places.items()
+            }
+            yield CellBatch([line for line, _ in batch], cells)
+
+    def locate(self, index: int) -> int:
+        """The line where the record begins."""
+        return next(islice(self._rows(), index, None))[0]
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        records = _records(self.content, self.delimiter)
+        next(records)
+        for line, fields in records:
+            if len(fields) != len(self.columns):
+                raise self._ragged(line, fields)
+            yield line, fields
+
+    def _ragged(self, line: int, fields: list[str]) -> DataError:
+        if self.delimiter == ",":
+            remedy = "put a text that holds commas or line ends in double quotes"
+        else:
+            remedy = "a TSV text holds no tab and no line end; use CSV for such texts"
+        return DataError(
+            f"{_fields(len(fields))}, expected {len(self.columns)} as in the header: {remedy}",
+            path=self.content.name,
+            row=line,
+        )
+
+
+def open_delimited(content: Content) -> DelimitedTable:
+    """Read the header of a CSV or TSV file (``.tsv`` and ``.tab``; everything else is CSV).
+
+    Raises:
+        DataError: no header, two columns of one name, or another delimiter.
+    """
+    delimiter = "\t" if content.suffix in _TSV_SUFFIXES else ","
+    line, header = next(_records(content, delimiter), (1, []))
+    if not header:
+        raise DataError("only empty lines: expected a header and rows", path=content.name)
+    if len(header) == 1:
+        _refuse_other_delimiter(header[0], delimiter, content.name, line)
+    check_unique(header, content.name, line)
+    return DelimitedTable(content, delimiter, tuple(header))
+
+
+def _records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Each record with the line where it begins; empty lines left out."""
+    lines = text_lines(content, newline="")
+    return _csv_records(lines, content.name) if delimiter == "," else _tsv_records(lines)
+
+
+def _csv_records(lines: Iterator[str], name: str) -> Iterator[tuple[int, list[str]]]:
+    # The limit is one number for the whole process, so it is only ever raised.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARS))
+    reader = csv.reader(lines, strict=True)
+    while True:
+        begin = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(
+                f"a quote of the record that begins here is never closed, or closed too early "
+                f"({error}, line {reader.line_num}): close it, and write a quote inside a text as two",
+                path=name,
+                row=begin,
+            ) from None
+        if fields:
+            yield begin, fields
+
+
+def _tsv_records(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines, start=1):
+        row = line.rstrip("\r\n")
+        if row:
+            yield number, [_unwrap(field) for field in row.split("\t")]
+
+
+def _unwrap(field: str) -> str:
+    if field.startswith('"') and _WRAPPED.fullmatch(field):
+        return field[1:-1].replace('""', '"')
+    return field
+
+
+def _refuse_other_delimiter(header: str, delimiter: str, name: str, line: int) -> None:
+    for other, word in _DELIMITERS.items():
+        if other in header and other != delimiter:
+            remedy = "name it .tsv" if other == "\t" else "write the columns with commas and name it .csv"
+            raise DataError(
+                f"one column found, {shown(header)}; it looks as if {word} separated the columns, "
+                f"expected {_DELIMITERS[delimiter]}: {remedy}",
+                path=name,
+                row=line,
+            )
+
+
+def _fields(count: int) -> str:
+    return "1 field" if count == 1 else f"{count} fields"

@@ -1,0 +1,67 @@
+"""Rows held out for validation, each class in proportion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import train_test_split
+
+from leantune.data.wording import shown
+from leantune.errors import DataError, UsageError
+
+IntArray = npt.NDArray[np.int64]
+
+
+def stratified_holdout(
+    label_ids: IntArray, size: int | float, seed: int, *, names: Sequence[str] | None = None
+) -> tuple[IntArray, IntArray]:
+    """Split rows into those to train on and those held out.
+
+    Args:
+        label_ids: (N,) class id of every row.
+        size: rows to hold out: a count of 1 or more, or a share between 0 and 1 (rounded up).
+        seed: the same seed gives the same rows.
+        names: class names by id, for messages.
+
+    Returns:
+        Row numbers to train on and row numbers held out, both sorted; together every row once.
+
+    Raises:
+        UsageError: a size that is no count or share, or leaves either side fewer rows than classes.
+        DataError: a class with a single row.
+    """
+    num_rows = len(label_ids)
+    num_held_out = _num_held_out(size, num_rows)
+    classes, counts = np.unique(label_ids, return_counts=True)
+    _check_size(size, num_held_out, num_rows, len(classes))
+    if counts.min() < 2:
+        lonely = int(classes[counts.argmin()])
+        raise DataError(
+            f"the class {shown(lonely if names is None else names[lonely])} has one row, expected two or "
+            "more to hold one out: add rows of it, remove it, or give a validation file"
+        )
+    train, held_out = train_test_split(
+        np.arange(num_rows, dtype=np.int64), test_size=num_held_out, stratify=label_ids, random_state=seed
+    )
+    return np.sort(train), np.sort(held_out)
+
+
+def _num_held_out(size: int | float, num_rows: int) -> int:
+    if isinstance(size, bool) or not isinstance(size, (int, float)):
+        raise UsageError(f"the held-out size must be a count or a share. Got {shown(size)} instead.")
+    if isinstance(size, int):
+        return size
+    if not 0 < size < 1:
+        raise UsageError(f"the held-out share must be between 0 and 1. Got {size} instead.")
+    return int(np.ceil(size * num_rows))
+
+
+def _check_size(size: int | float, num_held_out: int, num_rows: int, num_classes: int) -> None:
+    most = num_rows - num_classes
+    if not num_classes <= num_held_out <= most:
+        raise UsageError(
+            f"the held-out size {size} means {num_held_out} of {num_rows} rows, expected {num_classes} to "
+            f"{most} so that all {num_classes} classes can be on both sides: choose another size"
+        )

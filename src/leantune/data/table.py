@@ -1,0 +1,82 @@
+"""What every reader gives: named columns of cells, in batches, as often as wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from leantune.data.wording import listed
+from leantune.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class CellBatch:
+    """Consecutive rows.
+
+    Args:
+        rows: for each row the number an error message prints: the line of a text file where the
+            record begins (the header is line 1), or the 1-based row of a table.
+        cells: column name -> one cell a row, as the format gives them (``str``, ``int``, ``None``...).
+    """
+
+    rows: Sequence[int]
+    cells: dict[str, list[object]]
+
+
+class Table(Protocol):
+    """Rows of named cells."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns, in the file's order."""
+        ...
+
+    @property
+    def class_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Column name -> names of the classes that its numbers stand for (``datasets.ClassLabel``)."""
+        ...
+
+    def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
+        """The wanted columns, at most ``batch_rows`` rows at a time."""
+        ...
+
+    def locate(self, index: int) -> int:
+        """The number an error message prints for a 0-based row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTable:
+    """Columns of equal length that are already in memory."""
+
+    cells: Mapping[str, list[object]]
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        return tuple(self.cells)
+
+    def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
+        """The wanted columns, at most ``batch_rows`` rows at a time."""
+        num_rows = min(map(len, self.cells.values()), default=0)
+        for start in range(0, num_rows, batch_rows):
+            stop = min(start + batch_rows, num_rows)
+            cells = {name: self.cells[name][start:stop] for name in wanted}
+            yield CellBatch(range(start + 1, stop + 1), cells)
+
+    def locate(self, index: int) -> int:
+        """The 1-based row."""
+        return index + 1
+
+
+def check_unique(columns: Sequence[str], name: str, row: int | None = None) -> None:
+    """Raise DataError if two columns have one name."""
+    doubles = sorted({column for column in columns if columns.count(column) > 1})
+    if doubles:
+        raise DataError(
+            f"more than one column is called {listed(doubles)}: give every column its own name",
+            path=name,
+            row=row,
+        )

@@ -1,0 +1,221 @@
+"""Texts to tokens, once: a ragged table in Arrow, memory-mapped, found again by its content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from leantune.data.read import ExampleSource
+from leantune.errors import DataError, UsageError
+
+FORMAT_VERSION = 1
+"""Part of the cache key: raise it when the table's columns change."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("second_start", pa.int32(), nullable=False),
+        pa.field("full_length", pa.int32(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Tokens of some texts."""
+
+    input_ids: list[npt.NDArray[np.int32]]
+    second_starts: npt.NDArray[np.int32]
+    """``(N,)`` first token of the second text of a pair; the number of tokens without one."""
+    full_lengths: npt.NDArray[np.int32]
+    """``(N,)`` tokens before truncation."""
+
+
+class Tokeniser:
+    """A fast tokenizer of transformers with a fixed truncation and no padding.
+
+    Args:
+        source: folder or hub name.
+        max_length: tokens kept of a text, special tokens included.
+
+    Raises:
+        UsageError: if there is no tokenizer, or it has no fast version.
+    """
+
+    def __init__(self, source: str, max_length: int) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, KeyError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UsageError(f"model {source}: its tokenizer cannot be loaded: {reason}") from error
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise UsageError(f"model {source}: its tokenizer has no tokenizer.json; convert it to a fast one first")
+        self.max_length = max_length
+        backend.no_padding()
+        backend.no_truncation()
+        self._definition: str = backend.to_str()
+        self._whole = type(backend).from_str(self._definition)
+        self._truncating = type(backend).from_str(self._definition)
+        self._truncating.enable_truncation(max_length)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the same text could give other tokens."""
+        return hashlib.sha256(f"{self.max_length}\n{self._definition}".encode()).hexdigest()
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
+        """Tokens of ``texts``, or of pairs, special tokens included."""
+        inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        encodings = self._truncating.encode_batch_fast(inputs)
+        ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        lengths = np.fromiter((len(tokens) for tokens in ids), dtype=np.int32, count=len(ids))
+        second_starts = lengths.copy()
+        if pairs is not None:
+            for i, encoding in enumerate(encodings):
+                second_starts[i] = encoding.type_ids.index(1) if 1 in encoding.type_ids else lengths[i]
+        full_lengths = lengths.copy()
+        cut = [i for i, encoding in enumerate(encodings) if encoding.overflowing]
+        if cut:
+            whole = self._whole.encode_batch_fast([inputs[i] for i in cut])
+            full_lengths[cut] = [len(encoding.ids) for encoding in whole]
+        return Encoded(ids, second_starts, full_lengths)
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """A memory-mapped table of token rows; only lengths and labels are held in memory."""
+
+    path: Path
+    source_name: str
+
+    @cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
+        reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+    @cached_property
+    def _first_rows(self) -> npt.NDArray[np.int64]:
+        return np.cumsum([0] + [batch.num_rows for batch in self._batches])
+
+    @cached_property
+    def _token_views(self) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
+        columns = [batch.column("input_ids") for batch in self._batches]
+        return [
+            (column.offsets.to_numpy(zero_copy_only=True), column.values.to_numpy(zero_copy_only=True))
+            for column in columns
+        ]
+
+    def __len__(self) -> int:
+        return int(self._first_rows[-1])
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """``(N,)`` tokens of each row after truncation."""
+        return np.concatenate([np.diff(offsets) for offsets, _ in self._token_views])
+
+    @cached_property
+    def second_starts(self) -> npt.NDArray[np.int32]:
+        """``(N,)`` first token of the second text; the row's length without one."""
+        return self._column("second_start")
+
+    @cached_property
+    def full_lengths(self) -> npt.NDArray[np.int32]:
+        """``(N,)`` tokens of each row before truncation."""
+        return self._column("full_length")
+
+    @cached_property
+    def label_texts(self) -> list[str]:
+        """The labels as text, one a row.
+
+        Raises:
+            DataError: if the rows were read without labels.
+        """
+        texts: list[str] = [label for batch in self._batches for label in batch.column("label").to_pylist()]
+        if None in texts:
+            raise DataError("has no label column; labels are needed here", path=self.source_name)
+        return texts
+
+    def tokens(self, row: int) -> npt.NDArray[np.int32]:
+        """Token ids of one row, a view of the mapped file."""
+        batch = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        offsets, values = self._token_views[batch]
+        within = row - int(self._first_rows[batch])
+        return values[offsets[within] : offsets[within + 1]]
+
+    def _column(self, name: str) -> npt.NDArray[np.int32]:
+        return np.concatenate([batch.column(name).to_numpy() for batch in self._batches])
+
+
+def tokenise(
+    source: ExampleSource,
+    tokeniser: Tokeniser,
+    cache_dir: Path,
+    *,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> TokenTable:
+    """The token table of ``source``: from the cache, or made now in one pass over the file.
+
+    Args:
+        source: rows to read, with labels if it has them; its content and columns are part of the cache key.
+        tokeniser: its fingerprint is part of the cache key.
+        cache_dir: where tables are kept.
+        on_rows: called with the number of rows done so far.
+    """
+    key = json.dumps([FORMAT_VERSION, source.sha256(), tokeniser.fingerprint, repr(source.columns)])
+    path = cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
+    if not path.exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+        try:
+            _write_table(source, tokeniser, temporary, on_rows)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return TokenTable(path, source.name)
+
+
+def _write_table(
+    source: ExampleSource, tokeniser: Tokeniser, path: Path, on_rows: Callable[[int], None]
+) -> None:
+    rows = 0
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        for batch in source.batches():
+            encoded = tokeniser.encode(batch.texts, batch.pairs)
+            writer.write_batch(
+                pa.record_batch(
+                    [
+                        _ragged(encoded.input_ids),
+                        pa.array(encoded.second_starts),
+                        pa.array(encoded.full_lengths),
+                        pa.array(batch.ids, pa.string()),
+                        pa.array(batch.labels or [None] * len(batch.ids), pa.string()),
+                    ],
+                    schema=SCHEMA,
+                )
+            )
+            rows += len(batch.ids)
+            on_rows(rows)
+    if rows == 0:
+        raise DataError("has no rows", path=source.name)
+
+
+def _ragged(input_ids: list[npt.NDArray[np.int32]]) -> pa.ListArray:
+    lengths = np.fromiter((len(tokens) for tokens in input_ids), dtype=np.int64, count=len(input_ids))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(input_ids)))

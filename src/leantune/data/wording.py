@@ -1,0 +1,60 @@
+"""Values and names as error messages show them: short, quoted where needed, always on one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+_TYPE_WORDS = {
+    "NoneType": "null",
+    "bool": "a boolean",
+    "int": "a number",
+    "float": "a number",
+    "list": "a list",
+    "dict": "an object",
+    "bytes": "bytes",
+    "str": "a text",
+}
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """``repr`` of a value, cut to ``limit`` characters.
+
+    Long texts and numbers are cut before ``repr``, so that a huge value costs nothing.
+    """
+    if isinstance(value, str) and len(value) > limit:
+        return f"{value[:limit]!r}..."
+    if isinstance(value, int) and value.bit_length() > 4 * limit:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= limit + 2 else f"{text[:limit]}..."
+
+
+def type_word(value: object) -> str:
+    """A value's type in the words of a data file: ``"a number"``, ``"a list"``, ``"null"``."""
+    name = type(value).__name__
+    return _TYPE_WORDS.get(name, name)
+
+
+def place_name(name: str) -> str:
+    """A file or column name as it is, or quoted if it would not stay on one readable line."""
+    return name if name.isprintable() else repr(name)
+
+
+def listed(names: Iterable[str], limit: int = 10) -> str:
+    """Names quoted and joined by commas; those after the first ``limit`` are counted."""
+    quoted = [shown(name) for name in names]
+    rest = len(quoted) - limit
+    return ", ".join(quoted[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def nearest(wanted: str, names: Sequence[str]) -> str:
+    """``"; did you mean 'Text'?"`` when a name is close to the wanted one, else an empty text."""
+    lowered = {name.lower(): name for name in reversed(names)}
+    close = difflib.get_close_matches(wanted.lower(), lowered, n=1)
+    return f"; did you mean {shown(lowered[close[0]])}?" if close else ""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An exception's text without newlines, cut to ``limit`` characters."""
+    return " ".join(str(error).split())[:limit]

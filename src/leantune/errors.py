@@ -1,0 +1,100 @@
+"""What can go wrong, and the exit code that says so.
+
+LeantuneError
+├── UsageError          2   a command, a recipe, a budget or a schedule that cannot be
+├── DataError           3   a row, a column, a label or an encoding
+├── UnsafeFileError     4   a file that could run code: refused
+├── CheckpointError     5   a checkpoint, an adapter or a model that is not what it claims
+├── ResourceError       6   disk or memory
+├── DivergedError       7   a loss that is not finite, ranks that never moved
+├── DistributedError    8   processes that disagree
+└── Interrupted   130/143   a signal, after a saved checkpoint
+
+The command line prints one line, ``leantune: error: FILE:ROW:COLUMN: what was found, what was
+expected, what to do``, and ends with the code. Tracebacks appear only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class LeantuneError(Exception):
+    """An error that a user can act on; its text is one complete line."""
+
+    exit_code = 1
+
+
+class UsageError(LeantuneError):
+    """A command, a recipe value, a budget or a schedule that cannot be."""
+
+    exit_code = 2
+
+
+class DataError(LeantuneError):
+    """A row, column, label or encoding that is not what it must be.
+
+    Args:
+        message: what was found, what was expected, what to do.
+        path: the file, as the user named it.
+        row: the line of a text file where the row begins (1-based, the header is line 1), or the
+            1-based row number of a table.
+        column: the column's name.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        row: int | None = None,
+        column: str | None = None,
+    ) -> None:
+        self.path, self.row, self.column = path, row, column
+        place = ":".join(str(part) for part in (path, row, column) if part is not None)
+        super().__init__(f"{place}: {message}" if place else message)
+
+
+class UnsafeFileError(LeantuneError):
+    """A file that could run code, or that only a code-running reader could open."""
+
+    exit_code = 4
+
+
+class CheckpointError(LeantuneError):
+    """A checkpoint, adapter or model folder that is incomplete, damaged or of another run."""
+
+    exit_code = 5
+
+
+class ResourceError(LeantuneError):
+    """Not enough disk or memory."""
+
+    exit_code = 6
+
+
+class DivergedError(LeantuneError):
+    """The loss is not finite, or the ranks did not do what the schedule says."""
+
+    exit_code = 7
+
+
+class DistributedError(LeantuneError):
+    """Processes of one run disagree, or one of them failed."""
+
+    exit_code = 8
+
+
+class Interrupted(LeantuneError):  # noqa: N818 - a signal is not an error, but it ends the run
+    """A signal stopped the run after the current step was saved.
+
+    Args:
+        message: where the saved checkpoint is and how to go on.
+        signal_number: the signal, whose 128 + number is the exit code (130 or 143).
+    """
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        self.exit_code = 128 + signal_number
+        super().__init__(message)

@@ -1,0 +1,81 @@
+"""Logits of many rows, through the same packed path as training, in the order of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import softmax
+
+from leantune.data.rows import LabelledRows, by_length
+from leantune.evaluation.metrics import Metrics, evaluate_probabilities
+from leantune.model import PackedClassifier
+from leantune.packing.batch import PackedBatch, pack
+
+Floats = npt.NDArray[np.float64]
+
+
+def batch_of(classifier: PackedClassifier, rows: LabelledRows) -> PackedBatch:
+    """All of ``rows`` as one packed batch on the classifier's device."""
+    batch = pack(
+        rows.tokens(),
+        np.arange(len(rows)),
+        labels=rows.label_ids,
+        second_starts=rows.second_starts(),
+        position_offset=classifier.position_offset,
+    )
+    return batch.to(classifier.device)
+
+
+def map_rows(
+    classifier: PackedClassifier,
+    rows: LabelledRows,
+    batch_size: int,
+    function: Callable[[PackedBatch], torch.Tensor],
+    *,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> npt.NDArray[np.float32]:
+    """``function`` of every row ``(N, ...)``, without gradients and without dropout, in the order of
+    ``rows`` whatever the batches were."""
+    was_training = classifier.training
+    classifier.eval()
+    out: npt.NDArray[np.float32] | None = None
+    with torch.inference_mode():
+        for positions in by_length(rows.lengths, batch_size):
+            batch = batch_of(classifier, rows[positions])
+            values = function(batch).float().cpu().numpy()  # host sync: one a batch
+            if out is None:
+                out = np.empty((len(rows), *values.shape[1:]), dtype=np.float32)
+            out[positions[batch.rows.cpu().numpy()]] = values
+            on_rows(len(positions))
+    classifier.train(was_training)
+    assert out is not None
+    return out
+
+
+def predict_probabilities(
+    classifier: PackedClassifier,
+    rows: LabelledRows,
+    batch_size: int,
+    *,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> Floats:
+    """Class probabilities ``(N, C)`` float64."""
+    logits = map_rows(classifier, rows, batch_size, classifier, on_rows=on_rows)
+    probabilities: Floats = softmax(logits.astype(np.float64), axis=1)
+    return probabilities
+
+
+def evaluate(
+    classifier: PackedClassifier,
+    rows: LabelledRows,
+    label_names: tuple[str, ...],
+    batch_size: int,
+    *,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> tuple[Metrics, npt.NDArray[np.int64]]:
+    """Metrics on labelled rows, and the predicted class ids ``(N,)``."""
+    probabilities = predict_probabilities(classifier, rows, batch_size, on_rows=on_rows)
+    return evaluate_probabilities(probabilities, rows.label_ids, label_names), probabilities.argmax(axis=1)

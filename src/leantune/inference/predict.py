@@ -1,0 +1,92 @@
+"""Rows in, the same rows out, in order, with a label and a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import softmax
+
+from leantune.data.read import ExampleBatch, ExampleSource
+from leantune.data.rows import by_length
+from leantune.inference.load import TrainedClassifier
+from leantune.inference.write import PredictionWriter, Predictions
+from leantune.packing.batch import pack
+
+CHUNK_ROWS = 8192
+"""Rows read at once: enough to sort by length, few enough for any memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionSummary:
+    """What a prediction run did."""
+
+    rows: int
+    truncated_rows: int
+    empty_rows: int
+
+
+def predict_rows(
+    trained: TrainedClassifier, batch: ExampleBatch, batch_size: int
+) -> tuple[Predictions, npt.NDArray[np.bool_]]:
+    """Probabilities of one chunk in its own order, and which rows were truncated ``(N,)``."""
+    encoded = trained.tokeniser.encode(batch.texts, batch.pairs)
+    lengths = np.array([len(tokens) for tokens in encoded.input_ids], dtype=np.int32)
+    classifier = trained.classifier
+    logits = np.empty((len(lengths), len(trained.labels.names)), dtype=np.float32)
+    with torch.inference_mode():
+        for positions in by_length(lengths, batch_size):
+            packed = pack(
+                [encoded.input_ids[i] for i in positions],
+                positions,
+                second_starts=encoded.second_starts[positions],
+                position_offset=classifier.position_offset,
+            ).to(classifier.device)
+            logits[packed.rows.cpu().numpy()] = classifier(packed).cpu().numpy()
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    return Predictions(batch.ids, probabilities), encoded.full_lengths > lengths
+
+
+def predict_source(
+    trained: TrainedClassifier, source: ExampleSource, batch_size: int
+) -> Iterator[tuple[Predictions, int, int]]:
+    """Chunks of predictions in input order, each with its truncated and its empty rows."""
+    for batch in source.batches(CHUNK_ROWS):
+        predictions, truncated = predict_rows(trained, batch, batch_size)
+        yield predictions, int(truncated.sum()), sum(not text.strip() for text in batch.texts)
+
+
+def predict_to(
+    trained: TrainedClassifier,
+    source: ExampleSource,
+    output: str,
+    *,
+    writer: Callable[[Path | None], PredictionWriter],
+    batch_size: int,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> PredictionSummary:
+    """Classify every row of ``source`` into ``output`` (a path, or ``-`` for standard output).
+
+    A file appears under its name only when it is complete.
+    """
+    from leantune.atomic import atomic_file
+
+    def run(target: Path | None) -> PredictionSummary:
+        rows = truncated = empty = 0
+        with writer(target) as sink:
+            for predictions, num_truncated, num_empty in predict_source(trained, source, batch_size):
+                sink.write(predictions)
+                rows += len(predictions.ids)
+                truncated += num_truncated
+                empty += num_empty
+                on_rows(rows)
+        return PredictionSummary(rows, truncated, empty)
+
+    if output == "-":
+        return run(None)
+    with atomic_file(Path(output)) as temporary:
+        return run(temporary)

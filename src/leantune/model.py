@@ -1,0 +1,344 @@
+"""The classifier that is trained: pretrained encoder + adapters + head, on packed batches.
+
+The modules are those of transformers' own ``*ForSequenceClassification``; `PackedClassifier` drives
+them over packed tokens, or over a padded block for architectures whose attention cannot be packed.
+
+T packed tokens, S texts, D model width, C classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leantune.adalora.budget import ParameterPlan, Target, plan_parameters
+from leantune.adalora.layer import AdaLoraLinear
+from leantune.adalora.prune import adapted_layers, replace_module
+from leantune.architectures import Architecture, architecture_of, head_modules, output_layer, target_layers
+from leantune.data.labels import LabelMap
+from leantune.errors import CheckpointError, UsageError
+from leantune.packing import attention
+from leantune.packing.attention import AttentionPlan
+from leantune.packing.batch import PackedBatch
+from leantune.packing.dropout import ByteDropout, DropoutStream, replace_dropout
+
+HEADS = ("full", "linear")
+"""Values of the recipe key ``head``: train all head modules, or only the output layer."""
+
+
+class PackedClassifier(nn.Module):
+    """A transformers sequence classifier over packed batches.
+
+    Args:
+        model: the transformers classifier; frozen parameters may be of a smaller type.
+        stream: the generator of all dropout masks.
+    """
+
+    def __init__(self, model: Any, stream: DropoutStream) -> None:
+        super().__init__()
+        self.model = model
+        self.stream = stream
+        self.architecture: Architecture = architecture_of(model.config)
+        if self.architecture.is_packed:
+            attention.register()
+            model.set_attn_implementation(attention.NAME)
+        replace_dropout(model, stream)
+        for name in self.architecture.head_in_encoder:
+            model.get_submodule(name).register_forward_pre_hook(_in_float)
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self.model.config
+
+    @property
+    def position_offset(self) -> int:
+        """Position id of a text's first token."""
+        return self.architecture.position_offset(self.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def layers(self) -> dict[str, AdaLoraLinear]:
+        """The adapted layers by their name in the transformers model."""
+        return adapted_layers(self.model)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by their name in the transformers model."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def num_trainable(self) -> int:
+        """Trainable parameters now."""
+        return sum(p.numel() for p in self.trainable().values())
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Logits ``(S, C)`` fp32, in the order of ``batch.rows``."""
+        if not self.architecture.is_packed:
+            return self._padded_logits(batch)
+        return self.classify(self.pool(batch))
+
+    def pool(self, batch: PackedBatch) -> Tensor:
+        """One vector a text ``(S, D)``, in the encoder's type."""
+        assert self.architecture.pool is not None
+        types = {"token_type_ids": batch.token_type_ids[None]} if self.architecture.has_token_types else {}
+        hidden = self.model.base_model(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            packed=AttentionPlan.of(batch, self.stream),
+            **types,
+        ).last_hidden_state
+        return self.architecture.pool(hidden[0], batch, self.config)
+
+    def classify(self, pooled_SD: Tensor) -> Tensor:
+        """The model's own head, in fp32: ``(S, D)`` to ``(S, C)``."""
+        assert self.architecture.classify is not None
+        return self.architecture.classify(self.model, pooled_SD.float()).float()
+
+    def _padded_logits(self, batch: PackedBatch) -> Tensor:
+        lengths = batch.cu_seqlens.diff().long()
+        place = torch.arange(batch.max_seqlen, device=self.device)
+        is_real = place < lengths[:, None]
+        index = batch.cu_seqlens[:-1, None].long() + torch.where(is_real, place, 0)
+        input_ids = torch.where(is_real, batch.input_ids[index], self.config.pad_token_id or 0)
+        types = {}
+        if getattr(self.config, "type_vocab_size", 0) > 1:
+            types["token_type_ids"] = torch.where(is_real, batch.token_type_ids[index], 0)
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=is_real.long(), **types).logits
+        return logits.float()
+
+
+def _in_float(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.float() for x in args)
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """A classifier without weights: what a plan needs to know."""
+
+    model: Any
+    """The transformers model on the meta device."""
+    num_base_parameters: int
+
+
+def config_of(source: str, *, num_labels: int, trust_remote_code: bool = False) -> Any:
+    """The transformers config of a local folder or a hub name.
+
+    Raises:
+        UsageError: if there is no such folder or hub model.
+    """
+    from transformers import AutoConfig
+
+    folder = Path(source).expanduser()
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise UsageError(f"model {source}: no config.json in it; expected a folder of a transformers model")
+    if not folder.exists() and source.startswith((".", "/", "~")):
+        raise UsageError(f"model {source}: no such folder")
+    try:
+        return AutoConfig.from_pretrained(
+            str(folder) if folder.exists() else source, num_labels=num_labels, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(f"model {source}: {explain_hub_failure(error, source)}") from error
+
+
+def explain_hub_failure(error: Exception, source: str) -> str:
+    """One line on why a model or tokenizer could not be had."""
+    from huggingface_hub import constants
+
+    if Path(source).expanduser().exists():
+        return f"cannot be read: {first_line(error)}"
+    where = f"no such folder here, and the hub {'is switched off by HF_HUB_OFFLINE' if constants.HF_HUB_OFFLINE else 'does not give it'}"
+    return f"{where}; give a folder, or put it into the cache {constants.HF_HUB_CACHE} first"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def skeleton(config: Any) -> Skeleton:
+    """The classifier of ``config`` on the meta device: names and shapes, no weights."""
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    return Skeleton(model, sum(p.numel() for p in model.parameters()))
+
+
+def plan_model(
+    shell: Skeleton,
+    *,
+    targets: str,
+    head: str,
+    limit: int | None,
+    init_rank: int | None,
+    target_rank: int | None,
+    missing_modules: tuple[str, ...] = (),
+) -> ParameterPlan:
+    """The ledger for a model of this shape; see `plan_parameters`.
+
+    Args:
+        shell: the model without weights.
+        targets: which layers get adapters; see `target_layers`.
+        head: ``full`` or ``linear``.
+        limit: ``max_trainable_params``.
+        init_rank: triplets per layer at the start, or None.
+        target_rank: mean triplets per layer at the end, or None.
+        missing_modules: encoder modules that the checkpoint lacks and the head uses: they count.
+
+    Raises:
+        UsageError: if nothing fits, or ``targets`` names no layer.
+    """
+    try:
+        layers = target_layers(shell.model, targets)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    counts = {
+        name: sum(p.numel() for _, p in head_parameters(shell.model, name, missing_modules)) for name in HEADS
+    }
+    return plan_parameters(
+        [Target(name, layer.in_features, layer.out_features) for name, layer in layers.items()],
+        head=counts[head],
+        base=shell.num_base_parameters,
+        limit=limit,
+        init_rank=init_rank,
+        target_rank=target_rank,
+        smaller_heads={name: count for name, count in counts.items() if count < counts[head]},
+    )
+
+
+def head_parameters(
+    model: Any, head: str, missing_modules: tuple[str, ...] = ()
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters that training the head means."""
+    if head == "linear":
+        name, layer = output_layer(model)
+        chosen: dict[str, nn.Module] = {name: layer}
+    else:
+        chosen = head_modules(model)
+    chosen |= {name: model.get_submodule(name) for name in missing_modules}
+    for name, module in chosen.items():
+        for sub, parameter in module.named_parameters():
+            yield f"{name}.{sub}", parameter
+
+
+def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
+    """Encoder modules that the head uses and the weights of ``source`` lack (a BERT pooler, say).
+
+    Reads only the header of local safetensors files; for a hub name the answer is none.
+    """
+    from safetensors import safe_open
+
+    files = sorted(Path(source).expanduser().glob("*.safetensors"))
+    if not files:
+        return ()
+    names: set[str] = set()
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            names.update(opened.keys())
+    # weights saved from a bare encoder have no prefix
+    return tuple(
+        module
+        for module in architecture_of(config).head_in_encoder
+        if not any(n.startswith((f"{module}.", f"{module.partition('.')[2]}.")) for n in names)
+    )
+
+
+def load_pretrained(source: str, config: Any, labels: LabelMap, *, trust_remote_code: bool = False) -> Any:
+    """The transformers classifier with pretrained weights in fp32 and a fresh head.
+
+    Raises:
+        UsageError: if the model cannot be had.
+        CheckpointError: if its weights do not fit its config.
+    """
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging as transformers_logging
+
+    config.id2label, config.label2id = labels.id2label, labels.label2id
+    config.problem_type = "single_label_classification"
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # the fresh head is no news to the user
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return AutoModelForSequenceClassification.from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+            )
+    except OSError as error:
+        raise UsageError(f"model {source}: {explain_hub_failure(error, source)}") from error
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"model {source}: {first_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def build_trainable(
+    model: Any,
+    plan: ParameterPlan,
+    *,
+    alpha: float,
+    lora_dropout: float,
+    head: str,
+    compute_dtype: torch.dtype,
+    seed: int,
+    missing_modules: tuple[str, ...] = (),
+) -> PackedClassifier:
+    """Freeze the encoder in ``compute_dtype``, put in adapters and make the head trainable in fp32.
+
+    Args:
+        model: from `load_pretrained`.
+        plan: its ranks and targets.
+        alpha: scale of the update is ``alpha / plan.init_rank``.
+        lora_dropout: on the input of the adapters.
+        head: ``full`` or ``linear``.
+        compute_dtype: type of the frozen weights and of the encoder's activations.
+        seed: of the adapters' initial values and of all dropout masks.
+        missing_modules: see `missing_head_modules`.
+    """
+    stream = DropoutStream(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model.requires_grad_(False)
+    getattr(model, model.base_model_prefix).to(compute_dtype)
+    for module in architecture_of(model.config).head_in_encoder:
+        model.get_submodule(module).float()
+    for _, parameter in head_parameters(model, head, missing_modules):
+        parameter.requires_grad_(True)
+    classifier = PackedClassifier(model, stream)
+    for target in plan.targets:
+        layer = model.get_submodule(target.name)
+        assert isinstance(layer, nn.Linear)
+        adapted = AdaLoraLinear(
+            layer,
+            plan.init_rank,
+            scaling=alpha / plan.init_rank,
+            dropout=ByteDropout(lora_dropout, stream),
+            generator=generator,
+        )
+        replace_module(model, target.name, adapted)
+    return classifier
+
+
+def reinitialise_head(model: Any, seed: int) -> None:
+    """Draw the head again from N(0, initializer_range), by its own generator: transformers draws it
+    from the global one, so it would depend on what ran before."""
+    generator = torch.Generator().manual_seed(seed)
+    std = getattr(model.config, "initializer_range", 0.02)
+    for head in head_modules(model).values():
+        for module in head.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data.normal_(0.0, std, generator=generator)
+                if module.bias is not None:
+                    module.bias.data.zero_()

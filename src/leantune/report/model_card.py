@@ -1,0 +1,200 @@
+"""The model card, RUN/README.md: what the hub shows, with how to load what the run wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from leantune.report.results import final_metrics
+from leantune.report.run_folder import Json, Run, final_or, load_run, write_atomically
+from leantune.report.wording import count, path_end, percent, rate_with_interval, significant
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+PAPERS = {
+    "AdaLoRA": "https://arxiv.org/abs/2303.10512",
+    "LoRA": "https://arxiv.org/abs/2106.09685",
+}
+LOAD_MERGED = """\
+The merged model is a plain transformers classifier:
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="merged")
+classify("a text")
+```
+"""
+LOAD_ADAPTER = Template("""\
+The adapter goes on top of the encoder that it was trained on:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained($source, num_labels=$num_labels)
+model = PeftModel.from_pretrained(model, "adapter").eval()
+tokenizer = AutoTokenizer.from_pretrained("adapter")
+```
+""")
+
+
+def write_model_card(run_dir: Path) -> Path:
+    """Write RUN/README.md from RUN/record.json.
+
+    The licence is left to its owner; ``base_model`` is named only where it can be a hub name, since
+    the hub refuses a card that names a folder.
+
+    Args:
+        run_dir: the folder of a run.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        UsageError: the folder holds no record.
+        CheckpointError: the record or the history is damaged.
+    """
+    path = run_dir / "README.md"
+    write_atomically(path, render(load_run(run_dir)))
+    return path
+
+
+def render(run: Run) -> str:
+    """The card as text: YAML front matter, then Markdown."""
+    front_matter = f"---\n{yaml.safe_dump(_front_matter(run), allow_unicode=True, sort_keys=False)}---"
+    parts = [
+        front_matter,
+        f"# {_text(_title(run))}",
+        _about(run),
+        *_results(run),
+        *_loading(run),
+        *_labels(run),
+    ]
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def _front_matter(run: Run) -> dict[str, Any]:
+    matter: dict[str, Any] = {
+        "library_name": "peft",
+        "pipeline_tag": "text-classification",
+        "tags": ["leantune", _method(run).lower(), "text-classification"],
+    }
+    if source := _hub_name(run):
+        matter["base_model"] = source
+    if final := final_metrics(run):
+        matter["metrics"] = ["accuracy", "f1"]
+        matter["model-index"] = [_model_index(run, *final)]
+    return matter
+
+
+def _model_index(run: Run, split: str, metrics: Json) -> Json:
+    dataset = path_end((run.part("data").get(split) or {}).get("source") or split, 2)
+    return {
+        "name": _title(run),
+        "results": [
+            {
+                "task": {"type": "text-classification"},
+                "dataset": {"name": dataset, "type": dataset, "split": split},
+                "metrics": [
+                    {"type": "accuracy", "value": metrics["accuracy"], "name": f"{split} accuracy"},
+                    {"type": "f1", "value": metrics["macro_f1"], "name": f"{split} macro F1"},
+                ],
+            }
+        ],
+    }
+
+
+def _about(run: Run) -> str:
+    parameters, model = run.part("parameters"), run.part("model")
+    method, version = _method(run), _text(run.record.get("leantune", ""))
+    sentences = [f"A text classifier trained with [{method}]({PAPERS[method]}) by leantune {version}."]
+    if model.get("source"):
+        sentences.append(f"Encoder: `{_code(model['source'])}`.")
+    if parameters:
+        final = final_or(parameters, "final", parameters["initial"])
+        sentences.append(
+            f"Trainable parameters: {count(parameters['initial'])} at the start, {count(final)} at the end."
+        )
+    if run.record.get("status") != "finished":
+        sentences.append("The run had not finished when this card was written.")
+    return " ".join(sentences)
+
+
+def _results(run: Run) -> Iterator[str]:
+    final = final_metrics(run)
+    if final is None:
+        return
+    split, metrics = final
+    rows = [("this model", metrics)]
+    baseline = run.part("baseline")
+    if baseline.get(split):
+        rows.append((baseline["name"], baseline[split]))
+    yield f"## Results on {count(metrics['num_rows'])} {split} rows"
+    yield _markdown_table(
+        ["", "accuracy (95 % interval)", "macro F1 (95 % interval)", "log loss", "calibration error"],
+        [
+            [
+                name,
+                rate_with_interval(one, "accuracy"),
+                rate_with_interval(one, "macro_f1"),
+                significant(one["log_loss"]),
+                percent(one["calibration_error"]),
+            ]
+            for name, one in rows
+        ],
+    )
+    if split == "validation":
+        yield "The checkpoint was chosen on these rows, so the figures are optimistic."
+
+
+def _loading(run: Run) -> Iterator[str]:
+    artefacts = run.part("artefacts")
+    if artefacts:
+        yield "## How to load it"
+    if artefacts.get("merged"):
+        yield LOAD_MERGED
+    if artefacts.get("adapter"):
+        source, names = run.part("model").get("source"), run.part("labels").get("names") or []
+        yield LOAD_ADAPTER.substitute(source=json.dumps(source), num_labels=len(names))
+
+
+def _labels(run: Run) -> Iterator[str]:
+    names = run.part("labels").get("names")
+    if names:
+        yield "## Labels"
+        yield _markdown_table(["id", "label"], [[str(i), name] for i, name in enumerate(names)])
+
+
+def _method(run: Run) -> str:
+    return "AdaLoRA" if run.adapts_ranks else "LoRA"
+
+
+def _title(run: Run) -> str:
+    return str(run.record.get("run_id") or "leantune classifier")
+
+
+def _hub_name(run: Run) -> str | None:
+    source = run.part("model").get("source")
+    is_name = source and HUB_NAME.fullmatch(source) and not Path(source).exists()
+    return source if is_name else None
+
+
+def _markdown_table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *([_text(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(value: object) -> str:
+    """Text that Markdown and the HTML in it leave alone, on one line."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(" ".join(str(value).split()), quote=False))
+
+
+def _code(value: object) -> str:
+    return " ".join(str(value).replace("`", "'").split())

@@ -1,0 +1,107 @@
+"""The two files that a report is made of, and the safe way to write beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leantune.errors import CheckpointError, UsageError
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as its folder tells it: ``record.json`` and the events of ``history.jsonl``."""
+
+    record: Json
+    steps: tuple[Json, ...]
+    """One event a logged step, in the order of the steps."""
+    evaluations: tuple[Json, ...]
+    pruned: tuple[Json, ...]
+
+    def part(self, name: str) -> Json:
+        """A part of the record; empty where the run has not written it (yet)."""
+        return self.record.get(name) or {}
+
+    def checkpoints(self) -> list[Json]:
+        """Evaluated steps, from the record or, before it has them, from the history."""
+        return list(self.record.get("checkpoints") or self.evaluations)
+
+    @property
+    def adapts_ranks(self) -> bool:
+        """Whether ranks were to shrink: AdaLoRA, not LoRA."""
+        schedule = self.part("schedule")
+        return bool(schedule) and schedule["target_budget"] < schedule["init_budget"]
+
+    def rank_moments(self) -> list[tuple[int, Mapping[str, int]]]:
+        """The ranks of all modules by step, wherever the history holds them."""
+        events = sorted((*self.steps, *self.pruned), key=lambda event: int(event["step"]))
+        return [(event["step"], event["ranks"]) for event in events if event.get("ranks")]
+
+
+def final_or(parameters: Json, key: str, initial: int) -> int:
+    """A final count, or the initial one while the run has not written it."""
+    final = parameters.get(key)
+    return initial if final is None else int(final)
+
+
+def load_run(run_dir: Path) -> Run:
+    """Read a run folder, be the run finished, running or interrupted.
+
+    Raises:
+        UsageError: the folder holds no record.
+        CheckpointError: the record or the history is damaged.
+    """
+    path = run_dir / "record.json"
+    if not path.is_file():
+        raise UsageError(f"{run_dir}: found no record.json: name the folder that `leantune train` wrote")
+    record = _parse(path.read_bytes(), str(path))
+    events = list(_events(run_dir / "history.jsonl"))
+    return Run(
+        record=record,
+        steps=_by_step(events, "step"),
+        evaluations=_by_step(events, "evaluation"),
+        pruned=_by_step(events, "pruned"),
+    )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one move: readers see the old file or the new one, whole."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        temporary = Path(folder, path.name)
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+def _events(path: Path) -> Iterator[Json]:
+    if not path.is_file():
+        return
+    lines = path.read_bytes().split(b"\n")
+    # The text after the last newline is a line still being written, or cut off by a crash.
+    for number, line in enumerate(lines[:-1], start=1):
+        yield _parse(line, f"{path}:{number}")
+
+
+def _parse(text: bytes, place: str) -> Json:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{place}: expected JSON, found {str(error).lower()}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{place}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _by_step(events: list[Json], kind: str) -> tuple[Json, ...]:
+    """Events of one kind by step; a resumed run repeats steps, and then the later line holds."""
+    latest = {event["step"]: event for event in events if event.get("event") == kind}
+    return tuple(latest[step] for step in sorted(latest))

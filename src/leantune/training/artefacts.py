@@ -1,0 +1,185 @@
+"""The two standard forms of a trained classifier, each reloaded from disk and compared before it counts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leantune.adalora.budget import ParameterPlan
+from leantune.adalora.export import merge_into, read_adalora, write_adalora
+from leantune.adalora.prune import replace_module
+from leantune.adalora.schedule import RankSchedule
+from leantune.architectures import head_modules
+from leantune.atomic import atomic_folder
+from leantune.config import Recipe
+from leantune.data.labels import LabelMap
+from leantune.data.rows import LabelledRows
+from leantune.data.tokens import Tokeniser
+from leantune.errors import CheckpointError
+from leantune.evaluation.evaluate import map_rows
+from leantune.model import PackedClassifier, load_pretrained
+from leantune.packing.dropout import DropoutStream
+from leantune.training.state import saved_parameters
+
+PROBE_ROWS = 32
+TOLERANCE = 1e-4
+"""Largest difference of fp32 logits between the trained model and a reloaded artefact."""
+
+
+def publish(
+    run: Path,
+    classifier: PackedClassifier,
+    *,
+    recipe: Recipe,
+    model_source: str,
+    config: Any,
+    plan: ParameterPlan,
+    schedule: RankSchedule,
+    labels: LabelMap,
+    tokeniser: Tokeniser,
+    probe: LabelledRows,
+) -> dict[str, dict[str, float]]:
+    """Write ``adapter/`` and ``merged/`` into ``run``.
+
+    Returns:
+        the ``artefacts`` entry of ``record.json``: the largest difference of logits on ``probe``.
+
+    Raises:
+        CheckpointError: if a reloaded artefact does not compute what the trained model does; it is not
+            published then.
+    """
+    trained = in_float(classifier, load_pretrained(model_source, config, labels))
+    expected = map_rows(trained, probe, PROBE_ROWS, trained)
+    with atomic_folder(run / "adapter") as folder:
+        write_adalora(
+            folder,
+            layers=classifier.layers(),
+            target_names=[target.name for target in plan.targets],
+            head=head_tensors(classifier),
+            head_modules=_head_module_names(classifier),
+            base_model=recipe.model,
+            schedule=schedule,
+            settings={
+                **recipe.to_dict(),
+                "init_rank": plan.init_rank,
+                "target_rank": plan.target_rank,
+                "shapes": {t.name: (t.in_features, t.out_features) for t in plan.targets},
+            },
+        )
+        tokeniser.tokenizer.save_pretrained(str(folder))
+        base = load_pretrained(model_source, config, labels)
+        adapter_difference = _compare(_load_with_peft(base, folder), probe, expected, "adapter")
+    with atomic_folder(run / "merged") as folder:
+        model = load_pretrained(model_source, config, labels)
+        merge_into(model, read_adalora(run / "adapter"))
+        with quiet_transformers():
+            model.save_pretrained(str(folder))
+        tokeniser.tokenizer.save_pretrained(str(folder))
+        merged_difference = _compare(_load_merged(folder), probe, expected, "merged")
+    return {
+        "adapter": {"max_logit_difference": adapter_difference},
+        "merged": {"max_logit_difference": merged_difference},
+    }
+
+
+def in_float(classifier: PackedClassifier, base: Any) -> PackedClassifier:
+    """The trained classifier over an fp32 base, on the CPU: the reference for every artefact."""
+    for name, layer in classifier.layers().items():
+        frozen = base.get_submodule(name)
+        weight = frozen.weight.data + layer.delta_weight().cpu()
+        replacement = torch.nn.Linear(frozen.in_features, frozen.out_features, bias=frozen.bias is not None)
+        replacement.weight.data, replacement.bias = weight, frozen.bias
+        replace_module(base, name, replacement)
+    with torch.no_grad():
+        for name, tensor in head_tensors(classifier).items():
+            base.get_parameter(name).copy_(tensor)
+    return PackedClassifier(base, DropoutStream(0)).eval()
+
+
+def head_tensors(classifier: PackedClassifier) -> dict[str, Tensor]:
+    """The head's parameters by name, trained or not, without the adapters."""
+    return {
+        name: tensor.detach().cpu()
+        for name, tensor in saved_parameters(classifier).items()
+        if name.rpartition(".")[2] not in ("lora_A", "lora_E", "lora_B")
+    }
+
+
+def _head_module_names(classifier: PackedClassifier) -> list[str]:
+    names = list(head_modules(classifier.model))
+    trained = classifier.trainable()
+    return names + [
+        module
+        for module in classifier.architecture.head_in_encoder
+        if any(name.startswith(f"{module}.") for name in trained)
+    ]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice from transformers: the run has its own voice."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _load_with_peft(base: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    with warnings.catch_warnings(), quiet_transformers():
+        # PEFT warns that a rank of 0 initialises nothing
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return PeftModel.from_pretrained(base, str(folder)).eval()
+
+
+def _load_merged(folder: Path) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    with quiet_transformers():
+        return AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
+
+
+def _compare(model: Any, probe: LabelledRows, expected: np.ndarray, what: str) -> float:
+    """Largest difference between ``expected`` and the logits that a transformers user gets."""
+    found = padded_logits(model, probe)
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE:
+        raise CheckpointError(
+            f"{what}: reloaded from disk its logits differ from the trained model's by {difference:.2g}, "
+            f"expected at most {TOLERANCE:g}; it was not published. Report this as a bug of leantune"
+        )
+    return difference
+
+
+@torch.inference_mode()
+def padded_logits(model: Any, rows: LabelledRows) -> np.ndarray:
+    """Logits ``(N, C)`` of right-padded rows, through transformers alone."""
+    tokens = rows.tokens()
+    longest = max(len(each) for each in tokens)
+    pad = model.config.pad_token_id or 0
+    input_ids = torch.full((len(tokens), longest), pad, dtype=torch.int64)
+    mask = torch.zeros_like(input_ids)
+    types = torch.zeros_like(input_ids)
+    for i, (each, second) in enumerate(zip(tokens, rows.second_starts(), strict=True)):
+        input_ids[i, : len(each)] = torch.from_numpy(each.astype(np.int64))
+        mask[i, : len(each)] = 1
+        types[i, second : len(each)] = 1
+    has_types = getattr(model.config, "type_vocab_size", 0) > 1
+    extra = {"token_type_ids": types} if has_types else {}
+    logits: np.ndarray = model(input_ids=input_ids, attention_mask=mask, **extra).logits.float().numpy()
+    return logits

@@ -1,0 +1,117 @@
+"""Checkpoints: safetensors and JSON only, complete or not there.
+
+A folder ``step-000293`` is a checkpoint if its ``MANIFEST.json`` names every file with size and
+SHA-256 and they agree. The manifest is written last and the folder is renamed into place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from leantune.atomic import atomic_folder
+from leantune.errors import CheckpointError
+
+FORMAT_VERSION = 1
+MANIFEST, TENSORS, STATE = "MANIFEST.json", "state.safetensors", "state.json"
+_NAME = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What one checkpoint holds."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the checkpoint of ``step`` is."""
+    return run / "checkpoints" / f"step-{step:06d}"
+
+
+def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint and verify what was written.
+
+    Raises:
+        ResourceError: if the disk is full or fails; older checkpoints are untouched.
+    """
+    target = checkpoint_path(run, step)
+    with atomic_folder(target) as folder:
+        tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
+        safetensors.torch.save_file(tensors, folder / TENSORS)
+        (folder / STATE).write_text(json.dumps(checkpoint.state), "utf-8")
+        files = {name: _describe(folder / name) for name in (TENSORS, STATE)}
+        manifest = {"format": FORMAT_VERSION, "step": step, "files": files}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+    return target
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises:
+        CheckpointError: naming the file that is missing, short or changed.
+    """
+    problem = find_problem(folder)
+    if problem:
+        raise CheckpointError(f"{folder}: not a valid checkpoint: {problem}")
+    state = json.loads((folder / STATE).read_text("utf-8"))
+    return Checkpoint(safetensors.torch.load_file(folder / TENSORS), state)
+
+
+def find_problem(folder: Path) -> str | None:
+    """Why ``folder`` is not a valid checkpoint, or None if it is."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        files: Mapping[str, Mapping[str, Any]] = manifest["files"]
+        version = manifest["format"]
+    except FileNotFoundError:
+        return f"no {MANIFEST}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is not readable"
+    if version != FORMAT_VERSION:
+        return f"written in format {version}, this leantune reads {FORMAT_VERSION}"
+    for name in (TENSORS, STATE):
+        if name not in files or not (folder / name).is_file():
+            return f"{name} is missing"
+        found, expected = _describe(folder / name), files[name]
+        if found["bytes"] != expected["bytes"]:
+            return f"{name} has {found['bytes']} bytes, expected {expected['bytes']}"
+        if found["sha256"] != expected["sha256"]:
+            return f"{name} has SHA-256 {found['sha256'][:12]}…, expected {expected['sha256'][:12]}…"
+    return None
+
+
+def list_checkpoints(run: Path) -> dict[int, Path]:
+    """Checkpoint folders by step, ascending; their validity is not looked at."""
+    found = {}
+    for path in (run / "checkpoints").glob("step-*"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def remove_checkpoint(run: Path, step: int) -> None:
+    """Remove one checkpoint; its manifest goes first, so that a half-removed one is no checkpoint."""
+    folder = checkpoint_path(run, step)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}

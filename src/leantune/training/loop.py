@@ -1,0 +1,207 @@
+"""The training loop; read it top to bottom.
+
+One optimiser step: learning rate, micro-steps (forward, loss, backward), check, observe importance,
+clip, step, allocate, prune, zero, log, evaluate, checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from leantune.adalora.allocator import RankAllocator, check_ranks_moved
+from leantune.adalora.layer import orthogonal_penalty
+from leantune.adalora.prune import prune
+from leantune.config import Recipe
+from leantune.data.rows import LabelledRows, shuffled
+from leantune.errors import DivergedError
+from leantune.evaluation.evaluate import batch_of
+from leantune.model import PackedClassifier
+from leantune.training.optimizer import learning_rate_at, set_learning_rate
+
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """All that changes while training; a checkpoint holds it whole."""
+
+    classifier: PackedClassifier
+    optimizer: torch.optim.Optimizer
+    allocator: RankAllocator
+    scaler: torch.amp.GradScaler
+    class_weights: Tensor | None = None
+    step: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    train_s: float = 0.0
+    train_samples: int = 0
+    train_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A stretch of training: the main run, or the refit after it."""
+
+    rows: LabelledRows
+    steps_per_epoch: int
+    total_steps: int
+    lr_warmup_steps: int
+    seed: int
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What one step did; losses are host numbers."""
+
+    step: int
+    epoch: float
+    learning_rate: float
+    loss: float = 0.0
+    orthogonality: float = 0.0
+    num_tokens: int = 0
+    seconds: float = 0.0
+    is_skipped: bool = False
+    is_allocation: bool = False
+    is_pruned: bool = False
+    micro_sizes: list[int] = field(default_factory=list)
+
+
+class Observer(Protocol):
+    """Who is told after each step; it logs, evaluates, saves, and says when to stop."""
+
+    def after_step(self, state: TrainingState, result: StepResult) -> bool:
+        """Whether training goes on."""
+
+
+def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer) -> None:
+    """Train from ``state.step`` to the end of the phase.
+
+    Raises:
+        DivergedError: if a loss is not finite, or too many steps in a row had to be skipped.
+    """
+    state.classifier.train()
+    while state.step < phase.total_steps:
+        started = time.perf_counter()
+        epoch, step_in_epoch = divmod(state.step, phase.steps_per_epoch)
+        order = shuffled(len(phase.rows), seed=phase.seed, epoch=epoch)
+        positions = order[step_in_epoch * recipe.batch_size : (step_in_epoch + 1) * recipe.batch_size]
+        state.step += 1
+        result = StepResult(state.step, state.step / phase.steps_per_epoch, _learning_rate(state, phase, recipe))
+        set_learning_rate(state.optimizer, result.learning_rate)
+
+        for micro in np.array_split(positions, min(recipe.accumulate, len(positions))):
+            _backward(state, phase.rows[micro], _weight_of(state, phase.rows[positions]), recipe, result)
+        state.scaler.unscale_(state.optimizer)
+        _check_loss(result, phase.rows, positions)
+        norm = _gradient_norm(state.classifier)
+
+        if math.isfinite(norm):  # host sync: the loop must know before it steps
+            state.allocator.observe()
+            _clip(state.classifier, norm, recipe.max_grad_norm)
+            state.scaler.step(state.optimizer)
+            state.skipped_in_a_row = 0
+            result.is_allocation = state.allocator.is_due(state.step)
+            if state.allocator.allocate(state.step):
+                prune(state.classifier.model, state.allocator.keep_masks(state.allocator.live_triplets), state.optimizer)
+                result.is_pruned = True
+            check_ranks_moved(
+                {name: layer.rank for name, layer in state.classifier.layers().items()},
+                state.allocator.schedule,
+                step=state.step,
+            )
+        else:
+            _skip(state, result)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+
+        result.seconds = time.perf_counter() - started
+        state.train_s += result.seconds
+        state.train_samples += len(positions)
+        state.train_tokens += result.num_tokens
+        if not observer.after_step(state, result):
+            return
+
+
+def _learning_rate(state: TrainingState, phase: Phase, recipe: Recipe) -> float:
+    return learning_rate_at(
+        state.step,
+        peak=recipe.learning_rate,
+        warmup_steps=phase.lr_warmup_steps,
+        total_steps=phase.total_steps,
+    )
+
+
+def _weight_of(state: TrainingState, rows: LabelledRows) -> float:
+    """What the summed loss of a batch is divided by: its rows, or their class weights."""
+    if state.class_weights is None:
+        return float(len(rows))
+    return float(state.class_weights.cpu()[torch.from_numpy(rows.label_ids)].sum())
+
+
+def _backward(
+    state: TrainingState, rows: LabelledRows, batch_weight: float, recipe: Recipe, result: StepResult
+) -> None:
+    """Forward and backward of one micro-step; the penalty is shared out by rows."""
+    batch = batch_of(state.classifier, rows)
+    logits = state.classifier(batch)
+    assert batch.labels is not None
+    loss = (
+        F.cross_entropy(
+            logits,
+            batch.labels,
+            weight=state.class_weights,
+            label_smoothing=recipe.label_smoothing,
+            reduction="sum",
+        )
+        / batch_weight
+    )
+    total = loss
+    if recipe.orth_reg_weight and not result.micro_sizes:  # once a step: it does not depend on the rows
+        penalty = orthogonal_penalty(list(state.classifier.layers().values()))
+        total = loss + recipe.orth_reg_weight * penalty
+        result.orthogonality = penalty.item()
+    state.scaler.scale(total).backward()
+    result.loss += loss.item()
+    result.num_tokens += batch.num_tokens
+    result.micro_sizes.append(len(rows))
+
+
+def _check_loss(result: StepResult, rows: LabelledRows, positions: np.ndarray) -> None:
+    if not math.isfinite(result.loss):
+        named = ", ".join(rows.name_of(int(position)) for position in positions[:8])
+        raise DivergedError(
+            f"the loss of step {result.step} is {result.loss}: stopped before the step, the last checkpoint is "
+            f"good; lower learning_rate or use precision=fp32. Rows of the batch: {named}"
+            + (f" and {len(positions) - 8} more" if len(positions) > 8 else "")
+        )
+
+
+def _gradient_norm(classifier: PackedClassifier) -> float:
+    grads = [p.grad for p in classifier.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(grads).item()
+
+
+def _clip(classifier: PackedClassifier, norm: float, max_norm: float) -> None:
+    if 0 < max_norm < norm:
+        grads = [p.grad for p in classifier.parameters() if p.grad is not None]
+        torch._foreach_mul_(grads, max_norm / (norm + 1e-6))
+
+
+def _skip(state: TrainingState, result: StepResult) -> None:
+    """Leave weights, moments and importance as they are; give up after too many in a row."""
+    result.is_skipped = True
+    state.skipped_steps += 1
+    state.skipped_in_a_row += 1
+    if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        raise DivergedError(
+            f"the gradients of {MAX_SKIPPED_IN_A_ROW} steps in a row, up to step {state.step}, were not finite; "
+            "use precision=bf16 or precision=fp32, or lower learning_rate"
+        )

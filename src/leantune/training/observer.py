@@ -1,0 +1,155 @@
+"""What happens around the steps of a run: log, evaluate, save, stop."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from leantune.config import Recipe
+from leantune.data.rows import LabelledRows
+from leantune.errors import Interrupted
+from leantune.evaluation.evaluate import evaluate
+from leantune.training.checkpoint import checkpoint_path, save_checkpoint
+from leantune.training.interrupt import Interrupt
+from leantune.training.loop import StepResult, TrainingState
+from leantune.training.prepare import StepPlan
+from leantune.training.selection import Evaluation, Selection
+from leantune.training.state import capture
+from leantune.training.tracking import Display, History, rounded
+
+LOGGED_STEPS = 500
+"""About how many steps of a run history.jsonl holds."""
+
+
+@dataclass(slots=True)
+class RunObserver:
+    """Log, evaluate, save and stop, in this order, after each step of the main run."""
+
+    folder: Path
+    recipe: Recipe
+    steps: StepPlan
+    validation: LabelledRows
+    label_names: tuple[str, ...]
+    selection: Selection
+    history: History
+    display: Display
+    interrupt: Interrupt
+
+    def after_step(self, state: TrainingState, result: StepResult) -> bool:
+        """Whether training goes on.
+
+        Raises:
+            Interrupted: after a signal, once the step is saved.
+        """
+        self._log(state, result)
+        predicted = self._evaluate(state, result) if self._evaluation_is_due(state.step) else None
+        is_saved = predicted is not None or self._save_is_due(state.step)
+        if is_saved or self.interrupt.signal_number is not None:
+            self._save(state, predicted)
+        if self.interrupt.signal_number is not None:
+            name = signal.Signals(self.interrupt.signal_number).name
+            raise Interrupted(
+                f"{name} after step {state.step}: saved {checkpoint_path(self.folder, state.step)}; "
+                f"go on with: leantune train --resume {self.folder}",
+                signal_number=self.interrupt.signal_number,
+            )
+        return not self._is_converged()
+
+    def _log(self, state: TrainingState, result: StepResult) -> None:
+        layers = state.classifier.layers()
+        live = state.allocator.live_triplets
+        tokens_per_s = result.num_tokens / max(result.seconds, 1e-9)
+        self.display.step(state.step, loss=result.loss, live_triplets=live, tokens_per_s=tokens_per_s)
+        every = max(1, self.steps.total_steps // LOGGED_STEPS)
+        if state.step % every and not result.is_pruned:
+            return
+        values = rounded(
+            {
+                "epoch": result.epoch,
+                "loss": result.loss,
+                "orthogonality": result.orthogonality,
+                "learning_rate": result.learning_rate,
+                "tokens_per_s": tokens_per_s,
+            }
+        )
+        if result.is_allocation:
+            values["ranks"] = self._live_ranks(state)  # type: ignore[assignment]
+        self.history.write(
+            "step",
+            step=state.step,
+            **values,
+            rank_budget=self.steps.ranks.rank_budget_at(state.step),
+            live_triplets=live,
+            **({"skipped": True} if result.is_skipped else {}),
+        )
+        if result.is_pruned:
+            ranks = {name: layer.rank for name, layer in layers.items()}
+            self.history.write(
+                "pruned", step=state.step, ranks=ranks, trainable=state.classifier.num_trainable()
+            )
+            self.display.say(
+                f"step {state.step}: ranks final, {live} of {self.steps.ranks.init_budget} triplets left, "
+                f"{state.classifier.num_trainable():,} trainable parameters"
+            )
+
+    def _live_ranks(self, state: TrainingState) -> dict[str, int]:
+        return {
+            name: int(torch.count_nonzero(layer.lora_E)) for name, layer in state.classifier.layers().items()
+        }
+
+    def _evaluation_is_due(self, step: int) -> bool:
+        every = self.recipe.evaluate_every or self.steps.steps_per_epoch
+        return step % every == 0 or step == self.steps.total_steps
+
+    def _save_is_due(self, step: int) -> bool:
+        return bool(self.recipe.save_every) and step % self.recipe.save_every == 0
+
+    def _evaluate(self, state: TrainingState, result: StepResult) -> torch.Tensor:
+        """Measure the validation rows; returns the predicted class ids ``(N,)``."""
+        with self.display.working("evaluating"):
+            metrics, predicted = evaluate(
+                state.classifier, self.validation, self.label_names, self.recipe.eval_batch_size
+            )
+        self.selection.evaluations.append(
+            Evaluation(state.step, result.epoch, metrics.to_json(), is_eligible=state.allocator.is_final)
+        )
+        self.history.write(
+            "evaluation", step=state.step, epoch=result.epoch, validation=metrics.to_json()
+        )
+        self.display.say(f"step {state.step}: {metrics.summary()}")
+        return torch.from_numpy(predicted)
+
+    def _save(self, state: TrainingState, predicted: torch.Tensor | None) -> None:
+        with self.display.working("saving"):
+            checkpoint = capture(
+                state,
+                {
+                    "evaluations": [each.to_json() for each in self.selection.evaluations],
+                    "history_bytes": self.history.position(),
+                },
+            )
+            if predicted is not None:
+                checkpoint.tensors["predicted"] = predicted
+            save_checkpoint(self.folder, state.step, checkpoint)
+            self.selection.clean(self.folder, state.step)
+
+    def _is_converged(self) -> bool:
+        return bool(self.recipe.early_stop) and self.selection.since_best() >= self.recipe.early_stop
+
+
+@dataclass(slots=True)
+class SilentObserver:
+    """Only draws: for the refit epoch, which has no rows left to evaluate on."""
+
+    display: Display
+
+    def after_step(self, state: TrainingState, result: StepResult) -> bool:
+        """Always true."""
+        tokens_per_s = result.num_tokens / max(result.seconds, 1e-9)
+        self.display.step(
+            state.step, loss=result.loss, live_triplets=state.allocator.live_triplets, tokens_per_s=tokens_per_s
+        )
+        return True

@@ -1,0 +1,194 @@
+"""From a recipe to rows of tokens, labels and a schedule: all that is known before any weight is loaded."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from leantune.adalora.budget import ParameterPlan
+from leantune.adalora.schedule import RankSchedule, steps_from
+from leantune.config import Recipe
+from leantune.data.assets import asset_path, default_cache_dir
+from leantune.data.labels import LabelMap
+from leantune.data.read import Columns, ExampleSource, LabelUse, open_examples
+from leantune.data.rows import LabelledRows
+from leantune.data.split import stratified_holdout
+from leantune.data.tokens import Tokeniser, TokenTable, tokenise
+from leantune.errors import DataError, UsageError
+
+ASSET_PREFIX = "asset:"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """The rows of a run."""
+
+    labels: LabelMap
+    train: LabelledRows
+    validation: LabelledRows
+    test: LabelledRows | None
+    tokeniser: Tokeniser
+    description: dict[str, Any]
+    """The ``data`` entry of ``record.json``."""
+    tokenise_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """Steps of a run; all in optimiser steps."""
+
+    steps_per_epoch: int
+    total_steps: int
+    lr_warmup_steps: int
+    ranks: RankSchedule
+
+    def to_json(self) -> dict[str, int]:
+        """The ``schedule`` entry of ``record.json``."""
+        return {
+            "total_steps": self.total_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "lr_warmup_steps": self.lr_warmup_steps,
+            "warmup_steps": self.ranks.warmup_steps,
+            "final_steps": self.ranks.final_steps,
+            "prune_step": self.ranks.prune_step,
+            "allocate_every": self.ranks.allocate_every,
+            "init_budget": self.ranks.init_budget,
+            "target_budget": self.ranks.target_budget,
+        }
+
+
+def resolve_location(location: str) -> str:
+    """The path of ``asset:NAME[/FILE]``; anything else as it is.
+
+    Raises:
+        UsageError: for an asset that was not fetched yet.
+    """
+    if not location.startswith(ASSET_PREFIX):
+        return location
+    name, _, file = location[len(ASSET_PREFIX) :].partition("/")
+    path = asset_path(name)
+    return str(path / file if file else path)
+
+
+def columns_of(recipe: Recipe, *, id_column: str | None = None) -> Columns:
+    """The columns that the recipe names."""
+    return Columns(
+        text=recipe.text_column, text_pair=recipe.text_pair_column, label=recipe.label_column, id=id_column
+    )
+
+
+def prepare_data(recipe: Recipe, *, on_rows: Callable[[str, int], None] = lambda what, rows: None) -> PreparedData:
+    """Read, tokenise and split the rows of a run.
+
+    Args:
+        recipe: its data, columns, labels and hold-out.
+        on_rows: called with what is read and the number of rows so far.
+
+    Raises:
+        DataError: for rows or labels that are not what they must be.
+        UsageError: for a source or a tokenizer that cannot be had.
+    """
+    started = time.perf_counter()
+    tokeniser = Tokeniser(resolve_location(recipe.model), recipe.max_length)
+    columns = columns_of(recipe)
+
+    def read(location: str, split: str, use: LabelUse = "required") -> tuple[ExampleSource, TokenTable]:
+        source = open_examples(resolve_location(location), columns, labels=use, split=split)
+        cache = default_cache_dir() / "tokens"
+        return source, tokenise(source, tokeniser, cache, on_rows=lambda rows: on_rows(split, rows))
+
+    source, table = read(recipe.data, "train")
+    labels = LabelMap.of(table.label_texts, order=recipe.labels or source.label_names, source_name=source.name)
+    train = _all_rows(source, table, labels)
+    description = {"train": describe_rows(source, train, labels), "validation": None, "test": None}
+    if recipe.validation:
+        validation_source, validation_table = read(recipe.validation, "validation")
+        validation = _all_rows(validation_source, validation_table, labels)
+    else:
+        validation_source = source
+        size = recipe.validation_size
+        kept, held_out = stratified_holdout(
+            train.label_ids, int(size) if size >= 1 else size, recipe.seed, names=labels.names
+        )
+        train, validation = train[kept], train[held_out]
+        description["train"] = describe_rows(source, train, labels)
+    description["validation"] = describe_rows(validation_source, validation, labels)
+    test = None
+    if recipe.test:
+        test_source, test_table = read(recipe.test, "test")
+        test = _all_rows(test_source, test_table, labels)
+        description["test"] = describe_rows(test_source, test, labels)
+    return PreparedData(
+        labels, train, validation, test, tokeniser, description, time.perf_counter() - started
+    )
+
+
+def _all_rows(source: ExampleSource, table: TokenTable, labels: LabelMap) -> LabelledRows:
+    ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)
+    return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)
+
+
+def describe_rows(source: ExampleSource, rows: LabelledRows, labels: LabelMap) -> dict[str, Any]:
+    """One entry of ``data`` in ``record.json``."""
+    counts = Counter(rows.label_ids.tolist())
+    lengths = rows.lengths
+    full_lengths = rows.full_lengths
+    return {
+        "source": source.name,
+        "sha256": source.sha256(),
+        "rows": len(rows),
+        "tokens": int(lengths.sum(dtype=np.int64)),
+        "truncated_rows": int((full_lengths > lengths).sum()),
+        "truncated_tokens": int((full_lengths - lengths).sum(dtype=np.int64)),
+        "label_counts": {name: counts.get(i, 0) for i, name in enumerate(labels.names)},
+    }
+
+
+def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> StepPlan:
+    """The schedule of a run over ``num_rows`` training rows.
+
+    Raises:
+        UsageError: if the phases leave no step to prune in, or there are fewer rows than a batch has.
+    """
+    if num_rows == 0:
+        raise DataError("no training rows are left after the hold-out")
+    steps_per_epoch = math.ceil(num_rows / recipe.batch_size)
+    total = steps_per_epoch * recipe.epochs
+    if total < 3:
+        raise UsageError(
+            f"{num_rows} rows in batches of {recipe.batch_size} for {recipe.epochs} epochs are {total} steps, "
+            "expected at least 3 to warm up, prune and finish: lower batch_size or raise epochs"
+        )
+    return StepPlan(
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+        lr_warmup_steps=steps_from(recipe.warmup, total),
+        ranks=RankSchedule(
+            init_budget=parameters.init_budget,
+            target_budget=parameters.target_budget,
+            total_steps=total,
+            warmup_steps=steps_from(recipe.rank_warmup, total),
+            final_steps=steps_from(recipe.rank_final, total),
+            allocate_every=max(1, steps_from(recipe.allocate_every, total)),
+        ),
+    )
+
+
+def check_max_length(recipe: Recipe, config: Any, position_offset: int) -> None:
+    """Refuse a ``max_length`` that the model has no positions for.
+
+    Raises:
+        UsageError: naming the largest that it has.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and recipe.max_length > positions - position_offset:
+        raise UsageError(
+            f"max_length={recipe.max_length} is more than the {positions - position_offset} tokens that "
+            f"{recipe.model} can take; use max_length={positions - position_offset} or less"
+        )

@@ -1,0 +1,65 @@
+"""Going on with a run: is it the same one, and where does it stand."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from leantune.adalora.budget import ParameterPlan
+from leantune.atomic import remove_leftovers
+from leantune.data.labels import LabelMap
+from leantune.errors import CheckpointError
+from leantune.training.checkpoint import Checkpoint, find_problem, list_checkpoints, load_checkpoint
+
+RUN_FILES = ("recipe.yaml", "record.json", "history.jsonl", "report.html", "README.md")
+RUN_FOLDERS = ("checkpoints", "adapter", "merged")
+
+
+def check_same_run(
+    record: Mapping[str, Any], *, data: Mapping[str, Any], labels: LabelMap, plan: ParameterPlan
+) -> None:
+    """Refuse to go on with other data, labels or ranks than the run began with.
+
+    Raises:
+        CheckpointError: naming every difference.
+    """
+    differences = []
+    for part in ("train", "validation", "test"):
+        before, now = record["data"][part] or {}, data[part] or {}
+        for key in ("sha256", "rows", "tokens"):
+            if before.get(key) != now.get(key):
+                differences.append(f"{part} {key}: was {before.get(key)}, is {now.get(key)}")
+    if record["labels"]["sha256"] != labels.sha256:
+        differences.append(f"labels: were {record['labels']['names']}, are {list(labels.names)}")
+    for key, value in (("initial", plan.initial), ("head", plan.head)):
+        if record["parameters"][key] != value:
+            differences.append(f"{key} parameters: were {record['parameters'][key]}, are {value}")
+    if differences:
+        raise CheckpointError(f"cannot resume: the run began with something else: {'; '.join(differences)}")
+
+
+def newest_valid_checkpoint(run: Path, console: Console) -> tuple[int, Checkpoint] | None:
+    """The valid checkpoint with the highest step; every newer invalid one is named with its reason."""
+    for name in remove_leftovers(run / "checkpoints"):
+        console.print(f"removed {name}, left by an interrupted save", highlight=False)
+    for step, folder in sorted(list_checkpoints(run).items(), reverse=True):
+        problem = find_problem(folder)
+        if problem is None:
+            return step, load_checkpoint(folder)
+        console.print(f"skipped {folder.name}: {problem}", highlight=False)
+    return None
+
+
+def clear_run(folder: Path) -> None:
+    """Remove the files of an earlier run, and nothing else."""
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name in RUN_FOLDERS:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+    if folder.is_dir():
+        remove_leftovers(folder)

@@ -1,0 +1,109 @@
+"""The training state to and from a checkpoint, whole and exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leantune.adalora.prune import prune
+from leantune.architectures import head_modules
+from leantune.errors import CheckpointError
+from leantune.model import PackedClassifier
+from leantune.training.checkpoint import Checkpoint
+from leantune.training.loop import TrainingState
+
+_COUNTERS = ("step", "skipped_steps", "skipped_in_a_row", "train_s", "train_samples", "train_tokens")
+
+
+def capture(state: TrainingState, extra: dict[str, Any]) -> Checkpoint:
+    """Everything that the next step depends on.
+
+    Args:
+        state: as it is after a step.
+        extra: JSON values of the run (evaluations so far, size of the history).
+    """
+    classifier, allocator = state.classifier, state.allocator
+    tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in saved_parameters(classifier).items()}
+    for name, parameter in classifier.trainable().items():
+        for key, value in state.optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{name}.{key}"] = value
+    tensors |= {f"allocator.{name}": tensor for name, tensor in allocator.state_tensors().items()}
+    tensors["rng.torch"] = torch.get_rng_state()
+    if classifier.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(classifier.device)
+    return Checkpoint(
+        tensors,
+        {
+            "counters": {name: getattr(state, name) for name in _COUNTERS},
+            "ranks": {name: layer.rank for name, layer in classifier.layers().items()},
+            "allocator": {"is_final": allocator.is_final, "live_triplets": allocator.live_triplets},
+            "dropout": classifier.stream.state(),
+            "scaler": state.scaler.state_dict(),
+            **extra,
+        },
+    )
+
+
+def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
+    """Make ``state``, built from the same recipe, what it was when ``checkpoint`` was captured.
+
+    Raises:
+        CheckpointError: naming a tensor that is missing or has another shape.
+    """
+    saved, tensors = checkpoint.state, checkpoint.tensors
+    restore_weights(state.classifier, checkpoint, state.optimizer)
+    for name, parameter in state.classifier.trainable().items():
+        prefix = f"optimizer.{name}."
+        moments = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+        if moments:
+            state.optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
+            }
+    state.allocator.load_state_tensors(
+        {key[len("allocator.") :]: value for key, value in tensors.items() if key.startswith("allocator.")},
+        **saved["allocator"],
+    )
+    torch.set_rng_state(_tensor(tensors, "rng.torch"))
+    if "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"], state.classifier.device)
+    state.classifier.stream.load_state(saved["dropout"])
+    state.scaler.load_state_dict(saved["scaler"])
+    for name in _COUNTERS:
+        setattr(state, name, saved["counters"][name])
+
+
+@torch.no_grad()
+def restore_weights(
+    classifier: PackedClassifier, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Adapters and head of ``checkpoint``, with the ranks that they have there."""
+    ranks = checkpoint.state["ranks"]
+    layers = classifier.layers()
+    if any(layer.rank != ranks.get(name, 0) for name, layer in layers.items()):
+        masks = {name: torch.arange(layer.rank) < ranks.get(name, 0) for name, layer in layers.items()}
+        prune(classifier.model, masks, optimizer)
+    for name, parameter in saved_parameters(classifier).items():
+        saved = _tensor(checkpoint.tensors, f"model.{name}")
+        if saved.shape != parameter.shape:
+            raise CheckpointError(
+                f"checkpoint: {name} has shape {tuple(saved.shape)}, expected {tuple(parameter.shape)}"
+            )
+        parameter.copy_(saved)
+
+
+def saved_parameters(classifier: PackedClassifier) -> dict[str, Tensor]:
+    """Trainable parameters, and those of the head that are frozen but not pretrained."""
+    head = {
+        f"{name}.{sub}": parameter
+        for name, module in head_modules(classifier.model).items()
+        for sub, parameter in module.named_parameters()
+    }
+    return {**classifier.trainable(), **head}
+
+
+def _tensor(tensors: dict[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise CheckpointError(f"checkpoint: {name} is missing")
+    return tensors[name]

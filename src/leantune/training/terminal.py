@@ -1,0 +1,163 @@
+"""What a run and a plan look like in a terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from leantune.adalora.budget import ParameterPlan, Target
+from leantune.config import Recipe
+from leantune.data.read import open_examples
+from leantune.errors import LeantuneError
+from leantune.evaluation.metrics import Metrics
+from leantune.model import config_of
+from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data, resolve_location
+from leantune.training.run import plan_run
+
+
+def print_result(folder: Path) -> None:
+    """The end of a training run, on standard output."""
+    record = json.loads((folder / "record.json").read_text("utf-8"))
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "accuracy", "95 % interval", "macro F1", "rows"):
+        table.add_column(name, justify="left" if name == "" else "right")
+    for part in ("validation", "test"):
+        baseline = (record["baseline"] or {}).get(part)
+        for name, metrics in ((f"{part}, linear probe", baseline), (part, record["metrics"][part])):
+            if metrics:
+                table.add_row(name, *_row_of(metrics))
+    console.print(table)
+    parameters, timings = record["parameters"], record["timings"]
+    limit = f" (limit {parameters['budget']:,})" if parameters["budget"] else ""
+    lines = [
+        f"trainable parameters: {parameters['initial']:,} at the start{limit}, {parameters['final']:,} at the end",
+        f"ranks: {_rank_summary(record['ranks'])}",
+        f"training: {timings['train_s']:.0f} s, {timings['train_samples_per_s']:.0f} texts/s, "
+        f"{timings['train_tokens_per_s']:,.0f} tokens/s; everything: {timings['total_s']:.0f} s",
+        f"selected: step {record['selected']['step']}"
+        + (f"; {record['selected']['comparison']}" if record["selected"]["comparison"] else ""),
+        f"report:  {folder / 'report.html'}",
+        f"adapter: {folder / 'adapter'}  (peft.PeftModel.from_pretrained)",
+        f"merged:  {folder / 'merged'}  (transformers.pipeline)",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _row_of(metrics: Mapping[str, Any]) -> list[str]:
+    low, high = metrics["accuracy_interval"]
+    return [
+        f"{100 * metrics['accuracy']:.2f} %",
+        f"{100 * low:.1f} to {100 * high:.1f}",
+        f"{100 * metrics['macro_f1']:.2f} %",
+        f"{metrics['num_rows']:,}",
+    ]
+
+
+def _rank_summary(ranks: Mapping[str, int]) -> str:
+    values = sorted(ranks.values())
+    return (
+        f"{values[0]} to {values[-1]} triplets a module, {sum(values)} in {len(values)} modules, "
+        f"{values.count(0)} modules without any"
+    )
+
+
+def print_metrics(metrics: Metrics) -> None:
+    """An evaluation, on standard output."""
+    console = Console()
+    console.print(metrics.summary(), highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for name in ("class", "precision", "recall", "F1", "rows"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for each in metrics.per_class:
+        values = [f"{100 * value:.1f} %" for value in (each.precision, each.recall, each.f1)]
+        table.add_row(each.label, *values, f"{each.support:,}")
+    console.print(table)
+
+
+def print_plan(recipe: Recipe, *, as_json: bool) -> None:
+    """The ledger and the schedule of a recipe, on standard output; no weight is loaded.
+
+    Labels come from the recipe where it names them; the rows are read only for the schedule, and a
+    source that cannot be had leaves the schedule in fractions.
+    """
+    source = resolve_location(recipe.model)
+    num_labels, steps_or_reason, plan = _plan(recipe, source)
+    if as_json:
+        schedule = steps_or_reason.to_json() if isinstance(steps_or_reason, StepPlan) else None
+        print(json.dumps({"parameters": plan.to_json(), "schedule": schedule}))
+        return
+    console = Console()
+    console.print(_ledger(plan, recipe, num_labels))
+    console.print(_schedule_text(recipe, plan, steps_or_reason), highlight=False, soft_wrap=True)
+
+
+def _plan(recipe: Recipe, source: str) -> tuple[int, StepPlan | str, ParameterPlan]:
+    if recipe.labels:
+        num_labels = len(recipe.labels)
+        plan = plan_run(recipe, config_of(source, num_labels=num_labels), source)
+        try:
+            open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
+        except LeantuneError as error:
+            return num_labels, str(error), plan
+    config_of(source, num_labels=2)
+    data = prepare_data(recipe)
+    plan = plan_run(recipe, config_of(source, num_labels=len(data.labels.names)), source)
+    return len(data.labels.names), plan_steps(recipe, plan, len(data.train)), plan
+
+
+def _ledger(plan: ParameterPlan, recipe: Recipe, num_labels: int) -> Table:
+    """Layers that differ only in their number share a line; ``--json`` lists every module."""
+    table = Table(box=None, pad_edge=False, title=f"{recipe.model}, {num_labels} classes", title_justify="left")
+    table.add_column("modules", overflow="fold")
+    for name in ("shape", "a rank", f"rank {plan.init_rank}", f"rank {plan.target_rank}"):
+        table.add_column(name, justify="right", no_wrap=True)
+    groups: dict[tuple[str, Target], int] = {}
+    for target in plan.targets:
+        name = re.sub(r"\.\d+\.", ".*.", target.name)
+        key = name, Target("", target.in_features, target.out_features)
+        groups[key] = groups.get(key, 0) + 1
+    for (name, shape), count in groups.items():
+        cost = count * shape.triplet_parameters
+        table.add_row(
+            f"{count} x {name}",
+            f"{shape.in_features} x {shape.out_features}",
+            f"{count} x {shape.triplet_parameters:,}",
+            f"{plan.init_rank * cost:,}",
+            f"{plan.target_rank * cost:,}",
+        )
+    table.add_section()
+    table.add_row("adapters", "", f"{plan.per_rank:,}", f"{plan.adapters:,}", f"{plan.adapters_final:,}")
+    table.add_row(f"head ({recipe.head})", "", "", f"{plan.head:,}", f"{plan.head:,}")
+    table.add_row("trainable", "", "", f"{plan.initial:,}", f"{plan.final:,}", style="bold")
+    table.add_row("total", "", "", f"{plan.total:,}", f"{plan.base + plan.adapters_final:,}")
+    if plan.limit is not None:
+        table.add_row("limit", "", "", f"{plan.limit:,}", "")
+    return table
+
+
+def _schedule_text(recipe: Recipe, plan: ParameterPlan, steps: StepPlan | str) -> str:
+    low, high = plan.adapters_final_range
+    text = f"triplets: {plan.init_budget} at the start, {plan.target_budget} at the end"
+    if low != high:
+        text += f"; which ones survive decides the final count: {plan.head + low:,} to {plan.head + high:,}"
+    if isinstance(steps, str):
+        return (
+            f"{text}\nschedule: {recipe.epochs} epochs; ranks fall after {recipe.rank_warmup:g} and are final "
+            f"{recipe.rank_final:g} before the end (a fraction of the steps, or steps); "
+            f"the number of steps is not known: {steps}"
+        )
+    ranks = steps.ranks
+    return (
+        f"{text}\nschedule: {steps.total_steps:,} steps ({steps.steps_per_epoch:,} an epoch); learning rate rises "
+        f"for {steps.lr_warmup_steps:,}; ranks fall from step {ranks.warmup_steps:,} to step {ranks.prune_step:,}, "
+        f"every {ranks.allocate_every}, then {ranks.final_steps:,} steps with final ranks"
+    )
+

@@ -1,0 +1,267 @@
+"""Bad data files: each ends with one line that says what, where and what to do, and with the right code.
+
+``golden.tsv`` holds the exit code and the message of every case.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from leantune.data.read import Columns, open_examples
+from leantune.errors import DataError, LeantuneError
+
+
+def parquet(**columns: Any) -> bytes:
+    return parquet_of(pa.table(columns))
+
+
+def parquet_of(table: pa.Table) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+def arrow(table: pa.Table, *, stream: bool) -> bytes:
+    out = io.BytesIO()
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def arrow_with_bad_offsets(*, stream: bool) -> bytes:
+    content = arrow(pa.table({"text": ["first", "second"]}), stream=stream)
+    good = b"\x00\x00\x00\x00\x05\x00\x00\x00\x0b\x00\x00\x00"
+    assert content.count(good) == 1
+    return content.replace(good, b"\x00\x00\x00\x00\xff\xff\xff\x7f\x0b\x00\x00\x00")
+
+
+def with_unpickled_column() -> pa.Table:
+    metadata = {
+        b"ARROW:extension:name": b"arrow.py_extension_type",
+        b"ARROW:extension:metadata": b"cos\nsystem\n.",
+    }
+    hidden = pa.field("hidden", pa.binary(), metadata=metadata)
+    return pa.table({"text": ["a"], "nested": pa.array([{"hidden": b""}], pa.struct([hidden]))})
+
+
+def with_class_names(description: object) -> bytes:
+    table = pa.table({"text": ["a", "b", "c"], "label": [0, 1, -1]})
+    return parquet_of(table.replace_schema_metadata({"huggingface": json.dumps(description)}))
+
+
+def class_label(names: object) -> dict[str, object]:
+    return {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}}
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(name, content)
+    return out.getvalue()
+
+
+@dataclass
+class Bad:
+    id: str
+    file: str
+    content: bytes
+    columns: dict[str, str] = field(default_factory=dict)
+    labels: Any = "required"
+
+
+CASES = [
+    # files
+    Bad("empty", "a.csv", b""),
+    Bad("empty-gzip", "a.csv.gz", gzip.compress(b"")),
+    Bad("header-only", "a.csv", b"text,label\n"),
+    Bad("blank-lines-only", "a.csv", b"\n\n\n"),
+    Bad("png", "a.csv", b"\x89PNG\r\n\x1a\n" + bytes(40)),
+    Bad("pdf", "a.csv", b"%PDF-1.7\n"),
+    Bad("zip", "a.csv", zipped("a.csv", b"text,label\n")),
+    Bad("zip-of-pickle", "model.bin", zipped("data.pkl", b"\x80\x04N.")),
+    Bad("tar", "a.csv", b"a".ljust(257, b"\x00") + b"ustar\x00" + bytes(200)),
+    Bad("7z", "a.csv", b"7z\xbc\xaf'\x1c" + bytes(40)),
+    Bad("packed-twice", "a.csv.gz", gzip.compress(gzip.compress(b"text\na\n"))),
+    Bad("gzip-cut-short", "a.csv.gz", gzip.compress(b"text,label\n" + b"a,b\n" * 999)[:-20]),
+    Bad("gzip-damaged", "a.csv.gz", gzip.compress(b"text,label\na,b\n")[:-8] + bytes(8)),
+    Bad("bzip2-damaged", "a.csv.bz2", bz2.compress(b"text,label\na,b\n")[:-9] + bytes(9)),
+    Bad("xz-damaged", "a.csv.xz", lzma.compress(b"text,label\na,b\n")[:-9] + bytes(9)),
+    Bad("parquet-in-gzip", "a.parquet.gz", gzip.compress(parquet(text=["a"]))),
+    # text encodings
+    Bad("latin-1", "a.csv", "text,label\nok,x\ncafé,x\n".encode("latin-1")),
+    Bad("bad-utf-8-far", "a.csv", b"text,label\n" + b"abcdefgh,x\n" * 20_000 + b"\xff,x\n"),
+    Bad("cut-utf-8", "a.csv", b"text,label\na,\xe2\x82"),
+    Bad("cut-utf-16", "a.csv", "text,label\na,b\n".encode("utf-16") + b"c"),
+    Bad("utf-16-without-mark", "a.csv", "text,label\na,b\n".encode("utf-16-le")),
+    Bad("nul", "a.csv", b"text,label\na,x\nb\x00c,y\n"),
+    Bad("nul-jsonl", "a.jsonl", b'{"text": "a"}\n{"text": "\x00"}\n', labels="ignore"),
+    # CSV
+    Bad("unclosed-quote", "a.csv", b'text,label\na,x\n"b,y\nc,z\nd,w\n'),
+    Bad("quote-closed-early", "a.csv", b'text,label\na,x\n"b" c,y\n'),
+    Bad("quote-closed-later", "a.csv", b'text,label\n"a,x\nb,y\n"c",z\n'),
+    Bad("quote-in-header", "a.csv", b'"text,label\na,x\n'),
+    Bad("too-many-fields", "a.csv", b"text,label\na,x\nb, c,y\n"),
+    Bad("too-few-fields", "a.csv", b'text,label\n"a\nb",x\nc\n'),
+    Bad("semicolons", "a.csv", b"text;label\na;x\n"),
+    Bad("tabs-in-csv", "a.csv", b"text\tlabel\na\tx\n"),
+    Bad("commas-in-tsv", "a.tsv", b"text,label\na,x\n"),
+    Bad("tab-in-tsv-quotes", "a.tsv", b'text\tlabel\n"a\tb"\tx\n'),
+    Bad("line-end-in-tsv-quotes", "a.tsv", b'text\tlabel\n"a\nb"\tx\n'),
+    Bad("duplicate-columns", "a.csv", b"text,label,text\na,x,b\n"),
+    Bad("missing-text", "a.csv", b"Text,label\na,x\n"),
+    Bad("missing-named-column", "a.csv", b"sentence,label\na,x\n", columns={"text": "sentense"}),
+    Bad("missing-label", "a.csv", b"text,lable\na,x\n"),
+    Bad("missing-optional-label", "a.csv", b"text,gold\na,x\n", labels="optional", columns={"label": "golf"}),
+    Bad("missing-pair", "a.csv", b"text,label\na,x\n", columns={"text_pair": "question"}),
+    Bad("missing-id", "a.csv", b"text,label\na,x\n", columns={"id": "id"}),
+    Bad("odd-column-name", "a.csv", b'"te\nxt",label\n,x\n', columns={"text": "te\nxt"}),
+    Bad("empty-text", "a.csv", b"text,label\na,x\n,y\n"),
+    Bad("blank-text", "a.csv", b'text,label\n"a\nb",x\n" \t ",y\n'),
+    Bad("field-too-long", "a.csv", b'text,label\n"' + b"a" * (2**24 + 1)),
+    # JSON lines
+    Bad("json-cut", "a.jsonl", b'{"text": "a", "label": "x"}\n{"text": "b", "label\n'),
+    Bad("json-not", "a.jsonl", b"hello\n"),
+    Bad("json-array", "a.json", b'[\n {"text": "a", "label": "x"}\n]\n'),
+    Bad("json-pretty", "a.json", b'{\n "text": "a"\n}\n'),
+    Bad("json-blank", "a.jsonl", b"\n  \n"),
+    Bad("json-number", "a.jsonl", b'{"text": "a", "label": "x"}\n7\n'),
+    Bad("json-two-on-a-line", "a.jsonl", b'{"text": "a", "label": "x"} {"text": "b", "label": "y"}\n'),
+    Bad("json-double-key", "a.jsonl", b'{"text": "a", "label": "x", "text": "b"}\n'),
+    Bad("json-nan", "a.jsonl", b'{"text": "a", "label": NaN}\n'),
+    Bad("json-infinity", "a.jsonl", b'{"text": "a", "label": -Infinity}\n'),
+    Bad("json-deep", "a.jsonl", b'{"text": "a", "label": "x", "more": ' + b"[" * 200 + b"]" * 200 + b"}\n"),
+    Bad("json-very-deep", "a.jsonl", b'{"text": ' + b"[" * 200_000),
+    Bad("json-huge-number", "a.jsonl", b'{"text": "a", "label": ' + b"1" * 4301 + b"}\n"),
+    Bad("json-lone-surrogate", "a.jsonl", b'{"text": "a\\ud800", "label": "x"}\n'),
+    Bad("json-lone-surrogate-label", "a.jsonl", b'{"text": "a", "label": "\\udfff"}\n'),
+    Bad("json-control-character", "a.jsonl", b'{"text": "a\tb", "label": "x"}\n'),
+    Bad("json-number-text", "a.jsonl", b'{"text": "a", "label": "x"}\n\n{"text": 7, "label": "x"}\n'),
+    Bad("json-list-text", "a.jsonl", b'{"text": ["a"], "label": "x"}\n'),
+    Bad("json-object-text", "a.jsonl", b'{"text": {"a": 1}, "label": "x"}\n'),
+    Bad("json-boolean-text", "a.jsonl", b'{"text": true, "label": "x"}\n'),
+    Bad("json-null-text", "a.jsonl", b'{"text": null, "label": "x"}\n'),
+    Bad("json-missing-key", "a.jsonl", b'{"text": "a", "label": "x"}\n{"text": "b"}\n'),
+    Bad("json-list-id", "a.jsonl", b'{"text": "a", "id": [1]}\n', labels="ignore", columns={"id": "id"}),
+    # Parquet and Arrow
+    Bad("parquet-cut", "a.parquet", parquet(text=["a"] * 99)[:-20]),
+    Bad("parquet-magic-only", "a.parquet", b"PAR1"),
+    Bad("parquet-bad-footer", "a.parquet", b"PAR1" + b"x" * 40 + b"\x20\x00\x00\x00PAR1"),
+    Bad("parquet-no-magic", "a.parquet", b"\x00" * 40),
+    Bad("parquet-null", "a.parquet", parquet(text=["a", "b", None], label=["x", "y", "x"])),
+    Bad("parquet-numbers", "a.parquet", parquet(text=[1, 2], label=["x", "y"])),
+    Bad("parquet-bytes", "a.parquet", parquet(text=[b"a"], label=["x"])),
+    Bad("parquet-dates", "a.parquet", parquet(text=["a"], label=pa.array([0], pa.date32()))),
+    Bad(
+        "parquet-no-rows",
+        "a.parquet",
+        parquet(text=pa.array([], pa.string()), label=pa.array([], pa.string())),
+    ),
+    Bad("parquet-no-column", "a.parquet", parquet(label=["x"])),
+    Bad("parquet-double-column", "a.parquet", parquet_of(pa.table([["a"], ["b"]], names=["text", "text"]))),
+    Bad(
+        "parquet-invalid-utf-8",
+        "a.parquet",
+        parquet_of(pa.table({"text": pa.array([b"\xff"]).view(pa.string())})),
+        labels="ignore",
+    ),
+    Bad("parquet-unpickled-type", "a.parquet", parquet_of(with_unpickled_column()), labels="ignore"),
+    Bad("arrow-unpickled-type", "a.arrow", arrow(with_unpickled_column(), stream=False), labels="ignore"),
+    Bad("stream-unpickled-type", "a.arrow", arrow(with_unpickled_column(), stream=True), labels="ignore"),
+    Bad("arrow-cut", "a.arrow", arrow(pa.table({"text": ["a"]}), stream=False)[:-9], labels="ignore"),
+    Bad("arrow-bad-offsets", "a.arrow", arrow_with_bad_offsets(stream=False), labels="ignore"),
+    Bad("stream-bad-offsets", "a.arrow", arrow_with_bad_offsets(stream=True), labels="ignore"),
+    Bad("stream-cut", "a.arrow", arrow(pa.table({"text": ["a"] * 99}), stream=True)[:-99], labels="ignore"),
+    Bad(
+        "class-names-not-json",
+        "a.parquet",
+        parquet_of(pa.table({"text": ["a"]}).replace_schema_metadata({"huggingface": "{"})),
+        labels="ignore",
+    ),
+    Bad("class-names-not-texts", "a.parquet", with_class_names(class_label([1, 2]))),
+    Bad("class-names-twice", "a.parquet", with_class_names(class_label(["a", "a"]))),
+    Bad("class-number-missing", "a.parquet", with_class_names(class_label(["a", "b"]))),
+    Bad("class-number-too-large", "a.parquet", with_class_names(class_label(["a"]))),
+    # labels
+    Bad("label-empty", "a.csv", b"text,label\na,x\nb,\n"),
+    Bad("label-blank-around", "a.csv", b"text,label\na,x\nb, x\n"),
+    Bad("label-null", "a.jsonl", b'{"text": "a", "label": null}\n'),
+    Bad("label-nan", "a.parquet", parquet(text=["a", "b"], label=[1.0, float("nan")])),
+    Bad("label-null-integer", "a.parquet", parquet(text=["a", "b"], label=[1, None])),
+    Bad("label-fraction", "a.parquet", parquet(text=["a", "b"], label=[1.0, 0.5])),
+    Bad("label-infinite", "a.jsonl", b'{"text": "a", "label": 1e999}\n'),
+    Bad("label-list", "a.jsonl", b'{"text": "a", "label": ["x"]}\n'),
+    Bad("label-two-spellings", "a.csv", b"text,label\na,1\nb,2\nc,1.0\n"),
+    Bad("label-two-spellings-zero", "a.csv", b"text,label\na,007\nb,8\nc,7\n"),
+    Bad("label-integer-and-text", "a.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": "1"}\n'),
+    Bad("label-integer-and-float", "a.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": 1.0}\n'),
+    Bad("label-boolean-and-integer", "a.jsonl", b'{"text": "a", "label": true}\n{"text": "b", "label": 1}\n'),
+    Bad(
+        "label-too-many", "a.csv", b"text,label\n" + b"".join(b"a,x%d\n" % number for number in range(65_537))
+    ),
+]
+
+
+GOLDEN = {
+    name: (int(code), message)
+    for name, code, message in (
+        line.split("\t", 2) for line in Path(__file__).with_name("golden.tsv").read_text("utf-8").splitlines()
+    )
+}
+
+
+@pytest.mark.parametrize("bad", CASES, ids=lambda bad: bad.id)
+def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: Bad) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(bad.file).write_bytes(bad.content)
+    with pytest.raises(LeantuneError) as caught:
+        list(open_examples(bad.file, Columns(**bad.columns), labels=bad.labels).batches(2))
+    assert (caught.value.exit_code, str(caught.value)) == GOLDEN[bad.id]
+
+
+def test_every_golden_line_is_a_case() -> None:
+    assert sorted(GOLDEN) == sorted(bad.id for bad in CASES)
+
+
+def test_a_packed_file_may_not_unpack_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leantune.data.content.UNPACKED_BYTES", 1000)
+    path = tmp_path / "bomb.csv.gz"
+    path.write_bytes(gzip.compress(b"text\n" + b"a\n" * 1_000_000))
+    with pytest.raises(
+        DataError, match=r"bomb.csv.gz: the file unpacks to more than [\d,]+ bytes: unpack it"
+    ):
+        list(open_examples(str(path), Columns(), labels="ignore").batches())
+
+
+def test_a_folder_that_is_no_saved_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a directory without state.json, expected a file or a folder"):
+        open_examples(str(tmp_path), Columns(), labels="ignore")
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("{", "state.json: not JSON at character 2"),
+        ("[]", "state.json: no list called '_data_files': save the dataset again"),
+        ('{"_data_files": []}', "no data files, or files of different columns: save it again"),
+        ('{"_data_files": [{"filename": "../rows.arrow"}]}', "'../rows.arrow' is not the name of a file in"),
+        ('{"_data_files": [{"filename": "rows.arrow"}]}', "rows.arrow: no such file"),
+        ('{"_data_files": [{"filename": "state.json"}]}', "jsonlines content, expected Arrow"),
+    ],
+)
+def test_damaged_saved_datasets(tmp_path: Path, state: str, message: str) -> None:
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(DataError) as caught:
+        open_examples(str(tmp_path), Columns(), labels="ignore")
+    assert message in str(caught.value)

@@ -1,0 +1,171 @@
+"""Packed batches compute what the untouched transformers model computes on padded ones."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leantune.model import PackedClassifier
+from leantune.packing.attention import (
+    AttentionPlan,
+    _accelerator_attention,
+    group_by_length,
+    packed_attention,
+    padded_sdpa,
+)
+from leantune.packing.batch import PackedBatch, pack
+from leantune.packing.dropout import ByteDropout, DropoutStream, drop_threshold
+from tiny import random_tokens, tiny_model
+
+PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert"]
+PADDED = ["deberta-v2", "mpnet", "albert"]
+LENGTHS = [7, 1, 19, 19, 3, 30, 12]
+
+
+def padded_logits(model, token_lists, second_starts=None) -> torch.Tensor:
+    """What a transformers user computes: right padding and an attention mask."""
+    longest = max(len(t) for t in token_lists)
+    ids = torch.full((len(token_lists), longest), model.config.pad_token_id)
+    mask = torch.zeros_like(ids)
+    types = torch.zeros_like(ids)
+    for i, tokens in enumerate(token_lists):
+        ids[i, : len(tokens)] = torch.from_numpy(tokens.astype(np.int64))
+        mask[i, : len(tokens)] = 1
+        if second_starts is not None:
+            types[i, second_starts[i] : len(tokens)] = 1
+    extra = {"token_type_ids": types} if second_starts is not None else {}
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=mask, **extra).logits
+
+
+def packed_logits(classifier: PackedClassifier, batch: PackedBatch) -> torch.Tensor:
+    with torch.no_grad():
+        logits = classifier(batch)
+    return torch.empty_like(logits).index_copy(0, batch.rows, logits)
+
+
+@pytest.mark.parametrize("model_type", PACKED + PADDED)
+def test_packed_logits_equal_padded_logits_of_the_untouched_model(model_type):
+    model = tiny_model(model_type)
+    tokens = random_tokens(LENGTHS)
+    expected = padded_logits(model, tokens)
+    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
+    assert classifier.architecture.is_packed == (model_type in PACKED)
+    batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
+    torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=1e-5, rtol=0)
+
+
+def test_mean_pooling_of_modernbert_packs_too():
+    model = tiny_model("modernbert", classifier_pooling="mean")
+    tokens = random_tokens(LENGTHS)
+    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
+    batch = pack(tokens, np.arange(len(tokens)))
+    torch.testing.assert_close(
+        packed_logits(classifier, batch), padded_logits(model, tokens), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("model_type", ["bert", "electra"])
+def test_text_pairs_carry_their_token_types(model_type):
+    model = tiny_model(model_type, type_vocab_size=2)
+    tokens = random_tokens([9, 5, 14])
+    starts = np.array([4, 2, 6], np.int32)
+    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
+    batch = pack(tokens, np.arange(3), second_starts=starts)
+    expected = padded_logits(model, tokens, starts)
+    assert not torch.allclose(expected, padded_logits(model, tokens), atol=1e-5)
+    torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=1e-5, rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    window=st.sampled_from([None, 1, 3, 8]),
+    seed=st.integers(0, 5),
+)
+def test_grouped_attention_and_its_backward_equal_sdpa_text_by_text(lengths, window, seed):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = sorted(lengths)
+    batch = pack([np.zeros(n, np.int32) for n in lengths], np.arange(len(lengths)))
+    plan = AttentionPlan.of(batch, DropoutStream(0))
+    qkv = [
+        torch.randn(1, 2, sum(lengths), 8, generator=generator, dtype=torch.float64).requires_grad_()
+        for _ in range(3)
+    ]
+    weight = torch.randn(1, sum(lengths), 2, 8, generator=generator, dtype=torch.float64)
+
+    out, _ = packed_attention(torch.nn.Module(), *qkv, None, packed=plan, sliding_window=window)
+    grads = torch.autograd.grad((out * weight).sum(), qkv)
+
+    pieces = []
+    for start, length in zip(batch.cu_seqlens.tolist(), lengths, strict=False):
+        place = torch.arange(length)
+        visible = (place[:, None] - place).abs() < (window or length)
+        q, k, v = (x[:, :, start : start + length] for x in qkv)
+        pieces.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible))
+    expected = torch.cat(pieces, dim=2).transpose(1, 2)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(grads, torch.autograd.grad((expected * weight).sum(), qkv))
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_accelerator_path_equals_the_grouped_path(window):
+    lengths = [2, 5, 5, 11]
+    batch = pack([np.zeros(n, np.int32) for n in lengths], np.arange(4))
+    plan = AttentionPlan.of(batch, DropoutStream(0))
+    q, k, v = (torch.randn(1, 2, sum(lengths), 8) for _ in range(3))
+    expected, _ = packed_attention(torch.nn.Module(), q, k, v, None, packed=plan, sliding_window=window)
+    rows = [x.squeeze(0).transpose(0, 1) for x in (q, k, v)]
+    for path in (padded_sdpa, _accelerator_attention):
+        torch.testing.assert_close(path(*rows, plan, 8**-0.5, 0.0, window)[None], expected)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=64).map(sorted))
+def test_groups_cover_every_token_once_in_order(lengths):
+    groups = group_by_length(tuple(lengths))
+    assert groups[0].first_token == 0
+    assert groups[-1].end_token == sum(lengths)
+    assert all(a.end_token == b.first_token for a, b in zip(groups, groups[1:], strict=False))
+    assert [n for group in groups for n in group.lengths] == lengths
+
+
+def test_position_ids_restart_with_every_text():
+    batch = pack(random_tokens([3, 2]), np.arange(2), position_offset=2)
+    assert batch.position_ids.tolist() == [2, 3, 2, 3, 4]
+    assert batch.cu_seqlens.tolist() == [0, 2, 5]
+    assert batch.cu_seqlens.dtype == torch.int32
+
+
+@pytest.mark.parametrize("p", [0.1, 0.15, 0.5])
+def test_byte_dropout_keeps_the_share_and_the_mean(p):
+    dropout = ByteDropout(p, DropoutStream(1)).train()
+    x = torch.ones(400_000, requires_grad=True)
+    y = dropout(x)
+    share = 1 - drop_threshold(p) / 256
+    assert abs((y > 0).float().mean().item() - share) < 0.005
+    assert abs(y.mean().item() - 1) < 0.01
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach())
+
+
+def test_byte_dropout_does_nothing_in_evaluation():
+    x = torch.randn(10)
+    assert ByteDropout(0.5, DropoutStream(0)).eval()(x) is x
+
+
+def test_dropout_stream_goes_on_from_its_saved_state():
+    import json
+
+    stream = DropoutStream(3)
+    stream.keep_mask((100,), 0.5, torch.float32)
+    saved = json.loads(json.dumps(stream.state()))
+    expected = stream.keep_mask((1000,), 0.5, torch.float32)
+    other = DropoutStream(99)
+    other.load_state(saved)
+    assert torch.equal(other.keep_mask((1000,), 0.5, torch.float32), expected)
