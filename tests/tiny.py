@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+
+from leantune.config import Recipe, load_recipe
 
 VOCAB_SIZE = 120
 
@@ -54,3 +59,79 @@ def random_tokens(lengths: list[int], seed: int = 0) -> list[np.ndarray]:
     """Token lists of the given lengths."""
     rng = np.random.default_rng(seed)
     return [rng.integers(4, VOCAB_SIZE, n).astype(np.int32) for n in lengths]
+
+
+WORDS = [f"word{i}" for i in range(VOCAB_SIZE - 5)]
+
+
+def save_tiny_encoder(folder: Path, model_type: str = "bert", **changes: Any) -> Path:
+    """A folder with a random encoder and a whole-word tokenizer, as a hub model looks on disk."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import AutoModel, PreTrainedTokenizerFast
+
+    vocabulary = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+    vocabulary |= {word: i + 5 for i, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+    fast.save_pretrained(str(folder))
+    torch.manual_seed(0)
+    model = AutoModel.from_config(tiny_config(model_type, **changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def write_rows(path: Path, num_rows: int, labels: tuple[str, ...] = ("a", "b", "c"), seed: int = 0) -> Path:
+    """A CSV of texts whose class decides which words are likely."""
+    import csv
+
+    rng = np.random.default_rng(seed)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for _ in range(num_rows):
+            label = int(rng.integers(len(labels)))
+            length = int(rng.integers(3, 20))
+            own = rng.integers(0, 8, length) + 8 * label
+            any_word = rng.integers(0, len(WORDS), length)
+            words = np.where(rng.random(length) < 0.8, own, any_word)
+            writer.writerow([" ".join(WORDS[i] for i in words), labels[label]])
+    return path
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def recipe_for(inputs: Path, output: Path, **changes) -> Recipe:
+    values = {
+        "data": str(inputs / "train.csv"),
+        "test": str(inputs / "test.csv"),
+        "model": str(inputs / "encoder"),
+        "output": str(output),
+        "init_rank": 4,
+        "target_rank": 1,
+        "epochs": 4,
+        "batch_size": 16,
+        "learning_rate": 1e-2,
+        "max_length": 32,
+        "precision": "fp32",
+        "validation_size": 48,
+        "seed": 7,
+    }
+    return load_recipe(None, values | changes)

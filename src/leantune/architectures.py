@@ -114,7 +114,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         has_token_types=False,
     ),
     "modernbert": Architecture(
-        attention_targets=("Wqkv",), pool=_modernbert_pool, classify=_classify_modernbert, has_token_types=False
+        attention_targets=("Wqkv",),
+        pool=_modernbert_pool,
+        classify=_classify_modernbert,
+        has_token_types=False,
     ),
 }
 """By ``config.model_type``."""
@@ -186,5 +189,7 @@ def output_layer(model: Any) -> tuple[str, nn.Linear]:
         if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
     ]
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no linear output layer for {model.config.num_labels} classes")
+        raise ValueError(
+            f"{type(model).__name__} has no linear output layer for {model.config.num_labels} classes"
+        )
     return layers[-1]

@@ -86,7 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("train", parents=[common], help="train a classifier")
     _add_recipe_arguments(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier run in the output folder"
+    )
     parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run, bit for bit")
     parser.set_defaults(run=_train)
 
@@ -102,7 +104,9 @@ def _add_plan(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "recipe", nargs="?", help=f"a YAML file, or one of {', '.join(shipped_recipes())}; or none, with flags"
+        "recipe",
+        nargs="?",
+        help=f"a YAML file, or one of {', '.join(shipped_recipes())}; or none, with flags",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any recipe key")
     keys = parser.add_argument_group("recipe keys, also as flags")
@@ -142,7 +146,9 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
 def _add_column_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-column", help="column of the text; default: as in training")
     parser.add_argument("--text-pair-column", help="column of the second text; default: as in training")
-    parser.add_argument("--batch-size", type=int, help="texts per batch; default: the recipe's eval_batch_size")
+    parser.add_argument(
+        "--batch-size", type=int, help="texts per batch; default: the recipe's eval_batch_size"
+    )
     parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), help="default: the recipe's")
 
 

@@ -33,10 +33,14 @@ class Recipe:
         UsageError: one line with every value that cannot be.
     """
 
-    data: str = _key("training rows: a file (csv, tsv, jsonl, parquet, arrow), a datasets folder, or ORG/NAME[:SPLIT] on the hub")
+    data: str = _key(
+        "training rows: a file (csv, tsv, jsonl, parquet, arrow), a datasets folder, or ORG/NAME[:SPLIT] on the hub"
+    )
     model: str = _key("pretrained encoder: a folder, or a name on the hub")
     output: str = _key("folder of the run", "runs/latest")
-    validation: str | None = _key("validation rows, used as they are; none: a hold-out of the training rows", None)
+    validation: str | None = _key(
+        "validation rows, used as they are; none: a hold-out of the training rows", None
+    )
     test: str | None = _key("test rows, measured once at the end", None)
     text_column: str | None = _key("column of the text; default 'text'", None)
     text_pair_column: str | None = _key("column of the second text of a pair", None)
@@ -44,8 +48,13 @@ class Recipe:
     labels: tuple[str, ...] | None = _key("label names in the order of their ids; default: sorted", None)
     max_trainable_params: int | None = _key("limit on trainable parameters at any time of the run", None)
     init_rank: int | None = _key("triplets per adapted layer at the start; default: from the limit", None)
-    target_rank: int | None = _key("mean triplets per adapted layer at the end; default: 2/3 of init_rank", None)
-    targets: str = _key("layers to adapt: attention (query and value), all-linear, or parts of names: query,value", "attention")
+    target_rank: int | None = _key(
+        "mean triplets per adapted layer at the end; default: 2/3 of init_rank", None
+    )
+    targets: str = _key(
+        "layers to adapt: attention (query and value), all-linear, or parts of names: query,value",
+        "attention",
+    )
     alpha: float = _key("scale of the update is alpha / init_rank", 16.0)
     lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
@@ -60,20 +69,30 @@ class Recipe:
     label_smoothing: float = _key("share of the target spread over all classes", 0.0)
     class_weights: Literal["none", "balanced"] = _key("weights of the classes in the loss", "none")
     rank_warmup: float = _key("steps before ranks fall (the paper's t_i): a fraction below 1, or steps", 0.1)
-    rank_final: float = _key("steps after ranks are final (the paper's t_f): a fraction below 1, or steps", 0.4)
-    allocate_every: float = _key("steps between allocations (the paper's Delta T): a fraction below 1, or steps", 0.01)
+    rank_final: float = _key(
+        "steps after ranks are final (the paper's t_f): a fraction below 1, or steps", 0.4
+    )
+    allocate_every: float = _key(
+        "steps between allocations (the paper's Delta T): a fraction below 1, or steps", 0.01
+    )
     beta1: float = _key("decay of the sensitivity average", 0.85)
     beta2: float = _key("decay of the uncertainty average", 0.85)
     orth_reg_weight: float = _key("weight of the orthogonality penalty", 0.5)
     warm_start: bool = _key("start the head from a linear probe", True)
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = _key("type of the frozen encoder; auto: bf16 where the machine has it", "auto")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = _key(
+        "type of the frozen encoder; auto: bf16 where the machine has it", "auto"
+    )
     max_length: int = _key("tokens kept of a text", 256)
     validation_size: float = _key("hold-out: a fraction below 1, or a number of rows", 0.1)
     keep_best: int = _key("best checkpoints kept by the validation metric", 2)
-    metric: Literal["accuracy", "macro_f1", "log_loss"] = _key("what the best checkpoint is best at", "accuracy")
+    metric: Literal["accuracy", "macro_f1", "log_loss"] = _key(
+        "what the best checkpoint is best at", "accuracy"
+    )
     save_every: int = _key("steps between checkpoints; 0: at evaluations only", 0)
     evaluate_every: int = _key("steps between evaluations; 0: once an epoch", 0)
-    early_stop: int = _key("stop after this many evaluations without improvement, once ranks are final; 0: never", 0)
+    early_stop: int = _key(
+        "stop after this many evaluations without improvement, once ranks are final; 0: never", 0
+    )
     refit: bool = _key("one more epoch on training and validation rows after the selection", False)
     seed: int = _key("of the hold-out, the order of rows, the adapters and the dropout masks", 42)
     trust_remote_code: bool = _key("allow code that comes with a hub model", False)
@@ -99,10 +118,16 @@ class Recipe:
             yield _must_be(name, getattr(self, name), "at least 0 and below 1", 0 <= getattr(self, name) < 1)
         if self.init_rank is not None and self.target_rank is not None:
             yield _must_be(
-                "init_rank", self.init_rank, f"above target_rank={self.target_rank}", self.init_rank > self.target_rank
+                "init_rank",
+                self.init_rank,
+                f"above target_rank={self.target_rank}",
+                self.init_rank > self.target_rank,
             )
         yield _must_be(
-            "accumulate", self.accumulate, f"at most batch_size={self.batch_size}", self.accumulate <= self.batch_size
+            "accumulate",
+            self.accumulate,
+            f"at most batch_size={self.batch_size}",
+            self.accumulate <= self.batch_size,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -258,7 +283,16 @@ def _convert(value: Any, hint: Any) -> Any:
 
 
 def _to_bool(value: Any) -> bool:
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
     if str(value).lower() not in words:
         raise ValueError("true or false")
     return words[str(value).lower()]

@@ -8,8 +8,8 @@ T packed tokens, S texts, D model width, C classes.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,8 @@ class Skeleton:
     num_base_parameters: int
 
 
-def config_of(source: str, *, num_labels: int, trust_remote_code: bool = False) -> Any:
-    """The transformers config of a local folder or a hub name.
+def config_of(source: str, *, num_labels: int | None = None, trust_remote_code: bool = False) -> Any:
+    """The transformers config of a local folder or a hub name, with ``num_labels`` classes if given.
 
     Raises:
         UsageError: if there is no such folder or hub model.
@@ -142,11 +142,15 @@ def config_of(source: str, *, num_labels: int, trust_remote_code: bool = False) 
     if not folder.exists() and source.startswith((".", "/", "~")):
         raise UsageError(f"model {source}: no such folder")
     try:
-        return AutoConfig.from_pretrained(
-            str(folder) if folder.exists() else source, num_labels=num_labels, trust_remote_code=trust_remote_code
+        config = AutoConfig.from_pretrained(
+            str(folder) if folder.exists() else source, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise UsageError(f"model {source}: {explain_hub_failure(error, source)}") from error
+    if num_labels is not None:
+        config.id2label = {i: f"LABEL_{i}" for i in range(num_labels)}
+        config.label2id = {name: i for i, name in config.id2label.items()}
+    return config
 
 
 def explain_hub_failure(error: Exception, source: str) -> str:
@@ -155,8 +159,8 @@ def explain_hub_failure(error: Exception, source: str) -> str:
 
     if Path(source).expanduser().exists():
         return f"cannot be read: {first_line(error)}"
-    where = f"no such folder here, and the hub {'is switched off by HF_HUB_OFFLINE' if constants.HF_HUB_OFFLINE else 'does not give it'}"
-    return f"{where}; give a folder, or put it into the cache {constants.HF_HUB_CACHE} first"
+    hub = "is switched off by HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "does not give it"
+    return f"no such folder here, and the hub {hub}; give a folder, or put it into the cache {constants.HF_HUB_CACHE} first"
 
 
 def first_line(error: BaseException) -> str:
@@ -253,6 +257,22 @@ def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
     )
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice from transformers: the run has its own voice."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def load_pretrained(source: str, config: Any, labels: LabelMap, *, trust_remote_code: bool = False) -> Any:
     """The transformers classifier with pretrained weights in fp32 and a fresh head.
 
@@ -261,15 +281,11 @@ def load_pretrained(source: str, config: Any, labels: LabelMap, *, trust_remote_
         CheckpointError: if its weights do not fit its config.
     """
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging as transformers_logging
 
     config.id2label, config.label2id = labels.id2label, labels.label2id
     config.problem_type = "single_label_classification"
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # the fresh head is no news to the user
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+        with quiet_transformers():
             return AutoModelForSequenceClassification.from_pretrained(
                 source,
                 config=config,
@@ -281,8 +297,6 @@ def load_pretrained(source: str, config: Any, labels: LabelMap, *, trust_remote_
         raise UsageError(f"model {source}: {explain_hub_failure(error, source)}") from error
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"model {source}: {first_line(error)}") from error
-    finally:
-        transformers_logging.set_verbosity(level)
 
 
 def build_trainable(
@@ -333,7 +347,8 @@ def build_trainable(
 
 def reinitialise_head(model: Any, seed: int) -> None:
     """Draw the head again from N(0, initializer_range), by its own generator: transformers draws it
-    from the global one, so it would depend on what ran before."""
+    from the global one, so it would depend on what ran before.
+    """
     generator = torch.Generator().manual_seed(seed)
     std = getattr(model.config, "initializer_range", 0.02)
     for head in head_modules(model).values():

@@ -44,9 +44,7 @@ class RankAllocator:
         self.live_triplets = sum(layer.rank for layer in self.layers.values())
         self.is_final = not schedule.prunes
         self._weights: list[nn.Parameter] = [
-            weight
-            for layer in self.layers.values()
-            for weight in (layer.lora_E, layer.lora_A, layer.lora_B)
+            weight for layer in self.layers.values() for weight in (layer.lora_E, layer.lora_A, layer.lora_B)
         ]
         self.sensitivity_ema = [torch.zeros_like(w, requires_grad=False) for w in self._weights]
         self.uncertainty_ema = [torch.zeros_like(w, requires_grad=False) for w in self._weights]
@@ -70,7 +68,8 @@ class RankAllocator:
     @torch.no_grad()
     def importance(self) -> Tensor:
         """Importance of every triplet ``(num_triplets,)`` fp32, layer by layer (eqs. 7 and 11): the
-        score of E, plus the mean scores of its row of A and of its column of B."""
+        score of E, plus the mean scores of its row of A and of its column of B.
+        """
         scores = torch._foreach_mul(self.sensitivity_ema, self.uncertainty_ema)
         return torch.cat(
             [
@@ -98,7 +97,8 @@ class RankAllocator:
 
     def is_due(self, step: int) -> bool:
         """Whether the budget is enforced after ``step``: by the schedule, or because the step of the
-        final cut was skipped."""
+        final cut was skipped.
+        """
         late = not self.is_final and step > self.schedule.prune_step
         return late or self.schedule.allocates_at(step)
 
@@ -113,7 +113,7 @@ class RankAllocator:
         keep = torch.zeros(len(importance), dtype=torch.bool, device=importance.device)
         keep[best] = True
         ranks = [layer.rank for layer in self.layers.values()]
-        return dict(zip(self.layers, keep.split(ranks), strict=True))
+        return dict(zip(self.layers, torch.split(keep, ranks), strict=True))
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The averages by name, for a checkpoint; empty after the final cut, when none is used."""
@@ -129,7 +129,9 @@ class RankAllocator:
             for name, tensor in zip(names, tensors, strict=True)
         }
 
-    def load_state_tensors(self, tensors: Mapping[str, Tensor], *, is_final: bool, live_triplets: int) -> None:
+    def load_state_tensors(
+        self, tensors: Mapping[str, Tensor], *, is_final: bool, live_triplets: int
+    ) -> None:
         """Continue from `state_tensors`; the layers must already have the ranks of that moment."""
         self.is_final, self.live_triplets = is_final, live_triplets
         for name, own in self.state_tensors().items():

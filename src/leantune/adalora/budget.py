@@ -163,7 +163,12 @@ def plan_parameters(
             f"init_rank={max(2, math.ceil(max(1, target_rank) / FINAL_SHARE))} target_rank={max(1, target_rank)}"
         )
     plan = ParameterPlan(
-        targets=tuple(targets), head=head, base=base, init_rank=init_rank, target_rank=target_rank, limit=limit
+        targets=tuple(targets),
+        head=head,
+        base=base,
+        init_rank=init_rank,
+        target_rank=target_rank,
+        limit=limit,
     )
     if limit is not None and largest is not None and plan.initial > limit:
         raise UsageError(
@@ -184,7 +189,8 @@ def _refuse_too_small(
     fitting = {name: count for name, count in smaller_heads.items() if count + 2 * per_rank <= limit}
     if fitting:
         name = max(fitting, key=lambda key: fitting[key])
-        advice += f"; or use head={name} ({fitting[name]:,}), which leaves room for init_rank={(limit - fitting[name]) // per_rank}"
+        room = (limit - fitting[name]) // per_rank
+        advice += f"; or use head={name} ({fitting[name]:,}), which leaves room for init_rank={room}"
     raise UsageError(
         f"max_trainable_params={limit:,} is too small: the head has {head:,} and AdaLoRA needs at least "
         f"rank 2 in every target ({2 * per_rank:,} more); {advice}"

@@ -137,7 +137,9 @@ def read_adalora(folder: Path) -> AdapterFile:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         tensors = safetensors.torch.load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: no {Path(str(error.filename)).name}; expected an adapter folder") from error
+        raise CheckpointError(
+            f"{folder}: no {Path(str(error.filename)).name}; expected an adapter folder"
+        ) from error
     except (ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: damaged: {error}") from error
     if config.get("peft_type") != "ADALORA":
@@ -152,7 +154,9 @@ def read_adalora(folder: Path) -> AdapterFile:
             head[key.removeprefix(_PREFIX)] = tensor
     incomplete = [name for name, part in parts.items() if set(part) != {"A", "E", "B"}]
     if incomplete or not parts:
-        raise CheckpointError(f"{folder}: lora_A, lora_E or lora_B is missing of {', '.join(incomplete) or 'all'}")
+        raise CheckpointError(
+            f"{folder}: lora_A, lora_E or lora_B is missing of {', '.join(incomplete) or 'all'}"
+        )
     return AdapterFile(
         modules={name: Triplets(**part) for name, part in parts.items()},
         head=head,

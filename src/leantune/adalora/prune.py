@@ -15,7 +15,9 @@ def adapted_layers(model: nn.Module) -> dict[str, AdaLoraLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, AdaLoraLinear)}
 
 
-def prune(model: nn.Module, keep_masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> None:
+def prune(
+    model: nn.Module, keep_masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None
+) -> None:
     """Remove the triplets outside ``keep_masks`` (bool ``(R,)`` per layer) from ``model``.
 
     A layer that loses all of them is replaced by its frozen linear layer, so backward stops above

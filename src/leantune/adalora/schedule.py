@@ -76,7 +76,8 @@ class RankSchedule:
 
     def allocates_at(self, step: int) -> bool:
         """Whether the budget is enforced after step ``step``: each ``allocate_every`` steps between
-        the phases, and at ``prune_step`` in any case."""
+        the phases, and at ``prune_step`` in any case.
+        """
         if not self.prunes or not self.warmup_steps <= step <= self.prune_step:
             return False
         return step == self.prune_step or step % self.allocate_every == 0

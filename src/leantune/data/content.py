@@ -89,6 +89,14 @@ class Content:
         with self.open() as stream, reading(self.name):
             return stream.read(HEAD_BYTES)
 
+    def last_byte(self) -> bytes | None:
+        """The last byte of a file that is not compressed, else None."""
+        if self.packing is not None:
+            return None
+        with self.open() as stream, reading(self.name):
+            stream.seek(-1, os.SEEK_END)
+            return stream.read()
+
     def update_hash(self, digest: hashlib._Hash) -> None:
         """Feed the bytes of the file, as they are on disk, to a hash."""
         with reading(self.name), open(self.path, "rb") as stream:

@@ -19,6 +19,7 @@ from leantune.data.cells import LabelReader, ids_of, texts_of
 from leantune.data.content import PACKING_SUFFIXES, Content, open_content
 from leantune.data.delimited import open_delimited
 from leantune.data.jsonlines import open_jsonlines
+from leantune.data.pickles.read import open_pickle
 from leantune.data.saved_dataset import open_saved_dataset
 from leantune.data.sniff import sniff
 from leantune.data.table import CellBatch, Table
@@ -161,7 +162,7 @@ def open_examples(
         columns: which columns hold what.
         labels: ``"required"`` for training, where a text must not be blank either; ``"optional"``
             reads them where the column exists; ``"ignore"`` never looks.
-        split: of a saved ``DatasetDict`` or a hub dataset that does not name one.
+        split: of a ``DatasetDict`` (saved or pickled) or a hub dataset that does not name one.
 
     Raises:
         DataError: a file that is missing, empty, damaged or of another kind, or a missing column.
@@ -190,15 +191,17 @@ def _open_table(location: str, split: str) -> tuple[Table, tuple[Content, ...]]:
     if os.path.isdir(location):
         return open_saved_dataset(Path(location), split)
     content = open_content(location)
-    return _open_file(content), (content,)
+    return _open_file(content, split), (content,)
 
 
-def _open_file(content: Content) -> Table:
+def _open_file(content: Content, split: str) -> Table:
     kind = sniff(content)
     if kind == "delimited":
         return open_delimited(content)
     if kind == "jsonlines":
         return open_jsonlines(content)
+    if kind == "pickle":
+        return open_pickle(content, split)
     return open_arrow(content, kind)
 
 

@@ -80,7 +80,8 @@ class LabelledRows:
 @lru_cache(maxsize=2)
 def shuffled(num_rows: int, *, seed: int, epoch: int) -> Index:
     """The order of one epoch: a permutation that depends on seed and epoch alone, so that a resumed
-    run finds its place without any stored state."""
+    run finds its place without any stored state.
+    """
     order = np.random.default_rng([seed, epoch]).permutation(num_rows).astype(np.int64)
     order.flags.writeable = False  # shared by all steps of the epoch
     return order
@@ -88,7 +89,8 @@ def shuffled(num_rows: int, *, seed: int, epoch: int) -> Index:
 
 def by_length(lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
     """Positions in batches of similar length, longest first, so that the largest batch comes first
-    and memory does not grow later."""
+    and memory does not grow later.
+    """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     for first in range(0, len(order), batch_size):
         yield order[first : first + batch_size]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 from leantune.data.content import PACKING_MAGIC, Content
+from leantune.data.pickles.sniff import looks_like_pickle
 from leantune.errors import DataError, UnsafeFileError
 
 Kind = Literal["delimited", "jsonlines", "parquet", "arrow file", "arrow stream", "pickle"]
@@ -59,7 +60,7 @@ def sniff(content: Content) -> Kind:
     if not head:
         raise DataError("the file is empty: expected a header and rows", path=content.name)
     _refuse_archive(content, head)
-    if is_pickle(content, head):
+    if content.suffix in _PICKLE_SUFFIXES or looks_like_pickle(head, content.last_byte()):
         return "pickle"
     kind = _lookup(_TABLE_MAGIC, head)
     if kind is not None:
@@ -73,13 +74,6 @@ def sniff(content: Content) -> Kind:
 def encoding_of(head: bytes) -> str:
     """The encoding that a byte order mark names; UTF-8 without one. Nothing is guessed."""
     return _lookup(_BOMS, head) or "utf-8"
-
-
-def is_pickle(content: Content, head: bytes) -> bool:
-    """Whether a file is a pickle: by its suffix, its PROTO opcode, or as text pickles by their grammar."""
-    if content.suffix in _PICKLE_SUFFIXES:
-        return True
-    return head[:1] == b"\x80" and len(head) > 1
 
 
 def _refuse_archive(content: Content, head: bytes) -> None:

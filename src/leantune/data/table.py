@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from leantune.data.wording import listed
@@ -44,31 +44,6 @@ class Table(Protocol):
     def locate(self, index: int) -> int:
         """The number an error message prints for a 0-based row."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryTable:
-    """Columns of equal length that are already in memory."""
-
-    cells: Mapping[str, list[object]]
-    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of all columns."""
-        return tuple(self.cells)
-
-    def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
-        """The wanted columns, at most ``batch_rows`` rows at a time."""
-        num_rows = min(map(len, self.cells.values()), default=0)
-        for start in range(0, num_rows, batch_rows):
-            stop = min(start + batch_rows, num_rows)
-            cells = {name: self.cells[name][start:stop] for name in wanted}
-            yield CellBatch(range(start + 1, stop + 1), cells)
-
-    def locate(self, index: int) -> int:
-        """The 1-based row."""
-        return index + 1
 
 
 def check_unique(columns: Sequence[str], name: str, row: int | None = None) -> None:

@@ -65,7 +65,9 @@ class Tokeniser:
             raise UsageError(f"model {source}: its tokenizer cannot be loaded: {reason}") from error
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise UsageError(f"model {source}: its tokenizer has no tokenizer.json; convert it to a fast one first")
+            raise UsageError(
+                f"model {source}: its tokenizer has no tokenizer.json; convert it to a fast one first"
+            )
         self.max_length = max_length
         backend.no_padding()
         backend.no_truncation()
@@ -196,6 +198,7 @@ def _write_table(
     rows = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in source.batches():
+            rows_in = len(batch.ids)
             encoded = tokeniser.encode(batch.texts, batch.pairs)
             writer.write_batch(
                 pa.record_batch(
@@ -204,12 +207,12 @@ def _write_table(
                         pa.array(encoded.second_starts),
                         pa.array(encoded.full_lengths),
                         pa.array(batch.ids, pa.string()),
-                        pa.array(batch.labels or [None] * len(batch.ids), pa.string()),
+                        pa.array(batch.labels, pa.string()) if batch.labels else pa.nulls(rows_in, pa.string()),
                     ],
                     schema=SCHEMA,
                 )
             )
-            rows += len(batch.ids)
+            rows += rows_in
             on_rows(rows)
     if rows == 0:
         raise DataError("has no rows", path=source.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 _TYPE_WORDS = {
     "NoneType": "null",
@@ -15,6 +16,13 @@ _TYPE_WORDS = {
     "bytes": "bytes",
     "str": "a text",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A cell that holds neither a text nor a number; ``word`` says what: ``"a date"``."""
+
+    word: str
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -32,6 +40,8 @@ def shown(value: object, limit: int = 60) -> str:
 
 def type_word(value: object) -> str:
     """A value's type in the words of a data file: ``"a number"``, ``"a list"``, ``"null"``."""
+    if isinstance(value, Opaque):
+        return value.word
     name = type(value).__name__
     return _TYPE_WORDS.get(name, name)
 

@@ -38,7 +38,8 @@ def map_rows(
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> npt.NDArray[np.float32]:
     """``function`` of every row ``(N, ...)``, without gradients and without dropout, in the order of
-    ``rows`` whatever the batches were."""
+    ``rows`` whatever the batches were.
+    """
     was_training = classifier.training
     classifier.eval()
     out: npt.NDArray[np.float32] | None = None

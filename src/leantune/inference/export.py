@@ -10,8 +10,7 @@ from leantune.atomic import atomic_folder
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
 from leantune.inference.load import read_record
-from leantune.model import config_of, load_pretrained
-from leantune.training.artefacts import quiet_transformers
+from leantune.model import config_of, load_pretrained, quiet_transformers
 from leantune.training.prepare import resolve_location
 
 

@@ -13,7 +13,7 @@ from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
 from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError, UsageError
-from leantune.model import PackedClassifier, first_line
+from leantune.model import PackedClassifier, first_line, quiet_transformers
 from leantune.packing.dropout import DropoutStream
 from leantune.training import hardware
 
@@ -44,9 +44,7 @@ def read_record(run: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged: {first_line(error)}") from error
     if status != "finished":
-        raise CheckpointError(
-            f"{run}: the run is not finished; go on with: leantune train --resume {run}"
-        )
+        raise CheckpointError(f"{run}: the run is not finished; go on with: leantune train --resume {run}")
     return record
 
 
@@ -69,9 +67,10 @@ def load_run(run: Path, *, precision: str | None = None) -> TrainedClassifier:
     device = hardware.pick_device()
     dtype = hardware.DTYPES[hardware.pick_precision(precision or recipe.precision, device)]
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(run / "merged"), dtype=torch.float32, use_safetensors=True
-        )
+        with quiet_transformers():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                str(run / "merged"), dtype=torch.float32, use_safetensors=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{run}/merged: cannot be loaded: {first_line(error)}") from error
     if {int(i): name for i, name in model.config.id2label.items()} != labels.id2label:

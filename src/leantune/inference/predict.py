@@ -14,7 +14,7 @@ from scipy.special import softmax
 from leantune.data.read import ExampleBatch, ExampleSource
 from leantune.data.rows import by_length
 from leantune.inference.load import TrainedClassifier
-from leantune.inference.write import PredictionWriter, Predictions
+from leantune.inference.write import Predictions, PredictionWriter
 from leantune.packing.batch import pack
 
 CHUNK_ROWS = 8192

@@ -57,7 +57,11 @@ class Layout:
         """One list of values a row, in the order of `header`."""
         best = predictions.probabilities.argmax(axis=1)
         if self.submission:
-            numbers = [int(n) for n in self.labels.names] if self.labels.is_integer else range(len(self.labels.names))
+            numbers = (
+                [int(n) for n in self.labels.names]
+                if self.labels.is_integer
+                else range(len(self.labels.names))
+            )
             return [[row_id, numbers[i]] for row_id, i in zip(predictions.ids, best, strict=True)]
         rounded = np.round(predictions.probabilities, 6)
         rows = []
@@ -152,7 +156,9 @@ def check_output(output: str, *, inputs: tuple[str, ...], overwrite: bool) -> st
     path = Path(output)
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise UsageError(f"output {output}: unknown suffix '{path.suffix}', expected {', '.join(FORMATS)} or -")
+        raise UsageError(
+            f"output {output}: unknown suffix '{path.suffix}', expected {', '.join(FORMATS)} or -"
+        )
     if any(each != "-" and Path(each).resolve() == path.resolve() for each in inputs):
         raise UsageError(f"output {output}: is also the input; choose another name")
     if path.is_dir():

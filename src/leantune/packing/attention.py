@@ -68,7 +68,8 @@ GROUP_OVERHEAD_TOKENS = 96
 @lru_cache(maxsize=4096)
 def group_by_length(lengths: tuple[int, ...]) -> tuple[AttentionGroup, ...]:
     """Cut ascending ``lengths`` into groups: a new one begins when padding the texts collected so
-    far to the next length would cost more than a group's fixed overhead."""
+    far to the next length would cost more than a group's fixed overhead.
+    """
     groups: list[AttentionGroup] = []
     first = token = padding = 0
     for i in range(1, len(lengths) + 1):
@@ -102,7 +103,7 @@ def packed_attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention signature over one packed row.
+    """Transformers' attention signature over one packed row.
 
     Args:
         query, key, value: ``(1, N, T, H)``.
@@ -118,7 +119,9 @@ def packed_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     q_TNH, k_TNH, v_TNH = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     if query.device.type == "cpu":
-        out: Tensor = _GroupedAttention.apply(q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window)
+        out: Tensor = _GroupedAttention.apply(  # type: ignore[no-untyped-call]
+            q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window
+        )
     else:
         out = _accelerator_attention(q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window)
     return out.unsqueeze(0), None
@@ -126,7 +129,8 @@ def packed_attention(
 
 class _GroupedAttention(torch.autograd.Function):
     """softmax(q k^T) v, group by group, with its own backward: one graph node for a layer instead of
-    some ten for each group, and only the weights after softmax are stored."""
+    some ten for each group, and only the weights after softmax are stored.
+    """
 
     @staticmethod
     def forward(
@@ -181,7 +185,8 @@ class _GroupedAttention(torch.autograd.Function):
 
 def _to_block(x_TNH: Tensor, group: AttentionGroup, *, fill_padding: bool = False) -> Tensor:
     """Tokens of a group as ``(G * N, L, H)``; padding rows repeat a token unless ``fill_padding``,
-    which makes them zero."""
+    which makes them zero.
+    """
     num_heads, width = x_TNH.shape[1:]
     size = len(group.lengths)
     tokens = x_TNH[group.first_token : group.end_token]
@@ -190,8 +195,10 @@ def _to_block(x_TNH: Tensor, group: AttentionGroup, *, fill_padding: bool = Fals
         tokens = tokens[index]
         if fill_padding:
             tokens[is_padding] = 0
-    block = tokens.view(size, group.longest, num_heads, width) if tokens.is_contiguous() else tokens.reshape(
-        size, group.longest, num_heads, width
+    block = (
+        tokens.view(size, group.longest, num_heads, width)
+        if tokens.is_contiguous()
+        else tokens.reshape(size, group.longest, num_heads, width)
     )
     return block.transpose(1, 2).reshape(size * num_heads, group.longest, width)
 
@@ -212,7 +219,7 @@ def _from_block(block: Tensor, out_TNH: Tensor, group: AttentionGroup) -> None:
 def _attention_weights(
     q: Tensor, k: Tensor, group: AttentionGroup, scaling: float, sliding_window: int | None
 ) -> Tensor:
-    """softmax of the scaled scores ``(G * N, L, L)``; keys of padding get exactly 0."""
+    """Softmax of the scaled scores ``(G * N, L, L)``; keys of padding get exactly 0."""
     scores = torch.bmm(q, k.mT).mul_(scaling)
     hidden = _hidden_keys(group.lengths, sliding_window)
     if hidden is not None:
@@ -225,7 +232,8 @@ def _attention_weights(
 @lru_cache(maxsize=4096)
 def _padded_index(lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """For a ``(G, L)`` block, flat: the group's token at each place ``(G * L,)`` int64, where padding
-    repeats the text's first token, and which places are padding, bool."""
+    repeats the text's first token, and which places are padding, bool.
+    """
     sizes = torch.tensor(lengths)
     starts = sizes.cumsum(0) - sizes
     place = torch.arange(lengths[-1])
@@ -265,7 +273,14 @@ def _accelerator_attention(
         if varlen is not None:
             cu, longest = plan.cu_seqlens, plan.max_seqlen
             out: Tensor = varlen(
-                q_TNH.contiguous(), k_TNH.contiguous(), v_TNH.contiguous(), cu, cu, longest, longest, scale=scaling
+                q_TNH.contiguous(),
+                k_TNH.contiguous(),
+                v_TNH.contiguous(),
+                cu,
+                cu,
+                longest,
+                longest,
+                scale=scaling,
             )
             return out
     return padded_sdpa(q_TNH, k_TNH, v_TNH, plan, scaling, dropout, sliding_window)

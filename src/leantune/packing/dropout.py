@@ -34,13 +34,14 @@ class DropoutStream:
 
     def state(self) -> dict[str, Any]:
         """JSON-serialisable state."""
-        state = self._bits.state
+        state: dict[str, Any] = dict(self._bits.state)
         return {**state, "state": {"state": state["state"]["state"].tolist()}}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         words = np.array(state["state"]["state"], dtype=np.uint64)
-        self._bits.state = {**state, "state": {"state": words}}
+        restored: Any = {**state, "state": {"state": words}}
+        self._bits.state = restored
 
 
 def drop_threshold(p: float) -> int:
@@ -86,7 +87,7 @@ class ByteDropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        dropped: Tensor = _ByteDropout.apply(x, self.p, self.stream)
+        dropped: Tensor = _ByteDropout.apply(x, self.p, self.stream)  # type: ignore[no-untyped-call]
         return dropped
 
     def extra_repr(self) -> str:

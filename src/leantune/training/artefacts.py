@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from leantune.data.rows import LabelledRows
 from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError
 from leantune.evaluation.evaluate import map_rows
-from leantune.model import PackedClassifier, load_pretrained
+from leantune.model import PackedClassifier, load_pretrained, quiet_transformers
 from leantune.packing.dropout import DropoutStream
 from leantune.training.state import saved_parameters
 
@@ -122,28 +120,15 @@ def _head_module_names(classifier: PackedClassifier) -> list[str]:
     ]
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice from transformers: the run has its own voice."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _load_with_peft(base: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     with warnings.catch_warnings(), quiet_transformers():
-        # PEFT warns that a rank of 0 initialises nothing
+        # PEFT warns that a rank of 0 initialises nothing, that its own AdaLoRA rank pattern is not one
+        # of LoRA, and of what it calls in transformers: nothing a user of leantune could change
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        warnings.filterwarnings("ignore", message="The following rank_pattern keys")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         return PeftModel.from_pretrained(base, str(folder)).eval()
 
 

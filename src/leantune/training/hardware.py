@@ -57,7 +57,17 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
 
 def describe_versions() -> dict[str, str]:
     """The ``versions`` entry of ``record.json``."""
-    names = ("torch", "transformers", "peft", "tokenizers", "datasets", "pyarrow", "numpy", "scikit-learn", "safetensors")
+    names = (
+        "torch",
+        "transformers",
+        "peft",
+        "tokenizers",
+        "datasets",
+        "pyarrow",
+        "numpy",
+        "scikit-learn",
+        "safetensors",
+    )
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
 
 

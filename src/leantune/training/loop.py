@@ -94,7 +94,9 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         order = shuffled(len(phase.rows), seed=phase.seed, epoch=epoch)
         positions = order[step_in_epoch * recipe.batch_size : (step_in_epoch + 1) * recipe.batch_size]
         state.step += 1
-        result = StepResult(state.step, state.step / phase.steps_per_epoch, _learning_rate(state, phase, recipe))
+        result = StepResult(
+            state.step, state.step / phase.steps_per_epoch, _learning_rate(state, phase, recipe)
+        )
         set_learning_rate(state.optimizer, result.learning_rate)
 
         for micro in np.array_split(positions, min(recipe.accumulate, len(positions))):
@@ -110,7 +112,11 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
             state.skipped_in_a_row = 0
             result.is_allocation = state.allocator.is_due(state.step)
             if state.allocator.allocate(state.step):
-                prune(state.classifier.model, state.allocator.keep_masks(state.allocator.live_triplets), state.optimizer)
+                prune(
+                    state.classifier.model,
+                    state.allocator.keep_masks(state.allocator.live_triplets),
+                    state.optimizer,
+                )
                 result.is_pruned = True
             check_ranks_moved(
                 {name: layer.rank for name, layer in state.classifier.layers().items()},
@@ -168,7 +174,7 @@ def _backward(
         penalty = orthogonal_penalty(list(state.classifier.layers().values()))
         total = loss + recipe.orth_reg_weight * penalty
         result.orthogonality = penalty.item()
-    state.scaler.scale(total).backward()
+    torch.autograd.backward(state.scaler.scale(total))
     result.loss += loss.item()
     result.num_tokens += batch.num_tokens
     result.micro_sizes.append(len(rows))

@@ -116,9 +116,7 @@ class RunObserver:
         self.selection.evaluations.append(
             Evaluation(state.step, result.epoch, metrics.to_json(), is_eligible=state.allocator.is_final)
         )
-        self.history.write(
-            "evaluation", step=state.step, epoch=result.epoch, validation=metrics.to_json()
-        )
+        self.history.write("evaluation", step=state.step, epoch=result.epoch, validation=metrics.to_json())
         self.display.say(f"step {state.step}: {metrics.summary()}")
         return torch.from_numpy(predicted)
 
@@ -134,7 +132,7 @@ class RunObserver:
             if predicted is not None:
                 checkpoint.tensors["predicted"] = predicted
             save_checkpoint(self.folder, state.step, checkpoint)
-            self.selection.clean(self.folder, state.step)
+            self.selection.clean(self.folder)
 
     def _is_converged(self) -> bool:
         return bool(self.recipe.early_stop) and self.selection.since_best() >= self.recipe.early_stop
@@ -150,6 +148,9 @@ class SilentObserver:
         """Always true."""
         tokens_per_s = result.num_tokens / max(result.seconds, 1e-9)
         self.display.step(
-            state.step, loss=result.loss, live_triplets=state.allocator.live_triplets, tokens_per_s=tokens_per_s
+            state.step,
+            loss=result.loss,
+            live_triplets=state.allocator.live_triplets,
+            tokens_per_s=tokens_per_s,
         )
         return True

@@ -10,8 +10,10 @@ from torch import nn
 
 def adamw(trainable: Mapping[str, nn.Parameter], *, weight_decay: float) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; no decay on biases, norms and the singular values E,
-    whose size is what the allocator reads."""
-    decayed, free = [], []
+    whose size is what the allocator reads.
+    """
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in trainable.items():
         is_matrix = parameter.ndim == 2 and not name.endswith("lora_E")
         (decayed if is_matrix else free).append(parameter)

@@ -83,7 +83,9 @@ def columns_of(recipe: Recipe, *, id_column: str | None = None) -> Columns:
     )
 
 
-def prepare_data(recipe: Recipe, *, on_rows: Callable[[str, int], None] = lambda what, rows: None) -> PreparedData:
+def prepare_data(
+    recipe: Recipe, *, on_rows: Callable[[str, int], None] = lambda what, rows: None
+) -> PreparedData:
     """Read, tokenise and split the rows of a run.
 
     Args:
@@ -104,7 +106,9 @@ def prepare_data(recipe: Recipe, *, on_rows: Callable[[str, int], None] = lambda
         return source, tokenise(source, tokeniser, cache, on_rows=lambda rows: on_rows(split, rows))
 
     source, table = read(recipe.data, "train")
-    labels = LabelMap.of(table.label_texts, order=recipe.labels or source.label_names, source_name=source.name)
+    labels = LabelMap.of(
+        table.label_texts, order=recipe.labels or source.label_names, source_name=source.name
+    )
     train = _all_rows(source, table, labels)
     description = {"train": describe_rows(source, train, labels), "validation": None, "test": None}
     if recipe.validation:

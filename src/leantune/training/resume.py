@@ -30,9 +30,11 @@ def check_same_run(
     differences = []
     for part in ("train", "validation", "test"):
         before, now = record["data"][part] or {}, data[part] or {}
-        for key in ("sha256", "rows", "tokens"):
-            if before.get(key) != now.get(key):
-                differences.append(f"{part} {key}: was {before.get(key)}, is {now.get(key)}")
+        differences += [
+            f"{part} {key}: was {before.get(key)}, is {now.get(key)}"
+            for key in ("sha256", "rows", "tokens")
+            if before.get(key) != now.get(key)
+        ]
     if record["labels"]["sha256"] != labels.sha256:
         differences.append(f"labels: were {record['labels']['names']}, are {list(labels.names)}")
     for key, value in (("initial", plan.initial), ("head", plan.head)):

@@ -36,7 +36,7 @@ from leantune.model import (
 )
 from leantune.report import write_model_card, write_report
 from leantune.training import hardware
-from leantune.training.artefacts import PROBE_ROWS, publish, quiet_transformers
+from leantune.training.artefacts import PROBE_ROWS, publish
 from leantune.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
 from leantune.training.interrupt import interruptible
 from leantune.training.loop import Phase, TrainingState, train
@@ -99,11 +99,11 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         history = History(run.folder / "history.jsonl")
         _warm_start(run, classifier)
         run.save_record()
-    _train(run, state, selection, history)
+    with history:
+        _train(run, state, selection, history)
     _select(run, classifier, selection)
     if recipe.refit:
         _refit(run, classifier)
-    history.close()
     _measure_test(run, classifier)
     _publish(run, classifier)
     return run.folder
@@ -115,7 +115,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     folder = Path(recipe.output).expanduser()
     check_folder(folder, overwrite=overwrite, resume=resume)
     model_source = resolve_location(recipe.model)
-    config_of(model_source, num_labels=2, trust_remote_code=recipe.trust_remote_code)
+    config_of(model_source, trust_remote_code=recipe.trust_remote_code)
     data = prepare_data(recipe)
     config = config_of(
         model_source, num_labels=len(data.labels.names), trust_remote_code=recipe.trust_remote_code
@@ -196,10 +196,9 @@ def build_classifier(run: Run) -> PackedClassifier:
     recipe = run.recipe
     device = hardware.pick_device()
     precision = hardware.pick_precision(recipe.precision, device)
-    with quiet_transformers():
-        model = load_pretrained(
-            run.model_source, run.config, run.data.labels, trust_remote_code=recipe.trust_remote_code
-        )
+    model = load_pretrained(
+        run.model_source, run.config, run.data.labels, trust_remote_code=recipe.trust_remote_code
+    )
     reinitialise_head(model, recipe.seed)
     classifier = build_trainable(
         model,
@@ -251,9 +250,7 @@ def _warm_start(run: Run, classifier: PackedClassifier) -> None:
         return
     started = time.perf_counter()
     with run.console.status("fitting the linear probe"):
-        start_from_probe(
-            classifier, run.data.train, run.recipe.eval_batch_size, seed=run.recipe.seed
-        )
+        start_from_probe(classifier, run.data.train, run.recipe.eval_batch_size, seed=run.recipe.seed)
         run.record["timings"]["probe_s"] = time.perf_counter() - started
         baseline: dict[str, Any] = {"name": "linear probe", "test": None}
         baseline["validation"] = _evaluate(run, classifier, "validation").to_json()
@@ -279,7 +276,9 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
     """Put the newest valid checkpoint into ``state`` and ``selection``."""
     found = newest_valid_checkpoint(run.folder, run.console)
     if found is None:
-        raise CheckpointError(f"{run.folder}: no valid checkpoint to resume from; start again with --overwrite")
+        raise CheckpointError(
+            f"{run.folder}: no valid checkpoint to resume from; start again with --overwrite"
+        )
     step, checkpoint = found
     restore(state, checkpoint)
     selection.evaluations = [Evaluation(**each) for each in checkpoint.state["evaluations"]]
@@ -362,7 +361,12 @@ def _refit(run: Run, classifier: PackedClassifier) -> None:
     classifier.stream.reseed(recipe.seed, 1)
     live = sum(layer.rank for layer in classifier.layers().values())
     fixed = RankSchedule(
-        init_budget=live, target_budget=live, total_steps=total, warmup_steps=0, final_steps=0, allocate_every=1
+        init_budget=live,
+        target_budget=live,
+        total_steps=total,
+        warmup_steps=0,
+        final_steps=0,
+        allocate_every=1,
     )
     state = fresh_state(run, classifier)
     state = replace(state, allocator=RankAllocator(classifier.layers(), fixed))

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the best by the validation metric, and the last to resume from."""
+"""Which checkpoints stay: the best by the validation metric, and the last two to resume from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from leantune.training.checkpoint import list_checkpoints, remove_checkpoint
+
+
+KEEP_LAST = 2
+"""Newest checkpoints that always stay: if the last one is damaged, the one before still serves."""
 
 
 @dataclass(slots=True)
@@ -60,8 +64,9 @@ class Selection:
         ranking = self.ranking()
         return sum(e.step > ranking[0].step for e in ranking) if ranking else 0
 
-    def clean(self, run: Path, last_step: int) -> None:
-        """Remove the checkpoints of ``run`` that are neither among the best nor the last."""
-        for step in list_checkpoints(run):
-            if step < last_step and step not in self.kept_steps():
+    def clean(self, run: Path) -> None:
+        """Remove the checkpoints of ``run`` that are neither among the best nor the newest."""
+        steps = list(list_checkpoints(run))
+        for step in steps[:-KEEP_LAST]:
+            if step not in self.kept_steps():
                 remove_checkpoint(run, step)

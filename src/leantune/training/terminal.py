@@ -107,7 +107,7 @@ def _plan(recipe: Recipe, source: str) -> tuple[int, StepPlan | str, ParameterPl
             open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
         except LeantuneError as error:
             return num_labels, str(error), plan
-    config_of(source, num_labels=2)
+    config_of(source)
     data = prepare_data(recipe)
     plan = plan_run(recipe, config_of(source, num_labels=len(data.labels.names)), source)
     return len(data.labels.names), plan_steps(recipe, plan, len(data.train)), plan
@@ -115,7 +115,9 @@ def _plan(recipe: Recipe, source: str) -> tuple[int, StepPlan | str, ParameterPl
 
 def _ledger(plan: ParameterPlan, recipe: Recipe, num_labels: int) -> Table:
     """Layers that differ only in their number share a line; ``--json`` lists every module."""
-    table = Table(box=None, pad_edge=False, title=f"{recipe.model}, {num_labels} classes", title_justify="left")
+    table = Table(
+        box=None, pad_edge=False, title=f"{recipe.model}, {num_labels} classes", title_justify="left"
+    )
     table.add_column("modules", overflow="fold")
     for name in ("shape", "a rank", f"rank {plan.init_rank}", f"rank {plan.target_rank}"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -160,4 +162,3 @@ def _schedule_text(recipe: Recipe, plan: ParameterPlan, steps: StepPlan | str) -
         f"for {steps.lr_warmup_steps:,}; ranks fall from step {ranks.warmup_steps:,} to step {ranks.prune_step:,}, "
         f"every {ranks.allocate_every}, then {ranks.final_steps:,} steps with final ranks"
     )
-

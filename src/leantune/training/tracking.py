@@ -33,8 +33,12 @@ class History:
         os.fsync(self._file.fileno())
         return self._file.seek(0, os.SEEK_END)
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
 
@@ -77,7 +81,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print one line above the bar."""
-        self.console.print(line, highlight=False, markup=False)
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from leantune.data.pickles.names import KINDS
-from leantune.data.pickles.nodes import UNSET, Built, Group, Mapping, Name
+from leantune.data.pickles.nodes import UNSET, Built, Group, Mapping, Name, described
 from leantune.data.pickles.opcodes import Opcode, opcodes, refusal
+from leantune.data.pickles.simplify import simplified
 from leantune.data.wording import shown
 from leantune.errors import UnsafeFileError
 
@@ -191,20 +192,20 @@ class _Machine:
     def _append(self, items: list[object]) -> None:
         target = self._top()
         if type(target) is not list:
-            raise self._refusal(f"items for {_described(target)}, expected a list")
+            raise self._refusal(f"items for {described(target)}, expected a list")
         target.extend(items)
 
     def _add(self, items: list[object]) -> None:
         target = self._top()
         if not isinstance(target, Group):
-            raise self._refusal(f"items for {_described(target)}, expected a set")
+            raise self._refusal(f"items for {described(target)}, expected a set")
         target.items.extend(items)
 
     def _set_items(self, items: list[object]) -> None:
         pairs = self._pairs(items)
         target = self._top()
         if not isinstance(target, (Mapping, Built)):
-            raise self._refusal(f"keys for {_described(target)}, expected a dict")
+            raise self._refusal(f"keys for {described(target)}, expected a dict")
         target.pairs.extend(pairs)
 
     def _pairs(self, items: list[object]) -> list[tuple[object, object]]:
@@ -212,7 +213,7 @@ class _Machine:
             raise self._refusal(f"{len(items)} items, expected pairs of key and value")
         for key in items[::2]:
             if not isinstance(key, _KEYS):
-                raise self._refusal(f"{_described(key)} as a key")
+                raise self._refusal(f"{described(key)} as a key")
         return list(zip(items[::2], items[1::2], strict=True))
 
     # Names and objects
@@ -223,7 +224,7 @@ class _Machine:
 
     def _push_name(self, module: object, qualname: object) -> None:
         if type(module) is not str or type(qualname) is not str:
-            raise self._refusal(f"{_described(module)} and {_described(qualname)} as a name, expected texts")
+            raise self._refusal(f"{described(module)} and {described(qualname)} as a name, expected texts")
         kind = KINDS.get((module, qualname))
         if kind is None:
             raise self._refusal(f"the name {shown(f'{module}.{qualname}', 100)}, which no table needs")
@@ -231,24 +232,22 @@ class _Machine:
 
     def _build(self, function: object, args: object) -> None:
         if not isinstance(function, Name) or type(args) is not tuple:
-            raise self._refusal(f"{_described(function)} called with {_described(args)}")
-        self._stack.append(Built(function, args, self._opcode.start))
+            raise self._refusal(f"{described(function)} called with {described(args)}")
+        value = simplified(Built(function.kind, args, self._opcode.start))
+        if value is None:
+            raise self._refusal(f"{described(function)} called with arguments that no table needs")
+        self._stack.append(value)
 
     def _set_state(self) -> None:
         state = self._pop()
         target = self._top()
         if not isinstance(target, Built) or target.state is not UNSET:
-            raise self._refusal(f"a state for {_described(target)}")
+            raise self._refusal(f"a state for {described(target)}, which has none or has one already")
+        if isinstance(state, Mapping):
+            hidden = [key for key, _ in state.pairs if isinstance(key, str) and key.startswith("__")]
+            if hidden:
+                raise self._refusal(f"the attribute {shown(hidden[0])} for {described(target)}")
         target.state = state
 
     def _refusal(self, found: str) -> UnsafeFileError:
         return refusal(self._name, self._opcode, found)
-
-
-def _described(value: object) -> str:
-    if isinstance(value, Name):
-        return f"the name {value.kind}"
-    if isinstance(value, Built):
-        return f"a {value.kind} that has one already" if value.state is not UNSET else f"a {value.kind}"
-    words = {Mapping: "a dict", Group: "a set", list: "a list", tuple: "a tuple", str: "a text"}
-    return words.get(type(value), shown(value))

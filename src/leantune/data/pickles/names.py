@@ -52,9 +52,7 @@ KINDS: dict[tuple[str, str], str] = {
     **_names("pandas", "pandas.core.arrays.string_ pandas", "StringDtype"),
     **_names("pandas", "pandas.core.arrays.string_arrow pandas.arrays", "ArrowStringArray"),
     **_names("pandas", "pandas.core.arrays.arrow.array pandas.arrays", "ArrowExtensionArray"),
-    **_names(
-        "pandas", "pandas.core.arrays.arrow.dtype pandas.core.dtypes.dtypes pandas", "ArrowDtype"
-    ),
+    **_names("pandas", "pandas.core.arrays.arrow.dtype pandas.core.dtypes.dtypes pandas", "ArrowDtype"),
     **_names("pandas", "pandas.core.arrays.categorical pandas", "Categorical"),
     **_names("pandas", "pandas.core.arrays.integer pandas.arrays", "IntegerArray"),
     **_names("pandas", "pandas.core.arrays.floating pandas.arrays", "FloatingArray"),

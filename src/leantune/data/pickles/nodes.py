@@ -1,12 +1,14 @@
 """What a pickle says, as inert values.
 
 Numbers, texts, bytes, None, lists and tuples are themselves. Everything else is one of these nodes,
-which name things but never look them up.
+which hold names but never look them up.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from leantune.data.wording import shown, type_word
 
 
 class Unset:
@@ -15,14 +17,16 @@ class Unset:
 
 UNSET = Unset()
 
+Pairs = list[tuple[object, object]]
+
 
 @dataclass(slots=True, eq=False)
 class Name:
-    """A module and a name in it, from GLOBAL or STACK_GLOBAL.
+    """A module and a name in it.
 
     Args:
         kind: what the name stands for, whichever version wrote it: ``"pandas.DataFrame"``.
-        offset: the opcode's byte in the pickle.
+        offset: the byte of the opcode.
     """
 
     kind: str
@@ -31,14 +35,14 @@ class Name:
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """A dict: pairs in their order; a key may come twice."""
+    """A dict: its pairs in their order; a key may come twice."""
 
-    pairs: list[tuple[object, object]] = field(default_factory=list)
+    pairs: Pairs = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """A set or frozenset."""
+    """A set or a frozenset."""
 
     items: list[object] = field(default_factory=list)
 
@@ -48,20 +52,30 @@ class Built:
     """An object that unpickling would have made.
 
     Args:
-        name: what would have been called.
+        kind: what would have been called, as in ``Name.kind``.
         args: with which arguments.
         offset: the byte of the opcode that would have called it.
         state: what BUILD would have set, or UNSET.
         pairs: what SETITEM(S) would have added.
     """
 
-    name: Name
+    kind: str
     args: tuple[object, ...]
     offset: int
     state: object = UNSET
-    pairs: list[tuple[object, object]] = field(default_factory=list)
+    pairs: Pairs = field(default_factory=list)
 
-    @property
-    def kind(self) -> str:
-        """What the name stands for."""
-        return self.name.kind
+
+def described(node: object) -> str:
+    """A few words for an error message: ``"the name pandas.DataFrame"``, ``"a list"``, ``"'abc'"``."""
+    if isinstance(node, Name):
+        return f"the name {node.kind}"
+    if isinstance(node, Built):
+        return f"an object of {node.kind}"
+    if isinstance(node, Mapping):
+        return "a dict"
+    if isinstance(node, Group):
+        return "a set"
+    if isinstance(node, (list, bytes, bytearray)):
+        return type_word(node)
+    return f"a tuple of {len(node)}" if isinstance(node, tuple) else shown(node)

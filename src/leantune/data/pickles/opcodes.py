@@ -21,6 +21,8 @@ _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
 
+_BY_BYTE = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
+
 
 class Opcode(NamedTuple):
     """One opcode: its name in ``pickletools``, its argument, its first byte and the byte after it."""
@@ -93,7 +95,7 @@ def _parsed(data: bytes, name: str) -> Iterator[Opcode]:
 
 
 def _unreadable(data: bytes, name: str, start: int, end: int) -> LeantuneError:
-    known = pickletools.code2op.get(chr(data[start])) if start < len(data) else None
+    known = _BY_BYTE.get(data[start]) if start < len(data) else None
     if start < len(data) and known is None:
         return refusal_at(name, f"byte {start}", f"0x{data[start]:02x} is no opcode of a pickle")
     if known is not None:

@@ -1,0 +1,129 @@
+"""``datasets.Dataset`` and ``datasets.DatasetDict`` that were in memory when they were pickled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from leantune.data.pickles.columns import ArrowColumn, Column, ListColumn, PickleTable
+from leantune.data.pickles.nodes import Built, Mapping
+from leantune.data.pickles.shapes import match
+from leantune.data.pickles.shapes.arrow import table_columns
+from leantune.data.pickles.shapes.match import Mismatch
+
+_ON_DISK = "rows in the pickle; it holds only the path of an Arrow file: save the dataset with to_parquet"
+
+
+def is_dataset(node: object) -> bool:
+    """Whether a node says that it is a Dataset."""
+    return match.is_built(node, "datasets.Dataset")
+
+
+def is_dataset_dict(node: object) -> bool:
+    """Whether a node says that it is a DatasetDict."""
+    return match.is_built(node, "datasets.DatasetDict")
+
+
+def dataset_splits(node: object) -> dict[object, object]:
+    """The nodes of a DatasetDict's datasets by split."""
+    assert isinstance(node, Built)
+    if node.args != () or not all(type(split) is str for split, _ in node.pairs):
+        raise Mismatch(node, "datasets by split")
+    return dict(node.pairs)
+
+
+def dataset_table(node: object) -> PickleTable:
+    """The rows of a Dataset in its order, and its class names."""
+    state = match.state_of(node, "datasets.Dataset")
+    columns = _table(match.member(state, "_data"))
+    indices = match.member(state, "_indices")
+    if indices is not None:
+        columns = _taken(columns, _row_numbers(indices), node)
+    features = match.member(match.state_of(match.member(state, "_info"), "datasets.DatasetInfo"), "features")
+    return PickleTable(columns, _class_names(features))
+
+
+def _table(node: object) -> dict[str, Column]:
+    if match.is_built(node, "datasets.MemoryMappedTable"):
+        raise Mismatch(node, _ON_DISK)
+    if match.is_built(node, "datasets.ConcatenationTable"):
+        return _concatenated(match.member(match.state_of(node, "datasets.ConcatenationTable"), "blocks"))
+    return table_columns(match.member(match.state_of(node, "datasets.InMemoryTable"), "table"))
+
+
+def _concatenated(blocks: object) -> dict[str, Column]:
+    """Blocks: a list of rows, each a list of tables side by side."""
+    rows = []
+    for row in match.list_of(blocks):
+        side_by_side: dict[str, Column] = {}
+        for block in match.list_of(row):
+            side_by_side.update(_table(block))
+        if len(set(map(len, side_by_side.values()))) > 1:
+            raise Mismatch(row, "blocks of equal length")
+        rows.append(side_by_side)
+    if not rows or any(row.keys() != rows[0].keys() for row in rows):
+        raise Mismatch(blocks, "blocks with the same columns")
+    return {name: _joined([row[name] for row in rows], blocks) for name in rows[0]}
+
+
+def _joined(columns: list[Column], node: object) -> Column:
+    if len(columns) == 1:
+        return columns[0]
+    chunks = [column.values for column in columns if isinstance(column, ArrowColumn)]
+    if len(chunks) < len(columns):
+        return ListColumn([cell for column in columns for cell in column.cells(0, len(column))])
+    try:
+        return ArrowColumn(pa.chunked_array([chunk for values in chunks for chunk in values.chunks]))
+    except pa.ArrowException as error:
+        raise Mismatch(node, "blocks of the same types") from error
+
+
+def _row_numbers(node: object) -> list[int]:
+    columns = list(_table(node).values())
+    if len(columns) != 1:
+        raise Mismatch(node, "one column of row numbers")
+    numbers = columns[0].cells(0, len(columns[0]))
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise Mismatch(node, "row numbers")
+    return [int(str(number)) for number in numbers]
+
+
+def _taken(columns: dict[str, Column], rows: list[int], node: object) -> dict[str, Column]:
+    num_rows = min(map(len, columns.values()), default=0)
+    if rows and max(rows) >= num_rows:
+        raise Mismatch(node, f"row numbers below {num_rows}")
+    positions = np.array(rows, dtype=np.int64)
+    return {name: _taken_column(column, positions) for name, column in columns.items()}
+
+
+def _taken_column(column: Column, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Column:
+    if isinstance(column, ArrowColumn):
+        return ArrowColumn(column.values.take(pa.array(positions)))
+    cells = column.cells(0, len(column))
+    return ListColumn([cells[position] for position in positions])
+
+
+def _class_names(features: object) -> dict[str, tuple[str, ...]]:
+    """The names of every ``ClassLabel`` among the features of a dataset."""
+    if features is None:
+        return {}
+    found = _features(features)
+    return {
+        str(column): _names(feature)
+        for column, feature in found.pairs
+        if match.is_built(feature, "datasets.ClassLabel")
+    }
+
+
+def _features(node: object) -> Mapping:
+    (found,) = match.args_of(node, "datasets.Features", 1)
+    if not isinstance(found, Mapping):
+        raise Mismatch(node, "features by column")
+    return found
+
+
+def _names(feature: object) -> tuple[str, ...]:
+    names = match.list_of(match.member(match.state_of(feature, "datasets.ClassLabel"), "names"))
+    if not all(type(name) is str for name in names) or len(set(map(str, names))) < len(names):
+        raise Mismatch(feature, "different class names")
+    return tuple(map(str, names))

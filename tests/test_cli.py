@@ -1,0 +1,401 @@
+"""The commands as a user types them: what they print, write, and refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from leantune.cli import main
+from tiny import save_tiny_encoder, write_rows
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
+]
+
+SETTINGS = ["init_r=4", "target_r=1", "epochs=2", "batch_size=16", "learning_rate=1e-2", "max_length=32", "precision=fp32", "validation_size=48"]
+
+
+def fails(capsys, code: int, *arguments: str) -> str:
+    """The one line that a failing command prints."""
+    assert main(list(arguments)) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("leantune: error: ")
+    assert not any("Traceback" in line for line in lines)
+    return lines[-1].removeprefix("leantune: error: ")
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = (
+        "import sys, leantune.cli\n"
+        "try: leantune.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'numpy', 'pyarrow'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "leantune predict runs/mine" in done.stdout
+
+
+def test_train_with_flags_only_prints_where_everything_is(inputs, tmp_path, capsys):
+    output = tmp_path / "run"
+    arguments = ["train", "--data", str(inputs / "train.csv"), "--model", str(inputs / "encoder")]
+    assert main([*arguments, "--output", str(output), "--epochs", "2", "--init-rank", "3", "--target-rank", "1",
+                 "--test", str(inputs / "test.csv"), "--max-trainable-params", "5000"]) == 0  # fmt: skip
+    out = capsys.readouterr().out
+    for part in ("test, linear probe", "trainable parameters:", "report.html", "merged"):
+        assert part in out
+
+
+def test_train_with_a_recipe_file_and_overrides(inputs, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"data: {inputs / 'train.csv'}\nmodel: {inputs / 'encoder'}\nlearning_rate: 1e-3\n")
+    assert main(["train", str(recipe), *SETTINGS, f"output={tmp_path / 'run'}", "tinit=3", "deltaT=2"]) == 0
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["recipe"]["learning_rate"] == 0.01
+    assert record["schedule"]["warmup_steps"] == 3
+    assert record["schedule"]["allocate_every"] == 2
+
+
+def test_the_resolved_recipe_repeats_the_run(run, tmp_path):
+    assert main(["train", str(run / "recipe.yaml"), f"output={tmp_path / 'again'}"]) == 0
+    name = "merged/model.safetensors"
+    assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def roberta_shape(tmp_path_factory) -> Path:
+    from transformers import RobertaConfig
+
+    folder = tmp_path_factory.mktemp("roberta")
+    RobertaConfig(
+        vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
+    ).save_pretrained(str(folder))
+    return folder
+
+
+def test_plan_prints_the_counts_of_the_reference_run(roberta_shape, capsys):
+    arguments = ["plan", "agnews-roberta-as-published", f"model={roberta_shape}", "--offline"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for number in ("999,436", "593,668", "405,768", "888,772"):
+        assert number in out
+    assert main([*arguments, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)["parameters"]
+    assert (plan["initial"], plan["final"], plan["head"], plan["adapters"]) == (
+        999_436,
+        888_772,
+        593_668,
+        405_768,
+    )
+    assert len(plan["modules"]) == 24
+
+
+def test_plan_with_data_prints_the_schedule(inputs, capsys):
+    arguments = ["plan", f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", *SETTINGS]
+    assert main(arguments) == 0
+    assert "24 steps (12 an epoch)" in capsys.readouterr().out
+
+
+def test_plan_refuses_a_budget_below_the_head(roberta_shape, capsys):
+    line = fails(
+        capsys,
+        2,
+        "plan",
+        "agnews-roberta-as-published",
+        f"model={roberta_shape}",
+        "max_trainable_params=590000",
+    )
+    assert "max_trainable_params=590,000 is too small: the head has 593,668" in line
+    assert "the smallest limit that fits is 667,444" in line
+
+
+def test_evaluate_gives_the_accuracy_of_the_record(run, inputs, capsys):
+    assert main(["evaluate", str(run), "--data", str(inputs / "test.csv"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    record = json.loads((run / "record.json").read_text())
+    assert found["accuracy"] == record["metrics"]["test"]["accuracy"]
+    assert main(["evaluate", str(run), "--data", str(inputs / "test.csv")]) == 0
+    assert "precision" in capsys.readouterr().out
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    if path.suffix == ".parquet":
+        return [{k: str(v) for k, v in row.items()} for row in pq.read_table(path).to_pylist()]
+    if path.suffix == ".jsonl":
+        lines = path.read_text("utf-8").splitlines()
+        return [{k: str(v) for k, v in json.loads(line).items()} for line in lines]
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_predict_writes_every_row_in_order(run, inputs, tmp_path, suffix):
+    output = tmp_path / f"out.{suffix}"
+    assert main(["predict", str(run), "--input", str(inputs / "test.csv"), "--output", str(output),
+                 "--probabilities"]) == 0  # fmt: skip
+    rows = rows_of(output)
+    assert [row["id"] for row in rows] == [str(i) for i in range(60)]
+    for row in rows:
+        probabilities = {name: float(row[f"p_{name}"]) for name in "abc"}
+        assert row["label"] == max(probabilities, key=lambda name: probabilities[name])
+        assert float(row["score"]) == max(probabilities.values())
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+
+
+def test_predictions_do_not_depend_on_the_batch_or_the_order(run, inputs, tmp_path):
+    lines = (inputs / "test.csv").read_text("utf-8").splitlines()
+    (tmp_path / "reversed.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n", "utf-8")
+    outputs = []
+    for name, size in ((inputs / "test.csv", "64"), (tmp_path / "reversed.csv", "7")):
+        output = tmp_path / f"out{size}.csv"
+        assert (
+            main(["predict", str(run), "--input", str(name), "--output", str(output), "--batch-size", size])
+            == 0
+        )
+        outputs.append(rows_of(output))
+    for a, b in zip(outputs[0], reversed(outputs[1]), strict=True):
+        assert a["label"] == b["label"]
+        assert float(a["score"]) == pytest.approx(float(b["score"]), abs=1e-5)
+
+
+def test_predict_carries_an_id_column_over_and_reads_what_has_no_label(run, tmp_path):
+    (tmp_path / "new.csv").write_text("key,text\nx-1,word1 word2\nx-2,word9\n", "utf-8")
+    output = tmp_path / "out.csv"
+    assert main(["predict", str(run), "--input", str(tmp_path / "new.csv"), "--output", str(output),
+                 "--id-column", "key"]) == 0  # fmt: skip
+    assert [row["id"] for row in rows_of(output)] == ["x-1", "x-2"]
+
+
+def test_predict_from_stdin_to_stdout(run):
+    done = subprocess.run(
+        [sys.executable, "-m", "leantune.cli", "predict", str(run), "--input", "-", "--output", "-"],
+        input="text\nword1 word2\nword17\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [row["id"] for row in rows] == ["0", "1"]
+    assert "2 rows to standard output" in done.stderr
+
+
+def test_submission_writes_integer_labels_as_the_reference_run_did(inputs, tmp_path):
+    write_rows(tmp_path / "train.csv", 240, labels=("1", "2", "10"))
+    assert main(["train", f"data={tmp_path / 'train.csv'}", f"model={inputs / 'encoder'}", *SETTINGS,
+                 f"output={tmp_path / 'run'}"]) == 0  # fmt: skip
+    output = tmp_path / "submission.csv"
+    assert main(["predict", str(tmp_path / "run"), "--input", str(inputs / "test.csv"), "--output", str(output),
+                 "--submission"]) == 0  # fmt: skip
+    rows = rows_of(output)
+    assert list(rows[0]) == ["ID", "label"]
+    assert [row["ID"] for row in rows] == [str(i) for i in range(60)]
+    assert {row["label"] for row in rows} <= {"1", "2", "10"}
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["labels"]["names"] == ["1", "2", "10"]
+
+
+def test_a_pickled_test_set_is_read_without_running_it(run, tmp_path):
+    import pickle
+
+    (tmp_path / "test.pkl").write_bytes(pickle.dumps({"text": ["word1 word2", "word9"]}))
+    output = tmp_path / "out.csv"
+    assert main(["predict", str(run), "--input", str(tmp_path / "test.pkl"), "--output", str(output)]) == 0
+    assert len(rows_of(output)) == 2
+
+
+@pytest.mark.parametrize("form", ["adalora", "lora", "merged"])
+def test_export_gives_the_same_logits_in_every_format(run, inputs, tmp_path, form, capsys):
+    import warnings
+
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    target = tmp_path / form
+    assert main(["export", str(run), "--format", form, "--output", str(target)]) == 0
+    assert capsys.readouterr().out.strip() == str(target)
+
+    def load(folder: Path, is_merged: bool):
+        if is_merged:
+            return AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
+        base = AutoModelForSequenceClassification.from_pretrained(str(inputs / "encoder"), num_labels=3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return PeftModel.from_pretrained(base, str(folder)).eval()
+
+    encoded = AutoTokenizer.from_pretrained(str(target))(["word1 word2 word9 word30"], return_tensors="pt")
+    with torch.no_grad():
+        found = load(target, form == "merged")(**encoded).logits
+        expected = load(run / "merged", True)(**encoded).logits
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    assert fails(capsys, 2, "export", str(run), "--format", form, "--output", str(target)).endswith(
+        "exists already; choose another folder or remove it"
+    )
+
+
+BAD_RECIPES = [
+    (["train"], "data and model missing: give data=... model=..."),
+    (["train", "quickstrat"], "no recipe 'quickstrat': expected a YAML file or one of"),
+    (
+        ["train", "data=x.csv", "model=m", "learnin_rate=1"],
+        "unknown key 'learnin_rate' (did you mean learning_rate?)",
+    ),
+    (["train", "data=x.csv", "model=m", "epochs=two"], "epochs must be a whole number. Got 'two' instead"),
+    (["train", "data=x.csv", "model=m", "epochs=0", "head=huge"], "head must be one of full, linear"),
+    (
+        ["train", "data=x.csv", "model=m", "epochs=0", "alpha=-1"],
+        "epochs must be at least 1. Got 0 instead; alpha must",
+    ),
+    (
+        ["train", "data=x.csv", "model=m", "init_r=8", "target_r=8"],
+        "init_rank must be above target_rank=8. Got 8",
+    ),
+    (["train", "quickstart", "epochs"], "'epochs' is not key=value"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_RECIPES)
+def test_a_bad_recipe_is_one_line(capsys, arguments, message):
+    assert message in fails(capsys, 2, *arguments)
+
+
+def test_bad_input_is_one_line_with_its_code_and_leaves_nothing_behind(inputs, tmp_path, capsys):
+    encoder = inputs / "encoder"
+    files = {
+        "no_column.csv": b"txt,label\nword1,a\n",
+        "empty.csv": b"",
+        "header_only.csv": b"text,label\n",
+        "twice.csv": b"text,text,label\nword1,word2,a\n",
+        "bad_utf8.csv": b"text,label\nword\xff1,a\n",
+        "ragged.csv": b"text,label\nword1,a\nword2,b,extra\n",
+        "picture.csv": b"\x89PNG\r\n\x1a\n" + bytes(64),
+        "one_class.csv": b"text,label\nword1,a\nword2,a\n",
+    }
+    expected = {
+        "no_column.csv": "no_column.csv",
+        "empty.csv": "empty",
+        "header_only.csv": "rows",
+        "twice.csv": "text",
+        "bad_utf8.csv": ":2",
+        "ragged.csv": ":3",
+        "picture.csv": "picture.csv",
+        "one_class.csv": "1 class in the labels",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        line = fails(
+            capsys,
+            3,
+            "train",
+            f"data={tmp_path / name}",
+            f"model={encoder}",
+            *SETTINGS,
+            f"output={tmp_path / 'run'}",
+        )
+        assert expected[name] in line, line
+        assert name in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["model=./nowhere"], "model ./nowhere: no such folder"),
+        (["model=nobody/nothing", "--offline"], "no such folder here, and the hub"),
+        (["max_trainable_params=100"], "max_trainable_params=100 is too small: the head has 99"),
+        (["rank_warmup=0.5", "rank_final=0.5"], "the schedule has no pruning phase"),
+        (["max_length=9999"], "max_length=9999 is more than the 512 tokens"),
+        (["targets=qery"], "targets qery: no such linear layer in bert; there are dense, key, query, value"),
+        (["precision=fp16"], "precision=fp16 needs a GPU"),
+        (["batch_size=240", "epochs=1"], "expected at least 3 to warm up, prune and finish"),
+        (["validation_size=239"], "the held-out size"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(inputs, tmp_path, capsys, changes, message):
+    base = ["train", f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", *SETTINGS]
+    assert message in fails(capsys, 2, *base, f"output={tmp_path / 'run'}", *changes)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_unknown_label_is_named_with_its_row(run, tmp_path, capsys):
+    (tmp_path / "odd.csv").write_text("text,label\nword1,a\nword2,d\n", "utf-8")
+    line = fails(capsys, 3, "evaluate", str(run), "--data", str(tmp_path / "odd.csv"))
+    assert f"{tmp_path / 'odd.csv'}:3:label: " in line
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("out.txt", "unknown suffix '.txt'"), ("new.csv", "is also the input"), ("taken.csv", "exists already")],
+)
+def test_predict_refuses_an_output_that_would_lose_something(run, tmp_path, capsys, output, message):
+    (tmp_path / "new.csv").write_text("text\nword1\n", "utf-8")
+    (tmp_path / "taken.csv").write_text("precious", "utf-8")
+    line = fails(
+        capsys,
+        2,
+        "predict",
+        str(run),
+        "--input",
+        str(tmp_path / "new.csv"),
+        "--output",
+        str(tmp_path / output),
+    )
+    assert message in line
+    assert (tmp_path / "taken.csv").read_text("utf-8") == "precious"
+
+
+def test_a_failed_prediction_leaves_no_file(run, tmp_path, capsys):
+    rows = ["text", *["word1"] * 9000, '"unclosed']
+    (tmp_path / "late.csv").write_text("\n".join(rows), "utf-8")
+    fails(capsys, 3, "predict", str(run), "--input", str(tmp_path / "late.csv"),
+          "--output", str(tmp_path / "out.csv"))  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["late.csv"]
+
+
+def test_a_folder_that_is_no_run_and_one_that_is_not_finished(run, tmp_path, capsys):
+    assert "no run there" in fails(capsys, 2, "evaluate", str(tmp_path), "--data", "x.csv")
+    shutil.copytree(run, tmp_path / "copy")
+    record = json.loads((run / "record.json").read_text())
+    (tmp_path / "copy" / "record.json").write_text(json.dumps({**record, "status": "running"}))
+    assert "not finished" in fails(capsys, 5, "evaluate", str(tmp_path / "copy"), "--data", "x.csv")
+
+
+def test_a_damaged_adapter_is_not_exported(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "copy")
+    path = tmp_path / "copy" / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+    assert "damaged" in fails(capsys, 5, "export", str(tmp_path / "copy"), "--format", "lora")
+    assert not (tmp_path / "copy" / "export-lora").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_path, number, code):
+    output = tmp_path / "run"
+    slow = save_tiny_encoder(tmp_path / "encoder")  # the same weights as the session's encoder
+    arguments = json.loads((run / "record.json").read_text())["recipe"]
+    words = [
+        f"{key}={','.join(v) if isinstance(v, list) else v}" for key, v in arguments.items() if v is not None
+    ]
+    command = [sys.executable, "-m", "leantune.cli", "train", *words, f"model={slow}", f"output={output}"]
+    process = subprocess.Popen([*command, "save_every=1"], stderr=subprocess.PIPE, text=True)
+    while not list((output / "checkpoints").glob("step-*")) and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert f"go on with: leantune train --resume {output}" in err
+    assert main(["train", "--resume", str(output)]) == 0
+    name = "adapter/adapter_model.safetensors"
+    assert (run / name).read_bytes() == (output / name).read_bytes()

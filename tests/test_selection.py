@@ -1,0 +1,70 @@
+"""The best stay, whatever their age."""
+
+from __future__ import annotations
+
+import torch
+
+from leantune.training.checkpoint import (
+    MANIFEST,
+    TENSORS,
+    Checkpoint,
+    checkpoint_path,
+    find_problem,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from leantune.training.selection import Evaluation, Selection
+
+
+def evaluated(step: int, accuracy: float, log_loss: float = 1.0, is_eligible: bool = True) -> Evaluation:
+    return Evaluation(step, step / 10, {"accuracy": accuracy, "log_loss": log_loss}, is_eligible)
+
+
+def test_the_best_are_kept_not_the_newest(tmp_path):
+    selection = Selection("accuracy", keep_best=2)
+    for step, accuracy in ((1, 0.99), (2, 0.7), (3, 0.9), (4, 0.8), (5, 0.6), (6, 0.5)):
+        save_checkpoint(tmp_path, step, Checkpoint({"w": torch.ones(1)}, {}))
+        selection.evaluations.append(evaluated(step, accuracy, is_eligible=step > 1))
+        selection.clean(tmp_path)
+    assert [e.step for e in selection.ranking()[:2]] == [3, 4]
+    assert list(list_checkpoints(tmp_path)) == [3, 4, 5, 6]
+
+
+def test_a_tie_goes_to_the_lower_log_loss_then_to_the_earlier_step():
+    selection = Selection(
+        "accuracy", 1, [evaluated(1, 0.9, 0.5), evaluated(2, 0.9, 0.4), evaluated(3, 0.9, 0.4)]
+    )
+    assert [e.step for e in selection.ranking()] == [2, 3, 1]
+    assert selection.since_best() == 1
+
+
+def test_log_loss_is_better_when_lower():
+    selection = Selection("log_loss", 1, [evaluated(1, 0.9, 0.5), evaluated(2, 0.8, 0.4)])
+    assert selection.kept_steps() == {2}
+
+
+def test_checkpoints_are_ordered_by_number_not_by_text_or_time(tmp_path):
+    for step in (1_000_000, 900, 1000):
+        save_checkpoint(tmp_path, step, Checkpoint({"w": torch.ones(1)}, {}))
+    assert list(list_checkpoints(tmp_path)) == [900, 1000, 1_000_000]
+
+
+def test_a_checkpoint_is_valid_only_whole_and_unchanged(tmp_path):
+    tensors = {"w": torch.arange(6.0)}
+    folder = save_checkpoint(tmp_path, 7, Checkpoint(tensors, {"a": 1}))
+    assert folder == checkpoint_path(tmp_path, 7)
+    assert find_problem(folder) is None
+    assert torch.equal(load_checkpoint(folder).tensors["w"], tensors["w"])
+
+    whole = (folder / TENSORS).read_bytes()
+    (folder / TENSORS).write_bytes(whole[:-1])
+    assert find_problem(folder) == f"{TENSORS} has {len(whole) - 1} bytes, expected {len(whole)}"
+    (folder / TENSORS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "SHA-256" in find_problem(folder)
+    (folder / TENSORS).unlink()
+    assert find_problem(folder) == f"{TENSORS} is missing"
+    (folder / MANIFEST).write_text("{")
+    assert find_problem(folder) == f"{MANIFEST} is not readable"
+    (folder / MANIFEST).unlink()
+    assert find_problem(folder) == f"no {MANIFEST}"

@@ -1,0 +1,333 @@
+"""Whole runs on a tiny encoder: what a user gets, and that it is what was promised."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
+from leantune.training.checkpoint import list_checkpoints, load_checkpoint
+from leantune.training.run import run_training
+from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
+
+# raised by peft and transformers about themselves
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
+]
+
+
+def record_of(run: Path) -> dict:
+    return json.loads((run / "record.json").read_text("utf-8"))
+
+
+def history_of(run: Path, event: str) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text("utf-8").splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def test_the_run_folder_is_complete_and_holds_no_pickle(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "recipe.yaml",
+        "record.json",
+        "history.jsonl",
+        "checkpoints",
+        "adapter",
+        "merged",
+        "report.html",
+        "README.md",
+    }
+    suffixes = {path.suffix for path in run.rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".jsonl", ".yaml", ".safetensors", ".html", ".md", ".txt"}
+
+
+def test_training_learns_and_beats_the_majority(run):
+    record = record_of(run)
+    losses = [line["loss"] for line in history_of(run, "step")]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert record["metrics"]["test"]["accuracy"] > 0.6
+    assert record["baseline"]["test"]["accuracy"] > 0.4
+
+
+def test_ranks_end_at_the_target_and_the_record_says_where(run):
+    record = record_of(run)
+    ranks = record["ranks"]
+    assert sum(ranks.values()) == record["schedule"]["target_budget"] == 4
+    assert len(set(ranks.values())) > 1, "adaptive allocation that leaves all ranks equal is suspicious here"
+    (pruned,) = history_of(run, "pruned")
+    assert pruned["step"] == record["schedule"]["prune_step"]
+    assert {k: v for k, v in ranks.items() if v} == pruned["ranks"]
+    assert record["parameters"]["final"] == pruned["trainable"] < record["parameters"]["initial"]
+    budgets = [line["rank_budget"] for line in history_of(run, "step")]
+    assert budgets == sorted(budgets, reverse=True)
+    assert budgets[0] == 16
+    assert budgets[-1] == 4
+
+
+def test_the_live_count_equals_the_budget_after_every_allocation(run):
+    for line in history_of(run, "step"):
+        if "ranks" in line:
+            assert line["live_triplets"] == line["rank_budget"]
+            assert sum(line["ranks"].values()) <= line["rank_budget"]
+
+
+def test_orthogonality_is_logged_apart_and_not_in_evaluation(run, inputs):
+    from leantune.data.read import Columns, open_examples
+    from leantune.inference.load import load_run
+    from leantune.inference.measure import measure
+
+    assert history_of(run, "step")[0]["orthogonality"] > 1
+    source = open_examples(str(inputs / "test.csv"), Columns(), labels="required")
+    merged = measure(load_run(run), source, 64)
+    assert record_of(run)["metrics"]["test"]["log_loss"] == pytest.approx(merged.log_loss, abs=1e-4)
+
+
+def test_both_artefacts_were_reloaded_and_agree(run):
+    artefacts = record_of(run)["artefacts"]
+    assert artefacts["adapter"]["max_logit_difference"] < 1e-5
+    assert artefacts["merged"]["max_logit_difference"] < 1e-5
+
+
+def test_peft_loads_the_adapter_with_pruned_modules_and_the_pipeline_loads_the_merged_model(run, inputs):
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    record = record_of(run)
+    assert 0 in record["ranks"].values()
+    base = AutoModelForSequenceClassification.from_pretrained(str(inputs / "encoder"), num_labels=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = PeftModel.from_pretrained(base, str(run / "adapter")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(run / "adapter"))
+    texts = ["word1 word2 word9", "word17 word18", "word3 word3 word3 word3"]
+    encoded = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        by_peft = adapted(**encoded).logits.softmax(-1)
+    classify = pipeline("text-classification", model=str(run / "merged"), top_k=None)
+    for row, answer in zip(by_peft, classify(texts), strict=True):
+        by_label = {each["label"]: each["score"] for each in answer}
+        assert [by_label[name] for name in ("a", "b", "c")] == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_the_same_recipe_gives_the_same_bits(inputs, run, tmp_path):
+    again = run_training(recipe_for(inputs, tmp_path / "again"), console=quiet())
+    for name in ("adapter/adapter_model.safetensors", "merged/model.safetensors"):
+        assert (run / name).read_bytes() == (again / name).read_bytes()
+    assert record_of(run)["metrics"] == record_of(again)["metrics"]
+
+
+def test_another_seed_gives_another_model(inputs, run, tmp_path):
+    other = run_training(recipe_for(inputs, tmp_path / "other", seed=8), console=quiet())
+    name = "merged/model.safetensors"
+    assert (run / name).read_bytes() != (other / name).read_bytes()
+
+
+def test_only_the_best_checkpoints_and_the_last_two_stay(run):
+    record = record_of(run)
+    kept = {each["step"] for each in record["checkpoints"] if each["kept"]}
+    assert set(list_checkpoints(run)) == kept | {36, 48}
+    eligible = [each for each in record["checkpoints"] if each["ranks_final"]]
+    best = max(each["validation"]["accuracy"] for each in eligible)
+    chosen = next(each for each in record["checkpoints"] if each["step"] == record["selected"]["step"])
+    assert chosen["validation"]["accuracy"] == best
+
+
+def test_the_selected_checkpoint_is_what_was_published(run):
+    record = record_of(run)
+    path = list_checkpoints(run)[record["selected"]["step"]]
+    from safetensors.torch import load_file
+
+    adapter = load_file(run / "adapter" / "adapter_model.safetensors")
+    tensors = load_checkpoint(path).tensors
+    weights = {k: v for k, v in tensors.items() if k.startswith("model.") and "lora_E" in k}
+    assert weights
+    for name, tensor in weights.items():
+        assert torch.equal(adapter["base_model.model." + name.removeprefix("model.")], tensor)
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 3}, {"accumulate": 3, "class_weights": "balanced"}])
+def test_gradient_accumulation_takes_the_same_steps(inputs, tmp_path, changes):
+    """Without dropout a batch in three pieces is the same batch."""
+    folder = save_tiny_encoder(
+        tmp_path / "encoder", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    common = {"model": str(folder), "lora_dropout": 0.0, "epochs": 1, "warm_start": False}
+    one = {key: value for key, value in changes.items() if key != "accumulate"}
+    whole = run_training(recipe_for(inputs, tmp_path / "whole", **common, **one), console=quiet())
+    pieces = run_training(recipe_for(inputs, tmp_path / "pieces", **common, **changes), console=quiet())
+    for a, b in zip(history_of(whole, "step"), history_of(pieces, "step"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        assert a["orthogonality"] == pytest.approx(b["orthogonality"], rel=1e-3)
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "distilbert", "electra", "modernbert", "deberta-v2"])
+def test_every_architecture_trains_and_its_artefacts_agree(inputs, tmp_path, model_type):
+    folder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    recipe = recipe_for(inputs, tmp_path / "run", model=str(folder), epochs=2, test=None, refit=True)
+    record = record_of(run_training(recipe, console=quiet()))
+    assert record["model"]["attention"] == ("padded" if model_type == "deberta-v2" else "packed")
+    assert record["artefacts"]["merged"]["max_logit_difference"] < 1e-4
+    assert record["refit"]["rows"] == 240
+    assert sum(record["ranks"].values()) == record["schedule"]["target_budget"]
+
+
+def test_bf16_and_a_linear_head_work_together(inputs, tmp_path):
+    folder = save_tiny_encoder(tmp_path / "encoder", "roberta")
+    recipe = recipe_for(
+        inputs,
+        tmp_path / "run",
+        model=str(folder),
+        precision="bf16",
+        head="linear",
+        label_smoothing=0.1,
+        epochs=2,
+    )
+    record = record_of(run_training(recipe, console=quiet()))
+    assert record["parameters"]["head"] == 32 * 3 + 3
+    assert record["model"]["precision"] == "bf16"
+    assert record["artefacts"]["adapter"]["max_logit_difference"] < 1e-5
+
+
+def test_a_missing_pooler_is_trained_counted_and_saved(inputs, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = save_tiny_encoder(tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if "pooler" not in k},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    record = record_of(
+        run_training(recipe_for(inputs, tmp_path / "run", model=str(folder), epochs=2), console=quiet())
+    )
+    assert record["parameters"]["head"] == (32 * 3 + 3) + (32 * 32 + 32)
+    assert record["artefacts"]["adapter"]["max_logit_difference"] < 5e-5
+
+
+def test_text_pairs_train(inputs, tmp_path):
+    rows = (inputs / "train.csv").read_text("utf-8").splitlines()[1:]
+    path = tmp_path / "pairs.csv"
+    path.write_text(
+        "question,context,target\n" + "\n".join(f"word9,{row}" for row in rows) + "\n", encoding="utf-8"
+    )
+    folder = save_tiny_encoder(tmp_path / "encoder", type_vocab_size=2)
+    recipe = recipe_for(
+        inputs,
+        tmp_path / "run",
+        model=str(folder),
+        data=str(path),
+        test=None,
+        text_column="question",
+        text_pair_column="context",
+        epochs=2,
+    )
+    record = record_of(run_training(recipe, console=quiet()))
+    assert record["artefacts"]["merged"]["max_logit_difference"] < 1e-5
+
+
+def test_early_stop_ends_before_the_last_step(inputs, tmp_path):
+    recipe = recipe_for(
+        inputs, tmp_path / "run", epochs=8, rank_final=0.8, evaluate_every=4, early_stop=1, learning_rate=1e-6
+    )
+    run = run_training(recipe, console=quiet())
+    assert history_of(run, "evaluation")[-1]["step"] < record_of(run)["schedule"]["total_steps"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_rows(inputs, tmp_path):
+    recipe = recipe_for(inputs, tmp_path / "run", learning_rate=1e30, max_grad_norm=0, save_every=1)
+    with pytest.raises(
+        DivergedError, match=r"the loss of step \d+ is .*Rows of the batch: .*train.csv row \d+"
+    ):
+        run_training(recipe, console=quiet())
+    last = list_checkpoints(tmp_path / "run")
+    assert all(
+        torch.isfinite(t).all()
+        for t in load_checkpoint(last[min(last)]).tensors.values()
+        if t.is_floating_point()
+    )
+
+
+def test_an_existing_run_is_not_replaced_unasked(inputs, run):
+    with pytest.raises(UsageError, match="holds a run already"):
+        run_training(recipe_for(inputs, run), console=quiet())
+    assert (run / "record.json").exists()
+
+
+class InterruptAt:
+    """Ask for the end of a run after a given step, as a signal would."""
+
+    def __init__(self, monkeypatch, step: int) -> None:
+        from leantune.training import observer
+
+        original = observer.RunObserver.after_step
+
+        def after_step(self, state, result):
+            if state.step == step:
+                self.interrupt.signal_number = 15
+            return original(self, state, result)
+
+        monkeypatch.setattr(observer.RunObserver, "after_step", after_step)
+
+
+@pytest.mark.parametrize(
+    "step", [2, 15, 27, 30, 40], ids=["warm-up", "pruning", "before the cut", "at epoch end", "final"]
+)
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(inputs, run, tmp_path, monkeypatch, step):
+    recipe = recipe_for(inputs, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, step)
+        with pytest.raises(Interrupted) as caught:
+            run_training(recipe, console=quiet())
+    assert caught.value.exit_code == 143
+    run_training(recipe, console=quiet(), resume=True)
+    name = "adapter/adapter_model.safetensors"
+    assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+    def without_times(folder: Path) -> list[dict]:
+        return [
+            {k: v for k, v in line.items() if k != "tokens_per_s"}
+            for event in ("step", "evaluation", "pruned")
+            for line in history_of(folder, event)
+        ]
+
+    assert without_times(run) == without_times(tmp_path / "run")
+    mine, theirs = (load_checkpoint(max(list_checkpoints(f).items())[1]) for f in (run, tmp_path / "run"))
+    assert mine.tensors.keys() == theirs.tensors.keys()
+    assert all(torch.equal(mine.tensors[k], theirs.tensors[k]) for k in mine.tensors)
+
+
+def test_resume_refuses_other_data(inputs, tmp_path, monkeypatch):
+    write_rows(tmp_path / "train.csv", 240)
+    recipe = recipe_for(inputs, tmp_path / "run", data=str(tmp_path / "train.csv"))
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, 3)
+        with pytest.raises(Interrupted):
+            run_training(recipe, console=quiet())
+    write_rows(tmp_path / "train.csv", 240, seed=5)
+    with pytest.raises(CheckpointError, match="train sha256: was"):
+        run_training(recipe, console=quiet(), resume=True)
+
+
+def test_a_damaged_checkpoint_is_skipped_by_name(inputs, run, tmp_path, monkeypatch):
+    recipe = recipe_for(inputs, tmp_path / "run", save_every=4)
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, 9)
+        with pytest.raises(Interrupted):
+            run_training(recipe, console=quiet())
+    newest = tmp_path / "run" / "checkpoints" / "step-000009" / "state.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    console = quiet()
+    run_training(recipe, console=console, resume=True)
+    assert "skipped step-000009: state.safetensors has SHA-256" in console.file.getvalue()
+    name = "adapter/adapter_model.safetensors"
+    assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
