@@ -17,6 +17,7 @@ from leantune.adalora.prune import adapted_layers, prune
 from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.errors import DivergedError, UsageError
 from leantune.training.optimizer import adamw
+import itertools
 
 SHAPES = [(6, 4), (4, 9), (5, 5)]
 
@@ -67,9 +68,9 @@ class PaperAllocator:
                 importance = abs(w[at] * g[at])  # eq. 8
                 smoothed = self.beta1 * self.sensitivity[name][at] + (1 - self.beta1) * importance  # eq. 9
                 self.sensitivity[name][at] = smoothed
-                self.uncertainty[name][at] = self.beta2 * self.uncertainty[name][at] + (
-                    1 - self.beta2
-                ) * abs(importance - smoothed)  # eq. 10
+                self.uncertainty[name][at] = self.beta2 * self.uncertainty[name][at] + (1 - self.beta2) * abs(
+                    importance - smoothed
+                )  # eq. 10
 
     def importance(self) -> np.ndarray:
         scores = {n: self.sensitivity[n] * self.uncertainty[n] for n in self.sensitivity}  # eq. 11
@@ -130,9 +131,7 @@ def test_the_allocator_agrees_with_the_paper_at_every_step(rank, target, total, 
             assert sum(layer.rank for layer in adapted_layers(model).values()) == target
         optimizer.zero_grad()
     assert allocator.is_final
-    check_ranks_moved(
-        {n: layer.rank for n, layer in adapted_layers(model).items()}, schedule, step=total
-    )
+    check_ranks_moved({n: layer.rank for n, layer in adapted_layers(model).items()}, schedule, step=total)
 
 
 @given(
@@ -163,7 +162,7 @@ def test_the_rank_budget_never_rises_and_reaches_its_target_exactly(init, target
         allocate_every=1,
     )
     budgets = [schedule.rank_budget_at(step) for step in range(1, total + 1)]
-    assert all(a >= b for a, b in zip(budgets, budgets[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(budgets))
     assert all(target <= b <= init for b in budgets)
     assert all(b == init for b in budgets[: max(0, warmup - 1)]) or not schedule.prunes
     assert all(b == target for b in budgets[max(0, schedule.prune_step - 1) :])
@@ -171,7 +170,12 @@ def test_the_rank_budget_never_rises_and_reaches_its_target_exactly(init, target
 
 def test_the_budget_is_the_cubic_of_equation_12():
     schedule = RankSchedule(
-        init_budget=1000, target_budget=100, total_steps=100, warmup_steps=10, final_steps=30, allocate_every=1
+        init_budget=1000,
+        target_budget=100,
+        total_steps=100,
+        warmup_steps=10,
+        final_steps=30,
+        allocate_every=1,
     )
     for step in range(10, 70):
         progress = (step - 10) / (100 - 30 - 10)
@@ -271,9 +275,7 @@ def test_pruning_masked_triplets_changes_no_output_and_frees_their_parameters():
 
 def test_pruning_cuts_the_optimiser_moments_the_same_way():
     model, _, optimizer = trained_toy()
-    before = {
-        name: copy.deepcopy(optimizer.state[layer.lora_B]["exp_avg"]) for name, layer in model.items()
-    }
+    before = {name: copy.deepcopy(optimizer.state[layer.lora_B]["exp_avg"]) for name, layer in model.items()}
     masks = {
         "layer0": torch.tensor([True, False, True, False]),
         "layer1": torch.zeros(4, dtype=torch.bool),
@@ -312,7 +314,9 @@ def test_the_layer_adds_scaled_b_of_a_times_e():
     x = torch.randn(2, 4, 7)
     expected = base(x) + (16 / 3) * ((x @ layer.lora_A.T) * layer.lora_E.flatten()) @ layer.lora_B.T
     torch.testing.assert_close(layer(x), expected)
-    torch.testing.assert_close(nn.functional.linear(x, base.weight + layer.delta_weight(), base.bias), expected)
+    torch.testing.assert_close(
+        nn.functional.linear(x, base.weight + layer.delta_weight(), base.bias), expected
+    )
 
 
 def test_the_orthogonal_penalty_is_the_mean_of_frobenius_norms_over_layers_and_sides():

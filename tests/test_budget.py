@@ -30,7 +30,12 @@ def roberta_base_skeleton():
 
 def test_the_reference_run_has_999436_trainable_parameters():
     plan = plan_model(
-        roberta_base_skeleton(), targets="query,value", head="full", limit=999_999, init_rank=11, target_rank=8
+        roberta_base_skeleton(),
+        targets="query,value",
+        head="full",
+        limit=999_999,
+        init_rank=11,
+        target_rank=8,
     )
     assert (plan.initial, plan.head, plan.adapters, plan.final) == (999_436, 593_668, 405_768, 888_772)
     assert plan.base == 124_648_708
@@ -40,7 +45,12 @@ def test_the_reference_run_has_999436_trainable_parameters():
 
 def test_the_limit_alone_gives_the_largest_rank_that_fits():
     plan = plan_model(
-        roberta_base_skeleton(), targets="attention", head="full", limit=999_999, init_rank=None, target_rank=None
+        roberta_base_skeleton(),
+        targets="attention",
+        head="full",
+        limit=999_999,
+        init_rank=None,
+        target_rank=None,
     )
     assert plan.init_rank == 11
     assert plan.initial <= 999_999 < plan.initial + plan.per_rank
@@ -66,8 +76,14 @@ def test_a_plan_never_exceeds_its_limit_or_names_one_that_fits(limit, head, modu
     ("arguments", "message"),
     [
         ({"limit": 600_000}, "the smallest limit that fits is 667,444; or use head=linear (3,076)"),
-        ({"limit": 999_999, "init_rank": 12, "target_rank": 8}, "the nearest that fits is init_rank=11 (999,436)"),
-        ({"init_rank": 8, "target_rank": 8}, "Got init_rank=8 target_rank=8 instead; for example init_rank=12"),
+        (
+            {"limit": 999_999, "init_rank": 12, "target_rank": 8},
+            "the nearest that fits is init_rank=11 (999,436)",
+        ),
+        (
+            {"init_rank": 8, "target_rank": 8},
+            "Got init_rank=8 target_rank=8 instead; for example init_rank=12",
+        ),
         ({"init_rank": 1}, "Got init_rank=1 target_rank=1 instead"),
     ],
 )
@@ -85,17 +101,29 @@ def test_a_rank_alone_decides_the_other():
 
 @pytest.mark.parametrize(
     ("model_type", "targets", "modules"),
-    [("bert", "attention", 4), ("bert", "all-linear", 12), ("distilbert", "q_lin", 2), ("modernbert", "attention", 2)],
+    [
+        ("bert", "attention", 4),
+        ("bert", "all-linear", 12),
+        ("distilbert", "q_lin", 2),
+        ("modernbert", "attention", 2),
+    ],
 )
 def test_targets_by_name(model_type, targets, modules):
     plan = plan_model(
-        skeleton(tiny_config(model_type)), targets=targets, head="full", limit=None, init_rank=3, target_rank=2
+        skeleton(tiny_config(model_type)),
+        targets=targets,
+        head="full",
+        limit=None,
+        init_rank=3,
+        target_rank=2,
     )
     assert len(plan.targets) == modules
 
 
 def test_a_target_that_matches_nothing_is_named_even_beside_one_that_does():
-    with pytest.raises(UsageError, match=r"targets qery: no such linear layer in bert; there are dense, key, query"):
+    with pytest.raises(
+        UsageError, match=r"targets qery: no such linear layer in bert; there are dense, key, query"
+    ):
         plan_model(
             skeleton(tiny_config("bert")),
             targets="qery,value",

@@ -25,7 +25,25 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
 ]
 
-SETTINGS = ["init_r=4", "target_r=1", "epochs=2", "batch_size=16", "learning_rate=1e-2", "max_length=32", "precision=fp32", "validation_size=48"]
+SETTINGS = [
+    "init_r=4",
+    "target_r=1",
+    "epochs=2",
+    "batch_size=16",
+    "learning_rate=1e-2",
+    "max_length=32",
+    "precision=fp32",
+    "validation_size=48",
+]
+    "init_r=4",
+    "target_r=1",
+    "epochs=2",
+    "batch_size=16",
+    "learning_rate=1e-2",
+    "max_length=32",
+    "precision=fp32",
+    "validation_size=48",
+]
 
 
 def fails(capsys, code: int, *arguments: str) -> str:
@@ -54,6 +72,7 @@ def test_train_with_flags_only_prints_where_everything_is(inputs, tmp_path, caps
     assert main([*arguments, "--output", str(output), "--epochs", "2", "--init-rank", "3", "--target-rank", "1",
                  "--test", str(inputs / "test.csv"), "--max-trainable-params", "5000"]) == 0  # fmt: skip
     out = capsys.readouterr().out
+    assert {"report.html", "README.md"} <= {path.name for path in output.iterdir()}
     for part in ("test, linear probe", "trainable parameters:", "report.html", "merged"):
         assert part in out
 

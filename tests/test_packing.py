@@ -21,6 +21,7 @@ from leantune.packing.attention import (
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import ByteDropout, DropoutStream, drop_threshold
 from tiny import random_tokens, tiny_model
+import itertools
 
 PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert"]
 PADDED = ["deberta-v2", "mpnet", "albert"]
@@ -130,7 +131,7 @@ def test_groups_cover_every_token_once_in_order(lengths):
     groups = group_by_length(tuple(lengths))
     assert groups[0].first_token == 0
     assert groups[-1].end_token == sum(lengths)
-    assert all(a.end_token == b.first_token for a, b in zip(groups, groups[1:], strict=False))
+    assert all(a.end_token == b.first_token for a, b in itertools.pairwise(groups))
     assert [n for group in groups for n in group.lengths] == lengths
 
 

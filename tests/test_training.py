@@ -41,8 +41,6 @@ def test_the_run_folder_is_complete_and_holds_no_pickle(run):
         "checkpoints",
         "adapter",
         "merged",
-        "report.html",
-        "README.md",
     }
     suffixes = {path.suffix for path in run.rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".jsonl", ".yaml", ".safetensors", ".html", ".md", ".txt"}

@@ -192,8 +192,9 @@ def _console() -> Any:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from leantune.report import write_model_card, write_report
+    from leantune.terminal import print_result
     from leantune.training.run import run_training
-    from leantune.training.terminal import print_result
 
     if options.resume:
         if options.recipe or options.overrides:
@@ -207,11 +208,13 @@ def _train(options: argparse.Namespace) -> None:
     folder = run_training(
         recipe, console=_console(), overwrite=options.overwrite, resume=options.resume is not None
     )
+    write_model_card(folder)
+    write_report(folder)
     print_result(folder)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from leantune.training.terminal import print_plan
+    from leantune.terminal import print_plan
 
     print_plan(_recipe_from(options), as_json=options.json)
 
@@ -230,11 +233,11 @@ def _columns(options: argparse.Namespace, recipe: Recipe) -> Any:
 def _evaluate(options: argparse.Namespace) -> None:
     import json
 
+    from leantune.data.assets import resolve_location
     from leantune.data.read import open_examples
     from leantune.inference.load import load_run
     from leantune.inference.measure import measure
-    from leantune.training.prepare import resolve_location
-    from leantune.training.terminal import print_metrics
+    from leantune.terminal import print_metrics
 
     trained = load_run(Path(options.run_folder), precision=options.precision)
     columns = _columns(options, trained.recipe)
@@ -247,11 +250,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    from leantune.data.assets import resolve_location
     from leantune.data.read import open_examples
     from leantune.inference.load import load_run
     from leantune.inference.predict import predict_to
     from leantune.inference.write import Layout, check_output, open_writer
-    from leantune.training.prepare import resolve_location
 
     location = resolve_location(options.input)
     suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)

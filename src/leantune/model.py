@@ -160,7 +160,8 @@ def explain_hub_failure(error: Exception, source: str) -> str:
     if Path(source).expanduser().exists():
         return f"cannot be read: {first_line(error)}"
     hub = "is switched off by HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "does not give it"
-    return f"no such folder here, and the hub {hub}; give a folder, or put it into the cache {constants.HF_HUB_CACHE} first"
+    cache = constants.HF_HUB_CACHE
+    return f"no such folder here, and the hub {hub}; give a folder, or put it into the cache {cache} first"
 
 
 def first_line(error: BaseException) -> str:

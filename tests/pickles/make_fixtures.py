@@ -39,18 +39,25 @@ def plain() -> Iterator[Case]:
     yield "dict-of-lists", dict(rows), rows
     yield "dict-of-tuples", {name: tuple(cells) for name, cells in rows.items()}, rows
     yield "ordered-dict", collections.OrderedDict(rows), rows
-    yield "list-of-dicts", [{"text": t, "label": y} for t, y in zip(TEXTS, LABELS)], rows
+    yield "list-of-dicts", [{"text": t, "label": y} for t, y in zip(TEXTS, LABELS, strict=True)], rows
     yield "list-of-texts", list(TEXTS), {"text": TEXTS}
     yield "floats-and-none", {"text": TEXTS, "label": [1.0, None, True, 2]}, {"label": [1.0, None, True, 2]}
     beside = {
-        "dates": [datetime.date(2020, 1, 1), datetime.datetime(2020, 1, 1), datetime.time(1), datetime.timedelta(1)],
+        "dates": [
+            datetime.date(2020, 1, 1),
+            datetime.datetime(2020, 1, 1),
+            datetime.time(1),
+            datetime.timedelta(1),
+        ],
         "others": [decimal.Decimal("1.5"), uuid.UUID(int=7), {1, 2}, [1, {"a": (2,)}]],
         "bytes": [b"", b"\x00\xff", bytearray(b"x"), None],
     }
     yield "other-cells-beside", {**rows, **beside}, rows
-    yield "many-rows", {"text": [f"text {number}" for number in range(3000)]}, {
-        "text": [f"text {number}" for number in range(3000)]
-    }
+    yield (
+        "many-rows",
+        {"text": [f"text {number}" for number in range(3000)]},
+        {"text": [f"text {number}" for number in range(3000)]},
+    )
 
 
 def arrays() -> Iterator[Case]:
@@ -59,21 +66,37 @@ def arrays() -> Iterator[Case]:
     yield "array-of-empty-texts", np.array(["", ""]), {"text": ["", ""]}
     columns = {"text": np.array(TEXTS, dtype=object)}
     for dtype in ("i1", ">i4", "<i8", "u2", ">u8"):
-        yield f"dict-of-arrays-{dtype}", {**columns, "label": np.array(LABELS, dtype)}, {"text": TEXTS, "label": LABELS}
+        yield (
+            f"dict-of-arrays-{dtype}",
+            {**columns, "label": np.array(LABELS, dtype)},
+            {"text": TEXTS, "label": LABELS},
+        )
     for dtype in ("f2", ">f4", "f8"):
         floats = [float(label) for label in LABELS]
         yield f"dict-of-arrays-{dtype}", {**columns, "label": np.array(LABELS, dtype)}, {"label": floats}
-    yield "dict-of-arrays-bool", {**columns, "label": np.array(LABELS, bool)}, {"label": [False, True, True, False]}
-    yield "array-slice", {"text": np.array([TEXTS, TEXTS])[:, 1], "label": np.arange(6)[::3]}, {
-        "text": [TEXTS[1]] * 2,
-        "label": [0, 3],
-    }
+    yield (
+        "dict-of-arrays-bool",
+        {**columns, "label": np.array(LABELS, bool)},
+        {"label": [False, True, True, False]},
+    )
+    yield (
+        "array-slice",
+        {"text": np.array([TEXTS, TEXTS])[:, 1], "label": np.arange(6)[::3]},
+        {
+            "text": [TEXTS[1]] * 2,
+            "label": [0, 3],
+        },
+    )
     scalars = {"text": [np.str_(text) for text in TEXTS], "label": [np.int64(label) for label in LABELS]}
     yield "list-of-scalars", scalars, {"text": TEXTS, "label": LABELS}
     yield "list-of-float-scalars", {"label": [np.float32(0.5), np.bool_(True)]}, {"label": [0.5, True]}
     if hasattr(np, "dtypes") and hasattr(np.dtypes, "StringDType"):
         yield "array-of-string-dtype", np.array(TEXTS, dtype=np.dtypes.StringDType()), {"text": TEXTS}
-    yield "dict-of-dates-beside", {"text": TEXTS, "when": np.array(["2020"] * 4, dtype="M8[s]")}, {"text": TEXTS}
+    yield (
+        "dict-of-dates-beside",
+        {"text": TEXTS, "when": np.array(["2020"] * 4, dtype="M8[s]")},
+        {"text": TEXTS},
+    )
 
 
 def frames() -> Iterator[Case]:
@@ -81,34 +104,52 @@ def frames() -> Iterator[Case]:
     frame = pd.DataFrame(rows)
     yield "frame", frame, rows
     yield "frame-empty", frame.iloc[:0], {"text": [], "label": []}
-    yield "frame-with-score", frame.assign(score=0.5, flag=True), {**rows, "score": [0.5] * 4, "flag": [True] * 4}
+    yield (
+        "frame-with-score",
+        frame.assign(score=0.5, flag=True),
+        {**rows, "score": [0.5] * 4, "flag": [True] * 4},
+    )
     yield "frame-of-objects", frame.astype(object), rows
     yield "frame-filtered", frame[frame.label == 1], {"text": TEXTS[1:3], "label": [1, 1]}
     yield "frame-every-other", frame.iloc[::2], {"text": TEXTS[::2], "label": LABELS[::2]}
-    yield "frame-transposed", pd.DataFrame([TEXTS, TEXTS], index=["text", "label"]).T, {"text": TEXTS, "label": TEXTS}
+    yield (
+        "frame-transposed",
+        pd.DataFrame([TEXTS, TEXTS], index=["text", "label"]).T,
+        {"text": TEXTS, "label": TEXTS},
+    )
     mixed = frame.assign(a=1.5, b="x", c=7)[["c", "text", "b", "a", "label"]]
     yield "frame-mixed-blocks", mixed, {"text": TEXTS, "c": [7] * 4, "b": ["x"] * 4, "a": [1.5] * 4}
     inserted = frame.copy()
     inserted.insert(1, "middle", [1.5, 2.0, 3.0, 4.0])
     inserted["last"] = TEXTS
     yield "frame-inserted", inserted, {**rows, "middle": [1.5, 2.0, 3.0, 4.0], "last": TEXTS}
-    yield "frame-nullable", nullable(), {
-        "text": ["a", None, "c", "d"],
-        "label": [1, None, 3, 4],
-        "flag": [True, None, False, True],
-        "score": [0.5, None, 1.5, 2.5],
-    }
+    yield (
+        "frame-nullable",
+        nullable(),
+        {
+            "text": ["a", None, "c", "d"],
+            "label": [1, None, 3, 4],
+            "flag": [True, None, False, True],
+            "score": [0.5, None, 1.5, 2.5],
+        },
+    )
     categories = pd.DataFrame({"text": pd.Categorical(TEXTS), "label": pd.Categorical([7, 8, None, 7])})
     yield "frame-categorical", categories, {"text": TEXTS, "label": [7, 8, None, 7]}
     numbered = pd.DataFrame([["a", 1], ["b", 2]])
     yield "frame-numbered-columns", numbered, {"0": ["a", "b"], "1": [1, 2]}
-    yield "frame-categorical-columns", numbered.set_axis(pd.CategoricalIndex(["text", "label"]), axis=1), {
-        "text": ["a", "b"],
-        "label": [1, 2],
-    }
+    yield (
+        "frame-categorical-columns",
+        numbered.set_axis(pd.CategoricalIndex(["text", "label"]), axis=1),
+        {
+            "text": ["a", "b"],
+            "label": [1, 2],
+        },
+    )
     for name, index in row_indexes().items():
         yield f"frame-index-{name}", frame.set_axis(index, axis=0), rows
-    stamped = frame.assign(when=pd.Timestamp("2020"), utc=pd.Timestamp("2020", tz="UTC"), lasts=pd.Timedelta(1, "s"))
+    stamped = frame.assign(
+        when=pd.Timestamp("2020"), utc=pd.Timestamp("2020", tz="UTC"), lasts=pd.Timedelta(1, "s")
+    )
     yield "frame-dates-beside", stamped, rows
     objects = frame.assign(when=pd.Series([pd.Timestamp("2020"), pd.NaT, None, 1], dtype=object))
     yield "frame-date-objects-beside", objects, rows
@@ -116,7 +157,11 @@ def frames() -> Iterator[Case]:
     with_attributes.attrs["note"] = "x"
     yield "frame-attributes", with_attributes, rows
     for name, dtypes in arrow_dtypes().items():
-        yield f"frame-{name}", pd.DataFrame({key: pd.array(rows[key], dtype=dtypes[key]) for key in rows}), rows
+        yield (
+            f"frame-{name}",
+            pd.DataFrame({key: pd.array(rows[key], dtype=dtypes[key]) for key in rows}),
+            rows,
+        )
 
 
 def nullable() -> pd.DataFrame:
@@ -164,16 +209,22 @@ def hub_datasets() -> Iterator[Case]:
         return
     datasets.disable_progress_bar()
     rows: dict[str, list[Any]] = {"text": TEXTS, "label": LABELS}
-    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["neg", "pos"]))
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=["neg", "pos"])
+    )
     dataset = datasets.Dataset.from_dict(rows, features=features)
     yield "dataset", dataset, rows
     yield "dataset-selected", dataset.select([3, 1]), {"text": [TEXTS[3], TEXTS[1]], "label": [0, 1]}
     yield "dataset-none-selected", dataset.select([]), {"text": [], "label": []}
     yield "dataset-formatted", dataset.with_format("numpy", columns=["label"]), rows
-    yield "dataset-concatenated", datasets.concatenate_datasets([dataset, dataset.select([0])]), {
-        "text": [*TEXTS, TEXTS[0]],
-        "label": [*LABELS, LABELS[0]],
-    }
+    yield (
+        "dataset-concatenated",
+        datasets.concatenate_datasets([dataset, dataset.select([0])]),
+        {
+            "text": [*TEXTS, TEXTS[0]],
+            "label": [*LABELS, LABELS[0]],
+        },
+    )
     side = datasets.concatenate_datasets([dataset, datasets.Dataset.from_dict({"n": [1, 2, 3, 4]})], axis=1)
     yield "dataset-side-by-side", side, {**rows, "n": [1, 2, 3, 4]}
     yield "dataset-renamed", dataset.rename_column("text", "sentence"), {"sentence": TEXTS, "label": LABELS}
@@ -181,7 +232,9 @@ def hub_datasets() -> Iterator[Case]:
     yield "dataset-of-rows", datasets.Dataset.from_list([{"text": text} for text in TEXTS]), {"text": TEXTS}
     nulls = {"text": ["a", None, "c"], "nothing": [None, None, None]}
     yield "dataset-nulls", datasets.Dataset.from_dict(nulls), nulls
-    beside = datasets.Dataset.from_dict({"text": TEXTS, "tokens": [["a"], [], ["b", "c"], []], "point": [{"x": 1}] * 4})
+    beside = datasets.Dataset.from_dict(
+        {"text": TEXTS, "tokens": [["a"], [], ["b", "c"], []], "point": [{"x": 1}] * 4}
+    )
     yield "dataset-lists-beside", beside, {"text": TEXTS}
     yield "dataset-lists-beside-selected", beside.select([2]), {"text": [TEXTS[2]]}
     sliced = pa.table({"text": TEXTS, "label": pa.array(LABELS, pa.uint8())}).slice(1, 2)

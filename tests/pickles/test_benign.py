@@ -45,7 +45,9 @@ def exact(cells: dict[str, list[object]]) -> dict[str, list[tuple[str, object]]]
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize(("value", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_installed_libraries(tmp_path: Path, value: Any, expected: dict[str, list[Any]], protocol: int) -> None:
+def test_installed_libraries(
+    tmp_path: Path, value: Any, expected: dict[str, list[Any]], protocol: int
+) -> None:
     path = tmp_path / "rows.pkl"
     path.write_bytes(pickle.dumps(value, protocol))
     assert exact(columns(path, list(expected))) == exact(expected)
@@ -63,7 +65,9 @@ def test_other_versions(tmp_path: Path, fixture: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".csv", ".json", ".bin", ".pkl.gz"])
-@pytest.mark.parametrize("pack", [lambda b: b, gzip.compress, bz2.compress, lzma.compress], ids=["", "gz", "bz2", "xz"])
+@pytest.mark.parametrize(
+    "pack", [lambda b: b, gzip.compress, bz2.compress, lzma.compress], ids=["", "gz", "bz2", "xz"]
+)
 @pytest.mark.parametrize("protocol", range(6))
 def test_pickles_are_found_by_their_content(tmp_path: Path, protocol: int, pack: Any, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
@@ -72,7 +76,9 @@ def test_pickles_are_found_by_their_content(tmp_path: Path, protocol: int, pack:
     assert (batch.texts, batch.labels) == (["x " * 3000, *TEXTS], ["1", *map(str, LABELS)])
 
 
-@pytest.mark.parametrize("text", ["comment,label\nfine.,1\n.", "c\nb\na\n.", "(text)\nfine.", "}\n.", "cos\nsystem\n"])
+@pytest.mark.parametrize(
+    "text", ["comment,label\nfine.,1\n.", "c\nb\na\n.", "(text)\nfine.", "}\n.", "cos\nsystem\n"]
+)
 def test_text_is_not_taken_for_a_pickle(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(text)
@@ -81,7 +87,9 @@ def test_text_is_not_taken_for_a_pickle(tmp_path: Path, text: str) -> None:
 
 
 def test_class_names_come_from_the_dataset(tmp_path: Path) -> None:
-    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["pos", "neg"]))
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=["pos", "neg"])
+    )
     dataset = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
     path = tmp_path / "rows.pkl"
     path.write_bytes(pickle.dumps(datasets.DatasetDict(train=dataset, test=dataset.select([0]))))
@@ -99,7 +107,9 @@ cell_strategy = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.lists(cell_strategy, max_size=5), min_size=1),
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])), st.lists(cell_strategy, max_size=5), min_size=1
+    ),
     st.integers(0, 5),
 )
 def test_round_trip(

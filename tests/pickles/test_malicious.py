@@ -79,7 +79,11 @@ def read(path: Path) -> None:
 def _everything_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What the reader itself imports late, it imports before the canary watches."""
     path = tmp_path_factory.mktemp("warm") / "rows.pkl"
-    for value in ({"text": ["a"]}, pd.DataFrame({"text": ["a"]}), datasets.Dataset.from_dict({"text": ["a"]})):
+    for value in (
+        {"text": ["a"]},
+        pd.DataFrame({"text": ["a"]}),
+        datasets.Dataset.from_dict({"text": ["a"]}),
+    ):
         for pack in (lambda b: b, gzip.compress, bz2.compress, lzma.compress):
             for protocol in range(6):
                 path.write_bytes(pack(pickle.dumps(value, protocol)))
@@ -138,7 +142,9 @@ P33 pyarrow.lib.ExtensionType pyarrow.lib.PyExtensionType pyarrow.lib.foreign_bu
 P44 leantune.errors.UsageError pandas.core.frame.DataFrameX pandas.core.frame.dataframe xpandas.DataFrame
 """
 NAMES = [
-    (line.split()[0], *name.rpartition(".")[::2]) for line in FOREIGN.strip().splitlines() for name in line.split()[1:]
+    (line.split()[0], *name.rpartition(".")[::2])
+    for line in FOREIGN.strip().splitlines()
+    for name in line.split()[1:]
 ]
 
 
@@ -166,15 +172,25 @@ FRAME = Ref("pandas.core.frame", "DataFrame")
 NAME_PARTS = assembled("os") + assembled("system")
 
 OPCODES: dict[str, bytes] = {
-    "P06-reconstructor-of-a-foreign-class": pickled(Call(Ref("copyreg", "_reconstructor"), (Ref("os", "x"), 1, None))),
+    "P06-reconstructor-of-a-foreign-class": pickled(
+        Call(Ref("copyreg", "_reconstructor"), (Ref("os", "x"), 1, None))
+    ),
     "P06-reconstructor-with-another-base": pickled(
         Call(Ref("copyreg", "_reconstructor"), (FRAME, Ref("builtins", "bytearray"), 10**12))
     ),
     "P06-reconstructor-with-a-value": pickled(
         Call(Ref("copyreg", "_reconstructor"), (FRAME, Ref("builtins", "object"), 1))
     ),
-    "P17-names-from-the-memo": b"\x80\x04" + assembled("os") + b"\x940" + assembled("system") + b"\x940h\x00h\x01\x93.",
-    "P17-put-and-memoize": b"\x80\x04" + assembled("os") + b"q\x05\x940h\x05" + assembled("system") + b"\x93.",
+    "P17-names-from-the-memo": b"\x80\x04"
+    + assembled("os")
+    + b"\x940"
+    + assembled("system")
+    + b"\x940h\x00h\x01\x93.",
+    "P17-put-and-memoize": b"\x80\x04"
+    + assembled("os")
+    + b"q\x05\x940h\x05"
+    + assembled("system")
+    + b"\x93.",
     "P17-dup": b"\x80\x04" + assembled("os") + b"2\x93.",
     "P17-escapes": b"\x80\x04Vo\\u0073\nVsyste\\u006d\n\x93.",
     "P18-names-made-by-reduce": pickled(
@@ -278,7 +294,9 @@ def test_a_warm_extension_cache_changes_nothing(tmp_path: Path, code: int) -> No
     copyreg.add_extension("os", "system", code)
     copyreg._extension_cache[code] = os.system  # type: ignore[attr-defined]
     try:
-        refused(tmp_path / "rows.pkl", b"\x80\x02\x84" + struct.pack("<I", code) + assembled(("true",)) + b"R.")
+        refused(
+            tmp_path / "rows.pkl", b"\x80\x02\x84" + struct.pack("<I", code) + assembled(("true",)) + b"R."
+        )
         refused(tmp_path / "rows.pkl", b"\x80\x02\x82\x01" + assembled(("true",)) + b"R.")
     finally:
         copyreg.remove_extension("os", "system", code)
@@ -286,10 +304,7 @@ def test_a_warm_extension_cache_changes_nothing(tmp_path: Path, code: int) -> No
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("оs", "system"), ("os\x00", "system"), (" os", "system"), ("os ", "system"), ("", ""), ("", "system")]
-    + [("os", ""), ("pandas", "DataFrame "), ("pandas ", "DataFrame"), ("pandas\u200b", "DataFrame")]
-    + [("pandas", "DataFrame\x00"), ("Pandas", "DataFrame"), ("pandas", "ＤataFrame"), ("x" * 10**6, "y" * 10**6)]
-    + [("pandas\n", "DataFrame"), ("pandas DataFrame", "")],
+    [("оs", "system"), ("os\x00", "system"), (" os", "system"), ("os ", "system"), ("", ""), ("", "system"), ("os", ""), ("pandas", "DataFrame "), ("pandas ", "DataFrame"), ("pandas\u200b", "DataFrame"), ("pandas", "DataFrame\x00"), ("Pandas", "DataFrame"), ("pandas", "ＤataFrame"), ("x" * 10 ** 6, "y" * 10 ** 6), ("pandas\n", "DataFrame"), ("pandas DataFrame", "")],
 )
 def test_p19_names_that_look_like_others(tmp_path: Path, module: str, name: str) -> None:
     message = refused(tmp_path / "rows.pkl", pickled(Call(Ref(module, name, stack=True), ("true",)), 4))
@@ -361,7 +376,9 @@ def buffer_array(raw: Any, kind: Any, shape: Any, order: Any = "C") -> Any:
 
 ARRAYS: dict[str, Any] = {
     "P30-metadata": array(
-        (1,), dtype("i8", state=(4, "<", None, None, None, -1, -1, 0, {"x": Call(Ref("os", "system"), ("true",))})), b"x" * 8
+        (1,),
+        dtype("i8", state=(4, "<", None, None, None, -1, -1, 0, {"x": Call(Ref("os", "system"), ("true",))})),
+        b"x" * 8,
     ),
     "P31-huge-shape": array((10**12,), dtype("i8"), b"x" * 8),
     "P31-negative-shape": array((-1,), dtype("i8"), b"x" * 8),
@@ -385,7 +402,9 @@ ARRAYS: dict[str, Any] = {
     "P31-type-of-types": array((1,), Call(Ref("numpy", "dtype"), (FRAME, False, True)), b"x"),
     "P31-byte-order": array((1,), dtype("i8", state=(3, "!", None, None, None, -1, -1, 0)), b"x" * 8),
     "P31-fields": array((1,), dtype("i8", state=(3, "|", None, ("a",), {"a": 1}, 8, 1, 0)), b"x" * 8),
-    "P31-subarray": array((1,), dtype("i8", state=(3, "|", (dtype("i8"), (9,)), None, None, 8, 1, 0)), b"x" * 8),
+    "P31-subarray": array(
+        (1,), dtype("i8", state=(3, "|", (dtype("i8"), (9,)), None, None, 8, 1, 0)), b"x" * 8
+    ),
     "P31-no-character": array((1,), dtype("U1"), b"\xff\xff\xff\x7f"),
     "P31-scalar": [Call(Ref("numpy.core.multiarray", "scalar"), (dtype("i8"), b"x" * 9))],
     "P31-scalar-of-an-object": [Call(Ref("numpy.core.multiarray", "scalar"), (dtype("O8"), FRAME))],
@@ -402,7 +421,16 @@ def alias(name: str) -> Any:
     return Call(Ref("pyarrow.lib", "type_for_alias"), (name,))
 
 
-def arrow_array(kind: Any, length: Any, buffers: Any, *, offset: Any = 0, nulls: Any = 0, children: Any = (), more: Any = None) -> Any:
+def arrow_array(
+    kind: Any,
+    length: Any,
+    buffers: Any,
+    *,
+    offset: Any = 0,
+    nulls: Any = 0,
+    children: Any = (),
+    more: Any = None,
+) -> Any:
     def packed(buffer: Any) -> Any:
         return Call(Ref("pyarrow.lib", "py_buffer"), (buffer,)) if isinstance(buffer, bytes) else buffer
 
@@ -412,7 +440,10 @@ def arrow_array(kind: Any, length: Any, buffers: Any, *, offset: Any = 0, nulls:
 
 def arrow_table(columns: Any, names: Any = ("text",)) -> Any:
     fields = [Call(Ref("pyarrow.lib", "field"), (name, alias("string"), True, None)) for name in names]
-    return Call(Ref("pyarrow.lib", "_reconstruct_table"), (list(columns), Call(Ref("pyarrow.lib", "schema"), (fields, None))))
+    return Call(
+        Ref("pyarrow.lib", "_reconstruct_table"),
+        (list(columns), Call(Ref("pyarrow.lib", "schema"), (fields, None))),
+    )
 
 
 def dataset(data: Any, indices: Any = None, features: Any = None) -> Any:
@@ -448,7 +479,10 @@ ARROW: dict[str, Any] = {
     "P33-type": arrow_array(alias("extension<x>"), 1, [None, b"x" * 8]),
     "P33-type-of-names": arrow_array(alias(["string"]), 1, [None, b"x" * 8]),
     "P33-dictionary": arrow_array(
-        Call(Ref("pyarrow.lib", "dictionary"), (alias("int8"), alias("string"), False)), 1, [None, b"\x09"], more=GOOD
+        Call(Ref("pyarrow.lib", "dictionary"), (alias("int8"), alias("string"), False)),
+        1,
+        [None, b"\x09"],
+        more=GOOD,
     ),
     "P33-dictionary-of-nothing": arrow_array(
         Call(Ref("pyarrow.lib", "dictionary"), (alias("int8"), alias("string"), False)), 1, [None, b"\x00"]
@@ -456,7 +490,9 @@ ARROW: dict[str, Any] = {
     "P33-dictionary-of-floats": arrow_array(
         Call(Ref("pyarrow.lib", "dictionary"), (alias("double"), alias("string"), False)), 1, [None, b"x" * 8]
     ),
-    "P33-buffer-of-a-text": arrow_array(alias("int8"), 1, [None, Call(Ref("pyarrow.lib", "py_buffer"), ("x",))]),
+    "P33-buffer-of-a-text": arrow_array(
+        alias("int8"), 1, [None, Call(Ref("pyarrow.lib", "py_buffer"), ("x",))]
+    ),
     "P33-chunks-of-two-types": Call(
         Ref("pyarrow.lib", "chunked_array"), ([arrow_array(alias("int8"), 1, [None, b"x"])], alias("string"))
     ),
@@ -467,15 +503,23 @@ DATASETS: dict[str, Any] = {
     "P32-memory-mapped": dataset(MAPPED),
     "P32-memory-mapped-indices": dataset(in_memory(arrow_table([GOOD])), MAPPED),
     "P32-concatenated": dataset(
-        Call(Ref("datasets.table", "ConcatenationTable"), (), {"blocks": [[in_memory(arrow_table([GOOD])), MAPPED]]})
+        Call(
+            Ref("datasets.table", "ConcatenationTable"),
+            (),
+            {"blocks": [[in_memory(arrow_table([GOOD])), MAPPED]]},
+        )
     ),
     "P32-memory-mapped-alone": MAPPED,
-    "P32-indices-beyond": dataset(in_memory(arrow_table([GOOD])), in_memory(arrow_table([NUMBERS], ["indices"]))),
+    "P32-indices-beyond": dataset(
+        in_memory(arrow_table([GOOD])), in_memory(arrow_table([NUMBERS], ["indices"]))
+    ),
     "P32-table-of-another-kind": dataset(in_memory({"text": ["a"]})),
     "P32-no-data": Call(Ref("datasets.arrow_dataset", "Dataset")),
     "P32-one-name-for-two-columns": dataset(in_memory(arrow_table([GOOD, GOOD], ["text", "text"]))),
     "P32-columns-without-names": dataset(in_memory(arrow_table([GOOD, GOOD]))),
-    "P32-features": dataset(in_memory(arrow_table([GOOD])), None, Call(Ref("datasets.features.features", "Features"))),
+    "P32-features": dataset(
+        in_memory(arrow_table([GOOD])), None, Call(Ref("datasets.features.features", "Features"))
+    ),
     "P32-dataset-dict-of-lists": Call(Ref("datasets.dataset_dict", "DatasetDict"), (["a"],)),
     **{f"{name}-in-a-dataset": dataset(in_memory(arrow_table([value]))) for name, value in ARROW.items()},
 }
@@ -549,17 +593,32 @@ def test_p38_a_payload_before_a_broken_tail(tmp_path: Path) -> None:
 
 
 TABLES: dict[str, tuple[Any, str]] = {
-    "P39-double-column": (Raw(b"}(" + 2 * (assembled("text") + assembled(["a"])) + b"u"), "more than one column"),
-    "P39-double-key-in-a-row": (Raw(b"](}(" + 2 * (assembled("text") + assembled("a")) + b"ue"), ":1: the same key twice"),
-    "P39-ragged": ({"text": ["a", "b"], "label": [1]}, ":2:label: no value in this row, but the column 'text' has 2"),
+    "P39-double-column": (
+        Raw(b"}(" + 2 * (assembled("text") + assembled(["a"])) + b"u"),
+        "more than one column",
+    ),
+    "P39-double-key-in-a-row": (
+        Raw(b"](}(" + 2 * (assembled("text") + assembled("a")) + b"ue"),
+        ":1: the same key twice",
+    ),
+    "P39-ragged": (
+        {"text": ["a", "b"], "label": [1]},
+        ":2:label: no value in this row, but the column 'text' has 2",
+    ),
     "P39-bytes": ({"text": ["a", b"b"]}, ":2:text: bytes, expected a text"),
     "P39-number": ({"text": ["a", 7]}, ":2:text: a number, expected a text"),
     "P39-none": ({"text": ["a", None]}, ":2:text: null, expected a text"),
     "P39-list": ({"text": ["a", ["b"]]}, ":2:text: a list, expected a text"),
     "P39-dict": ({"text": ["a", {"b": 1}]}, ":2:text: an object, expected a text"),
-    "P39-date": ({"text": [Call(Ref("datetime", "date"), (b"\x07\xe4\x01\x01",))]}, ":1:text: a date, expected a text"),
+    "P39-date": (
+        {"text": [Call(Ref("datetime", "date"), (b"\x07\xe4\x01\x01",))]},
+        ":1:text: a date, expected a text",
+    ),
     "P39-column-name": (Raw(b"}N" + assembled(["a"]) + b"s"), "null as a column's name"),
-    "P39-missing-key": ([{"text": "a"}, {"label": "b"}], ":2:text: no such key in this row, which has 'label'"),
+    "P39-missing-key": (
+        [{"text": "a"}, {"label": "b"}],
+        ":2:text: no such key in this row, which has 'label'",
+    ),
     "P39-no-rows": ({"text": []}, "no rows, expected at least one"),
     "P39-no-columns": ({}, "no columns, expected texts"),
     "P39-no-text": ({"review": ["a"]}, "no column 'text'; found 'review'"),
@@ -620,7 +679,9 @@ def test_archives_and_polyglots(tmp_path: Path, content: bytes, name: str) -> No
     refused(tmp_path / name, content)
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.json", "rows.jsonl", "rows.parquet", "rows.bin", "rows"])
+@pytest.mark.parametrize(
+    "name", ["rows.csv", "rows.tsv", "rows.json", "rows.jsonl", "rows.parquet", "rows.bin", "rows"]
+)
 @pytest.mark.parametrize("protocol", range(6))
 def test_p42_wrong_suffixes(tmp_path: Path, name: str, protocol: int) -> None:
     refused(tmp_path / name, pickle.dumps({"text": ["a", Evil()]}, protocol))

@@ -26,6 +26,9 @@ from typing import IO
 
 from leantune.errors import CheckpointError, LeantuneError, ResourceError, UsageError
 
+ASSET_PREFIX = "asset:"
+"""A location that begins with this names a file or folder of an asset: ``asset:reuters-r8/train.csv``."""
+
 PINNED_WHEELS = Path(__file__).with_name("assets.txt")
 MINILM_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 ORANGE_HEADER_LINES = 3
@@ -115,8 +118,21 @@ def asset_path(name: str, *, cache_dir: Path | None = None) -> Path:
     _asset(name)
     folder = (cache_dir or default_cache_dir()) / name
     if not folder.is_dir():
-        raise UsageError(f"{folder}: not fetched yet: run `leantune fetch {name}` first")
+        raise UsageError(f"{folder}: not fetched yet: run `leantune assets --path {name}` first")
     return folder
+
+
+def resolve_location(location: str) -> str:
+    """The path of ``asset:NAME[/FILE]``; anything else as it is.
+
+    Raises:
+        UsageError: for an asset that was not fetched yet.
+    """
+    if not location.startswith(ASSET_PREFIX):
+        return location
+    name, _, file = location[len(ASSET_PREFIX) :].partition("/")
+    path = asset_path(name)
+    return str(path / file if file else path)
 
 
 def default_cache_dir() -> Path:

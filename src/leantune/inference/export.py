@@ -7,11 +7,11 @@ from pathlib import Path
 
 from leantune.adalora.export import CONFIG, WEIGHTS, merge_into, read_adalora, write_lora
 from leantune.atomic import atomic_folder
+from leantune.data.assets import resolve_location
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
 from leantune.inference.load import read_record
 from leantune.model import config_of, load_pretrained, quiet_transformers
-from leantune.training.prepare import resolve_location
 
 
 def export_run(run: Path, form: str, output: str | None) -> Path:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from leantune import hardware
 from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
 from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError, UsageError
 from leantune.model import PackedClassifier, first_line, quiet_transformers
 from leantune.packing.dropout import DropoutStream
-from leantune.training import hardware
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,13 @@ import numpy as np
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.config import Recipe
-from leantune.data.assets import asset_path, default_cache_dir
+from leantune.data.assets import default_cache_dir, resolve_location
 from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, ExampleSource, LabelUse, open_examples
 from leantune.data.rows import LabelledRows
 from leantune.data.split import stratified_holdout
 from leantune.data.tokens import Tokeniser, TokenTable, tokenise
 from leantune.errors import DataError, UsageError
-
-ASSET_PREFIX = "asset:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +59,6 @@ class StepPlan:
             "init_budget": self.ranks.init_budget,
             "target_budget": self.ranks.target_budget,
         }
-
-
-def resolve_location(location: str) -> str:
-    """The path of ``asset:NAME[/FILE]``; anything else as it is.
-
-    Raises:
-        UsageError: for an asset that was not fetched yet.
-    """
-    if not location.startswith(ASSET_PREFIX):
-        return location
-    name, _, file = location[len(ASSET_PREFIX) :].partition("/")
-    path = asset_path(name)
-    return str(path / file if file else path)
 
 
 def columns_of(recipe: Recipe, *, id_column: str | None = None) -> Columns:

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from leantune import __version__
+from leantune import __version__, hardware
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule
 from leantune.atomic import write_text
 from leantune.config import Recipe
+from leantune.data.assets import resolve_location
 from leantune.errors import CheckpointError, UsageError
 from leantune.evaluation.evaluate import evaluate
 from leantune.evaluation.metrics import Metrics, compare
@@ -34,8 +35,6 @@ from leantune.model import (
     reinitialise_head,
     skeleton,
 )
-from leantune.report import write_model_card, write_report
-from leantune.training import hardware
 from leantune.training.artefacts import PROBE_ROWS, publish
 from leantune.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
 from leantune.training.interrupt import interruptible
@@ -48,7 +47,6 @@ from leantune.training.prepare import (
     check_max_length,
     plan_steps,
     prepare_data,
-    resolve_location,
 )
 from leantune.training.resume import check_same_run, newest_valid_checkpoint
 from leantune.training.selection import Evaluation, Selection
@@ -78,7 +76,7 @@ class Run:
 
 
 def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, resume: bool = False) -> Path:
-    """Train, select, refit, publish and report.
+    """Train, select, refit and publish.
 
     Args:
         recipe: what to do.
@@ -393,7 +391,7 @@ def _measure_test(run: Run, classifier: PackedClassifier) -> None:
 
 
 def _publish(run: Run, classifier: PackedClassifier) -> None:
-    """Artefacts, verified; then the record, the report and the model card."""
+    """Artefacts, verified; then the record says that the run is finished."""
     with run.console.status("writing and verifying adapter/ and merged/"):
         run.record["artefacts"] = publish(
             run.folder,
@@ -410,5 +408,3 @@ def _publish(run: Run, classifier: PackedClassifier) -> None:
     run.record["status"] = "finished"
     run.record["timings"]["total_s"] = time.perf_counter() - run.started
     run.save_record()
-    write_model_card(run.folder)
-    write_report(run.folder)

@@ -8,7 +8,6 @@ from typing import Any
 
 from leantune.training.checkpoint import list_checkpoints, remove_checkpoint
 
-
 KEEP_LAST = 2
 """Newest checkpoints that always stay: if the last one is damaged, the one before still serves."""
 

@@ -10,22 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from leantune.data.pickles.names import KINDS
-from leantune.data.pickles.nodes import UNSET, Built, Group, Mapping, Name, described
-from leantune.data.pickles.opcodes import Opcode, opcodes, refusal
+from leantune.data.pickles.nodes import UNSET, Built, Group, Mapping, Name, Pairs, described
+from leantune.data.pickles.opcodes import Place, opcodes, refusal
 from leantune.data.pickles.simplify import simplified
 from leantune.data.wording import shown
 from leantune.errors import UnsafeFileError
 
 MAX_STACK = 10_000
 MAX_TEXT = 2**32
-MAX_INT_BITS = 14_285
+MAX_INT_BITS = 14_285  # 4,300 digits
 
-_VALUES = (
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-)
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+# A container can cost one byte in the file and a hundred in memory. Real tables have one for a row at most.
+FREE_CONTAINERS = 2**20
+BYTES_PER_CONTAINER = 8
+
 _KEYS = (str, int, float, bytes, tuple, type(None), Built)
 
 
@@ -43,36 +41,32 @@ def decode(data: bytes, name: str) -> object:
         UnsafeFileError: a name that no known table needs, or opcodes that no pickler writes.
         DataError: the pickle is cut short.
     """
-    machine = _Machine(name)
-    for opcode in opcodes(data, name):
-        machine.do(opcode)
+    machine = _Machine(name, FREE_CONTAINERS + len(data) // BYTES_PER_CONTAINER)
+    for opcode, argument, start in opcodes(data, name):
+        machine.do(opcode, argument, start)
     return machine.result()
 
 
 class _Machine:
     """The stack, the memo, and a method for every opcode that a table needs."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._opcode = Opcode("STOP", None, 0, 0)
+    def __init__(self, name: str, max_containers: int) -> None:
+        self._name, self._max_containers = name, max_containers
+        self._opcode, self._start = "", 0
         self._stack: list[object] = []
         self._outer: list[list[object]] = []
-        self._num_outer = 0
         self._memo: list[object] = []
-        self._num_text = 0
+        self._num_outer = self._num_text = self._num_containers = 0
         self._methods = self._method_table()
 
-    def do(self, opcode: Opcode) -> None:
+    def do(self, opcode: str, argument: object, start: int) -> None:
         """Follow one opcode.
 
         Raises:
-            UnsafeFileError: an opcode of no table, or operands that it cannot have.
+            UnsafeFileError: operands that it cannot have, or a limit.
         """
-        self._opcode = opcode
-        method = self._methods.get(opcode.name)
-        if method is None:
-            raise self._refusal("an opcode that no table needs")
-        method(opcode.argument)
+        self._opcode, self._start = opcode, start
+        self._methods[opcode](argument)
         if len(self._stack) + self._num_outer > MAX_STACK:
             raise self._refusal(f"more than {MAX_STACK:,} values on the stack")
 
@@ -83,23 +77,32 @@ class _Machine:
         return self._stack[0]
 
     def _method_table(self) -> dict[str, Callable[[object], None]]:
+        push, contain = self._push, self._push_container
         return {
-            **dict.fromkeys(_VALUES, self._value),
-            **{name: self._constant(value) for name, value in _CONSTANTS.items()},
             "STOP": lambda _: None,
+            **dict.fromkeys(
+                ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"), self._push_int
+            ),
+            **dict.fromkeys(("FLOAT", "BINFLOAT"), push),
+            **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), self._push_text),
+            **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), self._push_text),
+            "NONE": lambda _: push(None),
+            "NEWTRUE": lambda _: push(True),
+            "NEWFALSE": lambda _: push(False),
+            "EMPTY_TUPLE": lambda _: push(()),
+            "EMPTY_LIST": lambda _: contain([]),
+            "EMPTY_DICT": lambda _: contain(Mapping()),
+            "EMPTY_SET": lambda _: contain(Group()),
+            "TUPLE1": lambda _: contain(self._pop_many(1)),
+            "TUPLE2": lambda _: contain(self._pop_many(2)),
+            "TUPLE3": lambda _: contain(self._pop_many(3)),
             "MARK": self._mark,
-            "POP": lambda _: self._discard(),
-            "POP_MARK": lambda _: self._discard_to_mark(),
-            "EMPTY_LIST": lambda _: self._stack.append([]),
-            "EMPTY_DICT": lambda _: self._stack.append(Mapping()),
-            "EMPTY_SET": lambda _: self._stack.append(Group()),
-            "LIST": lambda _: self._push_from_mark(list),
-            "TUPLE": lambda _: self._push_from_mark(tuple),
-            "FROZENSET": lambda _: self._push_from_mark(Group),
-            "DICT": lambda _: self._push_from_mark(lambda items: Mapping(self._pairs(items))),
-            "TUPLE1": lambda _: self._stack.append((self._pop(),)),
-            "TUPLE2": lambda _: self._stack.append(self._pop_many(2)),
-            "TUPLE3": lambda _: self._stack.append(self._pop_many(3)),
+            "TUPLE": lambda _: contain(tuple(self._pop_to_mark())),
+            "LIST": lambda _: contain(self._pop_to_mark()),
+            "DICT": lambda _: contain(Mapping(self._pairs(self._pop_to_mark()))),
+            "FROZENSET": lambda _: contain(Group(self._pop_to_mark())),
+            "POP": lambda _: self._discard(self._pop()),
+            "POP_MARK": lambda _: self._discard(self._pop_to_mark()),
             "APPEND": lambda _: self._append([self._pop()]),
             "APPENDS": lambda _: self._append(self._pop_to_mark()),
             "ADDITEMS": lambda _: self._add(self._pop_to_mark()),
@@ -107,20 +110,44 @@ class _Machine:
             "SETITEMS": lambda _: self._set_items(self._pop_to_mark()),
             **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), self._get),
             **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), self._put),
-            "MEMOIZE": lambda _: self._put(len(self._memo)),
-            "GLOBAL": self._global,
+            "MEMOIZE": self._memoize,
+            "GLOBAL": lambda argument: self._push_name(*str(argument).partition(" ")[::2]),
             "STACK_GLOBAL": lambda _: self._push_name(*self._pop_many(2)),
             "REDUCE": lambda _: self._build(*self._pop_many(2)),
             "NEWOBJ": lambda _: self._build(*self._pop_many(2)),
-            "BUILD": lambda _: self._set_state(),
+            "BUILD": self._set_state,
         }
 
-    # The stack
+    # Pushing
+
+    def _push(self, value: object) -> None:
+        self._stack.append(value)
+
+    def _push_int(self, value: object) -> None:
+        if isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+            raise self._refusal(f"a number of {value.bit_length():,} bits")
+        self._stack.append(value)
+
+    def _push_text(self, value: object) -> None:
+        self._count_text(value)
+        self._stack.append(value)
+
+    def _push_container(self, node: object) -> None:
+        self._num_containers += 1
+        if self._num_containers > self._max_containers:
+            raise self._refusal(f"more than {self._max_containers:,} containers in a file of this size")
+        self._stack.append(node)
+
+    def _count_text(self, value: object) -> None:
+        if isinstance(value, (str, bytes, bytearray)):
+            self._num_text += len(value)
+            if self._num_text > MAX_TEXT:
+                raise self._refusal(f"more than {MAX_TEXT:,} characters in all, shared texts counted again")
+
+    # Popping
 
     def _pop(self) -> object:
-        if not self._stack:
-            raise self._refusal("no value on the stack")
-        return self._stack.pop()
+        return self._pop_many(1)[0]
 
     def _pop_many(self, count: int) -> tuple[object, ...]:
         if len(self._stack) < count:
@@ -146,45 +173,22 @@ class _Machine:
         self._num_outer -= len(self._stack) + 1
         return items
 
-    def _push_from_mark(self, make: Callable[[list[object]], object]) -> None:
-        items = self._pop_to_mark()
-        self._stack.append(make(items))
+    def _discard(self, _: object) -> None:
+        """Popped values go nowhere."""
 
-    def _discard(self) -> None:
-        self._pop()
-
-    def _discard_to_mark(self) -> None:
-        self._pop_to_mark()
-
-    # Values
-
-    def _value(self, value: object) -> None:
-        self._count_text(value)
-        if isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
-            raise self._refusal(f"a number of {value.bit_length():,} bits")
-        if self._opcode.name.endswith("STRING") and not str(value).isascii():
-            raise self._refusal("a Python 2 text with other letters than ASCII")
-        self._stack.append(value)
-
-    def _constant(self, value: object) -> Callable[[object], None]:
-        return lambda _: self._stack.append(value)
-
-    def _count_text(self, value: object) -> None:
-        if isinstance(value, (str, bytes, bytearray)):
-            self._num_text += len(value)
-            if self._num_text > MAX_TEXT:
-                raise self._refusal(f"more than {MAX_TEXT:,} characters in all, shared texts counted again")
+    # The memo
 
     def _get(self, index: object) -> None:
         if not isinstance(index, int) or not 0 <= index < len(self._memo):
             raise self._refusal(f"memo entry {shown(index)}, which was not set")
-        value = self._memo[index]
-        self._count_text(value)
-        self._stack.append(value)
+        self._push_text(self._memo[index])
 
     def _put(self, index: object) -> None:
         if index != len(self._memo):
             raise self._refusal(f"memo entry {shown(index)}, expected the next, {len(self._memo)}")
+        self._memoize(index)
+
+    def _memoize(self, _: object) -> None:
         self._memo.append(self._top())
 
     # Containers
@@ -208,7 +212,7 @@ class _Machine:
             raise self._refusal(f"keys for {described(target)}, expected a dict")
         target.pairs.extend(pairs)
 
-    def _pairs(self, items: list[object]) -> list[tuple[object, object]]:
+    def _pairs(self, items: list[object]) -> Pairs:
         if len(items) % 2:
             raise self._refusal(f"{len(items)} items, expected pairs of key and value")
         for key in items[::2]:
@@ -218,27 +222,23 @@ class _Machine:
 
     # Names and objects
 
-    def _global(self, argument: object) -> None:
-        module, _, qualname = str(argument).partition(" ")
-        self._push_name(module, qualname)
-
     def _push_name(self, module: object, qualname: object) -> None:
         if type(module) is not str or type(qualname) is not str:
             raise self._refusal(f"{described(module)} and {described(qualname)} as a name, expected texts")
         kind = KINDS.get((module, qualname))
         if kind is None:
             raise self._refusal(f"the name {shown(f'{module}.{qualname}', 100)}, which no table needs")
-        self._stack.append(Name(kind, self._opcode.start))
+        self._stack.append(Name(kind, self._start))
 
     def _build(self, function: object, args: object) -> None:
         if not isinstance(function, Name) or type(args) is not tuple:
             raise self._refusal(f"{described(function)} called with {described(args)}")
-        value = simplified(Built(function.kind, args, self._opcode.start))
+        value = simplified(Built(function.kind, args, self._start))
         if value is None:
             raise self._refusal(f"{described(function)} called with arguments that no table needs")
-        self._stack.append(value)
+        self._push_container(value)
 
-    def _set_state(self) -> None:
+    def _set_state(self, _: object) -> None:
         state = self._pop()
         target = self._top()
         if not isinstance(target, Built) or target.state is not UNSET:
@@ -250,4 +250,4 @@ class _Machine:
         target.state = state
 
     def _refusal(self, found: str) -> UnsafeFileError:
-        return refusal(self._name, self._opcode, found)
+        return refusal(self._name, Place(self._opcode, self._start), found)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leantune.data.pickles.nodes import UNSET, Built, Group, Mapping
-from leantune.data.pickles.opcodes import refusal_at
-from leantune.errors import DataError
+from leantune.data.pickles.opcodes import refusal
+from leantune.errors import DataError, UnsafeFileError
 
 MAX_DEPTH = 64
 MAX_SIZE = 2**32
@@ -32,6 +32,8 @@ def check_size(root: object, name: str) -> None:
             if id(node) in active:
                 raise DataError("a list or dict that holds itself, expected rows", path=name)
             active.add(id(node))
+            if len(active) > MAX_DEPTH:
+                raise _too_deep(name)
             todo.append((node, True))
             todo.extend((child, False) for child in _children(node) if _is_container(child))
 
@@ -48,10 +50,14 @@ def _measure(node: object, measured: dict[int, tuple[int, int]], name: str) -> t
         else:
             size += 1
     if depth >= MAX_DEPTH:
-        raise refusal_at(name, "structure", f"nested more than {MAX_DEPTH} deep")
+        raise _too_deep(name)
     if size > MAX_SIZE:
-        raise refusal_at(name, "structure", f"more than {MAX_SIZE:,} characters, shared parts counted again")
+        raise refusal(name, "structure", f"more than {MAX_SIZE:,} characters, shared parts counted again")
     return depth + 1, size
+
+
+def _too_deep(name: str) -> UnsafeFileError:
+    return refusal(name, "structure", f"nested more than {MAX_DEPTH} deep")
 
 
 def _is_container(node: object) -> bool:

@@ -1,4 +1,4 @@
-"""The opcodes of one pickle, parsed by ``pickletools.genops`` and never executed."""
+"""The opcodes of one pickle, parsed by the readers of ``pickletools`` and never executed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from leantune.errors import DataError, LeantuneError, UnsafeFileError
+from leantune.errors import DataError, UnsafeFileError
 
 MAX_BYTES = 2**31
 MAX_OPCODES = 50_000_000
@@ -21,92 +21,102 @@ _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
 
-_BY_BYTE = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
+_BY_BYTE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+
+# Code, registries, objects outside the file, copies, and the texts of Python 2.
+_REFUSED = frozenset(
+    (
+        *("INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"),
+        *("NEXT_BUFFER", "READONLY_BUFFER", "DUP", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+    )
+)
 
 
-class Opcode(NamedTuple):
-    """One opcode: its name in ``pickletools``, its argument, its first byte and the byte after it."""
+class Place(NamedTuple):
+    """Where something was found: the name of an opcode and its first byte."""
 
-    name: str
-    argument: object
+    opcode: str
     start: int
-    end: int
 
 
-def opcodes(data: bytes, name: str) -> Iterator[Opcode]:
-    """The opcodes of a pickle up to and with STOP; PROTO and FRAME are checked and left out.
+def opcodes(data: bytes, name: str) -> Iterator[tuple[str, object, int]]:
+    """The opcodes of a pickle up to and with STOP: their names in ``pickletools``, arguments and first bytes.
+
+    PROTO and FRAME are checked and left out.
 
     Args:
         data: the whole pickle.
         name: the file, for messages.
 
     Raises:
-        UnsafeFileError: something that no pickler writes: an unknown opcode or protocol, a broken
-            frame, a length beyond any file, bytes after STOP, more than ``MAX_OPCODES``.
+        UnsafeFileError: an opcode that no table needs, or something that no pickler writes: another
+            protocol, a broken frame, a length beyond any file, bytes after STOP, more than ``MAX_OPCODES``.
         DataError: the pickle is cut short.
     """
-    frame_end = 0
-    for number, opcode in enumerate(_parsed(data, name)):
-        inside_frame = opcode.start < frame_end
-        if number == MAX_OPCODES:
-            raise refusal(name, opcode, f"more than {MAX_OPCODES:,} opcodes")
-        if opcode.name == "PROTO":
-            _check_protocol(name, opcode, number)
-        elif opcode.name == "FRAME":
-            frame_end = opcode.end + int(str(opcode.argument))
-            if inside_frame or frame_end > len(data):
-                raise refusal(name, opcode, "a frame inside another or beyond the end of the file")
-        elif inside_frame and opcode.end > frame_end:
-            raise refusal(name, opcode, "an opcode across the end of its frame")
+    stream = io.BytesIO(data)
+    frame_end = start = 0
+    for _ in range(MAX_OPCODES):
+        kind, argument = _read(stream, data, name)
+        end = stream.tell()
+        if kind == "PROTO":
+            _check_protocol(name, start, argument)
+        elif kind == "FRAME":
+            is_inside, frame_end = start < frame_end, end + int(str(argument))
+            if is_inside or frame_end > len(data):
+                raise refusal(name, Place(kind, start), "a frame inside another or beyond the file's end")
+        elif start < frame_end < end:
+            raise refusal(name, Place(kind, start), "an opcode across the end of its frame")
         else:
-            yield opcode
-    if opcode.end < max(len(data), frame_end):
-        raise refusal(name, opcode, f"{len(data) - opcode.end} bytes after the end of the pickle")
+            yield kind, argument, start
+        if kind == "STOP":
+            return _check_end(name, start, len(data))
+        start = end
+    raise refusal(name, f"byte {start}", f"more than {MAX_OPCODES:,} opcodes")
 
 
-def refusal(name: str, opcode: Opcode, found: str) -> UnsafeFileError:
-    """The error for something at an opcode that is not part of any table."""
-    return refusal_at(name, f"byte {opcode.start}, {opcode.name}", found)
-
-
-def refusal_at(name: str, place: str, found: str) -> UnsafeFileError:
-    """The error for something at a place in a pickle."""
+def refusal(name: str, place: Place | str, found: str) -> UnsafeFileError:
+    """The error for something at a place in a pickle that is not part of any table."""
+    where = f"byte {place.start}, {place.opcode}" if isinstance(place, Place) else place
     return UnsafeFileError(
-        f"{name}: {place}: {found}; refused, and nothing of it was run: "
+        f"{name}: {where}: {found}; refused, and nothing of it was run: "
         "save the rows as CSV, JSON lines or Parquet"
     )
 
 
-def _parsed(data: bytes, name: str) -> Iterator[Opcode]:
-    stream = io.BytesIO(data)
-    parsed = pickletools.genops(stream)
-    start = 0
-    while True:
-        try:
-            opcode, argument, _ = next(parsed)
-        except StopIteration:
-            return
-        # What the argument readers of pickletools raise on bytes that are no argument.
-        except (ValueError, OverflowError, struct.error) as error:
-            raise _unreadable(data, name, start, stream.tell()) from error
-        end = stream.tell()
-        yield Opcode(opcode.name, argument, start, end)
-        start = end
-
-
-def _unreadable(data: bytes, name: str, start: int, end: int) -> LeantuneError:
-    known = _BY_BYTE.get(data[start]) if start < len(data) else None
-    if start < len(data) and known is None:
-        return refusal_at(name, f"byte {start}", f"0x{data[start]:02x} is no opcode of a pickle")
-    if known is not None:
-        declared = _declared_length(data, start, known)
+def _read(stream: io.BytesIO, data: bytes, name: str) -> tuple[str, object]:
+    """The next opcode and its argument; nothing of an opcode that is refused is read."""
+    start = stream.tell()
+    byte = stream.read(1)
+    if not byte:
+        raise _cut_short(name, start, len(data))
+    opcode = _BY_BYTE.get(byte)
+    if opcode is None:
+        raise refusal(name, f"byte {start}", f"0x{byte[0]:02x} is no opcode of a pickle")
+    if opcode.name in _REFUSED:
+        raise refusal(name, Place(opcode.name, start), "an opcode that no table needs")
+    if opcode.arg is None:
+        return opcode.name, None
+    try:
+        return opcode.name, opcode.arg.reader(stream)
+    # What the readers of pickletools raise on bytes that are no argument.
+    except (ValueError, OverflowError, struct.error) as error:
+        declared = _declared_length(data, start, opcode)
         if declared > MAX_BYTES:
-            return refusal_at(name, f"byte {start}, {known.name}", f"{declared:,} bytes declared")
-        if end < len(data):
-            return refusal_at(name, f"byte {start}, {known.name}", "an argument that cannot be read")
+            raise refusal(name, Place(opcode.name, start), f"{declared:,} bytes declared") from error
+        if stream.tell() < len(data):
+            raise refusal(name, Place(opcode.name, start), "an argument that cannot be read") from error
+        raise _cut_short(name, start, len(data)) from error
+
+
+def _cut_short(name: str, start: int, length: int) -> DataError:
     return DataError(
-        f"the pickle is cut short at byte {start} of {len(data)}: make or download the file again", path=name
+        f"the pickle is cut short at byte {start} of {length}: make or download the file again", path=name
     )
+
+
+def _check_end(name: str, stop: int, length: int) -> None:
+    if stop + 1 < length:
+        raise refusal(name, Place("STOP", stop), f"{length - stop - 1} bytes after the end of the pickle")
 
 
 def _declared_length(data: bytes, start: int, opcode: pickletools.OpcodeInfo) -> int:
@@ -114,8 +124,8 @@ def _declared_length(data: bytes, start: int, opcode: pickletools.OpcodeInfo) ->
     return int.from_bytes(data[start + 1 : start + 1 + width], "little")
 
 
-def _check_protocol(name: str, opcode: Opcode, number: int) -> None:
-    if number > 0:
-        raise refusal(name, opcode, "a second protocol")
-    if int(str(opcode.argument)) > MAX_PROTOCOL:
-        raise refusal(name, opcode, f"protocol {opcode.argument}, expected {MAX_PROTOCOL} or less")
+def _check_protocol(name: str, start: int, protocol: object) -> None:
+    if start > 0:
+        raise refusal(name, Place("PROTO", start), "a second protocol")
+    if int(str(protocol)) > MAX_PROTOCOL:
+        raise refusal(name, Place("PROTO", start), f"protocol {protocol}, expected {MAX_PROTOCOL} or less")

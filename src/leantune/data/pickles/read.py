@@ -11,7 +11,7 @@ from leantune.data.content import UNPACKED_BYTES, UNPACKED_RATIO, Content, Packi
 from leantune.data.pickles.columns import PickleTable
 from leantune.data.pickles.decode import decode
 from leantune.data.pickles.measure import check_size
-from leantune.data.pickles.opcodes import MAX_BYTES, refusal_at
+from leantune.data.pickles.opcodes import MAX_BYTES, refusal
 from leantune.data.pickles.shapes.match import Mismatch
 from leantune.data.pickles.shapes.tables import match_table
 from leantune.errors import DataError, UnsafeFileError
@@ -47,7 +47,7 @@ def open_pickle(content: Content, split: str) -> PickleTable:
     try:
         return match_table(root, content.name, split)
     except Mismatch as mismatch:
-        raise refusal_at(content.name, mismatch.place, mismatch.found) from mismatch
+        raise refusal(content.name, mismatch.place, mismatch.found) from mismatch
 
 
 def _whole(content: Content) -> bytes:
@@ -75,7 +75,7 @@ def _unpacked(content: Content, packing: Packing, data: bytes) -> bytes:
             f"the {packing} data are cut short: make or download the file again", path=content.name
         )
     if decompressor.unused_data:
-        raise refusal_at(content.name, packing, "bytes after the end of the compressed data")
+        raise refusal(content.name, packing, "bytes after the end of the compressed data")
     return unpacked
 
 
@@ -88,4 +88,4 @@ def _decompressor(packing: Packing) -> _Decompressor:
 
 
 def _too_large(content: Content, limit: int) -> UnsafeFileError:
-    return refusal_at(content.name, "file", f"a pickle of more than {limit:,} bytes")
+    return refusal(content.name, "file", f"a pickle of more than {limit:,} bytes")

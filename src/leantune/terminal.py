@@ -13,11 +13,12 @@ from rich.table import Table
 
 from leantune.adalora.budget import ParameterPlan, Target
 from leantune.config import Recipe
+from leantune.data.assets import resolve_location
 from leantune.data.read import open_examples
 from leantune.errors import LeantuneError
 from leantune.evaluation.metrics import Metrics
 from leantune.model import config_of
-from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data, resolve_location
+from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data
 from leantune.training.run import plan_run
 
 

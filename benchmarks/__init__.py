@@ -1,0 +1,1 @@
+"""What is compared with what. ``benchmarks/results/`` holds what was measured, where and when."""
