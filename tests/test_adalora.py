@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from leantune.adalora.prune import adapted_layers, prune
 from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.errors import DivergedError, UsageError
 from leantune.training.optimizer import adamw
-import itertools
 
 SHAPES = [(6, 4), (4, 9), (5, 5)]
 

@@ -35,15 +35,6 @@ SETTINGS = [
     "precision=fp32",
     "validation_size=48",
 ]
-    "init_r=4",
-    "target_r=1",
-    "epochs=2",
-    "batch_size=16",
-    "learning_rate=1e-2",
-    "max_length=32",
-    "precision=fp32",
-    "validation_size=48",
-]
 
 
 def fails(capsys, code: int, *arguments: str) -> str:

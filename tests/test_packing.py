@@ -21,7 +21,6 @@ from leantune.packing.attention import (
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import ByteDropout, DropoutStream, drop_threshold
 from tiny import random_tokens, tiny_model
-import itertools
 
 PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert"]
 PADDED = ["deberta-v2", "mpnet", "albert"]
@@ -127,12 +126,26 @@ def test_the_accelerator_path_equals_the_grouped_path(window):
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=64).map(sorted))
-def test_groups_cover_every_token_once_in_order(lengths):
+def test_groups_hold_every_text_once_in_order(lengths):
     groups = group_by_length(tuple(lengths))
-    assert groups[0].first_token == 0
-    assert groups[-1].end_token == sum(lengths)
-    assert all(a.end_token == b.first_token for a, b in itertools.pairwise(groups))
     assert [n for group in groups for n in group.lengths] == lengths
+
+
+def test_only_first_tokens_of_the_last_attention_are_computed_and_get_gradients():
+    lengths = [2, 5, 5, 11]
+    batch = pack([np.zeros(n, np.int32) for n in lengths], np.arange(4))
+    module = torch.nn.Module()
+    whole, narrow = (
+        AttentionPlan.of(batch, DropoutStream(0)),
+        AttentionPlan.of(batch, DropoutStream(0), module),
+    )
+    qkv = [torch.randn(1, 2, sum(lengths), 8, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    first = whole.first_tokens
+    weight = torch.randn(1, 4, 2, 8, dtype=torch.float64)
+    outs = [packed_attention(module, *qkv, None, packed=plan)[0][:, first] for plan in (whole, narrow)]
+    torch.testing.assert_close(outs[0], outs[1])
+    grads = [torch.autograd.grad((out * weight).sum(), qkv) for out in outs]
+    torch.testing.assert_close(grads[0], grads[1])
 
 
 def test_position_ids_restart_with_every_text():

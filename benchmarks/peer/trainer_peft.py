@@ -33,8 +33,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from leantune.hardware import describe_hardware, describe_versions
 from leantune.integrations import AdaLoraCallback, live_ranks
-from leantune.training.hardware import describe_hardware, describe_versions
 
 RANK_WARMUP, RANK_FINAL, ALLOCATE_EVERY = 0.1, 0.4, 0.01
 """Phases of AdaLoRA as fractions of the run: those of leantune."""

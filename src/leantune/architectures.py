@@ -35,6 +35,11 @@ class Architecture:
     head_in_encoder: tuple[str, ...] = ()
     """Modules inside the encoder that only the head uses; trained if the checkpoint lacks them."""
 
+    narrowing: tuple[str, str] | None = None
+    """Only the first token of the last layer is ever read: names of that layer's attention, and of the
+    module behind it that can take those rows alone. ``{last}`` is the layer's number. None: all rows go
+    to the end."""
+
     @property
     def is_packed(self) -> bool:
         """Whether attention can run on packed tokens."""
@@ -87,11 +92,17 @@ def _after_padding(config: Any) -> int:
     return int(config.pad_token_id) + 1
 
 
+def _bert_narrowing(prefix: str) -> tuple[str, str]:
+    layer = f"{prefix}.encoder.layer.{{last}}.attention"
+    return f"{layer}.self", f"{layer}.output"
+
+
 _ROBERTA = Architecture(
     attention_targets=("query", "value"),
     pool=first_token,
     classify=_classify_first_of_sequence,
     position_offset=_after_padding,
+    narrowing=_bert_narrowing("roberta"),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -103,15 +114,23 @@ ARCHITECTURES: dict[str, Architecture] = {
         pool=first_token,
         classify=_classify_bert,
         head_in_encoder=("bert.pooler",),
+        narrowing=_bert_narrowing("bert"),
     ),
     "electra": Architecture(
-        attention_targets=("query", "value"), pool=first_token, classify=_classify_first_of_sequence
+        attention_targets=("query", "value"),
+        pool=first_token,
+        classify=_classify_first_of_sequence,
+        narrowing=_bert_narrowing("electra"),
     ),
     "distilbert": Architecture(
         attention_targets=("q_lin", "v_lin"),
         pool=first_token,
         classify=_classify_distilbert,
         has_token_types=False,
+        narrowing=(
+            "distilbert.transformer.layer.{last}.attention",
+            "distilbert.transformer.layer.{last}.sa_layer_norm",
+        ),
     ),
     "modernbert": Architecture(
         attention_targets=("Wqkv",),

@@ -192,9 +192,12 @@ def _console() -> Any:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from leantune.hardware import keep_freed_memory
     from leantune.report import write_model_card, write_report
     from leantune.terminal import print_result
     from leantune.training.run import run_training
+
+    keep_freed_memory()
 
     if options.resume:
         if options.recipe or options.overrides:
@@ -235,10 +238,12 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from leantune.data.assets import resolve_location
     from leantune.data.read import open_examples
+    from leantune.hardware import keep_freed_memory
     from leantune.inference.load import load_run
     from leantune.inference.measure import measure
     from leantune.terminal import print_metrics
 
+    keep_freed_memory()
     trained = load_run(Path(options.run_folder), precision=options.precision)
     columns = _columns(options, trained.recipe)
     source = open_examples(resolve_location(options.data), columns, labels="required", split="test")
@@ -252,12 +257,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from leantune.data.assets import resolve_location
     from leantune.data.read import open_examples
+    from leantune.hardware import keep_freed_memory
     from leantune.inference.load import load_run
     from leantune.inference.predict import predict_to
     from leantune.inference.write import Layout, check_output, open_writer
 
     location = resolve_location(options.input)
     suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)
+    keep_freed_memory()
     trained = load_run(Path(options.run_folder), precision=options.precision)
     source = open_examples(location, _columns(options, trained.recipe), labels="ignore", split="test")
     layout = Layout(trained.labels, with_probabilities=options.probabilities, submission=options.submission)

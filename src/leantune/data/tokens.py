@@ -207,7 +207,9 @@ def _write_table(
                         pa.array(encoded.second_starts),
                         pa.array(encoded.full_lengths),
                         pa.array(batch.ids, pa.string()),
-                        pa.array(batch.labels, pa.string()) if batch.labels else pa.nulls(rows_in, pa.string()),
+                        pa.array(batch.labels, pa.string())
+                        if batch.labels
+                        else pa.nulls(rows_in, pa.string()),
                     ],
                     schema=SCHEMA,
                 )

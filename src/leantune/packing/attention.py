@@ -12,7 +12,8 @@ Shape letters: T packed tokens, N heads, H head width, G texts of a group, L tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -31,22 +32,34 @@ NAME = "leantune_packed"
 class AttentionGroup:
     """Neighbouring texts of similar length, computed as one ``(G, L)`` block."""
 
-    first_token: int
-    end_token: int
     lengths: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """G."""
+        return len(self.lengths)
 
     @property
     def longest(self) -> int:
         """L."""
         return self.lengths[-1]
 
-    @property
-    def is_even(self) -> bool:
-        """Whether all texts have one length, so that no padding is needed."""
-        return self.lengths[0] == self.lengths[-1]
-
 
 @dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """Where each head of each token stands when the blocks ``(G, N, L)`` of all groups follow one
+    another: one gather brings a whole batch into blocks, one brings it back.
+    """
+
+    to_blocks: Tensor
+    """``(rows of all blocks,)`` int64 into ``(T * N)``; padding repeats its text's first token."""
+    padding: Tensor
+    """Block rows that are padding, int64."""
+    to_packed: Tensor
+    """``(T * N,)`` int64 into the block rows."""
+
+
+@dataclass(slots=True)
 class AttentionPlan:
     """What attention has to know about a packed batch; made once, used by every layer."""
 
@@ -54,11 +67,28 @@ class AttentionPlan:
     cu_seqlens: Tensor
     max_seqlen: int
     stream: DropoutStream
+    last_attention: nn.Module | None = None
+    """The attention module whose output only the first token of each text is taken from."""
+    _layouts: dict[int, BlockLayout] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batch: PackedBatch, stream: DropoutStream) -> AttentionPlan:
+    def of(
+        cls, batch: PackedBatch, stream: DropoutStream, last_attention: nn.Module | None = None
+    ) -> AttentionPlan:
         """Group the texts of ``batch`` for the CPU; an accelerator uses ``cu_seqlens`` alone."""
-        return cls(group_by_length(batch.lengths), batch.cu_seqlens, batch.max_seqlen, stream)
+        groups = group_by_length(batch.lengths)
+        return cls(groups, batch.cu_seqlens, batch.max_seqlen, stream, last_attention)
+
+    @property
+    def first_tokens(self) -> Tensor:
+        """``(S,)`` int64: where each text begins."""
+        return self.cu_seqlens[:-1].long()
+
+    def layout(self, num_heads: int) -> BlockLayout:
+        """The block layout for this number of heads."""
+        if num_heads not in self._layouts:
+            self._layouts[num_heads] = _block_layout(self.groups, num_heads)
+        return self._layouts[num_heads]
 
 
 GROUP_OVERHEAD_TOKENS = 96
@@ -71,15 +101,14 @@ def group_by_length(lengths: tuple[int, ...]) -> tuple[AttentionGroup, ...]:
     far to the next length would cost more than a group's fixed overhead.
     """
     groups: list[AttentionGroup] = []
-    first = token = padding = 0
+    first = padding = 0
     for i in range(1, len(lengths) + 1):
         if i < len(lengths):
             padding += (lengths[i] - lengths[i - 1]) * (i - first)
             if padding <= GROUP_OVERHEAD_TOKENS:
                 continue
-        members = lengths[first:i]
-        groups.append(AttentionGroup(token, token + sum(members), members))
-        first, token, padding = i, token + sum(members), 0
+        groups.append(AttentionGroup(lengths[first:i]))
+        first, padding = i, 0
     return tuple(groups)
 
 
@@ -119,8 +148,9 @@ def packed_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     q_TNH, k_TNH, v_TNH = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     if query.device.type == "cpu":
+        only_first = packed.last_attention is module
         out: Tensor = _GroupedAttention.apply(  # type: ignore[no-untyped-call]
-            q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window
+            q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window, only_first
         )
     else:
         out = _accelerator_attention(q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window)
@@ -128,7 +158,7 @@ def packed_attention(
 
 
 class _GroupedAttention(torch.autograd.Function):
-    """softmax(q k^T) v, group by group, with its own backward: one graph node for a layer instead of
+    """Softmax of q k^T times v, group by group, with its own backward: one graph node for a layer instead of
     some ten for each group, and only the weights after softmax are stored.
     """
 
@@ -142,104 +172,124 @@ class _GroupedAttention(torch.autograd.Function):
         scaling: float,
         dropout: float,
         sliding_window: int | None,
+        only_first: bool,
     ) -> Tensor:
-        out_TNH = torch.empty_like(q_TNH, memory_format=torch.contiguous_format)
-        weights, masks = [], []
+        num_heads = q_TNH.shape[1]
+        layout = plan.layout(num_heads)
+        k, v = (_gather(x, layout.to_blocks) for x in (k_TNH, v_TNH))
+        q = q_TNH[plan.first_tokens].flatten(0, 1) if only_first else _gather(q_TNH, layout.to_blocks)
         is_dropping = drop_threshold(dropout) > 0
-        for group in plan.groups:
-            q, k, v = (_to_block(x, group) for x in (q_TNH, k_TNH, v_TNH))
-            weight = _attention_weights(q, k, group, scaling, sliding_window)
+        weights, masks, blocks = [], [], []
+        for group, q_block, k_block, v_block in _blocks_of(plan.groups, num_heads, only_first, q, k, v):
+            weight = _attention_weights(q_block, k_block, group, scaling, sliding_window)
             weights.append(weight)
             if is_dropping:
                 mask = plan.stream.keep_mask(tuple(weight.shape), dropout, weight.dtype)
                 masks.append(mask)
                 weight = (weight * mask).mul_(keep_scale(dropout))
-            _from_block(torch.bmm(weight, v), out_TNH, group)
-        ctx.save_for_backward(q_TNH, k_TNH, v_TNH, *weights, *masks)
-        ctx.groups, ctx.scaling = plan.groups, scaling
+            blocks.append(torch.bmm(weight, v_block).flatten(0, 1))
+        ctx.save_for_backward(q, k, v, *weights, *masks)
+        ctx.plan, ctx.scaling, ctx.only_first = plan, scaling, only_first
         ctx.keep_scale = keep_scale(dropout) if is_dropping else None
+        rows = torch.cat(blocks)
+        if not only_first:
+            return rows.index_select(0, layout.to_packed).view(q_TNH.shape)
+        out_TNH = rows.new_zeros(q_TNH.shape)
+        out_TNH[plan.first_tokens] = rows.view(-1, *q_TNH.shape[1:])
         return out_TNH
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        q_TNH, k_TNH, v_TNH, *saved = ctx.saved_tensors
-        weights, masks = saved[: len(ctx.groups)], saved[len(ctx.groups) :]
-        grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_TNH, k_TNH, v_TNH)]
-        for i, group in enumerate(ctx.groups):
-            q, k, v = (_to_block(x, group) for x in (q_TNH, k_TNH, v_TNH))
-            grad_out = _to_block(grad_outputs[0], group, fill_padding=True)
-            grad_weight = torch.bmm(grad_out, v.mT)
+        q, k, v, *saved = ctx.saved_tensors
+        plan: AttentionPlan = ctx.plan
+        weights, masks = saved[: len(plan.groups)], saved[len(plan.groups) :]
+        shape = grad_outputs[0].shape
+        layout = plan.layout(shape[1])
+        if ctx.only_first:
+            grad_out = grad_outputs[0][plan.first_tokens].flatten(0, 1)
+        else:
+            # a query of padding must not reach the keys and values that it repeats
+            grad_out = _gather(grad_outputs[0], layout.to_blocks).index_fill_(0, layout.padding, 0)
+        grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
+        inputs = _blocks_of(plan.groups, shape[1], ctx.only_first, q, k, v)
+        outputs = _blocks_of(plan.groups, shape[1], ctx.only_first, grad_q, grad_k, grad_v)
+        rows_of_grad = _query_blocks(plan.groups, shape[1], ctx.only_first, grad_out)
+        for i, ((_, q_block, k_block, v_block), (_, *grads), grad_block) in enumerate(
+            zip(inputs, outputs, rows_of_grad, strict=True)
+        ):
+            grad_weight = torch.bmm(grad_block, v_block.mT)
             dropped = weights[i]
             if masks:
                 dropped = (weights[i] * masks[i]).mul_(ctx.keep_scale)
                 grad_weight.mul_(masks[i]).mul_(ctx.keep_scale)
-            grad_v = torch.bmm(dropped.mT, grad_out)
+            torch.bmm(dropped.mT, grad_block, out=grads[2])
             grad_score = torch._softmax_backward_data(grad_weight, weights[i], -1, weights[i].dtype)
             grad_score.mul_(ctx.scaling)
-            for grad, block in zip(
-                grads, (torch.bmm(grad_score, k), torch.bmm(grad_score.mT, q), grad_v), strict=True
-            ):
-                _from_block(block, grad, group)
-        return (*grads, None, None, None, None)
+            torch.bmm(grad_score, k_block, out=grads[0])
+            torch.bmm(grad_score.mT, q_block, out=grads[1])
+        back = (grad.index_select(0, layout.to_packed).view(shape) for grad in (grad_k, grad_v))
+        if not ctx.only_first:
+            return (grad_q.index_select(0, layout.to_packed).view(shape), *back, None, None, None, None, None)
+        whole_q = grad_q.new_zeros(shape)
+        whole_q[plan.first_tokens] = grad_q.view(-1, *shape[1:])
+        return (whole_q, *back, None, None, None, None, None)
 
 
-def _to_block(x_TNH: Tensor, group: AttentionGroup, *, fill_padding: bool = False) -> Tensor:
-    """Tokens of a group as ``(G * N, L, H)``; padding rows repeat a token unless ``fill_padding``,
-    which makes them zero.
-    """
-    num_heads, width = x_TNH.shape[1:]
-    size = len(group.lengths)
-    tokens = x_TNH[group.first_token : group.end_token]
-    if not group.is_even:
-        index, is_padding = _padded_index(group.lengths)
-        tokens = tokens[index]
-        if fill_padding:
-            tokens[is_padding] = 0
-    block = (
-        tokens.view(size, group.longest, num_heads, width)
-        if tokens.is_contiguous()
-        else tokens.reshape(size, group.longest, num_heads, width)
+def _block_layout(groups: tuple[AttentionGroup, ...], num_heads: int) -> BlockLayout:
+    heads = torch.arange(num_heads)
+    to_blocks, is_padding, first = [], [], 0
+    for group in groups:
+        sizes = torch.tensor(group.lengths)
+        starts = first + sizes.cumsum(0) - sizes
+        place = torch.arange(group.longest)
+        empty = place >= sizes[:, None]  # (G, L)
+        token = starts[:, None] + place.masked_fill(empty, 0)
+        to_blocks.append((token[:, None] * num_heads + heads[:, None]).flatten())  # (G, N, L)
+        is_padding.append(empty[:, None].expand(-1, num_heads, -1).flatten())
+        first += sum(group.lengths)
+    source, empty = torch.cat(to_blocks), torch.cat(is_padding)
+    real = (~empty).nonzero().flatten()
+    to_packed = torch.empty(len(real), dtype=torch.int64)
+    to_packed[source[real]] = real
+    return BlockLayout(source, empty.nonzero().flatten(), to_packed)
+
+
+def _gather(x_TNH: Tensor, rows: Tensor) -> Tensor:
+    return x_TNH.reshape(-1, x_TNH.shape[-1]).index_select(0, rows)
+
+
+def _query_blocks(
+    groups: tuple[AttentionGroup, ...], num_heads: int, only_first: bool, rows: Tensor
+) -> Iterator[Tensor]:
+    """Views ``(G * N, L or 1, H)`` of rows that are laid out like the queries."""
+    sizes = [(g.size * num_heads, 1 if only_first else g.longest) for g in groups]
+    for piece, size in zip(torch.split(rows, [a * b for a, b in sizes]), sizes, strict=True):
+        yield piece.view(*size, rows.shape[-1])
+
+
+def _blocks_of(
+    groups: tuple[AttentionGroup, ...], num_heads: int, only_first: bool, q: Tensor, k: Tensor, v: Tensor
+) -> Iterator[tuple[AttentionGroup, Tensor, Tensor, Tensor]]:
+    """Each group with views of its queries, keys and values."""
+    return zip(
+        groups,
+        _query_blocks(groups, num_heads, only_first, q),
+        _query_blocks(groups, num_heads, False, k),
+        _query_blocks(groups, num_heads, False, v),
+        strict=True,
     )
-    return block.transpose(1, 2).reshape(size * num_heads, group.longest, width)
-
-
-def _from_block(block: Tensor, out_TNH: Tensor, group: AttentionGroup) -> None:
-    """Write ``(G * N, L, H)`` to the group's tokens of ``out_TNH``, leaving padding out."""
-    num_heads, width = out_TNH.shape[1:]
-    size = len(group.lengths)
-    tokens = block.view(size, num_heads, group.longest, width).transpose(1, 2)
-    target = out_TNH[group.first_token : group.end_token]
-    if group.is_even:
-        target.view(size, group.longest, num_heads, width).copy_(tokens)
-    else:
-        _, is_padding = _padded_index(group.lengths)
-        target.copy_(tokens.reshape(-1, num_heads, width)[~is_padding])
 
 
 def _attention_weights(
     q: Tensor, k: Tensor, group: AttentionGroup, scaling: float, sliding_window: int | None
 ) -> Tensor:
-    """Softmax of the scaled scores ``(G * N, L, L)``; keys of padding get exactly 0."""
+    """Softmax of the scaled scores ``(G * N, queries, L)``; keys of padding get exactly 0."""
     scores = torch.bmm(q, k.mT).mul_(scaling)
     hidden = _hidden_keys(group.lengths, sliding_window)
     if hidden is not None:
-        size = len(group.lengths)
-        by_text = scores.view(size, -1, group.longest, group.longest)
-        by_text.masked_fill_(hidden[:, None], float("-inf"))
+        by_text = scores.view(group.size, -1, *scores.shape[1:])
+        by_text.masked_fill_(hidden[:, None, : scores.shape[1]], float("-inf"))
     return torch.softmax(scores, dim=-1)
-
-
-@lru_cache(maxsize=4096)
-def _padded_index(lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """For a ``(G, L)`` block, flat: the group's token at each place ``(G * L,)`` int64, where padding
-    repeats the text's first token, and which places are padding, bool.
-    """
-    sizes = torch.tensor(lengths)
-    starts = sizes.cumsum(0) - sizes
-    place = torch.arange(lengths[-1])
-    is_padding = place >= sizes[:, None]
-    index = starts[:, None] + place.masked_fill(is_padding, 0)
-    return index.flatten(), is_padding.flatten()
 
 
 @lru_cache(maxsize=4096)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from leantune.data.table import CellBatch
+from leantune.data.wording import Opaque
 
 
 class Column(Protocol):
@@ -65,6 +66,20 @@ class ArrowColumn:
     def cells(self, start: int, stop: int) -> list[object]:
         """The cells of rows ``start`` to ``stop``."""
         return list(self.values.slice(start, stop - start).to_pylist())
+
+
+@dataclass(frozen=True, slots=True)
+class OpaqueColumn:
+    """Cells that hold neither texts nor labels, and were not read."""
+
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def cells(self, start: int, stop: int) -> list[object]:
+        """A stand-in for each of the rows ``start`` to ``stop``."""
+        return [Opaque("a value of another type")] * (min(stop, self.length) - start)
 
 
 @dataclass(frozen=True, slots=True)

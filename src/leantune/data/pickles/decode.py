@@ -111,7 +111,7 @@ class _Machine:
             **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), self._get),
             **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), self._put),
             "MEMOIZE": self._memoize,
-            "GLOBAL": lambda argument: self._push_name(*str(argument).partition(" ")[::2]),
+            "GLOBAL": self._global,
             "STACK_GLOBAL": lambda _: self._push_name(*self._pop_many(2)),
             "REDUCE": lambda _: self._build(*self._pop_many(2)),
             "NEWOBJ": lambda _: self._build(*self._pop_many(2)),
@@ -221,6 +221,10 @@ class _Machine:
         return list(zip(items[::2], items[1::2], strict=True))
 
     # Names and objects
+
+    def _global(self, names: object) -> None:
+        assert isinstance(names, tuple)
+        self._push_name(*names)
 
     def _push_name(self, module: object, qualname: object) -> None:
         if type(module) is not str or type(qualname) is not str:

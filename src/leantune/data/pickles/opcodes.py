@@ -21,7 +21,11 @@ _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
 
-_BY_BYTE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+BY_BYTE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+"""Byte -> what ``pickletools`` knows about the opcode."""
+
+# The readers of pickletools undo escapes in these lines, which unpickling does not.
+_NUM_LINES = {"GLOBAL": 2, "INST": 2, "STRING": 1, "PERSID": 1}
 
 # Code, registries, objects outside the file, copies, and the texts of Python 2.
 _REFUSED = frozenset(
@@ -89,15 +93,13 @@ def _read(stream: io.BytesIO, data: bytes, name: str) -> tuple[str, object]:
     byte = stream.read(1)
     if not byte:
         raise _cut_short(name, start, len(data))
-    opcode = _BY_BYTE.get(byte)
+    opcode = BY_BYTE.get(byte)
     if opcode is None:
         raise refusal(name, f"byte {start}", f"0x{byte[0]:02x} is no opcode of a pickle")
     if opcode.name in _REFUSED:
         raise refusal(name, Place(opcode.name, start), "an opcode that no table needs")
-    if opcode.arg is None:
-        return opcode.name, None
     try:
-        return opcode.name, opcode.arg.reader(stream)
+        return opcode.name, read_argument(opcode, stream)
     # What the readers of pickletools raise on bytes that are no argument.
     except (ValueError, OverflowError, struct.error) as error:
         declared = _declared_length(data, start, opcode)
@@ -106,6 +108,24 @@ def _read(stream: io.BytesIO, data: bytes, name: str) -> tuple[str, object]:
         if stream.tell() < len(data):
             raise refusal(name, Place(opcode.name, start), "an argument that cannot be read") from error
         raise _cut_short(name, start, len(data)) from error
+
+
+def read_argument(opcode: pickletools.OpcodeInfo, stream: io.BytesIO) -> object:
+    """The argument that follows an opcode; a tuple of texts for those that are written as lines.
+
+    Raises:
+        ValueError, OverflowError, struct.error: no such argument.
+    """
+    if opcode.name in _NUM_LINES:
+        return tuple(_line(stream) for _ in range(_NUM_LINES[opcode.name]))
+    return None if opcode.arg is None else opcode.arg.reader(stream)
+
+
+def _line(stream: io.BytesIO) -> str:
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise ValueError("no end of line")
+    return line[:-1].decode("utf-8")
 
 
 def _cut_short(name: str, start: int, length: int) -> DataError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-import pickletools
+import struct
+
+from leantune.data.pickles.opcodes import BY_BYTE, read_argument
 
 # Tables begin with a mark, a list, a dict or a name.
 _FIRST_BYTES_OF_TEXT_PICKLES = (b"(", b"]", b"}", b"c")
@@ -31,9 +33,10 @@ def _parses_to_the_end(head: bytes) -> bool:
     stream = io.BytesIO(head)
     num_opcodes = 0
     try:
-        for _ in pickletools.genops(stream):
+        while opcode := BY_BYTE.get(stream.read(1)):
+            read_argument(opcode, stream)
             num_opcodes += 1
-    # An argument that the head cuts off is no sign against a pickle, any other error is.
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, struct.error):
+        # An argument that the end of the head cuts off is no sign against a pickle; any other is.
         pass
     return num_opcodes >= _MIN_OPCODES and stream.tell() == len(head)

@@ -93,7 +93,7 @@ def _reconstructed_state(node: object) -> object:
 
 
 def _shape(node: object) -> tuple[int, ...]:
-    shape = tuple(map(match.size_of, match.tuple_of(node, 1)))
+    shape = tuple(map(match.size_of, match.tuple_from(node, 1)))
     if len(shape) > 2:
         raise Mismatch(node, "one or two dimensions")
     return shape
@@ -110,10 +110,17 @@ def _array(raw: object, dtype: object, shape: tuple[int, ...], *, is_fortran: bo
     if kind.letter in "Mm":
         return Array(shape, [Opaque("a date or a time")] * count)
     if kind.item_bytes == 0:
-        return Array(shape, ["" if kind.letter == "U" else b""] * count)
+        return Array(shape, [_empty(kind, count)])
     values = np.frombuffer(data, f"{kind.order}{kind.letter}{_units(kind)}")
     _check_characters(values, kind)
     return Array(shape, values.reshape(shape, order="F" if is_fortran else "C"))
+
+
+def _empty(kind: _Type, count: int) -> object:
+    """The one empty text of a scalar; an array of them has room for a character in each."""
+    if count != 1:
+        raise Mismatch(count, "items that take up space")
+    return "" if kind.letter == "U" else b""
 
 
 def _objects(nodes: list[object], shape: tuple[int, ...]) -> list[object]:
@@ -132,7 +139,7 @@ def _type(node: object) -> _Type:
     spelled = _TYPE.fullmatch(spelling) if type(spelling) is str else None
     if spelled is None or flags != [False, True]:
         raise Mismatch(spelling, "a type of numbers, texts, dates or objects")
-    _, order, subarray, names, fields, *_ = match.tuple_of(node.state, 8)
+    _, order, subarray, names, fields, *_ = match.tuple_from(node.state, 8)
     if order not in ("<", ">", "|", "=") or (subarray, names, fields) != (None, None, None):
         raise Mismatch(node, "a type without parts")
     return _sized(node, spelled[1], int(spelled[2] or 8), str(order))

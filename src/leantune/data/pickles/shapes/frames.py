@@ -5,6 +5,8 @@ A frame keeps its columns in blocks of one type. Each block says at which positi
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 
 from leantune.data.pickles.columns import Column, ListColumn
@@ -16,6 +18,9 @@ from leantune.data.pickles.shapes.match import Mismatch
 Block = tuple[list[Column], object]
 """The columns of a block, and the node of their positions."""
 
+MAX_LABELS = 2**20
+
+_Sized = TypeVar("_Sized", range, Column)
 _MASKED = ("pandas.IntegerArray", "pandas.FloatingArray", "pandas.BooleanArray")
 _LABEL_INDEXES = (
     *("pandas.Index", "pandas.CategoricalIndex", "pandas.Int64Index", "pandas.UInt64Index"),
@@ -41,7 +46,7 @@ def frame_columns(node: object) -> list[tuple[object, Column]]:
     """
     manager = match.member(match.state_of(node, "pandas.DataFrame"), "_mgr", "_data")
     axes, blocks = _manager(manager)
-    labels = _labels(axes[0])
+    labels = _labels(axes[0]) if axes else []
     placed: dict[int, Column] = {}
     for columns, positions in blocks:
         placed.update(zip(_positions(positions, len(columns)), columns, strict=True))
@@ -66,7 +71,7 @@ def _manager(node: object) -> tuple[list[object], list[Block]]:
     """The axes and blocks of a manager: arguments in a frame, a dict in its state in a Series."""
     if match.is_built(node, "pandas.BlockManager"):
         blocks, axes = match.args_of(node, "pandas.BlockManager", 2)
-        return match.list_of(axes), list(map(_block, match.tuple_of(blocks, 0)))
+        return match.list_of(axes), list(map(_block, match.tuple_from(blocks, 0)))
     state = match.tuple_of(match.state_of(node, "pandas.SingleBlockManager"), 4)
     parts = match.member(state[3], "0.14.1")
     described = match.list_of(match.member(parts, "blocks"))
@@ -129,7 +134,7 @@ def _backed_columns(node: object) -> list[Column]:
         or len(node.args) != 3
     ):
         raise Mismatch(node, "the values of a block")
-    dtype, values, *_ = match.tuple_of(node.state, 2)
+    dtype, values, *_ = match.tuple_from(node.state, 2)
     subtype = node.args[0]
     kind = subtype.kind if isinstance(subtype, Name) else None
     if kind == "pandas.Categorical":
@@ -155,17 +160,23 @@ def _labels(node: object) -> list[object]:
     index, parts = match.args_of(node, "pandas._new_Index", 2)
     kind = index.kind if isinstance(index, Name) else None
     if kind == "pandas.RangeIndex":
-        start, stop, step = (match.member(parts, key) for key in ("start", "stop", "step"))
-        if type(start) is not int or type(stop) is not int or type(step) is not int or step == 0:
-            raise Mismatch(node, "a range")
-        return list(_short(range(start, stop, step), node))
+        return list(_short(_range(parts), node))
     if kind not in _LABEL_INDEXES:
         raise Mismatch(node, "labels on one level")
-    (column,) = _block_columns(match.member(parts, "data"))
-    return column.cells(0, len(column))
+    columns = _block_columns(match.member(parts, "data"))
+    if len(columns) != 1:
+        raise Mismatch(node, "one label for every column")
+    return columns[0].cells(0, len(_short(columns[0], node)))
 
 
-def _short(labels: range, node: object) -> range:
-    if len(labels) > 2**20:
-        raise Mismatch(node, "fewer labels")
+def _range(parts: object) -> range:
+    start, stop, step = (match.member(parts, key) for key in ("start", "stop", "step"))
+    if type(start) is not int or type(stop) is not int or type(step) is not int or step == 0:
+        raise Mismatch(parts, "a range of whole numbers")
+    return range(start, stop, step)
+
+
+def _short(labels: _Sized, node: object) -> _Sized:
+    if len(labels) > MAX_LABELS:
+        raise Mismatch(node, f"at most {MAX_LABELS:,} labels")
     return labels

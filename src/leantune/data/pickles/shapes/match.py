@@ -57,10 +57,18 @@ def list_of(node: object) -> list[object]:
     return node
 
 
-def tuple_of(node: object, at_least: int) -> tuple[object, ...]:
-    """A tuple with at least so many items."""
-    if type(node) is not tuple or len(node) < at_least:
-        raise Mismatch(node, f"a tuple of {at_least} or more")
+def tuple_of(node: object, count: int) -> tuple[object, ...]:
+    """A tuple with so many items."""
+    items = tuple_from(node, count)
+    if len(items) != count:
+        raise Mismatch(node, f"a tuple of {count}")
+    return items
+
+
+def tuple_from(node: object, count: int) -> tuple[object, ...]:
+    """A tuple with so many items or more, as newer versions write them."""
+    if type(node) is not tuple or len(node) < count:
+        raise Mismatch(node, f"a tuple of {count} or more")
     return node
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
 
-from leantune.data.pickles.columns import ArrowColumn, Column, ListColumn, PickleTable
+from leantune.data.pickles.columns import ArrowColumn, Column, OpaqueColumn, PickleTable
 from leantune.data.pickles.nodes import Built, Mapping
 from leantune.data.pickles.shapes import match
 from leantune.data.pickles.shapes.arrow import table_columns
@@ -27,7 +26,8 @@ def is_dataset_dict(node: object) -> bool:
 def dataset_splits(node: object) -> dict[object, object]:
     """The nodes of a DatasetDict's datasets by split."""
     assert isinstance(node, Built)
-    if node.args != () or not all(type(split) is str for split, _ in node.pairs):
+    names = [split for split, _ in node.pairs]
+    if node.args != () or not all(type(name) is str for name in names) or len(set(names)) < len(names):
         raise Mismatch(node, "datasets by split")
     return dict(node.pairs)
 
@@ -67,40 +67,36 @@ def _concatenated(blocks: object) -> dict[str, Column]:
 
 
 def _joined(columns: list[Column], node: object) -> Column:
-    if len(columns) == 1:
-        return columns[0]
     chunks = [column.values for column in columns if isinstance(column, ArrowColumn)]
     if len(chunks) < len(columns):
-        return ListColumn([cell for column in columns for cell in column.cells(0, len(column))])
-    try:
-        return ArrowColumn(pa.chunked_array([chunk for values in chunks for chunk in values.chunks]))
-    except pa.ArrowException as error:
-        raise Mismatch(node, "blocks of the same types") from error
+        return OpaqueColumn(sum(map(len, columns)))
+    if any(values.type != chunks[0].type for values in chunks):
+        raise Mismatch(node, "blocks of the same types")
+    return ArrowColumn(
+        pa.chunked_array([chunk for values in chunks for chunk in values.chunks], chunks[0].type)
+    )
 
 
-def _row_numbers(node: object) -> list[int]:
+def _row_numbers(node: object) -> list[object]:
     columns = list(_table(node).values())
-    if len(columns) != 1:
+    if len(columns) != 1 or not isinstance(columns[0], ArrowColumn):
         raise Mismatch(node, "one column of row numbers")
-    numbers = columns[0].cells(0, len(columns[0]))
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    if not pa.types.is_unsigned_integer(columns[0].values.type) or columns[0].values.null_count:
         raise Mismatch(node, "row numbers")
-    return [int(str(number)) for number in numbers]
+    return columns[0].cells(0, len(columns[0]))
 
 
-def _taken(columns: dict[str, Column], rows: list[int], node: object) -> dict[str, Column]:
-    num_rows = min(map(len, columns.values()), default=0)
-    if rows and max(rows) >= num_rows:
-        raise Mismatch(node, f"row numbers below {num_rows}")
-    positions = np.array(rows, dtype=np.int64)
-    return {name: _taken_column(column, positions) for name, column in columns.items()}
+def _taken(columns: dict[str, Column], rows: list[object], node: object) -> dict[str, Column]:
+    try:
+        return {name: _taken_column(column, pa.array(rows, pa.uint64())) for name, column in columns.items()}
+    except pa.ArrowIndexError as error:
+        raise Mismatch(node, "row numbers of its rows") from error
 
 
-def _taken_column(column: Column, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Column:
-    if isinstance(column, ArrowColumn):
-        return ArrowColumn(column.values.take(pa.array(positions)))
-    cells = column.cells(0, len(column))
-    return ListColumn([cells[position] for position in positions])
+def _taken_column(column: Column, rows: pa.Array) -> Column:
+    return (
+        ArrowColumn(column.values.take(rows)) if isinstance(column, ArrowColumn) else OpaqueColumn(len(rows))
+    )
 
 
 def _class_names(features: object) -> dict[str, tuple[str, ...]]:

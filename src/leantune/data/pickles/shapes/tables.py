@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from leantune.data.pickles.columns import Column, ListColumn, PickleTable
-from leantune.data.pickles.nodes import Built, Mapping, Pairs
+from leantune.data.pickles.nodes import UNSET, Built, Mapping, Pairs
 from leantune.data.pickles.shapes import arrays, frames, saved
 from leantune.data.pickles.shapes.cells import cell, column
 from leantune.data.pickles.shapes.match import Mismatch
@@ -51,7 +51,12 @@ def _columns(root: object, name: str) -> list[tuple[object, Column]]:
         return [("text", column(root))]
     if isinstance(root, Mapping):
         return [(label, _column_of_dict(values)) for label, values in root.pairs]
-    if isinstance(root, Built) and root.kind == "collections.OrderedDict" and root.args == ():
+    if (
+        isinstance(root, Built)
+        and root.kind == "collections.OrderedDict"
+        and root.args == ()
+        and root.state is UNSET
+    ):
         return [(label, _column_of_dict(values)) for label, values in root.pairs]
     if type(root) is list:
         return _columns_of_list(root, name)
@@ -79,6 +84,8 @@ def _columns_of_list(rows: list[object], name: str) -> list[tuple[object, Column
 
 def _row(pairs: Pairs, labels: list[object], number: int, name: str) -> list[object]:
     """The cells of one row under the labels of the first row."""
+    if not all(type(key) is str for key, _ in pairs):
+        raise DataError("a key that is no text, expected names of columns", path=name, row=number)
     cells = dict(pairs)
     if len(cells) < len(pairs):
         raise DataError("the same key twice, expected every key once", path=name, row=number)
@@ -119,7 +126,8 @@ def _checked(columns: list[tuple[object, Column]], name: str) -> dict[str, Colum
     return found
 
 
-def _column_name(label: object, name: str) -> str:
+def _column_name(node: object, name: str) -> str:
+    label = cell(node)
     if type(label) is int:
         return str(label)
     if type(label) is not str:

@@ -1,0 +1,1 @@
+"""leantune against the usual pipeline on the same rows, alternately, in fresh processes."""

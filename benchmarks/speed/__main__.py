@@ -1,0 +1,171 @@
+"""Measure leantune against the usual pipeline: ``python -m benchmarks.speed [--long]``.
+
+Training and prediction, MiniLM-L6 and a random-weight RoBERTa-base, on rows of AG News (else Reuters
+R8). Prints tables and writes JSON, Markdown and a picture into ``benchmarks/results/``. Exit code 1 if
+a pipeline did not train or saw other tokens than the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.speed import inputs, pipelines, plot, report
+from benchmarks.speed.arithmetic import Growth, slug
+from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
+from benchmarks.speed.growth import measure_growth
+
+ROOT = Path(__file__).parents[2]
+VALIDATION_ROWS = 64
+ROWS = {  # (default, --long); training rows are whole batches of 32
+    ("MiniLM-L6", "training"): (512, 1600),
+    ("RoBERTa-base shape", "training"): (192, 640),
+    ("MiniLM-L6", "prediction"): (512, 2048),
+    ("RoBERTa-base shape", "prediction"): (256, 640),
+}
+
+
+def main() -> int:
+    started = time.perf_counter()
+    options = parse_options()
+    console = Console(width=None if sys.stdout.isatty() else 100)  # no wrapped tables in a log
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        environment = {
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(folder / "huggingface"),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        }
+        result = measure(options, folder, environment, console, started)
+    for table in report.rich_tables(result):
+        console.print(table, "")
+    for path in write(result, Path(options.output)):
+        console.print(path, highlight=False, soft_wrap=True)
+    for problem in result["problems"]:
+        console.print(f"not valid: {problem}", style="red", highlight=False, soft_wrap=True)
+    return 1 if result["problems"] else 0
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--long", action="store_true", help="the full table: more rows, LoRA, fp32, growth")
+    parser.add_argument("--rounds", type=int, default=3, help="repeats of every pipeline, alternating")
+    parser.add_argument(
+        "--minutes", type=float, help="start no round that would end later; default: 10, with --long no limit"
+    )
+    parser.add_argument("--growth-rows", type=int, default=100_000, help="most rows of the growth table")
+    parser.add_argument("--only", default="", help="models to run, by a part of their names")
+    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results"), help="folder to write")
+    return parser.parse_args()
+
+
+def measure(
+    options: argparse.Namespace,
+    folder: Path,
+    environment: Mapping[str, str],
+    console: Console,
+    started: float,
+) -> dict[str, Any]:
+    """Run everything."""
+
+    def say(text: str) -> None:
+        console.print(f"{time.perf_counter() - started:5.0f} s  {text}", highlight=False, soft_wrap=True)
+
+    machine = describe_machine(environment)
+    models, missing = inputs.available_models(environment)
+    data, rows = inputs.read_rows(environment)
+    for sentence in missing:
+        say(sentence)
+    comparisons = [
+        prepare(model, task, rows, machine["precision"], folder, is_long=options.long)
+        for model in models
+        if options.only in model.name
+        for task in ("training", "prediction")  # in this order: prediction uses what training made
+    ]
+    minutes = options.minutes or (float("inf") if options.long else 10)
+    run_rounds(
+        comparisons,
+        rounds=options.rounds,
+        limit_s=60 * minutes - (time.perf_counter() - started),
+        folder=folder,
+        environment=environment,
+        say=say,
+    )
+    again = describe_machine(environment)["matrix_flops"]  # the limit is what the machine reached at its best
+    machine["matrix_flops"] = {name: max(rate, again[name]) for name, rate in machine["matrix_flops"].items()}
+    growth: dict[str, Growth] = {}
+    if options.long:
+        growth = measure_growth(
+            comparisons[0].work,
+            rows,
+            options.growth_rows,
+            folder=folder,
+            environment=environment,
+            say=say,
+        )
+    return report.result_of(
+        comparisons,
+        growth,
+        machine=machine,
+        data=data,
+        date=date.today().isoformat(),
+        command=" ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
+        problems=[problem for each in comparisons for problem in problems_of(each)],
+        missing=missing,
+    )
+
+
+def describe_machine(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What `benchmarks.speed.machine` prints."""
+    command = [sys.executable, "-m", "benchmarks.speed.machine"]
+    machine: dict[str, Any] = json.loads(inputs.output_of(command, environment))
+    return machine
+
+
+def prepare(
+    model: inputs.Model, task: str, rows: inputs.Rows, precision: str, folder: Path, *, is_long: bool
+) -> Comparison:
+    """Write the rows of a comparison; prediction classifies rows that training has not seen."""
+    home = folder / slug(model.name)
+    home.mkdir(exist_ok=True)
+    count = ROWS[model.name, task][is_long]
+    first = 0 if task == "training" else ROWS[model.name, "training"][is_long] + VALIDATION_ROWS
+    work = pipelines.Workload(
+        model=model.folder,
+        rows=inputs.write_rows(home / f"{task}.csv", rows[first : first + count]),
+        validation=inputs.write_rows(home / "validation.csv", rows[first + count :][:VALIDATION_ROWS]),
+        trained=home / "run",
+        precision=precision,
+        learning_rate=model.learning_rate,
+    )
+    return Comparison(model, task, count, work, pipelines.pipelines_of(task, is_long=is_long))
+
+
+def write(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """The three files of a result."""
+    hardware = result["machine"]["hardware"]
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"speed_{slug(hardware['gpu'] or hardware['cpu'])}_{result['date']}"
+    as_json, as_markdown, picture = (Path(f"{stem}.{suffix}") for suffix in ("json", "md", "png"))
+    as_json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    as_markdown.write_text(report.markdown_of(result, picture.name), "utf-8")
+    plot.draw(result, picture)
+    return [as_json, as_markdown, picture]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

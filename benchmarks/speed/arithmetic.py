@@ -1,0 +1,113 @@
+"""The numbers of the report, from the numbers of the runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+LEAST_STEPS = 8
+"""From which a loss is expected to fall."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What one run of one pipeline did."""
+
+    samples_per_s: float
+    tokens_per_s: float
+    tokens: int
+    """Real tokens, without padding."""
+    peak_rss_bytes: int
+    """Of the whole process, from start to end."""
+    objective: tuple[float, ...] = ()
+    """Training: the loss that is minimised (task and orthogonality penalty), step by step."""
+    labels: tuple[str, ...] = ()
+    """Prediction: the labels in input order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A median with the least and the greatest of its repeats."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(median(values), min(values), max(values))
+
+
+def speedup(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Spread:
+    """How many times the samples a second: one ratio a round, so that what slows a whole round cancels."""
+    return Spread.of([a.samples_per_s / b.samples_per_s for a, b in zip(ours, theirs, strict=True)])
+
+
+def encoder_linear_parameters(config: Mapping[str, Any]) -> int:
+    """Weights of the linear layers in the blocks of a BERT-like encoder: four of attention (D x D) and two
+    of the feed-forward part (D x F) in each.
+
+    Args:
+        config: ``config.json`` of the model.
+    """
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    per_block = 4 * width * width + 2 * width * inner
+    return int(config["num_hidden_layers"] * per_block)
+
+
+def flops_per_token(task: str, linear_parameters: int) -> int:
+    """Of the layer products alone: two a weight forward, and in training two more for the gradients of the
+    inputs; frozen weights need no gradients of their own."""
+    passes = {"training": 2, "prediction": 1}[task]
+    return passes * 2 * linear_parameters
+
+
+def share_of_limit(tokens_per_s: float, task: str, linear_parameters: int, matrix_flops: float) -> float:
+    """Of the matrix-product rate of the machine, what the layer products of a pipeline make up."""
+    return tokens_per_s * flops_per_token(task, linear_parameters) / matrix_flops
+
+
+def falls(objective: Sequence[float]) -> bool:
+    """Whether the last third of a loss is below its first third, on average; of a few steps alone the
+    noise of the batches says nothing, and they pass."""
+    third = len(objective) // 3
+    return len(objective) < LEAST_STEPS or sum(objective[-third:]) < sum(objective[:third])
+
+
+def agreement(labels: Sequence[str], reference: Sequence[str]) -> float:
+    """Share of rows with the same label."""
+    return sum(a == b for a, b in zip(labels, reference, strict=True)) / len(reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """Cost of the same work on few rows and on more."""
+
+    few_rows: int
+    many_rows: int
+    few_s: float
+    many_s: float
+    few_rss_bytes: int
+    many_rss_bytes: int
+
+    @property
+    def time_ratio(self) -> float:
+        """Seconds for the many rows over seconds for the few."""
+        return self.many_s / self.few_s
+
+    @property
+    def memory_ratio(self) -> float:
+        """Peak memory for the many rows over that for the few."""
+        return self.many_rss_bytes / self.few_rss_bytes
+
+
+def slug(text: str) -> str:
+    """``text`` as a part of a file name.
+
+    >>> slug("Intel(R) Xeon(R) CPU @ 2.0GHz")
+    'intel-xeon-cpu-2-0ghz'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", " ", text.lower())).strip("-")

@@ -1,0 +1,210 @@
+"""The pipelines that are compared: how each is started and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.arithmetic import Sample
+from benchmarks.speed.process import Outcome
+
+PEER = Path(__file__).parents[1] / "peer"
+BATCH_SIZE, EVAL_BATCH_SIZE, MAX_LENGTH = 32, 64, 256
+INIT_RANK, TARGET_RANK, ALPHA, DROPOUT = 11, 8, 16, 0.15
+USUAL, BEST, LEANTUNE = "usual", "best setting", "leantune"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What every pipeline of one comparison works on."""
+
+    model: Path
+    """Folder of a pretrained encoder with its tokenizer."""
+    rows: Path
+    """CSV of the rows to train on or to classify."""
+    validation: Path
+    """CSV of the few rows that leantune measures when its epoch is over."""
+    trained: Path
+    """Run folder of leantune: training makes it, prediction with every pipeline uses its weights."""
+    precision: str
+    """bf16 where the machine computes it natively, else fp32."""
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One way to do a task: a command, and how to read what it left in a folder."""
+
+    name: str
+    command: Callable[[Workload, Path], list[str]]
+    read: Callable[[Workload, Path, Outcome], Sample]
+
+
+def peer_training(name: str, *options: str, precision: str | None = None) -> Pipeline:
+    """transformers' Trainer with PEFT; ``options`` go to ``benchmarks/peer/trainer_peft.py``."""
+
+    def command(work: Workload, folder: Path) -> list[str]:
+        recipe = {
+            "--model": work.model,
+            "--train": work.rows,
+            "--output": folder / "result.json",
+            "--precision": precision or work.precision,
+            "--init-rank": INIT_RANK,
+            "--target-rank": TARGET_RANK,
+            "--alpha": ALPHA,
+            "--dropout": DROPOUT,
+            "--epochs": 1,
+            "--batch-size": BATCH_SIZE,
+            "--learning-rate": work.learning_rate,
+            "--max-length": MAX_LENGTH,
+            "--logging-steps": 1,
+        }
+        return [sys.executable, str(PEER / "trainer_peft.py"), *_words(recipe), *options]
+
+    def read(work: Workload, folder: Path, outcome: Outcome) -> Sample:
+        result = _json(folder / "result.json")
+        return Sample(
+            samples_per_s=result["train_samples_per_s"],
+            tokens_per_s=result["train_tokens_per_s"],
+            tokens=result["real_tokens"],
+            peak_rss_bytes=outcome.peak_rss_bytes,
+            objective=tuple(loss for _, loss in result["objective_by_step"]),
+        )
+
+    return Pipeline(name, command, read)
+
+
+def leantune_training(name: str = LEANTUNE, *, precision: str | None = None) -> Pipeline:
+    """``leantune train`` with the same recipe."""
+
+    def command(work: Workload, folder: Path) -> list[str]:
+        recipe = {
+            "model": work.model,
+            "data": work.rows,
+            "validation": work.validation,
+            "output": work.trained,
+            "precision": precision or work.precision,
+            "targets": "query,value",
+            "init_rank": INIT_RANK,
+            "target_rank": TARGET_RANK,
+            "alpha": ALPHA,
+            "lora_dropout": DROPOUT,
+            "head": "full",
+            "warm_start": "false",
+            "epochs": 1,
+            "batch_size": BATCH_SIZE,
+            "eval_batch_size": EVAL_BATCH_SIZE,
+            "learning_rate": work.learning_rate,
+            "max_length": MAX_LENGTH,
+        }
+        words = [f"{key}={value}" for key, value in recipe.items()]
+        return [sys.executable, "-m", "leantune.cli", "train", *words, "--overwrite"]
+
+    def read(work: Workload, folder: Path, outcome: Outcome) -> Sample:
+        record = _json(work.trained / "record.json")
+        timings = record["timings"]
+        history = (work.trained / "history.jsonl").read_text("utf-8").splitlines()
+        return Sample(
+            samples_per_s=timings["train_samples_per_s"],
+            tokens_per_s=timings["train_tokens_per_s"],
+            tokens=record["data"]["train"]["tokens"],
+            peak_rss_bytes=outcome.peak_rss_bytes,
+            objective=objective_before_cut(map(json.loads, history), record["recipe"]["orth_reg_weight"]),
+        )
+
+    return Pipeline(name, command, read)
+
+
+def objective_before_cut(events: Any, orth_reg_weight: float) -> tuple[float, ...]:
+    """The minimised loss up to the final cut, where the penalty loses the removed triplets at one blow.
+
+    Args:
+        events: lines of ``history.jsonl``.
+        orth_reg_weight: weight of the penalty.
+    """
+    objective = []
+    for event in events:
+        if event["event"] == "pruned":
+            break
+        if event["event"] == "step":
+            objective.append(event["loss"] + orth_reg_weight * event["orthogonality"])
+    return tuple(objective)
+
+
+def peer_prediction(name: str, mode: str) -> Pipeline:
+    """A loop over a transformers classifier; ``mode`` as in ``benchmarks/peer/predict.py``."""
+
+    def command(work: Workload, folder: Path) -> list[str]:
+        options = {
+            "--model": work.trained / "merged",
+            "--input": work.rows,
+            "--mode": mode,
+            "--batch-size": EVAL_BATCH_SIZE,
+            "--max-length": MAX_LENGTH,
+            "--predictions": folder / "labels.csv",
+            "--output": folder / "result.json",
+        }
+        return [sys.executable, str(PEER / "predict.py"), *_words(options)]
+
+    return Pipeline(name, command, _read_prediction)
+
+
+def leantune_prediction(name: str = LEANTUNE, *, precision: str | None = None) -> Pipeline:
+    """What ``leantune predict`` does, with a clock around it."""
+
+    def command(work: Workload, folder: Path) -> list[str]:
+        options = {
+            "--run": work.trained,
+            "--input": work.rows,
+            "--precision": precision or work.precision,
+            "--batch-size": EVAL_BATCH_SIZE,
+            "--predictions": folder / "labels.csv",
+            "--output": folder / "result.json",
+        }
+        return [sys.executable, "-m", "benchmarks.speed.predict_leantune", *_words(options)]
+
+    return Pipeline(name, command, _read_prediction)
+
+
+def _read_prediction(work: Workload, folder: Path, outcome: Outcome) -> Sample:
+    result = _json(folder / "result.json")
+    with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
+        labels = tuple(row["label"] for row in csv.DictReader(file))
+    return Sample(
+        samples_per_s=result["samples_per_s"],
+        tokens_per_s=result["tokens_per_s"],
+        tokens=result["tokens"],
+        peak_rss_bytes=outcome.peak_rss_bytes,
+        labels=labels,
+    )
+
+
+def pipelines_of(task: str, *, is_long: bool) -> list[Pipeline]:
+    """Those of the report, in its order; leantune last."""
+    if task == "training":
+        more = [
+            peer_training(f"{USUAL}, fp32", precision="fp32"),
+            peer_training(f"{BEST}, fp32", "--group-by-length", precision="fp32"),
+            peer_training(f"{USUAL}, LoRA", "--adapter", "lora"),
+            peer_training(f"{BEST}, LoRA", "--adapter", "lora", "--group-by-length"),
+            leantune_training(f"{LEANTUNE}, fp32", precision="fp32"),
+        ]
+        always = [peer_training(USUAL), peer_training(BEST, "--group-by-length"), leantune_training()]
+    else:
+        more = [leantune_prediction(f"{LEANTUNE}, fp32", precision="fp32")]
+        always = [peer_prediction(USUAL, "plain"), peer_prediction(BEST, "best"), leantune_prediction()]
+    return [*always[:-1], *(more if is_long else ()), always[-1]]
+
+
+def _words(options: dict[str, Any]) -> list[str]:
+    return [str(word) for pair in options.items() for word in pair]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return result

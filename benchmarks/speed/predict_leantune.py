@@ -1,0 +1,56 @@
+"""``leantune predict`` with a clock around the work: reading, tokenising, classifying, writing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from leantune.data.read import Columns, open_examples
+from leantune.inference.load import load_run
+from leantune.inference.predict import predict_to
+from leantune.inference.write import Layout, open_writer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", required=True, help="folder of a finished run")
+    parser.add_argument("--input", required=True, help="CSV with a column text")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--predictions", required=True, help="CSV file to write")
+    parser.add_argument("--output", required=True, help="JSON file to write")
+    options = parser.parse_args()
+
+    trained = load_run(Path(options.run), precision=options.precision)
+    layout = Layout(trained.labels, with_probabilities=False, submission=False)
+    started = time.perf_counter()
+    source = open_examples(options.input, Columns(), labels="ignore", split="test")
+    summary = predict_to(
+        trained,
+        source,
+        options.predictions,
+        writer=lambda path: open_writer(layout, path, ".csv"),
+        batch_size=options.batch_size,
+    )
+    seconds = time.perf_counter() - started
+
+    tokens = sum(
+        int(np.sum([len(each) for each in trained.tokeniser.encode(batch.texts).input_ids]))
+        for batch in source.batches()
+    )
+    result = {
+        "rows": summary.rows,
+        "tokens": tokens,
+        "predict_s": seconds,
+        "samples_per_s": summary.rows / seconds,
+        "tokens_per_s": tokens / seconds,
+    }
+    Path(options.output).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

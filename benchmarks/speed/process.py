@@ -1,0 +1,40 @@
+"""Fresh processes, one at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a process cost from start to end."""
+
+    wall_s: float
+    peak_rss_bytes: int
+
+
+def run(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> Outcome:
+    """Run ``command`` to its end, its output into ``log``.
+
+    The peak is what Linux counts for the process; this one must stay small, because a child begins
+    with the peak of its parent.
+
+    Raises:
+        RuntimeError: with the last lines of its output, if it fails.
+    """
+    started = time.perf_counter()
+    with open(log, "wb") as sink:
+        process = subprocess.Popen(
+            command, stdout=sink, stderr=subprocess.STDOUT, env=os.environ | environment
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        tail = "\n".join(log.read_text("utf-8", errors="replace").splitlines()[-15:])
+        raise RuntimeError(f"exit code {process.returncode} of: {' '.join(command)}\n{tail}")
+    return Outcome(time.perf_counter() - started, usage.ru_maxrss * 1024)
