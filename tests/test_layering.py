@@ -20,6 +20,7 @@ FLOORS = (
     "packing",
     "adalora",
     "architectures",
+    "pretrained",
     "model",
     "evaluation",
     "inference",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -21,9 +22,10 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.speed import inputs, pipelines, plot, report
-from benchmarks.speed.arithmetic import Growth, slug
+from benchmarks.speed.arithmetic import slug
 from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
 from benchmarks.speed.growth import measure_growth
+from benchmarks.speed.process import Workplace
 
 ROOT = Path(__file__).parents[2]
 VALIDATION_ROWS = 64
@@ -36,17 +38,10 @@ ROWS = {  # (default, --long); training rows are whole batches of 32
 
 
 def main() -> int:
-    started = time.perf_counter()
     options = parse_options()
     console = Console(width=None if sys.stdout.isatty() else 100)  # no wrapped tables in a log
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        environment = {
-            "HF_HUB_OFFLINE": "1",
-            "HF_HOME": str(folder / "huggingface"),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        }
-        result = measure(options, folder, environment, console, started)
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(options, workplace(Path(folder), console))
     for table in report.rich_tables(result):
         console.print(table, "")
     for path in write(result, Path(options.output)):
@@ -70,57 +65,47 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--growth-rows", type=int, default=100_000, help="most rows of the growth table")
     parser.add_argument("--only", default="", help="models to run, by a part of their names")
     parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results"), help="folder to write")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not any(options.only in name for name, _ in ROWS):
+        parser.error(
+            f"--only {options.only}: no such model; there are {', '.join({name: 0 for name, _ in ROWS})}"
+        )
+    return options
 
 
-def measure(
-    options: argparse.Namespace,
-    folder: Path,
-    environment: Mapping[str, str],
-    console: Console,
-    started: float,
-) -> dict[str, Any]:
-    """Run everything."""
+def workplace(folder: Path, console: Console) -> Workplace:
+    """Processes that find this package, ask no hub and leave no cache behind."""
+    started = time.perf_counter()
 
     def say(text: str) -> None:
         console.print(f"{time.perf_counter() - started:5.0f} s  {text}", highlight=False, soft_wrap=True)
 
-    machine = describe_machine(environment)
-    models, missing = inputs.available_models(environment)
-    data, rows = inputs.read_rows(environment)
+    search_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "huggingface"), "PYTHONPATH": search_path}
+    return Workplace(folder, environment, say)
+
+
+def measure(options: argparse.Namespace, place: Workplace) -> dict[str, Any]:
+    """Run everything."""
+    minutes = options.minutes or (math.inf if options.long else 10)
+    end = time.perf_counter() + 60 * minutes
+    machine = describe_machine(place)
+    models, missing = inputs.available_models(place)
+    data, rows = inputs.read_rows(place)
     for sentence in missing:
-        say(sentence)
+        place.say(sentence)
     comparisons = [
-        prepare(model, task, rows, machine["precision"], folder, is_long=options.long)
+        prepare(model, task, rows, machine["precision"], place.folder, is_long=options.long)
         for model in models
         if options.only in model.name
         for task in ("training", "prediction")  # in this order: prediction uses what training made
     ]
-    minutes = options.minutes or (float("inf") if options.long else 10)
-    run_rounds(
-        comparisons,
-        rounds=options.rounds,
-        limit_s=60 * minutes - (time.perf_counter() - started),
-        folder=folder,
-        environment=environment,
-        say=say,
-    )
-    again = describe_machine(environment)["matrix_flops"]  # the limit is what the machine reached at its best
-    machine["matrix_flops"] = {name: max(rate, again[name]) for name, rate in machine["matrix_flops"].items()}
-    growth: dict[str, Growth] = {}
-    if options.long:
-        growth = measure_growth(
-            comparisons[0].work,
-            rows,
-            options.growth_rows,
-            folder=folder,
-            environment=environment,
-            say=say,
-        )
+    run_rounds(comparisons, place, rounds=options.rounds, limit_s=end - time.perf_counter())
+    growth = measure_growth(comparisons[0].work, rows, options.growth_rows, place) if options.long else {}
     return report.result_of(
         comparisons,
         growth,
-        machine=machine,
+        machine=at_its_best(machine, describe_machine(place)),
         data=data,
         date=date.today().isoformat(),
         command=" ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
@@ -129,25 +114,31 @@ def measure(
     )
 
 
-def describe_machine(environment: Mapping[str, str]) -> dict[str, Any]:
+def describe_machine(place: Workplace) -> dict[str, Any]:
     """What `benchmarks.speed.machine` prints."""
-    command = [sys.executable, "-m", "benchmarks.speed.machine"]
-    machine: dict[str, Any] = json.loads(inputs.output_of(command, environment))
+    machine: dict[str, Any] = json.loads(place.output_of([sys.executable, "-m", "benchmarks.speed.machine"]))
     return machine
+
+
+def at_its_best(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The machine with the higher of two measured rates: a limit must not be what a busy moment allowed."""
+    rates = {name: max(rate, second["matrix_flops"][name]) for name, rate in first["matrix_flops"].items()}
+    return first | {"matrix_flops": rates}
 
 
 def prepare(
     model: inputs.Model, task: str, rows: inputs.Rows, precision: str, folder: Path, *, is_long: bool
 ) -> Comparison:
-    """Write the rows of a comparison; prediction classifies rows that training has not seen."""
+    """Write the rows of a comparison: first those to train on, then a few to validate, then the others."""
     home = folder / slug(model.name)
     home.mkdir(exist_ok=True)
     count = ROWS[model.name, task][is_long]
-    first = 0 if task == "training" else ROWS[model.name, "training"][is_long] + VALIDATION_ROWS
+    trained = ROWS[model.name, "training"][is_long]
+    first = 0 if task == "training" else trained + VALIDATION_ROWS
     work = pipelines.Workload(
         model=model.folder,
         rows=inputs.write_rows(home / f"{task}.csv", rows[first : first + count]),
-        validation=inputs.write_rows(home / "validation.csv", rows[first + count :][:VALIDATION_ROWS]),
+        validation=inputs.write_rows(home / "validation.csv", rows[trained:][:VALIDATION_ROWS]),
         trained=home / "run",
         precision=precision,
         learning_rate=model.learning_rate,

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-LEAST_STEPS = 8
-"""From which a loss is expected to fall."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
@@ -71,10 +68,9 @@ def share_of_limit(tokens_per_s: float, task: str, linear_parameters: int, matri
 
 
 def falls(objective: Sequence[float]) -> bool:
-    """Whether the last third of a loss is below its first third, on average; of a few steps alone the
-    noise of the batches says nothing, and they pass."""
-    third = len(objective) // 3
-    return len(objective) < LEAST_STEPS or sum(objective[-third:]) < sum(objective[:third])
+    """Whether the last third of a loss is below its first third, on average."""
+    third = max(1, len(objective) // 3)
+    return sum(objective[-third:]) < sum(objective[:third])
 
 
 def agreement(labels: Sequence[str], reference: Sequence[str]) -> float:

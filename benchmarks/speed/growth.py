@@ -4,66 +4,63 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.speed.arithmetic import Growth
 from benchmarks.speed.inputs import Rows, repeated, write_rows
 from benchmarks.speed.pipelines import LEANTUNE, Workload, leantune_prediction
-from benchmarks.speed.process import run
+from benchmarks.speed.process import Workplace
 
 FACTOR = 10
 
 
-def measure_growth(
-    work: Workload,
-    rows: Rows,
-    most_rows: int,
-    *,
-    folder: Path,
-    environment: Mapping[str, str],
-    say: Callable[[str], None],
-) -> dict[str, Growth]:
-    """Tokenising by leantune and by ``datasets``, and prediction by leantune, by what was done."""
+def measure_growth(work: Workload, rows: Rows, most_rows: int, place: Workplace) -> dict[str, Growth]:
+    """Tokenising by leantune and by ``datasets``, and prediction by leantune, by what was done.
+
+    Memory is that of the largest process; ``datasets`` uses three.
+    """
     sizes = (most_rows // FACTOR, most_rows)
-    files = {size: write_rows(folder / f"rows-{size}.csv", repeated(rows, size)) for size in sizes}
-
-    def tokenise_with(pipeline: str) -> Callable[[Path], list[str]]:
-        script = [sys.executable, "-m", "benchmarks.speed.tokenise", "--pipeline", pipeline]
-        return lambda file: [
-            *script,
-            "--model",
-            str(work.model),
-            "--input",
-            str(file),
-            "--output",
-            str(result),
-        ]
-
-    def predict(file: Path) -> list[str]:
-        return leantune_prediction().command(replace(work, rows=file), folder)
-
-    result = folder / "result.json"
-    tasks = {
-        f"tokenising, {LEANTUNE}": (tokenise_with("leantune"), "tokenise_s"),
-        "tokenising, datasets.map": (tokenise_with("datasets"), "tokenise_s"),
-        f"prediction, {LEANTUNE}": (predict, "predict_s"),
+    works = [
+        replace(work, rows=write_rows(place.folder / f"rows-{size}.csv", repeated(rows, size)))
+        for size in sizes
+    ]
+    tasks: dict[str, tuple[str, Callable[[Workload, Path], list[str]]]] = {
+        f"tokenising, {LEANTUNE}": ("tokenise_s", _tokenise_with("leantune")),
+        "tokenising, datasets.map": ("tokenise_s", _tokenise_with("datasets")),
+        f"prediction, {LEANTUNE}": ("predict_s", leantune_prediction().command),
     }
     growths = {}
-    for name, (command_for, seconds_key) in tasks.items():
-        seconds, peaks = [], []
-        for size, file in files.items():
-            say(f"{name}: {size:,} rows")
-            outcome = run(command_for(file), log=folder / "output.log", environment=environment)
-            seconds.append(float(json.loads(result.read_text("utf-8"))[seconds_key]))
-            peaks.append(outcome.peak_rss_bytes)
-        growths[name] = Growth(
-            few_rows=sizes[0],
-            many_rows=sizes[1],
-            few_s=seconds[0],
-            many_s=seconds[1],
-            few_rss_bytes=peaks[0],
-            many_rss_bytes=peaks[1],
-        )
+    for name, (clock, command) in tasks.items():
+        place.say(f"{name}: {sizes[0]:,} and {sizes[1]:,} rows")
+        growths[name] = _growth(sizes, [_cost(command(each, place.folder), clock, place) for each in works])
     return growths
+
+
+def _tokenise_with(pipeline: str) -> Callable[[Workload, Path], list[str]]:
+    def command(work: Workload, folder: Path) -> list[str]:
+        files = ["--model", work.model, "--input", work.rows, "--output", folder / "result.json"]
+        script = [sys.executable, "-m", "benchmarks.speed.tokenise", "--pipeline", pipeline]
+        return [*script, *map(str, files)]
+
+    return command
+
+
+def _cost(command: list[str], clock: str, place: Workplace) -> tuple[float, int]:
+    """Seconds by the process's own clock, and its peak memory in bytes."""
+    outcome = place.run(command)
+    result = json.loads((place.folder / "result.json").read_text("utf-8"))
+    return result[clock], outcome.peak_rss_bytes
+
+
+def _growth(sizes: tuple[int, int], costs: Sequence[tuple[float, int]]) -> Growth:
+    (few_s, few_bytes), (many_s, many_bytes) = costs
+    return Growth(
+        few_rows=sizes[0],
+        many_rows=sizes[1],
+        few_s=few_s,
+        many_s=many_s,
+        few_rss_bytes=few_bytes,
+        many_rss_bytes=many_bytes,
+    )

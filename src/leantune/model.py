@@ -9,9 +9,6 @@ T packed tokens, S texts, D model width, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +18,12 @@ from leantune.adalora.budget import ParameterPlan, Target, plan_parameters
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.prune import adapted_layers, replace_module
 from leantune.architectures import Architecture, architecture_of, head_modules, output_layer, target_layers
-from leantune.data.labels import LabelMap
-from leantune.errors import CheckpointError, UsageError
+from leantune.errors import UsageError
 from leantune.packing import attention
 from leantune.packing.attention import AttentionPlan
 from leantune.packing.batch import PackedBatch
 from leantune.packing.dropout import ByteDropout, DropoutStream, replace_dropout
+from leantune.pretrained import Skeleton
 
 HEADS = ("full", "linear")
 """Values of the recipe key ``head``: train all head modules, or only the output layer."""
@@ -142,66 +139,6 @@ def _in_float(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]
     return tuple(x.float() for x in args)
 
 
-@dataclass(frozen=True, slots=True)
-class Skeleton:
-    """A classifier without weights: what a plan needs to know."""
-
-    model: Any
-    """The transformers model on the meta device."""
-    num_base_parameters: int
-
-
-def config_of(source: str, *, num_labels: int | None = None, trust_remote_code: bool = False) -> Any:
-    """The transformers config of a local folder or a hub name, with ``num_labels`` classes if given.
-
-    Raises:
-        UsageError: if there is no such folder or hub model.
-    """
-    from transformers import AutoConfig
-
-    folder = Path(source).expanduser()
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise UsageError(f"model {source}: no config.json in it; expected a folder of a transformers model")
-    if not folder.exists() and source.startswith((".", "/", "~")):
-        raise UsageError(f"model {source}: no such folder")
-    try:
-        config = AutoConfig.from_pretrained(
-            str(folder) if folder.exists() else source, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise UsageError(f"model {source}: {explain_hub_failure(error, source)}") from error
-    if num_labels is not None:
-        config.id2label = {i: f"LABEL_{i}" for i in range(num_labels)}
-        config.label2id = {name: i for i, name in config.id2label.items()}
-    return config
-
-
-def explain_hub_failure(error: Exception, source: str) -> str:
-    """One line on why a model or tokenizer could not be had."""
-    from huggingface_hub import constants
-
-    if Path(source).expanduser().exists():
-        return f"cannot be read: {first_line(error)}"
-    hub = "is switched off by HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "does not give it"
-    cache = constants.HF_HUB_CACHE
-    return f"no such folder here, and the hub {hub}; give a folder, or put it into the cache {cache} first"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def skeleton(config: Any) -> Skeleton:
-    """The classifier of ``config`` on the meta device: names and shapes, no weights."""
-    from transformers import AutoModelForSequenceClassification
-
-    with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
-    return Skeleton(model, sum(p.numel() for p in model.parameters()))
-
-
 def plan_model(
     shell: Skeleton,
     *,
@@ -259,70 +196,6 @@ def head_parameters(
             yield f"{name}.{sub}", parameter
 
 
-def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
-    """Encoder modules that the head uses and the weights of ``source`` lack (a BERT pooler, say).
-
-    Reads only the header of local safetensors files; for a hub name the answer is none.
-    """
-    from safetensors import safe_open
-
-    files = sorted(Path(source).expanduser().glob("*.safetensors"))
-    if not files:
-        return ()
-    names: set[str] = set()
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            names.update(opened.keys())
-    # weights saved from a bare encoder have no prefix
-    return tuple(
-        module
-        for module in architecture_of(config).head_in_encoder
-        if not any(n.startswith((f"{module}.", f"{module.partition('.')[2]}.")) for n in names)
-    )
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice from transformers: the run has its own voice."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def load_pretrained(source: str, config: Any, labels: LabelMap, *, trust_remote_code: bool = False) -> Any:
-    """The transformers classifier with pretrained weights in fp32 and a fresh head.
-
-    Raises:
-        UsageError: if the model cannot be had.
-        CheckpointError: if its weights do not fit its config.
-    """
-    from transformers import AutoModelForSequenceClassification
-
-    config.id2label, config.label2id = labels.id2label, labels.label2id
-    config.problem_type = "single_label_classification"
-    try:
-        with quiet_transformers():
-            return AutoModelForSequenceClassification.from_pretrained(
-                source,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-            )
-    except OSError as error:
-        raise UsageError(f"model {source}: {explain_hub_failure(error, source)}") from error
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"model {source}: {first_line(error)}") from error
-
-
 def build_trainable(
     model: Any,
     plan: ParameterPlan,
@@ -367,17 +240,3 @@ def build_trainable(
         )
         replace_module(model, target.name, adapted)
     return classifier
-
-
-def reinitialise_head(model: Any, seed: int) -> None:
-    """Draw the head again from N(0, initializer_range), by its own generator: transformers draws it
-    from the global one, so it would depend on what ran before.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    std = getattr(model.config, "initializer_range", 0.02)
-    for head in head_modules(model).values():
-        for module in head.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.data.normal_(0.0, std, generator=generator)
-                if module.bias is not None:
-                    module.bias.data.zero_()

@@ -17,9 +17,9 @@ from leantune.data.assets import resolve_location
 from leantune.data.read import open_examples
 from leantune.errors import LeantuneError
 from leantune.evaluation.metrics import Metrics
-from leantune.model import config_of
+from leantune.pretrained import config_of
 from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data
-from leantune.training.run import plan_run
+from leantune.training.setup import plan_run
 
 
 def print_result(folder: Path) -> None:

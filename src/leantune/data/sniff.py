@@ -60,12 +60,12 @@ def sniff(content: Content) -> Kind:
     if not head:
         raise DataError("the file is empty: expected a header and rows", path=content.name)
     _refuse_archive(content, head)
-    if content.suffix in _PICKLE_SUFFIXES or looks_like_pickle(head, content.last_byte()):
-        return "pickle"
+    _refuse_other(content, head)
     kind = _lookup(_TABLE_MAGIC, head)
     if kind is not None:
         return kind
-    _refuse_other(content, head)
+    if content.suffix in _PICKLE_SUFFIXES or looks_like_pickle(head, content.last_byte()):
+        return "pickle"
     first = head.decode(encoding_of(head), "replace").lstrip()[:1]
     is_json = first == "{" or content.suffix in _JSON_SUFFIXES
     return "jsonlines" if is_json else "delimited"

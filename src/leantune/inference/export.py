@@ -11,7 +11,7 @@ from leantune.data.assets import resolve_location
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
 from leantune.inference.load import read_record
-from leantune.model import config_of, load_pretrained, quiet_transformers
+from leantune.pretrained import config_of, load_pretrained, quiet_transformers
 
 
 def export_run(run: Path, form: str, output: str | None) -> Path:

@@ -14,8 +14,9 @@ from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
 from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError, UsageError
-from leantune.model import PackedClassifier, first_line, quiet_transformers
+from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
+from leantune.pretrained import first_line, quiet_transformers
 
 
 @dataclass(frozen=True, slots=True)

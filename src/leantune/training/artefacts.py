@@ -22,8 +22,9 @@ from leantune.data.rows import LabelledRows
 from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError
 from leantune.evaluation.evaluate import map_rows
-from leantune.model import PackedClassifier, load_pretrained, quiet_transformers
+from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
+from leantune.pretrained import load_pretrained, quiet_transformers
 from leantune.training.state import saved_parameters
 
 PROBE_ROWS = 32

@@ -95,7 +95,6 @@ def prepare_data(
         table.label_texts, order=recipe.labels or source.label_names, source_name=source.name
     )
     train = _all_rows(source, table, labels)
-    description = {"train": describe_rows(source, train, labels), "validation": None, "test": None}
     if recipe.validation:
         validation_source, validation_table = read(recipe.validation, "validation")
         validation = _all_rows(validation_source, validation_table, labels)
@@ -106,13 +105,16 @@ def prepare_data(
             train.label_ids, int(size) if size >= 1 else size, recipe.seed, names=labels.names
         )
         train, validation = train[kept], train[held_out]
-        description["train"] = describe_rows(source, train, labels)
-    description["validation"] = describe_rows(validation_source, validation, labels)
+    description: dict[str, Any] = {
+        "train": describe_rows(recipe.data, source, train, labels),
+        "validation": describe_rows(recipe.validation or recipe.data, validation_source, validation, labels),
+        "test": None,
+    }
     test = None
     if recipe.test:
         test_source, test_table = read(recipe.test, "test")
         test = _all_rows(test_source, test_table, labels)
-        description["test"] = describe_rows(test_source, test, labels)
+        description["test"] = describe_rows(recipe.test, test_source, test, labels)
     return PreparedData(
         labels, train, validation, test, tokeniser, description, time.perf_counter() - started
     )
@@ -123,13 +125,15 @@ def _all_rows(source: ExampleSource, table: TokenTable, labels: LabelMap) -> Lab
     return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)
 
 
-def describe_rows(source: ExampleSource, rows: LabelledRows, labels: LabelMap) -> dict[str, Any]:
-    """One entry of ``data`` in ``record.json``."""
+def describe_rows(
+    location: str, source: ExampleSource, rows: LabelledRows, labels: LabelMap
+) -> dict[str, Any]:
+    """One entry of ``data`` in ``record.json``; ``location`` is what the recipe says."""
     counts = Counter(rows.label_ids.tolist())
     lengths = rows.lengths
     full_lengths = rows.full_lengths
     return {
-        "source": source.name,
+        "source": location,
         "sha256": source.sha256(),
         "rows": len(rows),
         "tokens": int(lengths.sum(dtype=np.int64)),

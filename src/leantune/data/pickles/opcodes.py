@@ -66,14 +66,14 @@ def opcodes(data: bytes, name: str) -> Iterator[tuple[str, object, int]]:
             _check_protocol(name, start, argument)
         elif kind == "FRAME":
             is_inside, frame_end = start < frame_end, end + int(str(argument))
-            if is_inside or frame_end > len(data):
-                raise refusal(name, Place(kind, start), "a frame inside another or beyond the file's end")
+            if is_inside or frame_end > MAX_BYTES:
+                raise refusal(name, Place(kind, start), "a frame inside another or beyond any file")
         elif start < frame_end < end:
             raise refusal(name, Place(kind, start), "an opcode across the end of its frame")
         else:
             yield kind, argument, start
         if kind == "STOP":
-            return _check_end(name, start, len(data))
+            return _check_end(name, start, max(len(data), frame_end))
         start = end
     raise refusal(name, f"byte {start}", f"more than {MAX_OPCODES:,} opcodes")
 

@@ -1,0 +1,126 @@
+"""After the last step: select, refit, measure, publish."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from leantune.adalora.allocator import RankAllocator
+from leantune.adalora.schedule import RankSchedule
+from leantune.evaluation.evaluate import evaluate
+from leantune.evaluation.metrics import Metrics, compare
+from leantune.model import PackedClassifier
+from leantune.training.artefacts import PROBE_ROWS, publish
+from leantune.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
+from leantune.training.loop import Phase, train
+from leantune.training.observer import SilentObserver
+from leantune.training.selection import Selection
+from leantune.training.setup import Run, fresh_state
+from leantune.training.state import restore_weights
+from leantune.training.tracking import Display
+
+
+def evaluate_part(run: Run, classifier: PackedClassifier, part: str) -> Metrics:
+    rows = run.data.test if part == "test" else run.data.validation
+    assert rows is not None
+    metrics, _ = evaluate(classifier, rows, run.data.labels.names, run.recipe.eval_batch_size)
+    return metrics
+
+
+def select_best(run: Run, classifier: PackedClassifier, selection: Selection) -> None:
+    """Put the best checkpoint back into the model and say what the choice is worth."""
+    ranking = selection.ranking()
+    best = ranking[0]
+    best_checkpoint = load_checkpoint(checkpoint_path(run.folder, best.step))
+    restore_weights(classifier, best_checkpoint)
+    comparison = None
+    rivals = [e for e in ranking[1:] if e.step in list_checkpoints(run.folder)]
+    if rivals:
+        rival_checkpoint = load_checkpoint(checkpoint_path(run.folder, rivals[0].step))
+        comparison = compare(
+            rival_checkpoint.tensors["predicted"].numpy(),
+            best_checkpoint.tensors["predicted"].numpy(),
+            run.data.validation.label_ids,
+        ).sentence(f"checkpoints of steps {rivals[0].step} and {best.step}")
+    kept = selection.kept_steps()
+    run.record["checkpoints"] = [
+        {
+            "step": e.step,
+            "epoch": e.epoch,
+            "validation": e.metrics,
+            "kept": e.step in kept,
+            "ranks_final": e.is_eligible,
+        }
+        for e in selection.evaluations
+    ]
+    run.record["selected"] = {"step": best.step, "metric": run.recipe.metric, "comparison": comparison}
+    run.record["metrics"] = {"validation": best.metrics, "test": None}
+    ranks = {name: layer.rank for name, layer in classifier.layers().items()}
+    run.record["ranks"] = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}
+    parameters = run.record["parameters"]
+    for module in parameters["modules"]:
+        module["final_rank"] = run.record["ranks"][module["name"]]
+    parameters["final"] = classifier.num_trainable()
+    parameters["adapters_final"] = parameters["final"] - parameters["head"]
+    run.save_record()
+
+
+def refit(run: Run, classifier: PackedClassifier) -> None:
+    """One more epoch on training and validation rows, ranks as they are, with a new optimiser."""
+    rows = run.data.train + run.data.validation
+    recipe = run.recipe
+    total = -(-len(rows) // recipe.batch_size)
+    classifier.stream.reseed(recipe.seed, 1)
+    live = sum(layer.rank for layer in classifier.layers().values())
+    fixed = RankSchedule(
+        init_budget=live,
+        target_budget=live,
+        total_steps=total,
+        warmup_steps=0,
+        final_steps=0,
+        allocate_every=1,
+    )
+    state = fresh_state(run, classifier)
+    state = replace(state, allocator=RankAllocator(classifier.layers(), fixed))
+    phase = Phase(
+        rows=rows,
+        steps_per_epoch=total,
+        total_steps=total,
+        lr_warmup_steps=int(recipe.warmup * total) if recipe.warmup < 1 else min(int(recipe.warmup), total),
+        seed=recipe.seed + 1,
+    )
+    with Display(total, run.console) as display:
+        train(state, phase, recipe, SilentObserver(display))
+    run.record["refit"] = {"rows": len(rows), "steps": total, "seconds": state.train_s}
+
+
+def measure_test(run: Run, classifier: PackedClassifier) -> None:
+    if run.data.test is None:
+        return
+    started = time.perf_counter()
+    with run.console.status("measuring the test rows"):
+        metrics = evaluate_part(run, classifier, "test")
+    run.record["metrics"]["test"] = metrics.to_json()
+    run.record["timings"]["evaluate_s"] = time.perf_counter() - started
+
+
+def publish_artefacts(run: Run, classifier: PackedClassifier) -> None:
+    """Artefacts, verified; then the record says that the run is finished."""
+    with run.console.status("writing and verifying adapter/ and merged/"):
+        run.record["artefacts"] = publish(
+            run.folder,
+            classifier,
+            recipe=run.recipe,
+            model_source=run.model_source,
+            config=run.config,
+            plan=run.plan,
+            schedule=run.steps.ranks,
+            labels=run.data.labels,
+            tokeniser=run.data.tokeniser,
+            probe=run.data.validation[np.arange(min(PROBE_ROWS, len(run.data.validation)))],
+        )
+    run.record["status"] = "finished"
+    run.record["timings"]["total_s"] = time.perf_counter() - run.started
+    run.save_record()

@@ -1,0 +1,204 @@
+"""Before the first step: the folder, the rows, the plan, the classifier and its state."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from leantune import __version__, hardware
+from leantune.adalora.allocator import RankAllocator
+from leantune.adalora.budget import ParameterPlan
+from leantune.architectures import architecture_of
+from leantune.atomic import write_text
+from leantune.config import Recipe
+from leantune.data.assets import resolve_location
+from leantune.errors import UsageError
+from leantune.model import PackedClassifier, build_trainable, plan_model
+from leantune.pretrained import config_of, load_pretrained, missing_head_modules, reinitialise_head, skeleton
+from leantune.training.loop import TrainingState
+from leantune.training.optimizer import adamw
+from leantune.training.prepare import (
+    PreparedData,
+    StepPlan,
+    check_max_length,
+    plan_steps,
+    prepare_data,
+)
+from leantune.training.resume import check_same_run, clear_run
+
+
+@dataclass(slots=True)
+class Run:
+    """What the parts of one run share."""
+
+    recipe: Recipe
+    folder: Path
+    console: Console
+    model_source: str
+    config: Any
+    data: PreparedData
+    plan: ParameterPlan
+    steps: StepPlan
+    record: dict[str, Any]
+    started: float
+
+    def save_record(self) -> None:
+        """Write ``record.json`` as it stands."""
+        write_text(self.folder / "record.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
+
+
+def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bool) -> Run:
+    """Everything before weights: data, plan, schedule, folder."""
+    started = time.perf_counter()
+    folder = Path(recipe.output).expanduser()
+    check_folder(folder, overwrite=overwrite, resume=resume)
+    model_source = resolve_location(recipe.model)
+    config_of(model_source, trust_remote_code=recipe.trust_remote_code)
+    with console.status("reading") as status:
+        data = prepare_data(
+            recipe, on_rows=lambda part, rows: status.update(f"reading {part}: {rows:,} rows")
+        )
+    for line in data_lines(data.description, recipe.max_length):
+        console.print(line, highlight=False, soft_wrap=True)
+    config = config_of(
+        model_source, num_labels=len(data.labels.names), trust_remote_code=recipe.trust_remote_code
+    )
+    plan = plan_run(recipe, config, model_source)
+    steps = plan_steps(recipe, plan, len(data.train))
+    run = Run(recipe, folder, console, model_source, config, data, plan, steps, {}, started)
+    if resume:
+        run.record = json.loads((folder / "record.json").read_text("utf-8"))
+        check_same_run(run.record, data=data.description, labels=data.labels, plan=plan)
+    else:
+        _start_folder(run)
+    return run
+
+
+def data_lines(description: dict[str, Any], max_length: int) -> Iterator[str]:
+    """What was read, and what truncation cost, one line a part."""
+    for part, rows in description.items():
+        if rows is not None:
+            share = 100 * rows["truncated_rows"] / rows["rows"]
+            cut = f"{rows['truncated_rows']:,} cut to {max_length} tokens ({share:.1f} %)"
+            yield f"{part}: {rows['rows']:,} rows, {rows['tokens']:,} tokens, {cut}"
+
+
+def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
+    """The ledger of a recipe for a model of this config."""
+    check_max_length(recipe, config, architecture_of(config).position_offset(config))
+    return plan_model(
+        skeleton(config),
+        targets=recipe.targets,
+        head=recipe.head,
+        limit=recipe.max_trainable_params,
+        init_rank=recipe.init_rank,
+        target_rank=recipe.target_rank,
+        missing_modules=missing_head_modules(config, model_source),
+    )
+
+
+def check_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
+    """Refuse a folder that another run is in, or that is none.
+
+    Raises:
+        UsageError: saying which option would allow it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"output {folder}: a file is in the way; choose another folder")
+    has_run = (folder / "record.json").exists()
+    if resume and not has_run:
+        raise UsageError(f"{folder}: no run to resume there (no record.json)")
+    if has_run and not overwrite and not resume:
+        raise UsageError(
+            f"output {folder}: holds a run already; choose another output, or add --overwrite to replace it "
+            "or --resume to go on with it"
+        )
+
+
+def _start_folder(run: Run) -> None:
+    clear_run(run.folder)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
+    device = hardware.pick_device()
+    run.record = {
+        "leantune": __version__,
+        "run_id": uuid.uuid4().hex,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "status": "running",
+        "command": sys.argv,
+        "versions": hardware.describe_versions(),
+        "hardware": hardware.describe_hardware(device),
+        "recipe": run.recipe.to_dict(),
+        "labels": run.data.labels.to_json(),
+        "data": run.data.description,
+        "parameters": run.plan.to_json(),
+        "schedule": run.steps.to_json(),
+        "baseline": None,
+        "timings": {"tokenise_s": run.data.tokenise_s},
+    }
+    run.save_record()
+
+
+def build_classifier(run: Run) -> PackedClassifier:
+    """Pretrained weights, fresh head and adapters on the device of the run."""
+    recipe = run.recipe
+    device = hardware.pick_device()
+    precision = hardware.pick_precision(recipe.precision, device)
+    model = load_pretrained(
+        run.model_source, run.config, run.data.labels, trust_remote_code=recipe.trust_remote_code
+    )
+    reinitialise_head(model, recipe.seed)
+    classifier = build_trainable(
+        model,
+        run.plan,
+        alpha=recipe.alpha,
+        lora_dropout=recipe.lora_dropout,
+        head=recipe.head,
+        compute_dtype=hardware.DTYPES[precision],
+        seed=recipe.seed,
+        missing_modules=missing_head_modules(run.config, run.model_source),
+    )
+    found = classifier.num_trainable()
+    assert found == run.plan.initial, f"{found} trainable parameters, the plan says {run.plan.initial}"
+    run.record["model"] = {
+        "source": recipe.model,
+        "architecture": run.config.model_type,
+        "attention": "packed" if classifier.architecture.is_packed else "padded",
+        "precision": precision,
+    }
+    torch.manual_seed(recipe.seed)  # only architectures with dropout of their own draw from it
+    return classifier.to(device)
+
+
+def fresh_state(run: Run, classifier: PackedClassifier) -> TrainingState:
+    """The state before the first step."""
+    recipe = run.recipe
+    return TrainingState(
+        classifier=classifier,
+        optimizer=adamw(classifier.trainable(), weight_decay=recipe.weight_decay),
+        allocator=RankAllocator(classifier.layers(), run.steps.ranks, beta1=recipe.beta1, beta2=recipe.beta2),
+        scaler=torch.amp.GradScaler(
+            classifier.device.type, enabled=run.record["model"]["precision"] == "fp16"
+        ),
+        class_weights=_class_weights(run, classifier.device),
+    )
+
+
+def _class_weights(run: Run, device: torch.device) -> torch.Tensor | None:
+    """``N / (C * n_c)`` for balanced weights, as scikit-learn defines them."""
+    if run.recipe.class_weights == "none":
+        return None
+    counts = np.bincount(run.data.train.label_ids, minlength=len(run.data.labels.names))
+    weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    return torch.tensor(weights, dtype=torch.float32, device=device)

@@ -1,0 +1,324 @@
+"""The arithmetic and the machinery of the speed benchmark; no model runs here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
+
+from benchmarks.speed import plot, report
+from benchmarks.speed.__main__ import at_its_best
+from benchmarks.speed.arithmetic import (
+    Growth,
+    Sample,
+    Spread,
+    agreement,
+    encoder_linear_parameters,
+    falls,
+    flops_per_token,
+    share_of_limit,
+    slug,
+    speedup,
+)
+from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
+from benchmarks.speed.inputs import Model, repeated, write_rows
+from benchmarks.speed.pipelines import (
+    BEST,
+    LEANTUNE,
+    USUAL,
+    Pipeline,
+    Workload,
+    objective_before_cut,
+    pipelines_of,
+)
+from benchmarks.speed.process import Outcome, Workplace
+
+MINILM = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6}
+ROBERTA = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+
+
+def sample(samples_per_s: float, **changes: Any) -> Sample:
+    values: dict[str, Any] = {"tokens_per_s": 50 * samples_per_s, "tokens": 1000, "peak_rss_bytes": 10**9}
+    return Sample(samples_per_s=samples_per_s, **values | changes)
+
+
+def workload(tmp_path: Path) -> Workload:
+    return Workload(
+        model=Path("model"),
+        rows=Path("rows.csv"),
+        validation=Path("validation.csv"),
+        trained=tmp_path,
+        precision="bf16",
+        learning_rate=1e-3,
+    )
+
+
+def comparison_of(tmp_path: Path, samples: dict[str, list[Sample]], **changes: Any) -> Comparison:
+    model = Model("MiniLM-L6", Path("model"), encoder_linear_parameters(MINILM), 1e-3, True)
+    values: dict[str, Any] = {"model": model, "task": "training", "num_rows": 64, "pipelines": []}
+    return Comparison(work=workload(tmp_path), samples=samples, **values | changes)
+
+
+def workplace(folder: Path, heard: list[str] | None = None) -> Workplace:
+    return Workplace(folder, {}, (heard if heard is not None else []).append)
+
+
+def test_spread_is_the_median_with_its_range() -> None:
+    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    assert Spread.of([1.0, 2.0]) == Spread(1.5, 1.0, 2.0)
+
+
+def test_speedup_is_taken_within_a_round() -> None:
+    ours = [sample(100), sample(10), sample(90)]
+    theirs = [sample(10), sample(1), sample(10)]  # the machine was busy in the second round
+    assert speedup(ours, theirs) == Spread(10.0, 9.0, 10.0)
+
+
+def test_speedup_needs_as_many_rounds_on_both_sides() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        speedup([sample(1), sample(2)], [sample(1)])
+
+
+@pytest.mark.parametrize(("config", "expected"), [(MINILM, 10_616_832), (ROBERTA, 84_934_656)])
+def test_linear_parameters_of_known_encoders(config: dict[str, int], expected: int) -> None:
+    assert encoder_linear_parameters(config) == expected
+
+
+def test_linear_parameters_are_those_of_transformers() -> None:
+    from torch import nn
+
+    from tiny import tiny_model
+
+    model = tiny_model("bert")
+    weights = [
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".layer." in name
+    ]
+    assert encoder_linear_parameters(model.config.to_dict()) == sum(weights)
+
+
+def test_training_with_frozen_weights_costs_four_operations_a_weight() -> None:
+    assert flops_per_token("training", 10) == 40
+    assert flops_per_token("prediction", 10) == 20
+
+
+def test_the_limit_of_the_issue_is_a_full_share() -> None:
+    """2.5 TFLOP/s are about 1,080 samples/s of MiniLM in training, at 54.5 tokens each."""
+    share = share_of_limit(1080 * 54.5, "training", encoder_linear_parameters(MINILM), 2.5e12)
+    assert share == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ([3.0, 2.0, 1.0], True),
+        ([1.0, 2.0, 3.0], False),
+        ([2.0, 1.9], True),
+        ([2.0], False),
+        ([2, 9, 9, 1], True),
+    ],
+)
+def test_a_loss_falls_when_its_last_third_is_below_its_first(objective: list[float], expected: bool) -> None:
+    assert falls(objective) is expected
+
+
+def test_the_objective_stops_at_the_final_cut_and_holds_the_penalty() -> None:
+    events = [
+        {"event": "step", "loss": 1.0, "orthogonality": 2.0},
+        {"event": "evaluation"},
+        {"event": "step", "loss": 0.5, "orthogonality": 2.0},
+        {"event": "pruned"},
+        {"event": "step", "loss": 0.5, "orthogonality": 0.1},
+    ]
+    assert objective_before_cut(events, 0.5) == (2.0, 1.5)
+
+
+def test_agreement_is_the_share_of_equal_labels() -> None:
+    assert agreement(["a", "b", "c", "d"], ["a", "b", "c", "x"]) == 0.75
+
+
+def test_the_higher_matrix_rate_of_two_counts() -> None:
+    first = {"precision": "bf16", "matrix_flops": {"bf16": 2.0, "fp32": 1.0}}
+    second = {"precision": "bf16", "matrix_flops": {"bf16": 1.0, "fp32": 3.0}}
+    assert at_its_best(first, second) == {"precision": "bf16", "matrix_flops": {"bf16": 2.0, "fp32": 3.0}}
+
+
+def test_slug_is_fit_for_a_file_name() -> None:
+    assert slug("AMD EPYC 9R14 96-Core Processor") == "amd-epyc-9r14-96-core-processor"
+    assert slug("Intel(R) Xeon(R) CPU @ 2.0GHz") == "intel-xeon-cpu-2-0ghz"
+
+
+def test_repeated_rows_are_all_different(tmp_path: Path) -> None:
+    rows = list(repeated([("one", "a"), ("two", "b")], 5))
+    assert rows == [("one 0", "a"), ("two 0", "b"), ("one 1", "a"), ("two 1", "b"), ("one 2", "a")]
+    path = write_rows(tmp_path / "rows.csv", rows)
+    assert path.read_text("utf-8").splitlines()[:2] == ["text,label", "one 0,a"]
+
+
+def test_lines_are_medians_and_ratios_to_leantune() -> None:
+    samples = {
+        USUAL: [sample(10), sample(12), sample(11, peak_rss_bytes=3 * 10**9)],
+        LEANTUNE: [sample(100), sample(96), sample(121)],
+    }
+    usual, ours = report.lines_of(samples, "training", 10, matrix_flops=1e6)
+    assert usual.samples_per_s == 11
+    assert usual.leantune_speedup == Spread(10.0, 8.0, 11.0)
+    assert usual.share_of_limit == pytest.approx(550 * 40 / 1e6)
+    assert usual.peak_rss_bytes == 10**9
+    assert ours.leantune_speedup is None
+    assert report.cells_of(usual) == [USUAL, "11.0", "550", "10.0x (8.0 to 11.0)", "2.2 %", "1.00 GB"]
+    assert report.cells_of(ours)[3] == ""
+
+
+def test_growth_ratios() -> None:
+    growth = Growth(
+        few_rows=100,
+        many_rows=1000,
+        few_s=2.0,
+        many_s=20.4,
+        few_rss_bytes=10**9,
+        many_rss_bytes=11 * 10**8,
+    )
+    assert growth.time_ratio == pytest.approx(10.2)
+    assert growth.memory_ratio == pytest.approx(1.1)
+    assert report.growth_cells_of("x", growth)[1:] == [
+        "100 / 1,000",
+        "2.0 / 20.4",
+        "10.20",
+        "1.00 GB / 1.10 GB",
+        "1.10",
+    ]
+
+
+def test_pipelines_that_saw_other_tokens_or_did_not_learn_are_named(tmp_path: Path) -> None:
+    samples = {
+        USUAL: [sample(1, objective=(3.0, 2.0, 1.0))],
+        LEANTUNE: [sample(1, objective=(1.0, 2.0, 3.0), tokens=999)],
+    }
+    tokens, loss = problems_of(comparison_of(tmp_path, samples))
+    assert tokens == (
+        "MiniLM-L6, training: the pipelines saw different numbers of real tokens: usual [1000], leantune [999]"
+    )
+    assert loss == "MiniLM-L6, training: the loss of 'leantune' does not fall"
+
+
+def test_random_weights_need_not_learn(tmp_path: Path) -> None:
+    model = Model("RoBERTa-base shape", Path("model"), 1, 2e-4, False)
+    samples = {USUAL: [sample(1, objective=(1.0, 2.0))], LEANTUNE: [sample(1, objective=(1.0, 2.0))]}
+    assert problems_of(comparison_of(tmp_path, samples, model=model)) == []
+
+
+def test_predictions_that_differ_are_named(tmp_path: Path) -> None:
+    samples = {
+        USUAL: [sample(1, labels=("a", "b", "c"))],
+        BEST: [sample(1, labels=("a", "b", "c"))],
+        LEANTUNE: [sample(1, labels=("a", "c", "b"))],
+    }
+    (problem,) = problems_of(comparison_of(tmp_path, samples, task="prediction"))
+    assert "'leantune' gives 33.3 % of the rows the label" in problem
+
+
+def test_all_forms_of_a_result_hold_the_same_table(tmp_path: Path) -> None:
+    samples = {USUAL: [sample(10)], BEST: [sample(25)], LEANTUNE: [sample(100, objective=(2.0, 1.0))]}
+    growth = Growth(few_rows=1, many_rows=10, few_s=1, many_s=10, few_rss_bytes=1, many_rss_bytes=1)
+    result = report.result_of(
+        [comparison_of(tmp_path, samples)],
+        {"tokenising": growth},
+        machine={
+            "hardware": {"cpu": "A CPU", "gpu": None, "cores": 2, "memory_bytes": 2 * 10**9},
+            "versions": {"torch": "2.0"},
+            "precision": "bf16",
+            "matrix_flops": {"bf16": 2.5e12, "fp32": 1e12},
+        },
+        data="AG News",
+        date="2030-01-31",
+        command="python -m benchmarks.speed",
+        problems=["a problem"],
+        missing=[],
+    )
+    result = json.loads(json.dumps(result))  # as it is read back from its file
+    text = report.markdown_of(result, "picture.png")
+    assert "# Speed on A CPU, 2030-01-31" in text
+    assert "| usual | 10.0 | 500 | 10.0x (10.0 to 10.0) | 0.8 % | 1.00 GB |" in text
+    assert "**Not valid:** a problem" in text
+    assert [table.row_count for table in report.rich_tables(result)] == [3, 1]
+    plot.draw(result, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_process_is_measured_by_its_own_peak(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    small = place.run([sys.executable, "-c", "pass"])
+    large = place.run([sys.executable, "-c", "x = b'1' * 900_000_000"])
+    assert large.peak_rss_bytes > 900_000_000
+    assert small.peak_rss_bytes < large.peak_rss_bytes
+    assert small.wall_s > 0
+
+
+def test_a_failed_process_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no such model')"]
+    for work in (workplace(tmp_path).run, workplace(tmp_path).output_of):
+        with pytest.raises(RuntimeError, match=r"exit code 1 of: .*\n.*no such model"):
+            work(command)
+
+
+def printing(name: str, order: list[str]) -> Pipeline:
+    """A pipeline that only notes when it ran."""
+
+    def read(work: Workload, folder: Path, outcome: Outcome) -> Sample:
+        order.append(name)
+        return sample(1)
+
+    return Pipeline(name, lambda work, folder: [sys.executable, "-c", "pass"], read)
+
+
+def test_pipelines_alternate_until_the_rounds_are_done(tmp_path: Path) -> None:
+    order: list[str] = []
+    comparison = comparison_of(tmp_path, {}, pipelines=[printing(USUAL, order), printing(LEANTUNE, order)])
+    run_rounds([comparison], workplace(tmp_path), rounds=2, limit_s=60)
+    assert order == [USUAL, LEANTUNE, USUAL, LEANTUNE]
+    assert comparison.num_rounds == 2
+
+
+def test_no_round_begins_that_would_pass_the_limit(tmp_path: Path) -> None:
+    heard: list[str] = []
+    comparison = comparison_of(tmp_path, {}, pipelines=[printing(LEANTUNE, [])])
+    run_rounds([comparison], workplace(tmp_path, heard), rounds=5, limit_s=0)
+    assert comparison.num_rounds == 1
+    assert heard[-1].startswith("stopped after 1 of 5 rounds")
+
+
+@pytest.mark.parametrize("task", ["training", "prediction"])
+def test_the_long_form_adds_pipelines_and_keeps_leantune_last(tmp_path: Path, task: str) -> None:
+    short, long = (pipelines_of(task, is_long=is_long) for is_long in (False, True))
+    assert [p.name for p in short] == [USUAL, BEST, LEANTUNE]
+    assert {p.name for p in short} < {p.name for p in long}
+    assert long[-1].name == LEANTUNE
+
+
+def test_both_sides_train_with_the_same_recipe(tmp_path: Path) -> None:
+    usual, _, ours = (
+        p.command(workload(tmp_path), tmp_path) for p in pipelines_of("training", is_long=False)
+    )
+    theirs = dict(zip(usual[2::2], usual[3::2], strict=True))
+    recipe = dict(word.split("=", 1) for word in lean if "=" in word)
+    same = {
+        "--init-rank": "init_rank",
+        "--target-rank": "target_rank",
+        "--alpha": "alpha",
+        "--dropout": "lora_dropout",
+        "--epochs": "epochs",
+        "--batch-size": "batch_size",
+        "--learning-rate": "learning_rate",
+        "--max-length": "max_length",
+        "--precision": "precision",
+        "--train": "data",
+        "--model": "model",
+    }
+    assert {key: theirs[key] for key in same} == {key: recipe[ours] for key, ours in same.items()}
