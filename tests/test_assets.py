@@ -102,7 +102,7 @@ def test_an_unknown_name_lists_the_known_ones(call: object) -> None:
 
 
 def test_an_asset_that_was_not_fetched_says_how(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="leantune fetch minilm"):
+    with pytest.raises(UsageError, match="leantune assets --path minilm"):
         asset_path("minilm", cache_dir=tmp_path)
 
 

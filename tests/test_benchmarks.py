@@ -303,7 +303,7 @@ def test_the_long_form_adds_pipelines_and_keeps_leantune_last(tmp_path: Path, ta
 
 
 def test_both_sides_train_with_the_same_recipe(tmp_path: Path) -> None:
-    usual, _, ours = (
+    usual, _, lean = (
         p.command(workload(tmp_path), tmp_path) for p in pipelines_of("training", is_long=False)
     )
     theirs = dict(zip(usual[2::2], usual[3::2], strict=True))

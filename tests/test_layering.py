@@ -15,6 +15,7 @@ FLOORS = (
     "errors",
     "atomic",
     "hardware",
+    "distributed",
     "config",
     "data",
     "packing",

@@ -188,10 +188,12 @@ def _recipe_from(options: argparse.Namespace) -> Recipe:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(stderr=True)
+    # torchrun numbers the processes; the first one speaks for all
+    return Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def _train(options: argparse.Namespace) -> None:
+    from leantune.distributed import barrier, is_main, process_group
     from leantune.hardware import keep_freed_memory
     from leantune.report import write_model_card, write_report
     from leantune.terminal import print_result
@@ -208,12 +210,15 @@ def _train(options: argparse.Namespace) -> None:
         recipe = load_recipe(path, {"output": options.resume})
     else:
         recipe = _recipe_from(options)
-    folder = run_training(
-        recipe, console=_console(), overwrite=options.overwrite, resume=options.resume is not None
-    )
-    write_model_card(folder)
-    write_report(folder)
-    print_result(folder)
+    with process_group():
+        folder = run_training(
+            recipe, console=_console(), overwrite=options.overwrite, resume=options.resume is not None
+        )
+        if is_main():
+            write_model_card(folder)
+            write_report(folder)
+            print_result(folder)
+        barrier()
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import softmax
 
+from leantune import distributed
 from leantune.data.rows import LabelledRows, by_length
 from leantune.evaluation.metrics import Metrics, evaluate_probabilities
 from leantune.model import PackedClassifier
@@ -40,6 +41,37 @@ def map_rows(
     """``function`` of every row ``(N, ...)``, without gradients and without dropout, in the order of
     ``rows`` whatever the batches were.
     """
+    if distributed.world_size() > 1:
+        return _map_shared(classifier, rows, batch_size, function, on_rows)
+    return map_own_rows(classifier, rows, batch_size, function, on_rows)
+
+
+def _map_shared(
+    classifier: PackedClassifier,
+    rows: LabelledRows,
+    batch_size: int,
+    function: Callable[[PackedBatch], torch.Tensor],
+    on_rows: Callable[[int], None],
+) -> npt.NDArray[np.float32]:
+    """Every process does its share; all get the whole."""
+    size = distributed.world_size()
+    share = np.arange(distributed.rank(), len(rows), size)
+    own = map_own_rows(classifier, rows[share], batch_size, function, on_rows) if len(share) else None
+    parts = [part for part in distributed.gather(own) if part is not None]
+    whole = np.empty((len(rows), *parts[0].shape[1:]), dtype=np.float32)
+    for i, part in enumerate(parts):
+        whole[i::size] = part
+    return whole
+
+
+def map_own_rows(
+    classifier: PackedClassifier,
+    rows: LabelledRows,
+    batch_size: int,
+    function: Callable[[PackedBatch], torch.Tensor],
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> npt.NDArray[np.float32]:
+    """`map_rows` in this process alone."""
     was_training = classifier.training
     classifier.eval()
     out: npt.NDArray[np.float32] | None = None

@@ -19,11 +19,11 @@ class DropoutStream:
     """The named generator of all dropout bytes of one run; its state goes into checkpoints."""
 
     def __init__(self, seed: int) -> None:
-        self.reseed(seed, 0)
+        self.reseed(seed, 0, 0)
 
-    def reseed(self, seed: int, phase: int) -> None:
-        """Start the sequence of another phase of the same run."""
-        self._bits = np.random.SFC64(np.random.SeedSequence([seed, phase]))
+    def reseed(self, seed: int, phase: int, rank: int) -> None:
+        """Start the sequence of another phase or process of the same run."""
+        self._bits = np.random.SFC64(np.random.SeedSequence([seed, phase, rank]))
 
     def keep_mask(self, shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tensor:
         """Zeros and ones ``shape`` in ``dtype``; one with probability ``1 - round(256 p) / 256``."""

@@ -21,7 +21,7 @@ from leantune.data.labels import LabelMap
 from leantune.data.rows import LabelledRows
 from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError
-from leantune.evaluation.evaluate import map_rows
+from leantune.evaluation.evaluate import map_own_rows
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
 from leantune.pretrained import load_pretrained, quiet_transformers
@@ -55,7 +55,7 @@ def publish(
             published then.
     """
     trained = in_float(classifier, load_pretrained(model_source, config, labels))
-    expected = map_rows(trained, probe, PROBE_ROWS, trained)
+    expected = map_own_rows(trained, probe, PROBE_ROWS, trained)
     with atomic_folder(run / "adapter") as folder:
         write_adalora(
             folder,

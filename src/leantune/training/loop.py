@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leantune import distributed
 from leantune.adalora.allocator import RankAllocator, check_ranks_moved
 from leantune.adalora.layer import orthogonal_penalty
 from leantune.adalora.prune import prune
@@ -99,9 +100,12 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         )
         set_learning_rate(state.optimizer, result.learning_rate)
 
-        for micro in np.array_split(positions, min(recipe.accumulate, len(positions))):
-            _backward(state, phase.rows[micro], _weight_of(state, phase.rows[positions]), recipe, result)
+        batch_weight = _weight_of(state, phase.rows[positions])
+        own = positions[distributed.rank() :: distributed.world_size()]
+        for micro in np.array_split(own, min(recipe.accumulate, max(1, len(own)))):
+            _backward(state, phase.rows[micro], batch_weight, recipe, result)
         state.scaler.unscale_(state.optimizer)
+        _sum_over_processes(state, result)
         _check_loss(result, phase.rows, positions)
         norm = _gradient_norm(state.classifier)
 
@@ -110,19 +114,7 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
             _clip(state.classifier, norm, recipe.max_grad_norm)
             state.scaler.step(state.optimizer)
             state.skipped_in_a_row = 0
-            result.is_allocation = state.allocator.is_due(state.step)
-            if state.allocator.allocate(state.step):
-                prune(
-                    state.classifier.model,
-                    state.allocator.keep_masks(state.allocator.live_triplets),
-                    state.optimizer,
-                )
-                result.is_pruned = True
-            check_ranks_moved(
-                {name: layer.rank for name, layer in state.classifier.layers().items()},
-                state.allocator.schedule,
-                step=state.step,
-            )
+            _allocate(state, result)
         else:
             _skip(state, result)
         state.scaler.update()
@@ -156,6 +148,8 @@ def _backward(
     state: TrainingState, rows: LabelledRows, batch_weight: float, recipe: Recipe, result: StepResult
 ) -> None:
     """Forward and backward of one micro-step; the penalty is shared out by rows."""
+    if not len(rows):  # more processes than rows in the last batch
+        return
     batch = batch_of(state.classifier, rows)
     logits = state.classifier(batch)
     assert batch.labels is not None
@@ -170,7 +164,8 @@ def _backward(
         / batch_weight
     )
     total = loss
-    if recipe.orth_reg_weight and not result.micro_sizes:  # once a step: it does not depend on the rows
+    # once a step over all processes: the penalty does not depend on the rows
+    if recipe.orth_reg_weight and not result.micro_sizes and distributed.is_main():
         penalty = orthogonal_penalty(list(state.classifier.layers().values()))
         total = loss + recipe.orth_reg_weight * penalty
         result.orthogonality = penalty.item()
@@ -178,6 +173,39 @@ def _backward(
     result.loss += loss.item()
     result.num_tokens += batch.num_tokens
     result.micro_sizes.append(len(rows))
+
+
+def _sum_over_processes(state: TrainingState, result: StepResult) -> None:
+    """Make gradients and losses those of the whole batch; alone, they are already."""
+    if distributed.world_size() == 1:
+        return
+    parameters = state.classifier.trainable().values()
+    distributed.sum_gradients([_gradient_of(p) for p in parameters])
+    sums = distributed.sum_numbers(result.loss, result.orthogonality, result.num_tokens)
+    result.loss, result.orthogonality, result.num_tokens = sums[0], sums[1], int(sums[2])
+
+
+def _gradient_of(parameter: torch.nn.Parameter) -> Tensor:
+    """Its gradient; zeros, put in place, if this process had no row for it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _allocate(state: TrainingState, result: StepResult) -> None:
+    """Enforce the rank budget if it is due; after the final cut the tensors are smaller."""
+    classifier, allocator = state.classifier, state.allocator
+    result.is_allocation = allocator.is_due(state.step)
+    if allocator.allocate(state.step):
+        keep_masks = allocator.keep_masks(allocator.live_triplets)
+        distributed.check_agreement(
+            f"the rank pattern of step {state.step}",
+            {name: mask.tolist() for name, mask in keep_masks.items()},
+        )
+        prune(classifier.model, keep_masks, state.optimizer)
+        result.is_pruned = True
+    ranks = {name: layer.rank for name, layer in classifier.layers().items()}
+    check_ranks_moved(ranks, allocator.schedule, step=state.step)
 
 
 def _check_loss(result: StepResult, rows: LabelledRows, positions: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from leantune import distributed
 from leantune.config import Recipe
 from leantune.data.rows import LabelledRows
 from leantune.errors import Interrupted
@@ -47,16 +48,23 @@ class RunObserver:
         self._log(state, result)
         predicted = self._evaluate(state, result) if self._evaluation_is_due(state.step) else None
         is_saved = predicted is not None or self._save_is_due(state.step)
-        if is_saved or self.interrupt.signal_number is not None:
+        number = self._signal()
+        if is_saved or number is not None:
             self._save(state, predicted)
-        if self.interrupt.signal_number is not None:
-            name = signal.Signals(self.interrupt.signal_number).name
+        if number is not None:
+            name = signal.Signals(number).name
             raise Interrupted(
                 f"{name} after step {state.step}: saved {checkpoint_path(self.folder, state.step)}; "
                 f"go on with: leantune train --resume {self.folder}",
-                signal_number=self.interrupt.signal_number,
+                signal_number=number,
             )
         return not self._is_converged()
+
+    def _signal(self) -> int | None:
+        """The signal that this or another process got: all stop after the same step."""
+        number = self.interrupt.signal_number
+        (requests,) = distributed.sum_numbers(float(number is not None))
+        return (number or signal.SIGTERM) if requests else None
 
     def _log(self, state: TrainingState, result: StepResult) -> None:
         layers = state.classifier.layers()
@@ -131,8 +139,10 @@ class RunObserver:
             )
             if predicted is not None:
                 checkpoint.tensors["predicted"] = predicted
-            save_checkpoint(self.folder, state.step, checkpoint)
-            self.selection.clean(self.folder)
+            if distributed.is_main():
+                save_checkpoint(self.folder, state.step, checkpoint)
+                self.selection.clean(self.folder)
+            distributed.barrier()
 
     def _is_converged(self) -> bool:
         return bool(self.recipe.early_stop) and self.selection.since_best() >= self.recipe.early_stop

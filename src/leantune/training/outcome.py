@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from leantune import distributed
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.schedule import RankSchedule
 from leantune.evaluation.evaluate import evaluate
@@ -72,7 +73,7 @@ def refit(run: Run, classifier: PackedClassifier) -> None:
     rows = run.data.train + run.data.validation
     recipe = run.recipe
     total = -(-len(rows) // recipe.batch_size)
-    classifier.stream.reseed(recipe.seed, 1)
+    classifier.stream.reseed(recipe.seed, 1, distributed.rank())
     live = sum(layer.rank for layer in classifier.layers().values())
     fixed = RankSchedule(
         init_budget=live,
@@ -108,6 +109,8 @@ def measure_test(run: Run, classifier: PackedClassifier) -> None:
 
 def publish_artefacts(run: Run, classifier: PackedClassifier) -> None:
     """Artefacts, verified; then the record says that the run is finished."""
+    if not distributed.is_main():
+        return
     with run.console.status("writing and verifying adapter/ and merged/"):
         run.record["artefacts"] = publish(
             run.folder,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from leantune import __version__, hardware
+from leantune import __version__, distributed, hardware
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.budget import ParameterPlan
 from leantune.architectures import architecture_of
@@ -55,14 +55,18 @@ class Run:
 
     def save_record(self) -> None:
         """Write ``record.json`` as it stands."""
-        write_text(self.folder / "record.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
+        if distributed.is_main():
+            write_text(
+                self.folder / "record.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
+            )
 
 
 def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bool) -> Run:
     """Everything before weights: data, plan, schedule, folder."""
     started = time.perf_counter()
     folder = Path(recipe.output).expanduser()
-    check_folder(folder, overwrite=overwrite, resume=resume)
+    if distributed.is_main():
+        check_folder(folder, overwrite=overwrite, resume=resume)
     model_source = resolve_location(recipe.model)
     config_of(model_source, trust_remote_code=recipe.trust_remote_code)
     with console.status("reading") as status:
@@ -127,9 +131,11 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
 
 
 def _start_folder(run: Run) -> None:
-    clear_run(run.folder)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
+    if distributed.is_main():
+        clear_run(run.folder)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
+    distributed.barrier()
     device = hardware.pick_device()
     run.record = {
         "leantune": __version__,
@@ -139,6 +145,7 @@ def _start_folder(run: Run) -> None:
         "command": sys.argv,
         "versions": hardware.describe_versions(),
         "hardware": hardware.describe_hardware(device),
+        "processes": distributed.world_size(),
         "recipe": run.recipe.to_dict(),
         "labels": run.data.labels.to_json(),
         "data": run.data.description,
@@ -178,6 +185,7 @@ def build_classifier(run: Run) -> PackedClassifier:
         "precision": precision,
     }
     torch.manual_seed(recipe.seed)  # only architectures with dropout of their own draw from it
+    classifier.stream.reseed(recipe.seed, 0, distributed.rank())
     return classifier.to(device)
 
 

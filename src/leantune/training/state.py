@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leantune import distributed
 from leantune.adalora.prune import prune
 from leantune.architectures import head_modules
 from leantune.errors import CheckpointError
@@ -39,7 +40,7 @@ def capture(state: TrainingState, extra: dict[str, Any]) -> Checkpoint:
             "counters": {name: getattr(state, name) for name in _COUNTERS},
             "ranks": {name: layer.rank for name, layer in classifier.layers().items()},
             "allocator": {"is_final": allocator.is_final, "live_triplets": allocator.live_triplets},
-            "dropout": classifier.stream.state(),
+            "dropout": distributed.gather(classifier.stream.state()),
             "scaler": state.scaler.state_dict(),
             **extra,
         },
@@ -68,7 +69,12 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
     torch.set_rng_state(_tensor(tensors, "rng.torch"))
     if "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"], state.classifier.device)
-    state.classifier.stream.load_state(saved["dropout"])
+    if len(saved["dropout"]) != distributed.world_size():
+        raise CheckpointError(
+            f"checkpoint: written by {len(saved['dropout'])} processes, this run has "
+            f"{distributed.world_size()}: start the same number"
+        )
+    state.classifier.stream.load_state(saved["dropout"][distributed.rank()])
     state.scaler.load_state_dict(saved["scaler"])
     for name in _COUNTERS:
         setattr(state, name, saved["counters"][name])

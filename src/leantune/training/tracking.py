@@ -13,24 +13,30 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from leantune import distributed
+
 
 class History:
     """``history.jsonl``: one JSON object a line, appended and flushed line by line."""
 
     def __init__(self, path: Path, *, keep_bytes: int = 0) -> None:
         """Open for appending after the first ``keep_bytes``: what a resumed run repeats is cut off."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = path if distributed.is_main() else Path(os.devnull)
         self._file = path.open("ab")
-        self._file.truncate(keep_bytes)
+        if distributed.is_main():
+            self._file.truncate(keep_bytes)
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one line."""
+        """Append one line; the main process speaks for all."""
+        if not distributed.is_main():
+            return
         self._file.write((json.dumps({"event": event, **values}) + "\n").encode())
         self._file.flush()
 
     def position(self) -> int:
         """Bytes written so far, on disk."""
-        os.fsync(self._file.fileno())
+        if distributed.is_main():
+            os.fsync(self._file.fileno())
         return self._file.seek(0, os.SEEK_END)
 
     def __enter__(self) -> History:

@@ -1,0 +1,109 @@
+"""Several processes on one run, started by torchrun: ``torchrun --nproc-per-node 2 -m leantune.cli train ...``.
+
+Every process holds the whole model, whose trainable part is small; gradients are summed in one flat
+buffer, so that all processes take the same step bit for bit. torch.distributed is the only state:
+without it every function here is that of a single process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from leantune.errors import DistributedError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that torchrun started, if it did; leave them at the end.
+
+    Raises:
+        DistributedError: if the processes cannot find each other.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    except (RuntimeError, ValueError) as error:
+        raise DistributedError(f"the processes cannot find each other: {error}") from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes and speaks."""
+    return rank() == 0
+
+
+def sum_gradients(grads: Sequence[Tensor]) -> None:
+    """Replace every gradient by its sum over all processes, in place."""
+    if world_size() == 1:
+        return
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    pieces = torch.split(flat, [grad.numel() for grad in grads])
+    for grad, piece in zip(grads, pieces, strict=True):
+        grad.copy_(piece.view_as(grad))
+
+
+def sum_numbers(*numbers: float) -> list[float]:
+    """Each number summed over all processes."""
+    if world_size() == 1:
+        return list(numbers)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+def gather(value: T) -> list[T]:
+    """The value of every process, by rank, on every process."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def check_agreement(what: str, value: object) -> None:
+    """Fail if ``value`` is not the same in all processes.
+
+    Raises:
+        DistributedError: naming what differs.
+    """
+    values = gather(value)
+    if any(each != values[0] for each in values):
+        raise DistributedError(
+            f"{what} differs between the processes: {', '.join(f'rank {i}: {v}' for i, v in enumerate(values))}"
+        )

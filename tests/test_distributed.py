@@ -1,0 +1,112 @@
+"""Two processes under torchrun (gloo, CPU) are one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from leantune.training.checkpoint import list_checkpoints
+from tiny import save_tiny_encoder, write_rows
+
+ADAPTER = "adapter/adapter_model.safetensors"
+
+
+def settings(folder: Path, **changes) -> list[str]:
+    values = {
+        "data": folder / "train.csv",
+        "test": folder / "test.csv",
+        "model": folder / "encoder",
+        "init_rank": 4,
+        "target_rank": 1,
+        "epochs": 3,
+        "batch_size": 15,
+        "learning_rate": 1e-2,
+        "max_length": 32,
+        "precision": "fp32",
+        "validation_size": 48,
+    }
+    return [f"{key}={value}" for key, value in {**values, **changes}.items()]
+
+
+def command(processes: int, *words: str) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *(launcher if processes > 1 else []), "-m", "leantune.cli", "train", *words]
+
+
+def train(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command(processes, *words), capture_output=True, text=True, env=environment, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def read(run: Path) -> tuple[dict, list[dict]]:
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return json.loads((run / "record.json").read_text()), [line for line in lines if line["event"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("distributed")
+    # without dropout, so that who draws which mask cannot matter
+    save_tiny_encoder(folder / "encoder", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_rows(folder / "train.csv", 211)  # the last batch has one row: fewer than processes
+    write_rows(folder / "test.csv", 31, seed=1)
+    return folder
+
+
+def test_two_processes_equal_one_on_the_same_batches(folder, tmp_path):
+    words = settings(folder, lora_dropout=0.0, batch_size=54)  # 163 rows: 54, 54, 54 and 1
+    train(1, *words, f"output={tmp_path / 'one'}")
+    train(2, *words, f"output={tmp_path / 'two'}")
+    (one, steps_one), (two, steps_two) = read(tmp_path / "one"), read(tmp_path / "two")
+    assert two["processes"] == 2
+    assert one["ranks"] == two["ranks"]
+    assert one["metrics"]["test"]["confusion"] == two["metrics"]["test"]["confusion"]
+    for a, b in zip(steps_one, steps_two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3, abs=1e-5)
+        assert a["orthogonality"] == pytest.approx(b["orthogonality"], rel=1e-3)
+        assert a.get("ranks") == b.get("ranks")
+    mine, theirs = load_file(tmp_path / "one" / ADAPTER), load_file(tmp_path / "two" / ADAPTER)
+    for name, tensor in mine.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-2, atol=1e-4)
+
+
+def test_two_processes_with_dropout_repeat_and_resume_bit_for_bit(folder, tmp_path):
+    words = [*settings(folder), "save_every=3"]
+    train(2, *words, f"output={tmp_path / 'whole'}")
+    output = tmp_path / "killed"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(2, *words, f"output={output}"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        env=environment, start_new_session=True,
+    )  # fmt: skip
+    while not list_checkpoints(output) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (output / "adapter").exists(), "it finished before it could be killed"
+    train(2, "--resume", str(output))
+    assert (tmp_path / "whole" / ADAPTER).read_bytes() == (output / ADAPTER).read_bytes()
+
+
+def test_resume_with_another_number_of_processes_is_refused(folder, tmp_path):
+    words = [*settings(folder), "save_every=3"]
+    output = tmp_path / "run"
+    train(2, *words, f"output={output}")
+    done = subprocess.run(
+        command(1, "--resume", str(output)), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 5
+    assert "written by 2 processes, this run has 1: start the same number" in done.stderr
