@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from leantune.adalora.allocator import RankAllocator, check_ranks_moved
+from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.layer import AdaLoraLinear, orthogonal_penalty
 from leantune.adalora.prune import adapted_layers, prune
 from leantune.adalora.schedule import RankSchedule, steps_from
@@ -127,11 +127,11 @@ def test_the_allocator_agrees_with_the_paper_at_every_step(rank, target, total, 
             np.testing.assert_array_equal(after, np.where(kept, untouched, 0.0))
             assert allocator.live_triplets == budget
         if is_cut:
-            prune(model, allocator.keep_masks(budget), optimizer)
+            prune(model, allocator.keep_masks(target), optimizer)
             assert sum(layer.rank for layer in adapted_layers(model).values()) == target
         optimizer.zero_grad()
     assert allocator.is_final
-    check_ranks_moved({n: layer.rank for n, layer in adapted_layers(model).items()}, schedule, step=total)
+    allocator.check_moved(total)
 
 
 @given(
@@ -331,10 +331,56 @@ def test_the_orthogonal_penalty_is_the_mean_of_frobenius_norms_over_layers_and_s
 
 
 def test_ranks_that_never_moved_fail_the_run():
-    schedule = schedule_of(toy_model(4), 5)
-    check_ranks_moved({"a": 12}, schedule, step=schedule.prune_step - 1)
-    with pytest.raises(DivergedError, match=r"12 triplets are alive and the target is 5"):
-        check_ranks_moved({"a": 12}, schedule, step=schedule.prune_step)
+    model = toy_model(4)
+    schedule = schedule_of(model, 5)
+    allocator = RankAllocator(adapted_layers(model), schedule)
+    allocator.check_moved(schedule.prune_step - 1)
+    with pytest.raises(DivergedError, match=r"alive cost 12 and the target budget is 5"):
+        allocator.check_moved(schedule.prune_step)
+
+
+@settings(max_examples=60, deadline=None)
+@given(budget=st.integers(0, 160), seed=st.integers(0, 1000), rank=st.integers(1, 5))
+def test_a_parameter_budget_is_spent_to_the_last_triplet_that_fits(budget, seed, rank):
+    model = toy_model(rank)
+    total = sum(layer.rank * layer.triplet_parameters for layer in model.values())
+    schedule = RankSchedule(
+        init_budget=total,
+        target_budget=min(budget, total),
+        total_steps=9,
+        warmup_steps=1,
+        final_steps=1,
+        allocate_every=1,
+    )
+    allocator = RankAllocator(adapted_layers(model), schedule, by_parameters=True)
+    generator = torch.Generator().manual_seed(seed)
+    for ema in (*allocator.sensitivity_ema, *allocator.uncertainty_ema):
+        ema.uniform_(generator=generator)
+    masks = allocator.keep_masks(budget)
+    spent = sum(int(mask.sum()) * model[name].triplet_parameters for name, mask in masks.items())
+    left_out = [model[name].triplet_parameters for name, mask in masks.items() if not mask.all()]
+    assert spent <= budget
+    assert all(cost > budget - spent for cost in left_out)
+    by_layer = torch.split(allocator.importance(), [rank] * 3)
+    for (name, mask), values in zip(masks.items(), by_layer, strict=True):
+        if mask.any() and not mask.all():
+            assert values[mask].min() >= values[~mask].max(), name
+
+
+def test_with_equal_shapes_a_parameter_budget_is_a_rank_budget():
+    model = toy_model(4, shapes=[(6, 4), (4, 6)])
+    schedule = RankSchedule(
+        init_budget=88, target_budget=33, total_steps=9, warmup_steps=1, final_steps=1, allocate_every=1
+    )
+    by_parameters = RankAllocator(adapted_layers(model), schedule, by_parameters=True)
+    by_triplets = RankAllocator(adapted_layers(model), schedule)
+    for mine, theirs in (
+        *zip(by_parameters.sensitivity_ema, by_triplets.sensitivity_ema, strict=True),
+        *zip(by_parameters.uncertainty_ema, by_triplets.uncertainty_ema, strict=True),
+    ):
+        theirs.copy_(mine.uniform_())
+    pairs = zip(by_parameters.keep_masks(33).values(), by_triplets.keep_masks(3).values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_singular_values_and_biases_are_not_decayed():

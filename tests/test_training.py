@@ -176,6 +176,25 @@ def test_every_architecture_trains_and_its_artefacts_agree(inputs, tmp_path, mod
     assert sum(record["ranks"].values()) == record["schedule"]["target_budget"]
 
 
+def test_all_linear_layers_under_a_parameter_budget(inputs, tmp_path):
+    recipe = recipe_for(
+        inputs,
+        tmp_path / "run",
+        targets="all-linear",
+        allocation="parameters",
+        max_trainable_params=8000,
+        init_rank=None,
+        target_rank=None,
+        epochs=2,
+    )
+    record = record_of(run_training(recipe, console=quiet()))
+    parameters, schedule = record["parameters"], record["schedule"]
+    costs = [m["in_features"] + m["out_features"] + 1 for m in parameters["modules"]]
+    assert parameters["initial"] <= 8000
+    assert 0 <= schedule["target_budget"] - parameters["adapters_final"] < min(costs)
+    assert record["artefacts"]["adapter"]["max_logit_difference"] < 5e-5
+
+
 def test_bf16_and_a_linear_head_work_together(inputs, tmp_path):
     folder = save_tiny_encoder(tmp_path / "encoder", "roberta")
     recipe = recipe_for(

@@ -100,6 +100,8 @@ def measure(options: argparse.Namespace, place: Workplace) -> dict[str, Any]:
         if options.only in model.name
         for task in ("training", "prediction")  # in this order: prediction uses what training made
     ]
+    if not comparisons:
+        raise SystemExit(f"nothing to measure; {'; '.join(missing)}")
     run_rounds(comparisons, place, rounds=options.rounds, limit_s=end - time.perf_counter())
     growth = measure_growth(comparisons[0].work, rows, options.growth_rows, place) if options.long else {}
     return report.result_of(

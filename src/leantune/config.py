@@ -75,6 +75,10 @@ class Recipe:
     allocate_every: float = _key(
         "steps between allocations (the paper's Delta T): a fraction below 1, or steps", 0.01
     )
+    allocation: Literal["triplets", "parameters"] = _key(
+        "what the budget counts: triplets, as in the paper, or parameters, with importance per parameter",
+        "triplets",
+    )
     beta1: float = _key("decay of the sensitivity average", 0.85)
     beta2: float = _key("decay of the uncertainty average", 0.85)
     orth_reg_weight: float = _key("weight of the orthogonality penalty", 0.5)

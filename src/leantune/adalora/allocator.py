@@ -23,9 +23,13 @@ class RankAllocator:
     All statistics stay on the device of the weights; a step costs a handful of fused
     element-wise operations and no host synchronisation.
 
+    The budget counts triplets, as in the paper, or trainable parameters: then a triplet competes with
+    its importance per parameter, and pays for its layer's shape.
+
     Args:
         layers: the adapted layers by name; their order breaks ties.
-        schedule: the rank budget by step.
+        schedule: the budget by step, in triplets or in parameters.
+        by_parameters: whether the budget counts parameters.
         beta1: decay of the sensitivity average (eq. 9).
         beta2: decay of the uncertainty average (eq. 10).
     """
@@ -35,12 +39,16 @@ class RankAllocator:
         layers: Mapping[str, AdaLoraLinear],
         schedule: RankSchedule,
         *,
+        by_parameters: bool = False,
         beta1: float = 0.85,
         beta2: float = 0.85,
     ) -> None:
         self.layers = dict(layers)
         self.schedule = schedule
         self.beta1, self.beta2 = beta1, beta2
+        self.costs = {
+            name: layer.triplet_parameters if by_parameters else 1 for name, layer in self.layers.items()
+        }
         self.live_triplets = sum(layer.rank for layer in self.layers.values())
         self.is_final = not schedule.prunes
         self._weights: list[nn.Parameter] = [
@@ -80,18 +88,19 @@ class RankAllocator:
 
     @torch.no_grad()
     def allocate(self, step: int) -> bool:
-        """Enforce the budget of ``step`` if it is an allocation step: E of the triplets outside it
-        becomes zero. They may come back until the final cut.
+        """Enforce the budget of ``step`` if it is an allocation step.
+
+        E of the triplets outside it becomes zero; they may come back until the final cut.
 
         Returns:
             whether this was the final cut, after which `keep_masks` says what to remove.
         """
         if self.is_final or not self.is_due(step):
             return False
-        budget = self.schedule.rank_budget_at(step)
-        for layer, keep in zip(self.layers.values(), self.keep_masks(budget).values(), strict=True):
+        keep_masks = self.keep_masks(self.schedule.rank_budget_at(step))
+        for layer, keep in zip(self.layers.values(), keep_masks.values(), strict=True):
             layer.lora_E.masked_fill_(~keep[:, None], 0.0)
-        self.live_triplets = budget
+        self.live_triplets = int(sum(keep.sum() for keep in keep_masks.values()))  # host sync, rare
         self.is_final = step >= self.schedule.prune_step
         return self.is_final
 
@@ -104,16 +113,40 @@ class RankAllocator:
 
     @torch.no_grad()
     def keep_masks(self, budget: int) -> dict[str, Tensor]:
-        """The ``budget`` most important triplets as a bool mask ``(R,)`` per layer.
+        """The most important triplets that ``budget`` pays for, as a bool mask ``(R,)`` per layer.
 
-        Exactly ``budget`` are kept: equal importances are taken in the order of layers and rows.
+        The budget is spent to the last triplet that fits: one that is too dear is passed over, and
+        cheaper ones behind it still get their chance. Equal importances are taken in the order of
+        layers and rows.
         """
         importance = self.importance()
-        best = torch.argsort(importance, descending=True, stable=True)[:budget]
-        keep = torch.zeros(len(importance), dtype=torch.bool, device=importance.device)
-        keep[best] = True
         ranks = [layer.rank for layer in self.layers.values()]
-        return dict(zip(self.layers, torch.split(keep, ranks), strict=True))
+        costs = [cost for cost, rank in zip(self.costs.values(), ranks, strict=True) for _ in range(rank)]
+        per_unit = importance / torch.tensor(costs, device=importance.device)
+        order = torch.argsort(per_unit, descending=True, stable=True).tolist()
+        keep = torch.zeros(len(costs), dtype=torch.bool)
+        for i in order:
+            if costs[i] <= budget:
+                budget -= costs[i]
+                keep[i] = True
+        return dict(zip(self.layers, torch.split(keep.to(importance.device), ranks), strict=True))
+
+    def check_moved(self, step: int) -> None:
+        """Fail loudly if the pruning phase is over and the ranks are not what it had to make them.
+
+        Raises:
+            DivergedError: if the triplets that are left cost more than the target budget, or another
+                one would still have fitted.
+        """
+        if not self.schedule.prunes or step < self.schedule.prune_step:
+            return
+        spent = sum(self.costs[name] * layer.rank for name, layer in self.layers.items())
+        unspent = self.schedule.target_budget - spent
+        if not 0 <= unspent < min(self.costs.values()):
+            raise DivergedError(
+                f"after step {step} the triplets that are alive cost {spent} and the target budget is "
+                f"{self.schedule.target_budget}: the allocator did not run; report this as a bug of leantune"
+            )
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The averages by name, for a checkpoint; empty after the final cut, when none is used."""
@@ -136,16 +169,3 @@ class RankAllocator:
         self.is_final, self.live_triplets = is_final, live_triplets
         for name, own in self.state_tensors().items():
             own.copy_(tensors[name])
-
-
-def check_ranks_moved(ranks: Mapping[str, int], schedule: RankSchedule, *, step: int) -> None:
-    """Fail loudly if the pruning phase is over and the ranks are not what it had to make them.
-
-    Raises:
-        DivergedError: if more or fewer triplets are left than the target budget.
-    """
-    if schedule.prunes and step >= schedule.prune_step and sum(ranks.values()) != schedule.target_budget:
-        raise DivergedError(
-            f"after step {step} {sum(ranks.values())} triplets are alive and the target is "
-            f"{schedule.target_budget}: the allocator did not run; report this as a bug of leantune"
-        )

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leantune import distributed
-from leantune.adalora.allocator import RankAllocator, check_ranks_moved
+from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.layer import orthogonal_penalty
 from leantune.adalora.prune import prune
 from leantune.config import Recipe
@@ -197,15 +197,14 @@ def _allocate(state: TrainingState, result: StepResult) -> None:
     classifier, allocator = state.classifier, state.allocator
     result.is_allocation = allocator.is_due(state.step)
     if allocator.allocate(state.step):
-        keep_masks = allocator.keep_masks(allocator.live_triplets)
+        keep_masks = allocator.keep_masks(allocator.schedule.target_budget)
         distributed.check_agreement(
             f"the rank pattern of step {state.step}",
             {name: mask.tolist() for name, mask in keep_masks.items()},
         )
         prune(classifier.model, keep_masks, state.optimizer)
         result.is_pruned = True
-    ranks = {name: layer.rank for name, layer in classifier.layers().items()}
-    check_ranks_moved(ranks, allocator.schedule, step=state.step)
+    allocator.check_moved(state.step)
 
 
 def _check_loss(result: StepResult, rows: LabelledRows, positions: np.ndarray) -> None:

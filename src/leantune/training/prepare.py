@@ -158,13 +158,14 @@ def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> Step
             f"{num_rows} rows in batches of {recipe.batch_size} for {recipe.epochs} epochs are {total} steps, "
             "expected at least 3 to warm up, prune and finish: lower batch_size or raise epochs"
         )
+    init_budget, target_budget = parameters.budgets(recipe.allocation)
     return StepPlan(
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
         lr_warmup_steps=steps_from(recipe.warmup, total),
         ranks=RankSchedule(
-            init_budget=parameters.init_budget,
-            target_budget=parameters.target_budget,
+            init_budget=init_budget,
+            target_budget=target_budget,
             total_steps=total,
             warmup_steps=steps_from(recipe.rank_warmup, total),
             final_steps=steps_from(recipe.rank_final, total),

@@ -195,7 +195,13 @@ def fresh_state(run: Run, classifier: PackedClassifier) -> TrainingState:
     return TrainingState(
         classifier=classifier,
         optimizer=adamw(classifier.trainable(), weight_decay=recipe.weight_decay),
-        allocator=RankAllocator(classifier.layers(), run.steps.ranks, beta1=recipe.beta1, beta2=recipe.beta2),
+        allocator=RankAllocator(
+            classifier.layers(),
+            run.steps.ranks,
+            by_parameters=recipe.allocation == "parameters",
+            beta1=recipe.beta1,
+            beta2=recipe.beta2,
+        ),
         scaler=torch.amp.GradScaler(
             classifier.device.type, enabled=run.record["model"]["precision"] == "fp16"
         ),
