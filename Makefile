@@ -23,7 +23,7 @@ fmt: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/leantune assets
-	$(BIN)/python benchmarks/speed/run.py
+	$(BIN)/python -m benchmarks.speed
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -284,12 +284,14 @@ def _attention_weights(
     q: Tensor, k: Tensor, group: AttentionGroup, scaling: float, sliding_window: int | None
 ) -> Tensor:
     """Softmax of the scaled scores ``(G * N, queries, L)``; keys of padding get exactly 0."""
-    scores = torch.bmm(q, k.mT).mul_(scaling)
+    # torch's CPU softmax is some three times faster in fp32, at lengths that are no multiple of 16
+    scores = torch.bmm(q, k.mT)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scaling)
     hidden = _hidden_keys(group.lengths, sliding_window)
     if hidden is not None:
         by_text = scores.view(group.size, -1, *scores.shape[1:])
         by_text.masked_fill_(hidden[:, None, : scores.shape[1]], float("-inf"))
-    return torch.softmax(scores, dim=-1)
+    return torch.softmax(scores, dim=-1).to(q.dtype)
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leantune.adalora.budget import ParameterPlan
-from leantune.adalora.export import merge_into, read_adalora, write_adalora
+from leantune.adalora.export import AdapterFile, merge_into, read_adalora, write_adalora
 from leantune.adalora.prune import replace_module
 from leantune.adalora.schedule import RankSchedule
 from leantune.architectures import head_modules
@@ -54,8 +54,8 @@ def publish(
         CheckpointError: if a reloaded artefact does not compute what the trained model does; it is not
             published then.
     """
-    trained = in_float(classifier, load_pretrained(model_source, config, labels))
-    expected = map_own_rows(trained, probe, PROBE_ROWS, trained)
+    # one fp32 copy of the encoder at a time: each is gone before the next is loaded
+    expected = _logits_in_float(classifier, load_pretrained(model_source, config, labels), probe)
     with atomic_folder(run / "adapter") as folder:
         write_adalora(
             folder,
@@ -73,19 +73,28 @@ def publish(
             },
         )
         tokeniser.tokenizer.save_pretrained(str(folder))
-        base = load_pretrained(model_source, config, labels)
-        adapter_difference = _compare(_load_with_peft(base, folder), probe, expected, "adapter")
+        adapted = _load_with_peft(load_pretrained(model_source, config, labels), folder)
+        adapter_difference = _compare(adapted, probe, expected, "adapter")
+        del adapted
     with atomic_folder(run / "merged") as folder:
-        model = load_pretrained(model_source, config, labels)
-        merge_into(model, read_adalora(run / "adapter"))
-        with quiet_transformers():
-            model.save_pretrained(str(folder))
+        _write_merged(folder, load_pretrained(model_source, config, labels), read_adalora(run / "adapter"))
         tokeniser.tokenizer.save_pretrained(str(folder))
         merged_difference = _compare(_load_merged(folder), probe, expected, "merged")
     return {
         "adapter": {"max_logit_difference": adapter_difference},
         "merged": {"max_logit_difference": merged_difference},
     }
+
+
+def _logits_in_float(classifier: PackedClassifier, base: Any, probe: LabelledRows) -> np.ndarray:
+    trained = in_float(classifier, base)
+    return map_own_rows(trained, probe, PROBE_ROWS, trained)
+
+
+def _write_merged(folder: Path, model: Any, adapter: AdapterFile) -> None:
+    merge_into(model, adapter)
+    with quiet_transformers():
+        model.save_pretrained(str(folder))
 
 
 def in_float(classifier: PackedClassifier, base: Any) -> PackedClassifier:
