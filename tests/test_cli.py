@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from leantune.cli import main
+from leantune.cli import main, parse
 from tiny import save_tiny_encoder, write_rows
 
 pytestmark = [
@@ -274,6 +274,15 @@ BAD_RECIPES = [
     ),
     (["train", "quickstart", "epochs"], "'epochs' is not key=value"),
 ]
+
+
+def test_flags_may_stand_between_key_value_words():
+    options = parse(["train", "quickstart", "seed=1", "--overwrite", "epochs=2", "--alpha", "8", "output=x"])
+    assert (options.recipe, options.overwrite, options.key_alpha) == ("quickstart", True, "8")
+    assert options.overrides == ["seed=1", "epochs=2", "output=x"]
+    with pytest.raises(SystemExit) as caught:
+        parse(["evaluate", "run", "--data", "x.csv", "epochs=2"])
+    assert caught.value.code == 2
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_RECIPES)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leantune.cli import _recipe_from, build_parser
+from leantune.cli import _recipe_from, parse
 from leantune.config import load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def commands(program: str) -> list[str]:
 
 @pytest.mark.parametrize("command", commands("leantune"))
 def test_every_documented_command_parses(command):
-    options = build_parser().parse_args(shlex.split(command)[1:])
+    options = parse(shlex.split(command)[1:])
     if hasattr(options, "recipe") and not getattr(options, "resume", None):
         words = shlex.split(command)
         if any(word.endswith(".yaml") for word in words):

@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -50,6 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _report(ResourceError(_MEMORY_ADVICE), ResourceError.exit_code, options.debug, cause=error)
     return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of one command line; key=value words may stand before, between and after flags."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 _MEMORY_ADVICE = "out of memory: lower batch_size (accumulate=2 keeps the step the same), or max_length"
