@@ -27,6 +27,7 @@ FLOORS = (
     "inference",
     "training",
     "integrations",
+    "estimator",
     "report",
     "terminal",
     "cli",

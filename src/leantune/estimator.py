@@ -1,0 +1,101 @@
+"""leantune as a scikit-learn estimator: fit, predict, predict_proba, score."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from leantune.config import load_recipe
+from leantune.data.read import ExampleBatch
+from leantune.inference.load import TrainedClassifier, load_run
+from leantune.inference.predict import CHUNK_ROWS, predict_rows
+from leantune.training.run import run_training
+
+
+class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A text classifier inside a parameter budget.
+
+    Args:
+        model: pretrained encoder: a folder, a hub name, or ``asset:minilm``.
+        max_trainable_params: limit on trainable parameters.
+        output: run folder to keep; None: a temporary one that lives as long as the estimator.
+        recipe: any other recipe keys, as in a recipe file.
+        verbose: show progress on standard error.
+
+    Attributes:
+        classes_: ``(C,)`` the labels in the order of the columns of ``predict_proba``.
+        run_: the run folder, with report, adapter and merged model.
+        record_: its ``record.json``.
+
+    >>> LeanTextClassifier(max_trainable_params=50_000).get_params()["max_trainable_params"]
+    50000
+    """
+
+    def __init__(
+        self,
+        model: str = "asset:minilm",
+        *,
+        max_trainable_params: int = 100_000,
+        output: str | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.max_trainable_params = max_trainable_params
+        self.output = output
+        self.recipe = recipe
+        self.verbose = verbose
+
+    def fit(self, X: Sequence[str], y: Sequence[Any]) -> LeanTextClassifier:
+        """Train on texts ``X`` and their labels ``y`` (texts or whole numbers).
+
+        Raises:
+            DataError: for texts or labels that are not what they must be.
+            UsageError: for settings that cannot be.
+        """
+        classes = np.unique(np.asarray(y))
+        self._folder = tempfile.TemporaryDirectory(prefix="leantune-")
+        data = Path(self._folder.name) / "train.jsonl"
+        with data.open("w", encoding="utf-8") as file:
+            for text, label in zip(X, y, strict=True):
+                file.write(json.dumps({"text": text, "label": str(label)}) + "\n")
+        settings = {
+            **(self.recipe or {}),
+            "data": str(data),
+            "model": self.model,
+            "max_trainable_params": self.max_trainable_params,
+            "output": self.output or str(Path(self._folder.name) / "run"),
+            "labels": [str(each) for each in classes],
+        }
+        console = Console(stderr=True, quiet=not self.verbose)
+        self.run_ = run_training(load_recipe(None, settings), console=console)
+        self.classes_ = classes
+        self.record_ = json.loads((self.run_ / "record.json").read_text("utf-8"))
+        self._trained: TrainedClassifier = load_run(self.run_)
+        return self
+
+    def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Class probabilities ``(N, C)`` float64, columns as in ``classes_``."""
+        check_is_fitted(self, "classes_")
+        texts = list(X)
+        size = self._trained.recipe.eval_batch_size
+        parts = [np.empty((0, len(self.classes_)))]
+        for start in range(0, len(texts), CHUNK_ROWS):
+            chunk = texts[start : start + CHUNK_ROWS]
+            batch = ExampleBatch(start, [str(start + i) for i in range(len(chunk))], chunk, None, None)
+            parts.append(predict_rows(self._trained, batch, size)[0].probabilities)
+        return np.concatenate(parts)
+
+    def predict(self, X: Sequence[str]) -> npt.NDArray[Any]:
+        """The most probable class of every text ``(N,)``, in the type of the labels."""
+        labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return labels
