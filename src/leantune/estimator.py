@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,8 +65,9 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             UsageError: for settings that cannot be.
         """
         classes = np.unique(np.asarray(y))
-        self._folder = tempfile.TemporaryDirectory(prefix="leantune-")
-        data = Path(self._folder.name) / "train.jsonl"
+        folder = Path(tempfile.mkdtemp(prefix="leantune-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        data = folder / "train.jsonl"
         with data.open("w", encoding="utf-8") as file:
             for text, label in zip(X, y, strict=True):
                 file.write(json.dumps({"text": text, "label": str(label)}) + "\n")
@@ -73,7 +76,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "data": str(data),
             "model": self.model,
             "max_trainable_params": self.max_trainable_params,
-            "output": self.output or str(Path(self._folder.name) / "run"),
+            "output": self.output or str(folder / "run"),
             "labels": [str(each) for each in classes],
         }
         console = Console(stderr=True, quiet=not self.verbose)
