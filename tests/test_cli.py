@@ -332,7 +332,10 @@ def test_bad_input_is_one_line_with_its_code_and_leaves_nothing_behind(inputs, t
     ("changes", "message"),
     [
         (["model=./nowhere"], "model ./nowhere: no such folder"),
-        (["model=nobody/nothing", "--offline"], "no such folder here, and the hub"),
+        (
+            ["model=nobody/nothing", "--offline"],
+            "model nobody/nothing: no such folder, the hub does not give it",
+        ),
         (["max_trainable_params=100"], "max_trainable_params=100 is too small: the head has 99"),
         (["rank_warmup=0.5", "rank_final=0.5"], "the schedule has no pruning phase"),
         (["max_length=9999"], "max_length=9999 is more than the 512 tokens"),

@@ -21,6 +21,7 @@ FLOORS = (
     "packing",
     "adalora",
     "architectures",
+    "sources",
     "pretrained",
     "model",
     "evaluation",

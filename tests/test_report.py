@@ -506,10 +506,11 @@ def test_a_local_folder_is_no_base_model(tmp_path: Path, record: dict[str, Any],
 def test_strange_names_leave_the_card_readable(tmp_path: Path, record: dict[str, Any]) -> None:
     from huggingface_hub import ModelCard
 
-    record["run_id"] = "a: b\n---\n# \x85\u2028\U0001f600 'x\""
+    strange = "a: b\n---\n# \x85\u2028\U0001f600 'x\""
+    record["data"]["train"]["source"] = strange
     record["labels"]["names"][0] = "a | b\n\n# c `d`"
     card = ModelCard.load(write_model_card(write_run(tmp_path, record, [])))
-    assert card.data.model_name == record["run_id"]
+    assert card.data.model_name == f"all-MiniLM-L6-v2 on {strange}"
     assert r"| 0 | a \| b # c \`d\` |" in card.text
 
 

@@ -7,8 +7,10 @@ in it flushed first. A crash at any point leaves the old state or the new one, a
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -18,6 +20,22 @@ from pathlib import Path
 from leantune.errors import ResourceError
 
 TEMPORARY_PREFIX = ".tmp-"
+"""New and not yet whole, or old and on its way out: may be removed."""
+ASIDE_PREFIX = ".old-"
+"""Whole, and moved aside while its successor takes the name: must be put back if the name is free."""
+
+DISK_FAILURES = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EIO: "the disk reports an input/output error",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+}
+
+_RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Arguments of renameat2(2)."""
 
 
 @contextmanager
@@ -27,7 +45,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     Raises:
         ResourceError: if the disk is full or fails.
     """
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{target.name}")
+    temporary = _beside(target, TEMPORARY_PREFIX)
     with explained_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -46,10 +64,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     Raises:
         ResourceError: if the disk is full or fails.
     """
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{target.name}")
+    temporary = _beside(target, TEMPORARY_PREFIX)
     with explained_disk_errors(target):
-        temporary.mkdir(parents=True)
         try:
+            temporary.mkdir(parents=True)
             yield temporary
             for path in sorted(temporary.rglob("*"), reverse=True):
                 sync(path)
@@ -66,6 +84,18 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, "utf-8")
 
 
+def discard_folder(folder: Path) -> None:
+    """Remove a folder; it loses its name first, so that nothing half removed ever has it.
+
+    Raises:
+        ResourceError: if the disk fails before the name is gone; the folder is whole then.
+    """
+    nameless = _beside(folder, TEMPORARY_PREFIX)
+    with explained_disk_errors(folder):
+        os.replace(folder, nameless)
+    shutil.rmtree(nameless, ignore_errors=True)  # what stays is a leftover like any other
+
+
 def sync(path: Path) -> None:
     """Flush a file or a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -76,7 +106,16 @@ def sync(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> list[str]:
-    """Remove what an interrupted writer left in ``folder``; returns the names."""
+    """Clean ``folder`` after a writer that was killed; returns the names that were removed.
+
+    A folder that was moved aside is put back first, if nothing took its place.
+    """
+    for path in folder.glob(f"{ASIDE_PREFIX}*"):
+        target = folder / path.name[len(ASIDE_PREFIX) + 33 :]  # after the uuid and a dash
+        if target.exists():
+            discard_folder(path)
+        else:
+            os.replace(path, target)
     names = []
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         names.append(path.name)
@@ -92,22 +131,31 @@ def explained_disk_errors(target: Path) -> Iterator[None]:
     """Say in one line which disk is full, read-only or failing.
 
     Raises:
-        ResourceError: for ENOSPC, EDQUOT, EIO, EROFS, EACCES and EPERM.
+        ResourceError: for the errors in `DISK_FAILURES`.
     """
     try:
         yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "no space left",
-            errno.EDQUOT: "the quota is used up",
-            errno.EIO: "the disk reports an input/output error",
-            errno.EROFS: "the file system is read-only",
-            errno.EACCES: "permission denied",
-            errno.EPERM: "operation not permitted",
-        }
-        if error.errno not in reasons:
+    except Exception as error:
+        reason = disk_failure(error)
+        if reason is None:
             raise
-        raise ResourceError(f"cannot write {target}: {reasons[error.errno]}{_free_space(target)}") from error
+        raise ResourceError(f"cannot write {target}: {reason}{_free_space(target)}") from error
+
+
+def disk_failure(error: Exception) -> str | None:
+    """What is wrong with the disk, or None if ``error`` is about something else.
+
+    Libraries in Rust (safetensors, tokenizers) raise exceptions of their own and put the number of the
+    system's error into the text.
+    """
+    if isinstance(error, OSError):
+        return DISK_FAILURES.get(error.errno or 0)
+    match = _RUST_OS_ERROR.search(str(error))
+    return DISK_FAILURES.get(int(match[1])) if match else None
+
+
+def _beside(target: Path, prefix: str) -> Path:
+    return target.with_name(f"{prefix}{uuid.uuid4().hex}-{target.name}")
 
 
 def _free_space(target: Path) -> str:
@@ -116,15 +164,32 @@ def _free_space(target: Path) -> str:
 
 
 def _replace_folder(temporary: Path, target: Path) -> None:
+    """Give ``temporary`` the name of ``target``; an old folder of that name ends under the other."""
     if not target.exists():
         os.replace(temporary, target)
-        return
-    # a folder that is not empty cannot be replaced in one call: move it aside, then remove it
-    aside = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-old-{target.name}")
-    os.replace(target, aside)
-    try:
-        os.replace(temporary, target)
-    except OSError:
-        os.replace(aside, target)
-        raise
-    shutil.rmtree(aside)
+    elif not _exchange(temporary, target):
+        aside = _beside(target, ASIDE_PREFIX)
+        os.replace(target, aside)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            os.replace(aside, target)
+            raise
+        discard_folder(aside)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one call, so that neither is ever missing; False where the system cannot.
+
+    Raises:
+        OSError: if it can, and failed.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux, glibc 2.28
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without it
+        return False
+    raise OSError(number, os.strerror(number), str(second))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from leantune.atomic import disk_failure
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.errors import LeantuneError, ResourceError, UsageError
 
@@ -34,21 +35,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     run: Callable[[argparse.Namespace], None] = options.run
+    return exit_code_of(lambda: run(options), debug=options.debug)
+
+
+def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
+    """Run ``command``; what goes wrong becomes one line on standard error and an exit code."""
     try:
-        run(options)
+        command()
     except LeantuneError as error:
-        return _report(error, error.exit_code, options.debug)
+        return _report(error, error.exit_code, debug)
     except MemoryError as error:
-        return _report(ResourceError(_MEMORY_ADVICE), ResourceError.exit_code, options.debug, cause=error)
+        return _report(ResourceError(_MEMORY_ADVICE), ResourceError.exit_code, debug, cause=error)
     except KeyboardInterrupt:
         return _report(LeantuneError("interrupted"), 130, debug=False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        reason = disk_failure(error)
+        if reason is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        return _report(ResourceError(f"{place}{reason}"), ResourceError.exit_code, debug, cause=error)
     except RuntimeError as error:
         if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error):
             raise
-        return _report(ResourceError(_MEMORY_ADVICE), ResourceError.exit_code, options.debug, cause=error)
+        return _report(ResourceError(_MEMORY_ADVICE), ResourceError.exit_code, debug, cause=error)
     return 0
 
 
@@ -64,7 +76,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-_MEMORY_ADVICE = "out of memory: lower batch_size (accumulate=2 keeps the step the same), or max_length"
+_MEMORY_ADVICE = "out of memory: give a smaller --batch-size"  # training names its own keys
 
 
 def _report(error: Exception, code: int, debug: bool, cause: BaseException | None = None) -> int:

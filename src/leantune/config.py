@@ -46,16 +46,22 @@ class Recipe:
     text_pair_column: str | None = _key("column of the second text of a pair", None)
     label_column: str | None = _key("column of the label; default 'label', else 'target'", None)
     labels: tuple[str, ...] | None = _key("label names in the order of their ids; default: sorted", None)
+    method: Literal["adalora", "lora"] = _key(
+        "adalora, or plain LoRA: uniform rank, no E, no orthogonality, nothing is pruned", "adalora"
+    )
     max_trainable_params: int | None = _key("limit on trainable parameters at any time of the run", None)
     init_rank: int | None = _key("triplets per adapted layer at the start; default: from the limit", None)
     target_rank: int | None = _key(
-        "mean triplets per adapted layer at the end; default: 2/3 of init_rank", None
+        "mean triplets per adapted layer at the end; default: 2/3 of init_rank, in LoRA all of it", None
     )
     targets: str = _key(
         "layers to adapt: attention (query and value), all-linear, or parts of names: query,value",
         "attention",
     )
     alpha: float = _key("scale of the update is alpha / init_rank", 16.0)
+    adapter_init: Literal["normal", "orthonormal"] = _key(
+        "AdaLoRA's A and B at the start: normal, N(0, 0.02) as published, or orthonormal", "normal"
+    )
     lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
     epochs: int = _key("passes over the training rows", 3)
@@ -63,6 +69,7 @@ class Recipe:
     accumulate: int = _key("micro-steps that a batch is split into, to save memory", 1)
     eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
     learning_rate: float = _key("peak learning rate", 1e-3)
+    e_learning_rate_ratio: float = _key("learning rate of E over that of everything else", 1.0)
     warmup: float = _key("learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1)
     weight_decay: float = _key("AdamW decay, not on biases, norms and E", 0.01)
     max_grad_norm: float = _key("clip gradients to this norm; 0: no clipping", 1.0)
@@ -114,19 +121,25 @@ class Recipe:
             yield _must_be(name, value, "at least 1", value is None or value >= 1)
         for name in ("save_every", "evaluate_every", "early_stop", "warmup", "rank_warmup", "rank_final"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        for name in ("learning_rate", "alpha", "allocate_every", "validation_size"):
+        for name in ("learning_rate", "e_learning_rate_ratio", "alpha", "allocate_every", "validation_size"):
             yield _must_be(name, getattr(self, name), "above 0", getattr(self, name) > 0)
         for name in ("weight_decay", "max_grad_norm", "orth_reg_weight"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
         for name in ("lora_dropout", "label_smoothing", "beta1", "beta2"):
             yield _must_be(name, getattr(self, name), "at least 0 and below 1", 0 <= getattr(self, name) < 1)
-        if self.init_rank is not None and self.target_rank is not None:
+        if self.init_rank is not None and self.target_rank is not None and self.method == "adalora":
             yield _must_be(
                 "init_rank",
                 self.init_rank,
                 f"above target_rank={self.target_rank}",
                 self.init_rank > self.target_rank,
             )
+        yield _must_be(
+            "adapter_init",
+            self.adapter_init,
+            "normal with method=lora, which starts its own way",
+            self.method == "adalora" or self.adapter_init == "normal",
+        )
         yield _must_be(
             "accumulate",
             self.accumulate,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from leantune.adalora.budget import ParameterPlan, Target, plan_parameters
 from leantune.adalora.layer import AdaLoraLinear
+from leantune.adalora.method import METHODS
 from leantune.adalora.prune import adapted_layers, replace_module
 from leantune.architectures import Architecture, architecture_of, head_modules, output_layer, target_layers
 from leantune.errors import UsageError
@@ -147,6 +148,7 @@ def plan_model(
     limit: int | None,
     init_rank: int | None,
     target_rank: int | None,
+    method: str = "adalora",
     missing_modules: tuple[str, ...] = (),
 ) -> ParameterPlan:
     """The ledger for a model of this shape; see `plan_parameters`.
@@ -158,6 +160,7 @@ def plan_model(
         limit: ``max_trainable_params``.
         init_rank: triplets per layer at the start, or None.
         target_rank: mean triplets per layer at the end, or None.
+        method: ``adalora`` or ``lora``.
         missing_modules: encoder modules that the checkpoint lacks and the head uses: they count.
 
     Raises:
@@ -170,8 +173,10 @@ def plan_model(
     counts = {
         name: sum(p.numel() for _, p in head_parameters(shell.model, name, missing_modules)) for name in HEADS
     }
+    trains_e = METHODS[method].trains_e
     return plan_parameters(
-        [Target(name, layer.in_features, layer.out_features) for name, layer in layers.items()],
+        [Target(name, layer.in_features, layer.out_features, trains_e) for name, layer in layers.items()],
+        method=METHODS[method],
         head=counts[head],
         base=shell.num_base_parameters,
         limit=limit,
@@ -205,6 +210,7 @@ def build_trainable(
     head: str,
     compute_dtype: torch.dtype,
     seed: int,
+    adapter_init: str = "normal",
     missing_modules: tuple[str, ...] = (),
 ) -> PackedClassifier:
     """Freeze the encoder in ``compute_dtype``, put in adapters and make the head trainable in fp32.
@@ -217,6 +223,7 @@ def build_trainable(
         head: ``full`` or ``linear``.
         compute_dtype: type of the frozen weights and of the encoder's activations.
         seed: of the adapters' initial values and of all dropout masks.
+        adapter_init: how they are drawn: one of ``plan.method.draws``.
         missing_modules: see `missing_head_modules`.
     """
     stream = DropoutStream(seed)
@@ -237,6 +244,8 @@ def build_trainable(
             scaling=alpha / plan.init_rank,
             dropout=ByteDropout(lora_dropout, stream),
             generator=generator,
+            draw=plan.method.draws[adapter_init],
+            trains_e=plan.method.trains_e,
         )
         replace_module(model, target.name, adapted)
     return classifier

@@ -16,7 +16,9 @@ from torch import nn
 
 from leantune.architectures import architecture_of, head_modules
 from leantune.data.labels import LabelMap
-from leantune.errors import CheckpointError, UsageError
+from leantune.errors import CheckpointError, UnsafeFileError, UsageError
+
+_PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ def config_of(source: str, *, num_labels: int | None = None, trust_remote_code: 
 
     Raises:
         UsageError: if there is no such folder or hub model.
+        UnsafeFileError: if it comes with code of its own that the user has not allowed.
     """
     from transformers import AutoConfig
 
@@ -41,16 +44,31 @@ def config_of(source: str, *, num_labels: int | None = None, trust_remote_code: 
         raise UsageError(f"model {source}: no config.json in it; expected a folder of a transformers model")
     if not folder.exists() and source.startswith((".", "/", "~")):
         raise UsageError(f"model {source}: no such folder")
+    place = str(folder) if folder.exists() else source
     try:
-        config = AutoConfig.from_pretrained(
-            str(folder) if folder.exists() else source, trust_remote_code=trust_remote_code
-        )
+        if not trust_remote_code:
+            _refuse_remote_code(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UsageError(f"model {source}: {explain_hub_failure(error, source)}") from error
     if num_labels is not None:
         config.id2label = {i: f"LABEL_{i}" for i in range(num_labels)}
         config.label2id = {name: i for i, name in config.id2label.items()}
     return config
+
+
+def _refuse_remote_code(source: str) -> None:
+    from transformers import PreTrainedConfig
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    model_settings, _ = PreTrainedConfig.get_config_dict(source)
+    tokenizer_settings = get_tokenizer_config(source)
+    for file, settings in (("config.json", model_settings), ("tokenizer_config.json", tokenizer_settings)):
+        if settings.get("auto_map"):
+            raise UnsafeFileError(
+                f"model {source}: its {file} names code that comes with it (auto_map), which is not run unasked: "
+                "read that code, then add --trust-remote-code true, or take another model"
+            )
 
 
 def explain_hub_failure(error: Exception, source: str) -> str:
@@ -83,22 +101,31 @@ def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
     """Encoder modules that the head uses and the weights of ``source`` lack (a BERT pooler, say).
 
     Reads only the header of local safetensors files; for a hub name the answer is none.
-    """
-    from safetensors import safe_open
 
+    Raises:
+        CheckpointError: naming a file that is damaged.
+    """
     files = sorted(Path(source).expanduser().glob("*.safetensors"))
     if not files:
         return ()
-    names: set[str] = set()
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            names.update(opened.keys())
+    names = {name for file in files for name in _tensor_names(file)}
     # weights saved from a bare encoder have no prefix
     return tuple(
         module
         for module in architecture_of(config).head_in_encoder
         if not any(n.startswith((f"{module}.", f"{module.partition('.')[2]}.")) for n in names)
     )
+
+
+def _tensor_names(file: Path) -> list[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names: list[str] = list(opened.keys())
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: damaged: {first_line(error)}; copy or download it again") from error
+    return names
 
 
 @contextmanager
@@ -122,25 +149,76 @@ def load_pretrained(source: str, config: Any, labels: LabelMap, *, trust_remote_
 
     Raises:
         UsageError: if the model cannot be had.
-        CheckpointError: if its weights do not fit its config.
+        UnsafeFileError: if its weights are in a pickle alone.
+        CheckpointError: naming a tensor of the encoder that is missing or does not fit the config.
     """
-    from transformers import AutoModelForSequenceClassification
-
     config.id2label, config.label2id = labels.id2label, labels.label2id
     config.problem_type = "single_label_classification"
     try:
-        with quiet_transformers():
-            return AutoModelForSequenceClassification.from_pretrained(
-                source,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-            )
+        return load_classifier(source, needs_head=False, config=config, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise UsageError(f"model {source}: {explain_hub_failure(error, source)}") from error
+
+
+def load_classifier(source: str, *, needs_head: bool, **options: Any) -> Any:
+    """A transformers classifier in fp32 whose weights all come from ``source``.
+
+    Args:
+        source: a folder or a hub name.
+        needs_head: whether the head must come from there too; otherwise it may be missing, or another one.
+        options: for ``from_pretrained``.
+
+    Raises:
+        OSError: if there are no weights.
+        UnsafeFileError: if they are in a pickle alone.
+        CheckpointError: naming a file that is damaged, or a tensor that is missing or of another shape.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    _check_files(Path(source).expanduser())
+    try:
+        with quiet_transformers():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                source,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # it only says that some differ; the check below says which
+                output_loading_info=True,
+                **options,
+            )
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"model {source}: {first_line(error)}") from error
+    head = () if needs_head else tuple(f"{name}." for name in head_modules(model))
+    drawn = () if needs_head else tuple(f"{name}." for name in architecture_of(model.config).head_in_encoder)
+    for name, shape, expected in sorted(found["mismatched_keys"]):
+        if not name.startswith(head):
+            raise CheckpointError(
+                f"model {source}: {name} has shape {tuple(shape)}, its config.json says {tuple(expected)}: "
+                "the weights are of another model"
+            )
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith(head + drawn))
+    if missing:
+        raise CheckpointError(
+            f"model {source}: its weights lack {missing[0]}"
+            + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
+            + " of the architecture in its config.json: the weights are of another model"
+        )
+    return model
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a local folder of pickled or damaged weights before anything opens it."""
+    if not folder.is_dir():
+        return
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        _tensor_names(file)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED_WEIGHTS)
+    if pickles and not files:
+        raise UnsafeFileError(
+            f"model {folder}: its weights are in {pickles[0]} alone, a pickle, which could run code; expected "
+            "model.safetensors: take a version of the model that has it"
+        )
 
 
 def reinitialise_head(model: Any, seed: int) -> None:

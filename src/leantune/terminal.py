@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from leantune.data.read import open_examples
 from leantune.errors import LeantuneError
 from leantune.evaluation.metrics import Metrics
 from leantune.pretrained import config_of
+from leantune.sources import resolve_model
 from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data
 from leantune.training.setup import plan_run
 
@@ -89,7 +91,7 @@ def print_plan(recipe: Recipe, *, as_json: bool) -> None:
     Labels come from the recipe where it names them; the rows are read only for the schedule, and a
     source that cannot be had leaves the schedule in fractions.
     """
-    source = resolve_location(recipe.model)
+    source = resolve_model(recipe.model, with_weights=False)
     num_labels, steps_or_reason, plan = _plan(recipe, source)
     if as_json:
         schedule = steps_or_reason.to_json() if isinstance(steps_or_reason, StepPlan) else None
@@ -125,7 +127,7 @@ def _ledger(plan: ParameterPlan, recipe: Recipe, num_labels: int) -> Table:
     groups: dict[tuple[str, Target], int] = {}
     for target in plan.targets:
         name = re.sub(r"\.\d+\.", ".*.", target.name)
-        key = name, Target("", target.in_features, target.out_features)
+        key = name, replace(target, name="")
         groups[key] = groups.get(key, 0) + 1
     for (name, shape), count in groups.items():
         cost = count * shape.triplet_parameters
@@ -157,9 +159,14 @@ def _schedule_text(recipe: Recipe, plan: ParameterPlan, steps: StepPlan | str) -
             f"{recipe.rank_final:g} before the end (a fraction of the steps, or steps); "
             f"the number of steps is not known: {steps}"
         )
+    text += (
+        f"\nschedule: {steps.total_steps:,} steps ({steps.steps_per_epoch:,} an epoch); learning rate rises for "
+        f"{steps.lr_warmup_steps:,}"
+    )
     ranks = steps.ranks
+    if not ranks.prunes:
+        return f"{text}; ranks stay as they are"
     return (
-        f"{text}\nschedule: {steps.total_steps:,} steps ({steps.steps_per_epoch:,} an epoch); learning rate rises "
-        f"for {steps.lr_warmup_steps:,}; ranks fall from step {ranks.warmup_steps:,} to step {ranks.prune_step:,}, "
+        f"{text}; ranks fall from step {ranks.warmup_steps:,} to step {ranks.prune_step:,}, "
         f"every {ranks.allocate_every}, then {ranks.final_steps:,} steps with final ranks"
     )

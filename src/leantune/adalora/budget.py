@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from leantune.adalora.method import ADALORA, Method
 from leantune.errors import UsageError
 
-FINAL_SHARE = 2 / 3
-"""Target over initial rank when only the limit is given: the paper starts at 1.5 times the target
-(Zhang et al., 2023, section 4)."""
+DEFAULT_TARGET_RANK = 8
+"""When neither a limit nor a rank is given (Zhang et al., 2023, section 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,13 @@ class Target:
     name: str
     in_features: int
     out_features: int
+    trains_e: bool = True
+    """Whether E is trained, and so counts; in plain LoRA it is not."""
 
     @property
     def triplet_parameters(self) -> int:
         """Trainable numbers of one triplet."""
-        return self.in_features + self.out_features + 1
+        return self.in_features + self.out_features + self.trains_e
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class ParameterPlan:
     """The ledger of trainable parameters of one run."""
 
     targets: tuple[Target, ...]
+    method: Method
     head: int
     """Trainable parameters of the classification head."""
     base: int
@@ -126,6 +129,7 @@ def plan_parameters(
     *,
     head: int,
     base: int,
+    method: Method = ADALORA,
     limit: int | None = None,
     init_rank: int | None = None,
     target_rank: int | None = None,
@@ -133,14 +137,15 @@ def plan_parameters(
 ) -> ParameterPlan:
     """Find ranks for ``limit``, or check the ranks that the user gives.
 
-    Given only the limit, the initial rank is the largest that fits and the target rank two thirds of
-    it. Given a rank, the other follows by the same share. Given neither rank nor limit, the paper's
-    12 and 8.
+    Given only the limit, the initial rank is the largest that fits and the target rank the method's
+    share of it: two thirds, or in plain LoRA all of it. Given a rank, the other follows by the same
+    share. Given neither rank nor limit, the target is the paper's 8.
 
     Args:
         targets: the layers to adapt.
         head: trainable parameters of the head.
         base: parameters of the whole classifier without adapters.
+        method: AdaLoRA or LoRA.
         limit: most trainable parameters at any time of the run.
         init_rank: triplets per target at the start.
         target_rank: mean triplets per target at the end.
@@ -154,22 +159,11 @@ def plan_parameters(
         raise UsageError("no linear layer of the encoder matches targets: see 'leantune plan' for the names")
     per_rank = sum(target.triplet_parameters for target in targets)
     largest = (limit - head) // per_rank if limit is not None else None
-    _refuse_too_small(limit, head, per_rank, largest, smaller_heads or {})
-    if init_rank is None and target_rank is None:
-        init_rank = largest if largest is not None else 12
-    if init_rank is None:
-        assert target_rank is not None
-        init_rank = math.ceil(target_rank / FINAL_SHARE)
-    if target_rank is None:
-        target_rank = max(1, math.floor(init_rank * FINAL_SHARE))
-    if target_rank < 1 or init_rank <= target_rank:
-        raise UsageError(
-            f"init_rank must be above target_rank and target_rank at least 1, so that there is something "
-            f"to prune. Got init_rank={init_rank} target_rank={target_rank} instead; for example "
-            f"init_rank={max(2, math.ceil(max(1, target_rank) / FINAL_SHARE))} target_rank={max(1, target_rank)}"
-        )
+    _refuse_too_small(method, limit, head, per_rank, smaller_heads or {})
+    init_rank, target_rank = _ranks(method, init_rank, target_rank, largest)
     plan = ParameterPlan(
         targets=tuple(targets),
+        method=method,
         head=head,
         base=base,
         init_rank=init_rank,
@@ -185,19 +179,46 @@ def plan_parameters(
     return plan
 
 
+def _ranks(
+    method: Method, init_rank: int | None, target_rank: int | None, largest: int | None
+) -> tuple[int, int]:
+    """Initial and target rank, each from the other where only one is given."""
+    share = method.target_share
+    if init_rank is None and target_rank is None:
+        init_rank = largest if largest is not None else math.ceil(DEFAULT_TARGET_RANK / share)
+    if init_rank is None:
+        assert target_rank is not None
+        init_rank = math.ceil(target_rank / share)
+    if target_rank is None:
+        target_rank = max(1, math.floor(init_rank * share))
+    if not method.prunes and init_rank != target_rank:
+        raise UsageError(
+            f"{method.title} prunes nothing: init_rank and target_rank must be equal, or only one given. "
+            f"Got init_rank={init_rank} target_rank={target_rank} instead"
+        )
+    if target_rank < 1 or (method.prunes and init_rank <= target_rank):
+        example = max(1, target_rank)
+        raise UsageError(
+            f"init_rank must be above target_rank and target_rank at least 1, so that there is something "
+            f"to prune. Got init_rank={init_rank} target_rank={target_rank} instead; for example "
+            f"init_rank={max(method.smallest_rank, math.ceil(example / share))} target_rank={example}"
+        )
+    return init_rank, target_rank
+
+
 def _refuse_too_small(
-    limit: int | None, head: int, per_rank: int, largest: int | None, smaller_heads: Mapping[str, int]
+    method: Method, limit: int | None, head: int, per_rank: int, smaller_heads: Mapping[str, int]
 ) -> None:
-    if limit is None or largest is None or largest >= 2:
+    rank = method.smallest_rank
+    if limit is None or limit - head >= rank * per_rank:
         return
-    least = head + 2 * per_rank
-    advice = f"the smallest limit that fits is {least:,}"
-    fitting = {name: count for name, count in smaller_heads.items() if count + 2 * per_rank <= limit}
+    advice = f"the smallest limit that fits is {head + rank * per_rank:,}"
+    fitting = {name: count for name, count in smaller_heads.items() if count + rank * per_rank <= limit}
     if fitting:
         name = max(fitting, key=lambda key: fitting[key])
         room = (limit - fitting[name]) // per_rank
         advice += f"; or use head={name} ({fitting[name]:,}), which leaves room for init_rank={room}"
     raise UsageError(
-        f"max_trainable_params={limit:,} is too small: the head has {head:,} and AdaLoRA needs at least "
-        f"rank 2 in every target ({2 * per_rank:,} more); {advice}"
+        f"max_trainable_params={limit:,} is too small: the head has {head:,} and {method.title} needs at least "
+        f"rank {rank} in every target ({rank * per_rank:,} more); {advice}"
     )

@@ -9,32 +9,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leantune.adalora.triplets import Draw, Triplets, draw_normal
+
+RANK_MULTIPLE = 8
+"""Products run at the next multiple of this, with zeros. After pruning every layer has a rank of its own,
+and oneDNN compiles a kernel for each new shape; batches without padding make all shapes new at every step."""
+
 
 class AdaLoraLinear(nn.Module):
     """A frozen linear layer with a trainable update of ``R`` triplets.
 
     ``lora_A (R, in)``, ``lora_E (R, 1)`` and ``lora_B (out, R)`` are fp32 whatever the type of the
-    frozen weight; products run in the type of the input. ``E`` starts at zero, so a fresh layer
+    frozen weight; products run in the type of the input. The drawn update is zero, so a fresh layer
     computes exactly what the frozen one does.
+
+    Plain LoRA is the same layer with E fixed to one.
 
     Args:
         base: the pretrained layer; it is frozen here.
         rank: R, at least 1.
         scaling: ``alpha / init_rank``, fixed for the whole run, also after pruning.
         dropout: applied to the input of the update only.
-        generator: draws A and B from N(0, 0.02), as PEFT and the authors' code do.
+        generator: draws the initial values.
+        draw: how it draws them.
+        trains_e: whether E is trained.
     """
 
     def __init__(
-        self, base: nn.Linear, rank: int, *, scaling: float, dropout: nn.Module, generator: torch.Generator
+        self,
+        base: nn.Linear,
+        rank: int,
+        *,
+        scaling: float,
+        dropout: nn.Module,
+        generator: torch.Generator,
+        draw: Draw = draw_normal,
+        trains_e: bool = True,
     ) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         self.scaling = scaling
         self.dropout = dropout
-        self.lora_A = nn.Parameter(torch.randn(rank, base.in_features, generator=generator) * 0.02)
-        self.lora_E = nn.Parameter(torch.zeros(rank, 1))
-        self.lora_B = nn.Parameter(torch.randn(base.out_features, rank, generator=generator) * 0.02)
+        drawn = draw(rank, base.in_features, base.out_features, generator)
+        self.lora_A = nn.Parameter(drawn.A)
+        self.lora_E = nn.Parameter(drawn.E, requires_grad=trains_e)
+        self.lora_B = nn.Parameter(drawn.B)
 
     @property
     def rank(self) -> int:
@@ -42,16 +61,23 @@ class AdaLoraLinear(nn.Module):
         return self.lora_E.shape[0]
 
     @property
+    def trains_e(self) -> bool:
+        """Whether E is trained; in plain LoRA it is fixed to one."""
+        return self.lora_E.requires_grad
+
+    @property
     def triplet_parameters(self) -> int:
-        """Trainable numbers of one triplet: in + out + 1."""
-        return self.base.in_features + self.base.out_features + 1
+        """Trainable numbers of one triplet: in + out, and 1 if E is trained."""
+        return self.base.in_features + self.base.out_features + self.trains_e
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``, in the type of ``x``."""
         frozen = F.linear(x, self.base.weight, self.base.bias)
-        scaled_A = (self.lora_A * (self.lora_E * self.scaling)).to(x.dtype)
-        low_rank = F.linear(self.dropout(x), scaled_A).flatten(0, -2)  # (rows, R)
-        update = torch.addmm(frozen.flatten(0, -2), low_rank, self.lora_B.t().to(x.dtype))
+        spare = -self.rank % RANK_MULTIPLE
+        scaled_A = F.pad((self.lora_A * (self.lora_E * self.scaling)).to(x.dtype), (0, 0, 0, spare))
+        padded_B = F.pad(self.lora_B.to(x.dtype), (0, spare))
+        low_rank = F.linear(self.dropout(x), scaled_A).flatten(0, -2)  # (rows, R + spare)
+        update = torch.addmm(frozen.flatten(0, -2), low_rank, padded_B.t())
         return update.view(frozen.shape)
 
     @torch.no_grad()
@@ -59,11 +85,15 @@ class AdaLoraLinear(nn.Module):
         """The update as one matrix ``(out, in)``, fp32."""
         return (self.lora_B @ (self.lora_A * self.lora_E)) * self.scaling
 
+    def triplets(self) -> Triplets:
+        """What the layer has learnt, on the CPU."""
+        return Triplets(*(p.detach().cpu() for p in (self.lora_A, self.lora_E, self.lora_B)))
+
     @torch.no_grad()
     def keep(self, keep_mask: Tensor) -> None:
         """Remove the triplets outside ``keep_mask (R,)`` bool: the tensors become smaller."""
         self.lora_A = nn.Parameter(self.lora_A[keep_mask].clone())
-        self.lora_E = nn.Parameter(self.lora_E[keep_mask].clone())
+        self.lora_E = nn.Parameter(self.lora_E[keep_mask].clone(), requires_grad=self.trains_e)
         self.lora_B = nn.Parameter(self.lora_B[:, keep_mask].clone())
 
 
@@ -71,12 +101,14 @@ def orthogonal_penalty(layers: list[AdaLoraLinear]) -> Tensor:
     """Mean over layers and sides of ``||A A^T - I||_F`` and ``||B^T B - I||_F``, fp32 scalar.
 
     The regulariser of Zhang et al., 2023, eq. 4, without its square, as the authors' code and PEFT
-    compute it. Sides of one shape are stacked, so the cost is a few batched products.
+    compute it. It is there so that E means singular values: where E is fixed, there is none. Sides of
+    one shape are stacked, so the cost is a few batched products.
     """
     by_shape: dict[torch.Size, list[Tensor]] = {}
     for layer in layers:
-        for side in (layer.lora_A, layer.lora_B.t()):
-            by_shape.setdefault(side.shape, []).append(side)
+        if layer.trains_e:
+            for side in (layer.lora_A, layer.lora_B.t()):
+                by_shape.setdefault(side.shape, []).append(side)
     if not by_shape:
         return torch.zeros(())
     norms = []

@@ -65,6 +65,16 @@ class LabelledRows:
         """The token ids of every row."""
         return [self.tables[t].tokens(int(r)) for t, r in zip(self.table_of, self.row_of, strict=True)]
 
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """``(N,)`` one number a row, the same for rows that are the same to the model: equal tokens,
+        equal length before truncation, equal start of the second text.
+        """
+        hashes = np.empty(len(self), dtype=np.uint64)
+        for first in range(0, len(self), _HASHED_AT_ONCE):
+            chunk = np.arange(first, min(first + _HASHED_AT_ONCE, len(self)))
+            hashes[chunk] = _hashes(self[chunk])
+        return hashes
+
     def name_of(self, position: int) -> str:
         """How to name one row to the user: file and 0-based row."""
         return f"{self.tables[self.table_of[position]].source_name} row {self.row_of[position]}"
@@ -77,6 +87,25 @@ class LabelledRows:
         return gathered
 
 
+_HASHED_AT_ONCE = 1 << 16
+"""Rows whose tokens are copied at once."""
+
+
+def _hashes(rows: LabelledRows) -> npt.NDArray[np.uint64]:
+    """Sum of number times weight modulo 2^64, with random odd weights by place: two different rows
+    share their hash with a chance below 2^-45.
+    """
+    lengths = rows.lengths.astype(np.int64)
+    first = np.cumsum(lengths) - lengths
+    weights = np.random.default_rng(0).integers(0, 1 << 63, 2 + int(lengths.max()), np.uint64) * 2 + 1
+    place = np.arange(int(lengths.sum())) - np.repeat(first, lengths)
+    terms = np.concatenate(rows.tokens()).astype(np.uint64) * weights[place + 2]
+    sums: npt.NDArray[np.uint64] = np.add.reduceat(terms, first)
+    sums += rows.full_lengths.astype(np.uint64) * weights[0]
+    sums += rows.second_starts().astype(np.uint64) * weights[1]
+    return sums
+
+
 @lru_cache(maxsize=2)
 def shuffled(num_rows: int, *, seed: int, epoch: int) -> Index:
     """The order of one epoch: a permutation that depends on seed and epoch alone, so that a resumed
@@ -87,10 +116,19 @@ def shuffled(num_rows: int, *, seed: int, epoch: int) -> Index:
     return order
 
 
+MAX_BATCH_TOKENS = 4096
+"""Tokens of a batch without gradients: more only leave the processor's caches and cost memory."""
+
+
 def by_length(lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
-    """Positions in batches of similar length, longest first, so that the largest batch comes first
-    and memory does not grow later.
+    """Positions in batches of similar length, at most ``batch_size`` texts and `MAX_BATCH_TOKENS`.
+
+    Longest first, so that memory does not grow later; a text longer than that goes alone.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
-    for first in range(0, len(order), batch_size):
-        yield order[first : first + batch_size]
+    first = 0
+    while first < len(order):
+        longest = max(1, int(lengths[order[first]]))
+        count = min(batch_size, max(1, MAX_BATCH_TOKENS // longest))
+        yield order[first : first + count]
+        first += count

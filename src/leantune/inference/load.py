@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from leantune import hardware
 from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
@@ -16,7 +14,7 @@ from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError, UsageError
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
-from leantune.pretrained import first_line, quiet_transformers
+from leantune.pretrained import config_of, first_line, load_classifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +56,20 @@ def load_run(run: Path, *, precision: str | None = None) -> TrainedClassifier:
 
     Raises:
         UsageError: if ``run`` is no run folder.
-        CheckpointError: if it is not finished, or its labels are not those of its model.
+        CheckpointError: if it is not finished, its model is damaged, or its labels are not those of its model.
+        UnsafeFileError: if the model comes with code, or its weights in a pickle.
     """
-    from transformers import AutoModelForSequenceClassification
-
     record = read_record(run)
     labels = LabelMap.from_json(record["labels"])
     recipe = load_recipe(str(run / "recipe.yaml"), {})
     device = hardware.pick_device()
     dtype = hardware.DTYPES[hardware.pick_precision(precision or recipe.precision, device)]
+    merged = str(run / "merged")
     try:
-        with quiet_transformers():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                str(run / "merged"), dtype=torch.float32, use_safetensors=True
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{run}/merged: cannot be loaded: {first_line(error)}") from error
+        config_of(merged)  # what the recipe in the folder trusts does not count: it may be a stranger's
+        model = load_classifier(merged, needs_head=True)
+    except (OSError, UsageError) as error:
+        raise CheckpointError(f"{merged}: cannot be loaded: {first_line(error)}") from error
     if {int(i): name for i, name in model.config.id2label.items()} != labels.id2label:
         raise CheckpointError(
             f"{run}/merged: its labels {list(model.config.id2label.values())} are not those of record.json "

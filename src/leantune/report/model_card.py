@@ -161,7 +161,7 @@ def _loading(run: Run) -> Iterator[str]:
     if artefacts.get("merged"):
         yield LOAD_MERGED
     if artefacts.get("adapter"):
-        source, names = run.part("model").get("source"), run.part("labels").get("names") or []
+        source, names = _base_model(run), run.part("labels").get("names") or []
         yield LOAD_ADAPTER.substitute(source=json.dumps(source), num_labels=len(names))
 
 
@@ -177,11 +177,21 @@ def _method(run: Run) -> str:
 
 
 def _title(run: Run) -> str:
-    return str(run.record.get("run_id") or "leantune classifier")
+    base, data = _base_model(run), run.part("data").get("train", {}).get("source")
+    if not base:
+        return "leantune classifier"
+    return f"{Path(base).name} on {data}" if data else Path(base).name
+
+
+def _base_model(run: Run) -> str | None:
+    """The encoder by the name that others can load it under."""
+    model = run.part("model")
+    name: str | None = model.get("base_model") or model.get("source")
+    return name
 
 
 def _hub_name(run: Run) -> str | None:
-    source = run.part("model").get("source")
+    source = _base_model(run)
     is_name = source and HUB_NAME.fullmatch(source) and not Path(source).exists()
     return source if is_name else None
 

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
 from leantune.adalora.budget import ParameterPlan
-from leantune.adalora.export import AdapterFile, merge_into, read_adalora, write_adalora
+from leantune.adalora.export import WRITERS
 from leantune.adalora.prune import replace_module
 from leantune.adalora.schedule import RankSchedule
+from leantune.adalora.triplets import Triplets
 from leantune.architectures import head_modules
 from leantune.atomic import atomic_folder
 from leantune.config import Recipe
@@ -25,6 +27,7 @@ from leantune.evaluation.evaluate import map_own_rows
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
 from leantune.pretrained import load_pretrained, quiet_transformers
+from leantune.sources import public_name
 from leantune.training.state import saved_parameters
 
 PROBE_ROWS = 32
@@ -57,33 +60,50 @@ def publish(
     # one fp32 copy of the encoder at a time: each is gone before the next is loaded
     expected = _logits_in_float(classifier, load_pretrained(model_source, config, labels), probe)
     with atomic_folder(run / "adapter") as folder:
-        write_adalora(
-            folder,
-            layers=classifier.layers(),
-            target_names=[target.name for target in plan.targets],
-            head=head_tensors(classifier),
-            head_modules=_head_module_names(classifier),
-            base_model=recipe.model,
-            schedule=schedule,
-            settings={
-                **recipe.to_dict(),
-                "init_rank": plan.init_rank,
-                "target_rank": plan.target_rank,
-                "shapes": {t.name: (t.in_features, t.out_features) for t in plan.targets},
-            },
-        )
+        WRITERS[recipe.method](folder, adapter_of(classifier, recipe, plan, schedule))
         tokeniser.tokenizer.save_pretrained(str(folder))
         adapted = _load_with_peft(load_pretrained(model_source, config, labels), folder)
         adapter_difference = _compare(adapted, probe, expected, "adapter")
         del adapted
     with atomic_folder(run / "merged") as folder:
-        _write_merged(folder, load_pretrained(model_source, config, labels), read_adalora(run / "adapter"))
+        _write_merged(folder, load_pretrained(model_source, config, labels), read_adapter(run / "adapter"))
         tokeniser.tokenizer.save_pretrained(str(folder))
         merged_difference = _compare(_load_merged(folder), probe, expected, "merged")
     return {
         "adapter": {"max_logit_difference": adapter_difference},
         "merged": {"max_logit_difference": merged_difference},
     }
+
+
+def adapter_of(
+    classifier: PackedClassifier, recipe: Recipe, plan: ParameterPlan, schedule: RankSchedule
+) -> AdapterFile:
+    """What was trained, as an adapter folder holds it; pruned modules have rank 0."""
+    layers = classifier.layers()
+    return AdapterFile(
+        modules={
+            target.name: layers[target.name].triplets()
+            if target.name in layers
+            else Triplets.none(target.in_features, target.out_features)
+            for target in plan.targets
+        },
+        head=head_tensors(classifier),
+        head_modules=tuple(_head_module_names(classifier)),
+        base_model=public_name(recipe.model),
+        init_rank=plan.init_rank,
+        alpha=recipe.alpha,
+        config={
+            "target_r": plan.target_rank,
+            "lora_dropout": recipe.lora_dropout,
+            "beta1": recipe.beta1,
+            "beta2": recipe.beta2,
+            "orth_reg_weight": recipe.orth_reg_weight,
+            "tinit": schedule.warmup_steps,
+            "tfinal": schedule.final_steps,
+            "deltaT": schedule.allocate_every,
+            "total_step": schedule.total_steps,
+        },
+    )
 
 
 def _logits_in_float(classifier: PackedClassifier, base: Any, probe: LabelledRows) -> np.ndarray:

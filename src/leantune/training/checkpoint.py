@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,13 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from leantune.atomic import atomic_folder
-from leantune.errors import CheckpointError
+from leantune.atomic import atomic_folder, discard_folder
+from leantune.errors import CheckpointError, ResourceError
 
 FORMAT_VERSION = 1
 MANIFEST, TENSORS, STATE = "MANIFEST.json", "state.safetensors", "state.json"
+RETRY_PAUSES_S = (1.0, 4.0, 15.0)
+"""A disk that is full may be only for a moment: other programs clean up too."""
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -40,11 +42,20 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and verify what was written.
+    """Write a checkpoint; if the disk is full or fails, again from the start after each of the pauses.
 
     Raises:
-        ResourceError: if the disk is full or fails; older checkpoints are untouched.
+        ResourceError: if the disk still is full or fails; older checkpoints are untouched.
     """
+    for pause_s in RETRY_PAUSES_S:
+        try:
+            return _save_once(run, step, checkpoint)
+        except ResourceError:  # noqa: PERF203 - three times in a day at most
+            time.sleep(pause_s)
+    return _save_once(run, step, checkpoint)
+
+
+def _save_once(run: Path, step: int, checkpoint: Checkpoint) -> Path:
     target = checkpoint_path(run, step)
     with atomic_folder(target) as folder:
         tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
@@ -103,10 +114,12 @@ def list_checkpoints(run: Path) -> dict[int, Path]:
 
 
 def remove_checkpoint(run: Path, step: int) -> None:
-    """Remove one checkpoint; its manifest goes first, so that a half-removed one is no checkpoint."""
-    folder = checkpoint_path(run, step)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove one checkpoint, whole or not at all.
+
+    Raises:
+        ResourceError: if the disk fails; the checkpoint is untouched then.
+    """
+    discard_folder(checkpoint_path(run, step))
 
 
 def _describe(path: Path) -> dict[str, Any]:

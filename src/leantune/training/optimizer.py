@@ -8,18 +8,29 @@ import torch
 from torch import nn
 
 
-def adamw(trainable: Mapping[str, nn.Parameter], *, weight_decay: float) -> torch.optim.AdamW:
+def adamw(
+    trainable: Mapping[str, nn.Parameter], *, weight_decay: float, e_learning_rate_ratio: float = 1.0
+) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; no decay on biases, norms and the singular values E,
     whose size is what the allocator reads.
+
+    Args:
+        trainable: by name.
+        weight_decay: of the matrices.
+        e_learning_rate_ratio: learning rate of E over that of everything else.
     """
     decayed: list[nn.Parameter] = []
+    singular_values: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in trainable.items():
-        is_matrix = parameter.ndim == 2 and not name.endswith("lora_E")
-        (decayed if is_matrix else free).append(parameter)
+        if name.endswith("lora_E"):
+            singular_values.append(parameter)
+        else:
+            (decayed if parameter.ndim == 2 else free).append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay, "lr_ratio": 1.0},
+        {"params": singular_values, "weight_decay": 0.0, "lr_ratio": e_learning_rate_ratio},
+        {"params": free, "weight_decay": 0.0, "lr_ratio": 1.0},
     ]
     # lr is set by the loop before every step
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, foreach=True)
@@ -37,6 +48,6 @@ def learning_rate_at(step: int, *, peak: float, warmup_steps: int, total_steps: 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give all groups one learning rate."""
+    """Give every group its multiple of one learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["lr_ratio"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule, steps_from
@@ -21,6 +22,7 @@ from leantune.data.rows import LabelledRows
 from leantune.data.split import stratified_holdout
 from leantune.data.tokens import Tokeniser, TokenTable, tokenise
 from leantune.errors import DataError, UsageError
+from leantune.sources import resolve_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def prepare_data(
         UsageError: for a source or a tokenizer that cannot be had.
     """
     started = time.perf_counter()
-    tokeniser = Tokeniser(resolve_location(recipe.model), recipe.max_length)
+    tokeniser = Tokeniser(resolve_model(recipe.model, with_weights=False), recipe.max_length)
     columns = columns_of(recipe)
 
     def read(location: str, split: str, use: LabelUse = "required") -> tuple[ExampleSource, TokenTable]:
@@ -115,6 +117,7 @@ def prepare_data(
         test_source, test_table = read(recipe.test, "test")
         test = _all_rows(test_source, test_table, labels)
         description["test"] = describe_rows(recipe.test, test_source, test, labels)
+    _add_repeats(description, {"train": train, "validation": validation, "test": test})
     return PreparedData(
         labels, train, validation, test, tokeniser, description, time.perf_counter() - started
     )
@@ -140,6 +143,29 @@ def describe_rows(
         "truncated_rows": int((full_lengths > lengths).sum()),
         "truncated_tokens": int((full_lengths - lengths).sum(dtype=np.int64)),
         "label_counts": {name: counts.get(i, 0) for i, name in enumerate(labels.names)},
+    }
+
+
+def _add_repeats(description: dict[str, Any], parts: dict[str, LabelledRows | None]) -> None:
+    """Count rows that are the same to the model, within a part and between it and the training rows."""
+    hashes = {part: rows.hashes() for part, rows in parts.items() if rows is not None}
+    for part, own in hashes.items():
+        rows = parts[part]
+        assert rows is not None
+        description[part] |= count_repeats(own, rows.label_ids)
+        if part != "train":
+            description[part]["rows_also_in_train"] = int(np.isin(own, hashes["train"]).sum())
+
+
+def count_repeats(hashes: npt.NDArray[np.uint64], label_ids: npt.NDArray[np.int64]) -> dict[str, int]:
+    """How many rows repeat an earlier one, and how many have an equal row with another label."""
+    order = np.lexsort((label_ids, hashes))
+    ordered = label_ids[order]
+    _, first, sizes = np.unique(hashes[order], return_index=True, return_counts=True)
+    is_conflicting = ordered[first] != ordered[first + sizes - 1]  # smallest and largest label of equal rows
+    return {
+        "duplicate_rows": len(hashes) - len(first),
+        "conflicting_rows": int(sizes[is_conflicting].sum()),
     }
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from leantune import distributed
 from leantune.adalora.budget import ParameterPlan
-from leantune.atomic import remove_leftovers
+from leantune.atomic import discard_folder, remove_leftovers
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError
 from leantune.training.checkpoint import Checkpoint, find_problem, list_checkpoints, load_checkpoint
@@ -46,8 +46,11 @@ def check_same_run(
 
 def newest_valid_checkpoint(run: Path, console: Console) -> tuple[int, Checkpoint] | None:
     """The valid checkpoint with the highest step; every newer invalid one is named with its reason."""
-    for name in remove_leftovers(run / "checkpoints"):
-        console.print(f"removed {name}, left by an interrupted save", highlight=False)
+    if distributed.is_main():
+        for folder in (run, run / "checkpoints"):
+            for name in remove_leftovers(folder):
+                console.print(f"removed {name}, left by an interrupted save", highlight=False)
+    distributed.barrier()
     for step, folder in sorted(list_checkpoints(run).items(), reverse=True):
         problem = find_problem(folder)
         if problem is None:
@@ -62,6 +65,6 @@ def clear_run(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for name in RUN_FOLDERS:
         if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
+            discard_folder(folder / name)
     if folder.is_dir():
         remove_leftovers(folder)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from leantune.config import Recipe
-from leantune.errors import CheckpointError
+from leantune.errors import CheckpointError, ResourceError
 from leantune.model import PackedClassifier
 from leantune.training.interrupt import interruptible
+from leantune.training.lock import run_lock
 from leantune.training.loop import Phase, TrainingState, train
 from leantune.training.observer import RunObserver
 from leantune.training.outcome import evaluate_part, measure_test, publish_artefacts, refit, select_best
@@ -34,25 +38,56 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
 
     Returns:
         the run folder.
+
+    Raises:
+        UsageError: if another process is at work in the folder.
+        ResourceError: if disk or memory are not enough.
     """
-    run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
-    classifier = build_classifier(run)
-    state = fresh_state(run, classifier)
-    selection = Selection(recipe.metric, recipe.keep_best)
-    if resume:
-        history = _go_on(run, state, selection)
-    else:
-        _warm_start(run, classifier)
-        run.save_record()
-        history = History(run.folder / "history.jsonl")
-    with history:
-        _train(run, state, selection, history)
-    select_best(run, classifier, selection)
-    if recipe.refit:
-        refit(run, classifier)
-    measure_test(run, classifier)
-    publish_artefacts(run, classifier)
-    return run.folder
+    with run_lock(Path(recipe.output).expanduser()), _memory_explained(recipe):
+        run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
+        classifier = build_classifier(run)
+        state = fresh_state(run, classifier)
+        selection = Selection(recipe.metric, recipe.keep_best)
+        if resume:
+            history = _go_on(run, state, selection)
+        else:
+            _warm_start(run, classifier)
+            run.save_record()
+            history = History(run.folder / "history.jsonl")
+        with history:
+            _train(run, state, selection, history)
+        select_best(run, classifier, selection)
+        if recipe.refit:
+            refit(run, classifier)
+        measure_test(run, classifier)
+        publish_artefacts(run, classifier)
+        return run.folder
+
+
+@contextmanager
+def _memory_explained(recipe: Recipe) -> Iterator[None]:
+    """Say which keys of the recipe need the memory, and what to set; nothing is changed unasked."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        size, accumulate = recipe.batch_size, recipe.accumulate
+        advice = (
+            f"accumulate={2 * accumulate} takes the same steps in smaller pieces, batch_size={size // 2} smaller steps"
+            if size > accumulate
+            else f"max_length={max(1, recipe.max_length // 2)} cuts the texts"
+        )
+        raise ResourceError(
+            f"out of memory with batch_size={size}, accumulate={accumulate}, "
+            f"eval_batch_size={recipe.eval_batch_size} and max_length={recipe.max_length}: {advice}"
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch has a class for GPUs only; on a CPU the text says so."""
+    is_of_torch = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_of_torch
 
 
 def _warm_start(run: Run, classifier: PackedClassifier) -> None:

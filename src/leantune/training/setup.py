@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 import uuid
@@ -22,10 +23,10 @@ from leantune.adalora.budget import ParameterPlan
 from leantune.architectures import architecture_of
 from leantune.atomic import write_text
 from leantune.config import Recipe
-from leantune.data.assets import resolve_location
 from leantune.errors import UsageError
 from leantune.model import PackedClassifier, build_trainable, plan_model
 from leantune.pretrained import config_of, load_pretrained, missing_head_modules, reinitialise_head, skeleton
+from leantune.sources import public_name, resolve_model
 from leantune.training.loop import TrainingState
 from leantune.training.optimizer import adamw
 from leantune.training.prepare import (
@@ -36,6 +37,14 @@ from leantune.training.prepare import (
     prepare_data,
 )
 from leantune.training.resume import check_same_run, clear_run
+from leantune.training.selection import KEEP_LAST
+
+REPEATS = {
+    "duplicate_rows": "duplicates",
+    "conflicting_rows": "rows with an equal one under another label",
+    "rows_also_in_train": "rows that are in train too",
+}
+"""What the counts of ``prepare.count_repeats`` are called in the terminal."""
 
 
 @dataclass(slots=True)
@@ -67,7 +76,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     folder = Path(recipe.output).expanduser()
     if distributed.is_main():
         check_folder(folder, overwrite=overwrite, resume=resume)
-    model_source = resolve_location(recipe.model)
+    model_source = resolve_model(recipe.model)
     config_of(model_source, trust_remote_code=recipe.trust_remote_code)
     with console.status("reading") as status:
         data = prepare_data(
@@ -81,6 +90,8 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     plan = plan_run(recipe, config, model_source)
     steps = plan_steps(recipe, plan, len(data.train))
     run = Run(recipe, folder, console, model_source, config, data, plan, steps, {}, started)
+    for line in disk_lines(folder, plan, keep_best=recipe.keep_best):
+        console.print(line, highlight=False, soft_wrap=True)
     if resume:
         run.record = json.loads((folder / "record.json").read_text("utf-8"))
         check_same_run(run.record, data=data.description, labels=data.labels, plan=plan)
@@ -96,6 +107,29 @@ def data_lines(description: dict[str, Any], max_length: int) -> Iterator[str]:
             share = 100 * rows["truncated_rows"] / rows["rows"]
             cut = f"{rows['truncated_rows']:,} cut to {max_length} tokens ({share:.1f} %)"
             yield f"{part}: {rows['rows']:,} rows, {rows['tokens']:,} tokens, {cut}"
+    repeats = [
+        f"{part} has {rows[key]:,} {what}"
+        for part, rows in description.items()
+        for key, what in REPEATS.items()
+        if rows and rows.get(key)
+    ]
+    if repeats:
+        yield f"warning: equal texts: {'; '.join(repeats)}"
+
+
+def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator[str]:
+    """One line if the disk is too small for what the run will write, none if it is not."""
+    # a trainable number is saved with two moments and two averages; a new checkpoint is whole before
+    # an old one goes; adapter/ and merged/ are fp32 and whole before they replace older ones
+    checkpoints = (keep_best + KEEP_LAST + 1) * 5 * plan.initial
+    needed = 4 * (checkpoints + plan.total + plan.initial)
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        yield (
+            f"warning: {free // 2**20:,} MiB are free for {folder}, checkpoints and artefacts need up to "
+            f"{-(-needed // 2**20):,} MiB: make room, lower keep_best={keep_best}, or choose another output"
+        )
 
 
 def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
@@ -108,6 +142,7 @@ def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
         limit=recipe.max_trainable_params,
         init_rank=recipe.init_rank,
         target_rank=recipe.target_rank,
+        method=recipe.method,
         missing_modules=missing_head_modules(config, model_source),
     )
 
@@ -174,12 +209,14 @@ def build_classifier(run: Run) -> PackedClassifier:
         head=recipe.head,
         compute_dtype=hardware.DTYPES[precision],
         seed=recipe.seed,
+        adapter_init=recipe.adapter_init,
         missing_modules=missing_head_modules(run.config, run.model_source),
     )
     found = classifier.num_trainable()
     assert found == run.plan.initial, f"{found} trainable parameters, the plan says {run.plan.initial}"
     run.record["model"] = {
         "source": recipe.model,
+        "base_model": public_name(recipe.model),
         "architecture": run.config.model_type,
         "attention": "packed" if classifier.architecture.is_packed else "padded",
         "precision": precision,
@@ -194,7 +231,11 @@ def fresh_state(run: Run, classifier: PackedClassifier) -> TrainingState:
     recipe = run.recipe
     return TrainingState(
         classifier=classifier,
-        optimizer=adamw(classifier.trainable(), weight_decay=recipe.weight_decay),
+        optimizer=adamw(
+            classifier.trainable(),
+            weight_decay=recipe.weight_decay,
+            e_learning_rate_ratio=recipe.e_learning_rate_ratio,
+        ),
         allocator=RankAllocator(
             classifier.layers(),
             run.steps.ranks,

@@ -1,0 +1,1 @@
+"""What adaptive rank costs a training step, against plain LoRA in the same process."""

@@ -1,0 +1,1 @@
+"""When adaptive rank pays: the study behind leantune's defaults."""

@@ -1,0 +1,103 @@
+"""Find out when adaptive rank pays: ``python -m benchmarks.quality``.
+
+Every run is a fresh process and leaves one JSON file in ``benchmarks/results/quality/``; runs whose file is
+there are not repeated, so the study can be stopped and continued at any moment. Afterwards the table and
+the plot are written again. Data sets whose source is not at hand are named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.quality import report
+from benchmarks.quality.data import SOURCES, DataSet, data_set, missing_source
+from benchmarks.quality.jobs import run_job
+from benchmarks.quality.methods import BUDGETS, METHODS
+from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
+from leantune.hardware import describe_hardware, describe_versions, pick_device
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> int:
+    options = parse_options()
+    console = Console()
+    started = time.perf_counter()
+
+    def say(text: str) -> None:
+        console.print(
+            f"{(time.perf_counter() - started) / 60:5.1f} min  {text}", highlight=False, soft_wrap=True
+        )
+
+    def may_start() -> bool:
+        return not options.table and time.perf_counter() - started < 60 * options.max_minutes
+
+    results = Path(options.results)
+    study = Study(
+        sets=available(options.data.split(","), console),
+        methods=[m for m in METHODS if any(word in m.name for word in options.only.split(","))],
+        budgets=options.budgets.split(","),
+        num_seeds=options.seeds,
+        results=results,
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    scratch = ROOT / "runs" / f"quality-{os.getpid()}"
+    work(study, lambda job: run_job(job, scratch, environment), may_start, say)
+    text = report.markdown_of(study, machine())
+    (results / "README.md").write_text(text, "utf-8")
+    report.draw(study, results / "accuracy_by_budget.png")
+    console.print(text, highlight=False, soft_wrap=True)
+    console.print(f"{len(study.pending())} runs pending", highlight=False)
+    return 0
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="methods, by parts of their names, separated by commas"
+    )
+    parser.add_argument("--data", default=",".join(SOURCES), help="data sets, separated by commas")
+    parser.add_argument("--seeds", type=int, default=5, help=f"at most {len(SEEDS)}; pipelines of PEFT: 3")
+    parser.add_argument(
+        "--budgets", default=PUBLISHED, help=f"separated by commas: {', '.join(BUDGETS)}; for the plot"
+    )
+    parser.add_argument("--max-minutes", type=float, default=float("inf"), help="start no run after this")
+    parser.add_argument("--table", action="store_true", help="train nothing, write table and plot")
+    parser.add_argument("--results", default=str(ROOT / "benchmarks" / "results" / "quality"))
+    options = parser.parse_args()
+    unknown = (set(options.data.split(",")) - set(SOURCES)) | (set(options.budgets.split(",")) - set(BUDGETS))
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if not 1 <= options.seeds <= len(SEEDS):
+        parser.error(f"--seeds must be 1 to {len(SEEDS)}")
+    return options
+
+
+def available(names: list[str], console: Console) -> list[DataSet]:
+    """The data sets whose source is at hand."""
+    for name in names:
+        if file := missing_source(name):
+            console.print(f"{name}: left out, {file} is not there", highlight=False, soft_wrap=True)
+    return [data_set(name) for name in names if not missing_source(name)]
+
+
+def machine() -> str:
+    hardware, versions = describe_hardware(pick_device()), describe_versions()
+    return (
+        f"{hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores, torch {versions['torch']}, "
+        f"transformers {versions['transformers']}, peft {versions['peft']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

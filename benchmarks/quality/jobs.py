@@ -1,0 +1,162 @@
+"""One run of the study: what it is, its command, its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.data import DataSet
+from benchmarks.quality.methods import BUDGETS, COMMON, Method
+from benchmarks.speed.arithmetic import slug
+from leantune import __version__
+from leantune.adalora.budget import ParameterPlan
+from leantune.data.assets import resolve_location
+from leantune.errors import DivergedError
+from leantune.model import plan_model
+from leantune.pretrained import config_of, skeleton
+
+MODEL = "asset:minilm"
+PUBLISHED_RANKS = {"init_rank": 11, "target_rank": 8}
+PEER_RANKS = {"adalora": PUBLISHED_RANKS, "lora": {"init_rank": 11, "target_rank": 11}}
+"""LoRA has no E and no pruning: rank 11 is what the same limit pays for."""
+PUBLISHED_SCALE = 16 / 11
+"""alpha / init_rank of the reference run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training run; what it depends on is in `settings`, which its key is the hash of."""
+
+    data: DataSet
+    method: Method
+    budget: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def limit(self) -> int:
+        """Most trainable parameters."""
+        fixed = BUDGETS[self.budget]
+        return fixed if fixed is not None else _plan(self.data.num_labels, **PUBLISHED_RANKS).initial
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Recipe keys, or those of `benchmarks.quality.peer`, without paths.
+
+        Raises:
+            UsageError: if nothing of the method fits the budget.
+        """
+        common = {"learning_rate": self.learning_rate, "seed": self.seed}
+        if self.method.pipeline == "full":
+            return {"adapter": "full", **common}
+        if self.method.is_peer:
+            return {"adapter": self.method.pipeline, **PEER_RANKS[self.method.pipeline], **common}
+        own = self.method.settings
+        shape = {"targets": own.get("targets", "attention"), "method": own.get("method", "adalora")}
+        plan = _plan(self.data.num_labels, limit=self.limit, **shape)
+        settings = {**COMMON, **own, "max_trainable_params": self.limit, **common}
+        if BUDGETS[self.budget] is not None:
+            # the learning rate was chosen at the published budget, so the scale of the update stays
+            settings["alpha"] = round(PUBLISHED_SCALE * plan.init_rank, 3)
+        return settings
+
+    @property
+    def key(self) -> str:
+        """Names the run: another one with the same settings on the same rows is the same run."""
+        whole = {"model": MODEL, "data": self.data.digest, "settings": self.settings}
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
+
+    def path(self, results: Path) -> Path:
+        """Where its result is."""
+        return results / f"{self.data.name}_{slug(self.method.name)}_{self.budget}_{self.key}.json"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.data.name}, {self.method.name}, {self.budget}, learning rate {self.learning_rate:g}, "
+            f"seed {self.seed}"
+        )
+
+
+@cache
+def _plan(num_labels: int, *, targets: str = "attention", **settings: Any) -> ParameterPlan:
+    known = {"limit": None, "init_rank": None, "target_rank": None} | settings
+    return plan_model(_skeleton(num_labels), targets=targets, head="full", **known)
+
+
+@cache
+def _skeleton(num_labels: int) -> Any:
+    return skeleton(config_of(resolve_location(MODEL), num_labels=num_labels))
+
+
+def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run ``job`` in a fresh process: its result, for its file.
+
+    A run that diverged is a result, too: without metrics.
+
+    Raises:
+        RuntimeError: if the process failed in any other way, with the end of its output.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    files = {part: str(job.data.file(part)) for part in ("train", "validation", "test")}
+    if job.method.is_peer:
+        settings = {**job.settings, "model": resolve_location(MODEL), "files": files}
+        (scratch / "settings.json").write_text(json.dumps(settings), "utf-8")
+        module, words = "benchmarks.quality.peer", [str(scratch / "settings.json"), str(scratch / "out.json")]
+    else:
+        paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
+        recipe = {**job.settings, **paths, "model": MODEL, "output": str(scratch / "run")}
+        module, words = "leantune.cli", ["train", *(f"{key}={value}" for key, value in recipe.items())]
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)
+    found: dict[str, Any] = {"metrics": None, "error": (done.stderr.strip().splitlines() or [""])[-1]}
+    if done.returncode == 0:
+        found = _peer_result(scratch) if job.method.is_peer else _leantune_result(scratch)
+    elif job.method.is_peer or done.returncode != DivergedError.exit_code:
+        raise RuntimeError(f"exit code {done.returncode} of: {' '.join(command)}\n{done.stderr[-3000:]}")
+    shutil.rmtree(scratch)
+    return {
+        "data": job.data.name,
+        "method": job.method.name,
+        "budget": job.budget,
+        "limit": job.limit,
+        "settings": job.settings,
+        "date": date.today().isoformat(),
+        "leantune": __version__,
+        **found,
+    }
+
+
+def _peer_result(scratch: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((scratch / "out.json").read_text("utf-8"))
+    return result
+
+
+def _leantune_result(scratch: Path) -> dict[str, Any]:
+    record = json.loads((scratch / "run" / "record.json").read_text("utf-8"))
+
+    def short(metrics: Mapping[str, Any]) -> dict[str, float]:
+        return {name: metrics[name] for name in ("accuracy", "macro_f1", "log_loss")}
+
+    baseline = record["baseline"]
+    return {
+        "metrics": {part: short(record["metrics"][part]) for part in ("validation", "test")},
+        "baseline": baseline and {part: short(baseline[part]) for part in ("validation", "test")},
+        "parameters": {name: record["parameters"][name] for name in ("initial", "final", "head")},
+        "ranks": record["ranks"],
+        "selected_step": record["selected"]["step"],
+        "total_steps": record["schedule"]["total_steps"],
+        "train_s": record["timings"]["train_s"],
+        "total_s": record["timings"]["total_s"],
+        "versions": record["versions"],
+        "hardware": record["hardware"],
+    }

@@ -1,0 +1,105 @@
+"""What is compared. A method is recipe keys, or a pipeline of transformers and PEFT, and its grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+GRID = (5e-4, 1e-3, 2e-3, 4e-3)
+"""Learning rates of all that trains adapters in leantune."""
+PEER_GRID = (5e-4, 2e-3)
+"""Of the pipelines with PEFT, which are slow on a CPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One line of the table."""
+
+    name: str
+    pipeline: str = "leantune"
+    """``leantune``, or what `benchmarks.quality.peer` trains: ``lora``, ``adalora`` or ``full``."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Recipe keys on top of `COMMON`."""
+    learning_rates: tuple[float, ...] = GRID
+    data: tuple[str, ...] | None = None
+    """Data sets it runs on; None: all."""
+    max_seeds: int = 5
+    is_in_sweep: bool = False
+    """Whether it also runs at the other budgets, for the plot."""
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether transformers' ``Trainer`` trains it."""
+        return self.pipeline != "leantune"
+
+
+COMMON: Mapping[str, Any] = {"max_length": 128, "epochs": 3, "batch_size": 32, "keep_best": 1}
+"""Of every run of leantune; the pipelines have the same length, epochs and batch."""
+
+AS_PUBLISHED: Mapping[str, Any] = {
+    "targets": "query,value",
+    "init_rank": 11,
+    "target_rank": 8,
+    "alpha": 16,
+    "lora_dropout": 0.15,
+    "warm_start": False,
+    "weight_decay": 0.01,
+    "orth_reg_weight": 0.5,
+}
+"""Of the reference run; a schedule that prunes, and no refit, as everywhere here."""
+
+DEFAULT = "leantune default"
+UNIFORM = ("leantune LoRA", "leantune LoRA at the final rank")
+"""Uniform rank: with as many parameters as the default has at the start, and at the end."""
+PEERS = ("PEFT LoRA", "PEFT AdaLoRA")
+PROBE = "linear probe"
+"""Not trained by itself: the baseline that every run of the default measures first."""
+
+METHODS: tuple[Method, ...] = (
+    Method(name=DEFAULT, is_in_sweep=True),
+    Method(name="leantune LoRA", settings={"method": "lora"}, is_in_sweep=True),
+    Method(name="leantune LoRA at the final rank", settings={"method": "lora", "target_rank": 7}),
+    Method(name="PEFT LoRA", pipeline="lora", learning_rates=PEER_GRID, data=("agnews", "r8"), max_seeds=3),
+    Method(
+        name="PEFT AdaLoRA", pipeline="adalora", learning_rates=PEER_GRID, data=("agnews", "r8"), max_seeds=3
+    ),
+    Method(name="leantune AdaLoRA as published", settings=AS_PUBLISHED),
+    Method(
+        name="full fine-tuning (out of budget)",
+        pipeline="full",
+        learning_rates=(5e-5, 1e-4),
+        data=("agnews", "r8"),
+        max_seeds=3,
+    ),
+    # what could make the default better; each differs from it in one thing
+    Method(name="all-linear", settings={"targets": "all-linear"}, is_in_sweep=True),
+    Method(
+        name="all-linear, budget in parameters",
+        settings={"targets": "all-linear", "allocation": "parameters"},
+    ),
+    Method(name="all-linear LoRA", settings={"targets": "all-linear", "method": "lora"}),
+    Method(name="orthonormal start", settings={"adapter_init": "orthonormal"}),
+    Method(name="E 10 times as fast", settings={"e_learning_rate_ratio": 10}),
+    Method(
+        name="orthonormal start, E 10 times as fast",
+        settings={"adapter_init": "orthonormal", "e_learning_rate_ratio": 10},
+    ),
+    Method(name="no orthogonality", settings={"orth_reg_weight": 0}),
+    Method(name="weak orthogonality", settings={"orth_reg_weight": 0.05}),
+    Method(name="no warm start", settings={"warm_start": False}),
+    Method(name="early schedule", settings={"rank_warmup": 0.05, "rank_final": 0.7}),
+    Method(name="late schedule", settings={"rank_warmup": 0.2, "rank_final": 0.2}),
+    Method(name="label smoothing", settings={"label_smoothing": 0.1}),
+    Method(name="no adapter dropout", settings={"lora_dropout": 0}),
+    Method(name="alpha 32", settings={"alpha": 32}),
+)
+
+BUDGETS: Mapping[str, int | None] = {
+    "published": None,
+    "30k": 30_000,
+    "100k": 100_000,
+    "300k": 300_000,
+    "1M": 1_000_000,
+}
+"""Limits on trainable parameters; ``published`` is rank 11 on query and value with the whole head."""

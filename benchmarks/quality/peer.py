@@ -1,0 +1,141 @@
+"""One run of the usual pipeline: ``python -m benchmarks.quality.peer SETTINGS.json OUTPUT.json``.
+
+transformers' ``Trainer`` with PEFT LoRA, with PEFT AdaLoRA and its allocator called, or with every weight
+trained; the same code as the speed benchmark's pipeline, measured on validation and test rows at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, disable_progress_bars
+from sklearn.metrics import accuracy_score, f1_score
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    TrainerCallback,
+)
+
+from benchmarks.peer.trainer_peft import (
+    ALLOCATE_EVERY,
+    RANK_FINAL,
+    RANK_WARMUP,
+    CountingTrainer,
+    StopWatch,
+    adapted_model,
+    seconds_since_start,
+    tokenised,
+    training_arguments,
+)
+from leantune.hardware import describe_hardware, describe_versions
+from leantune.integrations import AdaLoraCallback, live_ranks
+
+DEFAULTS: dict[str, Any] = {
+    "precision": "bf16",
+    "group_by_length": False,
+    "alpha": 16,
+    "dropout": 0.15,
+    "epochs": 3,
+    "max_steps": -1,
+    "batch_size": 32,
+    "eval_batch_size": 64,
+    "max_length": 128,
+    "eval_steps": 0,
+    "logging_steps": 10,
+}
+"""As the reference run has them; the settings file adds files, adapter, ranks, learning rate and seed."""
+
+
+def main() -> None:
+    settings_path, output = sys.argv[1:]
+    options = argparse.Namespace(**DEFAULTS | json.loads(Path(settings_path).read_text("utf-8")))
+    disable_progress_bars()
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    parts = read(options, tokenizer)
+    names = parts["train"].features["label"].names
+    model = whole_model(options, names) if options.adapter == "full" else adapted_model(options, names)
+    initial = trainable_of(model)
+    watch = StopWatch()
+    callbacks: list[TrainerCallback] = [watch]
+    if options.adapter == "adalora":
+        callbacks.append(
+            AdaLoraCallback(rank_warmup=RANK_WARMUP, rank_final=RANK_FINAL, allocate_every=ALLOCATE_EVERY)
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = CountingTrainer(
+            model,
+            training_arguments(options, scratch),
+            data_collator=DataCollatorWithPadding(tokenizer),
+            train_dataset=parts["train"],
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        trainer.train()
+        metrics = {part: measured(trainer, parts[part]) for part in ("validation", "test")}
+    ranks = live_ranks(model) if options.adapter == "adalora" else None
+    result = {
+        "metrics": metrics,
+        "parameters": {"initial": initial, "final": initial - pruned(model, ranks)},
+        "ranks": ranks,
+        "train_s": watch.train_s,
+        "total_s": seconds_since_start(),
+        "versions": describe_versions(),
+        "hardware": describe_hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+    }
+    Path(output).write_text(json.dumps(result) + "\n", "utf-8")
+
+
+def read(options: argparse.Namespace, tokenizer: Any) -> dict[str, Dataset]:
+    """``train``, ``validation`` and ``test`` with token and label ids."""
+    options.test = options.files["test"]
+    options.train = options.files["train"]
+    splits, _ = tokenised(options, tokenizer)
+    parts = {"train": splits["train"], "test": splits["test"]}
+    options.test = options.files["validation"]
+    parts["validation"] = tokenised(options, tokenizer)[0]["test"]
+    return parts
+
+
+def whole_model(options: argparse.Namespace, label_names: list[str]) -> Any:
+    """Every weight trained."""
+    torch.manual_seed(options.seed)
+    return AutoModelForSequenceClassification.from_pretrained(
+        options.model, num_labels=len(label_names), dtype=torch.float32
+    )
+
+
+def measured(trainer: CountingTrainer, rows: Dataset) -> dict[str, float]:
+    prediction = trainer.predict(rows)
+    predicted = np.argmax(prediction.predictions, axis=-1)
+    return {
+        "accuracy": float(accuracy_score(prediction.label_ids, predicted)),
+        "macro_f1": float(f1_score(prediction.label_ids, predicted, average="macro")),
+    }
+
+
+def trainable_of(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def pruned(model: Any, ranks: dict[str, int] | None) -> int:
+    """Parameters of the triplets that PEFT has masked; it keeps them in memory to the end."""
+    if ranks is None:
+        return 0
+    count = 0
+    for name, rank in ranks.items():
+        layer = model.base_model.model.get_submodule(name.removeprefix("model."))
+        masked = layer.lora_E["default"].shape[0] - rank
+        count += masked * (layer.in_features + layer.out_features + 1)
+    return count
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The study as a table and a picture: means over seeds with 95 % intervals, differences, budgets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t as student
+
+from benchmarks.quality.methods import BUDGETS, DEFAULT, PEERS, PROBE, UNIFORM, Method
+from benchmarks.quality.study import PUBLISHED, Study
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over seeds, in per cent."""
+
+    mean: float
+    half_width: float | None
+    """Of its 95 % interval (Student's t); None for a single seed."""
+    num_seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """From accuracies between 0 and 1, one a seed.
+
+        >>> Estimate.of([0.90, 0.92])
+        Estimate(mean=91.0, half_width=12.71, num_seeds=2)
+        """
+        count = len(values)
+        half = None
+        if count > 1:
+            half = round(100 * float(student.ppf(0.975, count - 1)) * stdev(values) / math.sqrt(count), 2)
+        return cls(round(100 * mean(values), 2), half, count)
+
+    def __str__(self) -> str:
+        width = "" if self.half_width is None else f" ± {self.half_width:.2f}"
+        return f"{self.mean:.2f}{width} ({self.num_seeds})"
+
+
+def accuracies(results: Sequence[dict[str, Any]], part: str = "test") -> list[float]:
+    """One a seed; a run that diverged counts as nothing right."""
+    return [result["metrics"][part]["accuracy"] if result["metrics"] else 0.0 for result in results]
+
+
+def markdown_of(study: Study, machine: str) -> str:
+    """The whole report."""
+    names = [data.name for data in study.sets]
+    lines = [
+        "# When adaptive rank pays",
+        "",
+        f"MiniLM-L6, 4,000 training rows, at most 128 tokens, 3 epochs; {machine}. Test accuracy in per cent: "
+        "mean over seeds, 95 % interval, number of seeds. Every method has the learning rate of its grid that "
+        "is best on validation rows with the first seed; test rows choose nothing. The limit on trainable "
+        "parameters is that of rank 11 on query and value with the whole head.",
+        "",
+        f"| method | {' | '.join(names)} | mean | final parameters | training | learning rates |",
+        f"|---|{'---|' * len(names)}---|---|---|---|",
+        _probe_line(study),
+        *(line for method in study.methods if (line := _method_line(study, method))),
+        "",
+        *_differences(study),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _probe_line(study: Study) -> str:
+    default = next((m for m in study.methods if m.name == DEFAULT), None)
+    cells, means = [], []
+    for data in study.sets:
+        results = study.finished(data, default, PUBLISHED) if default else []
+        baseline = results[0].get("baseline") if results else None
+        if baseline:
+            means.append(100 * baseline["test"]["accuracy"])
+        cells.append(f"{means[-1]:.2f} (1)" if baseline else "")
+    average = f"{mean(means):.2f}" if len(means) == len(study.sets) else ""
+    return f"| {PROBE} | {' | '.join(cells)} | {average} | the head | | |"
+
+
+def _method_line(study: Study, method: Method) -> str | None:
+    """One method; None before its first result."""
+    found = [study.finished(data, method, PUBLISHED) for data in study.sets]
+    estimates = [Estimate.of(accuracies(results)) if results else None for results in found]
+    known = [estimate.mean for estimate in estimates if estimate]
+    if not known:
+        return None
+    every = [result for results in found for result in results if result["metrics"]]
+    final = sorted({result["parameters"]["final"] for result in every})
+    seconds = [result["train_s"] for result in every]
+    rates = [study.best_rate(data, method) for data in study.sets]
+    cells = [
+        method.name,
+        *("" if estimate is None else str(estimate) for estimate in estimates),
+        f"{mean(known):.2f}" if len(known) == len(study.sets) else "",
+        " to ".join(f"{count:,}" for count in dict.fromkeys((final[0], final[-1]))) if final else "",
+        f"{mean(seconds):.0f} s" if seconds else "",
+        ", ".join(f"{rate:g}" if rate else "-" for rate in rates),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _differences(study: Study) -> list[str]:
+    """What the goal of the study asks: against the best PEFT pipeline, and against uniform rank."""
+    by_name = {method.name: method for method in study.methods}
+    lines = []
+    for data in study.sets:
+        means = {
+            name: Estimate.of(accuracies(results)).mean
+            for name, method in by_name.items()
+            if (results := study.finished(data, method, PUBLISHED))
+        }
+        peers = {name: means[name] for name in PEERS if name in means}
+        if DEFAULT in means and peers:
+            best = max(peers, key=lambda name: peers[name])
+            lines.append(
+                f"- {data.name}: {DEFAULT} {means[DEFAULT] - peers[best]:+.2f} points against {best}."
+            )
+        lines += [
+            f"- {data.name}: {DEFAULT} {means[DEFAULT] - means[name]:+.2f} points against {name}."
+            for name in UNIFORM
+            if DEFAULT in means and name in means
+        ]
+    return lines
+
+
+def draw(study: Study, path: Path) -> bool:
+    """Accuracy against the limit on parameters, a panel a data set; False if there is nothing to draw."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    budgets = [name for name, limit in BUDGETS.items() if limit is not None]
+    curves = {
+        (data.name, method.name): [
+            (BUDGETS[budget], Estimate.of(accuracies(results)))
+            for budget in budgets
+            if (results := study.finished(data, method, budget))
+        ]
+        for data in study.sets
+        for method in study.methods
+        if method.is_in_sweep
+    }
+    if not any(curves.values()):
+        return False
+    figure, axes = plt.subplots(
+        1, len(study.sets), figsize=(4 * len(study.sets), 3.6), squeeze=False, layout="constrained"
+    )
+    for axis, data in zip(axes[0], study.sets, strict=True):
+        for (data_name, method_name), points in curves.items():
+            if data_name == data.name and points:
+                axis.errorbar(
+                    [limit for limit, _ in points],
+                    [estimate.mean for _, estimate in points],
+                    yerr=[estimate.half_width or 0 for _, estimate in points],
+                    marker="o",
+                    capsize=3,
+                    label=method_name,
+                )
+        axis.set(xscale="log", title=data.name, xlabel="limit on trainable parameters")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("test accuracy, %")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
+    return True

@@ -1,0 +1,118 @@
+"""Which run comes next: learning rates on validation rows first, then the other seeds of the best one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.data import DataSet
+from benchmarks.quality.jobs import Job
+from benchmarks.quality.methods import Method
+from leantune.errors import UsageError
+
+SEEDS = (42, 43, 44, 45, 46)
+PUBLISHED = "published"
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The runs that are wanted, and the results that are there."""
+
+    sets: Sequence[DataSet]
+    methods: Sequence[Method]
+    budgets: Sequence[str]
+    """`PUBLISHED` is always among what is looked at: its learning rates are those of all budgets."""
+    num_seeds: int
+    results: Path
+
+    def pending(self) -> list[Job]:
+        """Runs that can be named now and have no result: the published budget first, then seed by seed,
+        so that whenever the study is stopped the table is as even as it can be.
+        """
+        order = {seed: i for i, seed in enumerate(SEEDS)}
+        jobs = [job for job in self._wanted() if not job.path(self.results).is_file()]
+        return sorted(jobs, key=lambda job: (job.budget != PUBLISHED, order[job.seed]))
+
+    def finished(self, data: DataSet, method: Method, budget: str) -> list[dict[str, Any]]:
+        """Results of the best learning rate, one a seed; empty while the grid is not complete."""
+        return [result for job in self.runs_of(data, method, budget) if (result := self.result(job))]
+
+    def best_rate(self, data: DataSet, method: Method) -> float | None:
+        """The learning rate with the best validation accuracy at the published budget and the first
+        seed; the lower one of two that are equal. None while the grid is not complete.
+        """
+        grid = [Job(data, method, PUBLISHED, rate, SEEDS[0]) for rate in sorted(method.learning_rates)]
+        results = [self.result(job) for job in grid]
+        if not all(results):
+            return None
+        return max(zip(results, grid, strict=True), key=lambda pair: validation_accuracy(pair[0]))[
+            1
+        ].learning_rate
+
+    def runs_of(self, data: DataSet, method: Method, budget: str) -> list[Job]:
+        """The seeds of the best learning rate; empty while the grid is not complete."""
+        rate = self.best_rate(data, method)
+        if rate is None:
+            return []
+        seeds = SEEDS[: min(self.num_seeds, method.max_seeds)]
+        return [job for job in (Job(data, method, budget, rate, seed) for seed in seeds) if _fits(job)]
+
+    def result(self, job: Job) -> dict[str, Any] | None:
+        """What `run_job` wrote, or None."""
+        path = job.path(self.results)
+        if not path.is_file():
+            return None
+        result: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return result
+
+    def _wanted(self) -> Iterator[Job]:
+        for method in self.methods:
+            for data in self.sets:
+                if method.data is None or data.name in method.data:
+                    yield from (
+                        Job(data, method, PUBLISHED, rate, SEEDS[0]) for rate in method.learning_rates
+                    )
+                    for budget in self.budgets:
+                        if budget == PUBLISHED or method.is_in_sweep:
+                            yield from self.runs_of(data, method, budget)
+
+
+def validation_accuracy(result: dict[str, Any] | None) -> float:
+    """What the learning rate is chosen by; a run that diverged has none."""
+    return result["metrics"]["validation"]["accuracy"] if result and result["metrics"] else -1.0
+
+
+def _fits(job: Job) -> bool:
+    """Whether the method fits the budget at all: many classes leave no room for an adapter."""
+    try:
+        return bool(job.settings)
+    except UsageError:
+        return False
+
+
+def work(
+    study: Study,
+    run: Callable[[Job], dict[str, Any]],
+    may_start: Callable[[], bool],
+    say: Callable[[str], None],
+) -> int:
+    """Run what is pending until nothing is, or `may_start` says no; returns the number of runs.
+
+    Each result is a file that appears whole, so the study can be stopped at any moment.
+    """
+    done = 0
+    study.results.mkdir(parents=True, exist_ok=True)
+    while may_start() and (pending := study.pending()):
+        job = pending[0]
+        say(f"{len(pending)} runs can start; {job}")
+        result = run(job)
+        path = job.path(study.results)
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        temporary.replace(path)
+        done += 1
+        say(f"  validation {100 * validation_accuracy(result):.2f} %")
+    return done

@@ -1,0 +1,176 @@
+"""An adapter folder of PEFT in memory: AdaLoRA or LoRA, ours or PEFT's, of any version.
+
+An adapter folder holds ``adapter_config.json`` and ``adapter_model.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from leantune.adalora.triplets import Triplets
+from leantune.errors import CheckpointError
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+_ADAPTER_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AEB])(?:\.default)?(?:\.weight)?")
+_KINDS = {"ADALORA": ("init_r", "AEB"), "LORA": ("r", "AB")}
+"""``peft_type``: the setting that holds the initial rank, and the tensors of a module."""
+_UNREADABLE = {
+    "use_dora": False,
+    "use_qalora": False,
+    "fan_in_fan_out": False,
+    "lora_bias": False,
+    "bias": "none",
+    "layer_replication": None,
+}
+"""Settings of LoRA that change what is computed, with the only value that is read here."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """An adapter as it stands in a folder: ``scaling * B ((A * E) x)`` for every module.
+
+    A LoRA module is one whose E is a constant: one, or how much its own scale differs from `scaling`.
+    """
+
+    modules: dict[str, Triplets]
+    """By the module's name in the transformers model; pruned modules are there with rank 0."""
+    head: dict[str, Tensor]
+    """By the parameter's name in the transformers model."""
+    head_modules: tuple[str, ...]
+    base_model: str
+    init_rank: int
+    alpha: float
+    config: dict[str, Any]
+    """Everything else, in PEFT's names."""
+
+    @property
+    def scaling(self) -> float:
+        """``alpha / init_rank``."""
+        return self.alpha / self.init_rank
+
+
+def read_adapter(folder: Path) -> AdapterFile:
+    """Read an AdaLoRA or LoRA adapter.
+
+    Raises:
+        CheckpointError: if it is neither, uses what is not read here, or a file is missing or damaged.
+    """
+    config, tensors = _read_files(folder)
+    kind = config.get("peft_type")
+    if kind not in _KINDS:
+        raise CheckpointError(f"{folder}: a {kind} adapter, expected {' or '.join(_KINDS)}")
+    rank_key, letters = _KINDS[kind]
+    unreadable = [name for name, value in _UNREADABLE.items() if (config.get(name) or value) != value]
+    if unreadable:
+        found = ", ".join(f"{name}={config[name]}" for name in unreadable)
+        raise CheckpointError(f"{folder}: an adapter with {found}, which leantune does not read")
+    parts: dict[str, dict[str, Tensor]] = {}
+    head = {}
+    for key, tensor in tensors.items():
+        match = _ADAPTER_KEY.fullmatch(key)
+        if match:
+            parts.setdefault(match[1], {})[match[2]] = tensor.float()
+        else:
+            head[key.removeprefix(PREFIX)] = tensor
+    incomplete = [name for name, part in parts.items() if set(part) != set(letters)]
+    if incomplete or not parts:
+        names = ", ".join(f"lora_{letter}" for letter in letters)
+        raise CheckpointError(
+            f"{folder}: one of {names} is missing of {', '.join(incomplete) or 'all modules'}"
+        )
+    if "E" not in letters:
+        _add_constant_e(parts, config)
+    return AdapterFile(
+        modules={name: Triplets(**part) for name, part in parts.items()},
+        head=head,
+        head_modules=tuple(config.get("modules_to_save") or ()),
+        base_model=config.get("base_model_name_or_path") or "",
+        init_rank=config[rank_key],
+        alpha=config["lora_alpha"],
+        config=config,
+    )
+
+
+def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
+        return config, safetensors.torch.load_file(folder / WEIGHTS)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder}: no {Path(str(error.filename)).name}; expected an adapter folder"
+        ) from error
+    except (ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: damaged: {error}") from error
+
+
+def _add_constant_e(parts: dict[str, dict[str, Tensor]], config: Mapping[str, Any]) -> None:
+    """Give every LoRA module the E that turns the common scale ``lora_alpha / r`` into its own."""
+    common = config["lora_alpha"] / config["r"]
+    for name, part in parts.items():
+        rank = len(part["A"])
+        alpha = _value_for(name, config.get("alpha_pattern") or {}, config["lora_alpha"])
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        part["E"] = torch.full((rank, 1), scale / common)
+
+
+def _value_for(name: str, pattern: Mapping[str, float], default: float) -> float:
+    """The value of the first key of a PEFT pattern that ends ``name``; keys are regular expressions."""
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)), default)
+
+
+@torch.no_grad()
+def merge_into(model: Any, adapter: AdapterFile) -> None:
+    """Add the update to the fp32 weights of a transformers classifier and put in its head.
+
+    Raises:
+        CheckpointError: if the model lacks a module or parameter of the adapter, a shape differs, or
+            a merged weight is not finite; the message names it.
+    """
+    for name, triplets in adapter.modules.items():
+        weight = _parameter(model, f"{name}.weight")
+        delta = (triplets.B @ (triplets.A * triplets.E)) * adapter.scaling
+        if delta.shape != weight.shape:
+            raise CheckpointError(
+                f"{name}: the adapter has shape {tuple(delta.shape)}, the model {tuple(weight.shape)}: "
+                "another base model"
+            )
+        weight.add_(delta)
+        if not torch.isfinite(weight).all():
+            raise CheckpointError(f"{name}: the merged weight is not finite; the adapter is damaged")
+    copy_head(model, adapter)
+
+
+@torch.no_grad()
+def copy_head(model: Any, adapter: AdapterFile) -> None:
+    """Put the head of ``adapter`` into a transformers classifier.
+
+    Raises:
+        CheckpointError: naming a parameter that the model lacks or has in another shape.
+    """
+    for name, tensor in adapter.head.items():
+        parameter = _parameter(model, name)
+        if parameter.shape != tensor.shape:
+            raise CheckpointError(
+                f"{name}: the adapter has shape {tuple(tensor.shape)}, the model {tuple(parameter.shape)}"
+            )
+        parameter.copy_(tensor)
+
+
+def _parameter(model: Any, name: str) -> Tensor:
+    try:
+        parameter: Tensor = model.get_parameter(name)
+    except AttributeError as error:
+        raise CheckpointError(f"{name}: the adapter has it, the base model has not") from error
+    return parameter

@@ -1,0 +1,44 @@
+"""AdaLoRA and plain LoRA: one layer, one loop, one plan; all that differs between them stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from leantune.adalora.triplets import Draw, draw_lora, draw_normal, draw_orthonormal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A value of the recipe key ``method``."""
+
+    title: str
+    """As a sentence names it."""
+    trains_e: bool
+    """Whether E is trained and counted; in plain LoRA it is fixed to one."""
+    target_share: float
+    """Target over initial rank when the user gives only one of them; 1 means that nothing is pruned."""
+    draws: Mapping[str, Draw]
+    """Initial values by the recipe key ``adapter_init``."""
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the target rank is below the initial rank."""
+        return self.target_share < 1
+
+    @property
+    def smallest_rank(self) -> int:
+        """The lowest initial rank that makes sense: pruning needs something to prune."""
+        return 2 if self.prunes else 1
+
+
+ADALORA = Method(
+    title="AdaLoRA",
+    trains_e=True,
+    target_share=2 / 3,  # the paper starts at 1.5 times the target (Zhang et al., 2023, section 4)
+    draws={"normal": draw_normal, "orthonormal": draw_orthonormal},
+)
+LORA = Method(title="LoRA", trains_e=False, target_share=1.0, draws={"normal": draw_lora})
+
+METHODS: Mapping[str, Method] = {"adalora": ADALORA, "lora": LORA}
+"""By the recipe key ``method``."""

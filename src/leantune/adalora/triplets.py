@@ -1,0 +1,80 @@
+"""The update of one layer as three tensors, and how they are drawn before the first step.
+
+R rank, the number of triplets of the layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leantune.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Triplets:
+    """One module's update: ``scaling * B ((A * E) x)``."""
+
+    A: Tensor
+    """``(R, in)`` fp32."""
+    E: Tensor
+    """``(R, 1)`` fp32."""
+    B: Tensor
+    """``(out, R)`` fp32."""
+
+    @classmethod
+    def none(cls, in_features: int, out_features: int) -> Triplets:
+        """Rank 0: what a module has after all its triplets were pruned."""
+        return cls(torch.empty(0, in_features), torch.empty(0, 1), torch.empty(out_features, 0))
+
+    @property
+    def rank(self) -> int:
+        """R; 0 where everything was pruned."""
+        return self.E.shape[0]
+
+
+Draw = Callable[[int, int, int, torch.Generator], Triplets]
+"""Rank, in, out and the named generator to the triplets before the first step; their update is zero."""
+
+
+def draw_normal(rank: int, in_features: int, out_features: int, generator: torch.Generator) -> Triplets:
+    """A and B from N(0, 0.02), E zero: AdaLoRA as its authors' code and PEFT start it."""
+    return Triplets(
+        A=torch.randn(rank, in_features, generator=generator) * 0.02,
+        E=torch.zeros(rank, 1),
+        B=torch.randn(out_features, rank, generator=generator) * 0.02,
+    )
+
+
+def draw_orthonormal(rank: int, in_features: int, out_features: int, generator: torch.Generator) -> Triplets:
+    """Rows of A and columns of B orthonormal, E zero: the orthogonality penalty starts at zero.
+
+    Raises:
+        UsageError: if the rank is above a side of the layer, where no such rows exist.
+    """
+    if rank > min(in_features, out_features):
+        raise UsageError(
+            f"adapter_init=orthonormal needs init_rank at most {min(in_features, out_features)}, the smaller "
+            f"side of a {in_features} x {out_features} layer. Got {rank} instead"
+        )
+    A = _orthonormal_columns(in_features, rank, generator).T.contiguous()
+    return Triplets(A=A, E=torch.zeros(rank, 1), B=_orthonormal_columns(out_features, rank, generator))
+
+
+def draw_lora(rank: int, in_features: int, out_features: int, generator: torch.Generator) -> Triplets:
+    """A Kaiming-uniform, B zero, E one: LoRA as its authors' code and PEFT start it (Hu et al., 2021)."""
+    A = torch.empty(rank, in_features)
+    # what PyTorch gives a linear layer: Kaiming with slope sqrt(5) is this bound
+    A.uniform_(-1 / math.sqrt(in_features), 1 / math.sqrt(in_features), generator=generator)
+    return Triplets(A=A, E=torch.ones(rank, 1), B=torch.zeros(out_features, rank))
+
+
+def _orthonormal_columns(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """``(size, count)``, uniform over all such matrices: QR with the signs of R's diagonal put back."""
+    q, r = torch.linalg.qr(torch.randn(size, count, generator=generator))
+    columns: Tensor = q * r.diagonal().sign()
+    return columns

@@ -1,0 +1,60 @@
+"""An adapter folder of PEFT, ours or another's, on its base model and on packed batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from leantune import hardware
+from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
+from leantune.architectures import output_layer
+from leantune.data.assets import resolve_location
+from leantune.data.labels import LabelMap
+from leantune.errors import CheckpointError
+from leantune.model import PackedClassifier
+from leantune.packing.dropout import DropoutStream
+from leantune.pretrained import config_of, load_pretrained, skeleton
+
+
+def load_adapter(
+    folder: Path, *, base: str | None = None, labels: LabelMap | None = None, trust_remote_code: bool = False
+) -> PackedClassifier:
+    """A sequence classifier from any AdaLoRA or LoRA adapter of PEFT, merged, in fp32.
+
+    Args:
+        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        base: the pretrained encoder; None: the one that the adapter names.
+        labels: names of the classes, which such a folder does not hold; None: ``LABEL_0`` and so on.
+        trust_remote_code: allow code that comes with a hub model.
+
+    Raises:
+        CheckpointError: if the folder is damaged, of another kind, or does not fit ``base``.
+        UsageError: if the base model cannot be had.
+    """
+    adapter = read_adapter(folder)
+    source = resolve_location(base or adapter.base_model)
+    config = config_of(source, trust_remote_code=trust_remote_code)
+    num_labels = count_classes(adapter, config)
+    labels = labels or LabelMap(tuple(f"LABEL_{i}" for i in range(num_labels)))
+    config = config_of(source, num_labels=num_labels, trust_remote_code=trust_remote_code)
+    model = load_pretrained(source, config, labels, trust_remote_code=trust_remote_code)
+    merge_into(model, adapter)
+    return PackedClassifier(model, DropoutStream(0)).eval().to(hardware.pick_device())
+
+
+def count_classes(adapter: AdapterFile, config: Any) -> int:
+    """How many classes the head of ``adapter`` tells apart.
+
+    Args:
+        adapter: with its head.
+        config: of the base model; its number of labels does not matter.
+
+    Raises:
+        CheckpointError: if the adapter has no output layer.
+    """
+    name, _ = output_layer(skeleton(config).model)
+    if f"{name}.weight" not in adapter.head:
+        raise CheckpointError(
+            f"the adapter holds no {name}: expected one of a sequence classifier, with its head in it"
+        )
+    return adapter.head[f"{name}.weight"].shape[0]

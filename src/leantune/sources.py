@@ -1,0 +1,60 @@
+"""Where a model is: a folder, an embedded asset, or the hub, which is asked once and then left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from leantune.data.assets import ASSET_PREFIX, resolve_location
+from leantune.data.wording import one_line
+from leantune.errors import UsageError
+
+DESCRIPTION_FILES = ("*.json", "*.txt", "*.model")
+"""Config and tokenizer; the weights are apart, since a plan needs none."""
+
+WEIGHT_FILES = ("*.safetensors",)
+
+PROBE_SECONDS = 5.0
+
+HUB_NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
+"""What an asset is called on the hub; its weights are the same to the byte."""
+
+
+def resolve_model(source: str, *, with_weights: bool = True) -> str:
+    """The folder of a model: as given, of an asset, or of a snapshot in the hub cache.
+
+    A hub that does not answer within seconds is not asked again; what the cache has then serves.
+
+    Raises:
+        UsageError: for an asset that was not fetched, or a hub model that neither the hub nor the
+            cache gives.
+    """
+    location = resolve_location(source)
+    if Path(location).expanduser().exists() or location.startswith((".", "/", "~")):
+        return location
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    patterns = [*DESCRIPTION_FILES, *(WEIGHT_FILES if with_weights else ())]
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            HfApi().model_info(location, timeout=PROBE_SECONDS)
+            return str(snapshot_download(location, allow_patterns=patterns))
+        reason = "HF_HUB_OFFLINE is on"
+    # the errors of the HTTP library below are not part of huggingface_hub's interface, and have changed
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error, 120)}"
+    try:
+        return str(snapshot_download(location, allow_patterns=patterns, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"model {source}: no such folder, the hub does not give it ({reason}), and it is not in the cache "
+            f"{constants.HF_HUB_CACHE}; give a folder, or check the name and the network"
+        ) from error
+
+
+def public_name(source: str) -> str:
+    """What an adapter should call its base model: the hub's name for an asset, else ``source`` itself."""
+    return (
+        HUB_NAMES.get(source.removeprefix(ASSET_PREFIX), source)
+        if source.startswith(ASSET_PREFIX)
+        else source
+    )

@@ -1,0 +1,51 @@
+"""The faults are tried once a session, in a process of their own; the tests look at the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+STRIDE_IN_CI = 5
+"""One of so many faults is tried, of slow operations fewer; LEANTUNE_ALL_FAULTS=1 tries all."""
+
+_counts: dict[str, int] = {}
+
+
+@pytest.fixture(scope="session")
+def faults(run, inputs, tmp_path_factory) -> list[dict[str, Any]]:
+    if not sys.platform.startswith("linux") or shutil.which("cc") is None:
+        pytest.skip("the shim needs Linux and a C compiler")
+    work = tmp_path_factory.mktemp("faults")
+    shim, report = work / "shim.so", work / "report.jsonl"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", shim, HERE / "shim.c", "-ldl"], check=True)
+    stride = 1 if os.environ.get("LEANTUNE_ALL_FAULTS") else STRIDE_IN_CI
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": str(shim),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), *sys.path]),
+        "OMP_NUM_THREADS": "1",  # threads do not survive a fork
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, HERE / "rig.py", run, inputs / "test.csv", work, str(stride), report]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in report.read_text("utf-8").splitlines()]
+    real = [fault for fault in found if not fault["is_control"]]
+    _counts["tried"], _counts["lost"] = len(real), sum(fault["problem"] is not None for fault in real)
+    return found
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if _counts:
+        terminalreporter.write_line(
+            f"fault injection: {_counts['tried']:,} faults tried, {_counts['lost']} lost"
+        )

@@ -1,0 +1,204 @@
+"""The machinery of the quality study: the cut of the rows, the order of the runs, the table; nothing trains."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
+
+from benchmarks.quality import jobs, report
+from benchmarks.quality.data import DataSet, cut, shares
+from benchmarks.quality.jobs import Job
+from benchmarks.quality.methods import COMMON, METHODS, Method
+from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
+
+from leantune.config import load_recipe
+from leantune.pretrained import skeleton
+from tiny import tiny_config
+
+ADAPTIVE = Method(name="adaptive", learning_rates=(1e-3, 2e-3), is_in_sweep=True)
+UNIFORM = Method(name="uniform", settings={"method": "lora"}, learning_rates=(1e-3,), max_seeds=2)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_model(monkeypatch):
+    monkeypatch.setattr(jobs, "_skeleton", lambda num_labels: skeleton(tiny_config("bert")))
+    jobs._plan.cache_clear()
+    yield
+    jobs._plan.cache_clear()
+
+
+@pytest.fixture
+def data(tmp_path) -> DataSet:
+    return DataSet("toy", tmp_path, 3, "0123456789ab")
+
+
+def study_of(tmp_path: Path, data: DataSet, *methods: Method, **changes: Any) -> Study:
+    wanted = {"budgets": [PUBLISHED], "num_seeds": 3, "results": tmp_path / "results"} | changes
+    return Study(sets=[data], methods=methods, **wanted)
+
+
+def fake_result(job: Job) -> dict[str, Any]:
+    """Better with a learning rate of 2e-3; a little better with every seed."""
+    accuracy = 0.8 + (0.1 if job.learning_rate == 2e-3 else 0) + 0.01 * SEEDS.index(job.seed)
+    metrics = {part: {"accuracy": accuracy, "macro_f1": accuracy} for part in ("validation", "test")}
+    return {
+        "metrics": metrics,
+        "baseline": {"test": {"accuracy": 0.7}},
+        "parameters": {"initial": 10, "final": 7},
+        "train_s": 2.0,
+    }
+
+
+def answers(times: int):
+    left = iter([True] * times)
+    return lambda: next(left, False)
+
+
+@given(
+    counts=st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 60), min_size=1),
+    share=st.floats(0, 1),
+    least=st.integers(0, 1),
+)
+def test_shares_add_up_and_are_in_proportion(counts, share, least):
+    whole = sum(counts.values())
+    total = max(round(share * whole), least * len(counts))
+    given_out = shares(counts, total, least=least)
+    assert sum(given_out.values()) == total
+    assert all(least <= given_out[label] <= count for label, count in counts.items())
+    slack = 1 + len(counts)  # a rounding, and what the smallest classes took
+    assert all(abs(given_out[label] - total * count / whole) <= slack for label, count in counts.items())
+
+
+def test_more_rows_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match="11 of 10 rows"):
+        shares({"a": 10}, 11, least=1)
+
+
+def test_the_cut_has_every_class_in_training_and_no_row_twice():
+    rows = [(f"text {i}", label) for i, label in enumerate("a" * 60 + "b" * 39 + "c")]
+    train, validation = cut(rows, 50, 20, random.Random(0))
+    assert (len(train), len(validation)) == (50, 20)
+    assert {label for _, label in train} == {"a", "b", "c"}
+    assert not set(train) & set(validation)
+    assert set(train) | set(validation) <= set(rows)
+    assert cut(rows, 50, 20, random.Random(0)) == (train, validation)
+
+
+def test_the_grid_comes_first_and_the_other_seeds_take_its_best_rate(tmp_path, data):
+    study = study_of(tmp_path, data, ADAPTIVE)
+    assert [(job.learning_rate, job.seed) for job in study.pending()] == [(1e-3, 42), (2e-3, 42)]
+    assert work(study, fake_result, answers(2), lambda text: None) == 2
+    assert study.best_rate(data, ADAPTIVE) == 2e-3
+    assert [(job.learning_rate, job.seed) for job in study.pending()] == [(2e-3, 43), (2e-3, 44)]
+
+
+def test_a_study_that_was_stopped_repeats_nothing(tmp_path, data):
+    study = study_of(tmp_path, data, ADAPTIVE, UNIFORM)
+    seen: list[str] = []
+
+    def run(job: Job) -> dict[str, Any]:
+        seen.append(job.key)
+        return fake_result(job)
+
+    assert work(study, run, answers(2), lambda text: None) == 2
+    assert work(study, run, lambda: True, lambda text: None) == 4
+    assert work(study, run, lambda: True, lambda text: None) == 0
+    assert len(seen) == len(set(seen)) == 2 + 2 + 1 + 1
+    assert not list(study.results.glob("*.part"))
+
+
+def test_a_method_has_no_more_seeds_than_it_is_given(tmp_path, data):
+    study = study_of(tmp_path, data, UNIFORM, num_seeds=5)
+    work(study, fake_result, lambda: True, lambda text: None)
+    assert len(study.finished(data, UNIFORM, PUBLISHED)) == 2
+
+
+def test_a_run_that_diverged_does_not_win_the_grid(tmp_path, data):
+    def run(job: Job) -> dict[str, Any]:
+        return fake_result(job) if job.learning_rate == 1e-3 else {"metrics": None, "error": "diverged"}
+
+    study = study_of(tmp_path, data, ADAPTIVE)
+    work(study, run, answers(2), lambda text: None)
+    assert study.best_rate(data, ADAPTIVE) == 1e-3
+
+
+def test_a_budget_with_no_room_for_an_adapter_is_left_out(tmp_path, data, monkeypatch):
+    monkeypatch.setitem(jobs.BUDGETS, "30k", 100)  # the head alone has 99
+    study = study_of(tmp_path, data, ADAPTIVE, budgets=["30k", "100k"])
+    work(study, fake_result, lambda: True, lambda text: None)
+    assert study.finished(data, ADAPTIVE, "30k") == []
+    assert len(study.finished(data, ADAPTIVE, "100k")) == 3
+
+
+def test_the_key_depends_on_settings_rows_and_seed_and_on_nothing_else(data, tmp_path):
+    job = Job(data, ADAPTIVE, PUBLISHED, 1e-3, 42)
+    elsewhere = DataSet("toy", tmp_path / "elsewhere", 3, data.digest)
+    renamed = Method(name="another name", learning_rates=(5e-3,))
+    assert Job(elsewhere, renamed, PUBLISHED, 1e-3, 42).key == job.key
+    others = [
+        Job(DataSet("toy", tmp_path, 3, "ba9876543210"), ADAPTIVE, PUBLISHED, 1e-3, 42),
+        Job(data, UNIFORM, PUBLISHED, 1e-3, 42),
+        Job(data, ADAPTIVE, "100k", 1e-3, 42),
+        Job(data, ADAPTIVE, PUBLISHED, 2e-3, 42),
+        Job(data, ADAPTIVE, PUBLISHED, 1e-3, 43),
+    ]
+    assert len({job.key, *(other.key for other in others)}) == 6
+
+
+def test_every_method_starts_with_the_same_limit_and_makes_a_recipe(data):
+    limits = set()
+    for method in METHODS:
+        job = Job(data, method, PUBLISHED, 1e-3, 42)
+        if not method.is_peer:
+            recipe = load_recipe(None, {"data": "d", "model": "m", **job.settings})
+            limits.add(recipe.max_trainable_params)
+            assert recipe.epochs == COMMON["epochs"]
+    assert limits == {11 * 4 * (32 + 32 + 1) + 32 * 3 + 3}
+
+
+def test_the_pipelines_of_peft_start_with_as_many_parameters_as_the_limit(data):
+    for method in METHODS:
+        if method.pipeline in ("lora", "adalora"):
+            settings = Job(data, method, PUBLISHED, 1e-3, 42).settings
+            is_adaptive = method.pipeline == "adalora"
+            rank = settings["init_rank" if is_adaptive else "target_rank"]
+            initial = rank * 4 * (32 + 32 + is_adaptive) + 32 * 3 + 3
+            limit = Job(data, method, PUBLISHED, 1e-3, 42).limit
+            assert limit - 4 * (32 + 32 + 1) < initial <= limit
+
+
+def test_an_estimate_is_a_mean_with_students_interval():
+    assert report.Estimate.of([0.9]) == report.Estimate(90.0, None, 1)
+    found = report.Estimate.of([0.90, 0.92, 0.91])
+    assert found.mean == 91.0
+    assert found.half_width == pytest.approx(4.302653 * 1.0 / 3**0.5, abs=0.005)
+    assert str(found) == "91.00 ± 2.48 (3)"
+
+
+def test_the_table_shows_what_is_there_and_leaves_out_what_is_not(tmp_path, data):
+    default = Method(name="leantune default", learning_rates=(1e-3, 2e-3))
+    peer = Method(name="PEFT LoRA", learning_rates=(5e-4,), max_seeds=3)
+    study = study_of(tmp_path, data, default, peer, UNIFORM)
+    trained = study_of(tmp_path, data, default, peer)
+    assert work(trained, fake_result, lambda: True, lambda text: None) == 4 + 3
+    text = report.markdown_of(study, "a machine")
+    assert "| linear probe | 70.00 (1) |" in text
+    assert "| leantune default | 91.00 ± 2.48 (3) | 91.00 | 7 | 2 s | 0.002 |" in text
+    assert "uniform" not in text
+    assert "toy: leantune default +10.00 points against PEFT LoRA" in text
+
+
+def test_the_plot_is_a_picture(tmp_path, data):
+    pytest.importorskip("matplotlib", reason="matplotlib comes with leantune[bench]")
+    study = study_of(tmp_path, data, ADAPTIVE, budgets=["30k", "100k"])
+    work(study, fake_result, lambda: True, lambda text: None)
+    assert report.draw(study, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,62 @@
+"""The overhead benchmark on a tiny encoder: it measures what it says, and changes nothing by measuring."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
+
+from benchmarks.overhead.__main__ import markdown_of
+from benchmarks.overhead.measure import BATCH_SIZE, contestant, in_turn, measure, rows_needed
+
+from leantune.adalora.allocator import RankAllocator
+from leantune.hardware import describe_hardware, describe_versions, pick_device
+from tiny import save_tiny_encoder, write_rows
+
+STEPS = 4
+
+
+@pytest.fixture
+def rows(tmp_path) -> Path:
+    return write_rows(tmp_path / "rows.csv", rows_needed(STEPS) + BATCH_SIZE)
+
+
+def test_measuring_covers_the_run_and_prunes_to_the_plan(rows, tmp_path):
+    encoder = save_tiny_encoder(tmp_path / "encoder")
+    found = measure(encoder, rows, tmp_path, STEPS)
+    before, after = found["pruning"]["trainable"]
+    assert before - after == (11 - 8) * 4 * (32 + 32 + 1)
+    assert set(found["parts_s"]) == {"orthogonality", "importance", "allocation"}
+    assert all(seconds > 0 for seconds in found["parts_s"].values())
+    assert found["parts_share"] == pytest.approx(sum(found["parts_s"].values()) / found["lora_step_s"])
+    assert found["overhead"] > -1
+    kept_before, kept_after = found["pruning"]["bytes_kept_for_backward"]
+    assert 0 < kept_after <= kept_before
+    result = {
+        "date": "2026-01-01",
+        "command": "c",
+        "hardware": describe_hardware(pick_device()),
+        "versions": describe_versions(),
+        "models": {"tiny": found},
+    }
+    assert "| tiny, before to after pruning |" in markdown_of(result)
+
+
+def test_both_take_their_steps_in_turn_and_only_one_allocates(rows, tmp_path, monkeypatch):
+    encoder = save_tiny_encoder(tmp_path / "encoder")
+    adaptive, plain = (
+        contestant(encoder, rows, tmp_path / name, name, STEPS) for name in ("adalora", "lora")
+    )
+    due = []
+    is_due = RankAllocator.is_due
+    monkeypatch.setattr(
+        RankAllocator, "is_due", lambda self, step: due.append((self, is_due(self, step))) or due[-1][1]
+    )
+    mine, theirs = in_turn(adaptive, plain, 3)
+    assert len(mine) == len(theirs) == adaptive.state.step == plain.state.step == 3
+    assert [tokens for _, tokens in mine] != [tokens for _, tokens in theirs], "other shapes for each"
+    assert any(answer for allocator, answer in due if allocator is adaptive.state.allocator)
+    assert not any(answer for allocator, answer in due if allocator is plain.state.allocator)

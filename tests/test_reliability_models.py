@@ -1,0 +1,176 @@
+"""Model files from strangers: refused by name, never run, never silently something else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+from leantune.cli import main
+from leantune.data.labels import LabelMap
+from leantune.errors import CheckpointError, LeantuneError, UnsafeFileError
+from leantune.inference.load import load_run
+from leantune.pretrained import config_of, load_pretrained
+from tiny import save_tiny_encoder
+
+LABELS = LabelMap(("a", "b", "c"))
+WEIGHTS = "model.safetensors"
+QUERY = "encoder.layer.0.attention.self.query.weight"
+
+
+@pytest.fixture
+def encoder(tmp_path) -> Path:
+    return save_tiny_encoder(tmp_path / "encoder")
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    """A finished run that a test may spoil."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def load(encoder: Path, **options: bool):
+    return load_pretrained(str(encoder), config_of(str(encoder), num_labels=3, **options), LABELS)
+
+
+def change_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **values}), "utf-8")
+
+
+def change_tensors(path: Path, **values: torch.Tensor | None) -> None:
+    tensors = {**load_file(path), **{name.replace("__", "."): value for name, value in values.items()}}
+    save_file({k: v for k, v in tensors.items() if v is not None}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_a_model_with_code_is_refused_and_its_code_not_read(inputs, encoder, tmp_path, capsys, file, command):
+    canary = tmp_path / "ran"
+    for name in ("configuration_own.py", "modeling_own.py", "tokenization_own.py"):
+        (encoder / name).write_text(f"open({str(canary)!r}, 'w')\n")
+    own = {"AutoConfig": "configuration_own.Own", "AutoTokenizer": ["tokenization_own.Own", None]}
+    change_json(encoder / file, auto_map=own)
+    words = [f"data={inputs / 'train.csv'}", f"model={encoder}", f"output={tmp_path / 'run'}"]
+    assert main([command, *words]) == 4
+    line = capsys.readouterr().err.strip()
+    assert f"its {file} names code that comes with it (auto_map)" in line
+    assert "--trust-remote-code" in line
+    assert not canary.exists()
+
+
+def test_trusted_code_is_let_through(encoder):
+    change_json(encoder / "config.json", auto_map={"AutoModel": "modeling_own.Own"})
+    assert config_of(str(encoder), trust_remote_code=True).model_type == "bert"
+
+
+def test_a_run_folder_cannot_trust_itself(copy):
+    """The recipe in a stranger's run may say trust_remote_code; it is not asked."""
+    recipe = copy / "recipe.yaml"
+    recipe.write_text(
+        recipe.read_text("utf-8").replace("trust_remote_code: false", "trust_remote_code: true")
+    )
+    change_json(copy / "merged" / "config.json", auto_map={"AutoConfig": "configuration_own.Own"})
+    with pytest.raises(UnsafeFileError, match="auto_map"):
+        load_run(copy)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_weights_in_a_pickle_alone_are_refused(encoder, name):
+    torch.save({}, encoder / name)
+    load(encoder)
+    (encoder / WEIGHTS).unlink()
+    with pytest.raises(UnsafeFileError, match=rf"its weights are in {name} alone, a pickle"):
+        load(encoder)
+
+
+def test_a_cut_base_is_named(encoder):
+    path = encoder / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"encoder/model.safetensors: damaged: "):
+        load(encoder)
+
+
+def test_a_base_of_another_size_is_named_with_the_tensor_and_both_shapes(encoder):
+    change_tensors(encoder / WEIGHTS, **{QUERY: torch.zeros(32, 16)})
+    expected = rf"bert\.{QUERY} has shape \(32, 16\), its config.json says \(32, 32\)".replace(".w", r"\.w")
+    with pytest.raises(CheckpointError, match=expected):
+        load(encoder)
+
+
+def test_a_base_that_lacks_a_tensor_is_named_and_not_filled_with_noise(encoder):
+    change_tensors(encoder / WEIGHTS, **{QUERY: None})
+    with pytest.raises(CheckpointError, match=f"its weights lack bert.{QUERY} of the architecture"):
+        load(encoder)
+
+
+def test_a_base_of_another_architecture_is_refused(encoder, tmp_path):
+    other = save_tiny_encoder(tmp_path / "other", "distilbert")
+    shutil.copy(other / WEIGHTS, encoder / WEIGHTS)
+    with pytest.raises(CheckpointError, match="more tensors of the architecture in its"):
+        load(encoder)
+
+
+def test_a_base_with_a_head_of_other_classes_gets_a_fresh_one(copy):
+    """A finished classifier of three classes is a fine start for one of two."""
+    merged = copy / "merged"
+    two = LabelMap(("yes", "no"))
+    model = load_pretrained(str(merged), config_of(str(merged), num_labels=2), two)
+    assert model.classifier.weight.shape == (2, 32)
+    assert model.config.id2label == two.id2label
+
+
+def test_an_adapter_of_another_base_is_named_with_both_shapes(copy, capsys):
+    other = save_tiny_encoder(copy / "other")
+    config = BertConfig.from_pretrained(str(other), hidden_size=16)
+    BertModel(config).save_pretrained(str(other))
+    change_json(copy / "record.json", model={"source": str(other)})
+    assert main(["export", str(copy), "--format", "merged"]) == 5
+    line = capsys.readouterr().err
+    assert "the adapter has shape (32, 32), the model (16, 16)" in line
+    assert not (copy / "export-merged").exists()
+
+
+def spoil_order(copy: Path) -> None:
+    change_json(copy / "merged" / "config.json", id2label={"0": "b", "1": "a", "2": "c"})
+
+
+def spoil_names(copy: Path) -> None:
+    record = json.loads((copy / "record.json").read_text("utf-8"))
+    change_json(copy / "record.json", labels={**record["labels"], "names": ["b", "a", "c"]})
+
+
+def spoil_count(copy: Path) -> None:
+    change_tensors(
+        copy / "merged" / WEIGHTS, classifier__weight=torch.zeros(2, 32), classifier__bias=torch.zeros(2)
+    )
+
+
+def spoil_head(copy: Path) -> None:
+    change_tensors(copy / "merged" / WEIGHTS, classifier__weight=None)
+
+
+def spoil_bytes(copy: Path) -> None:
+    path = copy / "merged" / WEIGHTS
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_order, r"its labels \['b', 'a', 'c'\] are not those of record.json \['a', 'b', 'c'\]"),
+        (spoil_names, "the names are not those that were saved"),
+        (spoil_count, r"classifier.bias has shape \(2,\), its config.json says \(3,\)"),
+        (spoil_head, "its weights lack classifier.weight"),
+        (spoil_bytes, "merged/model.safetensors: damaged"),
+    ],
+)
+def test_a_run_whose_labels_or_weights_were_changed_is_refused(copy, spoil, message):
+    spoil(copy)
+    with pytest.raises(LeantuneError, match=message) as caught:
+        load_run(copy)
+    assert caught.value.exit_code == 5

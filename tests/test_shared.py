@@ -1,0 +1,128 @@
+"""Several classifiers over one frozen encoder: one copy of its weights, every classifier's own logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from leantune.errors import CheckpointError, UsageError
+from leantune.inference.load import load_run
+from leantune.inference.shared import SharedEncoder
+from leantune.packing.batch import pack
+from leantune.training.run import run_training
+from tiny import WORDS, quiet, random_tokens, recipe_for, save_tiny_encoder, write_rows
+
+# raised by peft and transformers about themselves
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
+]
+TOKENS = random_tokens([3, 17, 9, 1])
+
+
+@pytest.fixture(scope="module")
+def five_classes(inputs, tmp_path_factory):
+    """A plain LoRA run with five classes on the encoder of ``run``, which has three."""
+    folder = tmp_path_factory.mktemp("five")
+    write_rows(folder / "train.csv", 240, labels=tuple("vwxyz"), seed=3)
+    changes = {"data": str(folder / "train.csv"), "test": None, "method": "lora", "init_rank": None}
+    recipe = recipe_for(inputs, folder / "run", **changes, epochs=2, targets="all-linear")
+    return run_training(recipe, console=quiet())
+
+
+@pytest.fixture
+def shared(inputs, run, five_classes) -> SharedEncoder:
+    encoder = SharedEncoder(str(inputs / "encoder"), precision="fp32")
+    encoder.load("three", run)
+    encoder.load("five", five_classes)
+    return encoder
+
+
+def batch_for(classifier):
+    return pack(TOKENS, np.arange(len(TOKENS)), position_offset=classifier.position_offset)
+
+
+def test_every_classifier_has_the_logits_of_its_own_merged_model(shared, run, five_classes):
+    for name, folder, classes in (("three", run, 3), ("five", five_classes, 5), ("three", run, 3)):
+        merged = load_run(folder, precision="fp32").classifier
+        batch = batch_for(merged)
+        with torch.inference_mode():
+            expected = merged(batch)
+        found = shared.classify(name, batch)
+        assert found.shape == (len(TOKENS), classes)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+def test_the_encoders_weights_are_the_same_tensors_in_all_of_them(shared):
+    own = {id(p) for p in shared.encoder.parameters()}
+    for name in shared.names:
+        encoder = shared[name].classifier.model.base_model
+        assert {id(p) for p in encoder.parameters()} == own
+        assert all(not p.requires_grad for p in encoder.parameters())
+    three, five = (shared[name].classifier for name in shared.names)
+    added = {id(p) for p in five.parameters()} - {id(p) for p in three.parameters()}
+    assert sum(p.numel() for p in five.parameters() if id(p) in added) == 32 * 5 + 5
+
+
+def test_loading_a_classifier_takes_no_memory_for_the_encoder(shared):
+    def bytes_of(classifiers) -> int:
+        tensors = {
+            t.data_ptr(): t.numel() * t.element_size()
+            for classifier in classifiers
+            for t in (*classifier.parameters(), *classifier.buffers())
+            if t.numel()
+        }
+        return sum(tensors.values())
+
+    three, five = (shared[name].classifier for name in shared.names)
+    encoder = sum(p.numel() * p.element_size() for p in shared.encoder.parameters())
+    added = bytes_of([three, five]) - bytes_of([three])
+    assert 0 < added < encoder / 4
+
+
+def test_a_trained_pooler_is_a_classifiers_own(inputs, run, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = save_tiny_encoder(tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: t for name, t in weights.items() if "pooler" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    trained = run_training(recipe_for(inputs, tmp_path / "run", model=str(folder), epochs=2), console=quiet())
+    shared = SharedEncoder(str(folder), precision="fp32")
+    shared.load("own pooler", trained)
+    merged = load_run(trained, precision="fp32").classifier
+    batch = batch_for(merged)
+    with torch.inference_mode():
+        torch.testing.assert_close(shared.classify("own pooler", batch), merged(batch), rtol=0, atol=2e-5)
+    mine = shared["own pooler"].classifier.model.base_model.pooler.dense.weight
+    assert mine is not shared.encoder.pooler.dense.weight
+
+
+def test_texts_get_the_probabilities_of_their_classifier(shared):
+    texts = [" ".join(WORDS[:5]), " ".join(WORDS[8:14]), ""]
+    for name, classes in (("three", 3), ("five", 5)):
+        probabilities = shared.predict_proba(name, texts)
+        assert probabilities.shape == (3, classes)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-9)
+    assert shared.names == ("three", "five")
+
+
+def test_bf16_is_close_to_fp32(inputs, run, shared):
+    half = SharedEncoder(str(inputs / "encoder"), precision="bf16")
+    half.load("three", run)
+    texts = [" ".join(WORDS[i : i + 6]) for i in range(0, 30, 3)]
+    exact, rough = shared.predict_proba("three", texts), half.predict_proba("three", texts)
+    assert np.abs(exact - rough).max() < 0.05
+
+
+def test_a_run_on_another_encoder_is_refused(run, tmp_path):
+    other = save_tiny_encoder(tmp_path / "encoder", "bert", initializer_range=0.5)
+    with pytest.raises(CheckpointError, match="trained on another encoder than"):
+        SharedEncoder(str(other), precision="fp32").load("three", run)
+
+
+def test_a_name_that_is_not_loaded_is_refused_with_those_that_are(shared):
+    with pytest.raises(UsageError, match="no classifier 'four' is loaded; there are three, five"):
+        shared["four"]
