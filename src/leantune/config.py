@@ -58,7 +58,7 @@ class Recipe:
         "layers to adapt: attention (query and value), all-linear, or parts of names: query,value",
         "attention",
     )
-    alpha: float = _key("scale of the update is alpha / init_rank", 16.0)
+    alpha: float | None = _key("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
     adapter_init: Literal["normal", "orthonormal"] = _key(
         "AdaLoRA's A and B at the start: normal, N(0, 0.02) as published, or orthonormal", "normal"
     )
@@ -121,8 +121,9 @@ class Recipe:
             yield _must_be(name, value, "at least 1", value is None or value >= 1)
         for name in ("save_every", "evaluate_every", "early_stop", "warmup", "rank_warmup", "rank_final"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        for name in ("learning_rate", "e_learning_rate_ratio", "alpha", "allocate_every", "validation_size"):
+        for name in ("learning_rate", "e_learning_rate_ratio", "allocate_every", "validation_size"):
             yield _must_be(name, getattr(self, name), "above 0", getattr(self, name) > 0)
+        yield _must_be("alpha", self.alpha, "above 0", self.alpha is None or self.alpha > 0)
         for name in ("weight_decay", "max_grad_norm", "orth_reg_weight"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
         for name in ("lora_dropout", "label_smoothing", "beta1", "beta2"):
@@ -146,6 +147,10 @@ class Recipe:
             f"at most batch_size={self.batch_size}",
             self.accumulate <= self.batch_size,
         )
+
+    def alpha_for(self, init_rank: int) -> float:
+        """The alpha that the user gave, or one that scales the update alike at every rank."""
+        return self.alpha if self.alpha is not None else 1.5 * init_rank
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON and YAML types, every key included."""

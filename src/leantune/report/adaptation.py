@@ -46,9 +46,10 @@ def parameter_section(run: Run) -> Html:
         ["use", "at the start", "at the end"], _ledger(parameters), caption="Trainable parameters by use"
     )
     modules = parameters.get("modules") or []
+    singular_value = 0 if run.part("recipe").get("method") == "lora" else 1
     per_module = table(
         ["module", "in", "out", "initial rank", "final rank", "initial parameters", "final parameters"],
-        [_module_row(one) for one in modules],
+        [_module_row(one, singular_value) for one in modules],
         caption="Ranks and parameters by module",
     )
     folded = disclosure(f"All {len(modules)} adapted modules", per_module) if modules else None
@@ -123,11 +124,11 @@ def _ledger(parameters: Json) -> list[list[object]]:
     return rows
 
 
-def _module_row(module: Json) -> list[object]:
+def _module_row(module: Json, singular_value: int) -> list[object]:
     inputs, outputs = module["in_features"], module["out_features"]
     initial, final = module["initial_rank"], module.get("final_rank")
-    # A triplet is a row of A, a column of B and one singular value.
-    of_triplet = inputs + outputs + 1
+    # A triplet is a row of A, a column of B and, in AdaLoRA, one singular value.
+    of_triplet = inputs + outputs + singular_value
     return [
         module["name"],
         count(inputs),

@@ -91,7 +91,7 @@ def adapter_of(
         head_modules=tuple(_head_module_names(classifier)),
         base_model=public_name(recipe.model),
         init_rank=plan.init_rank,
-        alpha=recipe.alpha,
+        alpha=recipe.alpha_for(plan.init_rank),
         config={
             "target_r": plan.target_rank,
             "lora_dropout": recipe.lora_dropout,

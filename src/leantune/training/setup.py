@@ -204,7 +204,7 @@ def build_classifier(run: Run) -> PackedClassifier:
     classifier = build_trainable(
         model,
         run.plan,
-        alpha=recipe.alpha,
+        alpha=recipe.alpha_for(run.plan.init_rank),
         lora_dropout=recipe.lora_dropout,
         head=recipe.head,
         compute_dtype=hardware.DTYPES[precision],
