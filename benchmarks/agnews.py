@@ -20,12 +20,21 @@ RUNS = {
     "as published": ["agnews-roberta-as-published", "max_length=128"],
     # the same limit in parameters as the as-published ranks need on this encoder
     "leantune's defaults": ["agnews-roberta", "max_length=128", "max_trainable_params=103048"],
+    "defaults, learning_rate=3e-3": [
+        "agnews-roberta",
+        "max_length=128",
+        "max_trainable_params=103048",
+        "learning_rate=3e-3",
+    ],
 }
 
 
-def train(name: str, words: list[str], data: Path, output: Path) -> dict:
-    """One run in a fresh process; returns its record."""
-    folder = output / name.replace(" ", "-").replace("'", "")
+def train(name: str, words: list[str], data: Path, output: Path, *, reuse: bool) -> dict:
+    """One run in a fresh process; returns its record. ``reuse``: a finished run in the folder serves."""
+    folder = output / name.replace(" ", "-").replace("'", "").replace(",", "")
+    record = folder / "record.json"
+    if reuse and record.is_file() and json.loads(record.read_text("utf-8"))["status"] == "finished":
+        return json.loads(record.read_text("utf-8"))
     command = [sys.executable, "-m", "leantune.cli", "train", *words, "--overwrite"]
     inputs = [
         f"data={data / 'train.csv'}",
@@ -66,10 +75,14 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "ag_news")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "agnews-benchmark")
+    parser.add_argument("--reuse", action="store_true", help="do not repeat runs that are finished there")
     options = parser.parse_args()
     if not (options.data / "train.csv").is_file():
         sys.exit(f"{options.data}: no train.csv there; give --data")
-    records = {name: train(name, words, options.data, options.output) for name, words in RUNS.items()}
+    records = {
+        name: train(name, words, options.data, options.output, reuse=options.reuse)
+        for name, words in RUNS.items()
+    }
     default = records["leantune's defaults"]
     lines = [
         f"# AG News, MiniLM-L6, 10,000 training rows, {date.today()}",

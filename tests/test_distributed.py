@@ -56,6 +56,16 @@ def read(run: Path) -> tuple[dict, list[dict]]:
     return json.loads((run / "record.json").read_text()), [line for line in lines if line["event"] == "step"]
 
 
+def descendants(pid: int) -> list[int]:
+    """The processes below ``pid``, deepest last, from /proc."""
+    children = [
+        int(number)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for number in (task / "children").read_text().split()
+    ]
+    return children + [deeper for child in children for deeper in descendants(child)]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")
@@ -94,7 +104,8 @@ def test_two_processes_with_dropout_repeat_and_resume_bit_for_bit(folder, tmp_pa
     )  # fmt: skip
     while not list_checkpoints(output) and process.poll() is None:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    for child in [*descendants(process.pid), process.pid]:  # workers have sessions of their own
+        os.kill(child, signal.SIGKILL)
     process.wait()
     assert not (output / "adapter").exists(), "it finished before it could be killed"
     train(2, "--resume", str(output))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -129,7 +130,7 @@ def report(log: Log) -> str:
     lines += [f"Chain {end['chain']} differs in {', '.join(end['different'])}." for end in lost]
     hardware, versions = describe_hardware(pick_device()), describe_versions()
     lines += [
-        f"Machine: {hardware['cpu']}, {hardware['cores']} cores. "
+        f"Machine: {hardware['cpu']}, {os.cpu_count()} cores. "
         + ", ".join(f"{name} {version}" for name, version in versions.items() if name in ("python", "torch"))
         + ".",
         "",

@@ -76,6 +76,9 @@ def read_adapter(folder: Path) -> AdapterFile:
     if unreadable:
         found = ", ".join(f"{name}={config[name]}" for name in unreadable)
         raise CheckpointError(f"{folder}: an adapter with {found}, which leantune does not read")
+    absent = [name for name in (rank_key, "lora_alpha") if not isinstance(config.get(name), int | float)]
+    if absent:
+        raise CheckpointError(f"{folder}/{CONFIG}: {' and '.join(absent)} missing, expected a number")
     parts: dict[str, dict[str, Tensor]] = {}
     head = {}
     for key, tensor in tensors.items():
