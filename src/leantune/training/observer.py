@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class RunObserver:
     history: History
     display: Display
     interrupt: Interrupt
+    save_s: float = 0.0
+    """Seconds that checkpoints took so far, in this process."""
 
     def after_step(self, state: TrainingState, result: StepResult) -> bool:
         """Whether training goes on.
@@ -129,6 +132,7 @@ class RunObserver:
         return torch.from_numpy(predicted)
 
     def _save(self, state: TrainingState, predicted: torch.Tensor | None) -> None:
+        started = time.perf_counter()
         with self.display.working("saving"):
             checkpoint = capture(
                 state,
@@ -143,6 +147,7 @@ class RunObserver:
                 save_checkpoint(self.folder, state.step, checkpoint)
                 self.selection.clean(self.folder)
             distributed.barrier()
+        self.save_s += time.perf_counter() - started
 
     def _is_converged(self) -> bool:
         return bool(self.recipe.early_stop) and self.selection.since_best() >= self.recipe.early_stop

@@ -148,6 +148,7 @@ def _train(run: Run, state: TrainingState, selection: Selection, history: Histor
     run.record["skipped_steps"] = state.skipped_steps
     run.record["timings"] |= {
         "train_s": state.train_s,
+        "save_s": observer.save_s,
         "train_samples_per_s": state.train_samples / max(state.train_s, 1e-9),
         "train_tokens_per_s": state.train_tokens / max(state.train_s, 1e-9),
     }
