@@ -177,8 +177,8 @@ def test_e_stays_one_and_is_in_no_file(lora_run):
 
 def test_peft_computes_the_same_with_the_lora_adapter(lora_run):
     artefacts = record_of(lora_run)["artefacts"]
-    assert artefacts["adapter"]["max_logit_difference"] < 1e-5
-    assert artefacts["merged"]["max_logit_difference"] < 1e-5
+    assert artefacts["adapter"]["max_logit_difference"] < 5e-5
+    assert artefacts["merged"]["max_logit_difference"] < 5e-5
 
 
 def test_export_gives_lora_again_and_refuses_adalora(lora_run, tmp_path):

@@ -89,8 +89,8 @@ def test_orthogonality_is_logged_apart_and_not_in_evaluation(run, inputs):
 
 def test_both_artefacts_were_reloaded_and_agree(run):
     artefacts = record_of(run)["artefacts"]
-    assert artefacts["adapter"]["max_logit_difference"] < 1e-5
-    assert artefacts["merged"]["max_logit_difference"] < 1e-5
+    assert artefacts["adapter"]["max_logit_difference"] < 5e-5
+    assert artefacts["merged"]["max_logit_difference"] < 5e-5
 
 
 def test_peft_loads_the_adapter_with_pruned_modules_and_the_pipeline_loads_the_merged_model(run, inputs):
@@ -209,7 +209,7 @@ def test_bf16_and_a_linear_head_work_together(inputs, tmp_path):
     record = record_of(run_training(recipe, console=quiet()))
     assert record["parameters"]["head"] == 32 * 3 + 3
     assert record["model"]["precision"] == "bf16"
-    assert record["artefacts"]["adapter"]["max_logit_difference"] < 1e-5
+    assert record["artefacts"]["adapter"]["max_logit_difference"] < 5e-5
 
 
 def test_a_missing_pooler_is_trained_counted_and_saved(inputs, tmp_path):
@@ -247,7 +247,7 @@ def test_text_pairs_train(inputs, tmp_path):
         epochs=2,
     )
     record = record_of(run_training(recipe, console=quiet()))
-    assert record["artefacts"]["merged"]["max_logit_difference"] < 1e-5
+    assert record["artefacts"]["merged"]["max_logit_difference"] < 5e-5
 
 
 def test_early_stop_ends_before_the_last_step(inputs, tmp_path):
