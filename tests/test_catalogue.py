@@ -18,6 +18,7 @@ from leantune import distributed
 from leantune.adalora.adapter_file import AdapterFile, merge_into
 from leantune.adalora.triplets import Triplets
 from leantune.cli import main
+from leantune.config import Recipe
 from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, open_examples
 from leantune.errors import CheckpointError, DistributedError, UnsafeFileError, UsageError
@@ -71,11 +72,18 @@ def test_resume_names_every_difference():
         "data": {"train": part, "validation": part, "test": None},
         "labels": {"names": ["a", "c"], "sha256": "0"},
         "parameters": {"initial": 1, "head": 2},
+        "recipe": {**Recipe(data="x.csv", model="m").to_dict(), "epochs": 3},
     }
-    expected = r"labels: were \['a', 'c'\], are \['a', 'b'\]; initial parameters: were 1, are 7$"
+    expected = (
+        r"labels: were \['a', 'c'\], are \['a', 'b'\]; initial parameters: were 1, are 7; epochs: was 3, is 5$"
+    )
     with pytest.raises(CheckpointError, match=expected):
         check_same_run(
-            record, data=record["data"], labels=LabelMap(("a", "b")), plan=SimpleNamespace(initial=7, head=2)
+            record,
+            recipe=Recipe(data="x.csv", model="m", output="moved", epochs=5),
+            data=record["data"],
+            labels=LabelMap(("a", "b")),
+            plan=SimpleNamespace(initial=7, head=2),
         )
 
 
@@ -86,7 +94,7 @@ def test_the_second_signal_has_its_usual_force():
         assert {signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)} == {signal.SIG_DFL}
 
 
-@pytest.mark.parametrize("words", [[], ["epochs=3"]])
+@pytest.mark.parametrize("words", [[], ["epochs=3"], ["--epochs", "3"]])
 def test_resume_takes_an_existing_run_and_nothing_else(tmp_path, capsys, words):
     assert main(["train", *words, "--resume", str(tmp_path / "none")]) == 2
     expected = "give nothing else" if words else "no run to resume there"

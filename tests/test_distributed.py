@@ -112,6 +112,40 @@ def test_two_processes_with_dropout_repeat_and_resume_bit_for_bit(folder, tmp_pa
     assert (tmp_path / "whole" / ADAPTER).read_bytes() == (output / ADAPTER).read_bytes()
 
 
+FAILING = """
+import os, sys
+from leantune.cli import main
+from leantune.errors import DataError
+from leantune.training import loop
+
+backward = loop._backward
+
+def fail(state, *arguments):
+    if os.environ["RANK"] == "1" and state.step == 3:
+        raise DataError("this process cannot go on", path="rank-one")
+    backward(state, *arguments)
+
+loop._backward = fail
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_error_in_one_process_ends_all_and_is_told(folder, tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = ["train", *settings(folder), f"output={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [*launcher, str(tmp_path / "failing.py"), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "leantune: error: rank-one: this process cannot go on" in done.stderr
+
+
 def test_resume_with_another_number_of_processes_is_refused(folder, tmp_path):
     words = [*settings(folder), "save_every=3"]
     output = tmp_path / "run"

@@ -333,6 +333,18 @@ def test_resume_refuses_other_data(inputs, tmp_path, monkeypatch):
         run_training(recipe, console=quiet(), resume=True)
 
 
+def test_resume_refuses_other_weights_of_the_base_model(inputs, tmp_path, monkeypatch):
+    folder = save_tiny_encoder(tmp_path / "encoder")
+    recipe = recipe_for(inputs, tmp_path / "run", model=str(folder))
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, 3)
+        with pytest.raises(Interrupted):
+            run_training(recipe, console=quiet())
+    save_tiny_encoder(folder, initializer_range=0.03)
+    with pytest.raises(CheckpointError, match="the weights of .* have changed"):
+        run_training(recipe, console=quiet(), resume=True)
+
+
 def test_a_damaged_checkpoint_is_skipped_by_name(inputs, run, tmp_path, monkeypatch):
     recipe = recipe_for(inputs, tmp_path / "run", save_every=4)
     with monkeypatch.context() as patch:

@@ -226,7 +226,8 @@ def _train(options: argparse.Namespace) -> None:
     keep_freed_memory()
 
     if options.resume:
-        if options.recipe or options.overrides:
+        flags = [f.name for f in dataclasses.fields(Recipe) if getattr(options, f"key_{f.name}") is not None]
+        if options.recipe or options.overrides or flags:
             raise UsageError("--resume goes on with the recipe of the run; give nothing else")
         path = os.path.join(options.resume, "recipe.yaml")
         if not os.path.isfile(path):

@@ -5,6 +5,7 @@ Everything goes through transformers and `huggingface_hub` under their own varia
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,6 +116,16 @@ def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
         for module in architecture_of(config).head_in_encoder
         if not any(n.startswith((f"{module}.", f"{module.partition('.')[2]}.")) for n in names)
     )
+
+
+def weights_sha256(folder: str) -> str:
+    """Hex digest of all safetensors files of a model folder, in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).expanduser().glob("*.safetensors")):
+        with file.open("rb") as opened:
+            while chunk := opened.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _tensor_names(file: Path) -> list[str]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from leantune import distributed
 from leantune.adalora.budget import ParameterPlan
 from leantune.atomic import discard_folder, remove_leftovers
+from leantune.config import Recipe
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError
 from leantune.training.checkpoint import Checkpoint, find_problem, list_checkpoints, load_checkpoint
@@ -20,9 +21,14 @@ RUN_FOLDERS = ("checkpoints", "adapter", "merged")
 
 
 def check_same_run(
-    record: Mapping[str, Any], *, data: Mapping[str, Any], labels: LabelMap, plan: ParameterPlan
+    record: Mapping[str, Any],
+    *,
+    recipe: Recipe,
+    data: Mapping[str, Any],
+    labels: LabelMap,
+    plan: ParameterPlan,
 ) -> None:
-    """Refuse to go on with other data, labels or ranks than the run began with.
+    """Refuse to go on with another recipe, other data, labels or ranks than the run began with.
 
     Raises:
         CheckpointError: naming every difference.
@@ -40,6 +46,11 @@ def check_same_run(
     for key, value in (("initial", plan.initial), ("head", plan.head)):
         if record["parameters"][key] != value:
             differences.append(f"{key} parameters: were {record['parameters'][key]}, are {value}")
+    differences += [
+        f"{key}: was {record['recipe'].get(key)}, is {value}"
+        for key, value in recipe.to_dict().items()
+        if key != "output" and record["recipe"].get(key) != value  # a run folder may have been moved
+    ]
     if differences:
         raise CheckpointError(f"cannot resume: the run began with something else: {'; '.join(differences)}")
 

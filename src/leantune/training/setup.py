@@ -23,9 +23,16 @@ from leantune.adalora.budget import ParameterPlan
 from leantune.architectures import architecture_of
 from leantune.atomic import write_text
 from leantune.config import Recipe
-from leantune.errors import UsageError
+from leantune.errors import CheckpointError, UsageError
 from leantune.model import PackedClassifier, build_trainable, plan_model
-from leantune.pretrained import config_of, load_pretrained, missing_head_modules, reinitialise_head, skeleton
+from leantune.pretrained import (
+    config_of,
+    load_pretrained,
+    missing_head_modules,
+    reinitialise_head,
+    skeleton,
+    weights_sha256,
+)
 from leantune.sources import public_name, resolve_model
 from leantune.training.loop import TrainingState
 from leantune.training.optimizer import adamw
@@ -94,7 +101,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
         console.print(line, highlight=False, soft_wrap=True)
     if resume:
         run.record = json.loads((folder / "record.json").read_text("utf-8"))
-        check_same_run(run.record, data=data.description, labels=data.labels, plan=plan)
+        check_same_run(run.record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)
     else:
         _start_folder(run)
     return run
@@ -195,6 +202,13 @@ def _start_folder(run: Run) -> None:
 def build_classifier(run: Run) -> PackedClassifier:
     """Pretrained weights, fresh head and adapters on the device of the run."""
     recipe = run.recipe
+    digest = weights_sha256(run.model_source)
+    before = run.record.get("model", {}).get("sha256", digest)
+    if before != digest:
+        raise CheckpointError(
+            f"cannot resume: the weights of {recipe.model} have changed (SHA-256 was {before[:12]}…, "
+            f"is {digest[:12]}…); put the first ones back, or start again with --overwrite"
+        )
     device = hardware.pick_device()
     precision = hardware.pick_precision(recipe.precision, device)
     model = load_pretrained(
@@ -217,6 +231,7 @@ def build_classifier(run: Run) -> PackedClassifier:
     run.record["model"] = {
         "source": recipe.model,
         "base_model": public_name(recipe.model),
+        "sha256": digest,
         "architecture": run.config.model_type,
         "attention": "packed" if classifier.architecture.is_packed else "padded",
         "precision": precision,
