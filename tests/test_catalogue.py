@@ -74,9 +74,7 @@ def test_resume_names_every_difference():
         "parameters": {"initial": 1, "head": 2},
         "recipe": {**Recipe(data="x.csv", model="m").to_dict(), "epochs": 3},
     }
-    expected = (
-        r"labels: were \['a', 'c'\], are \['a', 'b'\]; initial parameters: were 1, are 7; epochs: was 3, is 5$"
-    )
+    expected = r"labels: were \['a', 'c'\], are \['a', 'b'\]; initial parameters: were 1, are 7; epochs: was 3, is 5$"
     with pytest.raises(CheckpointError, match=expected):
         check_same_run(
             record,

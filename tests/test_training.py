@@ -341,7 +341,7 @@ def test_resume_refuses_other_weights_of_the_base_model(inputs, tmp_path, monkey
         with pytest.raises(Interrupted):
             run_training(recipe, console=quiet())
     save_tiny_encoder(folder, initializer_range=0.03)
-    with pytest.raises(CheckpointError, match="the weights of .* have changed"):
+    with pytest.raises(CheckpointError, match=r"the weights of .* have changed"):
         run_training(recipe, console=quiet(), resume=True)
 
 
