@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ def resolve(cache: Path, **environment: str) -> subprocess.CompletedProcess[str]
         env={**os.environ, "HF_HUB_CACHE": str(cache), **environment},
         capture_output=True,
         text=True,
+        timeout=30,
         check=False,
     )
 
@@ -58,6 +60,15 @@ def test_a_model_that_nobody_has_is_one_line(tmp_path, monkeypatch):
     done = resolve(tmp_path, HF_HUB_OFFLINE="1")
     assert "UsageError: model someone/encoder: no such folder, the hub does not give it" in done.stderr
     assert "(HF_HUB_OFFLINE is on), and it is not in the cache" in done.stderr
+
+
+def test_a_hub_that_accepts_and_never_answers_does_not_hold_the_user(tmp_path):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        endpoint = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        done = resolve(tmp_path, HF_ENDPOINT=endpoint)
+    assert "UsageError: model someone/encoder: no such folder, the hub does not give it" in done.stderr
 
 
 def test_an_asset_that_was_not_fetched_says_how(tmp_path, monkeypatch):
