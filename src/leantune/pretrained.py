@@ -1,6 +1,6 @@
-"""Pretrained classifiers from a folder or the hub: config, shape without weights, weights.
+"""Pretrained classifiers from a folder: config, shape without weights, weights; safetensors only.
 
-Everything goes through transformers and `huggingface_hub` under their own variables; safetensors only.
+`sources.resolve_model` finds the folder of an asset or a hub name.
 """
 
 from __future__ import annotations
@@ -32,26 +32,25 @@ class Skeleton:
 
 
 def config_of(source: str, *, num_labels: int | None = None, trust_remote_code: bool = False) -> Any:
-    """The transformers config of a local folder or a hub name, with ``num_labels`` classes if given.
+    """The transformers config of a model folder, with ``num_labels`` classes if given.
 
     Raises:
-        UsageError: if there is no such folder or hub model.
+        UsageError: if there is no such folder, or no config in it that can be read.
         UnsafeFileError: if it comes with code of its own that the user has not allowed.
     """
     from transformers import AutoConfig
 
     folder = Path(source).expanduser()
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise UsageError(f"model {source}: no config.json in it; expected a folder of a transformers model")
-    if not folder.exists() and source.startswith((".", "/", "~")):
+    if not folder.exists():
         raise UsageError(f"model {source}: no such folder")
-    place = str(folder) if folder.exists() else source
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"model {source}: no config.json in it; expected a folder of a transformers model")
     try:
         if not trust_remote_code:
-            _refuse_remote_code(place)
-        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+            _refuse_remote_code(str(folder))
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UsageError(f"model {source}: {explain_hub_failure(error, source)}") from error
+        raise UsageError(f"model {source}: cannot be read: {first_line(error)}") from error
     if num_labels is not None:
         config.id2label = {i: f"LABEL_{i}" for i in range(num_labels)}
         config.label2id = {name: i for i, name in config.id2label.items()}
@@ -72,17 +71,6 @@ def _refuse_remote_code(source: str) -> None:
             )
 
 
-def explain_hub_failure(error: Exception, source: str) -> str:
-    """One line on why a model or tokenizer could not be had."""
-    from huggingface_hub import constants
-
-    if Path(source).expanduser().exists():
-        return f"cannot be read: {first_line(error)}"
-    hub = "is switched off by HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "does not give it"
-    cache = constants.HF_HUB_CACHE
-    return f"no such folder here, and the hub {hub}; give a folder, or put it into the cache {cache} first"
-
-
 def first_line(error: BaseException) -> str:
     """The first line of an error's text."""
     lines = str(error).strip().splitlines()
@@ -101,7 +89,7 @@ def skeleton(config: Any) -> Skeleton:
 def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
     """Encoder modules that the head uses and the weights of ``source`` lack (a BERT pooler, say).
 
-    Reads only the header of local safetensors files; for a hub name the answer is none.
+    Reads only the header of its safetensors files.
 
     Raises:
         CheckpointError: naming a file that is damaged.
@@ -168,7 +156,7 @@ def load_pretrained(source: str, config: Any, labels: LabelMap, *, trust_remote_
     try:
         return load_classifier(source, needs_head=False, config=config, trust_remote_code=trust_remote_code)
     except OSError as error:
-        raise UsageError(f"model {source}: {explain_hub_failure(error, source)}") from error
+        raise UsageError(f"model {source}: cannot be read: {first_line(error)}") from error
 
 
 def load_classifier(source: str, *, needs_head: bool, **options: Any) -> Any:

@@ -105,6 +105,8 @@ class TokenTable:
 
     path: Path
     source_name: str
+    source_sha256: str
+    """Of the content that the rows were read from."""
 
     @cached_property
     def _batches(self) -> list[pa.RecordBatch]:
@@ -179,7 +181,8 @@ def tokenise(
         cache_dir: where tables are kept.
         on_rows: called with the number of rows done so far.
     """
-    key = json.dumps([FORMAT_VERSION, source.sha256(), tokeniser.fingerprint, repr(source.columns)])
+    source_sha256 = source.sha256()
+    key = json.dumps([FORMAT_VERSION, source_sha256, tokeniser.fingerprint, repr(source.columns)])
     path = cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
     if not path.exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -189,7 +192,7 @@ def tokenise(
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    return TokenTable(path, source.name)
+    return TokenTable(path, source.name, source_sha256)
 
 
 def _write_table(

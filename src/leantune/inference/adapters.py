@@ -8,12 +8,12 @@ from typing import Any
 from leantune import hardware
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
 from leantune.architectures import output_layer
-from leantune.data.assets import resolve_location
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
 from leantune.pretrained import config_of, load_pretrained, skeleton
+from leantune.sources import resolve_model
 
 
 def load_adapter(
@@ -32,7 +32,7 @@ def load_adapter(
         UsageError: if the base model cannot be had.
     """
     adapter = read_adapter(folder)
-    source = resolve_location(base or adapter.base_model)
+    source = resolve_model(base or adapter.base_model)
     config = config_of(source, trust_remote_code=trust_remote_code)
     num_labels = count_classes(adapter, config)
     labels = labels or LabelMap(tuple(f"LABEL_{i}" for i in range(num_labels)))

@@ -23,7 +23,6 @@ from leantune.adalora.prune import replace_module
 from leantune.adalora.triplets import Triplets
 from leantune.architectures import architecture_of, head_modules
 from leantune.config import load_recipe
-from leantune.data.assets import resolve_location
 from leantune.data.labels import LabelMap
 from leantune.data.read import ExampleBatch
 from leantune.data.tokens import Tokeniser
@@ -34,6 +33,7 @@ from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch
 from leantune.packing.dropout import DropoutStream
 from leantune.pretrained import config_of, load_pretrained, skeleton
+from leantune.sources import resolve_model
 
 _COMPARED_ROWS = 16
 """Rows of the first matrix that must be the same bits for an encoder to be the one of a run."""
@@ -55,7 +55,7 @@ class SharedEncoder:
     """
 
     def __init__(self, source: str, *, precision: str = "auto") -> None:
-        self.source = resolve_location(source)
+        self.source = resolve_model(source)
         device = hardware.pick_device()
         dtype = hardware.DTYPES[hardware.pick_precision(precision, device)]
         config = config_of(self.source, num_labels=2)

@@ -101,22 +101,22 @@ def prepare_data(
         validation_source, validation_table = read(recipe.validation, "validation")
         validation = _all_rows(validation_source, validation_table, labels)
     else:
-        validation_source = source
+        validation_table = table
         size = recipe.validation_size
         kept, held_out = stratified_holdout(
             train.label_ids, int(size) if size >= 1 else size, recipe.seed, names=labels.names
         )
         train, validation = train[kept], train[held_out]
     description: dict[str, Any] = {
-        "train": describe_rows(recipe.data, source, train, labels),
-        "validation": describe_rows(recipe.validation or recipe.data, validation_source, validation, labels),
+        "train": describe_rows(recipe.data, table, train, labels),
+        "validation": describe_rows(recipe.validation or recipe.data, validation_table, validation, labels),
         "test": None,
     }
     test = None
     if recipe.test:
         test_source, test_table = read(recipe.test, "test")
         test = _all_rows(test_source, test_table, labels)
-        description["test"] = describe_rows(recipe.test, test_source, test, labels)
+        description["test"] = describe_rows(recipe.test, test_table, test, labels)
     _add_repeats(description, {"train": train, "validation": validation, "test": test})
     return PreparedData(
         labels, train, validation, test, tokeniser, description, time.perf_counter() - started
@@ -128,16 +128,14 @@ def _all_rows(source: ExampleSource, table: TokenTable, labels: LabelMap) -> Lab
     return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)
 
 
-def describe_rows(
-    location: str, source: ExampleSource, rows: LabelledRows, labels: LabelMap
-) -> dict[str, Any]:
+def describe_rows(location: str, table: TokenTable, rows: LabelledRows, labels: LabelMap) -> dict[str, Any]:
     """One entry of ``data`` in ``record.json``; ``location`` is what the recipe says."""
     counts = Counter(rows.label_ids.tolist())
     lengths = rows.lengths
     full_lengths = rows.full_lengths
     return {
         "source": location,
-        "sha256": source.sha256(),
+        "sha256": table.source_sha256,
         "rows": len(rows),
         "tokens": int(lengths.sum(dtype=np.int64)),
         "truncated_rows": int((full_lengths > lengths).sum()),
