@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -10,16 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import leantune.packing.dropout as dropout_module
 from leantune.model import PackedClassifier
 from leantune.packing.attention import (
-    AttentionPlan,
     _accelerator_attention,
-    group_by_length,
     packed_attention,
     padded_sdpa,
 )
 from leantune.packing.batch import PackedBatch, pack
-from leantune.packing.dropout import ByteDropout, DropoutStream, drop_threshold
+from leantune.packing.dropout import PooledDropout, DropoutStream, kept_value
+from leantune.packing.plan import AttentionPlan, group_by_length
 from tiny import random_tokens, tiny_model
 
 PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert"]
@@ -155,30 +156,46 @@ def test_position_ids_restart_with_every_text():
     assert batch.cu_seqlens.dtype == torch.int32
 
 
-@pytest.mark.parametrize("p", [0.1, 0.15, 0.5])
-def test_byte_dropout_keeps_the_share_and_the_mean(p):
-    dropout = ByteDropout(p, DropoutStream(1)).train()
-    x = torch.ones(400_000, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.15, 0.5])
+def test_dropout_keeps_the_share_and_the_mean(p, dtype):
+    dropout = PooledDropout(p, DropoutStream(1)).train()
+    x = torch.ones(4_000_000, dtype=dtype, requires_grad=True)
     y = dropout(x)
-    share = 1 - drop_threshold(p) / 256
-    assert abs((y > 0).float().mean().item() - share) < 0.005
-    assert abs(y.mean().item() - 1) < 0.01
+    assert abs((y > 0).double().mean().item() - (1 - p)) < 0.005
+    assert abs(y.double().mean().item() - 1) < 0.002
+    assert set(y.unique().tolist()) == {0.0, kept_value(p, dtype)}
     y.sum().backward()
     torch.testing.assert_close(x.grad, y.detach())
 
 
-def test_byte_dropout_does_nothing_in_evaluation():
+def test_masks_are_independent_within_and_between_each_other():
+    stream = DropoutStream(5)
+    masks = [(stream.mask((1000, 384), 0.5, torch.float32) > 0).double() - 0.5 for _ in range(40)]
+    for first, second in itertools.pairwise(masks):
+        for a, b in ((first, second), (first[1:], first[:-1]), (first[:, 1:], first[:, :-1])):
+            assert abs((a * b).mean().item()) * 4 < 5 / a.numel() ** 0.5  # five standard deviations
+
+
+def test_a_mask_larger_than_the_pool_is_drawn_for_itself(monkeypatch):
+    monkeypatch.setattr(dropout_module, "POOL_SIZE", 1 << 12)
+    mask = DropoutStream(0).mask((5, 1001), 0.25, torch.float32) > 0
+    assert mask.shape == (5, 1001)
+    assert abs(mask.double().mean().item() - 0.75) < 0.03
+
+
+def test_dropout_does_nothing_in_evaluation():
     x = torch.randn(10)
-    assert ByteDropout(0.5, DropoutStream(0)).eval()(x) is x
+    assert PooledDropout(0.5, DropoutStream(0)).eval()(x) is x
 
 
 def test_dropout_stream_goes_on_from_its_saved_state():
     import json
 
     stream = DropoutStream(3)
-    stream.keep_mask((100,), 0.5, torch.float32)
+    stream.mask((100,), 0.5, torch.float32)
     saved = json.loads(json.dumps(stream.state()))
-    expected = stream.keep_mask((1000,), 0.5, torch.float32)
+    expected = stream.mask((1000,), 0.5, torch.float32)
     other = DropoutStream(99)
     other.load_state(saved)
-    assert torch.equal(other.keep_mask((1000,), 0.5, torch.float32), expected)
+    assert torch.equal(other.mask((1000,), 0.5, torch.float32), expected)

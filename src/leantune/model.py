@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.adalora.budget import ParameterPlan, Target, plan_parameters
@@ -21,9 +22,9 @@ from leantune.adalora.prune import adapted_layers, replace_module
 from leantune.architectures import Architecture, architecture_of, head_modules, output_layer, target_layers
 from leantune.errors import UsageError
 from leantune.packing import attention
-from leantune.packing.attention import AttentionPlan
 from leantune.packing.batch import PackedBatch
-from leantune.packing.dropout import ByteDropout, DropoutStream, replace_dropout
+from leantune.packing.dropout import PooledDropout, DropoutStream, replace_dropout
+from leantune.packing.plan import TOKEN_MULTIPLE, AttentionPlan
 from leantune.pretrained import Skeleton
 
 HEADS = ("full", "linear")
@@ -90,16 +91,16 @@ class PackedClassifier(nn.Module):
         assert self.architecture.pool is not None
         plan = AttentionPlan.of(batch, self.stream, self._last_attention)
         self._first_tokens = plan.first_tokens
-        types = {"token_type_ids": batch.token_type_ids[None]} if self.architecture.has_token_types else {}
+        spare = -batch.num_tokens % TOKEN_MULTIPLE if self.device.type == "cpu" else 0
+        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
+        if self.architecture.has_token_types:
+            inputs["token_type_ids"] = batch.token_type_ids
         hidden: Tensor = self.model.base_model(
-            input_ids=batch.input_ids[None],
-            position_ids=batch.position_ids[None],
-            packed=plan,
-            **types,
+            **{name: F.pad(ids, (0, spare))[None] for name, ids in inputs.items()}, packed=plan
         ).last_hidden_state[0]
         if self._last_attention is not None:
             return hidden  # only first tokens came out
-        return self.architecture.pool(hidden, batch, self.config)
+        return self.architecture.pool(hidden[: batch.num_tokens], batch, self.config)
 
     def classify(self, pooled_SD: Tensor) -> Tensor:
         """The model's own head, in fp32: ``(S, D)`` to ``(S, C)``."""
@@ -242,7 +243,7 @@ def build_trainable(
             layer,
             plan.init_rank,
             scaling=alpha / plan.init_rank,
-            dropout=ByteDropout(lora_dropout, stream),
+            dropout=PooledDropout(lora_dropout, stream),
             generator=generator,
             draw=plan.method.draws[adapter_init],
             trains_e=plan.method.trains_e,

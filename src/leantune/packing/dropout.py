@@ -1,93 +1,144 @@
-"""Dropout whose masks cost bytes instead of Bernoulli draws.
+"""Dropout whose masks are windows of a pool instead of Bernoulli draws.
 
-On the CPU ``torch.bernoulli_`` is serial and takes more than a third of a training step. Here one
-random byte decides an element: it is kept if the byte is at least ``t = round(256 p)``, and kept
-elements are scaled by ``256 / (256 - t)``, which is exact for the probability really used, t / 256.
+On the CPU ``torch.bernoulli_`` is serial and takes more than a third of a training step. Here a pool of
+random masks is drawn once for some steps, and each mask is the window of it that begins at a random place:
+elements of one mask are independent, and a mask costs one multiplication.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+POOL_SIZE = 1 << 23
+"""Elements of a pool."""
+MASKS_OF_POOL = 1024
+"""Masks that are taken from one pool: some tens of steps."""
+LEVELS = 1 << 16
+"""Values of the random number that decides about an element."""
+
+
+def kept_value(p: float, dtype: torch.dtype) -> float:
+    """What kept elements are multiplied by: 1 / (1 - p), rounded to ``dtype``."""
+    return torch.tensor(1 / (1 - p), dtype=dtype).item()
+
+
+def kept_levels(p: float, dtype: torch.dtype) -> int:
+    """Random numbers below this keep their element: as many as make the expectation 1, whatever the
+    rounding of `kept_value`. In bf16 the probability that results is within 0.004 of ``p``.
+    """
+    return round(LEVELS / kept_value(p, dtype))
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Random numbers, the masks made of them, and where each window begins."""
+
+    number: int
+    levels: npt.NDArray[np.uint16]
+    starts: npt.NDArray[np.uint64]
+    masks: dict[tuple[float, torch.dtype], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def draw(cls, seed: list[int], number: int) -> _Pool:
+        bits = np.random.SFC64(np.random.SeedSequence([*seed, number]))
+        return cls(number, bits.random_raw(POOL_SIZE // 4).view(np.uint16), bits.random_raw(MASKS_OF_POOL))
+
+    def window(self, place: int, count: int, p: float, dtype: torch.dtype) -> Tensor:
+        if (p, dtype) not in self.masks:
+            self.masks[p, dtype] = _mask_of(self.levels, p, dtype)
+        start = int(self.starts[place]) % (POOL_SIZE - count + 1)
+        return self.masks[p, dtype][start : start + count]
+
+
+def _mask_of(levels: npt.NDArray[np.uint16], p: float, dtype: torch.dtype) -> Tensor:
+    # numpy multiplies with the bits of the value: torch converts from bytes without vector instructions
+    value = torch.tensor([kept_value(p, dtype)], dtype=dtype)
+    bits = value.view(_UNSIGNED[value.element_size()]).numpy()
+    mask = np.multiply(levels < kept_levels(p, dtype), bits, dtype=bits.dtype)
+    return torch.from_numpy(mask).view(dtype)
+
+
+_UNSIGNED = {2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
+
 
 class DropoutStream:
-    """The named generator of all dropout bytes of one run; its state goes into checkpoints."""
+    """The named generator of all dropout masks of one run; its state goes into checkpoints."""
 
     def __init__(self, seed: int) -> None:
         self.reseed(seed, 0, 0)
 
     def reseed(self, seed: int, phase: int, rank: int) -> None:
         """Start the sequence of another phase or process of the same run."""
-        self._bits = np.random.SFC64(np.random.SeedSequence([seed, phase, rank]))
+        self._seed = [seed, phase, rank]
+        self._num_masks = 0
+        self._pool: _Pool | None = None
 
-    def keep_mask(self, shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tensor:
-        """Zeros and ones ``shape`` in ``dtype``; one with probability ``1 - round(256 p) / 256``."""
+    def mask(self, shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tensor:
+        """``shape`` in ``dtype``, to multiply with: 0 with about probability ``p``, else `kept_value`.
+
+        It may share memory with other masks: do not write to it.
+        """
         count = int(np.prod(shape))
-        random_bytes = self._bits.random_raw((count + 7) // 8).view(np.uint8)[:count]
-        keep = np.greater_equal(random_bytes, drop_threshold(p))
-        return torch.from_numpy(keep.view(np.uint8)).to(dtype).view(shape)
+        number, place = divmod(self._num_masks, MASKS_OF_POOL)
+        self._num_masks += 1
+        if count > POOL_SIZE:  # none of its own is drawn twice
+            bits = np.random.SFC64(np.random.SeedSequence([*self._seed, number, place]))
+            levels = bits.random_raw((count + 3) // 4).view(np.uint16)[:count]
+            return _mask_of(levels, p, dtype).view(shape)
+        if self._pool is None or self._pool.number != number:
+            self._pool = _Pool.draw(self._seed, number)
+        return self._pool.window(place, count, p, dtype).view(shape)
 
     def state(self) -> dict[str, Any]:
         """JSON-serialisable state."""
-        state: dict[str, Any] = dict(self._bits.state)
-        return {**state, "state": {"state": state["state"]["state"].tolist()}}
+        return {"seed": self._seed, "masks": self._num_masks}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        words = np.array(state["state"]["state"], dtype=np.uint64)
-        restored: Any = {**state, "state": {"state": words}}
-        self._bits.state = restored
+        self.reseed(*state["seed"])
+        self._num_masks = state["masks"]
 
 
-def drop_threshold(p: float) -> int:
-    """Bytes below this value drop their element."""
-    return round(256 * p)
-
-
-def keep_scale(p: float) -> float:
-    """What kept elements are multiplied by, so that the expectation is unchanged."""
-    return 256 / (256 - drop_threshold(p))
-
-
-class _ByteDropout(torch.autograd.Function):
+class _PooledDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, stream: DropoutStream) -> Tensor:
-        mask = stream.keep_mask(tuple(x.shape), p, x.dtype)
+        mask = stream.mask(tuple(x.shape), p, x.dtype)
         ctx.save_for_backward(mask)
-        ctx.scale = keep_scale(p)
-        return (x * mask).mul_(ctx.scale)
+        return x * mask
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (mask,) = ctx.saved_tensors
-        return (grad_outputs[0] * mask).mul_(ctx.scale), None, None
+        return grad_outputs[0] * mask, None, None
 
 
-class ByteDropout(nn.Module):
-    """Drop-in for ``nn.Dropout``: bytes on the CPU, torch's own kernel on an accelerator.
+class PooledDropout(nn.Module):
+    """Drop-in for ``nn.Dropout``: masks of a pool on the CPU, torch's own kernel on an accelerator.
 
     Args:
-        p: probability of dropping an element, 0 <= p < 1; 1/256 is the resolution on the CPU.
-        stream: where the bytes come from.
+        p: probability of dropping an element, 0 <= p < 1.
+        stream: where the masks come from.
     """
 
     def __init__(self, p: float, stream: DropoutStream) -> None:
         super().__init__()
-        if not 0 <= p < 1 - 1 / 512:
+        if not 0 <= p < 1:
             raise ValueError(f"dropout must be at least 0 and below 1. Got {p} instead.")
         self.p, self.stream = p, stream
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or drop_threshold(self.p) == 0:
+        if not self.training or self.p == 0:
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        dropped: Tensor = _ByteDropout.apply(x, self.p, self.stream)  # type: ignore[no-untyped-call]
+        dropped: Tensor = _PooledDropout.apply(x, self.p, self.stream)  # type: ignore[no-untyped-call]
         return dropped
 
     def extra_repr(self) -> str:
@@ -95,8 +146,8 @@ class ByteDropout(nn.Module):
 
 
 def replace_dropout(model: nn.Module, stream: DropoutStream) -> None:
-    """Put `ByteDropout` with the same probability where ``model`` has ``nn.Dropout``."""
+    """Put `PooledDropout` with the same probability where ``model`` has ``nn.Dropout``."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Dropout:
-                setattr(parent, name, ByteDropout(child.p, stream))
+                setattr(parent, name, PooledDropout(child.p, stream))

@@ -1,0 +1,164 @@
+"""Attention on the CPU: texts of similar length form blocks, each one batched matrix product.
+
+torch's CPU flash kernel and one padded block of all texts are both slower (`docs/speed.md`).
+
+Shape letters: T packed tokens, N heads, H head width, G texts of a block, L tokens of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leantune.packing.plan import AttentionGroup, AttentionPlan
+
+
+class GroupedAttention(torch.autograd.Function):
+    """Softmax of q k^T times v, block by block, with its own backward: one graph node for a layer instead of
+    some ten for each block, and only the weights after softmax are stored.
+
+    The scores are scaled through the queries, which are smaller.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_TNH: Tensor,
+        k_TNH: Tensor,
+        v_TNH: Tensor,
+        plan: AttentionPlan,
+        scaling: float,
+        dropout: float,
+        sliding_window: int | None,
+        only_first: bool,
+    ) -> Tensor:
+        num_heads = q_TNH.shape[1]
+        layout = plan.layout(num_heads)
+        k, v = (_gather(x, layout.to_blocks) for x in (k_TNH, v_TNH))
+        q = q_TNH[plan.first_tokens].flatten(0, 1) if only_first else _gather(q_TNH, layout.to_blocks)
+        q.mul_(scaling)
+        weights, masks, rows = [], [], torch.empty_like(q)
+        outputs = _query_blocks(plan.groups, num_heads, only_first, rows)
+        for (group, q_block, k_block, v_block), out in zip(
+            _blocks_of(plan.groups, num_heads, only_first, q, k, v), outputs, strict=True
+        ):
+            weight = _attention_weights(q_block, k_block, group, sliding_window)
+            weights.append(weight)
+            if dropout:
+                masks.append(plan.stream.mask(tuple(weight.shape), dropout, weight.dtype))
+                weight = weight * masks[-1]
+            torch.bmm(weight, v_block, out=out)
+        ctx.save_for_backward(q, k, v, *weights, *masks)
+        ctx.plan, ctx.scaling, ctx.only_first = plan, scaling, only_first
+        if only_first:
+            return _first_rows(rows, plan, q_TNH)
+        return _scatter(rows, layout.to_packed, q_TNH)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *saved = ctx.saved_tensors
+        (grad_TNH,) = grad_outputs
+        plan: AttentionPlan = ctx.plan
+        weights, masks = saved[: len(plan.groups)], saved[len(plan.groups) :]
+        num_heads = grad_TNH.shape[1]
+        layout = plan.layout(num_heads)
+        if ctx.only_first:
+            grad_out = grad_TNH[plan.first_tokens].flatten(0, 1)
+        else:
+            # a query of padding must not reach the keys and values that it repeats
+            grad_out = _gather(grad_TNH, layout.to_blocks).index_fill_(0, layout.padding, 0)
+        grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
+        inputs = _blocks_of(plan.groups, num_heads, ctx.only_first, q, k, v)
+        outputs = _blocks_of(plan.groups, num_heads, ctx.only_first, grad_q, grad_k, grad_v)
+        grad_blocks = _query_blocks(plan.groups, num_heads, ctx.only_first, grad_out)
+        for i, ((_, q_block, k_block, v_block), (_, *grads), grad_block) in enumerate(
+            zip(inputs, outputs, grad_blocks, strict=True)
+        ):
+            grad_weight = torch.bmm(grad_block, v_block.mT)
+            dropped = weights[i]
+            if masks:
+                dropped = weights[i] * masks[i]
+                grad_weight.mul_(masks[i])
+            torch.bmm(dropped.mT, grad_block, out=grads[2])
+            grad_score = torch._softmax_backward_data(grad_weight, weights[i], -1, weights[i].dtype)
+            torch.bmm(grad_score, k_block, out=grads[0])
+            torch.bmm(grad_score.mT, q_block, out=grads[1])
+        grad_q.mul_(ctx.scaling)
+        back = [_scatter(grad, layout.to_packed, grad_TNH) for grad in (grad_k, grad_v)]
+        whole_q = (
+            _first_rows(grad_q, plan, grad_TNH)
+            if ctx.only_first
+            else _scatter(grad_q, layout.to_packed, grad_TNH)
+        )
+        return (whole_q, *back, None, None, None, None, None)
+
+
+def _gather(x_TNH: Tensor, rows: Tensor) -> Tensor:
+    return x_TNH.reshape(-1, x_TNH.shape[-1]).index_select(0, rows)
+
+
+def _scatter(rows: Tensor, to_packed: Tensor, like_TNH: Tensor) -> Tensor:
+    """Block rows as ``(T, N, H)``; tokens of no text get 0."""
+    out = rows.new_empty(like_TNH.shape)
+    flat = out.view(-1, out.shape[-1])
+    torch.index_select(rows, 0, to_packed, out=flat[: len(to_packed)])
+    flat[len(to_packed) :] = 0
+    return out
+
+
+def _first_rows(rows: Tensor, plan: AttentionPlan, like_TNH: Tensor) -> Tensor:
+    """Rows of first tokens as ``(T, N, H)``; all other tokens get 0."""
+    out = rows.new_zeros(like_TNH.shape)
+    out[plan.first_tokens] = rows.view(-1, *out.shape[1:])
+    return out
+
+
+def _query_blocks(
+    groups: tuple[AttentionGroup, ...], num_heads: int, only_first: bool, rows: Tensor
+) -> Iterator[Tensor]:
+    """Views ``(G * N, L or 1, H)`` of rows that are laid out like the queries."""
+    sizes = [(g.size * num_heads, 1 if only_first else g.width) for g in groups]
+    for piece, size in zip(torch.split(rows, [a * b for a, b in sizes]), sizes, strict=True):
+        yield piece.view(*size, rows.shape[-1])
+
+
+def _blocks_of(
+    groups: tuple[AttentionGroup, ...], num_heads: int, only_first: bool, q: Tensor, k: Tensor, v: Tensor
+) -> Iterator[tuple[AttentionGroup, Tensor, Tensor, Tensor]]:
+    """Each group with views of its queries, keys and values."""
+    return zip(
+        groups,
+        _query_blocks(groups, num_heads, only_first, q),
+        _query_blocks(groups, num_heads, False, k),
+        _query_blocks(groups, num_heads, False, v),
+        strict=True,
+    )
+
+
+def _attention_weights(q: Tensor, k: Tensor, group: AttentionGroup, sliding_window: int | None) -> Tensor:
+    """Softmax of the scores ``(G * N, queries, L)``; keys of padding get exactly 0."""
+    scores = torch.bmm(q, k.mT)
+    hidden = _hidden_keys(group.lengths, group.width, sliding_window)
+    if hidden is not None:
+        by_text = scores.view(group.size, -1, *scores.shape[1:])
+        by_text.masked_fill_(hidden[:, None, : scores.shape[1]], float("-inf"))
+    return torch.softmax(scores, dim=-1)
+
+
+@lru_cache(maxsize=4096)
+def _hidden_keys(lengths: tuple[int, ...], width: int, sliding_window: int | None) -> Tensor | None:
+    """Keys that a query must not see: ``(G, 1 or L, L)`` bool, None if it may see all."""
+    hidden = None
+    if lengths[0] != width:
+        hidden = (torch.arange(width) >= torch.tensor(lengths)[:, None])[:, None, :]
+    if sliding_window is not None and sliding_window < width:
+        place = torch.arange(width)
+        far = ((place[:, None] - place).abs() >= sliding_window)[None]
+        # a padding query far from every real key would have no key at all and give NaN
+        far = far & (place[:, None] < torch.tensor(lengths)[:, None, None])
+        hidden = far if hidden is None else hidden | far
+    return hidden

@@ -1,0 +1,141 @@
+"""What attention has to know about a packed batch: which texts form a block, and where their tokens go.
+
+oneDNN compiles a kernel for every new shape of a matrix product, which takes longer than the product
+itself (`docs/speed.md`). Batches without padding have new shapes at every step, so shapes are rounded to a
+few: the number of tokens to `TOKEN_MULTIPLE`, the length of a block to `LENGTH_MULTIPLE`, the texts of a
+block to a power of two.
+
+Shape letters: T packed tokens, N heads, G texts of a block, L tokens of its rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from leantune.packing.batch import PackedBatch
+from leantune.packing.dropout import DropoutStream
+
+TOKEN_MULTIPLE = 64
+"""Rows of the encoder's products on the CPU; the spare ones belong to no text."""
+LENGTH_MULTIPLE = 16
+"""L of a block: also the width of a vector register, and of a tile of AMX."""
+BLOCK_TEXTS = (64, 32, 16, 8, 4, 2, 1)
+"""G of a block."""
+BLOCK_OVERHEAD = 5_000
+"""Scores of one head that take as long as the calls of one more block (measured: docs/speed.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroup:
+    """Neighbouring texts of similar length, computed as one ``(G, L)`` block."""
+
+    lengths: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """G."""
+        return len(self.lengths)
+
+    @property
+    def width(self) -> int:
+        """L: the longest text and some padding."""
+        return block_width(self.lengths[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """Where each head of each token stands when the blocks ``(G, N, L)`` of all groups follow one
+    another: one gather brings a whole batch into blocks, one brings it back.
+    """
+
+    to_blocks: Tensor
+    """``(rows of all blocks,)`` int64 into ``(T * N)``; padding repeats its text's first token."""
+    padding: Tensor
+    """Block rows that are padding, int64."""
+    to_packed: Tensor
+    """``(tokens of texts * N,)`` int64 into the block rows."""
+
+
+@dataclass(slots=True)
+class AttentionPlan:
+    """Made once for a batch, used by every layer."""
+
+    groups: tuple[AttentionGroup, ...]
+    cu_seqlens: Tensor
+    max_seqlen: int
+    stream: DropoutStream
+    last_attention: nn.Module | None = None
+    """The attention module whose output only the first token of each text is taken from."""
+    _layouts: dict[int, BlockLayout] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, batch: PackedBatch, stream: DropoutStream, last_attention: nn.Module | None = None
+    ) -> AttentionPlan:
+        """Group the texts of ``batch`` for the CPU; an accelerator uses ``cu_seqlens`` alone."""
+        groups = group_by_length(batch.lengths)
+        return cls(groups, batch.cu_seqlens, batch.max_seqlen, stream, last_attention)
+
+    @property
+    def first_tokens(self) -> Tensor:
+        """``(S,)`` int64: where each text begins."""
+        return self.cu_seqlens[:-1].long()
+
+    def layout(self, num_heads: int) -> BlockLayout:
+        """The block layout for this number of heads."""
+        if num_heads not in self._layouts:
+            self._layouts[num_heads] = _block_layout(self.groups, num_heads)
+        return self._layouts[num_heads]
+
+
+def block_width(length: int) -> int:
+    """``length`` rounded up to `LENGTH_MULTIPLE`."""
+    return length + -length % LENGTH_MULTIPLE
+
+
+@lru_cache(maxsize=4096)
+def group_by_length(lengths: tuple[int, ...]) -> tuple[AttentionGroup, ...]:
+    """Cut ascending ``lengths`` into the groups that cost least: scores, padding included, and calls.
+
+    >>> [group.lengths for group in group_by_length((60, 61, 62, 500))]
+    [(60, 61), (62,), (500,)]
+    """
+    count = len(lengths)
+    cheapest = [0.0] * (count + 1)
+    chosen = [1] * count
+    for first in reversed(range(count)):
+        costs = {
+            size: size * block_width(lengths[first + size - 1]) ** 2 + cheapest[first + size]
+            for size in BLOCK_TEXTS
+            if first + size <= count
+        }
+        chosen[first] = min(costs, key=lambda size: costs[size])
+        cheapest[first] = costs[chosen[first]] + BLOCK_OVERHEAD
+    groups, first = [], 0
+    while first < count:
+        groups.append(AttentionGroup(lengths[first : first + chosen[first]]))
+        first += chosen[first]
+    return tuple(groups)
+
+
+def _block_layout(groups: tuple[AttentionGroup, ...], num_heads: int) -> BlockLayout:
+    heads = torch.arange(num_heads)
+    to_blocks, is_padding, first = [], [], 0
+    for group in groups:
+        sizes = torch.tensor(group.lengths)
+        starts = first + sizes.cumsum(0) - sizes
+        place = torch.arange(group.width)
+        empty = place >= sizes[:, None]  # (G, L)
+        token = starts[:, None] + place.masked_fill(empty, 0)
+        to_blocks.append((token[:, None] * num_heads + heads[:, None]).flatten())  # (G, N, L)
+        is_padding.append(empty[:, None].expand(-1, num_heads, -1).flatten())
+        first += sum(group.lengths)
+    source, empty = torch.cat(to_blocks), torch.cat(is_padding)
+    real = (~empty).nonzero().flatten()
+    to_packed = torch.empty(len(real), dtype=torch.int64)
+    to_packed[source[real]] = real
+    return BlockLayout(source, empty.nonzero().flatten(), to_packed)
