@@ -19,7 +19,7 @@ from leantune.packing.attention import (
     padded_sdpa,
 )
 from leantune.packing.batch import PackedBatch, pack
-from leantune.packing.dropout import PooledDropout, DropoutStream, kept_value
+from leantune.packing.dropout import DropoutStream, PooledDropout, kept_value
 from leantune.packing.plan import AttentionPlan, group_by_length
 from tiny import random_tokens, tiny_model
 

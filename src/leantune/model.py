@@ -23,7 +23,7 @@ from leantune.architectures import Architecture, architecture_of, head_modules, 
 from leantune.errors import UsageError
 from leantune.packing import attention
 from leantune.packing.batch import PackedBatch
-from leantune.packing.dropout import PooledDropout, DropoutStream, replace_dropout
+from leantune.packing.dropout import DropoutStream, PooledDropout, replace_dropout
 from leantune.packing.plan import TOKEN_MULTIPLE, AttentionPlan
 from leantune.pretrained import Skeleton
 
