@@ -46,9 +46,11 @@ def main() -> int:
         num_seeds=options.seeds,
         results=results,
     )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    if options.workers > 1:  # processes with several threads each get in each other's way
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.workers))
     scratch = ROOT / "runs" / f"quality-{os.getpid()}"
-    work(study, lambda job: run_job(job, scratch, environment), may_start, say)
+    work(study, lambda job: run_job(job, scratch / job.key, environment), may_start, say, options.workers)
     text = report.markdown_of(study, machine())
     (results / "README.md").write_text(text, "utf-8")
     report.draw(study, results / "accuracy_by_budget.png")
@@ -72,6 +74,9 @@ def parse_options() -> argparse.Namespace:
         "--budgets", default=PUBLISHED, help=f"separated by commas: {', '.join(BUDGETS)}; for the plot"
     )
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="start no run after this")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="runs at a time, each with its share of the cores"
+    )
     parser.add_argument("--table", action="store_true", help="train nothing, write table and plot")
     parser.add_argument("--results", default=str(ROOT / "benchmarks" / "results" / "quality"))
     options = parser.parse_args()

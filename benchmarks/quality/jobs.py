@@ -28,8 +28,6 @@ MODEL = "asset:minilm"
 PUBLISHED_RANKS = {"init_rank": 11, "target_rank": 8}
 PEER_RANKS = {"adalora": PUBLISHED_RANKS, "lora": {"init_rank": 11, "target_rank": 11}}
 """LoRA has no E and no pruning: rank 11 is what the same limit pays for."""
-PUBLISHED_SCALE = 16 / 11
-"""alpha / init_rank of the reference run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +59,8 @@ class Job:
         if self.method.is_peer:
             return {"adapter": self.method.pipeline, **PEER_RANKS[self.method.pipeline], **common}
         own = self.method.settings
-        shape = {"targets": own.get("targets", "attention"), "method": own.get("method", "adalora")}
-        plan = _plan(self.data.num_labels, limit=self.limit, **shape)
-        settings = {**COMMON, **own, "max_trainable_params": self.limit, **common}
-        if BUDGETS[self.budget] is not None:
-            # the learning rate was chosen at the published budget, so the scale of the update stays
-            settings["alpha"] = round(PUBLISHED_SCALE * plan.init_rank, 3)
-        return settings
+        _plan(self.data.num_labels, limit=self.limit, targets=own["targets"], method=own["method"])
+        return {**COMMON, **own, "max_trainable_params": self.limit, **common}
 
     @property
     def key(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,21 +99,31 @@ def work(
     run: Callable[[Job], dict[str, Any]],
     may_start: Callable[[], bool],
     say: Callable[[str], None],
+    workers: int = 1,
 ) -> int:
-    """Run what is pending until nothing is, or `may_start` says no; returns the number of runs.
+    """Run what is pending, ``workers`` at a time, until nothing is or `may_start` says no; returns the
+    number of runs.
 
     Each result is a file that appears whole, so the study can be stopped at any moment.
     """
     done = 0
     study.results.mkdir(parents=True, exist_ok=True)
-    while may_start() and (pending := study.pending()):
-        job = pending[0]
-        say(f"{len(pending)} runs can start; {job}")
-        result = run(job)
-        path = job.path(study.results)
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-        temporary.replace(path)
-        done += 1
-        say(f"  validation {100 * validation_accuracy(result):.2f} %")
-    return done
+    running: dict[Future[dict[str, Any]], Job] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        while True:
+            keys = {job.key for job in running.values()}
+            waiting = [job for job in study.pending() if job.key not in keys]
+            if len(running) < workers and waiting and may_start():
+                say(f"{len(waiting)} runs can start; {waiting[0]}")
+                running[pool.submit(run, waiting[0])] = waiting[0]
+                continue
+            if not running:
+                return done
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, result = running.pop(future), future.result()
+                path = job.path(study.results)
+                temporary = path.with_suffix(".part")
+                temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+                temporary.replace(path)
+                done += 1
+                say(f"  {job}: validation {100 * validation_accuracy(result):.2f} %")
