@@ -112,6 +112,9 @@ def test_grouped_attention_and_its_backward_equal_sdpa_text_by_text(lengths, win
     expected = torch.cat(pieces, dim=2).transpose(1, 2)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(grads, torch.autograd.grad((expected * weight).sum(), qkv))
+    with torch.no_grad():
+        out, _ = packed_attention(torch.nn.Module(), *qkv, None, packed=plan, sliding_window=window)
+    torch.testing.assert_close(out, expected)
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -145,6 +148,8 @@ def test_only_first_tokens_of_the_last_attention_are_computed_and_get_gradients(
     weight = torch.randn(1, 4, 2, 8, dtype=torch.float64)
     outs = [packed_attention(module, *qkv, None, packed=plan)[0][:, first] for plan in (whole, narrow)]
     torch.testing.assert_close(outs[0], outs[1])
+    with torch.no_grad():
+        torch.testing.assert_close(packed_attention(module, *qkv, None, packed=narrow)[0][:, first], outs[0])
     grads = [torch.autograd.grad((out * weight).sum(), qkv) for out in outs]
     torch.testing.assert_close(grads[0], grads[1])
 

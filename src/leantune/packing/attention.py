@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leantune.packing.grouped import GroupedAttention
+from leantune.packing.grouped import GroupedAttention, attend_without_gradients
 from leantune.packing.plan import AttentionPlan
 
 NAME = "leantune_packed"
@@ -62,9 +62,12 @@ def packed_attention(
     q_TNH, k_TNH, v_TNH = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     if query.device.type == "cpu":
         only_first = packed.last_attention is module
-        out: Tensor = GroupedAttention.apply(  # type: ignore[no-untyped-call]
-            q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window, only_first
-        )
+        if dropout == 0 and not torch.is_grad_enabled():
+            out = attend_without_gradients(q_TNH, k_TNH, v_TNH, packed, scaling, sliding_window, only_first)
+        else:
+            out = GroupedAttention.apply(  # type: ignore[no-untyped-call]
+                q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window, only_first
+            )
     else:
         out = _accelerator_attention(q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window)
     return out.unsqueeze(0), None

@@ -1,6 +1,7 @@
-"""Attention on the CPU: texts of similar length form blocks, each one batched matrix product.
+"""Attention on the CPU: texts of similar length form blocks, computed one after the other.
 
-torch's CPU flash kernel and one padded block of all texts are both slower (`docs/speed.md`).
+With gradients a block is a few batched matrix products; without, torch's flash kernel, which has no dropout
+and a slower backward (`docs/speed.md`).
 
 Shape letters: T packed tokens, N heads, H head width, G texts of a block, L tokens of its rows.
 """
@@ -12,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from leantune.packing.plan import AttentionGroup, AttentionPlan
@@ -97,14 +99,41 @@ class GroupedAttention(torch.autograd.Function):
         return (whole_q, *back, None, None, None, None, None)
 
 
+def attend_without_gradients(
+    q_TNH: Tensor,
+    k_TNH: Tensor,
+    v_TNH: Tensor,
+    plan: AttentionPlan,
+    scaling: float,
+    sliding_window: int | None,
+    only_first: bool,
+) -> Tensor:
+    """What `GroupedAttention` computes without dropout: ``(T, N, H)`` to ``(T, N, H)``."""
+    layout = plan.layout(1)  # of whole tokens: the kernel takes heads that are not next to each other
+    k, v = (x.index_select(0, layout.to_blocks) for x in (k_TNH, v_TNH))
+    q = q_TNH[plan.first_tokens] if only_first else q_TNH.index_select(0, layout.to_blocks)
+    rows = torch.empty_like(q)
+    outputs = _query_blocks(plan.groups, 1, only_first, rows)
+    for (group, *blocks), out in zip(_blocks_of(plan.groups, 1, only_first, q, k, v), outputs, strict=True):
+        q_block, k_block, v_block = (x.transpose(1, 2) for x in blocks)  # (G, N, L or 1, H)
+        hidden = _hidden_keys(group.lengths, group.width, sliding_window, q.dtype)
+        if hidden is not None:
+            hidden = hidden[:, None, : q_block.shape[2]]
+        attended = F.scaled_dot_product_attention(q_block, k_block, v_block, attn_mask=hidden, scale=scaling)
+        out.copy_(attended.transpose(1, 2))
+    if only_first:
+        return _first_rows(rows, plan, q_TNH)
+    return _scatter(rows, layout.to_packed, q_TNH)
+
+
 def _gather(x_TNH: Tensor, rows: Tensor) -> Tensor:
     return x_TNH.reshape(-1, x_TNH.shape[-1]).index_select(0, rows)
 
 
 def _scatter(rows: Tensor, to_packed: Tensor, like_TNH: Tensor) -> Tensor:
-    """Block rows as ``(T, N, H)``; tokens of no text get 0."""
+    """Block rows of heads or of whole tokens as ``(T, N, H)``; tokens of no text get 0."""
     out = rows.new_empty(like_TNH.shape)
-    flat = out.view(-1, out.shape[-1])
+    flat = out.view(-1, *rows.shape[1:])
     torch.index_select(rows, 0, to_packed, out=flat[: len(to_packed)])
     flat[len(to_packed) :] = 0
     return out
@@ -120,10 +149,12 @@ def _first_rows(rows: Tensor, plan: AttentionPlan, like_TNH: Tensor) -> Tensor:
 def _query_blocks(
     groups: tuple[AttentionGroup, ...], num_heads: int, only_first: bool, rows: Tensor
 ) -> Iterator[Tensor]:
-    """Views ``(G * N, L or 1, H)`` of rows that are laid out like the queries."""
+    """Views ``(G * N, L or 1, H)`` of rows that are laid out like the queries; of rows ``(N, H)`` of whole
+    tokens, which are one head here, ``(G, L or 1, N, H)``.
+    """
     sizes = [(g.size * num_heads, 1 if only_first else g.width) for g in groups]
     for piece, size in zip(torch.split(rows, [a * b for a, b in sizes]), sizes, strict=True):
-        yield piece.view(*size, rows.shape[-1])
+        yield piece.view(*size, *rows.shape[1:])
 
 
 def _blocks_of(
@@ -142,16 +173,17 @@ def _blocks_of(
 def _attention_weights(q: Tensor, k: Tensor, group: AttentionGroup, sliding_window: int | None) -> Tensor:
     """Softmax of the scores ``(G * N, queries, L)``; keys of padding get exactly 0."""
     scores = torch.bmm(q, k.mT)
-    hidden = _hidden_keys(group.lengths, group.width, sliding_window)
+    hidden = _hidden_keys(group.lengths, group.width, sliding_window, scores.dtype)
     if hidden is not None:
-        by_text = scores.view(group.size, -1, *scores.shape[1:])
-        by_text.masked_fill_(hidden[:, None, : scores.shape[1]], float("-inf"))
-    return torch.softmax(scores, dim=-1)
+        scores.view(group.size, -1, *scores.shape[1:]).add_(hidden[:, None, : scores.shape[1]])
+    return torch.softmax(scores, dim=-1, out=scores)
 
 
 @lru_cache(maxsize=4096)
-def _hidden_keys(lengths: tuple[int, ...], width: int, sliding_window: int | None) -> Tensor | None:
-    """Keys that a query must not see: ``(G, 1 or L, L)`` bool, None if it may see all."""
+def _hidden_keys(
+    lengths: tuple[int, ...], width: int, sliding_window: int | None, dtype: torch.dtype
+) -> Tensor | None:
+    """Minus infinity at keys that a query must not see, else 0: ``(G, 1 or L, L)``; None if it may see all."""
     hidden = None
     if lengths[0] != width:
         hidden = (torch.arange(width) >= torch.tensor(lengths)[:, None])[:, None, :]
@@ -161,4 +193,4 @@ def _hidden_keys(lengths: tuple[int, ...], width: int, sliding_window: int | Non
         # a padding query far from every real key would have no key at all and give NaN
         far = far & (place[:, None] < torch.tensor(lengths)[:, None, None])
         hidden = far if hidden is None else hidden | far
-    return hidden
+    return None if hidden is None else torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
