@@ -96,7 +96,7 @@ def test_the_grid_comes_first_and_the_other_seeds_take_its_best_rate(tmp_path, d
     study = study_of(tmp_path, data, ADAPTIVE)
     assert [(job.learning_rate, job.seed) for job in study.pending()] == [(1e-3, 42), (2e-3, 42)]
     assert work(study, fake_result, answers(2), lambda text: None) == 2
-    assert study.best_rate(data, ADAPTIVE) == 2e-3
+    assert study.best_rate(ADAPTIVE) == 2e-3
     assert [(job.learning_rate, job.seed) for job in study.pending()] == [(2e-3, 43), (2e-3, 44)]
 
 
@@ -127,7 +127,7 @@ def test_a_run_that_diverged_does_not_win_the_grid(tmp_path, data):
 
     study = study_of(tmp_path, data, ADAPTIVE)
     work(study, run, answers(2), lambda text: None)
-    assert study.best_rate(data, ADAPTIVE) == 1e-3
+    assert study.best_rate(ADAPTIVE) == 1e-3
 
 
 def test_a_budget_with_no_room_for_an_adapter_is_left_out(tmp_path, data, monkeypatch):
