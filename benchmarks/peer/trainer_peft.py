@@ -56,7 +56,7 @@ def main() -> None:
         trainer = CountingTrainer(
             model,
             training_arguments(options, scratch),
-            data_collator=DataCollatorWithPadding(tokenizer),
+            data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=options.pad_to_multiple_of),
             train_dataset=splits["train"],
             eval_dataset=splits.get("test"),
             processing_class=tokenizer,
@@ -81,6 +81,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--adapter", choices=("adalora", "lora"), default="adalora")
     parser.add_argument("--precision", choices=("bf16", "fp16", "fp32"), default="bf16")
     parser.add_argument("--group-by-length", action="store_true", help="batches of texts of like length")
+    parser.add_argument(
+        "--pad-to-multiple-of", type=int, help="of tokens; few shapes mean few compiled kernels on a CPU"
+    )
     parser.add_argument("--init-rank", type=int, default=11, help="AdaLoRA's initial rank")
     parser.add_argument("--target-rank", type=int, default=8, help="AdaLoRA's target rank, LoRA's rank")
     parser.add_argument("--alpha", type=int, default=16)
@@ -211,6 +214,7 @@ class StopWatch(TrainerCallback):
                 "accuracy": metrics["eval_accuracy"],
                 "loss": metrics["eval_loss"],
                 "train_s": self.train_s,
+                "runtime_s": metrics["eval_runtime"],
                 "since_start_s": seconds_since_start(),
             }
         )

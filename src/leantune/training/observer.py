@@ -127,7 +127,13 @@ class RunObserver:
         self.selection.evaluations.append(
             Evaluation(state.step, result.epoch, metrics.to_json(), is_eligible=state.allocator.is_final)
         )
-        self.history.write("evaluation", step=state.step, epoch=result.epoch, validation=metrics.to_json())
+        self.history.write(
+            "evaluation",
+            step=state.step,
+            epoch=result.epoch,
+            train_s=round(state.train_s, 3),
+            validation=metrics.to_json(),
+        )
         self.display.say(f"step {state.step}: {metrics.summary()}")
         return torch.from_numpy(predicted)
 
