@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.data import DataSet
-from benchmarks.quality.methods import BUDGETS, COMMON, Method
+from benchmarks.quality.methods import BUDGETS, CLI, COMMON, Method
 from benchmarks.speed.arithmetic import slug
 from leantune import __version__
 from leantune.adalora.budget import ParameterPlan
@@ -66,6 +66,8 @@ class Job:
     def key(self) -> str:
         """Names the run: another one with the same settings on the same rows is the same run."""
         whole = {"model": MODEL, "data": self.data.digest, "settings": self.settings}
+        if self.method.module != CLI:
+            whole["module"] = self.method.module
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
     def path(self, results: Path) -> Path:
@@ -108,7 +110,7 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
         recipe = {**job.settings, **paths, "model": MODEL, "output": str(scratch / "run")}
-        module, words = "leantune.cli", ["train", *(f"{key}={value}" for key, value in recipe.items())]
+        module, words = job.method.module, ["train", *(f"{key}={value}" for key, value in recipe.items())]
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)
     found: dict[str, Any] = {"metrics": None, "error": (done.stderr.strip().splitlines() or [""])[-1]}

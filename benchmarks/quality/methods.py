@@ -12,6 +12,9 @@ PEER_GRID = (1e-3, 3e-3)
 """Of the pipelines with PEFT."""
 
 
+CLI = "leantune.cli"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """One line of the table."""
@@ -19,6 +22,8 @@ class Method:
     name: str
     pipeline: str = "leantune"
     """``leantune``, or what `benchmarks.quality.peer` trains: ``lora``, ``adalora`` or ``full``."""
+    module: str = CLI
+    """What is run with ``train`` and the recipe; for comparisons that no recipe key can make."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Recipe keys on top of `COMMON`."""
     learning_rates: tuple[float, ...] = GRID
@@ -107,6 +112,14 @@ METHODS: tuple[Method, ...] = (
     Method(name="early schedule", settings={**FAST_START, "rank_warmup": 0.05, "rank_final": 0.7}),
     Method(name="late schedule", settings={**FAST_START, "rank_warmup": 0.2, "rank_final": 0.2}),
     Method(name="label smoothing", settings={**FAST_START, "label_smoothing": 0.1}),
+    # whether a trick for speed costs accuracy
+    Method(
+        name="dropout element by element",
+        module="benchmarks.quality.bernoulli",
+        settings=FAST_START,
+        data=("agnews",),
+    ),
+    Method(name="fp32", settings={**FAST_START, "precision": "fp32"}, data=("agnews",)),
     Method(name="no adapter dropout", settings={**FAST_START, "lora_dropout": 0}),
 )
 
