@@ -20,7 +20,14 @@ from leantune.packing.attention import (
 )
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream, PooledDropout, kept_value
-from leantune.packing.plan import AttentionPlan, group_by_length
+from leantune.packing.plan import (
+    BLOCK_OVERHEAD,
+    BLOCK_TEXTS,
+    LENGTH_MULTIPLE,
+    AttentionPlan,
+    block_width,
+    group_by_length,
+)
 from tiny import random_tokens, tiny_model
 
 PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert"]
@@ -133,6 +140,58 @@ def test_the_accelerator_path_equals_the_grouped_path(window):
 def test_groups_hold_every_text_once_in_order(lengths):
     groups = group_by_length(tuple(lengths))
     assert [n for group in groups for n in group.lengths] == lengths
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=64).map(sorted))
+def test_groups_have_few_shapes(lengths):
+    for group in group_by_length(tuple(lengths)):
+        assert group.size in BLOCK_TEXTS
+        assert group.width % LENGTH_MULTIPLE == 0
+        assert group.width - LENGTH_MULTIPLE < group.lengths[-1] <= group.width
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=9).map(sorted))
+def test_groups_are_the_cheapest_cut(lengths):
+    def cost(sizes):
+        ends = list(itertools.accumulate(sizes))
+        return sum(
+            n * block_width(lengths[end - 1]) ** 2 + BLOCK_OVERHEAD
+            for n, end in zip(sizes, ends, strict=True)
+        )
+
+    def cuts(count):
+        if count == 0:
+            yield ()
+        for size in BLOCK_TEXTS:
+            if size <= count:
+                for rest in cuts(count - size):
+                    yield (*rest, size)
+
+    chosen = tuple(group.size for group in group_by_length(tuple(lengths)))
+    assert cost(chosen) == min(map(cost, cuts(len(lengths))))
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+def test_the_encoder_sees_a_round_number_of_tokens_and_their_surplus_changes_nothing(model_type, monkeypatch):
+    model = tiny_model(model_type)
+    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0))
+    batch = pack(random_tokens(LENGTHS), np.arange(len(LENGTHS)), position_offset=classifier.position_offset)
+    seen: list[int] = []
+    classifier.model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+
+    def logits_and_gradients():
+        classifier.zero_grad()
+        logits = classifier.eval()(batch)
+        logits.square().sum().backward()
+        return [logits.detach(), *(p.grad.clone() for p in classifier.parameters() if p.grad is not None)]
+
+    rounded = logits_and_gradients()
+    monkeypatch.setattr("leantune.model.TOKEN_MULTIPLE", 1)
+    torch.testing.assert_close(logits_and_gradients(), rounded, atol=1e-5, rtol=1e-4)
+    assert seen == [128, 91]
 
 
 def test_only_first_tokens_of_the_last_attention_are_computed_and_get_gradients():
