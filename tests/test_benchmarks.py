@@ -30,6 +30,7 @@ from benchmarks.speed.inputs import Model, repeated, write_rows
 from benchmarks.speed.pipelines import (
     BEST,
     LEANTUNE,
+    ROUNDED,
     USUAL,
     Pipeline,
     Workload,
@@ -302,13 +303,13 @@ def test_no_round_begins_that_would_pass_the_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["training", "prediction"])
 def test_the_long_form_adds_pipelines_and_keeps_leantune_last(tmp_path: Path, task: str) -> None:
     short, long = (pipelines_of(task, is_long=is_long) for is_long in (False, True))
-    assert [p.name for p in short] == [USUAL, BEST, LEANTUNE]
+    assert [p.name for p in short] == [USUAL, BEST, ROUNDED, LEANTUNE]
     assert {p.name for p in short} < {p.name for p in long}
     assert long[-1].name == LEANTUNE
 
 
 def test_both_sides_train_with_the_same_recipe(tmp_path: Path) -> None:
-    usual, _, lean = (
+    usual, *_, lean = (
         p.command(workload(tmp_path), tmp_path) for p in pipelines_of("training", is_long=False)
     )
     theirs = dict(zip(usual[2::2], usual[3::2], strict=True))

@@ -71,6 +71,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--predictions", help="CSV file to write: id,label")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--max-length", type=int, default=256, help="tokens kept of a text")
+    parser.add_argument("--pad-to-multiple-of", type=int, help="of tokens; with --mode best")
     return parser.parse_args()
 
 
@@ -106,9 +107,10 @@ def sorted_by_length(
     order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))
     for start in range(0, len(order), options.batch_size):
         rows = order[start : start + options.batch_size]
+        chosen = {key: [encoded[key][row] for row in rows] for key in encoded}
         yield (
             rows,
-            tokenizer.pad({key: [encoded[key][row] for row in rows] for key in encoded}, return_tensors="pt"),
+            tokenizer.pad(chosen, pad_to_multiple_of=options.pad_to_multiple_of, return_tensors="pt"),
         )
 
 

@@ -17,6 +17,9 @@ PEER = Path(__file__).parents[1] / "peer"
 BATCH_SIZE, EVAL_BATCH_SIZE, MAX_LENGTH = 32, 64, 256
 INIT_RANK, TARGET_RANK, ALPHA, DROPOUT = 11, 8, 16, 0.15
 USUAL, BEST, LEANTUNE = "usual", "best setting", "leantune"
+ROUNDED = "best setting, few shapes"
+"""Padded to multiples of 16 besides, so that oneDNN need not compile kernels at every batch: hardly known."""
+FEW_SHAPES = ("--pad-to-multiple-of", "16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +139,7 @@ def objective_before_cut(events: Any, orth_reg_weight: float) -> tuple[float, ..
     return tuple(objective)
 
 
-def peer_prediction(name: str, mode: str) -> Pipeline:
+def peer_prediction(name: str, mode: str, *more: str) -> Pipeline:
     """A loop over a transformers classifier; ``mode`` as in ``benchmarks/peer/predict.py``."""
 
     def command(work: Workload, folder: Path) -> list[str]:
@@ -149,7 +152,7 @@ def peer_prediction(name: str, mode: str) -> Pipeline:
             "--predictions": folder / "labels.csv",
             "--output": folder / "result.json",
         }
-        return [sys.executable, str(PEER / "predict.py"), *_words(options)]
+        return [sys.executable, str(PEER / "predict.py"), *_words(options), *more]
 
     return Pipeline(name, command, _read_prediction)
 
@@ -194,10 +197,20 @@ def pipelines_of(task: str, *, is_long: bool) -> list[Pipeline]:
             peer_training(f"{BEST}, LoRA", "--adapter", "lora", "--group-by-length"),
             leantune_training(f"{LEANTUNE}, fp32", precision="fp32"),
         ]
-        always = [peer_training(USUAL), peer_training(BEST, "--group-by-length"), leantune_training()]
+        always = [
+            peer_training(USUAL),
+            peer_training(BEST, "--group-by-length"),
+            peer_training(ROUNDED, "--group-by-length", *FEW_SHAPES),
+            leantune_training(),
+        ]
     else:
         more = [leantune_prediction(f"{LEANTUNE}, fp32", precision="fp32")]
-        always = [peer_prediction(USUAL, "plain"), peer_prediction(BEST, "best"), leantune_prediction()]
+        always = [
+            peer_prediction(USUAL, "plain"),
+            peer_prediction(BEST, "best"),
+            peer_prediction(ROUNDED, "best", *FEW_SHAPES),
+            leantune_prediction(),
+        ]
     return [*always[:-1], *(more if is_long else ()), always[-1]]
 
 

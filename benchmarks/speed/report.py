@@ -156,8 +156,9 @@ def markdown_of(result: Mapping[str, Any], plot: str) -> str:
 NOTES = (
     "*usual*: transformers `Trainer` + PEFT AdaLoRA with dynamic padding; for prediction a plain fp32 loop "
     "in input order. *best setting*: the same with batches of like length; for prediction bf16, sorted by "
-    "length. All train in the machine's best precision unless they say fp32. The pipelines ran alternately, "
-    "each in a fresh process; ratios are taken within a round, with the least and the greatest in brackets. "
+    "length. *few shapes*: lengths padded to multiples of 16 besides, which spares compiled kernels. All train "
+    "in the machine's best precision unless they say fp32. The pipelines ran alternately, each in a fresh "
+    "process; ratios are taken within a round, with the least and the greatest in brackets. "
     "Tokens are real tokens, without padding. *Of matrix rate*: the layer products of the real tokens over "
     "the fastest measured matrix product. Peak memory is that of the whole process. The loss of MiniLM must "
     "fall in every run; RoBERTa-base has random weights here, which a few steps teach nothing."
