@@ -43,6 +43,11 @@ class Encoded:
     full_lengths: npt.NDArray[np.int32]
     """``(N,)`` tokens before truncation."""
 
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """``(N,)`` tokens kept of each text."""
+        return np.fromiter(map(len, self.input_ids), dtype=np.int32, count=len(self.input_ids))
+
 
 class Tokeniser:
     """A fast tokenizer of transformers with a fixed truncation and no padding.

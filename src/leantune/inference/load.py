@@ -3,28 +3,61 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from leantune import hardware
 from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
-from leantune.data.tokens import Tokeniser
+from leantune.data.rows import by_length
+from leantune.data.tokens import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError
 from leantune.model import PackedClassifier
+from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream
 from leantune.pretrained import config_of, first_line, load_classifier
 
+Logits = npt.NDArray[np.float32]
 
-@dataclass(frozen=True, slots=True)
-class TrainedClassifier:
-    """What a run folder holds, loaded."""
 
-    classifier: PackedClassifier
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunClassifier(ABC):
+    """What a run folder holds, loaded: all that prediction needs, whichever library computes."""
+
     tokeniser: Tokeniser
     labels: LabelMap
     recipe: Recipe
+
+    @abstractmethod
+    def logits(self, rows: Encoded, batch_size: int) -> Logits:
+        """Logits ``(N, C)`` in the order of ``rows``, whatever the batches were."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedClassifier(RunClassifier):
+    """The merged model in PyTorch, on packed batches."""
+
+    classifier: PackedClassifier
+
+    def logits(self, rows: Encoded, batch_size: int) -> Logits:
+        """Logits ``(N, C)`` in the order of ``rows``."""
+        logits = np.empty((len(rows.input_ids), len(self.labels.names)), dtype=np.float32)
+        with torch.inference_mode():
+            for positions in by_length(rows.lengths, batch_size):
+                packed = pack(
+                    [rows.input_ids[i] for i in positions],
+                    positions,
+                    second_starts=rows.second_starts[positions],
+                    position_offset=self.classifier.position_offset,
+                ).to(self.classifier.device)
+                logits[packed.rows.cpu().numpy()] = self.classifier(packed).cpu().numpy()
+        return logits
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -59,26 +92,48 @@ def load_run(run: Path, *, precision: str | None = None) -> TrainedClassifier:
         CheckpointError: if it is not finished, its model is damaged, or its labels are not those of its model.
         UnsafeFileError: if the model comes with code, or its weights in a pickle.
     """
-    record = read_record(run)
-    labels = LabelMap.from_json(record["labels"])
+    labels = LabelMap.from_json(read_record(run)["labels"])
     recipe = load_recipe(str(run / "recipe.yaml"), {})
     device = hardware.pick_device()
     dtype = hardware.DTYPES[hardware.pick_precision(precision or recipe.precision, device)]
-    merged = str(run / "merged")
-    try:
-        config_of(merged)  # what the recipe in the folder trusts does not count: it may be a stranger's
-        model = load_classifier(merged, needs_head=True)
-    except (OSError, UsageError) as error:
-        raise CheckpointError(f"{merged}: cannot be loaded: {first_line(error)}") from error
-    if {int(i): name for i, name in model.config.id2label.items()} != labels.id2label:
-        raise CheckpointError(
-            f"{run}/merged: its labels {list(model.config.id2label.values())} are not those of record.json "
-            f"{list(labels.names)}"
-        )
+    model = load_merged(run, labels)
     classifier = PackedClassifier(model, DropoutStream(0)).eval()
     getattr(model, model.base_model_prefix).to(dtype)
     for module in classifier.architecture.head_in_encoder:
         model.get_submodule(module).float()
     return TrainedClassifier(
-        classifier.to(device), Tokeniser(str(run / "merged"), recipe.max_length), labels, recipe
+        classifier=classifier.to(device),
+        tokeniser=Tokeniser(str(run / "merged"), recipe.max_length),
+        labels=labels,
+        recipe=recipe,
     )
+
+
+def load_merged(run: Path, labels: LabelMap) -> Any:
+    """The merged transformers model of a run, in fp32.
+
+    Raises:
+        CheckpointError: if it is damaged, or its labels are not ``labels``.
+        UnsafeFileError: if it comes with code, or its weights in a pickle.
+    """
+    merged = run / "merged"
+    try:
+        config_of(str(merged))  # what the recipe in the folder trusts does not count: it may be a stranger's
+        model = load_classifier(str(merged), needs_head=True)
+    except (OSError, UsageError) as error:
+        raise CheckpointError(f"{merged}: cannot be loaded: {first_line(error)}") from error
+    check_labels(merged, model.config, labels)
+    return model
+
+
+def check_labels(folder: Path, config: Any, labels: LabelMap) -> None:
+    """Refuse a model folder of a run whose config has other classes than the run's record.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    if {int(i): name for i, name in config.id2label.items()} != labels.id2label:
+        raise CheckpointError(
+            f"{folder}: its labels {list(config.id2label.values())} are not those of record.json "
+            f"{list(labels.names)}"
+        )

@@ -6,11 +6,11 @@ import numpy as np
 
 from leantune.data.read import ExampleSource
 from leantune.evaluation.metrics import Metrics, evaluate_probabilities
-from leantune.inference.load import TrainedClassifier
+from leantune.inference.load import RunClassifier
 from leantune.inference.predict import CHUNK_ROWS, predict_rows
 
 
-def measure(trained: TrainedClassifier, source: ExampleSource, batch_size: int) -> Metrics:
+def measure(trained: RunClassifier, source: ExampleSource, batch_size: int) -> Metrics:
     """Classify every row and compare with its label.
 
     Raises:

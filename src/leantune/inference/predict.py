@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.special import softmax
 
 from leantune.data.read import ExampleBatch, ExampleSource
-from leantune.data.rows import by_length
-from leantune.inference.load import TrainedClassifier
+from leantune.inference.load import RunClassifier
 from leantune.inference.write import Predictions, PredictionWriter
-from leantune.packing.batch import pack
 
 CHUNK_ROWS = 8192
 """Rows read at once: enough to sort by length, few enough for any memory."""
@@ -31,28 +28,17 @@ class PredictionSummary:
 
 
 def predict_rows(
-    trained: TrainedClassifier, batch: ExampleBatch, batch_size: int
+    trained: RunClassifier, batch: ExampleBatch, batch_size: int
 ) -> tuple[Predictions, npt.NDArray[np.bool_]]:
     """Probabilities of one chunk in its own order, and which rows were truncated ``(N,)``."""
     encoded = trained.tokeniser.encode(batch.texts, batch.pairs)
-    lengths = np.array([len(tokens) for tokens in encoded.input_ids], dtype=np.int32)
-    classifier = trained.classifier
-    logits = np.empty((len(lengths), len(trained.labels.names)), dtype=np.float32)
-    with torch.inference_mode():
-        for positions in by_length(lengths, batch_size):
-            packed = pack(
-                [encoded.input_ids[i] for i in positions],
-                positions,
-                second_starts=encoded.second_starts[positions],
-                position_offset=classifier.position_offset,
-            ).to(classifier.device)
-            logits[packed.rows.cpu().numpy()] = classifier(packed).cpu().numpy()
+    logits = trained.logits(encoded, batch_size)
     probabilities = softmax(logits.astype(np.float64), axis=1)
-    return Predictions(batch.ids, probabilities), encoded.full_lengths > lengths
+    return Predictions(batch.ids, probabilities), encoded.full_lengths > encoded.lengths
 
 
 def predict_source(
-    trained: TrainedClassifier, source: ExampleSource, batch_size: int
+    trained: RunClassifier, source: ExampleSource, batch_size: int
 ) -> Iterator[tuple[Predictions, int, int]]:
     """Chunks of predictions in input order, each with its truncated and its empty rows."""
     for batch in source.batches(CHUNK_ROWS):
@@ -61,7 +47,7 @@ def predict_source(
 
 
 def predict_to(
-    trained: TrainedClassifier,
+    trained: RunClassifier,
     source: ExampleSource,
     output: str,
     *,

@@ -96,7 +96,9 @@ class SharedEncoder:
         recipe = load_recipe(str(run / "recipe.yaml"), {})
         tokeniser = Tokeniser(str(run / "adapter"), recipe.max_length)
         classifier = self.attach(adapter, len(labels.names))
-        self._loaded[name] = TrainedClassifier(classifier, tokeniser, labels, recipe)
+        self._loaded[name] = TrainedClassifier(
+            classifier=classifier, tokeniser=tokeniser, labels=labels, recipe=recipe
+        )
         return self._loaded[name]
 
     def classify(self, name: str, batch: PackedBatch) -> Tensor:
