@@ -25,6 +25,8 @@ EXAMPLES = """examples:
   leantune evaluate runs/mine --data test.csv
   leantune predict runs/mine --input new.csv --output predictions.csv
   leantune export runs/mine --format lora --output lora-adapter
+  leantune export runs/mine --format openvino-int8
+  leantune predict runs/mine --input new.csv --output predictions.csv --engine openvino-int8
 """
 
 
@@ -173,14 +175,26 @@ def _add_column_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, help="texts per batch; default: the recipe's eval_batch_size"
     )
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "openvino", "openvino-int8"),
+        default="torch",
+        help="what computes; those of OpenVINO must be exported first",
+    )
     parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), help="default: the recipe's")
 
 
 def _add_export(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("export", parents=[common], help="write another standard form of a run")
     parser.add_argument("run_folder", metavar="RUN")
-    parser.add_argument("--format", required=True, choices=("adalora", "lora", "merged"))
-    parser.add_argument("--output", help="folder to write; default: RUN/export-FORMAT")
+    parser.add_argument(
+        "--format", required=True, choices=("adalora", "lora", "merged", "openvino", "openvino-int8")
+    )
+    parser.add_argument("--output", help="folder to write; default: RUN/export-FORMAT, RUN/openvino[-int8]")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in RUN")
+    parser.add_argument(
+        "--data", help="labelled rows to calibrate and measure int8 with; default: those of the run"
+    )
     parser.set_defaults(run=_export)
 
 
@@ -269,12 +283,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     from leantune.data.assets import resolve_location
     from leantune.data.read import open_examples
     from leantune.hardware import keep_freed_memory
-    from leantune.inference.load import load_run
+    from leantune.inference.engines import load_engine
     from leantune.inference.measure import measure
     from leantune.terminal import print_metrics
 
     keep_freed_memory()
-    trained = load_run(Path(options.run_folder), precision=options.precision)
+    trained = load_engine(options.engine, Path(options.run_folder), precision=options.precision)
     columns = _columns(options, trained.recipe)
     source = open_examples(resolve_location(options.data), columns, labels="required", split="test")
     metrics = measure(trained, source, options.batch_size or trained.recipe.eval_batch_size)
@@ -288,14 +302,14 @@ def _predict(options: argparse.Namespace) -> None:
     from leantune.data.assets import resolve_location
     from leantune.data.read import open_examples
     from leantune.hardware import keep_freed_memory
-    from leantune.inference.load import load_run
+    from leantune.inference.engines import load_engine
     from leantune.inference.predict import predict_to
     from leantune.inference.write import Layout, check_output, open_writer
 
     location = resolve_location(options.input)
     suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)
     keep_freed_memory()
-    trained = load_run(Path(options.run_folder), precision=options.precision)
+    trained = load_engine(options.engine, Path(options.run_folder), precision=options.precision)
     source = open_examples(location, _columns(options, trained.recipe), labels="ignore", split="test")
     layout = Layout(trained.labels, with_probabilities=options.probabilities, submission=options.submission)
     with _console().status("classifying") as status:
@@ -315,9 +329,24 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from leantune.inference.export import export_run
+    from leantune.inference.export import export_int8, export_run
+    from leantune.training.rows_of_run import quantisation_rows
 
-    print(export_run(Path(options.run_folder), options.format, options.output))
+    run = Path(options.run_folder)
+    if options.format == "openvino-int8":
+        with _console().status("quantising"):
+            folder, cost = export_int8(
+                run,
+                options.output,
+                lambda: quantisation_rows(run, options.data),
+                overwrite=options.overwrite,
+            )
+        print(folder)
+        print(cost)
+        return
+    if options.data:
+        raise UsageError("--data is for --format openvino-int8; the other formats need no rows")
+    print(export_run(run, options.format, options.output, overwrite=options.overwrite))
 
 
 def _report_page(options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from leantune.adalora.adapter_file import CONFIG, WEIGHTS, merge_into, read_adapter
@@ -11,24 +12,35 @@ from leantune.atomic import atomic_folder
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
 from leantune.inference.load import read_record
+from leantune.inference.openvino import FORMS
+from leantune.inference.openvino_export import (
+    AccuracyCost,
+    QuantisationRows,
+    import_quantisation,
+    write_int8,
+    write_openvino,
+)
 from leantune.pretrained import config_of, load_pretrained, quiet_transformers
 from leantune.sources import resolve_model
 
 
-def export_run(run: Path, form: str, output: str | None) -> Path:
-    """Write the run as ``adalora``, ``lora`` (both PEFT) or ``merged`` (plain transformers).
+def export_run(run: Path, form: str, output: str | None, *, overwrite: bool = False) -> Path:
+    """Write the run as ``adalora``, ``lora`` (both PEFT), ``merged`` (plain transformers) or ``openvino``.
 
     Returns:
         the folder written.
 
     Raises:
-        UsageError: if the folder exists, or a plain LoRA run is asked for its AdaLoRA.
-        CheckpointError: if the run's adapter is damaged or does not fit its base model.
+        UsageError: if the folder exists, a plain LoRA run is asked for its AdaLoRA, or OpenVINO is not
+            installed.
+        CheckpointError: if the run is damaged or does not fit its base model.
     """
     record = read_record(run)
-    target = Path(output) if output else run / f"export-{form}"
-    if target.exists():
-        raise UsageError(f"output {target}: exists already; choose another folder or remove it")
+    target = _target(run, form, output, overwrite=overwrite)
+    if form == "openvino":
+        with atomic_folder(target) as folder:
+            write_openvino(folder, run)
+        return target
     if form == "adalora" and record["recipe"].get("method") == "lora":
         raise UsageError(f"{run}: trained with method=lora, there is no AdaLoRA of it; use lora or merged")
     adapter = read_adapter(run / "adapter")
@@ -48,4 +60,47 @@ def export_run(run: Path, form: str, output: str | None) -> Path:
             merge_into(model, adapter)
             with quiet_transformers():
                 model.save_pretrained(str(folder))
+    return target
+
+
+def export_int8(
+    run: Path, output: str | None, read_rows: Callable[[], QuantisationRows], *, overwrite: bool = False
+) -> tuple[Path, AccuracyCost]:
+    """Write the run as ``openvino-int8``.
+
+    Args:
+        run: the run folder.
+        output: folder to write; None: in the run folder, where prediction looks for it.
+        read_rows: called when all else is known to be there.
+        overwrite: replace the folder in the run.
+
+    Returns:
+        the folder written, and what int8 costs.
+
+    Raises:
+        UsageError: if the folder exists, or OpenVINO or NNCF are not installed.
+        CheckpointError: if the run is damaged.
+    """
+    read_record(run)
+    target = _target(run, "openvino-int8", output, overwrite=overwrite)
+    import_quantisation()
+    rows = read_rows()
+    with atomic_folder(target) as folder:
+        return target, write_int8(folder, run, rows)
+
+
+def _target(run: Path, form: str, output: str | None, *, overwrite: bool) -> Path:
+    """Where a form goes; only a folder in the run, which is of leantune, is ever replaced.
+
+    Raises:
+        UsageError: if it is there already.
+    """
+    if output is not None:
+        if Path(output).exists():
+            raise UsageError(f"output {output}: exists already; choose another folder or remove it")
+        return Path(output)
+    # prediction looks for those of OpenVINO under their own names
+    target = run / (form if form in FORMS else f"export-{form}")
+    if target.exists() and not overwrite:
+        raise UsageError(f"output {target}: exists already; add --overwrite to replace it, or give --output")
     return target

@@ -1,0 +1,173 @@
+"""A run exported to OpenVINO, ready to classify: padded batches of few shapes, on the CPU.
+
+S texts of a batch, L tokens that they are padded to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from leantune import hardware
+from leantune.config import Recipe, load_recipe
+from leantune.data.labels import LabelMap
+from leantune.data.rows import Index, by_length
+from leantune.data.tokens import Encoded, Tokeniser
+from leantune.errors import CheckpointError, UsageError
+from leantune.inference.load import Logits, RunClassifier, check_labels, read_record
+from leantune.pretrained import config_of, first_line
+
+FORMS = ("openvino", "openvino-int8")
+"""Engines besides PyTorch: each is an export format, and the name of its folder in the run."""
+MODEL = "openvino_model.xml"
+"""The name that optimum-intel looks for; the weights are beside it in ``openvino_model.bin``."""
+ABOUT = "export.json"
+"""What leantune says of the export: of which run it is, and what quantisation cost."""
+LENGTH_MULTIPLE = 16
+"""Lengths are padded to it: OpenVINO compiles its kernels anew for every shape."""
+
+Inputs = dict[str, npt.NDArray[np.int64]]
+
+
+def import_extra(name: str, purpose: str) -> Any:
+    """Import ``openvino`` or ``nncf``, which come with an extra.
+
+    Raises:
+        UsageError: saying what to install for ``purpose``.
+    """
+    # both report every use to their makers unless told not to; without this package they cannot
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"{purpose} needs {name}, which cannot be imported ({first_line(error)}); "
+            "install it with: pip install 'leantune[openvino]'"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenVinoClassifier(RunClassifier):
+    """The merged model in OpenVINO, on padded batches."""
+
+    compiled: Any
+    pad_id: int
+
+    def logits(self, rows: Encoded, batch_size: int) -> Logits:
+        """Logits ``(N, C)`` in the order of ``rows``."""
+        logits = np.empty((len(rows.input_ids), len(self.labels.names)), dtype=np.float32)
+        request = self.compiled.create_infer_request()
+        batches = padded_batches(
+            rows,
+            batch_size,
+            names={name for each in self.compiled.inputs for name in each.names},
+            longest=self.tokeniser.max_length,
+            pad_id=self.pad_id,
+        )
+        for positions, inputs in batches:
+            logits[positions] = request.infer(inputs, share_inputs=True)["logits"]
+        return logits
+
+
+def padded_batches(
+    rows: Encoded, batch_size: int, *, names: Set[str], longest: int, pad_id: int
+) -> Iterator[tuple[Index, Inputs]]:
+    """Positions in ``rows`` and inputs of batches of similar length.
+
+    Args:
+        rows: tokens.
+        batch_size: most texts of a batch.
+        names: which inputs the model has, of those that transformers gives one: each ``(S, L)`` int64.
+        longest: most tokens, padding included: the model may have no positions for more.
+        pad_id: token of the padding.
+    """
+    lengths = rows.lengths
+    padded = np.minimum(-(-lengths // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
+    for positions in by_length(padded, batch_size):
+        shape = len(positions), int(padded[positions[0]])
+        input_ids = np.full(shape, pad_id, dtype=np.int64)
+        mask, types = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        for i, row in enumerate(positions):
+            input_ids[i, : lengths[row]] = rows.input_ids[row]
+            mask[i, : lengths[row]] = 1
+            types[i, rows.second_starts[row] : lengths[row]] = 1
+        inputs = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": types}
+        yield positions, {name: values for name, values in inputs.items() if name in names}
+
+
+def load_openvino(run: Path, form: str, *, precision: str | None = None) -> OpenVinoClassifier:
+    """Load what ``leantune export --format openvino`` or ``openvino-int8`` made of a run.
+
+    Args:
+        run: the run folder.
+        form: one of `FORMS`.
+        precision: ``auto``, ``bf16`` or ``fp32``; None: as in the recipe. Of what is not int8.
+
+    Raises:
+        UsageError: if ``run`` is no run folder, the export is not there, or OpenVINO is not installed.
+        CheckpointError: if the export is damaged or of another run.
+    """
+    record = read_record(run)
+    labels = LabelMap.from_json(record["labels"])
+    recipe = load_recipe(str(run / "recipe.yaml"), {})
+    folder, command = run / form, f"leantune export {run} --format {form}"
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: not exported yet; make it with: {command}")
+    try:
+        made_of = json.loads((folder / ABOUT).read_text("utf-8"))["run_id"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / ABOUT}: damaged: {first_line(error)}; export again with: {command} --overwrite"
+        ) from error
+    if made_of != record["run_id"]:
+        raise CheckpointError(
+            f"{folder}: exported from an earlier run in this folder; export again with: {command} --overwrite"
+        )
+    return open_export(folder, labels, recipe, precision=precision)
+
+
+def open_export(
+    folder: Path, labels: LabelMap, recipe: Recipe, *, precision: str | None = None
+) -> OpenVinoClassifier:
+    """The model of an export folder, compiled.
+
+    Raises:
+        UsageError: if OpenVINO is not installed, or has no such precision here.
+        CheckpointError: if the folder is damaged, or its labels are not ``labels``.
+    """
+    openvino = import_extra("openvino", "this engine")
+    if precision is None:
+        precision = "auto" if recipe.precision == "fp16" else recipe.precision  # fp16 is for GPUs
+    settings = _settings(openvino, precision)
+    try:
+        config = config_of(str(folder))
+        compiled = openvino.Core().compile_model(str(folder / MODEL), "CPU", settings)
+    except (RuntimeError, UsageError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded: {first_line(error)}") from error
+    check_labels(folder, config, labels)
+    return OpenVinoClassifier(
+        tokeniser=Tokeniser(str(folder), recipe.max_length),
+        labels=labels,
+        recipe=recipe,
+        compiled=compiled,
+        pad_id=config.pad_token_id or 0,
+    )
+
+
+def _settings(openvino: Any, precision: str) -> dict[Any, Any]:
+    types = {"bf16": openvino.Type.bf16, "fp32": openvino.Type.f32}
+    hint = openvino.properties.hint
+    return {
+        hint.inference_precision: types[hardware.pick_precision(precision, torch.device("cpu"))],
+        hint.performance_mode: hint.PerformanceMode.LATENCY,  # one batch at a time on all cores
+        openvino.properties.inference_num_threads: torch.get_num_threads(),  # as many as PyTorch takes
+    }

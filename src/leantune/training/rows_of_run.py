@@ -1,0 +1,72 @@
+"""The rows of a finished run, read again from where its recipe found them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leantune.config import Recipe, load_recipe
+from leantune.data.assets import default_cache_dir, resolve_location
+from leantune.data.labels import LabelMap
+from leantune.data.read import open_examples
+from leantune.data.rows import LabelledRows
+from leantune.data.tokens import Tokeniser, tokenise
+from leantune.errors import DataError, UsageError
+from leantune.inference.load import read_record
+from leantune.inference.openvino_export import CALIBRATION_ROWS, QuantisationRows
+from leantune.training.prepare import PreparedData, columns_of, prepare_data
+
+
+def quantisation_rows(run: Path, data: str | None) -> QuantisationRows:
+    """Rows to calibrate int8 with, and others to measure it on.
+
+    Args:
+        run: a finished run.
+        data: labelled rows, with the columns of the run's; None: a sample of its training rows, and its
+            validation rows.
+
+    Raises:
+        UsageError: if the source of the rows cannot be had.
+        DataError: if it has changed since training, or has rows or labels that are not what they must be.
+    """
+    record = read_record(run)
+    recipe = load_recipe(str(run / "recipe.yaml"), {})
+    rng = np.random.default_rng(recipe.seed)
+    if data is None:
+        own = _read_again(run, record, recipe)
+        sample = rng.permutation(len(own.train))[:CALIBRATION_ROWS]
+        return QuantisationRows(calibration=own.train[sample], measured=own.validation, name="validation")
+    rows = _read(run, record, recipe, data)
+    if len(rows) < 2:
+        raise DataError("1 row, expected some to calibrate with and others to measure on", path=data)
+    order = rng.permutation(len(rows))
+    count = min(CALIBRATION_ROWS, len(rows) // 2)
+    return QuantisationRows(calibration=rows[order[:count]], measured=rows[order[count:]], name=data)
+
+
+def _read_again(run: Path, record: dict[str, Any], recipe: Recipe) -> PreparedData:
+    advice = "give labelled rows with --data FILE"
+    try:
+        # the tokenizer of the run is that of its encoder, which may be gone
+        again = prepare_data(replace(recipe, model=str(run / "merged"), test=None))
+    except (DataError, UsageError) as error:
+        raise type(error)(
+            f"the rows that {run} was trained on cannot be read again: {error}; {advice}"
+        ) from error
+    for part in ("train", "validation"):
+        if again.description[part]["sha256"] != record["data"][part]["sha256"]:
+            source = again.description[part]["source"]
+            raise DataError(f"has changed since {run} was trained on it; {advice}", path=source)
+    return again
+
+
+def _read(run: Path, record: dict[str, Any], recipe: Recipe, data: str) -> LabelledRows:
+    source = open_examples(resolve_location(data), columns_of(recipe), labels="required")
+    tokeniser = Tokeniser(str(run / "merged"), recipe.max_length)
+    table = tokenise(source, tokeniser, default_cache_dir() / "tokens")
+    labels = LabelMap.from_json(record["labels"])
+    ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)
+    return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)
