@@ -29,6 +29,8 @@ class Comparison:
         """Each pipeline once, one after the other."""
         for pipeline in self.pipelines:
             place.say(f"{self.model.name}, {self.task}: {pipeline.name}")
+            if pipeline.before is not None:
+                place.output_of(pipeline.before(self.work))
             outcome = place.run(pipeline.command(self.work, place.folder))
             sample = pipeline.read(self.work, place.folder, outcome)
             self.samples.setdefault(pipeline.name, []).append(sample)

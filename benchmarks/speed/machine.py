@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from importlib import metadata
+from importlib.util import find_spec
 
 import torch
 
@@ -13,6 +15,8 @@ SHAPES = {"cpu": ((4096, 768, 3072), (2048, 2048, 2048)), "cuda": ((8192, 8192, 
 """(rows, inner, columns); the best of them counts."""
 SECONDS = 0.5
 """Measured for each shape."""
+EXTRAS = ("openvino", "nncf")
+"""Packages that only some pipelines need."""
 
 
 def main() -> None:
@@ -23,7 +27,7 @@ def main() -> None:
     }
     machine = {
         "hardware": describe_hardware(device),
-        "versions": describe_versions(),
+        "versions": describe_versions() | {n: metadata.version(n) for n in EXTRAS if find_spec(n)},
         "precision": pick_precision("auto", device),
         "matrix_flops": rates,
     }

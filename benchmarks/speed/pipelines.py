@@ -46,6 +46,8 @@ class Pipeline:
     name: str
     command: Callable[[Workload, Path], list[str]]
     read: Callable[[Workload, Path, Outcome], Sample]
+    before: Callable[[Workload], list[str]] | None = None
+    """A command to run first, which is not measured."""
 
 
 def peer_training(name: str, *options: str, precision: str | None = None) -> Pipeline:
@@ -157,21 +159,28 @@ def peer_prediction(name: str, mode: str, *more: str) -> Pipeline:
     return Pipeline(name, command, _read_prediction)
 
 
-def leantune_prediction(name: str = LEANTUNE, *, precision: str | None = None) -> Pipeline:
-    """What ``leantune predict`` does, with a clock around it."""
+def leantune_prediction(
+    name: str = LEANTUNE, *, precision: str | None = None, engine: str = "torch"
+) -> Pipeline:
+    """What ``leantune predict`` does, with a clock around it; other engines are exported before."""
+
+    def export(work: Workload) -> list[str]:
+        words = [str(work.trained), "--format", engine, "--overwrite"]
+        return [sys.executable, "-m", "leantune.cli", "export", *words]
 
     def command(work: Workload, folder: Path) -> list[str]:
         options = {
             "--run": work.trained,
             "--input": work.rows,
             "--precision": precision or work.precision,
+            "--engine": engine,
             "--batch-size": EVAL_BATCH_SIZE,
             "--predictions": folder / "labels.csv",
             "--output": folder / "result.json",
         }
         return [sys.executable, "-m", "benchmarks.speed.predict_leantune", *_words(options)]
 
-    return Pipeline(name, command, _read_prediction)
+    return Pipeline(name, command, _read_prediction, before=None if engine == "torch" else export)
 
 
 def _read_prediction(work: Workload, folder: Path, outcome: Outcome) -> Sample:
@@ -204,7 +213,11 @@ def pipelines_of(task: str, *, is_long: bool) -> list[Pipeline]:
             leantune_training(),
         ]
     else:
-        more = [leantune_prediction(f"{LEANTUNE}, fp32", precision="fp32")]
+        more = [
+            leantune_prediction(f"{LEANTUNE}, fp32", precision="fp32"),
+            leantune_prediction(f"{LEANTUNE}, OpenVINO bf16", precision="bf16", engine="openvino"),
+            leantune_prediction(f"{LEANTUNE}, OpenVINO int8", engine="openvino-int8"),
+        ]
         always = [
             peer_prediction(USUAL, "plain"),
             peer_prediction(BEST, "best"),

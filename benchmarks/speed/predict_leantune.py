@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from leantune.data.read import Columns, open_examples
-from leantune.inference.load import load_run
+from leantune.inference.engines import load_engine
 from leantune.inference.predict import predict_to
 from leantune.inference.write import Layout, open_writer
 
@@ -20,12 +20,13 @@ def main() -> None:
     parser.add_argument("--run", required=True, help="folder of a finished run")
     parser.add_argument("--input", required=True, help="CSV with a column text")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--engine", default="torch", help="torch, openvino or openvino-int8")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--predictions", required=True, help="CSV file to write")
     parser.add_argument("--output", required=True, help="JSON file to write")
     options = parser.parse_args()
 
-    trained = load_run(Path(options.run), precision=options.precision)
+    trained = load_engine(options.engine, Path(options.run), precision=options.precision)
     layout = Layout(trained.labels, with_probabilities=False, submission=False)
     started = time.perf_counter()
     source = open_examples(options.input, Columns(), labels="ignore", split="test")
