@@ -292,6 +292,32 @@ def test_pipelines_alternate_until_the_rounds_are_done(tmp_path: Path) -> None:
     assert comparison.num_rounds == 2
 
 
+def test_what_a_pipeline_needs_is_made_before_it_in_every_round(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+
+    def before(work: Workload) -> list[str]:
+        return [sys.executable, "-c", f"open({str(made)!r}, 'x')"]
+
+    def command(work: Workload, folder: Path) -> list[str]:
+        return [sys.executable, "-c", f"import os; os.remove({str(made)!r})"]
+
+    pipeline = Pipeline(LEANTUNE, command, lambda work, folder, outcome: sample(1), before=before)
+    comparison = comparison_of(tmp_path, {}, pipelines=[pipeline])
+    run_rounds([comparison], workplace(tmp_path), rounds=2, limit_s=60)
+    assert comparison.num_rounds == 2
+
+
+def test_engines_that_need_an_export_make_it_first(tmp_path: Path) -> None:
+    work = workload(tmp_path)
+    engines = {}
+    for pipeline in pipelines_of("prediction", is_long=True):
+        words = pipeline.command(work, tmp_path)
+        if "--engine" in words:
+            export = pipeline.before(work) if pipeline.before else None
+            engines[words[words.index("--engine") + 1]] = export and export[export.index("--format") + 1]
+    assert engines == {"torch": None, "openvino": "openvino", "openvino-int8": "openvino-int8"}
+
+
 def test_no_round_begins_that_would_pass_the_limit(tmp_path: Path) -> None:
     heard: list[str] = []
     comparison = comparison_of(tmp_path, {}, pipelines=[printing(LEANTUNE, [])])

@@ -1,0 +1,332 @@
+"""OpenVINO as an engine: the logits of PyTorch, the same files, and what int8 costs in plain words."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leantune.cli import main
+from leantune.data.tokens import Encoded
+from leantune.errors import CheckpointError, UsageError
+from leantune.inference.engines import load_engine
+from leantune.inference.export import export_run
+from leantune.inference.load import load_run
+from leantune.inference.openvino import import_extra, padded_batches
+from leantune.training.run import run_training
+from tiny import WORDS, quiet, recipe_for, save_tiny_encoder, write_rows
+
+# raised by peft and transformers about themselves
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
+]
+
+FP32_TOLERANCE = 2e-5
+"""Of logits up to about 10: two libraries that add in another order."""
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    """What a finished run needs, so that an export does not reach other tests."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", "openvino*"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory) -> Path:
+    folder = copy_of(run, tmp_path_factory.mktemp("exported") / "run")
+    assert main(["export", str(folder), "--format", "openvino"]) == 0
+    assert main(["export", str(folder), "--format", "openvino-int8"]) == 0
+    return folder
+
+
+def train_tiny(folder: Path, model_type: str, *, rows: Path, **changes) -> Path:
+    """A short run on an encoder of its own."""
+    save_tiny_encoder(folder / "encoder", model_type)
+    changes = {"data": str(rows), "test": None, "epochs": 1, "targets": "all-linear"} | changes
+    return run_training(recipe_for(folder, folder / "run", **changes), console=quiet())
+
+
+def write_pairs(path: Path, num_rows: int = 240) -> Path:
+    """Pairs whose class is whether both texts are of the same words."""
+    rng = np.random.default_rng(0)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "context", "label"])
+        for _ in range(num_rows):
+            label = int(rng.integers(2))
+            first = rng.integers(0, 8, rng.integers(2, 9))
+            second = rng.integers(0, 8, rng.integers(0, 12)) + (0 if label else 50)
+            texts = [" ".join(WORDS[i] for i in each) for each in (first, second)]
+            writer.writerow([*texts, ("other", "same")[label]])
+    return path
+
+
+def tokens_of(trained, num_rows: int = 40, *, with_pairs: bool = False) -> Encoded:
+    """Texts of very different lengths, some of them cut, in no order."""
+    rng = np.random.default_rng(5)
+
+    def texts() -> list[str]:
+        return [" ".join(rng.choice(WORDS, rng.integers(0, 50))) for _ in range(num_rows)]
+
+    return trained.tokeniser.encode(texts(), texts() if with_pairs else None)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def fails(capsys, code: int, *arguments: str) -> str:
+    assert main(list(arguments)) == code
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    return err.strip().splitlines()[-1].removeprefix("leantune: error: ")
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "distilbert", "electra", "modernbert", "deberta-v2"])
+def test_every_architecture_has_the_logits_of_pytorch(inputs, tmp_path, model_type):
+    run = train_tiny(tmp_path, model_type, rows=inputs / "train.csv")
+    export_run(run, "openvino", None)
+    torch_run, openvino_run = (load_engine(each, run, precision="fp32") for each in ("torch", "openvino"))
+    rows = tokens_of(torch_run)
+    np.testing.assert_allclose(
+        openvino_run.logits(rows, 7), torch_run.logits(rows, 64), rtol=0, atol=FP32_TOLERANCE
+    )
+
+
+def test_pairs_have_the_logits_of_pytorch_and_their_types_matter(tmp_path):
+    run = train_tiny(tmp_path, "bert", rows=write_pairs(tmp_path / "pairs.csv"), text_pair_column="context")
+    export_run(run, "openvino", None)
+    torch_run, openvino_run = (load_engine(each, run, precision="fp32") for each in ("torch", "openvino"))
+    rows = tokens_of(torch_run, with_pairs=True)
+    found = openvino_run.logits(rows, 8)
+    np.testing.assert_allclose(found, torch_run.logits(rows, 8), rtol=0, atol=FP32_TOLERANCE)
+    without_types = Encoded(rows.input_ids, rows.lengths, rows.full_lengths)
+    assert np.abs(openvino_run.logits(without_types, 8) - found).max() > 100 * FP32_TOLERANCE
+
+
+def test_the_order_of_the_rows_is_kept_whatever_the_batches(exported):
+    trained = load_engine("openvino", exported, precision="fp32")
+    rows = tokens_of(trained)
+    backwards = Encoded(rows.input_ids[::-1], rows.second_starts[::-1], rows.full_lengths[::-1])
+    one_by_one = trained.logits(rows, 1)
+    for size in (3, 64):
+        np.testing.assert_allclose(trained.logits(rows, size), one_by_one, rtol=0, atol=FP32_TOLERANCE)
+        np.testing.assert_allclose(
+            trained.logits(backwards, size)[::-1], one_by_one, rtol=0, atol=FP32_TOLERANCE
+        )
+
+
+def test_batches_have_few_lengths_and_no_more_tokens_than_the_model_has_positions():
+    lengths = [*range(1, 61), 3, 61]
+    tokens = [np.full(n, n, dtype=np.int32) for n in lengths]
+    rows = Encoded(tokens, np.array(lengths, np.int32), np.array(lengths, np.int32))
+    names = {"input_ids", "attention_mask"}
+    batches = list(padded_batches(rows, 8, names=names, longest=61, pad_id=0))
+    assert {inputs["input_ids"].shape[1] for _, inputs in batches} == {16, 32, 48, 61}
+    assert sorted(i for positions, _ in batches for i in positions) == list(range(62))
+    for positions, inputs in batches:
+        assert set(inputs) == names
+        assert inputs["attention_mask"].sum(axis=1).tolist() == [lengths[i] for i in positions]
+        assert inputs["input_ids"].max(axis=1).tolist() == [lengths[i] for i in positions]
+
+
+@pytest.mark.parametrize("engine", ["openvino", "openvino-int8"])
+def test_predictions_have_the_form_of_those_of_pytorch(exported, inputs, tmp_path, engine):
+    files = {}
+    for each in ("torch", engine):
+        files[each] = tmp_path / f"{each}.csv"
+        assert main(["predict", str(exported), "--input", str(inputs / "test.csv"), "--output",
+                     str(files[each]), "--probabilities", "--engine", each]) == 0  # fmt: skip
+    ours, theirs = rows_of(files["torch"]), rows_of(files[engine])
+    assert list(ours[0]) == list(theirs[0]) == ["id", "label", "score", "p_a", "p_b", "p_c"]
+    assert [row["id"] for row in ours] == [row["id"] for row in theirs]
+    if engine == "openvino":  # the recipe says fp32
+        assert [row["label"] for row in ours] == [row["label"] for row in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            assert float(a["score"]) == pytest.approx(float(b["score"]), abs=1e-5)
+
+
+def test_evaluate_with_an_engine_agrees_with_pytorch(exported, inputs, capsys):
+    command = ["evaluate", str(exported), "--data", str(inputs / "test.csv"), "--json", "--engine"]
+    found = []
+    for engine in ("torch", "openvino"):
+        assert main([*command, engine]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["accuracy"] == found[1]["accuracy"]
+    assert found[0]["log_loss"] == pytest.approx(found[1]["log_loss"], abs=1e-5)
+
+
+def test_bf16_gives_nearly_the_same_probabilities(exported):
+    fp32, bf16 = (load_engine("openvino", exported, precision=each) for each in ("fp32", "bf16"))
+    rows = tokens_of(fp32)
+    assert np.abs(fp32.logits(rows, 8) - bf16.logits(rows, 8)).max() < 0.5
+
+
+def test_int8_says_and_records_what_it_costs(run, inputs, tmp_path, capsys):
+    folder = copy_of(run, tmp_path / "run")
+    assert main(["export", str(folder), "--format", "openvino-int8"]) == 0
+    place, cost, verdict = capsys.readouterr().out.splitlines()
+    assert place == str(folder / "openvino-int8")
+    assert cost.startswith("accuracy on 48 validation rows: ")
+    assert "with torch (fp32)" in cost
+    assert "of the predictions are equal" in cost
+    assert "on 48 rows: difference" in verdict
+    recorded = json.loads((folder / "openvino-int8" / "export.json").read_text("utf-8"))["accuracy_cost"]
+    validation = json.loads((folder / "record.json").read_text("utf-8"))["metrics"]["validation"]
+    assert recorded["torch_accuracy"] == validation["accuracy"]
+    assert f"{100 * recorded['int8_accuracy']:.2f} % with int8" in cost
+    assert recorded["comparison"]["num_rows"] == 48
+    assert recorded["equal_predictions"] > 0.8
+
+
+def test_int8_weights_are_int8(exported):
+    plain, int8 = (
+        (exported / form / "openvino_model.bin").stat().st_size for form in ("openvino", "openvino-int8")
+    )
+    assert int8 < plain / 2
+
+
+def test_an_export_is_a_folder_that_transformers_and_optimum_know(exported):
+    from transformers import AutoConfig, AutoTokenizer
+
+    for form in ("openvino", "openvino-int8"):
+        folder = exported / form
+        names = {path.name for path in folder.iterdir()}
+        assert {"openvino_model.xml", "openvino_model.bin", "config.json", "tokenizer.json"} <= names
+        assert AutoConfig.from_pretrained(str(folder)).id2label == {0: "a", 1: "b", 2: "c"}
+        assert AutoTokenizer.from_pretrained(str(folder))("word1")["input_ids"] == [2, 6, 3]
+        model = import_extra("openvino", "this test").Core().read_model(str(folder / "openvino_model.xml"))
+        assert {name for each in model.inputs for name in each.names} == {
+            *("input_ids", "attention_mask", "token_type_ids")
+        }
+        assert [each.names for each in model.outputs] == [{"logits"}]
+
+
+def test_other_rows_calibrate_and_measure_int8_when_those_of_the_run_are_gone(inputs, tmp_path, capsys):
+    rows = write_rows(tmp_path / "train.csv", 240)
+    run = train_tiny(tmp_path, "bert", rows=rows)
+    rows.write_text(rows.read_text("utf-8") + "word1 word2,a\n", "utf-8")
+    command = ["export", str(run), "--format", "openvino-int8"]
+    changed = fails(capsys, 3, *command)
+    assert changed.startswith(f"{rows}: has changed since")
+    rows.unlink()
+    gone = fails(capsys, 3, *command)
+    assert str(rows) in gone
+    assert gone.endswith("give labelled rows with --data FILE")
+    assert not (run / "openvino-int8").exists()
+    assert main([*command, "--data", str(inputs / "test.csv")]) == 0
+    assert f"accuracy on 30 {inputs / 'test.csv'} rows" in capsys.readouterr().out
+
+
+def test_the_encoder_of_the_run_may_be_gone(inputs, tmp_path):
+    run = train_tiny(tmp_path, "bert", rows=inputs / "train.csv")
+    shutil.rmtree(tmp_path / "encoder")
+    for form in ("openvino", "openvino-int8"):
+        assert main(["export", str(run), "--format", form]) == 0
+
+
+@pytest.mark.parametrize("engine", ["openvino", "openvino-int8"])
+def test_an_engine_that_was_not_exported_names_the_command(run, inputs, tmp_path, capsys, engine):
+    folder = copy_of(run, tmp_path / "run")
+    line = fails(capsys, 2, "predict", str(folder), "--input", str(inputs / "test.csv"), "--engine", engine)
+    assert (
+        line
+        == f"{folder / engine}: not exported yet; make it with: leantune export {folder} --format {engine}"
+    )
+
+
+@pytest.mark.parametrize("name", ["openvino", "nncf"])
+def test_a_missing_package_names_what_to_install(run, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    folder = copy_of(run, tmp_path / "run")
+    line = fails(capsys, 2, "export", str(folder), "--format", "openvino-int8")
+    assert f"needs {name}, which cannot be imported" in line
+    assert line.endswith("install it with: pip install 'leantune[openvino]'")
+    assert [path.name for path in folder.glob("*openvino*")] == []
+
+
+def test_an_export_of_an_earlier_run_is_refused_and_replaced(exported, inputs, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(exported, folder)
+    record = json.loads((folder / "record.json").read_text("utf-8"))
+    (folder / "record.json").write_text(json.dumps(record | {"run_id": "0" * 32}), "utf-8")
+    with pytest.raises(CheckpointError, match="exported from an earlier run in this folder"):
+        load_engine("openvino", folder)
+    command = ["export", str(folder), "--format", "openvino"]
+    assert "exists already; add --overwrite" in fails(capsys, 2, *command)
+    assert main([*command, "--overwrite"]) == 0
+    assert load_engine("openvino", folder).labels.names == ("a", "b", "c")
+
+
+def test_only_a_folder_of_the_run_is_ever_replaced(exported, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("keep me", "utf-8")
+    line = fails(capsys, 2, "export", str(exported), "--format", "openvino", "--overwrite",
+                 "--output", str(tmp_path))  # fmt: skip
+    assert "exists already; choose another folder or remove it" in line
+    assert (tmp_path / "mine.txt").exists()
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "openvino_model.bin"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def spoil_graph(folder: Path) -> None:
+    (folder / "openvino_model.xml").write_text("<net", "utf-8")
+
+
+def swap_labels(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["id2label"] = {"0": "b", "1": "a", "2": "c"}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+
+
+def spoil_about(folder: Path) -> None:
+    (folder / "export.json").write_text("{", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (cut_weights, "cannot be loaded"),
+        (spoil_graph, "cannot be loaded"),
+        (swap_labels, "its labels .* are not those of record.json"),
+        (spoil_about, "export.json: damaged"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+    ],
+)
+def test_a_damaged_export_is_named(exported, tmp_path, spoil, message):
+    folder = tmp_path / "run"
+    shutil.copytree(exported, folder)
+    spoil(folder / "openvino")
+    with pytest.raises(CheckpointError, match=message):
+        load_engine("openvino", folder)
+
+
+def test_a_precision_that_a_cpu_has_not_is_refused(exported):
+    with pytest.raises(UsageError, match="fp16 needs a GPU"):
+        load_engine("openvino", exported, precision="fp16")
+
+
+def test_rows_for_other_formats_are_refused(exported, inputs, tmp_path, capsys):
+    line = fails(capsys, 2, "export", str(exported), "--format", "lora", "--data", str(inputs / "test.csv"),
+                 "--output", str(tmp_path / "x"))  # fmt: skip
+    assert line == "--data is for --format openvino-int8; the other formats need no rows"
+
+
+def test_nothing_is_reported_to_anyone(exported):
+    """OpenVINO and NNCF send statistics of use where this package is at hand."""
+    load_engine("openvino", exported)
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_the_torch_engine_is_the_default(exported):
+    assert type(load_engine("torch", exported)) is type(load_run(exported))
