@@ -74,7 +74,7 @@ AS_PUBLISHED: Mapping[str, Any] = {
 """Of the reference run; a schedule that prunes, and no refit, as everywhere here."""
 
 DEFAULT = "leantune default"
-UNIFORM = ("leantune LoRA", "leantune LoRA at the final rank")
+UNIFORM = ("leantune LoRA", "uniform rank at the final count")
 """Uniform rank: with as many parameters as the default has at the start, and at the end."""
 PEERS = ("PEFT LoRA", "PEFT AdaLoRA")
 PROBE = "linear probe"
@@ -83,7 +83,7 @@ PROBE = "linear probe"
 METHODS: tuple[Method, ...] = (
     Method(name=DEFAULT, settings=FAST_START, is_in_sweep=True),
     Method(name="leantune LoRA", settings=LORA, is_in_sweep=True),
-    Method(name="leantune LoRA at the final rank", settings={**LORA, "target_rank": 7}),
+    Method(name="uniform rank at the final count", settings={**LORA, "target_rank": 7}),
     Method(name="PEFT LoRA", pipeline="lora", learning_rates=PEER_GRID, data=("agnews", "r8"), max_seeds=3),
     Method(
         name="PEFT AdaLoRA", pipeline="adalora", learning_rates=PEER_GRID, data=("agnews", "r8"), max_seeds=3

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
-from sklearn.metrics import accuracy_score, f1_score
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -115,9 +116,12 @@ def whole_model(options: argparse.Namespace, label_names: list[str]) -> Any:
 def measured(trainer: CountingTrainer, rows: Dataset) -> dict[str, float]:
     prediction = trainer.predict(rows)
     predicted = np.argmax(prediction.predictions, axis=-1)
+    probabilities = softmax(prediction.predictions.astype(np.float64), axis=-1)
+    classes = range(probabilities.shape[1])
     return {
         "accuracy": float(accuracy_score(prediction.label_ids, predicted)),
         "macro_f1": float(f1_score(prediction.label_ids, predicted, average="macro")),
+        "log_loss": float(log_loss(prediction.label_ids, probabilities, labels=classes)),
     }
 
 

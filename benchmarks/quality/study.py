@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from leantune.errors import UsageError
 
 SEEDS = (42, 43, 44, 45, 46)
 PUBLISHED = "published"
-GRID_SETS = ("agnews", "r52")
-"""Where learning rates are chosen, for all sets: the two that leave most room above the linear probe."""
+GRID_SETS = ("agnews",)
+"""Where learning rates are chosen, for all sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +46,18 @@ class Study:
         return [result for job in self.runs_of(data, method, budget) if (result := self.result(job))]
 
     def best_rate(self, method: Method) -> float | None:
-        """The learning rate with the best mean validation accuracy over `grid_sets`, at the published
-        budget and the first seed; the lower one of two that are equal. None while the grid is not complete.
+        """The learning rate with the lowest mean validation log loss over `GRID_SETS`, at the published
+        budget and the first seed. None while the grid is not complete.
+
+        Of the log loss, since accuracy on a thousand rows tells apart hardly any two rates.
         """
         means = {}
         for rate in sorted(method.learning_rates):
             results = [self.result(job) for job in self._grid(method) if job.learning_rate == rate]
             if not results or not all(results):
                 return None
-            means[rate] = mean(validation_accuracy(result) for result in results)
-        return max(means, key=lambda rate: means[rate])
+            means[rate] = mean(validation_log_loss(result) for result in results)
+        return min(means, key=lambda rate: means[rate])
 
     def _grid(self, method: Method) -> Iterator[Job]:
         sets = [data for data in self.sets if method.data is None or data.name in method.data]
@@ -89,9 +92,9 @@ class Study:
                             yield from self.runs_of(data, method, budget)
 
 
-def validation_accuracy(result: dict[str, Any] | None) -> float:
-    """What the learning rate is chosen by; a run that diverged has none."""
-    return result["metrics"]["validation"]["accuracy"] if result and result["metrics"] else -1.0
+def validation_log_loss(result: dict[str, Any] | None) -> float:
+    """What the learning rate is chosen by; that of a run that diverged is infinite."""
+    return result["metrics"]["validation"]["log_loss"] if result and result["metrics"] else math.inf
 
 
 def _fits(job: Job) -> bool:
@@ -134,4 +137,4 @@ def work(
                 temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
                 temporary.replace(path)
                 done += 1
-                say(f"  {job}: validation {100 * validation_accuracy(result):.2f} %")
+                say(f"  {job}: validation log loss {validation_log_loss(result):.3f}")
