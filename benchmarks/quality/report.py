@@ -54,10 +54,10 @@ def markdown_of(study: Study, machine: str) -> str:
         "# When adaptive rank pays",
         "",
         f"MiniLM-L6, 4,000 training rows, at most 128 tokens, 3 epochs; {machine}. Test accuracy in per cent: "
-        "mean over seeds, 95 % interval, number of seeds. Every method has the learning rate of its grid that is "
-        f"best (log loss) on validation rows of {' and '.join(GRID_SETS)} with the first seed; test rows choose nothing. "
-        "The limit on trainable parameters is that of rank 11 on query and value with the whole head. Seconds "
-        "are those of processes with one thread, two at a time.",
+        "mean over seeds, 95 % interval, number of seeds. Every method has the learning rate of its grid that has "
+        f"the lowest log loss on validation rows of {' and '.join(GRID_SETS)} with the first seed; test rows "
+        "choose nothing. The limit on trainable parameters is that of rank 11 on query and value with the whole "
+        "head. Seconds are those of processes with one thread, two at a time.",
         "",
         f"| method | {' | '.join(names)} | mean | final parameters | training | learning rate |",
         f"|---|{'---|' * len(names)}---|---|---|---|",
