@@ -59,8 +59,9 @@ class Recipe:
         "attention",
     )
     alpha: float | None = _key("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
-    adapter_init: Literal["normal", "orthonormal"] = _key(
-        "AdaLoRA's A and B at the start: normal, N(0, 0.02) as published, or orthonormal", "normal"
+    adapter_init: Literal["normal", "orthonormal"] | None = _key(
+        "AdaLoRA's A and B at the start: orthonormal, or normal, N(0, 0.02) as published; default: orthonormal",
+        None,
     )
     lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
@@ -69,7 +70,9 @@ class Recipe:
     accumulate: int = _key("micro-steps that a batch is split into, to save memory", 1)
     eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
     learning_rate: float = _key("peak learning rate", 1e-3)
-    e_learning_rate_ratio: float = _key("learning rate of E over that of everything else", 1.0)
+    e_learning_rate_ratio: float = _key(
+        "learning rate of E over that of everything else; 1 as published", 10.0
+    )
     warmup: float = _key("learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1)
     weight_decay: float = _key("AdamW decay, not on biases, norms and E", 0.01)
     max_grad_norm: float = _key("clip gradients to this norm; 0: no clipping", 1.0)
@@ -139,7 +142,7 @@ class Recipe:
             "adapter_init",
             self.adapter_init,
             "normal with method=lora, which starts its own way",
-            self.method == "adalora" or self.adapter_init == "normal",
+            self.method == "adalora" or self.adapter_init in (None, "normal"),
         )
         yield _must_be(
             "accumulate",
@@ -288,7 +291,7 @@ def _typed(values: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 def _convert(value: Any, hint: Any) -> Any:
     """``value`` as the type of ``hint``; a ValueError says what it must be."""
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         inner = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
         return None if value in (None, "", "none", "null") else _convert(value, inner)
     if typing.get_origin(hint) is Literal:
