@@ -31,6 +31,9 @@ pytestmark = [
 FP32_TOLERANCE = 2e-5
 """Of logits up to about 10: two libraries that add in another order."""
 
+NARROWED = ("bert", "roberta", "distilbert", "electra")
+"""Architectures whose last layer nobody reads but its first token."""
+
 
 def copy_of(run: Path, folder: Path) -> Path:
     """What a finished run needs, so that an export does not reach other tests."""
@@ -90,15 +93,50 @@ def fails(capsys, code: int, *arguments: str) -> str:
     return err.strip().splitlines()[-1].removeprefix("leantune: error: ")
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "distilbert", "electra", "modernbert", "deberta-v2"])
-def test_every_architecture_has_the_logits_of_pytorch(inputs, tmp_path, model_type):
-    run = train_tiny(tmp_path, model_type, rows=inputs / "train.csv")
+@pytest.fixture(scope="module", params=[*NARROWED, "modernbert", "deberta-v2"])
+def run_of_type(request, inputs, tmp_path_factory) -> tuple[str, Path]:
+    """An architecture and a run of it, exported."""
+    run = train_tiny(tmp_path_factory.mktemp(request.param), request.param, rows=inputs / "train.csv")
     export_run(run, "openvino", None)
+    return request.param, run
+
+
+def test_every_architecture_has_the_logits_of_pytorch(run_of_type):
+    _, run = run_of_type
     torch_run, openvino_run = (load_engine(each, run, precision="fp32") for each in ("torch", "openvino"))
     rows = tokens_of(torch_run)
     np.testing.assert_allclose(
         openvino_run.logits(rows, 7), torch_run.logits(rows, 64), rtol=0, atol=FP32_TOLERANCE
     )
+
+
+def work_by_layer(folder: Path, length: int) -> tuple[list[int], list[int]]:
+    """Of a text of ``length`` tokens: how many enter the products of the feed-forwards (of tiny models, width
+    48), and how many are queries, both in the order of the layers.
+    """
+    graph = import_extra("openvino", "this test").Core().read_model(str(folder / "openvino_model.xml"))
+    graph.reshape({each: [2, length] for each in graph.inputs})
+    tokens, queries = [], []
+    for node in graph.get_ordered_ops():
+        shapes = [tuple(each.get_shape()) for each in node.inputs()]
+        if node.get_type_name() == "MatMul" and 48 in shapes[1]:
+            tokens.append(shapes[0][1])
+        elif node.get_type_name() == "ScaledDotProductAttention":
+            queries.append(shapes[0][2])
+    return tokens, queries
+
+
+def test_the_last_layer_is_computed_for_first_tokens_where_only_they_are_read(run_of_type):
+    model_type, run = run_of_type
+    tokens, queries = work_by_layer(run / "openvino", 16)
+    if model_type in NARROWED:
+        assert (tokens, queries) == ([16, 16, 1, 1], [16, 1])
+    else:
+        assert set(tokens) == {16}
+
+
+def test_the_last_layer_of_int8_is_computed_for_first_tokens_too(exported):
+    assert work_by_layer(exported / "openvino-int8", 16)[0] == [16, 16, 1, 1]
 
 
 def test_pairs_have_the_logits_of_pytorch_and_their_types_matter(tmp_path):

@@ -23,6 +23,7 @@ from leantune.data.tokens import Encoded
 from leantune.errors import CheckpointError, UsageError
 from leantune.evaluation.metrics import Comparison, compare
 from leantune.inference.load import RunClassifier, TrainedClassifier, load_merged, load_run, read_record
+from leantune.inference.narrow import narrow_last_layer
 from leantune.inference.openvino import ABOUT, MODEL, import_extra, open_export, padded_batches
 from leantune.pretrained import first_line, quiet_transformers
 
@@ -112,6 +113,7 @@ def import_quantisation() -> tuple[Any, Any]:
 
 def _converted(openvino: Any, run: Path) -> Any:
     model = load_merged(run, LabelMap.from_json(read_record(run)["labels"])).eval()
+    narrow_last_layer(model)
     ids = torch.ones(2, 16, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 8:] = 0  # transformers leaves out a mask that hides nothing
