@@ -101,6 +101,9 @@ def test_resume_takes_an_existing_run_and_nothing_else(tmp_path, capsys, words):
 
 def test_a_run_is_cleared_without_the_files_of_others(tmp_path):
     save_checkpoint(tmp_path, 3, Checkpoint({"w": torch.ones(1)}, {}))
+    for name in ("adapter", "merged", "openvino", "openvino-int8"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("precious")
     clear_run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -14,10 +14,11 @@ from leantune.atomic import discard_folder, remove_leftovers
 from leantune.config import Recipe
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError
+from leantune.inference.openvino import FORMS
 from leantune.training.checkpoint import Checkpoint, find_problem, list_checkpoints, load_checkpoint
 
 RUN_FILES = ("recipe.yaml", "record.json", "history.jsonl", "report.html", "README.md")
-RUN_FOLDERS = ("checkpoints", "adapter", "merged")
+RUN_FOLDERS = ("checkpoints", "adapter", "merged", *FORMS)
 
 
 def check_same_run(
