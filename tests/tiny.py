@@ -130,7 +130,7 @@ def recipe_for(inputs: Path, output: Path, **changes) -> Recipe:
         "batch_size": 16,
         "learning_rate": 1e-2,
         # the published start: in so few steps no other empties a module of this tiny model
-        "adapter_init": "normal",
+        "adapter_init": "lora" if changes.get("method") == "lora" else "normal",
         "e_learning_rate_ratio": 1,
         "max_length": 32,
         "precision": "fp32",

@@ -60,7 +60,9 @@ NORMAL_START: Mapping[str, Any] = {
 """AdaLoRA as its authors' code and PEFT start it, with everything else as leantune has it; whole, so that a
 result stays that of its settings when a default of the package changes."""
 FAST_START = {**NORMAL_START, "adapter_init": "orthonormal", "e_learning_rate_ratio": 10}
-LORA = {**NORMAL_START, "method": "lora"}
+LORA_START = {**NORMAL_START, "adapter_init": "lora", "orth_reg_weight": 0}
+"""LoRA with a trained gain for every triplet, and ranks that move."""
+LORA = {**NORMAL_START, "method": "lora", "adapter_init": "lora"}
 
 AS_PUBLISHED: Mapping[str, Any] = {
     **NORMAL_START,
@@ -114,6 +116,12 @@ METHODS: tuple[Method, ...] = (
         }.items()
     ),
     Method(name="normal start", settings=NORMAL_START, learning_rates=FAST_RATE),
+    Method(name="LoRA's start", settings=LORA_START, learning_rates=FAST_RATE),
+    Method(
+        name="LoRA's start, no warm start",
+        settings={**LORA_START, "warm_start": False},
+        learning_rates=FAST_RATE,
+    ),
     Method(name="LoRA, no warm start", settings={**LORA, "warm_start": False}, learning_rates=FAST_RATE),
     Method(
         name="all-linear",

@@ -59,8 +59,9 @@ class Recipe:
         "attention",
     )
     alpha: float | None = _key("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
-    adapter_init: Literal["normal", "orthonormal"] | None = _key(
-        "AdaLoRA's A and B at the start: orthonormal, or normal, N(0, 0.02) as published; default: orthonormal",
+    adapter_init: Literal["orthonormal", "normal", "lora"] | None = _key(
+        "AdaLoRA's start: orthonormal A and B, normal (N(0, 0.02) as published), or that of LoRA; default: "
+        "orthonormal",
         None,
     )
     lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
@@ -141,8 +142,8 @@ class Recipe:
         yield _must_be(
             "adapter_init",
             self.adapter_init,
-            "normal with method=lora, which starts its own way",
-            self.method == "adalora" or self.adapter_init in (None, "normal"),
+            "lora with method=lora, which has no other",
+            self.method == "adalora" or self.adapter_init in (None, "lora"),
         )
         yield _must_be(
             "accumulate",

@@ -40,9 +40,9 @@ ADALORA = Method(
     title="AdaLoRA",
     trains_e=True,
     target_share=2 / 3,  # the paper starts at 1.5 times the target (Zhang et al., 2023, section 4)
-    draws={"orthonormal": draw_orthonormal, "normal": draw_normal},
+    draws={"orthonormal": draw_orthonormal, "normal": draw_normal, "lora": draw_lora},
 )
-LORA = Method(title="LoRA", trains_e=False, target_share=1.0, draws={"normal": draw_lora})
+LORA = Method(title="LoRA", trains_e=False, target_share=1.0, draws={"lora": draw_lora})
 
 METHODS: Mapping[str, Method] = {"adalora": ADALORA, "lora": LORA}
 """By the recipe key ``method``."""

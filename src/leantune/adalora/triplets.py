@@ -66,7 +66,10 @@ def draw_orthonormal(rank: int, in_features: int, out_features: int, generator: 
 
 
 def draw_lora(rank: int, in_features: int, out_features: int, generator: torch.Generator) -> Triplets:
-    """A Kaiming-uniform, B zero, E one: LoRA as its authors' code and PEFT start it (Hu et al., 2021)."""
+    """A Kaiming-uniform, B zero, E one: LoRA as its authors' code and PEFT start it (Hu et al., 2021).
+
+    AdaLoRA can start so, too: it is then LoRA with a gain for every triplet.
+    """
     A = torch.empty(rank, in_features)
     # what PyTorch gives a linear layer: Kaiming with slope sqrt(5) is this bound
     A.uniform_(-1 / math.sqrt(in_features), 1 / math.sqrt(in_features), generator=generator)
