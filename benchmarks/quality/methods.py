@@ -118,11 +118,11 @@ METHODS: tuple[Method, ...] = (
     Method(name="normal start", settings=NORMAL_START, learning_rates=FAST_RATE),
     Method(name="LoRA's start", settings=LORA_START, learning_rates=FAST_RATE),
     Method(
-        name="LoRA's start, no warm start",
+        name="LoRA's start without warm start",
         settings={**LORA_START, "warm_start": False},
         learning_rates=FAST_RATE,
     ),
-    Method(name="LoRA, no warm start", settings={**LORA, "warm_start": False}, learning_rates=FAST_RATE),
+    Method(name="LoRA without warm start", settings={**LORA, "warm_start": False}, learning_rates=FAST_RATE),
     Method(
         name="all-linear",
         settings={**FAST_START, "targets": "all-linear", "allocation": "parameters"},
