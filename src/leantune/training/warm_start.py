@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from leantune.architectures import output_layer
@@ -21,8 +22,10 @@ from leantune.packing.batch import PackedBatch
 MAX_PROBE_ROWS = 20_000
 """More rows than this do not make the probe better in any way that training would notice."""
 
-INVERSE_PENALTY = 0.1
-"""scikit-learn's C, on standardised features."""
+INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+"""scikit-learn's C, on standardised features: the one with the lowest log loss on rows that were held out."""
+HELD_OUT = 0.2
+"""Of the probe's rows, to choose the penalty by; the final fit is on all of them."""
 
 
 def head_inputs(classifier: PackedClassifier, rows: LabelledRows, batch_size: int) -> npt.NDArray[np.float32]:
@@ -42,6 +45,28 @@ def head_inputs(classifier: PackedClassifier, rows: LabelledRows, batch_size: in
         hook.remove()
 
 
+def _logistic(inverse_penalty: float) -> LogisticRegression:
+    return LogisticRegression(C=inverse_penalty, max_iter=300, tol=1e-3)
+
+
+def _best_inverse_penalty(
+    features: npt.NDArray[np.float64], label_ids: npt.NDArray[np.int64], rng: np.random.Generator
+) -> float:
+    """By the log loss on held-out rows of classes that the others have, too; 0.1 if that cannot be told."""
+    order = rng.permutation(len(label_ids))
+    held_out, fitted = np.split(order, [round(HELD_OUT * len(order))])
+    classes = np.unique(label_ids[fitted])
+    held_out = held_out[np.isin(label_ids[held_out], classes)]
+    if len(classes) < 2 or not len(held_out):
+        return 0.1
+    losses = {}
+    for inverse_penalty in INVERSE_PENALTIES:
+        probe = _logistic(inverse_penalty).fit(features[fitted], label_ids[fitted])
+        probabilities = probe.predict_proba(features[held_out])
+        losses[inverse_penalty] = log_loss(label_ids[held_out], probabilities, labels=classes)
+    return min(losses, key=lambda each: losses[each])
+
+
 def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_size: int, *, seed: int) -> int:
     """Fit the probe on at most `MAX_PROBE_ROWS` of ``rows`` and put it into the output layer.
 
@@ -56,7 +81,8 @@ def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_siz
         rows = rows[np.sort(chosen)]
     scaler = StandardScaler()
     features = scaler.fit_transform(head_inputs(classifier, rows, batch_size).astype(np.float64))
-    probe = LogisticRegression(C=INVERSE_PENALTY, max_iter=300, tol=1e-3).fit(features, rows.label_ids)
+    inverse_penalty = _best_inverse_penalty(features, rows.label_ids, np.random.default_rng([seed, 0x9B0C]))
+    probe = _logistic(inverse_penalty).fit(features, rows.label_ids)
     coefficients, intercepts = probe.coef_, probe.intercept_
     if len(probe.classes_) == 2:  # scikit-learn gives one row for two classes
         coefficients = np.concatenate([-coefficients, coefficients]) / 2
