@@ -12,6 +12,7 @@ import torch
 
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
 from leantune.training.checkpoint import list_checkpoints, load_checkpoint
+from leantune.training.loop import symmetric_divergence
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
 
@@ -319,6 +320,21 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(inputs, run, tmp
     mine, theirs = (load_checkpoint(max(list_checkpoints(f).items())[1]) for f in (run, tmp_path / "run"))
     assert mine.tensors.keys() == theirs.tensors.keys()
     assert all(torch.equal(mine.tensors[k], theirs.tensors[k]) for k in mine.tensors)
+
+
+def test_symmetric_divergence_is_the_mean_of_both_directions():
+    logits, others = torch.randn(2, 6, 3)
+    p, q = logits.softmax(-1), others.softmax(-1)
+    expected = ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 2
+    torch.testing.assert_close(symmetric_divergence(logits, others), expected)
+    assert symmetric_divergence(logits, logits).item() == 0
+
+
+def test_r_drop_trains_and_draws_two_predictions_of_a_text_together(inputs, tmp_path):
+    recipe = recipe_for(inputs, tmp_path / "run", r_drop=2, epochs=2)
+    run_training(recipe, console=quiet())
+    losses = [line["loss"] for line in history_of(tmp_path / "run", "step")]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
 def test_resume_refuses_other_data(inputs, tmp_path, monkeypatch):

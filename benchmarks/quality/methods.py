@@ -123,12 +123,17 @@ METHODS: tuple[Method, ...] = (
         learning_rates=FAST_RATE,
     ),
     Method(name="LoRA without warm start", settings={**LORA, "warm_start": False}, learning_rates=FAST_RATE),
-    Method(
-        name="all-linear",
-        settings={**FAST_START, "targets": "all-linear", "allocation": "parameters"},
-        is_in_sweep=True,
+    *(
+        Method(name=f"LoRA's start, {name}", settings={**LORA_START, **changes}, learning_rates=FAST_RATE)
+        for name, changes in {
+            "all-linear": {"targets": "all-linear", "allocation": "parameters"},
+            "label smoothing": {"label_smoothing": 0.1},
+            "R-Drop": {"r_drop": 1},
+            "R-Drop 4": {"r_drop": 4},
+            "dropout 0.3": {"lora_dropout": 0.3},
+        }.items()
     ),
-    Method(name="all-linear LoRA", settings={**LORA, "targets": "all-linear"}),
+    Method(name="all-linear LoRA", settings={**LORA, "targets": "all-linear"}, learning_rates=FAST_RATE),
     # whether a trick for speed costs accuracy
     Method(
         name="dropout element by element",

@@ -78,6 +78,11 @@ class Recipe:
     weight_decay: float = _key("AdamW decay, not on biases, norms and E", 0.01)
     max_grad_norm: float = _key("clip gradients to this norm; 0: no clipping", 1.0)
     label_smoothing: float = _key("share of the target spread over all classes", 0.0)
+    r_drop: float = _key(
+        "weight of the divergence between two forward passes of a text with other dropout masks (R-Drop's "
+        "alpha); above 0 a step takes twice as long",
+        0.0,
+    )
     class_weights: Literal["none", "balanced"] = _key("weights of the classes in the loss", "none")
     rank_warmup: float = _key("steps before ranks fall (the paper's t_i): a fraction below 1, or steps", 0.1)
     rank_final: float = _key(
@@ -128,7 +133,7 @@ class Recipe:
         for name in ("learning_rate", "e_learning_rate_ratio", "allocate_every", "validation_size"):
             yield _must_be(name, getattr(self, name), "above 0", getattr(self, name) > 0)
         yield _must_be("alpha", self.alpha, "above 0", self.alpha is None or self.alpha > 0)
-        for name in ("weight_decay", "max_grad_norm", "orth_reg_weight"):
+        for name in ("weight_decay", "max_grad_norm", "orth_reg_weight", "r_drop"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
         for name in ("lora_dropout", "label_smoothing", "beta1", "beta2"):
             yield _must_be(name, getattr(self, name), "at least 0 and below 1", 0 <= getattr(self, name) < 1)

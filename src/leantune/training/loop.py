@@ -25,6 +25,7 @@ from leantune.data.rows import LabelledRows, shuffled
 from leantune.errors import DivergedError
 from leantune.evaluation.evaluate import batch_of
 from leantune.model import PackedClassifier
+from leantune.packing.batch import PackedBatch
 from leantune.training.optimizer import learning_rate_at, set_learning_rate
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -152,27 +153,41 @@ def _backward(
         return
     batch = batch_of(state.classifier, rows)
     logits = state.classifier(batch)
-    assert batch.labels is not None
-    loss = (
-        F.cross_entropy(
-            logits,
-            batch.labels,
-            weight=state.class_weights,
-            label_smoothing=recipe.label_smoothing,
-            reduction="sum",
-        )
-        / batch_weight
-    )
+    loss = _task_loss(state, logits, batch, recipe) / batch_weight
     total = loss
+    if recipe.r_drop:
+        others = state.classifier(batch)
+        loss = (loss + _task_loss(state, others, batch, recipe) / batch_weight) / 2
+        total = loss + recipe.r_drop / 2 * symmetric_divergence(logits, others) / batch_weight
     # once a step over all processes: the penalty does not depend on the rows
     if recipe.orth_reg_weight and not result.micro_sizes and distributed.is_main():
         penalty = orthogonal_penalty(list(state.classifier.layers().values()))
-        total = loss + recipe.orth_reg_weight * penalty
+        total = total + recipe.orth_reg_weight * penalty
         result.orthogonality = penalty.item()
     torch.autograd.backward(state.scaler.scale(total))
     result.loss += loss.item()
     result.num_tokens += batch.num_tokens
     result.micro_sizes.append(len(rows))
+
+
+def _task_loss(state: TrainingState, logits: Tensor, batch: PackedBatch, recipe: Recipe) -> Tensor:
+    """Cross-entropy, summed over the rows."""
+    assert batch.labels is not None
+    return F.cross_entropy(
+        logits,
+        batch.labels,
+        weight=state.class_weights,
+        label_smoothing=recipe.label_smoothing,
+        reduction="sum",
+    )
+
+
+def symmetric_divergence(logits_SC: Tensor, others_SC: Tensor) -> Tensor:
+    """The mean of both Kullback-Leibler divergences between two predictions of a row, summed over the rows
+    (Liang et al., 2021, R-Drop, eq. 2).
+    """
+    first, second = logits_SC.log_softmax(-1), others_SC.log_softmax(-1)
+    return ((first.exp() - second.exp()) * (first - second)).sum() / 2
 
 
 def _sum_over_processes(state: TrainingState, result: StepResult) -> None:
