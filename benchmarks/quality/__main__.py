@@ -41,7 +41,7 @@ def main() -> int:
     results = Path(options.results)
     study = Study(
         sets=available(options.data.split(","), console),
-        methods=[m for m in METHODS if any(word in m.name for word in options.only.split(","))],
+        methods=[m for m in METHODS if any(is_meant(m.name, word) for word in options.only.split(","))],
         budgets=options.budgets.split(","),
         num_seeds=options.seeds,
         results=results,
@@ -66,7 +66,10 @@ def parse_options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--only", default="", metavar="WORDS", help="methods, by parts of their names, separated by commas"
+        "--only",
+        default="",
+        metavar="WORDS",
+        help="methods, by parts of their names, or =whole names, separated by commas",
     )
     parser.add_argument("--data", default=",".join(SOURCES), help="data sets, separated by commas")
     parser.add_argument("--seeds", type=int, default=5, help=f"at most {len(SEEDS)}; pipelines of PEFT: 3")
@@ -86,6 +89,11 @@ def parse_options() -> argparse.Namespace:
     if not 1 <= options.seeds <= len(SEEDS):
         parser.error(f"--seeds must be 1 to {len(SEEDS)}")
     return options
+
+
+def is_meant(name: str, word: str) -> bool:
+    """Whether ``word`` of ``--only`` is a part of a method's name, or after ``=`` the whole of it."""
+    return name == word[1:] if word.startswith("=") else word in name
 
 
 def available(names: list[str], console: Console) -> list[DataSet]:
