@@ -124,7 +124,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(name="LoRA without warm start", settings={**LORA, "warm_start": False}, learning_rates=FAST_RATE),
     *(
-        Method(name=f"LoRA's start, {name}", settings={**LORA_START, **changes}, learning_rates=FAST_RATE)
+        Method(name=f"LoRA's start with {name}", settings={**LORA_START, **changes}, learning_rates=FAST_RATE)
         for name, changes in {
             "all-linear": {"targets": "all-linear", "allocation": "parameters"},
             "label smoothing": {"label_smoothing": 0.1},
