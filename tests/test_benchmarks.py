@@ -329,7 +329,8 @@ def test_no_round_begins_that_would_pass_the_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["training", "prediction"])
 def test_the_long_form_adds_pipelines_and_keeps_leantune_last(tmp_path: Path, task: str) -> None:
     short, long = (pipelines_of(task, is_long=is_long) for is_long in (False, True))
-    assert [p.name for p in short] == [USUAL, BEST, ROUNDED, LEANTUNE]
+    theirs = [USUAL, BEST, ROUNDED]
+    assert [p.name for p in short if not p.name.startswith(LEANTUNE)] == theirs
     assert {p.name for p in short} < {p.name for p in long}
     assert long[-1].name == LEANTUNE
 

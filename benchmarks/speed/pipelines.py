@@ -216,12 +216,12 @@ def pipelines_of(task: str, *, is_long: bool) -> list[Pipeline]:
         more = [
             leantune_prediction(f"{LEANTUNE}, fp32", precision="fp32"),
             leantune_prediction(f"{LEANTUNE}, OpenVINO bf16", precision="bf16", engine="openvino"),
-            leantune_prediction(f"{LEANTUNE}, OpenVINO int8", engine="openvino-int8"),
         ]
         always = [
             peer_prediction(USUAL, "plain"),
             peer_prediction(BEST, "best"),
             peer_prediction(ROUNDED, "best", *FEW_SHAPES),
+            leantune_prediction(f"{LEANTUNE}, OpenVINO int8", engine="openvino-int8"),
             leantune_prediction(),
         ]
     return [*always[:-1], *(more if is_long else ()), always[-1]]
