@@ -211,8 +211,8 @@ def test_a_resumed_lora_run_equals_the_uninterrupted_one_bit_for_bit(inputs, lor
     assert (lora_run / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
 
-def test_the_default_start_is_orthonormal(inputs, run, tmp_path):
-    recipe = recipe_for(inputs, tmp_path / "run", adapter_init=None, epochs=1)
+def test_an_orthonormal_run_starts_without_a_penalty(inputs, run, tmp_path):
+    recipe = recipe_for(inputs, tmp_path / "run", adapter_init="orthonormal", epochs=1)
     orthonormal = run_training(recipe, console=quiet())
 
     def first_penalty(folder) -> float:

@@ -131,7 +131,7 @@ def recipe_for(inputs: Path, output: Path, **changes) -> Recipe:
         "learning_rate": 1e-2,
         # the published start: in so few steps no other empties a module of this tiny model
         "adapter_init": "lora" if changes.get("method") == "lora" else "normal",
-        "e_learning_rate_ratio": 1,
+        "orth_reg_weight": 0.5,
         "max_length": 32,
         "precision": "fp32",
         "validation_size": 48,

@@ -59,10 +59,9 @@ class Recipe:
         "attention",
     )
     alpha: float | None = _key("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
-    adapter_init: Literal["orthonormal", "normal", "lora"] | None = _key(
-        "AdaLoRA's start: orthonormal A and B, normal (N(0, 0.02) as published), or that of LoRA; default: "
-        "orthonormal",
-        None,
+    adapter_init: Literal["lora", "orthonormal", "normal"] = _key(
+        "AdaLoRA's start: lora (B zero, E one), orthonormal A and B, or normal (N(0, 0.02) as published)",
+        "lora",
     )
     lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
@@ -71,9 +70,7 @@ class Recipe:
     accumulate: int = _key("micro-steps that a batch is split into, to save memory", 1)
     eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
     learning_rate: float = _key("peak learning rate", 1e-3)
-    e_learning_rate_ratio: float = _key(
-        "learning rate of E over that of everything else; 1 as published", 10.0
-    )
+    e_learning_rate_ratio: float = _key("learning rate of E over that of everything else", 1.0)
     warmup: float = _key("learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1)
     weight_decay: float = _key("AdamW decay, not on biases, norms and E", 0.01)
     max_grad_norm: float = _key("clip gradients to this norm; 0: no clipping", 1.0)
@@ -97,7 +94,7 @@ class Recipe:
     )
     beta1: float = _key("decay of the sensitivity average", 0.85)
     beta2: float = _key("decay of the uncertainty average", 0.85)
-    orth_reg_weight: float = _key("weight of the orthogonality penalty", 0.5)
+    orth_reg_weight: float = _key("weight of the orthogonality penalty; 0.5 as published", 0.0)
     warm_start: bool = _key("start the head from a linear probe", True)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = _key(
         "type of the frozen encoder; auto: bf16 where the machine has it", "auto"
@@ -148,7 +145,7 @@ class Recipe:
             "adapter_init",
             self.adapter_init,
             "lora with method=lora, which has no other",
-            self.method == "adalora" or self.adapter_init in (None, "lora"),
+            self.method == "adalora" or self.adapter_init == "lora",
         )
         yield _must_be(
             "accumulate",

@@ -211,7 +211,7 @@ def build_trainable(
     head: str,
     compute_dtype: torch.dtype,
     seed: int,
-    adapter_init: str | None = None,
+    adapter_init: str = "lora",
     missing_modules: tuple[str, ...] = (),
 ) -> PackedClassifier:
     """Freeze the encoder in ``compute_dtype``, put in adapters and make the head trainable in fp32.
@@ -224,7 +224,7 @@ def build_trainable(
         head: ``full`` or ``linear``.
         compute_dtype: type of the frozen weights and of the encoder's activations.
         seed: of the adapters' initial values and of all dropout masks.
-        adapter_init: how they are drawn: one of ``plan.method.draws``; None: its first.
+        adapter_init: how they are drawn: one of ``plan.method.draws``.
         missing_modules: see `missing_head_modules`.
     """
     stream = DropoutStream(seed)
@@ -245,7 +245,7 @@ def build_trainable(
             scaling=alpha / plan.init_rank,
             dropout=PooledDropout(lora_dropout, stream),
             generator=generator,
-            draw=plan.method.draw(adapter_init),
+            draw=plan.method.draws[adapter_init],
             trains_e=plan.method.trains_e,
         )
         replace_module(model, target.name, adapted)

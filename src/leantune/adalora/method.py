@@ -19,11 +19,7 @@ class Method:
     target_share: float
     """Target over initial rank when the user gives only one of them; 1 means that nothing is pruned."""
     draws: Mapping[str, Draw]
-    """Initial values by the recipe key ``adapter_init``; the first is the default."""
-
-    def draw(self, adapter_init: str | None) -> Draw:
-        """How initial values are drawn; None: the default."""
-        return self.draws[adapter_init or next(iter(self.draws))]
+    """Initial values by the recipe key ``adapter_init``."""
 
     @property
     def prunes(self) -> bool:
@@ -40,7 +36,7 @@ ADALORA = Method(
     title="AdaLoRA",
     trains_e=True,
     target_share=2 / 3,  # the paper starts at 1.5 times the target (Zhang et al., 2023, section 4)
-    draws={"orthonormal": draw_orthonormal, "normal": draw_normal, "lora": draw_lora},
+    draws={"lora": draw_lora, "orthonormal": draw_orthonormal, "normal": draw_normal},
 )
 LORA = Method(title="LoRA", trains_e=False, target_share=1.0, draws={"lora": draw_lora})
 
