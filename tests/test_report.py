@@ -380,6 +380,16 @@ def test_without_a_test_set_the_validation_figure_is_called_optimistic(
     assert "optimistic" in write_model_card(tmp_path).read_text(encoding="utf-8")
 
 
+def test_a_run_without_the_penalty_has_no_panel_of_it(tmp_path: Path, record: dict[str, Any]) -> None:
+    history = example_history(record)
+    for event in history:
+        if event["event"] == "step":
+            event["orthogonality"] = 0.0
+    text = page_of(tmp_path, record, history).text
+    assert "Orthogonality" not in text
+    assert "Learning rate by step" in text
+
+
 def test_plain_lora_has_no_allocation(tmp_path: Path, record: dict[str, Any]) -> None:
     record["schedule"]["target_budget"] = record["schedule"]["init_budget"]
     history = [event for event in example_history(record) if event["event"] != "pruned"]

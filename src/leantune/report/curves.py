@@ -61,8 +61,11 @@ def _loss_chart(run: Run) -> Html | None:
 
 
 def _orthogonality_chart(run: Run) -> Html | None:
+    points = _points(run.steps, "orthogonality")
+    if not any(value for _, value in points):
+        return None  # a run without the penalty
     return line_chart(
-        [Series(name="orthogonality", points=_points(run.steps, "orthogonality"))],
+        [Series(name="orthogonality", points=points)],
         title="Orthogonality penalty by step, before its weight",
         y_label="orthogonality penalty (0: orthonormal)",
     )
@@ -103,7 +106,7 @@ def _step_table(run: Run) -> Html:
     stride = -(-len(run.steps) // MAX_ROWS)
     shown = [*run.steps[:-1:stride], run.steps[-1]]
     keys = ("loss", "orthogonality", "learning_rate", "rank_budget", "live_triplets", "tokens_per_s")
-    present = [key for key in keys if any(event.get(key) is not None for event in shown)]
+    present = [key for key in keys if any(event.get(key) for event in shown)]
     return table(
         ["step", *(key.replace("_", " ").replace("per s", "per second") for key in present)],
         [[count(event["step"]), *(_figure(event.get(key)) for key in present)] for event in shown],
