@@ -18,7 +18,7 @@ from leantune.errors import CheckpointError
 from leantune.inference.adapters import load_adapter
 from leantune.inference.export import export_run
 from leantune.packing.batch import pack
-from tiny import random_tokens, save_tiny_encoder
+from tiny import assert_same_logits, random_tokens, save_tiny_encoder
 
 # raised by peft and transformers about themselves
 pytestmark = [
@@ -95,9 +95,7 @@ def test_an_adapter_of_peft_gives_the_same_logits_here(encoder, tmp_path, kind):
     theirs = save_with_peft(encoder, tmp_path, kind)
     mine = load_adapter(tmp_path)
     tokens = random_tokens([3, 17, 9, 1])
-    torch.testing.assert_close(
-        logits_of_leantune(mine, tokens), logits_of_peft(theirs, tokens), rtol=0, atol=1e-5
-    )
+    assert_same_logits(logits_of_leantune(mine, tokens), logits_of_peft(theirs, tokens))
 
 
 def test_an_adapter_of_peft_0_14_without_a_rank_pattern_gives_the_same_logits_here(encoder, tmp_path):
@@ -111,12 +109,7 @@ def test_an_adapter_of_peft_0_14_without_a_rank_pattern_gives_the_same_logits_he
     (tmp_path / CONFIG).write_text(json.dumps(stripped), encoding="utf-8")
     assert len(read_adapter(tmp_path).modules) == 4
     tokens = random_tokens([3, 17, 9, 1])
-    torch.testing.assert_close(
-        logits_of_leantune(load_adapter(tmp_path), tokens),
-        logits_of_peft(theirs, tokens),
-        rtol=0,
-        atol=1e-5,
-    )
+    assert_same_logits(logits_of_leantune(load_adapter(tmp_path), tokens), logits_of_peft(theirs, tokens))
 
 
 @pytest.mark.filterwarnings("ignore:Adapter 'default'. .* have invalid shape")
@@ -135,11 +128,8 @@ def test_pruned_triplets_of_peft_are_gone_here(encoder, tmp_path):
     adapter = read_adapter(tmp_path / "pruned")
     assert sorted(t.rank for t in adapter.modules.values()) == [0, 0, 1, 1]
     tokens = random_tokens([3, 17])
-    torch.testing.assert_close(
-        logits_of_leantune(load_adapter(tmp_path / "pruned"), tokens),
-        logits_of_peft(theirs, tokens),
-        rtol=0,
-        atol=1e-5,
+    assert_same_logits(
+        logits_of_leantune(load_adapter(tmp_path / "pruned"), tokens), logits_of_peft(theirs, tokens)
     )
 
 
@@ -154,7 +144,7 @@ def test_an_exported_run_gives_the_same_logits_in_peft_and_here(run, inputs, tmp
     expected = logits_of_peft(theirs, tokens)
     assert expected.abs().max() > 0.1
     mine = logits_of_leantune(load_adapter(folder, base=str(inputs / "encoder")), tokens)
-    torch.testing.assert_close(mine, expected, rtol=0, atol=1e-5)
+    assert_same_logits(mine, expected)
 
 
 @pytest.mark.parametrize(

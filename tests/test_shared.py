@@ -11,7 +11,7 @@ from leantune.inference.load import load_run
 from leantune.inference.shared import SharedEncoder
 from leantune.packing.batch import pack
 from leantune.training.run import run_training
-from tiny import WORDS, quiet, random_tokens, recipe_for, save_tiny_encoder, write_rows
+from tiny import WORDS, assert_same_logits, quiet, random_tokens, recipe_for, save_tiny_encoder, write_rows
 
 # raised by peft and transformers about themselves
 pytestmark = [
@@ -52,7 +52,7 @@ def test_every_classifier_has_the_logits_of_its_own_merged_model(shared, run, fi
             expected = merged(batch)
         found = shared.classify(name, batch)
         assert found.shape == (len(TOKENS), classes)
-        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+        assert_same_logits(found, expected)
 
 
 def test_the_encoders_weights_are_the_same_tensors_in_all_of_them(shared):
@@ -95,7 +95,7 @@ def test_a_trained_pooler_is_a_classifiers_own(inputs, run, tmp_path):
     merged = load_run(trained, precision="fp32").classifier
     batch = batch_for(merged)
     with torch.inference_mode():
-        torch.testing.assert_close(shared.classify("own pooler", batch), merged(batch), rtol=0, atol=2e-5)
+        assert_same_logits(shared.classify("own pooler", batch), merged(batch))
     mine = shared["own pooler"].classifier.model.base_model.pooler.dense.weight
     assert mine is not shared.encoder.pooler.dense.weight
 

@@ -138,3 +138,10 @@ def recipe_for(inputs: Path, output: Path, **changes) -> Recipe:
         "seed": 7,
     }
     return load_recipe(None, values | changes)
+
+
+def assert_same_logits(found, expected, tolerance: float = 1e-5) -> None:
+    """Equal to ``tolerance``, for logits up to 1; above, relative to the largest, as rounding is."""
+    found, expected = (torch.as_tensor(each) for each in (found, expected))
+    allowed = tolerance * max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(found, expected, rtol=0, atol=allowed)
