@@ -91,7 +91,7 @@ def _method_line(study: Study, method: Method) -> str | None:
         return None
     every = [result for results in found for result in results if result["metrics"]]
     final = sorted({result["parameters"]["final"] for result in every})
-    seconds = [result["train_s"] for result in every]
+    seconds = [result["train_s"] for result in every if result["train_s"]]  # None: it was disturbed
     rate = study.best_rate(method)
     cells = [
         method.name,
