@@ -1,6 +1,6 @@
 """Seconds until a classifier is as good as the usual pipeline's at its end: AG News, MiniLM-L6.
 
-    python benchmarks/time_to_quality.py [--usual] [--learning-rate 1e-3]
+    python benchmarks/time_to_quality.py [--usual] [--every STEPS] [key=value ...]
 
 Trains transformers' Trainer + PEFT AdaLoRA in its best setting (with --usual: also in input order, which
 takes several times as long) and leantune with its defaults, in fresh processes on the shared AG News rows,

@@ -116,6 +116,7 @@ def contestant(model: Path, rows: Path, folder: Path, method: str, steps: int) -
             "output": str(folder),
             "method": method,
             "init_rank": 11,
+            "orth_reg_weight": 0.5,
             "target_rank": 8 if method == "adalora" else None,
             "epochs": 1,
             "batch_size": BATCH_SIZE,

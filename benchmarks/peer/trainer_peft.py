@@ -47,21 +47,16 @@ def main() -> None:
     splits, label_names = tokenised(options, tokenizer)
     model = adapted_model(options, label_names)
     watch = StopWatch()
-    callbacks: list[TrainerCallback] = [watch]
-    if options.adapter == "adalora":
-        callbacks.append(
-            AdaLoraCallback(rank_warmup=RANK_WARMUP, rank_final=RANK_FINAL, allocate_every=ALLOCATE_EVERY)
-        )
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = CountingTrainer(
+        trainer = trainer_of(
+            options,
             model,
-            training_arguments(options, scratch),
-            data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=options.pad_to_multiple_of),
+            tokenizer,
+            watch,
+            scratch,
             train_dataset=splits["train"],
             eval_dataset=splits.get("test"),
-            processing_class=tokenizer,
             compute_metrics=accuracy,
-            callbacks=callbacks,
         )
         trainer.train()
         if "test" in splits and not (watch.evaluations and watch.evaluations[-1]["step"] == watch.steps):
@@ -135,6 +130,25 @@ def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftMo
     ranks = {"init_r": options.init_rank, "target_r": options.target_rank}
     # AdaLoraCallback puts the real number of steps in the place of total_step
     return get_peft_model(model, AdaLoraConfig(**ranks, **shared, total_step=1, orth_reg_weight=0.5))
+
+
+def trainer_of(
+    options: argparse.Namespace, model: Any, tokenizer: Any, watch: StopWatch, scratch: str, **parts: Any
+) -> CountingTrainer:
+    """The ``Trainer`` of one run; with AdaLoRA, its allocator is called. ``parts`` are its data sets."""
+    callbacks: list[TrainerCallback] = [watch]
+    if options.adapter == "adalora":
+        callbacks.append(
+            AdaLoraCallback(rank_warmup=RANK_WARMUP, rank_final=RANK_FINAL, allocate_every=ALLOCATE_EVERY)
+        )
+    return CountingTrainer(
+        model,
+        training_arguments(options, scratch),
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=options.pad_to_multiple_of),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+        **parts,
+    )
 
 
 def training_arguments(options: argparse.Namespace, scratch: str) -> TrainingArguments:

@@ -18,30 +18,23 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    TrainerCallback,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.peer.trainer_peft import (
-    ALLOCATE_EVERY,
-    RANK_FINAL,
-    RANK_WARMUP,
     CountingTrainer,
     StopWatch,
     adapted_model,
     seconds_since_start,
     tokenised,
-    training_arguments,
+    trainer_of,
 )
 from leantune.hardware import describe_hardware, describe_versions
-from leantune.integrations import AdaLoraCallback, live_ranks
+from leantune.integrations import live_ranks
 
 DEFAULTS: dict[str, Any] = {
     "precision": "bf16",
     "group_by_length": False,
+    "pad_to_multiple_of": 16,  # faster: few shapes
     "alpha": 16,
     "dropout": 0.15,
     "epochs": 3,
@@ -65,20 +58,8 @@ def main() -> None:
     model = whole_model(options, names) if options.adapter == "full" else adapted_model(options, names)
     initial = trainable_of(model)
     watch = StopWatch()
-    callbacks: list[TrainerCallback] = [watch]
-    if options.adapter == "adalora":
-        callbacks.append(
-            AdaLoraCallback(rank_warmup=RANK_WARMUP, rank_final=RANK_FINAL, allocate_every=ALLOCATE_EVERY)
-        )
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = CountingTrainer(
-            model,
-            training_arguments(options, scratch),
-            data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=16),  # faster: few shapes
-            train_dataset=parts["train"],
-            processing_class=tokenizer,
-            callbacks=callbacks,
-        )
+        trainer = trainer_of(options, model, tokenizer, watch, scratch, train_dataset=parts["train"])
         trainer.train()
         metrics = {part: measured(trainer, parts[part]) for part in ("validation", "test")}
     ranks = live_ranks(model) if options.adapter == "adalora" else None

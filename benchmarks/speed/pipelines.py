@@ -99,6 +99,8 @@ def leantune_training(name: str = LEANTUNE, *, precision: str | None = None) -> 
             "target_rank": TARGET_RANK,
             "alpha": ALPHA,
             "lora_dropout": DROPOUT,
+            "adapter_init": "normal",
+            "orth_reg_weight": 0.5,
             "head": "full",
             "warm_start": "false",
             "epochs": 1,
