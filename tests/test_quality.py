@@ -96,8 +96,22 @@ def test_the_grid_comes_first_and_the_other_seeds_take_its_best_rate(tmp_path, d
     study = study_of(tmp_path, data, ADAPTIVE)
     assert [(job.learning_rate, job.seed) for job in study.pending()] == [(1e-3, 42), (2e-3, 42)]
     assert work(study, fake_result, answers(2), lambda text: None) == 2
-    assert study.best_rate(ADAPTIVE) == 2e-3
+    assert study.best_rate(data, ADAPTIVE) == 2e-3
     assert [(job.learning_rate, job.seed) for job in study.pending()] == [(2e-3, 43), (2e-3, 44)]
+
+
+def test_every_set_has_a_rate_of_its_own(tmp_path, data):
+    other = DataSet("other", tmp_path / "other", 3, "ba9876543210")
+    study = Study(
+        sets=[data, other], methods=[ADAPTIVE], budgets=[PUBLISHED], num_seeds=1, results=tmp_path / "r"
+    )
+
+    def run(job: Job) -> dict[str, Any]:
+        log_loss = job.learning_rate if job.data.name == "toy" else -job.learning_rate
+        return fake_result(job) | {"metrics": {"validation": {"log_loss": log_loss}}}
+
+    assert work(study, run, lambda: True, lambda text: None) == 4
+    assert (study.best_rate(data, ADAPTIVE), study.best_rate(other, ADAPTIVE)) == (1e-3, 2e-3)
 
 
 def test_a_study_that_was_stopped_repeats_nothing(tmp_path, data):
@@ -127,7 +141,7 @@ def test_a_run_that_diverged_does_not_win_the_grid(tmp_path, data):
 
     study = study_of(tmp_path, data, ADAPTIVE)
     work(study, run, answers(2), lambda text: None)
-    assert study.best_rate(ADAPTIVE) == 1e-3
+    assert study.best_rate(data, ADAPTIVE) == 1e-3
 
 
 def test_a_budget_with_no_room_for_an_adapter_is_left_out(tmp_path, data, monkeypatch):

@@ -89,10 +89,8 @@ METHODS: tuple[Method, ...] = (
     Method(name=DEFAULT, settings=LORA_START, is_in_sweep=True),
     Method(name="leantune LoRA", settings=LORA, is_in_sweep=True),
     Method(name="uniform rank at the final count", settings={**LORA, "target_rank": 7}),
-    Method(name="PEFT LoRA", pipeline="lora", learning_rates=PEER_GRID, data=("agnews", "r8"), max_seeds=3),
-    Method(
-        name="PEFT AdaLoRA", pipeline="adalora", learning_rates=PEER_GRID, data=("agnews", "r8"), max_seeds=3
-    ),
+    Method(name="PEFT LoRA", pipeline="lora", learning_rates=PEER_GRID, max_seeds=3),
+    Method(name="PEFT AdaLoRA", pipeline="adalora", learning_rates=PEER_GRID, max_seeds=3),
     Method(name="leantune AdaLoRA as published", settings=AS_PUBLISHED),
     Method(
         name="full fine-tuning (out of budget)",

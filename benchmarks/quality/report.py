@@ -12,7 +12,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from benchmarks.quality.methods import BUDGETS, DEFAULT, PEERS, PROBE, UNIFORM, Method
-from benchmarks.quality.study import GRID_SETS, PUBLISHED, Study
+from benchmarks.quality.study import PUBLISHED, Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ def markdown_of(study: Study, machine: str) -> str:
         "",
         f"MiniLM-L6, 4,000 training rows, at most 128 tokens, 3 epochs; {machine}. Test accuracy in per cent: "
         "mean over seeds, 95 % interval, number of seeds. Every method has the learning rate of its grid that has "
-        f"the lowest log loss on validation rows of {' and '.join(GRID_SETS)} with the first seed; test rows "
-        "choose nothing. The limit on trainable parameters is that of rank 11 on query and value with the whole "
-        "head. Seconds are those of processes with one thread, two at a time.",
+        "the lowest log loss on the validation rows of the set with the first seed; test rows choose nothing. The "
+        "limit on trainable parameters is that of rank 11 on query and value with the whole head. Seconds are those "
+        "of processes with one thread, two at a time.",
         "",
-        f"| method | {' | '.join(names)} | mean | final parameters | training | learning rate |",
+        f"| method | {' | '.join(names)} | mean | final parameters | training | learning rates |",
         f"|---|{'---|' * len(names)}---|---|---|---|",
         _probe_line(study),
         *(line for method in study.methods if (line := _method_line(study, method))),
@@ -92,14 +92,14 @@ def _method_line(study: Study, method: Method) -> str | None:
     every = [result for results in found for result in results if result["metrics"]]
     final = sorted({result["parameters"]["final"] for result in every})
     seconds = [result["train_s"] for result in every if result["train_s"]]  # None: it was disturbed
-    rate = study.best_rate(method)
+    rates = [study.best_rate(data, method) for data in study.sets]
     cells = [
         method.name,
         *("" if estimate is None else str(estimate) for estimate in estimates),
         f"{mean(known):.2f}" if len(known) == len(study.sets) else "",
         " to ".join(f"{count:,}" for count in dict.fromkeys((final[0], final[-1]))) if final else "",
         f"{mean(seconds):.0f} s" if seconds else "",
-        f"{rate:g}" if rate else "-",
+        ", ".join("-" if rate is None else f"{rate:g}" for rate in rates),
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from benchmarks.quality.data import DataSet
@@ -18,8 +17,6 @@ from leantune.errors import UsageError
 
 SEEDS = (42, 43, 44, 45, 46)
 PUBLISHED = "published"
-GRID_SETS = ("agnews",)
-"""Where learning rates are chosen, for all sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,7 @@ class Study:
     sets: Sequence[DataSet]
     methods: Sequence[Method]
     budgets: Sequence[str]
-    """`PUBLISHED` is always among what is looked at: its learning rates are those of all budgets."""
+    """Learning rates are chosen at `PUBLISHED`, for all of them."""
     num_seeds: int
     results: Path
 
@@ -45,30 +42,20 @@ class Study:
         """Results of the best learning rate, one a seed; empty while the grid is not complete."""
         return [result for job in self.runs_of(data, method, budget) if (result := self.result(job))]
 
-    def best_rate(self, method: Method) -> float | None:
-        """The learning rate with the lowest mean validation log loss over `GRID_SETS`, at the published
+    def best_rate(self, data: DataSet, method: Method) -> float | None:
+        """The learning rate with the lowest log loss on the validation rows of ``data``, at the published
         budget and the first seed. None while the grid is not complete.
 
         Of the log loss, since accuracy on a thousand rows tells apart hardly any two rates.
         """
-        means = {}
-        for rate in sorted(method.learning_rates):
-            results = [self.result(job) for job in self._grid(method) if job.learning_rate == rate]
-            if not results or not all(results):
-                return None
-            means[rate] = mean(validation_log_loss(result) for result in results)
-        return min(means, key=lambda rate: means[rate])
-
-    def _grid(self, method: Method) -> Iterator[Job]:
-        sets = [data for data in self.sets if method.data is None or data.name in method.data]
-        chosen = [data for data in sets if data.name in GRID_SETS] or sets
-        for data in chosen:
-            for rate in method.learning_rates:
-                yield Job(data, method, PUBLISHED, rate, SEEDS[0])
+        results = {job.learning_rate: self.result(job) for job in _grid(data, method)}
+        if not all(results.values()):
+            return None
+        return min(sorted(results), key=lambda rate: validation_log_loss(results[rate]))
 
     def runs_of(self, data: DataSet, method: Method, budget: str) -> list[Job]:
         """The seeds of the best learning rate; empty while the grid is not complete."""
-        rate = self.best_rate(method)
+        rate = self.best_rate(data, method)
         if rate is None:
             return []
         seeds = SEEDS[: min(self.num_seeds, method.max_seeds)]
@@ -84,12 +71,16 @@ class Study:
 
     def _wanted(self) -> Iterator[Job]:
         for method in self.methods:
-            yield from self._grid(method)
             for data in self.sets:
                 if method.data is None or data.name in method.data:
+                    yield from _grid(data, method)
                     for budget in self.budgets:
                         if budget == PUBLISHED or method.is_in_sweep:
                             yield from self.runs_of(data, method, budget)
+
+
+def _grid(data: DataSet, method: Method) -> list[Job]:
+    return [Job(data, method, PUBLISHED, rate, SEEDS[0]) for rate in method.learning_rates]
 
 
 def validation_log_loss(result: dict[str, Any] | None) -> float:
