@@ -207,7 +207,21 @@ def test_the_table_shows_what_is_there_and_leaves_out_what_is_not(tmp_path, data
     assert "| linear probe | 70.00 (1) |" in text
     assert "| leantune default | 91.00 ± 2.48 (3) | 91.00 | 7 | 2 s | 0.002 |" in text
     assert "uniform" not in text
-    assert "toy: leantune default +10.00 points against PEFT LoRA" in text
+    assert "toy: leantune default +10.00 points against PEFT LoRA (+7.73 to +12.27)" in text
+
+
+def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tmp_path, data):
+    whole = DataSet("whole", tmp_path / "whole", 3, "ba9876543210", rates_of=data)
+    default = Method(name="leantune default", settings=NORMAL_START, learning_rates=(1e-3, 2e-3))
+    study = Study(
+        sets=[data, whole], methods=[default], budgets=[PUBLISHED], num_seeds=2, results=tmp_path / "results"
+    )
+    assert work(study, fake_result, lambda: True, lambda text: None) == 2 + 1 + 2
+    assert [job.learning_rate for job in study.runs_of(whole, default, PUBLISHED)] == [2e-3, 2e-3]
+    first, second = report.markdown_of(study, "a machine").split("## whole")
+    assert "| method | toy | mean |" in first
+    assert "with the learning rates of toy" in second
+    assert "| leantune default | 90.50" in second
 
 
 def test_the_plot_is_a_picture(tmp_path, data):

@@ -1,4 +1,4 @@
-"""The four data sets, cut once to the same size: 4,000 training and 1,000 validation rows, all test rows."""
+"""The data sets, cut once: four to 4,000 training and 1,000 validation rows, one whole; all test rows."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from benchmarks.speed.inputs import CACHE, SHARED_DATA, Rows, write_rows
 from leantune.data.assets import fetch
 
 TRAIN_ROWS, VALIDATION_ROWS = 4_000, 1_000
+WHOLE = "agnews-all"
+"""All 10,000 rows of AG News, 1,000 of them to validate on."""
+WHOLE_TRAIN_ROWS = 9_000
 SEED = 0
 """Of the cut; the seeds of the study are those of training."""
 
@@ -27,6 +30,8 @@ class DataSet:
     num_labels: int
     digest: str
     """Of the three files, so that a result belongs to its rows."""
+    rates_of: DataSet | None = None
+    """The set whose learning rates it takes; None: it has a grid of its own."""
 
     def file(self, part: str) -> Path:
         """``train``, ``validation`` or ``test``."""
@@ -38,17 +43,19 @@ def data_set(name: str) -> DataSet:
     folder = CACHE / "quality" / name
     if not (folder / "test.csv").is_file():
         train, test = (_read(path) for path in _source(name))
-        chosen, held_out = cut(train, TRAIN_ROWS, VALIDATION_ROWS, random.Random(SEED))
+        train_rows = WHOLE_TRAIN_ROWS if name == WHOLE else TRAIN_ROWS
+        chosen, held_out = cut(train, train_rows, VALIDATION_ROWS, random.Random(SEED))
         folder.mkdir(parents=True, exist_ok=True)
         for part, rows in (("train", chosen), ("validation", held_out), ("test", test)):  # test comes last
             write_rows(folder / f"{part}.part", rows).replace(folder / f"{part}.csv")
     files = [folder / f"{part}.csv" for part in ("train", "validation", "test")]
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
     labels = {label for _, label in _read(files[0])}
-    return DataSet(name, folder, len(labels), digest.hexdigest()[:12])
+    rates_of = data_set("agnews") if name == WHOLE else None
+    return DataSet(name, folder, len(labels), digest.hexdigest()[:12], rates_of)
 
 
-SOURCES = ("agnews", "r8", "r52", "20news")
+SOURCES = ("agnews", "r8", "r52", "20news", WHOLE)
 _ASSETS = {"r8": "reuters-r8", "r52": "reuters-r52", "20news": "20newsgroups"}
 
 

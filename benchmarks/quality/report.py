@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 from scipy.stats import t as student
+from scipy.stats import ttest_ind
 
 from benchmarks.quality.methods import BUDGETS, DEFAULT, PEERS, PROBE, UNIFORM, Method
 from benchmarks.quality.study import PUBLISHED, Study
@@ -49,7 +51,7 @@ def accuracies(results: Sequence[dict[str, Any]], part: str = "test") -> list[fl
 
 def markdown_of(study: Study, machine: str) -> str:
     """The whole report."""
-    names = [data.name for data in study.sets]
+    cut = [data for data in study.sets if data.rates_of is None]
     lines = [
         "# When adaptive rank pays",
         "",
@@ -59,6 +61,25 @@ def markdown_of(study: Study, machine: str) -> str:
         "limit on trainable parameters is that of rank 11 on query and value with the whole head. Seconds are those "
         "of processes with one thread, two at a time.",
         "",
+        *_table(replace(study, sets=cut)),
+    ]
+    for data in study.sets:
+        if data.rates_of is not None and any(study.finished(data, m, PUBLISHED) for m in study.methods):
+            lines += [
+                "",
+                f"## {data.name}",
+                "",
+                f"9,000 training and 1,000 validation rows, with the learning rates of {data.rates_of.name}.",
+                "",
+                *_table(replace(study, sets=[data])),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(study: Study) -> list[str]:
+    """Every method on the sets of the study, and the differences that matter."""
+    names = [data.name for data in study.sets]
+    return [
         f"| method | {' | '.join(names)} | mean | final parameters | training | learning rates |",
         f"|---|{'---|' * len(names)}---|---|---|---|",
         _probe_line(study),
@@ -66,7 +87,6 @@ def markdown_of(study: Study, machine: str) -> str:
         "",
         *_differences(study),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _probe_line(study: Study) -> str:
@@ -105,27 +125,43 @@ def _method_line(study: Study, method: Method) -> str | None:
 
 
 def _differences(study: Study) -> list[str]:
-    """What the goal of the study asks: against the best PEFT pipeline, and against uniform rank."""
+    """What the goal of the study asks: the default against the best PEFT pipeline of every set and on average,
+    and against uniform rank.
+    """
     by_name = {method.name: method for method in study.methods}
-    lines = []
-    for data in study.sets:
-        means = {
-            name: Estimate.of(accuracies(results)).mean
+    found = {
+        data.name: {
+            name: values
             for name, method in by_name.items()
-            if (results := study.finished(data, method, PUBLISHED))
+            if (values := accuracies(study.finished(data, method, PUBLISHED)))
         }
-        peers = {name: means[name] for name in PEERS if name in means}
-        if DEFAULT in means and peers:
-            best = max(peers, key=lambda name: peers[name])
-            lines.append(
-                f"- {data.name}: {DEFAULT} {means[DEFAULT] - peers[best]:+.2f} points against {best}."
-            )
-        lines += [
-            f"- {data.name}: {DEFAULT} {means[DEFAULT] - means[name]:+.2f} points against {name}."
-            for name in UNIFORM
-            if DEFAULT in means and name in means
-        ]
+        for data in study.sets
+    }
+    lines, gains = [], []
+    for data_name, values in found.items():
+        if DEFAULT not in values:
+            continue
+        peers = [name for name in PEERS if name in values]
+        if peers:
+            best = max(peers, key=lambda name: mean(values[name]))
+            gains.append(100 * (mean(values[DEFAULT]) - mean(values[best])))
+            lines.append(f"- {data_name}: {_against(values, best)}.")
+        lines += [f"- {data_name}: {_against(values, name)}." for name in UNIFORM if name in values]
+    if len(gains) == len(found) > 1:
+        lines.append(
+            f"- Mean over the sets: {DEFAULT} {mean(gains):+.2f} points against the best PEFT pipeline of each."
+        )
     return lines
+
+
+def _against(values: dict[str, list[float]], other: str) -> str:
+    """The difference of two means with its 95 % interval over seeds (Welch), if both have several."""
+    own, others = (100 * np.array(values[name]) for name in (DEFAULT, other))
+    text = f"{DEFAULT} {own.mean() - others.mean():+.2f} points against {other}"
+    if min(len(own), len(others)) < 2:
+        return text
+    interval = ttest_ind(own, others, equal_var=False).confidence_interval(0.95)
+    return f"{text} ({interval.low:+.2f} to {interval.high:+.2f})"
 
 
 def draw(study: Study, path: Path) -> bool:
@@ -146,12 +182,15 @@ def draw(study: Study, path: Path) -> bool:
         for method in study.methods
         if method.is_in_sweep
     }
-    if not any(curves.values()):
+    drawn = [
+        data for data in study.sets if any(curves[data.name, m.name] for m in study.methods if m.is_in_sweep)
+    ]
+    if not drawn:
         return False
     figure, axes = plt.subplots(
-        1, len(study.sets), figsize=(4 * len(study.sets), 3.6), squeeze=False, layout="constrained"
+        1, len(drawn), figsize=(4 * len(drawn), 3.6), squeeze=False, layout="constrained"
     )
-    for axis, data in zip(axes[0], study.sets, strict=True):
+    for axis, data in zip(axes[0], drawn, strict=True):
         for (data_name, method_name), points in curves.items():
             if data_name == data.name and points:
                 axis.errorbar(

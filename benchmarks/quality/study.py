@@ -43,8 +43,8 @@ class Study:
         return [result for job in self.runs_of(data, method, budget) if (result := self.result(job))]
 
     def best_rate(self, data: DataSet, method: Method) -> float | None:
-        """The learning rate with the lowest log loss on the validation rows of ``data``, at the published
-        budget and the first seed. None while the grid is not complete.
+        """The learning rate with the lowest log loss on the validation rows of ``data`` (or of the set whose
+        rates it takes), at the published budget and the first seed. None while the grid is not complete.
 
         Of the log loss, since accuracy on a thousand rows tells apart hardly any two rates.
         """
@@ -80,7 +80,8 @@ class Study:
 
 
 def _grid(data: DataSet, method: Method) -> list[Job]:
-    return [Job(data, method, PUBLISHED, rate, SEEDS[0]) for rate in method.learning_rates]
+    chosen_on = data.rates_of or data
+    return [Job(chosen_on, method, PUBLISHED, rate, SEEDS[0]) for rate in method.learning_rates]
 
 
 def validation_log_loss(result: dict[str, Any] | None) -> float:
