@@ -251,6 +251,18 @@ def test_text_pairs_train(inputs, tmp_path):
     assert record["artefacts"]["merged"]["max_logit_difference"] < 5e-5
 
 
+def test_the_scale_of_the_warm_start_changes_the_first_loss_and_not_the_baseline(inputs, tmp_path):
+    flat, steep = (
+        run_training(recipe_for(inputs, tmp_path / name, epochs=1, warm_start_scale=scale), console=quiet())
+        for name, scale in (("flat", 1e-6), ("steep", 1.0))
+    )
+    assert record_of(flat)["baseline"] == record_of(steep)["baseline"]
+    num_labels = len(record_of(flat)["labels"]["names"])
+    first = history_of(flat, "step")[0]["loss"]
+    assert first == pytest.approx(np.log(num_labels), abs=1e-4)  # all logits are 0
+    assert abs(history_of(steep, "step")[0]["loss"] - first) > 0.1
+
+
 def test_early_stop_ends_before_the_last_step(inputs, tmp_path):
     recipe = recipe_for(
         inputs, tmp_path / "run", epochs=8, rank_final=0.8, evaluate_every=4, early_stop=1, learning_rate=1e-6

@@ -96,6 +96,9 @@ class Recipe:
     beta2: float = _key("decay of the uncertainty average", 0.85)
     orth_reg_weight: float = _key("weight of the orthogonality penalty; 0.5 as published", 0.0)
     warm_start: bool = _key("start the head from a linear probe", True)
+    warm_start_scale: float = _key(
+        "what the weights of the linear probe are multiplied by to start from", 0.3
+    )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = _key(
         "type of the frozen encoder; auto: bf16 where the machine has it", "auto"
     )
@@ -127,7 +130,13 @@ class Recipe:
             yield _must_be(name, value, "at least 1", value is None or value >= 1)
         for name in ("save_every", "evaluate_every", "early_stop", "warmup", "rank_warmup", "rank_final"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        for name in ("learning_rate", "e_learning_rate_ratio", "allocate_every", "validation_size"):
+        for name in (
+            "learning_rate",
+            "e_learning_rate_ratio",
+            "warm_start_scale",
+            "allocate_every",
+            "validation_size",
+        ):
             yield _must_be(name, getattr(self, name), "above 0", getattr(self, name) > 0)
         yield _must_be("alpha", self.alpha, "above 0", self.alpha is None or self.alpha > 0)
         for name in ("weight_decay", "max_grad_norm", "orth_reg_weight", "r_drop"):

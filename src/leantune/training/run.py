@@ -24,7 +24,7 @@ from leantune.training.selection import Evaluation, Selection
 from leantune.training.setup import Run, build_classifier, fresh_state, prepare_run
 from leantune.training.state import restore
 from leantune.training.tracking import Display, History
-from leantune.training.warm_start import start_from_probe
+from leantune.training.warm_start import scale_output_layer, start_from_probe
 
 
 def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, resume: bool = False) -> Path:
@@ -101,6 +101,7 @@ def _warm_start(run: Run, classifier: PackedClassifier) -> None:
         baseline["validation"] = evaluate_part(run, classifier, "validation").to_json()
         if run.data.test is not None:
             baseline["test"] = evaluate_part(run, classifier, "test").to_json()
+    scale_output_layer(classifier, run.recipe.warm_start_scale)
     run.record["baseline"] = baseline
     accuracy = baseline["validation"]["accuracy"]
     run.console.print(

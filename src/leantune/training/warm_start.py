@@ -97,3 +97,17 @@ def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_siz
             layer.bias.fill_(float(bias.min()))
             layer.bias[probe.classes_] = torch.from_numpy(bias).to(layer.bias)
     return len(rows)
+
+
+@torch.no_grad()
+def scale_output_layer(classifier: PackedClassifier, factor: float) -> None:
+    """Multiply weights and bias of the output layer, and so the logits, by ``factor``.
+
+    A probe that is fitted to the end is sure of the rows it has seen: its weights are large, so features change
+    little and the classifier stays overconfident (Tomihari and Sato, 2024, arXiv 2405.16747). Its directions
+    are what is worth having.
+    """
+    _, layer = output_layer(classifier.model)
+    layer.weight.mul_(factor)
+    if layer.bias is not None:
+        layer.bias.mul_(factor)
