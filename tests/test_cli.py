@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from leantune.cli import main, parse
+from leantune.arguments import build_parser, parse
+from leantune.cli import COMMANDS, main
 from tiny import save_tiny_encoder, write_rows
 
 pytestmark = [
@@ -55,6 +56,16 @@ def test_help_is_quick_and_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "leantune predict runs/mine" in done.stdout
+
+
+def test_every_command_that_can_be_typed_has_a_function(capsys):
+    choices = next(a.choices for a in build_parser()._actions if a.dest == "command")
+    assert list(choices) == list(COMMANDS)
+    for name in choices:
+        with pytest.raises(SystemExit) as caught:
+            main([name, "--help"])
+        assert caught.value.code == 0
+        assert f"usage: leantune {name} " in capsys.readouterr().out
 
 
 def test_train_with_flags_only_prints_where_everything_is(inputs, tmp_path, capsys):

@@ -17,6 +17,7 @@ FLOORS = (
     "hardware",
     "distributed",
     "config",
+    "arguments",
     "data",
     "packing",
     "adalora",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leantune.cli import _recipe_from, parse
+from leantune.arguments import parse, recipe_from
 from leantune.config import load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def test_every_documented_command_parses(command):
         words = shlex.split(command)
         if any(word.endswith(".yaml") for word in words):
             return  # a file of the reader's
-        _recipe_from(options)
+        recipe_from(options)
 
 
 @pytest.mark.parametrize("command", commands("make"))
