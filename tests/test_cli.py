@@ -284,6 +284,8 @@ BAD_RECIPES = [
         "init_rank must be above target_rank=8. Got 8",
     ),
     (["train", "quickstart", "epochs"], "'epochs' is not key=value"),
+    (["train", "quickstart", "epochs=inf"], "epochs must be a whole number. Got 'inf' instead"),
+    (["train", "quickstart", "seed=nan"], "seed must be a whole number. Got 'nan' instead"),
 ]
 
 
