@@ -18,6 +18,7 @@ import torch
 
 from leantune.arguments import build_parser, parse
 from leantune.cli import COMMANDS, main
+from leantune.inference.export import FOLDERS
 from tiny import save_tiny_encoder, write_rows
 
 pytestmark = [
@@ -66,6 +67,11 @@ def test_every_command_that_can_be_typed_has_a_function(capsys):
             main([name, "--help"])
         assert caught.value.code == 0
         assert f"usage: leantune {name} " in capsys.readouterr().out
+
+
+def test_every_format_that_can_be_typed_has_a_folder_in_the_run():
+    export = next(a.choices for a in build_parser()._actions if a.dest == "command")["export"]
+    assert next(a.choices for a in export._actions if a.dest == "format") == tuple(FOLDERS)
 
 
 def test_train_with_flags_only_prints_where_everything_is(inputs, tmp_path, capsys):

@@ -23,6 +23,9 @@ from leantune.inference.openvino_export import (
 from leantune.pretrained import config_of, load_pretrained, quiet_transformers
 from leantune.sources import resolve_model
 
+FOLDERS = {form: f"export-{form}" for form in ("adalora", "lora", "merged")} | {form: form for form in FORMS}
+"""Format -> its folder in a run; prediction looks for those of OpenVINO under their own names."""
+
 
 def export_run(run: Path, form: str, output: str | None, *, overwrite: bool = False) -> Path:
     """Write the run as ``adalora``, ``lora`` (both PEFT), ``merged`` (plain transformers) or ``openvino``.
@@ -99,8 +102,7 @@ def _target(run: Path, form: str, output: str | None, *, overwrite: bool) -> Pat
         if Path(output).exists():
             raise UsageError(f"output {output}: exists already; choose another folder or remove it")
         return Path(output)
-    # prediction looks for those of OpenVINO under their own names
-    target = run / (form if form in FORMS else f"export-{form}")
+    target = run / FOLDERS[form]
     if target.exists() and not overwrite:
         raise UsageError(f"output {target}: exists already; add --overwrite to replace it, or give --output")
     return target

@@ -43,7 +43,7 @@ from leantune.training.prepare import (
     plan_steps,
     prepare_data,
 )
-from leantune.training.resume import check_same_run, clear_run
+from leantune.training.resume import check_inputs_stay, check_same_run, clear_run
 from leantune.training.selection import KEEP_LAST
 
 REPEATS = {
@@ -83,6 +83,8 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     folder = Path(recipe.output).expanduser()
     if distributed.is_main():
         check_folder(folder, overwrite=overwrite, resume=resume)
+        if not resume:
+            check_inputs_stay(folder, recipe)
     model_source = resolve_model(recipe.model)
     config_of(model_source, trust_remote_code=recipe.trust_remote_code)
     with console.status("reading") as status:
