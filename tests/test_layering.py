@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "leantune"
 FLOORS = (
     "errors",
     "atomic",
+    "checksums",
     "hardware",
     "distributed",
     "config",

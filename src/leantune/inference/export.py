@@ -11,7 +11,7 @@ from leantune.adalora.export import write_lora
 from leantune.atomic import atomic_folder
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
-from leantune.inference.load import read_record
+from leantune.inference.load import check_artefact, read_record
 from leantune.inference.openvino import FORMS
 from leantune.inference.openvino_export import (
     AccuracyCost,
@@ -46,14 +46,15 @@ def export_run(run: Path, form: str, output: str | None, *, overwrite: bool = Fa
         return target
     if form == "adalora" and record["recipe"].get("method") == "lora":
         raise UsageError(f"{run}: trained with method=lora, there is no AdaLoRA of it; use lora or merged")
-    adapter = read_adapter(run / "adapter")
+    own = check_artefact(run, record, "adapter")
+    adapter = read_adapter(own)
     with atomic_folder(target) as folder:
-        for file in (run / "adapter").iterdir():
+        for file in own.iterdir():
             if file.name not in (WEIGHTS, CONFIG, "README.md"):
                 shutil.copy2(file, folder / file.name)
         if form == "adalora":
             for name in (WEIGHTS, CONFIG):
-                shutil.copy2(run / "adapter" / name, folder / name)
+                shutil.copy2(own / name, folder / name)
         elif form == "lora":
             write_lora(folder, adapter)
         else:
