@@ -18,6 +18,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from leantune import distributed
 from leantune.cli import exit_code_of, main
@@ -112,6 +113,11 @@ def test_a_run_that_cannot_start_leaves_the_earlier_one_and_its_exports(inputs, 
     words = words_of(inputs, exported, data=str(tmp_path / "bad.csv"))
     assert main(["train", *words, "--overwrite"]) == 3
     assert main(["train", *words_of(inputs, exported, max_trainable_params=1), "--overwrite"]) == 2
+    encoder = Path(shutil.copytree(inputs / "encoder", tmp_path / "encoder"))
+    weights = load_file(encoder / "model.safetensors")
+    del weights["encoder.layer.0.attention.self.query.weight"]  # its config and its header are fine
+    save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+    assert main(["train", *words_of(inputs, exported, model=str(encoder)), "--overwrite"]) == 5
     assert {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()} == before
 
 
