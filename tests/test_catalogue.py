@@ -101,12 +101,13 @@ def test_resume_takes_an_existing_run_and_nothing_else(tmp_path, capsys, words):
 
 def test_a_run_is_cleared_without_the_files_of_others(tmp_path):
     save_checkpoint(tmp_path, 3, Checkpoint({"w": torch.ones(1)}, {}))
-    for name in ("adapter", "merged", "openvino", "openvino-int8"):
+    exports = ["openvino", "openvino-int8", "export-adalora", "export-lora", "export-merged"]
+    for name in ["adapter", "merged", *exports, "export-of-mine"]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("precious")
     clear_run(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export-of-mine", "notes.txt"]
 
 
 def test_a_checkpoint_of_a_newer_format_is_named(tmp_path):

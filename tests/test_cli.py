@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from leantune.cli import main, parse
+from leantune.arguments import build_parser, parse
+from leantune.cli import COMMANDS, main
+from leantune.inference.export import FOLDERS
 from tiny import save_tiny_encoder, write_rows
 
 pytestmark = [
@@ -55,6 +57,21 @@ def test_help_is_quick_and_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "leantune predict runs/mine" in done.stdout
+
+
+def test_every_command_that_can_be_typed_has_a_function(capsys):
+    choices = next(a.choices for a in build_parser()._actions if a.dest == "command")
+    assert list(choices) == list(COMMANDS)
+    for name in choices:
+        with pytest.raises(SystemExit) as caught:
+            main([name, "--help"])
+        assert caught.value.code == 0
+        assert f"usage: leantune {name} " in capsys.readouterr().out
+
+
+def test_every_format_that_can_be_typed_has_a_folder_in_the_run():
+    export = next(a.choices for a in build_parser()._actions if a.dest == "command")["export"]
+    assert next(a.choices for a in export._actions if a.dest == "format") == tuple(FOLDERS)
 
 
 def test_train_with_flags_only_prints_where_everything_is(inputs, tmp_path, capsys):
@@ -273,6 +290,8 @@ BAD_RECIPES = [
         "init_rank must be above target_rank=8. Got 8",
     ),
     (["train", "quickstart", "epochs"], "'epochs' is not key=value"),
+    (["train", "quickstart", "epochs=inf"], "epochs must be a whole number. Got 'inf' instead"),
+    (["train", "quickstart", "seed=nan"], "seed must be a whole number. Got 'nan' instead"),
 ]
 
 

@@ -14,9 +14,11 @@ PACKAGE = Path(__file__).parents[1] / "src" / "leantune"
 FLOORS = (
     "errors",
     "atomic",
+    "checksums",
     "hardware",
     "distributed",
     "config",
+    "arguments",
     "data",
     "packing",
     "adalora",

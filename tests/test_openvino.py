@@ -343,9 +343,28 @@ def spoil_about(folder: Path) -> None:
 def test_a_damaged_export_is_named(exported, tmp_path, spoil, message):
     folder = tmp_path / "run"
     shutil.copytree(exported, folder)
+    about = json.loads((folder / "openvino" / "export.json").read_text("utf-8"))
+    del about["files"]  # as early exports
+    (folder / "openvino" / "export.json").write_text(json.dumps(about), "utf-8")
+    load_engine("openvino", folder)
     spoil(folder / "openvino")
     with pytest.raises(CheckpointError, match=message):
         load_engine("openvino", folder)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "openvino-int8"])
+def test_one_changed_bit_of_an_export_is_named(exported, inputs, tmp_path, capsys, engine):
+    folder = tmp_path / "run"
+    shutil.copytree(exported, folder)
+    weights = folder / engine / "openvino_model.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + bytes([weights.read_bytes()[-1] ^ 1]))
+    command = ["predict", str(folder), "--input", str(inputs / "test.csv"), "--engine", engine]
+    line = fails(capsys, 5, *command)
+    assert line.startswith(f"{folder / engine}: openvino_model.bin has SHA-256 ")
+    assert line.endswith(f"export again with: leantune export {folder} --format {engine} --overwrite")
+    assert main(["export", str(folder), "--format", "openvino", "--overwrite"]) == 0
+    if engine == "openvino":
+        assert main(command) == 0
 
 
 def test_a_precision_that_a_cpu_has_not_is_refused(exported):

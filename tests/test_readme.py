@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from leantune.cli import _recipe_from, parse
-from leantune.config import load_recipe, shipped_recipes
+from leantune.arguments import parse, recipe_from
+from leantune.config import Recipe, load_recipe, shipped_recipes
+from leantune.config.load import ALIASES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,13 +33,23 @@ def test_every_documented_command_parses(command):
         words = shlex.split(command)
         if any(word.endswith(".yaml") for word in words):
             return  # a file of the reader's
-        _recipe_from(options)
+        recipe_from(options)
 
 
 @pytest.mark.parametrize("command", commands("make"))
 def test_every_documented_make_target_exists(command):
     target = command.split()[1]
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("key", dataclasses.fields(Recipe), ids=lambda key: key.name)
+def test_every_recipe_key_is_documented_with_its_other_spellings(key):
+    spellings = [f"`{alias}`" for alias, name in ALIASES.items() if name == key.name]
+    rows = [line.split(" | ", 2) for line in (ROOT / "docs/recipe.md").read_text("utf-8").splitlines()]
+    (row,) = [row[2] for row in rows if row[0] == f"| `{key.name}`"]
+    meaning, others, _ = row.rsplit("|", 2)
+    assert meaning.strip() == key.metadata["doc"]
+    assert sorted(filter(None, others.strip().split(", "))) == sorted(spellings)
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

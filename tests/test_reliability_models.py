@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from leantune.cli import main
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, LeantuneError, UnsafeFileError
 from leantune.inference.load import load_run
+from leantune.inference.shared import SharedEncoder
 from leantune.pretrained import config_of, load_pretrained
 from tiny import save_tiny_encoder
 
@@ -32,6 +34,16 @@ def encoder(tmp_path) -> Path:
 def copy(run, tmp_path) -> Path:
     """A finished run that a test may spoil."""
     return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture
+def unsummed(copy) -> Path:
+    """The same, without checksums: an early run, or a stranger's."""
+    record = json.loads((copy / "record.json").read_text("utf-8"))
+    for artefact in record["artefacts"].values():
+        del artefact["files"]
+    change_json(copy / "record.json", **record)
+    return copy
 
 
 def load(encoder: Path, **options: bool):
@@ -68,15 +80,15 @@ def test_trusted_code_is_let_through(encoder):
     assert config_of(str(encoder), trust_remote_code=True).model_type == "bert"
 
 
-def test_a_run_folder_cannot_trust_itself(copy):
+def test_a_run_folder_cannot_trust_itself(unsummed):
     """The recipe in a stranger's run may say trust_remote_code; it is not asked."""
-    recipe = copy / "recipe.yaml"
+    recipe = unsummed / "recipe.yaml"
     recipe.write_text(
         recipe.read_text("utf-8").replace("trust_remote_code: false", "trust_remote_code: true")
     )
-    change_json(copy / "merged" / "config.json", auto_map={"AutoConfig": "configuration_own.Own"})
+    change_json(unsummed / "merged" / "config.json", auto_map={"AutoConfig": "configuration_own.Own"})
     with pytest.raises(UnsafeFileError, match="auto_map"):
-        load_run(copy)
+        load_run(unsummed)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
@@ -169,8 +181,107 @@ def spoil_bytes(copy: Path) -> None:
         (spoil_bytes, "merged/model.safetensors: damaged"),
     ],
 )
-def test_a_run_whose_labels_or_weights_were_changed_is_refused(copy, spoil, message):
-    spoil(copy)
+def test_a_run_whose_labels_or_weights_were_changed_is_refused(unsummed, spoil, message):
+    spoil(unsummed)
     with pytest.raises(LeantuneError, match=message) as caught:
-        load_run(copy)
+        load_run(unsummed)
     assert caught.value.exit_code == 5
+
+
+def flip_a_bit(path: Path) -> None:
+    """Of the last number: every reader takes the file for whole."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def commands_on(run: Path, inputs: Path) -> dict[str, list[str]]:
+    output = str(run / "written")
+    return {
+        "predict": ["predict", str(run), "--input", str(inputs / "test.csv"), "--output", f"{output}.csv"],
+        "evaluate": ["evaluate", str(run), "--data", str(inputs / "test.csv")],
+        "export lora": ["export", str(run), "--format", "lora", "--output", output],
+        "export adalora": ["export", str(run), "--format", "adalora", "--output", output],
+        "export merged": ["export", str(run), "--format", "merged", "--output", output],
+        "export openvino": ["export", str(run), "--format", "openvino", "--output", output],
+    }
+
+
+LOADED = {
+    "predict": "merged",
+    "evaluate": "merged",
+    "export lora": "adapter",
+    "export adalora": "adapter",
+    "export merged": "adapter",
+    "export openvino": "merged",
+}
+"""Command -> the artefact that it reads."""
+
+
+@pytest.mark.parametrize("name", ["adapter", "merged"])
+def test_the_record_has_the_checksum_of_every_file(run, name):
+    files = json.loads((run / "record.json").read_text("utf-8"))["artefacts"][name]["files"]
+    there = [path for path in (run / name).iterdir() if path.name != "README.md"]
+    assert files == {
+        path.name: {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in there
+    }
+    assert {"tokenizer.json", "adapter_model.safetensors" if name == "adapter" else WEIGHTS} <= set(files)
+
+
+@pytest.mark.parametrize("command", LOADED)
+def test_one_changed_bit_is_named_by_every_command_that_reads_it(copy, inputs, capsys, command):
+    weights = next((copy / LOADED[command]).glob("*.safetensors"))
+    before = hashlib.sha256(weights.read_bytes()).hexdigest()
+    flip_a_bit(weights)
+    after = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert main(commands_on(copy, inputs)[command]) == 5
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        f"leantune: error: {weights.parent}: {weights.name} has SHA-256 {after[:12]}…, expected {before[:12]}… "
+        "by record.json: it was damaged or changed after training; put back what the run wrote, or write it "
+        f"again with: leantune train --resume {copy}"
+    )
+    assert not list(copy.glob("written*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "problem"),
+    [
+        ("tokenizer.json", Path.unlink, "tokenizer.json is missing"),
+        ("config.json", lambda path: path.write_text("{}"), r"config.json has 2 bytes, expected \d+"),
+    ],
+)
+def test_a_missing_or_cut_file_of_a_run_is_named(copy, file, spoil, problem):
+    spoil(copy / "merged" / file)
+    with pytest.raises(CheckpointError, match=f"merged: {problem} by record.json"):
+        load_run(copy)
+
+
+def test_a_changed_adapter_is_refused_by_a_shared_encoder(copy, inputs):
+    flip_a_bit(copy / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"adapter: adapter_model\.safetensors has SHA-256"):
+        SharedEncoder(str(inputs / "encoder"), precision="fp32").load("a", copy)
+
+
+def test_resuming_writes_a_damaged_artefact_again(copy, inputs):
+    for name in ("adapter", "merged"):
+        flip_a_bit(next((copy / name).glob("*.safetensors")))
+    assert main(["train", "--resume", str(copy)]) == 0
+    for command in ("predict", "export lora"):
+        assert main(commands_on(copy, inputs)[command]) == 0
+
+
+def test_only_what_is_read_is_checked(copy, inputs):
+    """A page for people, and files of others, are no part of it."""
+    flip_a_bit(copy / "adapter" / "adapter_model.safetensors")
+    (copy / "merged" / "README.md").write_text("what we use it for")
+    (copy / "merged" / "notes.txt").write_text("precious")
+    assert main(commands_on(copy, inputs)["predict"]) == 0
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "export lora", "export merged"])
+def test_a_run_without_checksums_is_read(unsummed, inputs, command):
+    assert main(commands_on(unsummed, inputs)[command]) == 0

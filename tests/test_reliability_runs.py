@@ -18,6 +18,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from leantune import distributed
 from leantune.cli import exit_code_of, main
@@ -81,6 +82,56 @@ def test_a_lock_file_that_was_removed_is_no_lock(tmp_path):
         (tmp_path / "run" / LOCK).unlink()
         with run_lock(tmp_path / "run"):
             assert (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.fixture
+def exported(run, tmp_path) -> Path:
+    """A finished run with an export in it, that a test may replace."""
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    for form in ("lora", "merged"):
+        assert main(["export", str(folder), "--format", form]) == 0
+    return folder
+
+
+def words_of(inputs: Path, output: Path, **changes: object) -> list[str]:
+    recipe = recipe_for(inputs, output, epochs=1, **changes)
+    return [f"{key}={value}" for key, value in recipe.to_dict().items() if value is not None]
+
+
+def test_another_run_in_the_folder_takes_the_exports_with_it(inputs, exported):
+    """They would be of another model; what has a name of the user's own stays."""
+    (exported / "export-lora").rename(exported / "lora for Ada")
+    assert main(["train", *words_of(inputs, exported), "--overwrite"]) == 0
+    names = {path.name for path in exported.iterdir()}
+    assert "lora for Ada" in names
+    assert not {"export-lora", "export-merged"} & names
+
+
+def test_a_run_that_cannot_start_leaves_the_earlier_one_and_its_exports(inputs, exported, tmp_path):
+    before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
+    (tmp_path / "bad.csv").write_text("text\nword1\n")
+    words = words_of(inputs, exported, data=str(tmp_path / "bad.csv"))
+    assert main(["train", *words, "--overwrite"]) == 3
+    assert main(["train", *words_of(inputs, exported, max_trainable_params=1), "--overwrite"]) == 2
+    encoder = Path(shutil.copytree(inputs / "encoder", tmp_path / "encoder"))
+    weights = load_file(encoder / "model.safetensors")
+    del weights["encoder.layer.0.attention.self.query.weight"]  # its config and its header are fine
+    save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+    assert main(["train", *words_of(inputs, exported, model=str(encoder)), "--overwrite"]) == 5
+    assert {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("model", "export-merged"), ("model", "merged"), ("data", "adapter")]
+)
+def test_a_run_does_not_remove_what_it_reads(inputs, exported, capsys, key, name):
+    words = words_of(inputs, exported, **{key: str(exported / name)})
+    assert main(["train", *words, "--overwrite"]) == 2
+    assert f"{key}={exported / name}: is in output {exported}, where a new run replaces it" in (
+        capsys.readouterr().err
+    )
+    assert (exported / name).is_dir()
+    assert (exported / "record.json").is_file()
 
 
 @pytest.mark.parametrize("in_the_way", ["out", "out/below"])

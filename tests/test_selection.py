@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 
 from leantune.training.checkpoint import (
@@ -64,6 +66,10 @@ def test_a_checkpoint_is_valid_only_whole_and_unchanged(tmp_path):
     assert "SHA-256" in find_problem(folder)
     (folder / TENSORS).unlink()
     assert find_problem(folder) == f"{TENSORS} is missing"
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    del manifest["files"][TENSORS]
+    (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+    assert find_problem(folder) == f"{TENSORS} is missing in {MANIFEST}"
     (folder / MANIFEST).write_text("{")
     assert find_problem(folder) == f"{MANIFEST} is not readable"
     (folder / MANIFEST).unlink()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from leantune.architectures import architecture_of, head_modules
+from leantune.checksums import update_from
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UnsafeFileError, UsageError
 
@@ -110,9 +111,7 @@ def weights_sha256(folder: str) -> str:
     """Hex digest of all safetensors files of a model folder, in the order of their names."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).expanduser().glob("*.safetensors")):
-        with file.open("rb") as opened:
-            while chunk := opened.read(1 << 20):
-                digest.update(chunk)
+        update_from(digest, file)
     return digest.hexdigest()
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
+from leantune.checksums import update_from
 from leantune.data.wording import place_name
 from leantune.errors import DataError, ResourceError
 
@@ -99,9 +100,8 @@ class Content:
 
     def update_hash(self, digest: hashlib._Hash) -> None:
         """Feed the bytes of the file, as they are on disk, to a hash."""
-        with reading(self.name), open(self.path, "rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
+        with reading(self.name):
+            update_from(digest, self.path)
 
     def check_unchanged(self) -> None:
         """Raise DataError if the file is not the one that was opened."""

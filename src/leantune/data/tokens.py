@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from leantune.data import token_cache
 from leantune.data.read import ExampleSource
 from leantune.errors import DataError, UsageError
 
@@ -108,23 +107,19 @@ class Tokeniser:
 class TokenTable:
     """A memory-mapped table of token rows; only lengths and labels are held in memory."""
 
-    path: Path
+    batches: list[pa.RecordBatch] = field(repr=False)
+    """Of the mapped file, which may have lost its name since."""
     source_name: str
     source_sha256: str
     """Of the content that the rows were read from."""
 
     @cached_property
-    def _batches(self) -> list[pa.RecordBatch]:
-        reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
-
-    @cached_property
     def _first_rows(self) -> npt.NDArray[np.int64]:
-        return np.cumsum([0] + [batch.num_rows for batch in self._batches])
+        return np.cumsum([0] + [batch.num_rows for batch in self.batches])
 
     @cached_property
     def _token_views(self) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
-        columns = [batch.column("input_ids") for batch in self._batches]
+        columns = [batch.column("input_ids") for batch in self.batches]
         return [
             (column.offsets.to_numpy(zero_copy_only=True), column.values.to_numpy(zero_copy_only=True))
             for column in columns
@@ -155,7 +150,7 @@ class TokenTable:
         Raises:
             DataError: if the rows were read without labels.
         """
-        texts: list[str] = [label for batch in self._batches for label in batch.column("label").to_pylist()]
+        texts: list[str] = [label for batch in self.batches for label in batch.column("label").to_pylist()]
         if None in texts:
             raise DataError("has no label column; labels are needed here", path=self.source_name)
         return texts
@@ -168,7 +163,7 @@ class TokenTable:
         return values[offsets[within] : offsets[within + 1]]
 
     def _column(self, name: str) -> npt.NDArray[np.int32]:
-        return np.concatenate([batch.column(name).to_numpy() for batch in self._batches])
+        return np.concatenate([batch.column(name).to_numpy() for batch in self.batches])
 
 
 def tokenise(
@@ -183,21 +178,34 @@ def tokenise(
     Args:
         source: rows to read, with labels if it has them; its content and columns are part of the cache key.
         tokeniser: its fingerprint is part of the cache key.
-        cache_dir: where tables are kept.
+        cache_dir: where tables are kept, within the limit of `token_cache`.
         on_rows: called with the number of rows done so far.
     """
+    limit = token_cache.limit_bytes()
     source_sha256 = source.sha256()
     key = json.dumps([FORMAT_VERSION, source_sha256, tokeniser.fingerprint, repr(source.columns)])
-    path = cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
-    if not path.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-        try:
+    path = cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{token_cache.SUFFIX}"
+    batches = _found(path)
+    if batches is None:
+        with token_cache.new_entry(path) as temporary:
             _write_table(source, tokeniser, temporary, on_rows)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return TokenTable(path, source.name, source_sha256)
+            batches = _mapped(temporary)  # once it has its name, another process may remove it
+        token_cache.shrink(cache_dir, limit, keep=path)
+    return TokenTable(batches, source.name, source_sha256)
+
+
+def _found(path: Path) -> list[pa.RecordBatch] | None:
+    try:
+        batches = _mapped(path)
+    except (FileNotFoundError, pa.ArrowInvalid):  # the latter: cut by a power failure
+        return None
+    token_cache.mark_used(path)
+    return batches
+
+
+def _mapped(path: Path) -> list[pa.RecordBatch]:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
 
 
 def _write_table(

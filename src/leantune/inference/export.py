@@ -11,7 +11,7 @@ from leantune.adalora.export import write_lora
 from leantune.atomic import atomic_folder
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
-from leantune.inference.load import read_record
+from leantune.inference.load import check_artefact, read_record
 from leantune.inference.openvino import FORMS
 from leantune.inference.openvino_export import (
     AccuracyCost,
@@ -22,6 +22,9 @@ from leantune.inference.openvino_export import (
 )
 from leantune.pretrained import config_of, load_pretrained, quiet_transformers
 from leantune.sources import resolve_model
+
+FOLDERS = {form: f"export-{form}" for form in ("adalora", "lora", "merged")} | {form: form for form in FORMS}
+"""Format -> its folder in a run; prediction looks for those of OpenVINO under their own names."""
 
 
 def export_run(run: Path, form: str, output: str | None, *, overwrite: bool = False) -> Path:
@@ -43,14 +46,15 @@ def export_run(run: Path, form: str, output: str | None, *, overwrite: bool = Fa
         return target
     if form == "adalora" and record["recipe"].get("method") == "lora":
         raise UsageError(f"{run}: trained with method=lora, there is no AdaLoRA of it; use lora or merged")
-    adapter = read_adapter(run / "adapter")
+    own = check_artefact(run, record, "adapter")
+    adapter = read_adapter(own)
     with atomic_folder(target) as folder:
-        for file in (run / "adapter").iterdir():
+        for file in own.iterdir():
             if file.name not in (WEIGHTS, CONFIG, "README.md"):
                 shutil.copy2(file, folder / file.name)
         if form == "adalora":
             for name in (WEIGHTS, CONFIG):
-                shutil.copy2(run / "adapter" / name, folder / name)
+                shutil.copy2(own / name, folder / name)
         elif form == "lora":
             write_lora(folder, adapter)
         else:
@@ -99,8 +103,7 @@ def _target(run: Path, form: str, output: str | None, *, overwrite: bool) -> Pat
         if Path(output).exists():
             raise UsageError(f"output {output}: exists already; choose another folder or remove it")
         return Path(output)
-    # prediction looks for those of OpenVINO under their own names
-    target = run / (form if form in FORMS else f"export-{form}")
+    target = run / FOLDERS[form]
     if target.exists() and not overwrite:
         raise UsageError(f"output {target}: exists already; add --overwrite to replace it, or give --output")
     return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from leantune import hardware
+from leantune.checksums import find_difference
 from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
 from leantune.data.rows import by_length
@@ -92,11 +94,11 @@ def load_run(run: Path, *, precision: str | None = None) -> TrainedClassifier:
         CheckpointError: if it is not finished, its model is damaged, or its labels are not those of its model.
         UnsafeFileError: if the model comes with code, or its weights in a pickle.
     """
-    labels = LabelMap.from_json(read_record(run)["labels"])
+    record = read_record(run)
     recipe = load_recipe(str(run / "recipe.yaml"), {})
     device = hardware.pick_device()
     dtype = hardware.DTYPES[hardware.pick_precision(precision or recipe.precision, device)]
-    model = load_merged(run, labels)
+    model = load_merged(run, record)
     classifier = PackedClassifier(model, DropoutStream(0)).eval()
     getattr(model, model.base_model_prefix).to(dtype)
     for module in classifier.architecture.head_in_encoder:
@@ -104,19 +106,39 @@ def load_run(run: Path, *, precision: str | None = None) -> TrainedClassifier:
     return TrainedClassifier(
         classifier=classifier.to(device),
         tokeniser=Tokeniser(str(run / "merged"), recipe.max_length),
-        labels=labels,
+        labels=LabelMap.from_json(record["labels"]),
         recipe=recipe,
     )
 
 
-def load_merged(run: Path, labels: LabelMap) -> Any:
+def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:
+    """The folder ``adapter`` or ``merged`` of a run, if its files are those that the run wrote.
+
+    Early runs have no checksums; their folders are taken as they are.
+
+    Raises:
+        CheckpointError: naming the file that is missing or was changed.
+    """
+    folder = run / name
+    files = record["artefacts"][name].get("files", {}) if "artefacts" in record else {}
+    problem = find_difference(folder, files)
+    if problem:
+        raise CheckpointError(
+            f"{folder}: {problem} by record.json: it was damaged or changed after training; put back what "
+            f"the run wrote, or write it again with: leantune train --resume {run}"
+        )
+    return folder
+
+
+def load_merged(run: Path, record: Mapping[str, Any]) -> Any:
     """The merged transformers model of a run, in fp32.
 
     Raises:
-        CheckpointError: if it is damaged, or its labels are not ``labels``.
+        CheckpointError: if it is damaged, or its labels are not those of ``record``.
         UnsafeFileError: if it comes with code, or its weights in a pickle.
     """
-    merged = run / "merged"
+    labels = LabelMap.from_json(record["labels"])
+    merged = check_artefact(run, record, "merged")
     try:
         config_of(str(merged))  # what the recipe in the folder trusts does not count: it may be a stranger's
         model = load_classifier(str(merged), needs_head=True)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from leantune import hardware
+from leantune.checksums import find_difference
 from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
 from leantune.data.rows import Index, by_length
@@ -123,7 +124,8 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
     if not folder.is_dir():
         raise UsageError(f"{folder}: not exported yet; make it with: {command}")
     try:
-        made_of = json.loads((folder / ABOUT).read_text("utf-8"))["run_id"]
+        about = json.loads((folder / ABOUT).read_text("utf-8"))
+        made_of, files = about["run_id"], about.get("files", {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / ABOUT}: damaged: {first_line(error)}; export again with: {command} --overwrite"
@@ -131,6 +133,12 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
     if made_of != record["run_id"]:
         raise CheckpointError(
             f"{folder}: exported from an earlier run in this folder; export again with: {command} --overwrite"
+        )
+    problem = find_difference(folder, files)
+    if problem:
+        raise CheckpointError(
+            f"{folder}: {problem} by {ABOUT}: it was damaged or changed after the export; export again with: "
+            f"{command} --overwrite"
         )
     return open_export(folder, labels, recipe, precision=precision)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from leantune import __version__, hardware
-from leantune.data.labels import LabelMap
+from leantune.checksums import describe_folder
 from leantune.data.rows import LabelledRows
 from leantune.data.tokens import Encoded
 from leantune.errors import CheckpointError, UsageError
@@ -112,7 +112,7 @@ def import_quantisation() -> tuple[Any, Any]:
 
 
 def _converted(openvino: Any, run: Path) -> Any:
-    model = load_merged(run, LabelMap.from_json(read_record(run)["labels"])).eval()
+    model = load_merged(run, read_record(run)).eval()
     narrow_last_layer(model)
     ids = torch.ones(2, 16, dtype=torch.int64)
     mask = torch.ones_like(ids)
@@ -169,7 +169,13 @@ def _write_model(openvino: Any, folder: Path, run: Path, trained: TrainedClassif
 
 
 def _write_about(folder: Path, run: Path, versions: dict[str, str], **more: Any) -> None:
-    about = {"leantune": __version__, "run_id": read_record(run)["run_id"], "versions": versions, **more}
+    about = {
+        "leantune": __version__,
+        "run_id": read_record(run)["run_id"],
+        "versions": versions,
+        "files": describe_folder(folder),
+        **more,
+    }
     (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 

@@ -27,7 +27,7 @@ from leantune.data.labels import LabelMap
 from leantune.data.read import ExampleBatch
 from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.load import TrainedClassifier, read_record
+from leantune.inference.load import TrainedClassifier, check_artefact, read_record
 from leantune.inference.predict import predict_rows
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch
@@ -90,11 +90,13 @@ class SharedEncoder:
             UsageError: if ``run`` is no run folder.
             CheckpointError: if it is not finished, is damaged, or was trained on another encoder.
         """
-        labels = LabelMap.from_json(read_record(run)["labels"])
-        adapter = read_adapter(run / "adapter")
+        record = read_record(run)
+        labels = LabelMap.from_json(record["labels"])
+        folder = check_artefact(run, record, "adapter")
+        adapter = read_adapter(folder)
         self._check_encoder(run, adapter)
         recipe = load_recipe(str(run / "recipe.yaml"), {})
-        tokeniser = Tokeniser(str(run / "adapter"), recipe.max_length)
+        tokeniser = Tokeniser(str(folder), recipe.max_length)
         classifier = self.attach(adapter, len(labels.names))
         self._loaded[name] = TrainedClassifier(
             classifier=classifier, tokeniser=tokeniser, labels=labels, recipe=recipe

@@ -18,6 +18,7 @@ from leantune.adalora.schedule import RankSchedule
 from leantune.adalora.triplets import Triplets
 from leantune.architectures import head_modules
 from leantune.atomic import atomic_folder
+from leantune.checksums import describe_folder
 from leantune.config import Recipe
 from leantune.data.labels import LabelMap
 from leantune.data.rows import LabelledRows
@@ -48,11 +49,12 @@ def publish(
     labels: LabelMap,
     tokeniser: Tokeniser,
     probe: LabelledRows,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Write ``adapter/`` and ``merged/`` into ``run``.
 
     Returns:
-        the ``artefacts`` entry of ``record.json``: the largest difference of logits on ``probe``.
+        the ``artefacts`` entry of ``record.json``: the largest difference of logits on ``probe``, and
+        sizes and checksums of the files.
 
     Raises:
         CheckpointError: if a reloaded artefact does not compute what the trained model does; it is not
@@ -66,13 +68,15 @@ def publish(
         adapted = _load_with_peft(load_pretrained(model_source, config, labels), folder)
         adapter_difference = _compare(adapted, probe, expected, "adapter")
         del adapted
+        adapter_files = describe_folder(folder)
     with atomic_folder(run / "merged") as folder:
         _write_merged(folder, load_pretrained(model_source, config, labels), read_adapter(run / "adapter"))
         tokeniser.tokenizer.save_pretrained(str(folder))
         merged_difference = _compare(_load_merged(folder), probe, expected, "merged")
+        merged_files = describe_folder(folder)
     return {
-        "adapter": {"max_logit_difference": adapter_difference},
-        "merged": {"max_logit_difference": merged_difference},
+        "adapter": {"max_logit_difference": adapter_difference, "files": adapter_files},
+        "merged": {"max_logit_difference": merged_difference, "files": merged_files},
     }
 
 

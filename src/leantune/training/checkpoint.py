@@ -6,7 +6,6 @@ SHA-256 and they agree. The manifest is written last and the folder is renamed i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -19,6 +18,7 @@ import safetensors.torch
 from torch import Tensor
 
 from leantune.atomic import atomic_folder, discard_folder
+from leantune.checksums import describe_file, find_difference
 from leantune.errors import CheckpointError, ResourceError
 
 FORMAT_VERSION = 1
@@ -61,7 +61,7 @@ def _save_once(run: Path, step: int, checkpoint: Checkpoint) -> Path:
         tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
         safetensors.torch.save_file(tensors, folder / TENSORS)
         (folder / STATE).write_text(json.dumps(checkpoint.state), "utf-8")
-        files = {name: _describe(folder / name) for name in (TENSORS, STATE)}
+        files = {name: describe_file(folder / name) for name in (TENSORS, STATE)}
         manifest = {"format": FORMAT_VERSION, "step": step, "files": files}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
     return target
@@ -92,15 +92,10 @@ def find_problem(folder: Path) -> str | None:
         return f"{MANIFEST} is not readable"
     if version != FORMAT_VERSION:
         return f"written in format {version}, this leantune reads {FORMAT_VERSION}"
-    for name in (TENSORS, STATE):
-        if name not in files or not (folder / name).is_file():
-            return f"{name} is missing"
-        found, expected = _describe(folder / name), files[name]
-        if found["bytes"] != expected["bytes"]:
-            return f"{name} has {found['bytes']} bytes, expected {expected['bytes']}"
-        if found["sha256"] != expected["sha256"]:
-            return f"{name} has SHA-256 {found['sha256'][:12]}…, expected {expected['sha256'][:12]}…"
-    return None
+    unnamed = [name for name in (TENSORS, STATE) if name not in files]
+    if unnamed:
+        return f"{unnamed[0]} is missing in {MANIFEST}"
+    return find_difference(folder, {name: files[name] for name in (TENSORS, STATE)})
 
 
 def list_checkpoints(run: Path) -> dict[int, Path]:
@@ -120,11 +115,3 @@ def remove_checkpoint(run: Path, step: int) -> None:
         ResourceError: if the disk fails; the checkpoint is untouched then.
     """
     discard_folder(checkpoint_path(run, step))
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}

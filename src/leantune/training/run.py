@@ -21,7 +21,7 @@ from leantune.training.observer import RunObserver
 from leantune.training.outcome import evaluate_part, measure_test, publish_artefacts, refit, select_best
 from leantune.training.resume import newest_valid_checkpoint
 from leantune.training.selection import Evaluation, Selection
-from leantune.training.setup import Run, build_classifier, fresh_state, prepare_run
+from leantune.training.setup import Run, build_classifier, fresh_state, prepare_run, start_folder
 from leantune.training.state import restore
 from leantune.training.tracking import Display, History
 from leantune.training.warm_start import scale_output_layer, start_from_probe
@@ -51,6 +51,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         if resume:
             history = _go_on(run, state, selection)
         else:
+            start_folder(run)
             _warm_start(run, classifier)
             run.save_record()
             history = History(run.folder / "history.jsonl")

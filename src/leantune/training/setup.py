@@ -43,7 +43,7 @@ from leantune.training.prepare import (
     plan_steps,
     prepare_data,
 )
-from leantune.training.resume import check_same_run, clear_run
+from leantune.training.resume import check_inputs_stay, check_same_run, clear_run
 from leantune.training.selection import KEEP_LAST
 
 REPEATS = {
@@ -78,11 +78,13 @@ class Run:
 
 
 def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bool) -> Run:
-    """Everything before weights: data, plan, schedule, folder."""
+    """Everything before weights: data, plan, schedule. Nothing is written, nothing removed."""
     started = time.perf_counter()
     folder = Path(recipe.output).expanduser()
     if distributed.is_main():
         check_folder(folder, overwrite=overwrite, resume=resume)
+        if not resume:
+            check_inputs_stay(folder, recipe)
     model_source = resolve_model(recipe.model)
     config_of(model_source, trust_remote_code=recipe.trust_remote_code)
     with console.status("reading") as status:
@@ -102,8 +104,6 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     if resume:
         run.record = json.loads((folder / "record.json").read_text("utf-8"))
         check_same_run(run.record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)
-    else:
-        _start_folder(run)
     return run
 
 
@@ -172,7 +172,10 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
         )
 
 
-def _start_folder(run: Run) -> None:
+def start_folder(run: Run) -> None:
+    """Make room for a new run and begin its record; the classifier must be there, so that an earlier run
+    does not go for one that has no weights to begin with.
+    """
     if distributed.is_main():
         clear_run(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -191,6 +194,7 @@ def _start_folder(run: Run) -> None:
         "recipe": run.recipe.to_dict(),
         "labels": run.data.labels.to_json(),
         "data": run.data.description,
+        "model": run.record["model"],
         "parameters": run.plan.to_json(),
         "schedule": run.steps.to_json(),
         "baseline": None,

@@ -1,0 +1,70 @@
+"""What a user typed or a YAML file holds, as the type of a recipe key."""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any, Literal
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """``value`` as the type of ``hint``; a ValueError says what it must be."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        inner = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
+        return None if value in (None, "", "none", "null") else convert(value, inner)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if str(value).lower() not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return str(value).lower()
+    if typing.get_origin(hint) is tuple:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            raise ValueError("a list, or names separated by commas")
+        return tuple(str(item).strip() for item in items)
+    return _SCALARS[hint](value)
+
+
+def _to_bool(value: Any) -> bool:
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
+    if str(value).lower() not in words:
+        raise ValueError("true or false")
+    return words[str(value).lower()]
+
+
+def _to_int(value: Any) -> int:
+    try:
+        number = float(str(value).replace("_", "").replace(",", ""))
+    except ValueError:
+        raise ValueError("a whole number") from None
+    if isinstance(value, bool) or not number.is_integer():
+        raise ValueError("a whole number")
+    return int(number)
+
+
+def _to_float(value: Any) -> float:
+    try:
+        number = float(str(value).replace("_", ""))
+    except ValueError:
+        raise ValueError("a number") from None
+    if isinstance(value, bool) or number != number or number in (float("inf"), float("-inf")):
+        raise ValueError("a finite number")
+    return number
+
+
+def _to_str(value: Any) -> str:
+    if isinstance(value, dict | list):
+        raise ValueError("text")
+    return str(value)
+
+
+_SCALARS: dict[Any, Any] = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}

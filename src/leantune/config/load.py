@@ -1,0 +1,136 @@
+"""Recipes from YAML files of flat keys, shipped names, ``key=value`` words and flags; later ones win."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leantune.config.convert import convert
+from leantune.config.recipe import Recipe
+from leantune.errors import UsageError
+
+ALIASES: dict[str, str] = {
+    "init_r": "init_rank",
+    "target_r": "target_rank",
+    "lora_r": "init_rank",
+    "tinit": "rank_warmup",
+    "tfinal": "rank_final",
+    "deltaT": "allocate_every",
+    "lora_alpha": "alpha",
+    "target_modules": "targets",
+    "model_name_or_path": "model",
+    "dataset_name": "data",
+    "train_file": "data",
+    "validation_file": "validation",
+    "test_file": "test",
+    "text_column_name": "text_column",
+    "label_column_name": "label_column",
+    "max_seq_length": "max_length",
+    "output_dir": "output",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "label_smoothing_factor": "label_smoothing",
+    "warmup_ratio": "warmup",
+    "save_steps": "save_every",
+    "eval_steps": "evaluate_every",
+    "save_total_limit": "keep_best",
+    "metric_for_best_model": "metric",
+}
+"""Spellings of PEFT, of the AdaLoRA authors and of transformers that users know."""
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with leantune."""
+    folder = resources.files("leantune") / "recipes"
+    return sorted(item.name[: -len(".yaml")] for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_recipe(source: str | None, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe from a shipped name or a YAML file, with ``overrides`` on top.
+
+    Args:
+        source: a shipped name, a path, or None for overrides alone.
+        overrides: by key or alias; strings are read as the key's type.
+
+    Raises:
+        UsageError: naming every unknown key and every value of the wrong type.
+    """
+    values = _typed(_read_yaml(source) if source else {}, source or "recipe")
+    values |= _typed(overrides, "command line")
+    missing = [name for name in ("data", "model") if not values.get(name)]
+    if missing:
+        raise UsageError(
+            f"{' and '.join(missing)} missing: give {' '.join(f'{name}=...' for name in missing)} "
+            f"or a recipe ({', '.join(shipped_recipes())}, or a YAML file)"
+        )
+    return Recipe(**values)
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, str]:
+    """``key=value`` words as a dict.
+
+    Raises:
+        UsageError: for a word without ``=``.
+    """
+    overrides = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UsageError(f"'{word}' is not key=value; the recipe comes first, then key=value words")
+        overrides[key.strip()] = value.strip()
+    return overrides
+
+
+def _read_yaml(source: str) -> Mapping[str, Any]:
+    path = Path(source)
+    if source in shipped_recipes():
+        text = (resources.files("leantune") / "recipes" / f"{source}.yaml").read_text("utf-8")
+    elif path.is_file():
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{source}: not UTF-8 text; expected a YAML recipe") from error
+    else:
+        near = difflib.get_close_matches(source, shipped_recipes(), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(
+            f"no recipe '{source}': expected a YAML file or one of {', '.join(shipped_recipes())}{hint}"
+        )
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise UsageError(f"{source}{place}: not YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{source}: expected key: value lines, found {type(values).__name__}")
+    return values
+
+
+def _typed(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    known = {f.name: f for f in fields(Recipe)}
+    hints = typing.get_type_hints(Recipe)
+    typed: dict[str, Any] = {}
+    problems = []
+    for given, value in values.items():
+        name = ALIASES.get(given, given)
+        if name not in known:
+            near = difflib.get_close_matches(given, [*known, *ALIASES], 1)
+            problems.append(f"unknown key '{given}'" + (f" (did you mean {near[0]}?)" if near else ""))
+            continue
+        try:
+            typed[name] = convert(value, hints[name])
+        except ValueError as error:
+            problems.append(f"{given} must be {error}. Got {value!r} instead")
+    if problems:
+        raise UsageError(f"{place}: " + "; ".join(problems))
+    return typed

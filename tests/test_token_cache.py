@@ -1,0 +1,204 @@
+"""The token cache stays below its size, under any number of processes, and takes nothing from any of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leantune.cli import main
+from leantune.data.read import Columns, open_examples
+from leantune.data.token_cache import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
+from leantune.data.tokens import Tokeniser, TokenTable, tokenise
+from tiny import write_rows
+
+OPEN = """
+import sys
+from pathlib import Path
+from leantune.data.read import Columns, open_examples
+from leantune.data.tokens import Tokeniser, tokenise
+
+def table_of(file):
+    source = open_examples(file, Columns(), labels="required")
+    return tokenise(source, Tokeniser(sys.argv[1], 32), Path(sys.argv[2]))
+"""
+
+HOLDER = f"""{OPEN}
+table = table_of(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+print(sum(int(table.tokens(row).sum()) for row in range(len(table))))
+"""
+
+WRITER = """
+import sys
+from pathlib import Path
+from leantune.data.token_cache import new_entry
+with new_entry(Path(sys.argv[1]) / "new.arrow") as temporary:
+    temporary.write_bytes(b"half")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    temporary.write_bytes(b"whole")
+print("done")
+"""
+
+CHURN = f"""{OPEN}
+sums = []
+for _ in range(20):
+    for file in sys.argv[3:]:
+        table = table_of(file)
+        sums.append(sum(int(table.tokens(row).sum()) for row in range(len(table))))
+print(sums)
+"""
+
+
+@pytest.fixture
+def encoder(inputs) -> str:
+    return str(inputs / "encoder")
+
+
+@pytest.fixture
+def cache(tmp_path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def files(tmp_path) -> list[Path]:
+    return [write_rows(tmp_path / f"rows{i}.csv", 40, seed=i) for i in range(3)]
+
+
+def table_of(file: Path, encoder: str, cache: Path) -> TokenTable:
+    return tokenise(open_examples(str(file), Columns(), labels="required"), Tokeniser(encoder, 32), cache)
+
+
+def entry_of(file: Path, encoder: str, cache: Path) -> Path:
+    before = set(cache.glob("*"))
+    table_of(file, encoder, cache)
+    (new,) = set(cache.glob("*")) - before
+    return new
+
+
+def all_tokens(table: TokenTable) -> np.ndarray:
+    return np.concatenate([table.tokens(row) for row in range(len(table))])
+
+
+def make_old(path: Path, age_s: float) -> None:
+    os.utime(path, (time.time() - age_s, time.time() - age_s))
+
+
+@contextmanager
+def process(code: str, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has said that it is ready."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    ) as started:
+        assert started.stdout.readline() == "ready\n"
+        yield started
+        started.kill()
+
+
+def test_the_tables_used_longest_ago_go_first(files, encoder, cache):
+    first, second, third = (entry_of(file, encoder, cache) for file in files)
+    for age, path in enumerate((third, second, first)):
+        make_old(path, 1000.0 + age)
+    table_of(files[0], encoder, cache)  # the oldest, used again
+    limit = first.stat().st_size + third.stat().st_size
+    shrink(cache, limit, keep=third)
+    assert set(cache.iterdir()) == {first, third}
+    shrink(cache, limit, keep=third)
+    assert set(cache.iterdir()) == {first, third}, "it fits"
+    shrink(cache, 0, keep=third)
+    assert set(cache.iterdir()) == {third}, "what is in use stays, whatever its size"
+
+
+def test_a_new_table_takes_the_place_of_others_above_the_limit(files, encoder, cache, monkeypatch):
+    first = entry_of(files[0], encoder, cache)
+    monkeypatch.setenv(LIMIT_VARIABLE, "0")
+    assert len(table_of(files[0], encoder, cache)) == 40
+    assert first.exists(), "nothing was added"
+    table_of(files[1], encoder, cache)
+    assert not first.exists()
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_table_that_goes_is_still_read_where_it_is_in_use(files, encoder, cache):
+    own = table_of(files[0], encoder, cache)
+    expected = all_tokens(own)
+    with process(HOLDER, encoder, cache, files[0]) as holder:
+        shrink(cache, 0, keep=cache / "none")
+        assert not list(cache.iterdir())
+        out, _ = holder.communicate("go on\n")
+    assert int(out) == expected.sum()
+    assert (all_tokens(own) == expected).all()
+
+
+def test_what_another_process_is_writing_stays_until_it_dies(cache):
+    cache.mkdir()
+    with process(WRITER, cache) as writer:
+        (half,) = cache.iterdir()
+        make_old(half, 2 * LEFTOVER_AGE_S)  # suspended for long, say
+        shrink(cache, 0, keep=cache / "none")
+        out, _ = writer.communicate("go on\n")
+        assert out == "done\n"
+    (entry,) = cache.iterdir()
+    assert entry.read_bytes() == b"whole"
+    with process(WRITER, cache) as writer:
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    shrink(cache, 2**20, keep=entry)
+    (leftover,) = set(cache.iterdir()) - {entry}
+    make_old(leftover, 2 * LEFTOVER_AGE_S)
+    shrink(cache, 2**20, keep=entry)
+    assert list(cache.iterdir()) == [entry]
+
+
+def test_processes_that_take_each_others_tables_all_get_their_tokens(files, encoder, cache):
+    """With no room at all, every new table removes those of the others, at any moment."""
+    command = [sys.executable, "-c", CHURN, encoder, str(cache), *map(str, files)]
+    environment = os.environ | {LIMIT_VARIABLE: "0"}
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)
+    ]
+    outs = [each.communicate()[0] for each in started]
+    assert [each.returncode for each in started] == [0, 0, 0]
+    expected = [int(all_tokens(table_of(file, encoder, cache)).sum()) for file in files]
+    assert outs == [f"{expected * 20}\n"] * 3
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_table_that_was_cut_is_made_again(files, encoder, cache, kept):
+    entry = entry_of(files[0], encoder, cache)
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:kept])
+    assert len(table_of(files[0], encoder, cache)) == 40
+    assert entry.read_bytes() == whole
+
+
+@pytest.mark.parametrize("value", ["2 GB", "-1", "1.5"])
+def test_a_limit_that_is_no_number_is_named(inputs, tmp_path, capsys, monkeypatch, value):
+    monkeypatch.setenv(LIMIT_VARIABLE, value)
+    words = [f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", f"output={tmp_path / 'run'}"]
+    assert main(["train", *words]) == 2
+    line = f"{LIMIT_VARIABLE} must be a whole number of MiB, 2048 by default. Got {value!r} instead"
+    assert capsys.readouterr().err == f"leantune: error: {line}\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_limit_is_two_gibibytes_unless_said_otherwise(monkeypatch):
+    monkeypatch.delenv(LIMIT_VARIABLE, raising=False)
+    assert limit_bytes() == 2 * 2**30
+    monkeypatch.setenv(LIMIT_VARIABLE, "10")
+    assert limit_bytes() == 10 * 2**20
