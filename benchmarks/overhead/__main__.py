@@ -9,7 +9,6 @@ and times the parts that only AdaLoRA has. Prints tables and writes JSON and Mar
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -21,8 +20,8 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.overhead.measure import BATCH_SIZE, measure, rows_needed
+from benchmarks.results_folder import stem_of, write_result
 from benchmarks.speed.__main__ import workplace
-from benchmarks.speed.arithmetic import slug
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
 from leantune.hardware import describe_hardware, describe_versions, pick_device
 
@@ -58,7 +57,8 @@ def main() -> int:
                 result["models"][model.name] = measure(model.folder, file, folder, options.steps)
     text = markdown_of(result)
     console.print(text, highlight=False, soft_wrap=True)
-    for path in write(result, text, Path(options.output)):
+    stem = stem_of("overhead", result["hardware"], result["date"])
+    for path in write_result(Path(options.output), stem, result, text):
         console.print(path, highlight=False, soft_wrap=True)
     shares = [each["parts_share"] for name, each in result["models"].items() if "RoBERTa" in name]
     return int(any(share > result["limit"] for share in shares))
@@ -125,17 +125,6 @@ def _pruning_line(name: str, one: Mapping[str, Any]) -> str:
         " to ".join(f"{count / 2**20:.0f} MiB" for count in pruning["bytes_kept_for_backward"]),
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def write(result: Mapping[str, Any], text: str, folder: Path) -> list[Path]:
-    """The two files of a result."""
-    hardware = result["hardware"]
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"overhead_{slug(hardware['gpu'] or hardware['cpu'])}_{result['date']}"
-    as_json, as_markdown = Path(f"{stem}.json"), Path(f"{stem}.md")
-    as_json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    as_markdown.write_text(text, "utf-8")
-    return [as_json, as_markdown]
 
 
 if __name__ == "__main__":

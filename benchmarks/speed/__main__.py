@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.results_folder import stem_of, write_result
 from benchmarks.speed import inputs, pipelines, plot, report
 from benchmarks.speed.arithmetic import slug
 from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
@@ -150,14 +151,11 @@ def prepare(
 
 def write(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """The three files of a result."""
-    hardware = result["machine"]["hardware"]
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"speed_{slug(hardware['gpu'] or hardware['cpu'])}_{result['date']}"
-    as_json, as_markdown, picture = (Path(f"{stem}.{suffix}") for suffix in ("json", "md", "png"))
-    as_json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    as_markdown.write_text(report.markdown_of(result, picture.name), "utf-8")
+    stem = stem_of("speed", result["machine"]["hardware"], result["date"])
+    picture = folder / f"{stem}.png"
+    files = write_result(folder, stem, result, report.markdown_of(result, picture.name))
     plot.draw(result, picture)
-    return [as_json, as_markdown, picture]
+    return [*files, picture]
 
 
 if __name__ == "__main__":

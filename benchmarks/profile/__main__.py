@@ -1,0 +1,131 @@
+"""Where a training step goes: ``python -m benchmarks.profile``.
+
+Trains the benchmark's encoders on rows of AG News (else Reuters R8) with leantune's own kernels and with
+torch's, in fresh processes in turn, and prints the seconds of a step and the dearest operators of both. Writes
+JSON and Markdown into ``benchmarks/results/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.overhead.measure import BATCH_SIZE, rows_needed
+from benchmarks.results_folder import stem_of, write_result
+from benchmarks.speed.__main__ import workplace
+from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
+from benchmarks.speed.process import Workplace
+from leantune.hardware import describe_hardware, describe_versions, pick_device
+
+ROOT = Path(__file__).parents[2]
+KERNELS = {"native": "1", "torch": "0"}
+"""Values of ``LEANTUNE_NATIVE``."""
+SHOWN_OPERATORS = 14
+
+
+def main() -> int:
+    options = parse_options()
+    console = Console()
+    result: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "command": " ".join(["python -m benchmarks.profile", *sys.argv[1:]]),
+        "hardware": describe_hardware(pick_device()),
+        "versions": describe_versions(),
+        "rounds": options.rounds,
+        "models": {},
+    }
+    with tempfile.TemporaryDirectory() as name:
+        place = workplace(Path(name), console)
+        models, missing = available_models(place)
+        for sentence in missing:
+            place.say(sentence)
+        data, rows = read_rows(place)
+        count = rows_needed(options.steps) + BATCH_SIZE
+        file = write_rows(Path(name) / "rows.csv", islice(repeated(rows, count), count))
+        for model in models:
+            if options.only in model.name:
+                place.say(f"{model.name}: {options.rounds} times {options.steps} steps of each on {data}")
+                words = [str(model.folder), str(file), str(options.steps)]
+                result["models"][model.name] = in_turn(place, words, options.rounds)
+    text = markdown_of(result)
+    console.print(text, highlight=False, soft_wrap=True)
+    stem = stem_of("profile", result["hardware"], result["date"])
+    for path in write_result(Path(options.output), stem, result, text):
+        console.print(path, highlight=False, soft_wrap=True)
+    return 0
+
+
+def in_turn(place: Workplace, words: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """What `benchmarks.profile.measure` found in ``rounds`` processes of each kind."""
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KERNELS}
+    for _ in range(rounds):
+        for kind, switch in KERNELS.items():
+            there = replace(place, environment={**place.environment, "LEANTUNE_NATIVE": switch})
+            command = [sys.executable, "-m", "benchmarks.profile.measure", *words]
+            found[kind].append(json.loads(there.output_of(command)))
+    return found
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.profile",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--steps", type=int, default=30, help="measured steps, with and without profiler")
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each kind, alternating")
+    parser.add_argument("--only", default="MiniLM", help="models to run, by a part of their names")
+    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results"), help="folder to write")
+    return parser.parse_args()
+
+
+def markdown_of(result: Mapping[str, Any]) -> str:
+    """One table of steps, and one of operators a model."""
+    hardware, versions = result["hardware"], result["versions"]
+    lines = [
+        f"# Where a training step goes, {result['date']}",
+        "",
+        f"`{result['command']}` on {hardware['cpu']}, {hardware['cores']} cores; torch {versions['torch']}, "
+        f"transformers {versions['transformers']}. AdaLoRA of rank 11 on query and value, batches of "
+        f"{BATCH_SIZE}; medians of {result['rounds']} processes, in turn.",
+        "",
+        "| | tokens | native kernels | torch's kernels | faster by |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in result["models"].items():
+        native, torch_ = (median(each["step_s"] for each in found[kind]) for kind in KERNELS)
+        tokens = median(each["tokens"] for each in found["torch"])
+        lines.append(
+            f"| {name} | {tokens:,.0f} | {1e3 * native:.1f} ms | {1e3 * torch_:.1f} ms | {torch_ / native:.2f}x |"
+        )
+    for name, found in result["models"].items():
+        lines += ["", f"## {name}: operators by themselves, ms a step, with the profiler", ""]
+        lines += ["| native kernels | | torch's kernels | |", "|---|---|---|---|"]
+        columns = [_dearest(found[kind]) for kind in KERNELS]
+        lines += [f"| {' | '.join((*a, *b))} |" for a, b in zip(*columns, strict=True)]
+    return "\n".join([*lines, ""])
+
+
+def _dearest(processes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The operators that take most, the rest in one line."""
+    names = {name for each in processes for name in each["operators_s"]}
+    seconds = {name: median(each["operators_s"].get(name, 0.0) for each in processes) for name in names}
+    order = sorted(seconds, key=lambda name: -seconds[name])
+    rest = sum(seconds[name] for name in order[SHOWN_OPERATORS:])
+    shown = [(f"`{name}`", f"{1e3 * seconds[name]:.1f}") for name in order[:SHOWN_OPERATORS]]
+    return [*shown, ("everything else", f"{1e3 * rest:.1f}")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
