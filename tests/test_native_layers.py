@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from leantune.adalora.layer import AdaLoraLinear
 from leantune.model import PackedClassifier
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
@@ -112,6 +113,64 @@ def test_a_residual_block_drops_its_share_and_the_same_backward(p):
     bits = is_kept.double() - is_kept.double().mean()
     for first, second in ((bits[1:], bits[:-1]), (bits[:, 1:], bits[:, :-1]), (bits[:, 16:], bits[:, :-16])):
         assert abs((first * second).mean().item()) < 5 * bits.var().item() / bits.numel() ** 0.5
+
+
+def adapted_layer(inner: int, outer: int, rank: int, p: float, *, has_bias: bool = True) -> AdaLoraLinear:
+    layer = AdaLoraLinear(
+        nn.Linear(inner, outer, bias=has_bias).bfloat16(),
+        rank,
+        scaling=0.5,
+        dropout=PooledDropout(p, DropoutStream(4)),
+        generator=torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        for parameter in (layer.lora_A, layer.lora_E, layer.lora_B):
+            parameter.copy_(torch.randn(parameter.shape) / 4)
+    return layer
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    rank=st.integers(1, 17),
+    has_bias=st.booleans(),
+    needs_input_grad=st.booleans(),
+    seed=st.integers(0, 5),
+)
+def test_an_adapted_layer_equals_fp32(rows, rank, has_bias, needs_input_grad, seed):
+    torch.manual_seed(seed)
+    layer = adapted_layer(64, 48, rank, 0.0, has_bias=has_bias)
+    x = torch.randn(1, rows, 64).bfloat16().requires_grad_(needs_input_grad)
+    weight = torch.randn(1, rows, 48).bfloat16()
+    exact, precise = x.detach().float().requires_grad_(needs_input_grad), in_float(layer)
+    out, expected = layer(x), precise(exact)
+    torch.testing.assert_close(out.float(), expected, atol=0.06, rtol=0.02)
+    wanted = [*precise.parameters(), exact]
+    given_ = [*layer.parameters(), x]
+    out.backward(weight)
+    expected.backward(weight.float())
+    for found, reference in zip(given_, wanted, strict=True):
+        assert (found.grad is None) == (reference.grad is None)
+        if found.grad is not None:
+            allowed = 0.03 * max(1.0, reference.grad.abs().max().item())
+            torch.testing.assert_close(found.grad.float(), reference.grad, atol=allowed, rtol=0)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_an_adapted_layer_drops_its_share_and_the_same_backward(p):
+    layer = adapted_layer(64, 64, 64, p, has_bias=False).train()
+    with torch.no_grad():  # the update is dropout, and there is nothing else
+        layer.base.weight.zero_()
+        layer.lora_A.copy_(torch.eye(64))
+        layer.lora_E.fill_(2)
+        layer.lora_B.copy_(torch.eye(64))
+    x, weight = torch.ones(4000, 64).bfloat16().requires_grad_(), torch.randn(4000, 64).bfloat16()
+    out = layer(x)
+    is_kept = out > 0
+    assert abs(is_kept.double().mean().item() - (1 - p)) < 5 * (p * (1 - p) / out.numel()) ** 0.5
+    assert len(out.unique()) == 2
+    out.backward(weight)
+    torch.testing.assert_close(x.grad.float(), weight.float() * is_kept / (1 - p), rtol=0.01, atol=0)
 
 
 def test_masks_go_on_from_the_saved_state():

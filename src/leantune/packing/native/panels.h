@@ -64,3 +64,8 @@ INLINE void products(float *to, const uint16_t *rows, int64_t row, const uint32_
     for (int64_t r = first; r < last; r += LANES)
         tile_product(to + r * LANES, LANES, rows + r * row, row, columns, LANES, depth, 0);
 }
+
+INLINE void fetch_rows(const uint16_t *x, int64_t stride, int64_t count, int64_t width) {
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t c = 0; c < width; c += 32) __builtin_prefetch(x + r * stride + c, 0, 2);
+}
