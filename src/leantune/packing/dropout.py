@@ -36,6 +36,11 @@ def kept_levels(p: float, dtype: torch.dtype) -> int:
     return round(LEVELS / kept_value(p, dtype))
 
 
+def native_levels(p: float) -> int:
+    """The same for a native kernel, which multiplies with an fp32 number of its own: the share it is nearest to."""
+    return max(1, round(LEVELS * (1 - p)))
+
+
 @dataclass(slots=True)
 class _Pool:
     """Random numbers, the masks made of them, and where each window begins."""

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from leantune.packing.dropout import LEVELS, PooledDropout
+from leantune.packing.dropout import PooledDropout, native_levels
 from leantune.packing.native.library import call, serves
 
 WIDTH_MULTIPLE = 32
@@ -116,7 +116,7 @@ def _drop(x: Tensor, out: Tensor, p: float, key: tuple[int, int], *, adds: bool 
         out=out.data_ptr(),
         count=x.numel(),
         adds=adds,
-        kept_levels=round(LEVELS * (1 - p)),
+        kept_levels=native_levels(p),
         key=key,
         num_threads=torch.get_num_threads(),
     )

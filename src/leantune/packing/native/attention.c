@@ -256,5 +256,6 @@ static int run_all(const attention *a, run_task *const variants[]) {
 
 int attention_forward(const attention *a) { return run_all(a, forward_task_variants); }
 int attention_backward(const attention *a) { return run_all(a, backward_task_variants); }
+
 /* Once, before anything else; 0 if all is well. */
 int prepare(void) { return request_tiles(); }

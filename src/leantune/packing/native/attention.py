@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leantune.packing.dropout import LEVELS
+from leantune.packing.dropout import native_levels
 from leantune.packing.native.library import call, serves
 from leantune.packing.plan import AttentionPlan
 
@@ -120,7 +120,7 @@ def _arguments(
         window=sliding_window or 0,
         only_first=only_first,
         scaling=scaling,
-        kept_levels=round(LEVELS * (1 - dropout)),
+        kept_levels=native_levels(dropout),
         key=key,
         num_threads=torch.get_num_threads(),
     )

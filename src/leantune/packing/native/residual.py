@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leantune.packing.dropout import LEVELS, DropoutStream, PooledDropout
+from leantune.packing.dropout import LEVELS, DropoutStream, PooledDropout, native_levels
 from leantune.packing.native.gelu import bias_apart
 from leantune.packing.native.library import call, serves
 
@@ -118,7 +118,7 @@ def _arguments(
         num_rows=x.numel() // x.shape[-1],
         width=x.shape[-1],
         epsilon=norm.eps,
-        kept_levels=round(LEVELS * (1 - p)),
+        kept_levels=native_levels(p),
         key=stream.key() if p else (0, 0),
         num_threads=torch.get_num_threads(),
     )
