@@ -241,11 +241,18 @@ def test_masks_are_independent_within_and_between_each_other():
             assert abs((a * b).mean().item()) * 4 < 5 / a.numel() ** 0.5  # five standard deviations
 
 
-def test_a_mask_larger_than_the_pool_is_drawn_for_itself(monkeypatch):
+@pytest.mark.parametrize("rows", [3, 5])
+def test_a_mask_larger_than_half_the_pool_is_drawn_for_itself(rows, monkeypatch):
     monkeypatch.setattr(dropout_module, "POOL_SIZE", 1 << 12)
-    mask = DropoutStream(0).mask((5, 1001), 0.25, torch.float32) > 0
-    assert mask.shape == (5, 1001)
-    assert abs(mask.double().mean().item() - 0.75) < 0.03
+    stream = DropoutStream(0)
+    masks = [stream.mask((rows, 1001), 0.25, torch.float32) > 0 for _ in range(2)]
+    for mask in masks:
+        assert mask.shape == (rows, 1001)
+        assert abs(mask.double().mean().item() - 0.75) < 0.03
+    # windows of one pool would have the beginning of one in the other
+    first, second = (mask.numpy().tobytes() for mask in masks)
+    assert first[:100] not in second
+    assert second[:100] not in first
 
 
 def test_dropout_does_nothing_in_evaluation():

@@ -40,6 +40,14 @@ class Architecture:
     module behind it that can take those rows alone. ``{last}`` is the layer's number. None: all rows go
     to the end."""
 
+    residual_blocks: tuple[str, ...] = ()
+    """Names of modules that compute LayerNorm(dropout(dense(x)) + input), with children so named;
+    ``{layer}`` is the layer's number."""
+
+    gelu_layers: tuple[str, ...] = ()
+    """Names of modules that compute activation(dense(x)), with children ``dense`` and
+    ``intermediate_act_fn``; ``{layer}`` as above."""
+
     @property
     def is_packed(self) -> bool:
         """Whether attention can run on packed tokens."""
@@ -97,12 +105,23 @@ def _bert_narrowing(prefix: str) -> tuple[str, str]:
     return f"{layer}.self", f"{layer}.output"
 
 
+def _bert_residual_blocks(prefix: str) -> tuple[str, str]:
+    layer = f"{prefix}.encoder.layer.{{layer}}"
+    return f"{layer}.attention.output", f"{layer}.output"
+
+
+def _bert_gelu_layers(prefix: str) -> tuple[str]:
+    return (f"{prefix}.encoder.layer.{{layer}}.intermediate",)
+
+
 _ROBERTA = Architecture(
     attention_targets=("query", "value"),
     pool=first_token,
     classify=_classify_first_of_sequence,
     position_offset=_after_padding,
     narrowing=_bert_narrowing("roberta"),
+    residual_blocks=_bert_residual_blocks("roberta"),
+    gelu_layers=_bert_gelu_layers("roberta"),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -115,12 +134,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         classify=_classify_bert,
         head_in_encoder=("bert.pooler",),
         narrowing=_bert_narrowing("bert"),
+        residual_blocks=_bert_residual_blocks("bert"),
+        gelu_layers=_bert_gelu_layers("bert"),
     ),
     "electra": Architecture(
         attention_targets=("query", "value"),
         pool=first_token,
         classify=_classify_first_of_sequence,
         narrowing=_bert_narrowing("electra"),
+        residual_blocks=_bert_residual_blocks("electra"),
+        gelu_layers=_bert_gelu_layers("electra"),
     ),
     "distilbert": Architecture(
         attention_targets=("q_lin", "v_lin"),

@@ -24,6 +24,8 @@ from leantune.errors import UsageError
 from leantune.packing import attention
 from leantune.packing.batch import PackedBatch
 from leantune.packing.dropout import DropoutStream, PooledDropout, replace_dropout
+from leantune.packing.native.gelu import replace_gelu
+from leantune.packing.native.residual import replace_residual_blocks
 from leantune.packing.plan import TOKEN_MULTIPLE, AttentionPlan
 from leantune.pretrained import Skeleton
 
@@ -48,6 +50,8 @@ class PackedClassifier(nn.Module):
             attention.register()
             model.set_attn_implementation(attention.NAME)
         replace_dropout(model, stream)
+        replace_gelu(model, self._in_every_layer(self.architecture.gelu_layers))
+        replace_residual_blocks(model, self._in_every_layer(self.architecture.residual_blocks))
         for name in self.architecture.head_in_encoder:
             model.get_submodule(name).register_forward_pre_hook(_in_float)
         self._last_attention = self._narrow_last_layer()
@@ -106,6 +110,10 @@ class PackedClassifier(nn.Module):
         """The model's own head, in fp32: ``(S, D)`` to ``(S, C)``."""
         assert self.architecture.classify is not None
         return self.architecture.classify(self.model, pooled_SD.float()).float()
+
+    def _in_every_layer(self, names: tuple[str, ...]) -> list[str]:
+        layers = range(self.config.num_hidden_layers) if names else ()
+        return [name.format(layer=layer) for layer in layers for name in names]
 
     def _narrow_last_layer(self) -> nn.Module | None:
         """Let only first tokens pass the last layer's attention: the rest of that layer, three quarters

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.adalora.triplets import Draw, Triplets, draw_normal
+from leantune.packing.native.adapter import adapted_linear, can_adapt
 
 RANK_MULTIPLE = 8
 """Products run at the next multiple of this, with zeros. After pruning every layer has a rank of its own,
@@ -72,10 +73,12 @@ class AdaLoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``, in the type of ``x``."""
+        scaled_A, B = (self.lora_A * (self.lora_E * self.scaling)).to(x.dtype), self.lora_B.to(x.dtype)
+        if can_adapt(self.dropout, self.base, x):
+            return adapted_linear(x, self.base, scaled_A, B, self.dropout, RANK_MULTIPLE)
         frozen = F.linear(x, self.base.weight, self.base.bias)
         spare = -self.rank % RANK_MULTIPLE
-        scaled_A = F.pad((self.lora_A * (self.lora_E * self.scaling)).to(x.dtype), (0, 0, 0, spare))
-        padded_B = F.pad(self.lora_B.to(x.dtype), (0, spare))
+        scaled_A, padded_B = F.pad(scaled_A, (0, 0, 0, spare)), F.pad(B, (0, spare))
         low_rank = F.linear(self.dropout(x), scaled_A).flatten(0, -2)  # (rows, R + spare)
         update = torch.addmm(frozen.flatten(0, -2), low_rank, padded_B.t())
         return update.view(frozen.shape)

@@ -3,8 +3,8 @@
 transformers calls `packed_attention` with one row of T tokens and hands over the `AttentionPlan`
 that was passed to the encoder as the keyword ``packed``. Only attention knows where a text begins.
 
-On the CPU texts of similar length form blocks (`packing.grouped`); on an accelerator one varlen kernel
-takes the whole row where torch has it.
+On the CPU a kernel of our own takes bf16 (`packing.native`), else texts of similar length form blocks
+(`packing.grouped`); on an accelerator one varlen kernel takes the whole row where torch has it.
 
 Shape letters: T packed tokens, S texts, N heads, H head width, L tokens of the longest text.
 """
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.packing.grouped import GroupedAttention, attend_without_gradients
+from leantune.packing.native import attention as native
 from leantune.packing.plan import AttentionPlan
 
 NAME = "leantune_packed"
@@ -62,7 +63,9 @@ def packed_attention(
     q_TNH, k_TNH, v_TNH = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     if query.device.type == "cpu":
         only_first = packed.last_attention is module
-        if dropout == 0 and not torch.is_grad_enabled():
+        if native.can_attend(q_TNH):
+            out = native.attend(q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window, only_first)
+        elif dropout == 0 and not torch.is_grad_enabled():
             out = attend_without_gradients(q_TNH, k_TNH, v_TNH, packed, scaling, sliding_window, only_first)
         else:
             out = GroupedAttention.apply(  # type: ignore[no-untyped-call]

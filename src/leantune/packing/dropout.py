@@ -36,6 +36,11 @@ def kept_levels(p: float, dtype: torch.dtype) -> int:
     return round(LEVELS / kept_value(p, dtype))
 
 
+def native_levels(p: float) -> int:
+    """The same for a native kernel, which multiplies with an fp32 number of its own: the share it is nearest to."""
+    return max(1, round(LEVELS * (1 - p)))
+
+
 @dataclass(slots=True)
 class _Pool:
     """Random numbers, the masks made of them, and where each window begins."""
@@ -79,6 +84,7 @@ class DropoutStream:
         self._seed = [seed, phase, rank]
         self._num_masks = 0
         self._pool: _Pool | None = None
+        self._keys: tuple[int, npt.NDArray[np.uint64]] | None = None
 
     def mask(self, shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tensor:
         """``shape`` in ``dtype``, to multiply with: 0 with about probability ``p``, else `kept_value`.
@@ -88,13 +94,23 @@ class DropoutStream:
         count = int(np.prod(shape))
         number, place = divmod(self._num_masks, MASKS_OF_POOL)
         self._num_masks += 1
-        if count > POOL_SIZE:  # none of its own is drawn twice
+        if count > POOL_SIZE // 2:  # a window would have few places to begin at
             bits = np.random.SFC64(np.random.SeedSequence([*self._seed, number, place]))
             levels = bits.random_raw((count + 3) // 4).view(np.uint16)[:count]
             return _mask_of(levels, p, dtype).view(shape)
         if self._pool is None or self._pool.number != number:
             self._pool = _Pool.draw(self._seed, number)
         return self._pool.window(place, count, p, dtype).view(shape)
+
+    def key(self) -> tuple[int, int]:
+        """Two 32-bit numbers that a native kernel draws one mask from, in place of `mask`."""
+        number, place = divmod(self._num_masks, MASKS_OF_POOL)
+        self._num_masks += 1
+        if self._keys is None or self._keys[0] != number:
+            bits = np.random.SFC64(np.random.SeedSequence([*self._seed, number, _KEYS]))
+            self._keys = number, bits.random_raw(MASKS_OF_POOL)
+        high, low = divmod(int(self._keys[1][place]), 1 << 32)
+        return high, low
 
     def state(self) -> dict[str, Any]:
         """JSON-serialisable state."""
@@ -104,6 +120,10 @@ class DropoutStream:
         """Continue from `state`."""
         self.reseed(*state["seed"])
         self._num_masks = state["masks"]
+
+
+_KEYS = MASKS_OF_POOL
+"""Stands for the keys in the seed of their generator, where a large mask has its place."""
 
 
 class _PooledDropout(torch.autograd.Function):

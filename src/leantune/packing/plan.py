@@ -81,6 +81,11 @@ class AttentionPlan:
         return cls(groups, batch.cu_seqlens, batch.max_seqlen, stream, last_attention)
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of texts; a batch may have spare ones behind them."""
+        return sum(sum(group.lengths) for group in self.groups)
+
+    @property
     def first_tokens(self) -> Tensor:
         """``(S,)`` int64: where each text begins."""
         return self.cu_seqlens[:-1].long()

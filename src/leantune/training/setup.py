@@ -25,6 +25,7 @@ from leantune.atomic import write_text
 from leantune.config import Recipe
 from leantune.errors import CheckpointError, UsageError
 from leantune.model import PackedClassifier, build_trainable, plan_model
+from leantune.packing.native.library import describe_kernels
 from leantune.pretrained import (
     config_of,
     load_pretrained,
@@ -182,6 +183,7 @@ def start_folder(run: Run) -> None:
         write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
     distributed.barrier()
     device = hardware.pick_device()
+    precision = hardware.pick_precision(run.recipe.precision, device)
     run.record = {
         "leantune": __version__,
         "run_id": uuid.uuid4().hex,
@@ -189,7 +191,7 @@ def start_folder(run: Run) -> None:
         "status": "running",
         "command": sys.argv,
         "versions": hardware.describe_versions(),
-        "hardware": hardware.describe_hardware(device),
+        "hardware": hardware.describe_hardware(device) | {"kernels": describe_kernels(device, precision)},
         "processes": distributed.world_size(),
         "recipe": run.recipe.to_dict(),
         "labels": run.data.labels.to_json(),

@@ -1,0 +1,261 @@
+/* Attention over packed texts, forward and backward, one task for each text and head.
+
+   Scores stand with keys as rows and queries as columns, sixteen queries (a panel) at a time: sums over keys
+   are then sums of whole vectors, and two neighbouring rows are already the pairs that the next product
+   wants. No score leaves the cache: the backward pass computes them again from the stored maxima and sums,
+   as Dao et al., 2022 (FlashAttention) do, and draws the same dropout again.
+
+   Letters: T tokens, N heads, H head width, L keys of a text. */
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+
+#include "task.h"
+
+/* Which of sixteen queries see a key. */
+INLINE u32x16 visible(int64_t window, int64_t query, int64_t key) {
+    const u32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return (u32x16)(lane + (uint32_t)(query - key + window - 1) < (uint32_t)(2 * window - 1) + (u32x16){});
+}
+
+/* The keys that `count` queries from `query` on see, in whole depths. */
+INLINE void keys_of(const task *t, int64_t query, int64_t count, int64_t *first, int64_t *last) {
+    int64_t window = t->of->window;
+    *first = window ? larger(0, query - window + 1) / DEPTH * DEPTH : 0;
+    *last = window ? smaller(t->padded, round_up(query + count + window - 1, DEPTH)) : t->padded;
+}
+
+INLINE const uint16_t *head_of(const uint16_t *x, const int64_t strides[2], const task *t) {
+    return x + t->first * strides[0] + t->head * strides[1];
+}
+
+/* Levels of the dropout of two rows of keys. */
+INLINE u32x16 levels_of(const task *t, int64_t query, int64_t key) {
+    return random_bits((uint32_t)(key / 2 * round_up(t->length, LANES) + query), t->key);
+}
+
+/* Weights before division by their sum, as pairs; returns the factor that their products get. */
+INLINE f32x16 softmax_panel(task *t, int64_t query, int64_t first, int64_t last, f32x16 stats[2], const int drops,
+                            const int windowed) {
+    const attention *a = t->of;
+    const float scale = a->scaling * 1.44269504f; /* log2(e) */
+    const int64_t end = smaller(last, t->length);
+    f32x16 highest = (f32x16){} - INFINITY, sum = {};
+    const f32x16 lowest = highest;
+    for (int64_t key = first; key < end; key++) {
+        f32x16 score = load_f32(t->scores + key * LANES) * scale;
+        if (windowed) score = choose(visible(a->window, query, key), score, lowest);
+        highest = choose((u32x16)(score > highest), score, highest);
+    }
+    for (int64_t key = first; key < end; key += 2) {
+        f32x16 weight[2] = {};
+        for (int i = 0; i < 2 && key + i < end; i++) {
+            weight[i] = exp2_f32(load_f32(t->scores + (key + i) * LANES) * scale - highest);
+            if (windowed) weight[i] = kept(visible(a->window, query, key + i), weight[i]);
+            sum += weight[i];
+        }
+        if (drops) {
+            u32x16 levels = levels_of(t, query, key);
+            weight[0] = kept((u32x16)((levels & 0xffff) < a->kept_levels), weight[0]);
+            weight[1] = kept((u32x16)((levels >> 16) < a->kept_levels), weight[1]);
+        }
+        u32x16 pairs = pairs_bf16(weight[0], weight[1]);
+        STORE(t->weight_pairs + key / 2 * LANES, pairs);
+    }
+    for (int64_t p = (end + 1) / 2; p < last / 2; p++) memset(t->weight_pairs + p * LANES, 0, 64);
+    stats[0] = highest, stats[1] = 1.0f / sum;
+    return stats[1] * (65536.0f / a->kept_levels);
+}
+
+INLINE void forward_task(task *t, const int64_t H, const int drops, const int windowed) {
+    const attention *a = t->of;
+    const int64_t row = a->num_heads * H;
+    const uint16_t *q = head_of(a->q, a->q_strides, t);
+    copy_rows(t->k_rows, head_of(a->k, a->k_strides, t), a->k_strides[0], t->length, t->padded, H);
+    pair_rows(t->pairs, head_of(a->v, a->v_strides, t), a->v_strides[0], t->length, t->padded, H);
+    transpose_dwords(t->v_columns, t->pairs, t->padded / 2, H);
+    for (int64_t query = 0; query < t->queries; query += LANES) {
+        int64_t first, last, count = smaller(LANES, t->queries - query);
+        f32x16 stats[2];
+        keys_of(t, query, count, &first, &last);
+        panel_of(t->q_panel, q + query * a->q_strides[0], a->q_strides[0], count, H);
+        products(t->scores, t->k_rows, H, t->q_panel, first, last, H);
+        f32x16 factor = softmax_panel(t, query, first, last, stats, drops, windowed);
+        products(t->columns, (uint16_t *)t->v_columns + first, t->padded, t->weight_pairs + first / 2 * LANES, 0, H,
+                 last - first);
+        write_columns(a->out + (t->first + query) * row + t->head * H, row, t->columns, factor, count, H);
+        if (a->stats)
+            for (int i = 0; i < 2; i++)
+                memcpy(a->stats + (i * a->num_heads + t->head) * a->num_tokens + t->first + query, &stats[i],
+                       count * sizeof(float));
+    }
+}
+
+/* Weights and the gradients of scores, from the scores and the gradients of dropped weights: as rows of
+   queries for the products that sum over queries, and as pairs of keys for the one that sums over keys. */
+INLINE void softmax_backward_panel(task *t, const int64_t H, int64_t query, int64_t first, int64_t last,
+                                   const f32x16 stats[2], const int drops, const int windowed) {
+    const attention *a = t->of;
+    const float scale = a->scaling * 1.44269504f, kept_value = 65536.0f / a->kept_levels;
+    const int64_t end = smaller(last, t->length);
+    f32x16 mean = {}; /* of the gradient under the weights: the product of output and its gradient */
+    for (int64_t p = 0; p < H / 2; p++) {
+        u32x16 o = load_u32(t->o_panel + p * LANES), grad = load_u32(t->grad_panel + p * LANES);
+        mean += first_of(o) * first_of(grad) + second_of(o) * second_of(grad);
+    }
+    for (int64_t key = first; key < end; key += 2) {
+        u32x16 levels = drops ? levels_of(t, query, key) : (u32x16){};
+        f32x16 grad[2] = {};
+        for (int i = 0; i < 2 && key + i < end; i++, levels >>= 16) {
+            f32x16 weight = exp2_f32(load_f32(t->scores + (key + i) * LANES) * scale - stats[0]) * stats[1];
+            if (windowed) weight = kept(visible(a->window, query, key + i), weight);
+            f32x16 dropped = weight, grad_weight = load_f32(t->grad_weights + (key + i) * LANES);
+            if (drops) {
+                u32x16 mask = (u32x16)((levels & 0xffff) < a->kept_levels);
+                dropped = kept(mask, weight), grad_weight = kept(mask, grad_weight) * kept_value;
+            }
+            grad[i] = weight * (grad_weight - mean);
+            store_bf16(t->weight_rows + (key + i) * DEPTH + query % DEPTH, dropped);
+            store_bf16(t->grad_rows + (key + i) * DEPTH + query % DEPTH, grad[i]);
+        }
+        u32x16 pairs = pairs_bf16(grad[0], grad[1]);
+        STORE(t->weight_pairs + key / 2 * LANES, pairs);
+    }
+    for (int64_t p = (end + 1) / 2; p < last / 2; p++) memset(t->weight_pairs + p * LANES, 0, 64);
+}
+
+/* Sixteen queries: their own gradient, and what they add to those of keys and values as rows. */
+INLINE void backward_panel(task *t, const int64_t H, int64_t query, int64_t first, int64_t last, const int drops,
+                           const int windowed) {
+    const attention *a = t->of;
+    const int64_t row = a->num_heads * H, count = smaller(LANES, t->queries - query);
+    const int64_t place = (t->first + query) * row + t->head * H;
+    f32x16 stats[2] = {};
+    for (int i = 0; i < 2; i++)
+        memcpy(&stats[i], a->stats + (i * a->num_heads + t->head) * a->num_tokens + t->first + query,
+               count * sizeof(float));
+    panel_of(t->q_panel, head_of(a->q, a->q_strides, t) + query * a->q_strides[0], a->q_strides[0], count, H);
+    panel_of(t->o_panel, a->out + place, row, count, H);
+    panel_of(t->grad_panel, a->grad_out + place, row, count, H);
+    products(t->scores, t->k_rows, H, t->q_panel, first, last, H);
+    products(t->grad_weights, t->v_rows, H, t->grad_panel, first, last, H);
+    softmax_backward_panel(t, H, query, first, last, stats, drops, windowed);
+    products(t->columns, (uint16_t *)t->k_columns + first, t->padded, t->weight_pairs + first / 2 * LANES, 0, H,
+             last - first);
+    write_columns(a->grad_q + place, row, t->columns, (f32x16){} + a->scaling, count, H);
+}
+
+INLINE void backward_task(task *t, const int64_t H, const int drops, const int windowed) {
+    const attention *a = t->of;
+    const int64_t row = a->num_heads * H;
+    const uint16_t *q = head_of(a->q, a->q_strides, t), *k = head_of(a->k, a->k_strides, t);
+    const uint16_t *v = head_of(a->v, a->v_strides, t), *grad = a->grad_out + t->first * row + t->head * H;
+    copy_rows(t->k_rows, k, a->k_strides[0], t->length, t->padded, H);
+    copy_rows(t->v_rows, v, a->v_strides[0], t->length, t->padded, H);
+    pair_rows(t->pairs, k, a->k_strides[0], t->length, t->padded, H);
+    transpose_dwords(t->k_columns, t->pairs, t->padded / 2, H);
+    memset(t->grad_k, 0, t->padded * H * sizeof *t->grad_k);
+    memset(t->grad_v, 0, t->padded * H * sizeof *t->grad_v);
+    for (int64_t query = 0; query < t->queries; query += DEPTH) {
+        int64_t first, last, count = smaller(DEPTH, t->queries - query);
+        keys_of(t, query, count, &first, &last);
+        pair_rows(t->q_pairs, q + query * a->q_strides[0], a->q_strides[0], count, DEPTH, H);
+        pair_rows(t->grad_pairs, grad + query * row, row, count, DEPTH, H);
+        backward_panel(t, H, query, first, last, drops, windowed);
+        if (count > LANES) backward_panel(t, H, query + LANES, first, last, drops, windowed);
+        else
+            for (int64_t key = first; key < last; key++) {
+                memset(t->weight_rows + key * DEPTH + LANES, 0, LANES * sizeof *t->weight_rows);
+                memset(t->grad_rows + key * DEPTH + LANES, 0, LANES * sizeof *t->grad_rows);
+            }
+        for (int64_t key = first; key < last; key += LANES)
+            for (int64_t h = 0; h < H; h += LANES) {
+                tile_product(t->grad_v + key * H + h, H, t->weight_rows + key * DEPTH, DEPTH, t->grad_pairs + h, H,
+                             DEPTH, 1);
+                tile_product(t->grad_k + key * H + h, H, t->grad_rows + key * DEPTH, DEPTH, t->q_pairs + h, H, DEPTH,
+                             1);
+            }
+    }
+    const int64_t place = t->first * row + t->head * H;
+    const float kept_value = 65536.0f / a->kept_levels;
+    for (int64_t key = 0; key < t->length; key++)
+        for (int64_t h = 0; h < H; h += LANES) {
+            store_bf16(a->grad_k + place + key * row + h, load_f32(t->grad_k + key * H + h) * a->scaling);
+            store_bf16(a->grad_v + place + key * row + h, load_f32(t->grad_v + key * H + h) * kept_value);
+        }
+}
+
+static void set_task(task *t, const attention *a, int64_t index) {
+    const int64_t text = a->num_texts - 1 - index / a->num_heads; /* the longest texts first */
+    t->of = a;
+    t->head = index % a->num_heads;
+    t->first = a->cu_seqlens[text];
+    t->length = a->cu_seqlens[text + 1] - t->first;
+    t->queries = a->only_first ? 1 : t->length;
+    t->padded = round_up(t->length, DEPTH);
+    u32x16 key = random_bits((uint32_t)index, a->key); /* masks of different tasks have nothing in common */
+    t->key[0] = key[0], t->key[1] = key[0] * 0x9e3779b9U + a->key[1];
+}
+
+typedef void run_task(task *t);
+
+/* The compiler knows the width of a head, and leaves out what is not asked for. */
+#define VARIANT(name, suffix, H, drops, windowed) \
+    static void name##suffix(task *t) { name(t, H, drops, windowed); }
+#define VARIANTS(name)                                  \
+    VARIANT(name, _32, 32, 0, 0)                        \
+    VARIANT(name, _32_drops, 32, 1, 0)                  \
+    VARIANT(name, _64, 64, 0, 0)                        \
+    VARIANT(name, _64_drops, 64, 1, 0)                  \
+    VARIANT(name, _any, t->of->head_width, t->of->kept_levels < 65536, t->of->window > 0) \
+    static run_task *const name##_variants[] = {name##_32, name##_32_drops, name##_64, name##_64_drops, name##_any};
+
+VARIANTS(forward_task)
+VARIANTS(backward_task)
+
+/* The rows of one head lie apart, so the processor does not see them coming: ask for all of a text at once. */
+static void fetch_text(const task *t) {
+    const attention *a = t->of;
+    const int64_t width = a->num_heads * a->head_width, place = t->first * width;
+    fetch_rows(a->q + t->first * a->q_strides[0], a->q_strides[0], t->queries, width);
+    fetch_rows(a->k + t->first * a->k_strides[0], a->k_strides[0], t->length, width);
+    fetch_rows(a->v + t->first * a->v_strides[0], a->v_strides[0], t->length, width);
+    fetch_rows(a->out + place, width, t->queries, width);
+    fetch_rows(a->grad_out + place, width, t->queries, width);
+    fetch_rows(a->grad_q + place, width, t->queries, width);
+    fetch_rows(a->grad_k + place, width, t->length, width);
+    fetch_rows(a->grad_v + place, width, t->length, width);
+}
+
+/* Every thread takes the next task; each is computed alone, so the number of threads changes no bit. */
+static int run_all(const attention *a, run_task *const variants[]) {
+    const int width = a->window ? 4 : a->head_width == 32 ? 0 : a->head_width == 64 ? 2 : 4;
+    run_task *run = variants[width < 4 ? width + (a->kept_levels < 65536) : width];
+    const int64_t size = lay_out(&(task){}, NULL, a->longest, a->head_width);
+    /* eight arrays of the longest text beside the buffers in a cache of a megabyte or two */
+    const int fits = a->grad_out && a->longest * a->num_heads * a->head_width * 8 * 2 <= 3 << 19;
+    const int64_t heads = fits && a->num_texts >= 8 * a->num_threads ? a->num_heads : 1;
+    char *memory = aligned_alloc(64, size * a->num_threads);
+    if (!memory) return 1;
+#pragma omp parallel num_threads(a->num_threads)
+    {
+        task t;
+        tile_config before = begin_tiles();
+        lay_out(&t, memory + size * omp_get_thread_num(), a->longest, a->head_width);
+#pragma omp for schedule(dynamic, heads)
+        for (int64_t index = 0; index < a->num_texts * a->num_heads; index++) {
+            set_task(&t, a, index);
+            if (fits && t.head == 0) fetch_text(&t);
+            run(&t);
+        }
+        end_tiles(before);
+    }
+    free(memory);
+    return 0;
+}
+
+int attention_forward(const attention *a) { return run_all(a, forward_task_variants); }
+int attention_backward(const attention *a) { return run_all(a, backward_task_variants); }
+
+/* Once, before anything else; 0 if all is well. */
+int prepare(void) { return request_tiles(); }

@@ -1,0 +1,147 @@
+"""Attention straight on packed tokens: no gather, no padding, no stored weights or masks (`attention.c`).
+
+Shape letters: T packed tokens, N heads, H head width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leantune.packing.dropout import native_levels
+from leantune.packing.native.library import call, serves
+from leantune.packing.plan import AttentionPlan
+
+WIDTH_MULTIPLE = 32
+"""H is a multiple of what one tile product sums over."""
+
+_Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
+_Strides = ctypes.c_int64 * 2
+
+
+class _Arguments(ctypes.Structure):
+    """``attention`` of ``attention.c``, field by field."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("q", "k", "v")),
+        *((name, _Strides) for name in ("q_strides", "k_strides", "v_strides")),
+        ("cu_seqlens", _Pointer),
+        *((name, _Count) for name in ("num_texts", "num_heads", "head_width", "num_tokens", "longest")),
+        *((name, _Count) for name in ("window", "only_first")),
+        ("scaling", ctypes.c_float),
+        ("kept_levels", ctypes.c_uint32),
+        ("key", ctypes.c_uint32 * 2),
+        *((name, _Pointer) for name in ("out", "stats", "grad_out", "grad_q", "grad_k", "grad_v")),
+        ("num_threads", _Count),
+    )
+
+
+def can_attend(q_TNH: Tensor) -> bool:
+    """Whether the kernels take these heads."""
+    return q_TNH.shape[-1] % WIDTH_MULTIPLE == 0 and serves(q_TNH)
+
+
+def attend(
+    q_TNH: Tensor,
+    k_TNH: Tensor,
+    v_TNH: Tensor,
+    plan: AttentionPlan,
+    scaling: float,
+    dropout: float,
+    sliding_window: int | None,
+    only_first: bool,
+) -> Tensor:
+    """What `GroupedAttention` computes: ``(T, N, H)`` bf16 to ``(T, N, H)``, by the kernels."""
+    settings = (plan, scaling, dropout, sliding_window, only_first)
+    if torch.is_grad_enabled():
+        return NativeAttention.apply(q_TNH, k_TNH, v_TNH, *settings)  # type: ignore[no-untyped-call, no-any-return]
+    q, k, v = (_dense_heads(x) for x in (q_TNH, k_TNH, v_TNH))
+    return _forward(_arguments(q, k, v, *settings), q, plan, only_first)
+
+
+class NativeAttention(torch.autograd.Function):
+    """Stored for the backward pass: inputs, output, and two numbers for each query and head."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *settings: Any) -> Tensor:
+        q, k, v = (_dense_heads(x) for x in (q, k, v))
+        arguments = _arguments(q, k, v, plan, *settings)
+        stats = torch.empty(2, q.shape[1], q.shape[0])
+        arguments.stats = stats.data_ptr()
+        only_first = settings[-1]
+        out = _forward(arguments, q, plan, only_first)
+        ctx.save_for_backward(q, k, v, out, stats)
+        # the plan keeps the memory of cu_seqlens
+        ctx.arguments, ctx.plan, ctx.only_first = arguments, plan, only_first
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        q, *_ = ctx.saved_tensors
+        arguments: _Arguments = ctx.arguments
+        grad_out = grad_outputs[0].contiguous()
+        grad_q = _for_tokens(q, ctx.plan, ctx.only_first)
+        grad_k, grad_v = (_for_tokens(q, ctx.plan, False) for _ in range(2))
+        arguments.grad_out = grad_out.data_ptr()
+        arguments.grad_q, arguments.grad_k, arguments.grad_v = (
+            x.data_ptr() for x in (grad_q, grad_k, grad_v)
+        )
+        call("attention_backward", arguments)
+        return grad_q, grad_k, grad_v, None, None, None, None, None
+
+
+def _arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: AttentionPlan,
+    scaling: float,
+    dropout: float,
+    sliding_window: int | None,
+    only_first: bool,
+) -> _Arguments:
+    key = plan.stream.key() if dropout else (0, 0)
+    return _Arguments(
+        q=q.data_ptr(),
+        k=k.data_ptr(),
+        v=v.data_ptr(),
+        q_strides=q.stride()[:2],
+        k_strides=k.stride()[:2],
+        v_strides=v.stride()[:2],
+        cu_seqlens=plan.cu_seqlens.data_ptr(),
+        num_texts=len(plan.cu_seqlens) - 1,
+        num_heads=q.shape[1],
+        head_width=q.shape[2],
+        num_tokens=q.shape[0],
+        longest=plan.max_seqlen,
+        window=sliding_window or 0,
+        only_first=only_first,
+        scaling=scaling,
+        kept_levels=native_levels(dropout),
+        key=key,
+        num_threads=torch.get_num_threads(),
+    )
+
+
+def _forward(arguments: _Arguments, q: Tensor, plan: AttentionPlan, only_first: bool) -> Tensor:
+    out = _for_tokens(q, plan, only_first)
+    arguments.out = out.data_ptr()
+    call("attention_forward", arguments)
+    return out
+
+
+def _for_tokens(like_TNH: Tensor, plan: AttentionPlan, only_first: bool) -> Tensor:
+    """Memory for ``(T, N, H)``; what no kernel writes is 0: tokens of no text, or all but the first."""
+    if only_first:
+        return like_TNH.new_zeros(like_TNH.shape)
+    out = like_TNH.new_empty(like_TNH.shape)
+    out[plan.num_tokens :] = 0
+    return out
+
+
+def _dense_heads(x_TNH: Tensor) -> Tensor:
+    """The same with the H numbers of a head next to each other, as they nearly always are."""
+    return x_TNH if x_TNH.stride(-1) == 1 else x_TNH.contiguous()

@@ -1,0 +1,71 @@
+/* Rows of heads in the forms that tile products want.
+
+   rows: as they are. pairs: rows 2p and 2p + 1 side by side as one row of dwords, which is how a product
+   reads what it sums over. A panel is sixteen queries as columns. H: head width. */
+#pragma once
+
+#include "tiles.h"
+
+static int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* `count` rows of H, and rows of zeros up to `padded`. */
+INLINE void copy_rows(uint16_t *to, const uint16_t *from, int64_t stride, int64_t count, int64_t padded, int64_t H) {
+    for (int64_t r = 0; r < count; r++) memcpy(to + r * H, from + r * stride, H * sizeof *to);
+    memset(to + count * H, 0, (padded - count) * H * sizeof *to);
+}
+
+/* Rows 2p and 2p + 1 as pairs: (padded / 2, H). */
+INLINE void pair_rows(uint32_t *to, const uint16_t *from, int64_t stride, int64_t count, int64_t padded, int64_t H) {
+    for (int64_t r = 0; r < padded; r += 2, to += H)
+        for (int64_t h = 0; h < H; h += LANES) {
+            u32x16 pair = {};
+            if (r < count) pair = load_words(from + r * stride + h);
+            if (r + 1 < count) pair |= load_words(from + (r + 1) * stride + h) << 16;
+            STORE(to + h, pair);
+        }
+}
+
+/* (rows, width) dwords as (width, rows); both are multiples of 16. */
+INLINE void transpose_dwords(uint32_t *to, const uint32_t *from, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; r += LANES)
+        for (int64_t c = 0; c < width; c += LANES) {
+            u32x16 x[LANES];
+            for (int i = 0; i < LANES; i++) x[i] = load_u32(from + (r + i) * width + c);
+            transpose(x);
+            for (int i = 0; i < LANES; i++) STORE(to + (c + i) * rows + r, x[i]);
+        }
+}
+
+/* Up to sixteen rows of H as columns: (H / 2, 16) pairs. */
+INLINE void panel_of(uint32_t *to, const uint16_t *from, int64_t stride, int64_t count, int64_t H) {
+    for (int64_t h = 0; h < H; h += 2 * LANES) {
+        u32x16 x[LANES];
+        for (int i = 0; i < LANES; i++) x[i] = i < count ? load_u32(from + i * stride + h) : (u32x16){};
+        transpose(x);
+        for (int i = 0; i < LANES; i++) STORE(to + (h / 2 + i) * LANES, x[i]);
+    }
+}
+
+/* The columns (H, 16) times `factor` as rows of bf16. */
+INLINE void write_columns(uint16_t *to, int64_t stride, const float *columns, f32x16 factor, int64_t count, int64_t H) {
+    for (int64_t h = 0; h < H; h += LANES) {
+        u32x16 x[LANES];
+        for (int i = 0; i < LANES; i++) x[i] = (u32x16)(load_f32(columns + (h + i) * LANES) * factor);
+        transpose(x);
+        for (int i = 0; i < count; i++) store_bf16(to + i * stride + h, (f32x16)x[i]);
+    }
+}
+
+/* (padded or 16 rows) = rows (.., depth) columns (depth, 16), sixteen rows at a time. */
+INLINE void products(float *to, const uint16_t *rows, int64_t row, const uint32_t *columns, int64_t first,
+                     int64_t last, int64_t depth) {
+    for (int64_t r = first; r < last; r += LANES)
+        tile_product(to + r * LANES, LANES, rows + r * row, row, columns, LANES, depth, 0);
+}
+
+INLINE void fetch_rows(const uint16_t *x, int64_t stride, int64_t count, int64_t width) {
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t c = 0; c < width; c += 32) __builtin_prefetch(x + r * stride + c, 0, 2);
+}

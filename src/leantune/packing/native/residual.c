@@ -1,0 +1,101 @@
+/* LayerNorm(dropout(x + bias) + residual), forward and backward, one pass over the rows each. */
+#include "vectors.h"
+
+typedef struct {
+    const uint16_t *x, *residual;      /* (rows, width) contiguous, as all that follow */
+    const uint16_t *bias;              /* (width); NULL: none */
+    const uint16_t *gamma, *beta;      /* (width) */
+    int64_t num_rows, width;           /* a multiple of 32 */
+    float epsilon;
+    uint32_t kept_levels;              /* of 65,536; all of them: no dropout */
+    uint32_t key[2];                   /* of the dropout */
+    uint16_t *out, *sum;               /* sum: dropout(x + bias) + residual, for the backward pass; may be NULL */
+    float *stats;                      /* (rows, 2): mean and 1 / deviation; may be NULL */
+    const uint16_t *grad_out;
+    uint16_t *grad_x, *grad_residual;  /* without dropout they are equal, and grad_x is NULL */
+    int64_t num_threads;
+} residual;
+
+/* The dropout of columns c to c + 31 of a row: zeros, or what keeps the expectation. */
+INLINE void factors_of(const residual *a, int64_t row, int64_t c, f32x16 factor[2]) {
+    const f32x16 value = (f32x16){} + 65536.0f / a->kept_levels;
+    u32x16 levels = random_bits((uint32_t)((row * a->width + c) / 2), a->key);
+    factor[0] = kept((u32x16)((levels & 0xffff) < a->kept_levels), value);
+    factor[1] = kept((u32x16)((levels >> 16) < a->kept_levels), value);
+}
+
+INLINE float total(f32x16 x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+INLINE void forward_row(const residual *a, int64_t row, const int drops) {
+    const int64_t D = a->width, first = row * D;
+    float values[D];
+    f32x16 sum = {}, squares = {};
+    for (int64_t c = 0; c < D; c += 2 * LANES) {
+        f32x16 factor[2];
+        if (drops) factors_of(a, row, c, factor);
+        for (int i = 0; i < 2; i++) {
+            const int64_t column = c + i * LANES;
+            f32x16 x = widen(a->x + first + column);
+            if (a->bias) x += widen(a->bias + column);
+            if (drops) x *= factor[i];
+            f32x16 value = (f32x16)(round_bf16(x + widen(a->residual + first + column)) & 0xffff0000);
+            if (a->sum) store_bf16(a->sum + first + column, value);
+            STORE(values + column, value);
+            sum += value;
+        }
+    }
+    const float mean = total(sum) / D;
+    for (int64_t c = 0; c < D; c += LANES) {
+        f32x16 centred = load_f32(values + c) - mean;
+        squares += centred * centred;
+    }
+    const float rate = 1.0f / __builtin_sqrtf(total(squares) / D + a->epsilon);
+    for (int64_t c = 0; c < D; c += LANES)
+        store_bf16(a->out + first + c, (load_f32(values + c) - mean) * rate * widen(a->gamma + c) + widen(a->beta + c));
+    if (a->stats) a->stats[2 * row] = mean, a->stats[2 * row + 1] = rate;
+}
+
+INLINE void backward_row(const residual *a, int64_t row, const int drops) {
+    const int64_t D = a->width, first = row * D;
+    const float mean = a->stats[2 * row], rate = a->stats[2 * row + 1];
+    float normal[D], grads[D];
+    f32x16 sum = {}, products = {};
+    for (int64_t c = 0; c < D; c += LANES) {
+        f32x16 x = (widen(a->sum + first + c) - mean) * rate;
+        f32x16 grad = widen(a->grad_out + first + c) * widen(a->gamma + c);
+        sum += grad, products += grad * x;
+        STORE(normal + c, x);
+        STORE(grads + c, grad);
+    }
+    const float mean_grad = total(sum) / D, mean_product = total(products) / D;
+    for (int64_t c = 0; c < D; c += 2 * LANES) {
+        f32x16 factor[2];
+        if (drops) factors_of(a, row, c, factor);
+        for (int i = 0; i < 2; i++) {
+            const int64_t column = c + i * LANES;
+            f32x16 grad = (load_f32(grads + column) - mean_grad - load_f32(normal + column) * mean_product) * rate;
+            store_bf16(a->grad_residual + first + column, grad);
+            if (drops) store_bf16(a->grad_x + first + column, grad * factor[i]);
+        }
+    }
+}
+
+int residual_forward(const residual *a) {
+#pragma omp parallel for num_threads(a->num_threads)
+    for (int64_t row = 0; row < a->num_rows; row++)
+        if (a->kept_levels < 65536) forward_row(a, row, 1);
+        else forward_row(a, row, 0);
+    return 0;
+}
+
+int residual_backward(const residual *a) {
+#pragma omp parallel for num_threads(a->num_threads)
+    for (int64_t row = 0; row < a->num_rows; row++)
+        if (a->kept_levels < 65536) backward_row(a, row, 1);
+        else backward_row(a, row, 0);
+    return 0;
+}

@@ -1,0 +1,141 @@
+"""The block behind attention and feed-forward layers: LayerNorm(dropout(dense(x)) + input).
+
+In bf16 on the CPU all but the product is one pass, forward and backward, whose mask is drawn inside
+(`residual.c`): torch makes four passes and a mask, and four more back.
+
+D model width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leantune.packing.dropout import LEVELS, DropoutStream, PooledDropout, native_levels
+from leantune.packing.native.gelu import bias_apart
+from leantune.packing.native.library import call, serves
+
+WIDTH_MULTIPLE = 32
+"""D: the kernel takes the two halves of a random dword for two registers of columns."""
+
+
+class _Arguments(ctypes.Structure):
+    """``residual`` of ``residual.c``, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "residual", "bias", "gamma", "beta")),
+        *((name, ctypes.c_int64) for name in ("num_rows", "width")),
+        ("epsilon", ctypes.c_float),
+        ("kept_levels", ctypes.c_uint32),
+        ("key", ctypes.c_uint32 * 2),
+        *((name, ctypes.c_void_p) for name in ("out", "sum", "stats", "grad_out", "grad_x", "grad_residual")),
+        ("num_threads", ctypes.c_int64),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Drop-in for transformers' ``BertSelfOutput``, ``BertOutput`` and their like, with the same children.
+
+    Args:
+        dense: any module from the width of the layer to D.
+        dropout: of its output.
+        norm: over D.
+    """
+
+    def __init__(self, dense: nn.Module, dropout: PooledDropout, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.dense, self.dropout, self.LayerNorm = dense, dropout, norm
+
+    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        """``(..., in)`` and ``(..., D)`` to ``(..., D)``."""
+        if not self._is_native(input_tensor):
+            normed: Tensor = self.LayerNorm(self.dropout(self.dense(hidden_states)) + input_tensor)
+            return normed
+        if bias_apart(self.dense):
+            return self._normed(F.linear(hidden_states, self.dense.weight), input_tensor, self.dense.bias)
+        return self._normed(self.dense(hidden_states), input_tensor, None)
+
+    def _normed(self, x: Tensor, residual: Tensor, bias: Tensor | None) -> Tensor:
+        x, residual, p = x.contiguous(), residual.contiguous(), self.dropout.p if self.training else 0.0
+        if not torch.is_grad_enabled():
+            return _forward(_arguments(x, residual, bias, self.LayerNorm, p, self.dropout.stream), x)
+        out: Tensor = _Residual.apply(  # type: ignore[no-untyped-call]
+            x, residual, bias, self.LayerNorm, p, self.dropout.stream
+        )
+        return out
+
+    def _is_native(self, x: Tensor) -> bool:
+        weight, bias = self.LayerNorm.weight, self.LayerNorm.bias
+        is_frozen = not (weight.requires_grad or bias.requires_grad)
+        return is_frozen and weight.dtype == x.dtype and x.shape[-1] % WIDTH_MULTIPLE == 0 and serves(x)
+
+
+class _Residual(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor,
+        bias: Tensor | None,
+        norm: nn.LayerNorm,
+        p: float,
+        stream: DropoutStream,
+    ) -> Tensor:
+        arguments = _arguments(x, residual, bias, norm, p, stream)
+        total, stats = torch.empty_like(x), torch.empty(arguments.num_rows, 2)
+        arguments.sum, arguments.stats = total.data_ptr(), stats.data_ptr()
+        ctx.save_for_backward(total, stats, norm.weight)
+        ctx.arguments = arguments
+        return _forward(arguments, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        total, *_ = ctx.saved_tensors
+        arguments: _Arguments = ctx.arguments
+        grad_out = grad_outputs[0].contiguous()
+        grad_residual = torch.empty_like(total)
+        drops = arguments.kept_levels < LEVELS
+        grad_x = torch.empty_like(total) if drops else grad_residual
+        arguments.grad_out = grad_out.data_ptr()
+        arguments.grad_x, arguments.grad_residual = grad_x.data_ptr(), grad_residual.data_ptr()
+        call("residual_backward", arguments)
+        return grad_x, grad_residual, None, None, None, None
+
+
+def _arguments(
+    x: Tensor, residual: Tensor, bias: Tensor | None, norm: nn.LayerNorm, p: float, stream: DropoutStream
+) -> _Arguments:
+    return _Arguments(
+        x=x.data_ptr(),
+        residual=residual.data_ptr(),
+        bias=None if bias is None else bias.data_ptr(),
+        gamma=norm.weight.data_ptr(),
+        beta=norm.bias.data_ptr(),
+        num_rows=x.numel() // x.shape[-1],
+        width=x.shape[-1],
+        epsilon=norm.eps,
+        kept_levels=native_levels(p),
+        key=stream.key() if p else (0, 0),
+        num_threads=torch.get_num_threads(),
+    )
+
+
+def _forward(arguments: _Arguments, x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    arguments.out = out.data_ptr()
+    call("residual_forward", arguments)
+    return out
+
+
+def replace_residual_blocks(model: nn.Module, names: list[str]) -> None:
+    """Put `ResidualBlock` where ``model`` has modules with these names; their dropout is pooled already."""
+    for name in names:
+        block: Any = model.get_submodule(name)
+        children = dict(block.named_children())
+        assert list(children) == ["dense", "LayerNorm", "dropout"], f"{name} has {', '.join(children)}"
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, ResidualBlock(block.dense, block.dropout, block.LayerNorm))

@@ -1,0 +1,55 @@
+/* What the kernels of attention are given, and what a thread holds while it computes one text and head.
+
+   T tokens, N heads, H head width. */
+#pragma once
+
+#include "panels.h"
+
+typedef struct {
+    const uint16_t *q, *k, *v;       /* (T, N, H), rows of H next to each other */
+    int64_t q_strides[2], k_strides[2], v_strides[2]; /* of tokens and heads */
+    const int32_t *cu_seqlens;       /* (num_texts + 1) */
+    int64_t num_texts, num_heads, head_width, num_tokens, longest;
+    int64_t window;                  /* a query sees keys less than this away; 0: all */
+    int64_t only_first;              /* the first token of a text is its only query */
+    float scaling;
+    uint32_t kept_levels;            /* of 65,536; all of them: no dropout */
+    uint32_t key[2];                 /* of the dropout */
+    uint16_t *out;                   /* (T, N, H) contiguous */
+    float *stats;                    /* (2, N, T): scaled maximum and 1 / sum of each query; may be NULL */
+    const uint16_t *grad_out;        /* (T, N, H) contiguous, as the rest */
+    uint16_t *grad_q, *grad_k, *grad_v;
+    int64_t num_threads;
+} attention;
+
+/* One text and head, and this thread's memory for it. */
+typedef struct {
+    const attention *of;
+    int64_t first, length, queries, head, padded; /* padded: keys, rounded up to DEPTH */
+    uint32_t key[2];
+    uint16_t *k_rows, *v_rows;                    /* (padded, H) */
+    uint32_t *k_columns, *v_columns;              /* (H, padded / 2) pairs of keys */
+    uint32_t *pairs;                              /* (padded / 2, H) */
+    uint32_t *q_panel, *o_panel, *grad_panel;     /* (H / 2, 16) pairs of head columns */
+    uint32_t *q_pairs, *grad_pairs;               /* (16, H) pairs of 32 queries */
+    float *scores, *grad_weights;                 /* (padded, 16) */
+    uint32_t *weight_pairs;                       /* (padded / 2, 16) pairs of keys */
+    uint16_t *weight_rows, *grad_rows;            /* (padded, 32) */
+    float *columns;                               /* (H, 16) */
+    float *grad_k, *grad_v;                       /* (padded, H) */
+} task;
+
+/* Cuts this thread's memory into the buffers of a task; without memory it says how much that is. */
+static size_t lay_out(task *t, char *memory, int64_t longest, int64_t H) {
+    size_t used = 0, L = round_up(longest, DEPTH);
+#define TAKE(buffer, count) (t->buffer = (void *)(memory + used), used += round_up((count) * sizeof *t->buffer, 64))
+    TAKE(k_rows, L * H), TAKE(v_rows, L * H);
+    TAKE(k_columns, L * H / 2), TAKE(v_columns, L * H / 2), TAKE(pairs, L * H / 2);
+    TAKE(q_panel, 8 * H), TAKE(o_panel, 8 * H), TAKE(grad_panel, 8 * H);
+    TAKE(q_pairs, 16 * H), TAKE(grad_pairs, 16 * H);
+    TAKE(scores, L * LANES), TAKE(grad_weights, L * LANES), TAKE(weight_pairs, L * LANES / 2);
+    TAKE(weight_rows, L * DEPTH), TAKE(grad_rows, L * DEPTH);
+    TAKE(columns, H * LANES), TAKE(grad_k, L * H), TAKE(grad_v, L * H);
+#undef TAKE
+    return used;
+}
