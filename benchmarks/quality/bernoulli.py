@@ -1,11 +1,12 @@
-"""``leantune`` with one thing changed: every dropout mask is drawn anew, element by element.
+"""``leantune`` by torch's kernels, and every dropout mask drawn anew by torch, element by element.
 
-Beside the same runs with masks from the pool (`leantune.packing.dropout`) it shows whether the pool costs
-accuracy.
+Beside the same runs as they are, it shows whether the tricks for speed cost accuracy: native kernels with
+random numbers of their own (`leantune.packing.native`), and masks from a pool (`leantune.packing.dropout`).
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 import torch
@@ -23,4 +24,5 @@ def bernoulli_mask(self: DropoutStream, shape: tuple[int, ...], p: float, dtype:
 DropoutStream.mask = bernoulli_mask  # type: ignore[method-assign]
 
 if __name__ == "__main__":
+    os.environ["LEANTUNE_NATIVE"] = "0"
     sys.exit(cli.main())

@@ -145,7 +145,7 @@ METHODS: tuple[Method, ...] = (
     ),
     # whether a trick for speed costs accuracy
     Method(
-        name="dropout element by element",
+        name="torch's kernels and dropout",
         module="benchmarks.quality.bernoulli",
         settings=LORA_START,
         data=("agnews",),
