@@ -334,6 +334,21 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(inputs, run, tmp
     assert all(torch.equal(mine.tensors[k], theirs.tensors[k]) for k in mine.tensors)
 
 
+def test_going_on_with_other_kernels_is_allowed_and_said(inputs, tmp_path, monkeypatch):
+    recipe = recipe_for(inputs, tmp_path / "run", epochs=1)
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, 3)
+        with pytest.raises(Interrupted):
+            run_training(recipe, console=quiet())
+    record = record_of(tmp_path / "run")
+    record["hardware"]["kernels"] = "torch: LEANTUNE_NATIVE=0 then"
+    (tmp_path / "run" / "record.json").write_text(json.dumps(record))
+    console = quiet()
+    run_training(recipe, console=console, resume=True)
+    said = console.file.getvalue()
+    assert "not to the bits that it would have had: kernels: was torch: LEANTUNE_NATIVE=0 then, is " in said
+
+
 def test_symmetric_divergence_is_the_mean_of_both_directions():
     logits, others = torch.randn(2, 6, 3)
     p, q = logits.softmax(-1), others.softmax(-1)

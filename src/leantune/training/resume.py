@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,20 @@ def check_same_run(
     ]
     if differences:
         raise CheckpointError(f"cannot resume: the run began with something else: {'; '.join(differences)}")
+
+
+def machine_lines(
+    record: Mapping[str, Any], *, hardware: Mapping[str, Any], versions: Mapping[str, str]
+) -> Iterator[str]:
+    """One line if the run began on another machine, with other kernels or another torch, none if not."""
+    then, now = {**record["hardware"], **record["versions"]}, {**hardware, **versions}
+    changes = [
+        f"{key}: was {then[key]}, is {now[key]}"
+        for key in ("device", "cpu", "gpu", "cores", "kernels", "torch")
+        if key in then and then[key] != now[key]
+    ]
+    if changes:
+        yield f"warning: the run goes on, but not to the bits that it would have had: {'; '.join(changes)}"
 
 
 def newest_valid_checkpoint(run: Path, console: Console) -> tuple[int, Checkpoint] | None:

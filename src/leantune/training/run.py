@@ -13,15 +13,16 @@ from rich.console import Console
 
 from leantune.config import Recipe
 from leantune.errors import CheckpointError, ResourceError
+from leantune.hardware import describe_versions
 from leantune.model import PackedClassifier
 from leantune.training.interrupt import interruptible
 from leantune.training.lock import run_lock
 from leantune.training.loop import Phase, TrainingState, train
 from leantune.training.observer import RunObserver
 from leantune.training.outcome import evaluate_part, measure_test, publish_artefacts, refit, select_best
-from leantune.training.resume import newest_valid_checkpoint
+from leantune.training.resume import machine_lines, newest_valid_checkpoint
 from leantune.training.selection import Evaluation, Selection
-from leantune.training.setup import Run, build_classifier, fresh_state, prepare_run, start_folder
+from leantune.training.setup import Run, build_classifier, fresh_state, hardware_of, prepare_run, start_folder
 from leantune.training.state import restore
 from leantune.training.tracking import Display, History
 from leantune.training.warm_start import scale_output_layer, start_from_probe
@@ -123,6 +124,8 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
     restore(state, checkpoint)
     selection.evaluations = [Evaluation(**each) for each in checkpoint.state["evaluations"]]
     run.console.print(f"resumed from step {step} of {run.steps.total_steps}", highlight=False)
+    for line in machine_lines(run.record, hardware=hardware_of(run.recipe), versions=describe_versions()):
+        run.console.print(line, highlight=False, soft_wrap=True)
     return History(run.folder / "history.jsonl", keep_bytes=checkpoint.state["history_bytes"])
 
 

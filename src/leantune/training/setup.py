@@ -182,8 +182,6 @@ def start_folder(run: Run) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
         write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
     distributed.barrier()
-    device = hardware.pick_device()
-    precision = hardware.pick_precision(run.recipe.precision, device)
     run.record = {
         "leantune": __version__,
         "run_id": uuid.uuid4().hex,
@@ -191,7 +189,7 @@ def start_folder(run: Run) -> None:
         "status": "running",
         "command": sys.argv,
         "versions": hardware.describe_versions(),
-        "hardware": hardware.describe_hardware(device) | {"kernels": describe_kernels(device, precision)},
+        "hardware": hardware_of(run.recipe),
         "processes": distributed.world_size(),
         "recipe": run.recipe.to_dict(),
         "labels": run.data.labels.to_json(),
@@ -203,6 +201,13 @@ def start_folder(run: Run) -> None:
         "timings": {"tokenise_s": run.data.tokenise_s},
     }
     run.save_record()
+
+
+def hardware_of(recipe: Recipe) -> dict[str, Any]:
+    """The entry ``hardware`` of ``record.json``: the machine, and whose kernels compute on it."""
+    device = hardware.pick_device()
+    precision = hardware.pick_precision(recipe.precision, device)
+    return hardware.describe_hardware(device) | {"kernels": describe_kernels(device, precision)}
 
 
 def build_classifier(run: Run) -> PackedClassifier:
