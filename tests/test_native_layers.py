@@ -21,7 +21,7 @@ from leantune.packing.native import library
 from leantune.packing.native.gelu import GeluLayer, TableGelu, gelu
 from leantune.packing.native.library import kernels
 from leantune.packing.native.residual import ResidualBlock
-from tiny import random_tokens, tiny_config
+from tiny import random_tokens, tiny_model
 
 pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no kernels: {kernels().reason}")
 
@@ -233,7 +233,7 @@ def test_a_whole_model_is_as_near_to_fp32_with_the_kernels_as_without(model_type
         if model_type == "distilbert"
         else {"hidden_size": 64, "num_attention_heads": 2}
     )
-    model = shaped(model_type, shape)
+    model = tiny_model(model_type, **shape)
     lengths = [1, 4, 9, 30]
     exact = PackedClassifier(copy.deepcopy(model).float(), DropoutStream(0)).eval().requires_grad_(False)
     rounded = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval().requires_grad_(False)
@@ -250,13 +250,3 @@ def test_a_whole_model_is_as_near_to_fp32_with_the_kernels_as_without(model_type
     for wanted, with_kernels, without in zip(expected, native, plain, strict=True):
         errors = [(found.float() - wanted).norm().item() for found in (with_kernels, without)]
         assert errors[0] < 1.5 * errors[1] + 1e-3 * wanted.norm().item()
-
-
-def shaped(model_type: str, shape: dict[str, int]):
-    """A random classifier whose heads are as wide as the kernels want them."""
-    from transformers import AutoModelForSequenceClassification
-
-    config = tiny_config(model_type)
-    for name, value in shape.items():
-        setattr(config, name, value)
-    return AutoModelForSequenceClassification.from_config(config).eval()

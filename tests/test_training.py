@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
+from leantune.packing.native.library import describe_kernels
 from leantune.training.checkpoint import list_checkpoints, load_checkpoint
 from leantune.training.loop import symmetric_divergence
 from leantune.training.run import run_training
@@ -347,6 +348,25 @@ def test_going_on_with_other_kernels_is_allowed_and_said(inputs, tmp_path, monke
     run_training(recipe, console=console, resume=True)
     said = console.file.getvalue()
     assert "not to the bits that it would have had: kernels: was torch: LEANTUNE_NATIVE=0 then, is " in said
+
+
+def test_a_run_in_bf16_learns_and_resumes_bit_for_bit(inputs, tmp_path, monkeypatch):
+    # heads as wide as the native kernels want them
+    encoder = save_tiny_encoder(tmp_path / "encoder", hidden_size=64, num_attention_heads=2)
+    runs = [tmp_path / "whole", tmp_path / "interrupted"]
+    recipes = [recipe_for(inputs, run, model=str(encoder), precision="bf16", epochs=2) for run in runs]
+    run_training(recipes[0], console=quiet())
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, 7)
+        with pytest.raises(Interrupted):
+            run_training(recipes[1], console=quiet())
+    run_training(recipes[1], console=quiet(), resume=True)
+    adapters = [(run / "adapter" / "adapter_model.safetensors").read_bytes() for run in runs]
+    assert adapters[0] == adapters[1]
+    losses = [line["loss"] for line in history_of(runs[0], "step")]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    kernels = record_of(runs[0])["hardware"]["kernels"]
+    assert kernels == describe_kernels(torch.device("cpu"), "bf16")
 
 
 def test_symmetric_divergence_is_the_mean_of_both_directions():

@@ -41,7 +41,7 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
             "max_relative_positions": 16,
         },
     }
-    return AutoConfig.for_model(model_type, **common, **by_type.get(model_type, sizes), **changes)
+    return AutoConfig.for_model(model_type, **common | by_type.get(model_type, sizes) | changes)
 
 
 def tiny_model(model_type: str, **changes: Any) -> Any:
