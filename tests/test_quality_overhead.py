@@ -11,6 +11,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 
 from benchmarks.overhead.__main__ import markdown_of
 from benchmarks.overhead.measure import BATCH_SIZE, contestant, in_turn, measure, rows_needed
+from benchmarks.profile.__main__ import markdown_of as profile_markdown_of
 
 from leantune.adalora.allocator import RankAllocator
 from leantune.hardware import describe_hardware, describe_versions, pick_device
@@ -60,3 +61,27 @@ def test_both_take_their_steps_in_turn_and_only_one_allocates(rows, tmp_path, mo
     assert [tokens for _, tokens in mine] != [tokens for _, tokens in theirs], "other shapes for each"
     assert any(answer for allocator, answer in due if allocator is adaptive.state.allocator)
     assert not any(answer for allocator, answer in due if allocator is plain.state.allocator)
+
+
+def test_the_profile_shows_medians_and_the_dearest_operators_of_both_kernels():
+    def process(step_s: float, **operators_s: float) -> dict:
+        return {"step_s": step_s, "tokens": 1700, "operators_s": operators_s}
+
+    many = {f"small{i}": 1e-4 for i in range(20)}
+    result = {
+        "date": "2026-01-31",
+        "command": "python -m benchmarks.profile",
+        "hardware": {"cpu": "a processor", "cores": 2},
+        "versions": {"torch": "2", "transformers": "5"},
+        "rounds": 2,
+        "models": {
+            "MiniLM-L6": {
+                "native": [process(0.09, mm=0.05), process(0.11, mm=0.03)],
+                "torch": [process(0.2, mm=0.02, bmm=0.04, **many), process(0.2, mm=0.02, bmm=0.04, **many)],
+            }
+        },
+    }
+    text = profile_markdown_of(result)
+    assert "| MiniLM-L6 | 1,700 | 100.0 ms | 200.0 ms | 2.00x |" in text
+    assert "| `mm` | 40.0 | `bmm` | 40.0 |" in text
+    assert "| everything else | 0.8 |" in text  # eight of the twenty small ones

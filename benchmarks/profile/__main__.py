@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -113,7 +113,7 @@ def markdown_of(result: Mapping[str, Any]) -> str:
         lines += ["", f"## {name}: operators by themselves, ms a step, with the profiler", ""]
         lines += ["| native kernels | | torch's kernels | |", "|---|---|---|---|"]
         columns = [_dearest(found[kind]) for kind in KERNELS]
-        lines += [f"| {' | '.join((*a, *b))} |" for a, b in zip(*columns, strict=True)]
+        lines += [f"| {' | '.join((*a, *b))} |" for a, b in zip_longest(*columns, fillvalue=("", ""))]
     return "\n".join([*lines, ""])
 
 
