@@ -152,7 +152,8 @@ def test_an_adapted_layer_equals_fp32(rows, rank, has_bias, needs_input_grad, se
     for found, reference in zip(given_, wanted, strict=True):
         assert (found.grad is None) == (reference.grad is None)
         if found.grad is not None:
-            allowed = 0.03 * max(1.0, reference.grad.abs().max().item())
+            terms = 1 if found is x else rows  # that a gradient sums, each rounded to bf16
+            allowed = 0.03 * max(terms**0.5, reference.grad.abs().max().item())
             torch.testing.assert_close(found.grad.float(), reference.grad, atol=allowed, rtol=0)
 
 
