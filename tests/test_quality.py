@@ -53,7 +53,9 @@ def fake_result(job: Job) -> dict[str, Any]:
         "metrics": metrics,
         "baseline": {"test": {"accuracy": 0.7}},
         "parameters": {"initial": 10, "final": 7},
-        "train_s": 2.0,
+        "train_s": 9.0 if job.seed == SEEDS[1] else 2.0,
+        "hardware": {"cpu": "another CPU" if job.seed == SEEDS[1] else "a CPU", "gpu": None},
+        "versions": {"torch": "2", "transformers": "5", "peft": "0"},
     }
 
 
@@ -203,9 +205,10 @@ def test_the_table_shows_what_is_there_and_leaves_out_what_is_not(tmp_path, data
     study = study_of(tmp_path, data, default, peer, UNIFORM)
     trained = study_of(tmp_path, data, default, peer)
     assert work(trained, fake_result, lambda: True, lambda text: None) == 4 + 3
-    text = report.markdown_of(study, "a machine")
+    text = report.markdown_of(study)
     assert "| linear probe | 70.00 (1) |" in text
     assert "| leantune default | 91.00 ± 2.48 (3) | 91.00 | 7 | 2 s | 0.002 |" in text
+    assert "Runs on a CPU (4) and another CPU (2); torch 2, transformers 5, peft 0" in text
     assert "uniform" not in text
     assert "toy: leantune default +10.00 points against PEFT LoRA (+7.73 to +12.27)" in text
 
@@ -218,7 +221,7 @@ def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tm
     )
     assert work(study, fake_result, lambda: True, lambda text: None) == 2 + 1 + 2
     assert [job.learning_rate for job in study.runs_of(whole, default, PUBLISHED)] == [2e-3, 2e-3]
-    first, second = report.markdown_of(study, "a machine").split("## whole")
+    first, second = report.markdown_of(study).split("## whole")
     assert "| method | toy | mean |" in first
     assert "with the learning rates of toy" in second
     assert "| leantune default | 90.50" in second

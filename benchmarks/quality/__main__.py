@@ -20,7 +20,6 @@ from benchmarks.quality.data import SOURCES, DataSet, data_set, missing_source
 from benchmarks.quality.jobs import run_job
 from benchmarks.quality.methods import BUDGETS, METHODS
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
-from leantune.hardware import describe_hardware, describe_versions, pick_device
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +50,7 @@ def main() -> int:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.workers))
     scratch = ROOT / "runs" / f"quality-{os.getpid()}"
     work(study, lambda job: run_job(job, scratch / job.key, environment), may_start, say, options.workers)
-    text = report.markdown_of(study, machine())
+    text = report.markdown_of(study)
     (results / "README.md").write_text(text, "utf-8")
     report.draw(study, results / "accuracy_by_budget.png")
     console.print(text, highlight=False, soft_wrap=True)
@@ -102,14 +101,6 @@ def available(names: list[str], console: Console) -> list[DataSet]:
         if file := missing_source(name):
             console.print(f"{name}: left out, {file} is not there", highlight=False, soft_wrap=True)
     return [data_set(name) for name in names if not missing_source(name)]
-
-
-def machine() -> str:
-    hardware, versions = describe_hardware(pick_device()), describe_versions()
-    return (
-        f"{hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores, torch {versions['torch']}, "
-        f"transformers {versions['transformers']}, peft {versions['peft']}"
-    )
 
 
 if __name__ == "__main__":

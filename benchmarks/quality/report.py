@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,19 +50,28 @@ def accuracies(results: Sequence[dict[str, Any]], part: str = "test") -> list[fl
     return [result["metrics"][part]["accuracy"] if result["metrics"] else 0.0 for result in results]
 
 
-def markdown_of(study: Study, machine: str) -> str:
+def markdown_of(study: Study) -> str:
     """The whole report."""
+    machines = Counter(result["hardware"]["gpu"] or result["hardware"]["cpu"] for result in _shown(study))
+    versions = {
+        ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "peft"))
+        for result in _shown(study)
+    }
+    commonest = max(machines, key=lambda name: machines[name], default="")
     cut = [data for data in study.sets if data.rates_of is None]
     lines = [
         "# When adaptive rank pays",
         "",
-        f"MiniLM-L6, 4,000 training rows, at most 128 tokens, 3 epochs; {machine}. Test accuracy in per cent: "
+        "MiniLM-L6, 4,000 training rows, at most 128 tokens, 3 epochs. Test accuracy in per cent: "
         "mean over seeds, 95 % interval, number of seeds. Every method has the learning rate of its grid that has "
         "the lowest log loss on the validation rows of the set with the first seed; test rows choose nothing. The "
-        "limit on trainable parameters is that of rank 11 on query and value with the whole head. Seconds are those "
-        "of processes with one thread, two at a time.",
+        "limit on trainable parameters is that of rank 11 on query and value with the whole head.",
         "",
-        *_table(replace(study, sets=cut)),
+        f"Runs on {' and '.join(f'{name} ({count})' for name, count in machines.most_common())}; "
+        f"{'; '.join(sorted(versions))}. Seconds are those of processes with one thread, two at a time, on "
+        f"{commonest}.",
+        "",
+        *_table(replace(study, sets=cut), commonest),
     ]
     for data in study.sets:
         if data.rates_of is not None and any(study.finished(data, m, PUBLISHED) for m in study.methods):
@@ -71,19 +81,29 @@ def markdown_of(study: Study, machine: str) -> str:
                 "",
                 f"9,000 training and 1,000 validation rows, with the learning rates of {data.rates_of.name}.",
                 "",
-                *_table(replace(study, sets=[data])),
+                *_table(replace(study, sets=[data]), commonest),
             ]
     return "\n".join(lines) + "\n"
 
 
-def _table(study: Study) -> list[str]:
+def _shown(study: Study) -> list[dict[str, Any]]:
+    """The results behind the tables."""
+    return [
+        result
+        for method in study.methods
+        for data in study.sets
+        for result in study.finished(data, method, PUBLISHED)
+    ]
+
+
+def _table(study: Study, timed_on: str) -> list[str]:
     """Every method on the sets of the study, and the differences that matter."""
     names = [data.name for data in study.sets]
     return [
         f"| method | {' | '.join(names)} | mean | final parameters | training | learning rates |",
         f"|---|{'---|' * len(names)}---|---|---|---|",
         _probe_line(study),
-        *(line for method in study.methods if (line := _method_line(study, method))),
+        *(line for method in study.methods if (line := _method_line(study, method, timed_on))),
         "",
         *_differences(study),
     ]
@@ -102,7 +122,7 @@ def _probe_line(study: Study) -> str:
     return f"| {PROBE} | {' | '.join(cells)} | {average} | the head | | |"
 
 
-def _method_line(study: Study, method: Method) -> str | None:
+def _method_line(study: Study, method: Method, timed_on: str) -> str | None:
     """One method; None before its first result."""
     found = [study.finished(data, method, PUBLISHED) for data in study.sets]
     estimates = [Estimate.of(accuracies(results)) if results else None for results in found]
@@ -111,7 +131,11 @@ def _method_line(study: Study, method: Method) -> str | None:
         return None
     every = [result for results in found for result in results if result["metrics"]]
     final = sorted({result["parameters"]["final"] for result in every})
-    seconds = [result["train_s"] for result in every if result["train_s"]]  # None: it was disturbed
+    seconds = [
+        result["train_s"]
+        for result in every
+        if result["train_s"] and timed_on in (result["hardware"]["gpu"], result["hardware"]["cpu"])
+    ]  # None: it was disturbed
     rates = [study.best_rate(data, method) for data in study.sets]
     cells = [
         method.name,
