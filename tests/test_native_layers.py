@@ -17,8 +17,10 @@ from leantune.adalora.layer import AdaLoraLinear
 from leantune.model import PackedClassifier
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
+from leantune.packing.native import gelu as native_gelu
 from leantune.packing.native import library
-from leantune.packing.native.gelu import GeluLayer, TableGelu, gelu
+from leantune.packing.native import residual as native_residual
+from leantune.packing.native.gelu import GeluLayer, NativeGelu, gelu
 from leantune.packing.native.library import kernels
 from leantune.packing.native.residual import ResidualBlock
 from tiny import random_tokens, tiny_model
@@ -40,26 +42,27 @@ def in_float(block: nn.Module) -> nn.Module:
     return copy.deepcopy(block).float()
 
 
-def test_gelu_is_exact_for_every_number():
-    found, expected = gelu(EVERY_NUMBER), F.gelu(EVERY_NUMBER.double()).bfloat16()
-    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
-
-
-def test_the_gradient_of_gelu_is_that_of_float64_for_every_number():
-    numbers = EVERY_NUMBER[EVERY_NUMBER.isfinite()][:-2].view(-1, 2)[: 1 << 14].reshape(-1, 16)
-    x = numbers.clone().requires_grad_()
-    weight = torch.randn(x.shape).bfloat16()
-    exact = numbers.double().requires_grad_()
-    (found,) = torch.autograd.grad(gelu(x), x, weight)
-    (expected,) = torch.autograd.grad(F.gelu(exact), exact, weight.double())
-    torch.testing.assert_close(found, expected.bfloat16(), rtol=0.01, atol=1e-30)
+def test_gelu_and_its_gradient_are_those_of_float64_for_every_number():
+    x = EVERY_NUMBER.clone().requires_grad_()
+    exact = EVERY_NUMBER.double().requires_grad_()
+    found, expected = gelu(x), F.gelu(exact)
+    (slope,) = torch.autograd.grad(found, x, torch.ones_like(x))
+    (exact_slope,) = torch.autograd.grad(expected, exact, torch.ones_like(exact))
+    is_finite = EVERY_NUMBER.isfinite()
+    rounding = 2**-8
+    torch.testing.assert_close(found.double()[is_finite], expected[is_finite], rtol=rounding, atol=3e-5)
+    torch.testing.assert_close(slope.double()[is_finite], exact_slope[is_finite], rtol=rounding, atol=7e-5)
+    assert found[EVERY_NUMBER.isnan()].isnan().all()
+    assert found[EVERY_NUMBER.isposinf()].isposinf().all()
+    small = is_finite & (EVERY_NUMBER.abs() < 1)
+    torch.testing.assert_close(found.double()[small], expected[small], rtol=1.2 * rounding, atol=2e-38)
 
 
 @settings(max_examples=40, deadline=None)
 @given(rows=st.integers(1, 40), width=st.sampled_from([16, 48, 96]), seed=st.integers(0, 5))
 def test_the_kernel_adds_the_bias_of_a_gelu_layer(rows, width, seed):
     torch.manual_seed(seed)
-    layer = GeluLayer(nn.Linear(32, width), TableGelu()).bfloat16().requires_grad_(False)
+    layer = GeluLayer(nn.Linear(32, width), NativeGelu()).bfloat16().requires_grad_(False)
     x, weight = torch.randn(1, rows, 32).bfloat16().requires_grad_(), torch.randn(1, rows, width).bfloat16()
     exact = x.detach().float().requires_grad_()
     out, expected = layer(x), in_float(layer)(exact)
@@ -219,6 +222,18 @@ def test_a_trainable_norm_gets_its_gradient_from_torch():
     assert block.LayerNorm.weight.grad is not None
 
 
+def test_what_could_learn_goes_through_the_kernels_when_no_gradient_is_wanted(monkeypatch):
+    used: list[str] = []
+    for module in (native_gelu, native_residual):
+        monkeypatch.setattr(module, "call", lambda name, arguments: used.append(name))
+    block = block_of(64, 0.0, nn.Linear(64, 64)).requires_grad_(True)
+    layer = GeluLayer(nn.Linear(64, 64), NativeGelu()).bfloat16()
+    x = torch.randn(3, 64).bfloat16()
+    with torch.inference_mode():
+        block(layer(x), x)
+    assert used == ["gelu_forward", "residual_forward"]
+
+
 def encoder_outputs(classifier: PackedClassifier, lengths: list[int]) -> list[Tensor]:
     batch = pack(random_tokens(lengths), np.arange(len(lengths)), position_offset=classifier.position_offset)
     classifier.zero_grad()
@@ -227,14 +242,8 @@ def encoder_outputs(classifier: PackedClassifier, lengths: list[int]) -> list[Te
     return [logits.detach(), *(p.grad.clone() for p in classifier.parameters() if p.grad is not None)]
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "distilbert", "modernbert"])
-def test_a_whole_model_is_as_near_to_fp32_with_the_kernels_as_without(model_type, monkeypatch):
-    shape = (
-        {"dim": 64, "n_heads": 2}
-        if model_type == "distilbert"
-        else {"hidden_size": 64, "num_attention_heads": 2}
-    )
-    model = tiny_model(model_type, **shape)
+def errors_of(model: nn.Module) -> tuple[list[float], list[float]]:
+    """Relative errors of logits and gradients in bf16, with the kernels and without."""
     lengths = [1, 4, 9, 30]
     exact = PackedClassifier(copy.deepcopy(model).float(), DropoutStream(0)).eval().requires_grad_(False)
     rounded = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval().requires_grad_(False)
@@ -243,11 +252,31 @@ def test_a_whole_model_is_as_near_to_fp32_with_the_kernels_as_without(model_type
         rounded.model.get_submodule(name).float()
     for classifier in (exact, rounded):
         classifier.model.get_input_embeddings().requires_grad_(True)
-    expected = encoder_outputs(exact, lengths)
-    native = encoder_outputs(rounded, lengths)
-    monkeypatch.setattr(library, "kernels", lambda: library.Kernels(None, "off"))
-    plain = encoder_outputs(rounded, lengths)
+    expected, native = encoder_outputs(exact, lengths), encoder_outputs(rounded, lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "kernels", lambda: library.Kernels(None, "off"))
+        plain = encoder_outputs(rounded, lengths)
     assert not torch.equal(native[1], plain[1])
-    for wanted, with_kernels, without in zip(expected, native, plain, strict=True):
-        errors = [(found.float() - wanted).norm().item() for found in (with_kernels, without)]
-        assert errors[0] < 1.5 * errors[1] + 1e-3 * wanted.norm().item()
+    with_kernels, without = (
+        [
+            ((found - wanted).norm() / wanted.norm()).item()
+            for found, wanted in zip(all_, expected, strict=True)
+        ]
+        for all_ in (native, plain)
+    )
+    return with_kernels, without
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "distilbert", "modernbert"])
+def test_a_whole_model_is_as_near_to_fp32_with_the_kernels_as_without(model_type):
+    shape = (
+        {"dim": 64, "n_heads": 2}
+        if model_type == "distilbert"
+        else {"hidden_size": 64, "num_attention_heads": 2}
+    )
+    errors = []
+    for seed in range(5):  # rounding can carry a number of a single model over the kink of a ReLU
+        torch.manual_seed(seed)
+        errors.append(errors_of(tiny_model(model_type, **shape)))
+    with_kernels, without = np.median(np.array(errors), axis=0)
+    assert (with_kernels < 1.3 * without + 1e-3).all()

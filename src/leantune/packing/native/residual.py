@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.packing.dropout import LEVELS, DropoutStream, PooledDropout, native_levels
-from leantune.packing.native.gelu import bias_apart
+from leantune.packing.native.gelu import bias_apart, learns
 from leantune.packing.native.library import call, serves
 
 WIDTH_MULTIPLE = 32
@@ -70,7 +70,7 @@ class ResidualBlock(nn.Module):
 
     def _is_native(self, x: Tensor) -> bool:
         weight, bias = self.LayerNorm.weight, self.LayerNorm.bias
-        is_frozen = not (weight.requires_grad or bias.requires_grad)
+        is_frozen = not (learns(weight) or learns(bias))
         return is_frozen and weight.dtype == x.dtype and x.shape[-1] % WIDTH_MULTIPLE == 0 and serves(x)
 
 

@@ -57,16 +57,30 @@ INLINE u32x16 round_bf16(f32x16 x) {
     return bits + 0x7fff + ((bits >> 16) & 1);
 }
 
-/* Two rows as pairs: the first in the lower half of each dword. */
-INLINE u32x16 pairs_bf16(f32x16 first, f32x16 second) {
-    return (round_bf16(first) >> 16) | (round_bf16(second) & 0xffff0000);
-}
-
 INLINE f32x16 first_of(u32x16 pairs) { return (f32x16)(pairs << 16); }
 INLINE f32x16 second_of(u32x16 pairs) { return (f32x16)(pairs & 0xffff0000); }
 
+/* Two rows as pairs: the first in the lower half of each dword. */
+INLINE u32x16 pairs_bf16(f32x16 first, f32x16 second) {
+#ifdef __AVX512BF16__
+#define PAIR(i) i, 16 + i
+    typedef uint16_t u16x32 __attribute__((vector_size(64)));
+    u16x32 rows = (u16x32)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    const u16x32 places = {PAIR(0), PAIR(1), PAIR(2),  PAIR(3),  PAIR(4),  PAIR(5),  PAIR(6),  PAIR(7),
+                           PAIR(8), PAIR(9), PAIR(10), PAIR(11), PAIR(12), PAIR(13), PAIR(14), PAIR(15)};
+#undef PAIR
+    return (u32x16)_mm512_permutexvar_epi16((__m512i)places, (__m512i)rows);
+#else
+    return (round_bf16(first) >> 16) | (round_bf16(second) & 0xffff0000);
+#endif
+}
+
 INLINE void store_bf16(uint16_t *to, f32x16 x) {
+#ifdef __AVX512BF16__
+    u16x16 half = (u16x16)_mm512_cvtneps_pbh((__m512)x); /* numbers below 2^-126 become 0 */
+#else
     u16x16 half = low_words(round_bf16(x) >> 16);
+#endif
     STORE(to, half);
 }
 
@@ -75,13 +89,27 @@ INLINE f32x16 choose(u32x16 mask, f32x16 a, f32x16 b) {
     return (f32x16)((mask & (u32x16)a) | (~mask & (u32x16)b));
 }
 
+/* x or a bound; a NaN stays one: of the two, the instructions then return the second. */
+#ifdef __AVX512F__
+INLINE f32x16 at_least(f32x16 x, float low) { return (f32x16)_mm512_max_ps((__m512)((f32x16){} + low), (__m512)x); }
+INLINE f32x16 at_most(f32x16 x, float high) { return (f32x16)_mm512_min_ps((__m512)((f32x16){} + high), (__m512)x); }
+#else
+INLINE f32x16 at_least(f32x16 x, float low) {
+    const f32x16 bound = (f32x16){} + low;
+    return choose((u32x16)(x < bound), bound, x);
+}
+INLINE f32x16 at_most(f32x16 x, float high) {
+    const f32x16 bound = (f32x16){} + high;
+    return choose((u32x16)(x > bound), bound, x);
+}
+#endif
+
 INLINE f32x16 kept(u32x16 mask, f32x16 x) { return (f32x16)(mask & (u32x16)x); }
 
 /* 2^x to 2e-7, for x below 127; NaN stays NaN. */
 INLINE f32x16 exp2_f32(f32x16 x) {
     const float to_integer = 12582912.0f; /* 1.5 * 2^23: what is added to it loses its fraction */
-    f32x16 lowest = (f32x16){} - 126.0f;
-    x = choose((u32x16)(x < lowest), lowest, x);
+    x = at_least(x, -126.0f);
     f32x16 shifted = x + to_integer;
     f32x16 f = x - (shifted - to_integer);
     f32x16 y = f * 1.32764608e-3f + 9.67554096e-3f; /* a minimax fit of 2^f on [-1/2, 1/2] */
