@@ -177,6 +177,20 @@ def test_an_adapted_layer_drops_its_share_and_the_same_backward(p):
     torch.testing.assert_close(x.grad.float(), weight.float() * is_kept / (1 - p), rtol=0.01, atol=0)
 
 
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.5])
+def test_dropout_keeps_its_share_and_the_mean_and_drops_the_same_backward(p):
+    dropout = PooledDropout(p, DropoutStream(1)).train()
+    x = (1 + torch.rand(2000, 384)).bfloat16().requires_grad_()
+    y = dropout(x)
+    is_kept = y > 0
+    assert abs(is_kept.double().mean().item() - (1 - p)) < 5 * (p * (1 - p) / y.numel()) ** 0.5
+    torch.testing.assert_close(y.float(), x.detach().float() * is_kept / (1 - p), rtol=0.01, atol=0)
+    assert abs(y.double().mean().item() / x.double().mean().item() - 1) < 0.003
+    weight = torch.randn(x.shape).bfloat16()
+    (grad,) = torch.autograd.grad(y, x, weight)
+    torch.testing.assert_close(grad.float(), weight.float() * is_kept / (1 - p), rtol=0.01, atol=0)
+
+
 def test_masks_go_on_from_the_saved_state():
     block = block_of(64, 0.3).train()
     x = torch.randn(9, 64).bfloat16()

@@ -25,6 +25,7 @@ from leantune.packing import attention
 from leantune.packing.batch import PackedBatch
 from leantune.packing.dropout import DropoutStream, PooledDropout, replace_dropout
 from leantune.packing.native.gelu import replace_gelu
+from leantune.packing.native.library import serves
 from leantune.packing.native.residual import replace_residual_blocks
 from leantune.packing.plan import TOKEN_MULTIPLE, AttentionPlan
 from leantune.pretrained import Skeleton
@@ -71,6 +72,11 @@ class PackedClassifier(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @property
+    def mixes_lengths(self) -> bool:
+        """Whether texts of any lengths make as good a batch as texts of one: native attention pads none."""
+        return self.architecture.is_packed and serves(self.model.get_input_embeddings().weight)
 
     def layers(self) -> dict[str, AdaLoraLinear]:
         """The adapted layers by their name in the transformers model."""

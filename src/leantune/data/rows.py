@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,3 +133,17 @@ def by_length(lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index
         count = min(batch_size, max(1, MAX_BATCH_TOKENS // longest))
         yield order[first : first + count]
         first += count
+
+
+def evenly(lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
+    """Positions in batches of about the same number of texts and of tokens, long and short ones mixed, at
+    most ``batch_size`` texts and about `MAX_BATCH_TOKENS`.
+
+    Batches of one shape spare compiling kernels for others (`packing.plan`).
+    """
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    count = max(math.ceil(len(order) / batch_size), math.ceil(int(lengths.sum()) / MAX_BATCH_TOKENS))
+    deal, place = np.divmod(np.arange(len(order)), max(1, count))
+    batch = np.where(deal % 2, count - 1 - place, place)  # back and forth: who gets the longer text changes
+    for i in range(count):
+        yield order[batch == i]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import torch
 from scipy.special import softmax
 
 from leantune import distributed
-from leantune.data.rows import LabelledRows, by_length
+from leantune.data.rows import Index, LabelledRows, by_length, evenly
 from leantune.evaluation.metrics import Metrics, evaluate_probabilities
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch, pack
@@ -28,6 +28,13 @@ def batch_of(classifier: PackedClassifier, rows: LabelledRows) -> PackedBatch:
         position_offset=classifier.position_offset,
     )
     return batch.to(classifier.device)
+
+
+def batches_for(
+    classifier: PackedClassifier, lengths: npt.NDArray[np.int32], batch_size: int
+) -> Iterator[Index]:
+    """Positions of all rows in the batches that ``classifier`` is fastest with."""
+    return (evenly if classifier.mixes_lengths else by_length)(lengths, batch_size)
 
 
 def map_rows(
@@ -76,7 +83,7 @@ def map_own_rows(
     classifier.eval()
     out: npt.NDArray[np.float32] | None = None
     with torch.inference_mode():
-        for positions in by_length(rows.lengths, batch_size):
+        for positions in batches_for(classifier, rows.lengths, batch_size):
             batch = batch_of(classifier, rows[positions])
             values = function(batch).float().cpu().numpy()  # host sync: one a batch
             if out is None:

@@ -17,9 +17,9 @@ from leantune import hardware
 from leantune.checksums import find_difference
 from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
-from leantune.data.rows import by_length
 from leantune.data.tokens import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError
+from leantune.evaluation.evaluate import batches_for
 from leantune.model import PackedClassifier
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream
@@ -51,7 +51,7 @@ class TrainedClassifier(RunClassifier):
         """Logits ``(N, C)`` in the order of ``rows``."""
         logits = np.empty((len(rows.input_ids), len(self.labels.names)), dtype=np.float32)
         with torch.inference_mode():
-            for positions in by_length(rows.lengths, batch_size):
+            for positions in batches_for(self.classifier, rows.lengths, batch_size):
                 packed = pack(
                     [rows.input_ids[i] for i in positions],
                     positions,

@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leantune.packing.native.dropout import LEVELS, NativeDropout, can_drop
+
 POOL_SIZE = 1 << 23
 """Elements of a pool."""
 MASKS_OF_POOL = 1024
 """Masks that are taken from one pool: some tens of steps."""
-LEVELS = 1 << 16
-"""Values of the random number that decides about an element."""
+SMALL_MASK = 1 << 18
+"""Elements of a mask that is drawn by itself: a pool for such masks alone would take longer."""
 
 
 def kept_value(p: float, dtype: torch.dtype) -> float:
@@ -34,11 +36,6 @@ def kept_levels(p: float, dtype: torch.dtype) -> int:
     rounding of `kept_value`. In bf16 the probability that results is within 0.004 of ``p``.
     """
     return round(LEVELS / kept_value(p, dtype))
-
-
-def native_levels(p: float) -> int:
-    """The same for a native kernel, which multiplies with an fp32 number of its own: the share it is nearest to."""
-    return max(1, round(LEVELS * (1 - p)))
 
 
 @dataclass(slots=True)
@@ -94,7 +91,8 @@ class DropoutStream:
         count = int(np.prod(shape))
         number, place = divmod(self._num_masks, MASKS_OF_POOL)
         self._num_masks += 1
-        if count > POOL_SIZE // 2:  # a window would have few places to begin at
+        has_window = SMALL_MASK < count <= POOL_SIZE // 2  # a larger one would have few places to begin at
+        if not has_window:
             bits = np.random.SFC64(np.random.SeedSequence([*self._seed, number, place]))
             levels = bits.random_raw((count + 3) // 4).view(np.uint16)[:count]
             return _mask_of(levels, p, dtype).view(shape)
@@ -140,7 +138,8 @@ class _PooledDropout(torch.autograd.Function):
 
 
 class PooledDropout(nn.Module):
-    """Drop-in for ``nn.Dropout``: masks of a pool on the CPU, torch's own kernel on an accelerator.
+    """Drop-in for ``nn.Dropout``: on the CPU a kernel of our own takes bf16, else masks of a pool serve; torch's
+    own kernel on an accelerator.
 
     Args:
         p: probability of dropping an element, 0 <= p < 1.
@@ -158,6 +157,9 @@ class PooledDropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
+        if can_drop(x):
+            native: Tensor = NativeDropout.apply(x, self.p, self.stream.key())  # type: ignore[no-untyped-call]
+            return native
         dropped: Tensor = _PooledDropout.apply(x, self.p, self.stream)  # type: ignore[no-untyped-call]
         return dropped
 

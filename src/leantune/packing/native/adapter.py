@@ -8,38 +8,21 @@ Shape letters: T tokens, R rank.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from leantune.packing.dropout import PooledDropout, native_levels
-from leantune.packing.native.library import call, serves
-
-WIDTH_MULTIPLE = 32
-"""Of the input: the kernel takes the two halves of a random dword for two registers of columns."""
-
-
-class _Arguments(ctypes.Structure):
-    """``dropout`` of ``dropout.c``, field by field."""
-
-    _fields_ = (
-        ("x", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-        ("count", ctypes.c_int64),
-        ("adds", ctypes.c_int64),
-        ("kept_levels", ctypes.c_uint32),
-        ("key", ctypes.c_uint32 * 2),
-        ("num_threads", ctypes.c_int64),
-    )
+from leantune.packing.dropout import PooledDropout
+from leantune.packing.native.dropout import COUNT_MULTIPLE, Key, drop
+from leantune.packing.native.library import serves
 
 
 def can_adapt(dropout: nn.Module, base: nn.Linear, x: Tensor) -> TypeGuard[PooledDropout]:
     """Whether `adapted_linear` takes this layer: any other dropout it does not know."""
     return (
         isinstance(dropout, PooledDropout)
-        and x.shape[-1] % WIDTH_MULTIPLE == 0
+        and x.shape[-1] % COUNT_MULTIPLE == 0
         and base.weight.dtype == x.dtype
         and serves(x)
     )
@@ -77,14 +60,14 @@ class _AdaptedLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         p: float,
-        key: tuple[int, int],
+        key: Key,
         rank_multiple: int,
     ) -> Tensor:
         rank = len(A)
         width = rank + 1 + -(rank + 1) % rank_multiple
         padded_A, padded_B = x.new_zeros(width, x.shape[1]), x.new_zeros(len(B), width)
         padded_A[:rank], padded_B[:, :rank] = A, B
-        dropped = _drop(x, torch.empty_like(x), p, key) if p else x
+        dropped = drop(x, torch.empty_like(x), p, key) if p else x
         low_rank = dropped @ padded_A.t()
         if bias is not None:  # the column behind the rank carries it
             low_rank[:, rank], padded_B[:, rank] = 1, bias
@@ -103,22 +86,7 @@ class _AdaptedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = grad_out @ weight
             if ctx.p:
-                _drop(grad_low @ padded_A, grad_x, ctx.p, ctx.key, adds=True)
+                drop(grad_low @ padded_A, grad_x, ctx.p, ctx.key, adds=True)
             else:
                 grad_x.addmm_(grad_low, padded_A)
         return grad_x, grad_A, grad_B, None, None, None, None, None
-
-
-def _drop(x: Tensor, out: Tensor, p: float, key: tuple[int, int], *, adds: bool = False) -> Tensor:
-    """Write dropout(x) to ``out``, or add it."""
-    arguments = _Arguments(
-        x=x.data_ptr(),
-        out=out.data_ptr(),
-        count=x.numel(),
-        adds=adds,
-        kept_levels=native_levels(p),
-        key=key,
-        num_threads=torch.get_num_threads(),
-    )
-    call("dropout_apply", arguments)
-    return out

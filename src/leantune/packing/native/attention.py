@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leantune.packing.dropout import native_levels
+from leantune.packing.native.dropout import native_levels
 from leantune.packing.native.library import call, serves
 from leantune.packing.plan import AttentionPlan
 

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leantune.packing.dropout import LEVELS, DropoutStream, PooledDropout, native_levels
+from leantune.packing.dropout import DropoutStream, PooledDropout
+from leantune.packing.native.dropout import LEVELS, native_levels
 from leantune.packing.native.gelu import bias_apart, learns
 from leantune.packing.native.library import call, serves
 

@@ -1,0 +1,74 @@
+"""Dropout of bf16 whose mask is never stored: both passes draw it from the same key (`dropout.c`)."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leantune.packing.native.library import call, serves
+
+LEVELS = 1 << 16
+"""Values of the random number that decides about an element."""
+COUNT_MULTIPLE = 32
+"""Elements: the kernel takes the two halves of a random dword for two registers of them."""
+
+Key = tuple[int, int]
+
+
+class _Arguments(ctypes.Structure):
+    """``dropout`` of ``dropout.c``, field by field."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("adds", ctypes.c_int64),
+        ("kept_levels", ctypes.c_uint32),
+        ("key", ctypes.c_uint32 * 2),
+        ("num_threads", ctypes.c_int64),
+    )
+
+
+def native_levels(p: float) -> int:
+    """Random numbers below this keep their element: the share that is nearest to ``1 - p``. The kernels
+    multiply with an fp32 number of their own, which makes the expectation exact.
+    """
+    return max(1, round(LEVELS * (1 - p)))
+
+
+def can_drop(x: Tensor) -> bool:
+    """Whether the kernel takes ``x``."""
+    return x.numel() % COUNT_MULTIPLE == 0 and serves(x)
+
+
+def drop(x: Tensor, out: Tensor, p: float, key: Key, *, adds: bool = False) -> Tensor:
+    """Write dropout(x) to ``out``, or add it; both contiguous bf16 of the same number of elements."""
+    arguments = _Arguments(
+        x=x.data_ptr(),
+        out=out.data_ptr(),
+        count=x.numel(),
+        adds=adds,
+        kept_levels=native_levels(p),
+        key=key,
+        num_threads=torch.get_num_threads(),
+    )
+    call("dropout_apply", arguments)
+    return out
+
+
+class NativeDropout(torch.autograd.Function):
+    """Dropout of a whole tensor as a graph node."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, key: Key) -> Tensor:
+        ctx.p, ctx.key = p, key
+        x = x.contiguous()
+        return drop(x, torch.empty_like(x), p, key)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        grad_out = grad_outputs[0].contiguous()
+        return drop(grad_out, torch.empty_like(grad_out), ctx.p, ctx.key), None, None
