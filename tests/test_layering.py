@@ -15,6 +15,7 @@ FLOORS = (
     "errors",
     "atomic",
     "checksums",
+    "memory",
     "hardware",
     "distributed",
     "config",

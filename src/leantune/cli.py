@@ -16,6 +16,7 @@ from leantune.arguments import keys_from_flags, parse, recipe_from
 from leantune.atomic import disk_failure
 from leantune.config import Recipe, load_recipe
 from leantune.errors import LeantuneError, ResourceError, UsageError
+from leantune.memory import spare_page_faults
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    spare_page_faults()
     run = COMMANDS[options.command]
     return exit_code_of(lambda: run(options), debug=options.debug)
 
@@ -74,12 +76,9 @@ def _console() -> Any:
 
 def _train(options: argparse.Namespace) -> None:
     from leantune.distributed import barrier, is_main, process_group
-    from leantune.hardware import keep_freed_memory
     from leantune.report import write_model_card, write_report
     from leantune.terminal import print_result
     from leantune.training.run import run_training
-
-    keep_freed_memory()
 
     if options.resume:
         if options.recipe or options.overrides or keys_from_flags(options):
@@ -123,12 +122,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from leantune.data.assets import resolve_location
     from leantune.data.read import open_examples
-    from leantune.hardware import keep_freed_memory
     from leantune.inference.engines import load_engine
     from leantune.inference.measure import measure
     from leantune.terminal import print_metrics
 
-    keep_freed_memory()
     trained = load_engine(options.engine, Path(options.run_folder), precision=options.precision)
     columns = _columns(options, trained.recipe)
     source = open_examples(resolve_location(options.data), columns, labels="required", split="test")
@@ -142,14 +139,12 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from leantune.data.assets import resolve_location
     from leantune.data.read import open_examples
-    from leantune.hardware import keep_freed_memory
     from leantune.inference.engines import load_engine
     from leantune.inference.predict import predict_to
     from leantune.inference.write import Layout, check_output, open_writer
 
     location = resolve_location(options.input)
     suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)
-    keep_freed_memory()
     trained = load_engine(options.engine, Path(options.run_folder), precision=options.precision)
     source = open_examples(location, _columns(options, trained.recipe), labels="ignore", split="test")
     layout = Layout(trained.labels, with_probabilities=options.probabilities, submission=options.submission)

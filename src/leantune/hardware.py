@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import os
 import platform
 from importlib import metadata
@@ -13,9 +11,6 @@ from typing import Any
 import torch
 
 from leantune.errors import UsageError
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt(3)."""
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -47,20 +42,6 @@ def _cpu_has_bf16() -> bool:
         return False
     has = torch.cpu
     return bool(has._is_avx512_bf16_supported() or has._is_amx_tile_supported())
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed instead of returning it to the system at once.
-
-    Activations of some megabytes are freed and asked for again thousands of times a second; mapping
-    each anew cost about a tenth of a CPU training step in page faults. Elsewhere than on glibc nothing
-    happens.
-    """
-    libc_name = ctypes.util.find_library("c")
-    mallopt = getattr(ctypes.CDLL(libc_name), "mallopt", None) if libc_name else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
-        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def describe_hardware(device: torch.device) -> dict[str, Any]:
