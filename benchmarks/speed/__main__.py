@@ -25,7 +25,6 @@ from benchmarks.results_folder import stem_of, write_result
 from benchmarks.speed import inputs, pipelines, plot, report
 from benchmarks.speed.arithmetic import slug
 from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
-from benchmarks.speed.growth import measure_growth
 from benchmarks.speed.process import Workplace
 
 ROOT = Path(__file__).parents[2]
@@ -58,12 +57,11 @@ def parse_options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--long", action="store_true", help="the full table: more rows, LoRA, fp32, growth")
+    parser.add_argument("--long", action="store_true", help="the full table: more rows, LoRA, fp32")
     parser.add_argument("--rounds", type=int, default=3, help="repeats of every pipeline, alternating")
     parser.add_argument(
         "--minutes", type=float, help="start no round that would end later; default: 10, with --long no limit"
     )
-    parser.add_argument("--growth-rows", type=int, default=100_000, help="most rows of the growth table")
     parser.add_argument("--only", default="", help="models to run, by a part of their names")
     parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results"), help="folder to write")
     options = parser.parse_args()
@@ -104,10 +102,8 @@ def measure(options: argparse.Namespace, place: Workplace) -> dict[str, Any]:
     if not comparisons:
         raise SystemExit(f"nothing to measure; {'; '.join(missing)}")
     run_rounds(comparisons, place, rounds=options.rounds, limit_s=end - time.perf_counter())
-    growth = measure_growth(comparisons[0].work, rows, options.growth_rows, place) if options.long else {}
     return report.result_of(
         comparisons,
-        growth,
         machine=at_its_best(machine, describe_machine(place)),
         data=data,
         date=date.today().isoformat(),

@@ -78,28 +78,6 @@ def agreement(labels: Sequence[str], reference: Sequence[str]) -> float:
     return sum(a == b for a, b in zip(labels, reference, strict=True)) / len(reference)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Growth:
-    """Cost of the same work on few rows and on more."""
-
-    few_rows: int
-    many_rows: int
-    few_s: float
-    many_s: float
-    few_rss_bytes: int
-    many_rss_bytes: int
-
-    @property
-    def time_ratio(self) -> float:
-        """Seconds for the many rows over seconds for the few."""
-        return self.many_s / self.few_s
-
-    @property
-    def memory_ratio(self) -> float:
-        """Peak memory for the many rows over that for the few."""
-        return self.many_rss_bytes / self.few_rss_bytes
-
-
 def slug(text: str) -> str:
     """``text`` as a part of a file name.
 

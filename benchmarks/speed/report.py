@@ -10,12 +10,11 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.speed.arithmetic import Growth, Sample, Spread, share_of_limit, speedup
+from benchmarks.speed.arithmetic import Sample, Spread, share_of_limit, speedup
 from benchmarks.speed.comparison import Comparison
 from benchmarks.speed.pipelines import LEANTUNE
 
 HEADER = ("", "samples/s", "tokens/s", "leantune is faster by", "of matrix rate", "peak memory")
-GROWTH_HEADER = ("", "rows", "seconds", "time ratio", "peak memory", "memory ratio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +70,6 @@ def cells_of(line: Line) -> list[str]:
     ]
 
 
-def growth_cells_of(name: str, growth: Growth) -> list[str]:
-    """The cost of N and of 10 N rows as text, under ``GROWTH_HEADER``."""
-    return [
-        name,
-        f"{growth.few_rows:,} / {growth.many_rows:,}",
-        f"{growth.few_s:.1f} / {growth.many_s:.1f}",
-        f"{growth.time_ratio:.2f}",
-        f"{_gigabytes(growth.few_rss_bytes)} / {_gigabytes(growth.many_rss_bytes)}",
-        f"{growth.memory_ratio:.2f}",
-    ]
-
-
 def _short(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
@@ -103,9 +90,6 @@ def tables_of(result: Mapping[str, Any]) -> Iterable[tuple[str, tuple[str, ...],
     for each in result["comparisons"]:
         lines = [_line_from_json(line) for line in each["lines"]]
         yield each["title"], HEADER, [cells_of(line) for line in lines]
-    if result["growth"]:
-        cells = [growth_cells_of(name, Growth(**growth)) for name, growth in result["growth"].items()]
-        yield "Ten times the rows", GROWTH_HEADER, cells
 
 
 def _line_from_json(line: Mapping[str, Any]) -> Line:
@@ -172,7 +156,6 @@ def _device(hardware: Mapping[str, Any]) -> str:
 
 def result_of(
     comparisons: list[Comparison],
-    growth: Mapping[str, Growth],
     *,
     machine: Mapping[str, Any],
     data: str,
@@ -205,7 +188,6 @@ def result_of(
             }
             for each in comparisons
         ],
-        "growth": {name: dataclasses.asdict(each) for name, each in growth.items()},
     }
 
 
