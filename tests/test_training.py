@@ -48,12 +48,26 @@ def test_the_run_folder_is_complete_and_holds_no_pickle(run):
     assert suffixes <= {".json", ".jsonl", ".yaml", ".safetensors", ".html", ".md", ".txt"}
 
 
-def test_training_learns_and_beats_the_majority(run):
-    record = record_of(run)
+@pytest.mark.parametrize("r_drop", [0, 2])
+def test_training_without_a_probe_learns(inputs, tmp_path, r_drop):
+    learned = recipe_for(
+        inputs,
+        tmp_path / "run",
+        warm_start=False,
+        adapter_init="lora",
+        orth_reg_weight=0,
+        epochs=6,
+        r_drop=r_drop,
+    )
+    run = run_training(learned, console=quiet())
     losses = [line["loss"] for line in history_of(run, "step")]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    assert record["metrics"]["test"]["accuracy"] > 0.6
-    assert record["baseline"]["test"]["accuracy"] > 0.4
+    assert np.mean(losses[:5]) > 0.9
+    assert np.mean(losses[-5:]) < 0.75
+    assert record_of(run)["metrics"]["test"]["accuracy"] > 0.6
+
+
+def test_the_probe_is_measured_as_the_baseline(run):
+    assert record_of(run)["baseline"]["test"]["accuracy"] > 0.6
 
 
 def test_ranks_end_at_the_target_and_the_record_says_where(run):
@@ -375,13 +389,6 @@ def test_symmetric_divergence_is_the_mean_of_both_directions():
     expected = ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 2
     torch.testing.assert_close(symmetric_divergence(logits, others), expected)
     assert symmetric_divergence(logits, logits).item() == 0
-
-
-def test_r_drop_trains_and_draws_two_predictions_of_a_text_together(inputs, tmp_path):
-    recipe = recipe_for(inputs, tmp_path / "run", r_drop=2, epochs=2)
-    run_training(recipe, console=quiet())
-    losses = [line["loss"] for line in history_of(tmp_path / "run", "step")]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
 def test_resume_refuses_other_data(inputs, tmp_path, monkeypatch):
