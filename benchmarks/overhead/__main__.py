@@ -24,7 +24,7 @@ from benchmarks.results_folder import stem_of, write_result
 from benchmarks.speed.__main__ import workplace
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
 from leantune.hardware import describe_hardware, describe_versions, pick_device
-from leantune.memory import spare_page_faults
+from leantune.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[2]
 LIMIT = {"cpu": 0.02, "cuda": 0.03}
@@ -33,7 +33,7 @@ LIMIT = {"cpu": 0.02, "cuda": 0.03}
 
 def main() -> int:
     options = parse_options()
-    spare_page_faults()  # as the command line does
+    keep_freed_memory()  # as the command line does
     console = Console()
     device = pick_device()
     result: dict[str, Any] = {

@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.overhead.measure import WARM_STEPS, Contestant, contestant
-from leantune.memory import spare_page_faults
+from leantune.memory import keep_freed_memory
 
 SETTLING_STEPS = 3 * WARM_STEPS
 """Kernels are compiled for new shapes meanwhile."""
@@ -49,5 +49,5 @@ def seconds_by_operator(run: Contestant, steps: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_interop_threads(1)
-    spare_page_faults()  # as the command line does
+    keep_freed_memory()  # as the command line does
     main()

@@ -16,7 +16,7 @@ from leantune.arguments import keys_from_flags, parse, recipe_from
 from leantune.atomic import disk_failure
 from leantune.config import Recipe, load_recipe
 from leantune.errors import LeantuneError, ResourceError, UsageError
-from leantune.memory import spare_page_faults
+from leantune.memory import keep_freed_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    spare_page_faults()
+    keep_freed_memory()
     run = COMMANDS[options.command]
     return exit_code_of(lambda: run(options), debug=options.debug)
 
