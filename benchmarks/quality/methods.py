@@ -103,7 +103,6 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="uniform rank at the final count",
         settings={**LORA, "target_rank": 7},
-        learning_rates=FAST_RATE,
     ),
     Method(name="PEFT LoRA", pipeline="lora", max_seeds=3),
     Method(name="PEFT AdaLoRA", pipeline="adalora", learning_rates=SLOW_START_GRID, max_seeds=3),

@@ -40,9 +40,13 @@ class Architecture:
     module behind it that can take those rows alone. ``{last}`` is the layer's number. None: all rows go
     to the end."""
 
+    self_attentions: tuple[str, ...] = ()
+    """Names of modules that compute attention of query(x), key(x) and value(x), with children so named;
+    ``{layer}`` is the layer's number."""
+
     residual_blocks: tuple[str, ...] = ()
     """Names of modules that compute LayerNorm(dropout(dense(x)) + input), with children so named;
-    ``{layer}`` is the layer's number."""
+    ``{layer}`` as above."""
 
     gelu_layers: tuple[str, ...] = ()
     """Names of modules that compute activation(dense(x)), with children ``dense`` and
@@ -105,6 +109,10 @@ def _bert_narrowing(prefix: str) -> tuple[str, str]:
     return f"{layer}.self", f"{layer}.output"
 
 
+def _bert_self_attentions(prefix: str) -> tuple[str]:
+    return (f"{prefix}.encoder.layer.{{layer}}.attention.self",)
+
+
 def _bert_residual_blocks(prefix: str) -> tuple[str, str]:
     layer = f"{prefix}.encoder.layer.{{layer}}"
     return f"{layer}.attention.output", f"{layer}.output"
@@ -120,6 +128,7 @@ _ROBERTA = Architecture(
     classify=_classify_first_of_sequence,
     position_offset=_after_padding,
     narrowing=_bert_narrowing("roberta"),
+    self_attentions=_bert_self_attentions("roberta"),
     residual_blocks=_bert_residual_blocks("roberta"),
     gelu_layers=_bert_gelu_layers("roberta"),
 )
@@ -134,6 +143,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         classify=_classify_bert,
         head_in_encoder=("bert.pooler",),
         narrowing=_bert_narrowing("bert"),
+        self_attentions=_bert_self_attentions("bert"),
         residual_blocks=_bert_residual_blocks("bert"),
         gelu_layers=_bert_gelu_layers("bert"),
     ),
@@ -142,6 +152,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         pool=first_token,
         classify=_classify_first_of_sequence,
         narrowing=_bert_narrowing("electra"),
+        self_attentions=_bert_self_attentions("electra"),
         residual_blocks=_bert_residual_blocks("electra"),
         gelu_layers=_bert_gelu_layers("electra"),
     ),

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.adalora.budget import ParameterPlan, Target, plan_parameters
+from leantune.adalora.fused_qkv import fuse_self_attention
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.method import METHODS
 from leantune.adalora.prune import adapted_layers, replace_module
@@ -52,6 +53,7 @@ class PackedClassifier(nn.Module):
             model.set_attn_implementation(attention.NAME)
         replace_dropout(model, stream)
         replace_gelu(model, self._in_every_layer(self.architecture.gelu_layers))
+        fuse_self_attention(model, self._in_every_layer(self.architecture.self_attentions))
         replace_residual_blocks(model, self._in_every_layer(self.architecture.residual_blocks))
         for name in self.architecture.head_in_encoder:
             model.get_submodule(name).register_forward_pre_hook(_in_float)

@@ -10,11 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.adalora.triplets import Draw, Triplets, draw_normal
-from leantune.packing.native.adapter import adapted_linear, can_adapt
-
-RANK_MULTIPLE = 8
-"""Products run at the next multiple of this, with zeros. After pruning every layer has a rank of its own,
-and oneDNN compiles a kernel for each new shape; batches without padding make all shapes new at every step."""
+from leantune.packing.native.adapter import RANK_MULTIPLE, Projection, can_adapt, project
 
 
 class AdaLoraLinear(nn.Module):
@@ -73,15 +69,23 @@ class AdaLoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``, in the type of ``x``."""
-        scaled_A, B = (self.lora_A * (self.lora_E * self.scaling)).to(x.dtype), self.lora_B.to(x.dtype)
         if can_adapt(self.dropout, self.base, x):
-            return adapted_linear(x, self.base, scaled_A, B, self.dropout, RANK_MULTIPLE)
+            return project(x, [self.projection(x.dtype)], self.dropout)[0]
+        scaled_A, B = self._factors(x.dtype)
         frozen = F.linear(x, self.base.weight, self.base.bias)
         spare = -self.rank % RANK_MULTIPLE
         scaled_A, padded_B = F.pad(scaled_A, (0, 0, 0, spare)), F.pad(B, (0, spare))
         low_rank = F.linear(self.dropout(x), scaled_A).flatten(0, -2)  # (rows, R + spare)
         update = torch.addmm(frozen.flatten(0, -2), low_rank, padded_B.t())
         return update.view(frozen.shape)
+
+    def projection(self, dtype: torch.dtype) -> Projection:
+        """The layer for `project`: its frozen part, and the factors of its update in ``dtype``."""
+        return Projection(self.base.weight, self.base.bias, *self._factors(dtype))
+
+    def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """``scaling * A * E (R, in)`` and ``B (out, R)``."""
+        return (self.lora_A * (self.lora_E * self.scaling)).to(dtype), self.lora_B.to(dtype)
 
     @torch.no_grad()
     def delta_weight(self) -> Tensor:

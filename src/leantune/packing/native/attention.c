@@ -142,7 +142,7 @@ INLINE void backward_panel(task *t, const int64_t H, int64_t query, int64_t firs
     softmax_backward_panel(t, H, query, first, last, stats, drops, windowed);
     products(t->columns, (uint16_t *)t->k_columns + first, t->padded, t->weight_pairs + first / 2 * LANES, 0, H,
              last - first);
-    write_columns(a->grad_q + place, row, t->columns, (f32x16){} + a->scaling, count, H);
+    write_columns(a->grad_q + (t->first + query) * a->grad_stride + t->head * H, a->grad_stride, t->columns, (f32x16){} + a->scaling, count, H);
 }
 
 INLINE void backward_task(task *t, const int64_t H, const int drops, const int windowed) {
@@ -176,12 +176,12 @@ INLINE void backward_task(task *t, const int64_t H, const int drops, const int w
                              1);
             }
     }
-    const int64_t place = t->first * row + t->head * H;
+    const int64_t place = t->first * a->grad_stride + t->head * H;
     const float kept_value = 65536.0f / a->kept_levels;
     for (int64_t key = 0; key < t->length; key++)
         for (int64_t h = 0; h < H; h += LANES) {
-            store_bf16(a->grad_k + place + key * row + h, load_f32(t->grad_k + key * H + h) * a->scaling);
-            store_bf16(a->grad_v + place + key * row + h, load_f32(t->grad_v + key * H + h) * kept_value);
+            store_bf16(a->grad_k + place + key * a->grad_stride + h, load_f32(t->grad_k + key * H + h) * a->scaling);
+            store_bf16(a->grad_v + place + key * a->grad_stride + h, load_f32(t->grad_v + key * H + h) * kept_value);
         }
 }
 
@@ -222,9 +222,10 @@ static void fetch_text(const task *t) {
     fetch_rows(a->v + t->first * a->v_strides[0], a->v_strides[0], t->length, width);
     fetch_rows(a->out + place, width, t->queries, width);
     fetch_rows(a->grad_out + place, width, t->queries, width);
-    fetch_rows(a->grad_q + place, width, t->queries, width);
-    fetch_rows(a->grad_k + place, width, t->length, width);
-    fetch_rows(a->grad_v + place, width, t->length, width);
+    const int64_t grad_place = t->first * a->grad_stride;
+    fetch_rows(a->grad_q + grad_place, a->grad_stride, t->queries, width);
+    fetch_rows(a->grad_k + grad_place, a->grad_stride, t->length, width);
+    fetch_rows(a->grad_v + grad_place, a->grad_stride, t->length, width);
 }
 
 /* Every thread takes the next task; each is computed alone, so the number of threads changes no bit. */

@@ -14,6 +14,7 @@ from torch import Tensor
 from leantune.packing.native.dropout import native_levels
 from leantune.packing.native.library import call, serves
 from leantune.packing.plan import AttentionPlan
+from leantune.packing.side_by_side import lie_side_by_side
 
 WIDTH_MULTIPLE = 32
 """H is a multiple of what one tile product sums over."""
@@ -35,6 +36,7 @@ class _Arguments(ctypes.Structure):
         ("kept_levels", ctypes.c_uint32),
         ("key", ctypes.c_uint32 * 2),
         *((name, _Pointer) for name in ("out", "stats", "grad_out", "grad_q", "grad_k", "grad_v")),
+        ("grad_stride", _Count),
         ("num_threads", _Count),
     )
 
@@ -80,12 +82,14 @@ class NativeAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        q, *_ = ctx.saved_tensors
+        q, k, v, *_ = ctx.saved_tensors
         arguments: _Arguments = ctx.arguments
         grad_out = grad_outputs[0].contiguous()
-        grad_q = _for_tokens(q, ctx.plan, ctx.only_first)
-        grad_k, grad_v = (_for_tokens(q, ctx.plan, False) for _ in range(2))
-        arguments.grad_out = grad_out.data_ptr()
+        grad_q, grad_k, grad_v = _like([q, k, v])
+        _clear_unwritten(grad_q, ctx.plan, ctx.only_first)
+        _clear_unwritten(grad_k, ctx.plan, False)
+        _clear_unwritten(grad_v, ctx.plan, False)
+        arguments.grad_out, arguments.grad_stride = grad_out.data_ptr(), grad_q.stride(0)
         arguments.grad_q, arguments.grad_k, arguments.grad_v = (
             x.data_ptr() for x in (grad_q, grad_k, grad_v)
         )
@@ -127,19 +131,24 @@ def _arguments(
 
 
 def _forward(arguments: _Arguments, q: Tensor, plan: AttentionPlan, only_first: bool) -> Tensor:
-    out = _for_tokens(q, plan, only_first)
+    out = _clear_unwritten(q.new_empty(q.shape), plan, only_first)
     arguments.out = out.data_ptr()
     call("attention_forward", arguments)
     return out
 
 
-def _for_tokens(like_TNH: Tensor, plan: AttentionPlan, only_first: bool) -> Tensor:
-    """Memory for ``(T, N, H)``; what no kernel writes is 0: tokens of no text, or all but the first."""
-    if only_first:
-        return like_TNH.new_zeros(like_TNH.shape)
-    out = like_TNH.new_empty(like_TNH.shape)
-    out[plan.num_tokens :] = 0
-    return out
+def _like(heads: list[Tensor]) -> tuple[Tensor, ...]:
+    """Memory for three gradients ``(T, N, H)``: side by side where ``heads`` are, for the product behind."""
+    num_tokens, *shape = heads[0].shape
+    if lie_side_by_side([x.flatten(1) for x in heads], dim=1):
+        return heads[0].new_empty(num_tokens, 3, *shape).unbind(1)
+    return heads[0].new_empty(3, num_tokens, *shape).unbind(0)
+
+
+def _clear_unwritten(x_TNH: Tensor, plan: AttentionPlan, only_first: bool) -> Tensor:
+    """Zero what no kernel writes: tokens of no text, or all but the first."""
+    x_TNH[0 if only_first else plan.num_tokens :] = 0
+    return x_TNH
 
 
 def _dense_heads(x_TNH: Tensor) -> Tensor:

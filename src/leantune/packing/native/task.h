@@ -17,8 +17,9 @@ typedef struct {
     uint32_t key[2];                 /* of the dropout */
     uint16_t *out;                   /* (T, N, H) contiguous */
     float *stats;                    /* (2, N, T): scaled maximum and 1 / sum of each query; may be NULL */
-    const uint16_t *grad_out;        /* (T, N, H) contiguous, as the rest */
-    uint16_t *grad_q, *grad_k, *grad_v;
+    const uint16_t *grad_out;        /* (T, N, H) contiguous */
+    uint16_t *grad_q, *grad_k, *grad_v; /* (T, N, H), the heads of a token next to each other */
+    int64_t grad_stride;             /* of their tokens */
     int64_t num_threads;
 } attention;
 

@@ -1,0 +1,96 @@
+"""Self-attention whose query, key and value are one product, whichever of them have adapters.
+
+T packed tokens, N heads, H head width, D model width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leantune.adalora.layer import AdaLoraLinear
+from leantune.packing.attention import packed_attention
+from leantune.packing.dropout import PooledDropout
+from leantune.packing.native.adapter import Projection, can_adapt, project
+from leantune.packing.native.gelu import learns
+from leantune.packing.native.library import serves
+from leantune.packing.plan import AttentionPlan
+from leantune.packing.side_by_side import as_one, lay_side_by_side
+
+
+class FusedSelfAttention(nn.Module):
+    """Drop-in for transformers' ``BertSelfAttention`` and its like, with the same children.
+
+    Args:
+        query, key, value: from D to N * H; frozen linear layers, or adapted ones.
+        dropout: of the attention weights.
+        head_width: H.
+    """
+
+    def __init__(
+        self, query: nn.Module, key: nn.Module, value: nn.Module, dropout: PooledDropout, head_width: int
+    ) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.dropout = query, key, value, dropout
+        self.head_width = head_width
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        packed: AttentionPlan,
+        **unused: Any,
+    ) -> tuple[Tensor, None]:
+        """``(1, T, D)`` to ``(1, T, N * H)``, and no weights."""
+        query, key, value = (
+            out.view(*out.shape[:-1], -1, self.head_width).transpose(1, 2)
+            for out in projections(hidden_states, [self.query, self.key, self.value])
+        )
+        dropout = self.dropout.p if self.training else 0.0
+        heads, _ = packed_attention(self, query, key, value, attention_mask, dropout=dropout, packed=packed)
+        return heads.flatten(-2), None
+
+
+def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
+    """What each of ``layers`` makes of ``x``; by one product where the native kernels serve, with one dropout
+    for the input of all adapters.
+    """
+    joint = [projection for layer in layers if (projection := _projection(layer, x)) is not None]
+    if len(joint) < len(layers):
+        return tuple(layer(x) for layer in layers)
+    lay_side_by_side([each.weight for each in joint])
+    dropouts = [layer.dropout for layer in layers if isinstance(layer, AdaLoraLinear)]
+    if dropouts or torch.is_grad_enabled():
+        dropout = dropouts[0] if dropouts else None
+        assert dropout is None or isinstance(dropout, PooledDropout)
+        return project(x, joint, dropout)
+    weight = as_one([each.weight for each in joint], dim=0)
+    bias = torch.cat([each.bias for each in joint if each.bias is not None])
+    return torch.split(F.linear(x, weight, bias), [len(each.weight) for each in joint], dim=-1)
+
+
+def _projection(layer: nn.Module, x: Tensor) -> Projection | None:
+    """``layer`` for `project`, or None if it is not for that."""
+    base = layer.base if isinstance(layer, AdaLoraLinear) else layer
+    if type(base) is not nn.Linear or base.bias is None or base.weight.dtype != x.dtype or not serves(x):
+        return None
+    if isinstance(layer, AdaLoraLinear):
+        return layer.projection(x.dtype) if can_adapt(layer.dropout, base, x) else None
+    if learns(base.weight) or learns(base.bias):
+        return None
+    return Projection(base.weight, base.bias)
+
+
+def fuse_self_attention(model: nn.Module, names: list[str]) -> None:
+    """Put `FusedSelfAttention` where ``model`` has modules with these names; their dropout is pooled already."""
+    for name in names:
+        block: Any = model.get_submodule(name)
+        children = dict(block.named_children())
+        assert list(children) == ["query", "key", "value", "dropout"], f"{name} has {', '.join(children)}"
+        parent, _, last = name.rpartition(".")
+        fused = FusedSelfAttention(**children, head_width=block.attention_head_size)
+        setattr(model.get_submodule(parent), last, fused)

@@ -1,0 +1,154 @@
+"""Query, key and value as one product compute what each computes alone, and learn the same."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from leantune.adalora.fused_qkv import FusedSelfAttention, projections
+from leantune.adalora.layer import AdaLoraLinear
+from leantune.model import PackedClassifier
+from leantune.packing.dropout import DropoutStream, PooledDropout
+from leantune.packing.native import adapter
+from leantune.packing.native.library import kernels
+from leantune.packing.side_by_side import as_one, lay_side_by_side, lie_side_by_side
+from tiny import tiny_model
+
+needs_kernels = pytest.mark.skipif(kernels().library is None, reason=f"no kernels: {kernels().reason}")
+WIDTH = 64
+
+
+def layers_of(ranks: tuple[int, ...], p: float = 0.0) -> list[nn.Module]:
+    """A frozen layer for each rank, with that many random triplets."""
+    layers: list[nn.Module] = []
+    for number, rank in enumerate(ranks):
+        layer = nn.Linear(WIDTH, WIDTH).bfloat16().requires_grad_(False)
+        if rank:
+            dropout, generator = PooledDropout(p, DropoutStream(1)), torch.Generator().manual_seed(number)
+            adapted = AdaLoraLinear(layer, rank, scaling=0.5, dropout=dropout, generator=generator)
+            with torch.no_grad():
+                for parameter in (adapted.lora_A, adapted.lora_E, adapted.lora_B):
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+        layers.append(adapted if rank else layer)
+    return layers
+
+
+@needs_kernels
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    ranks=st.tuples(*[st.integers(0, 17)] * 3),
+    needs_input_grad=st.booleans(),
+    seed=st.integers(0, 5),
+)
+def test_fused_projections_and_their_gradients_equal_fp32(rows, ranks, needs_input_grad, seed):
+    torch.manual_seed(seed)
+    layers = layers_of(ranks)
+    exact_layers = [copy.deepcopy(layer).float() for layer in layers]
+    x, weights = torch.randn(1, rows, WIDTH).bfloat16(), torch.randn(3, 1, rows, WIDTH).bfloat16()
+    exact = x.float().requires_grad_(needs_input_grad)
+    x.requires_grad_(needs_input_grad)
+    outputs, expected = projections(x, layers), [layer(exact) for layer in exact_layers]
+    assert lie_side_by_side(outputs, dim=-1)
+    for found, wanted in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(found.float(), wanted, atol=0.06, rtol=0.02)
+    with torch.no_grad():
+        for found, again in zip(outputs, projections(x, layers), strict=True):
+            torch.testing.assert_close(again, found, atol=0.06, rtol=0.02)
+    if not (any(ranks) or needs_input_grad):
+        assert not any(out.requires_grad for out in outputs)
+        return
+    torch.autograd.backward(outputs, weights.unbind())
+    pairs = zip(expected, weights.float(), strict=True)
+    sum((wanted * weight).sum() for wanted, weight in pairs).backward()
+    learnt = [parameter for layer in layers for parameter in layer.parameters()]
+    references = [parameter for layer in exact_layers for parameter in layer.parameters()]
+    for found, wanted in zip([*learnt, x], [*references, exact], strict=True):
+        assert (found.grad is None) == (wanted.grad is None)
+        if wanted.grad is not None:
+            terms = 1 if found is x else rows  # that a gradient sums, each rounded to bf16
+            allowed = 0.03 * max(terms**0.5, wanted.grad.abs().max().item())
+            torch.testing.assert_close(found.grad.float(), wanted.grad, atol=allowed, rtol=0)
+
+
+@needs_kernels
+def test_one_mask_serves_all_adapters_forward_and_backward():
+    layers = layers_of((WIDTH, 0, WIDTH), p=0.25)
+    for layer in layers:
+        with torch.no_grad():  # the updates are dropout, and there is nothing else
+            for parameter in layer.parameters():
+                parameter.zero_()
+            if isinstance(layer, AdaLoraLinear):
+                layer.lora_A.copy_(torch.eye(WIDTH))
+                layer.lora_E.fill_(2)
+                layer.lora_B.copy_(torch.eye(WIDTH))
+    x = torch.ones(500, WIDTH).bfloat16().requires_grad_()
+    query, key, value = projections(x, layers)
+    is_kept = query > 0
+    assert torch.equal(query, value)
+    assert not key.any()
+    assert abs(is_kept.double().mean().item() - 0.75) < 0.02
+    (gradient,) = torch.autograd.grad([query, value], x, [torch.ones_like(query)] * 2)
+    torch.testing.assert_close(gradient.float(), 2 * is_kept / 0.75, rtol=0.01, atol=0)
+
+
+@needs_kernels
+def test_the_frozen_weights_move_into_one_buffer_once():
+    layers = layers_of((3, 0, 5))
+    weights = [layers[0].base.weight, layers[1].weight, layers[2].base.weight]
+    before = [weight.clone() for weight in weights]
+    with torch.inference_mode():
+        projections(torch.randn(4, WIDTH).bfloat16(), layers)
+    assert lie_side_by_side(weights, dim=0)
+    assert all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
+    places = [weight.data_ptr() for weight in weights]
+    x = torch.randn(4, WIDTH).bfloat16().requires_grad_()
+    sum(out.sum() for out in projections(x, layers)).backward()  # what inference mode made would refuse
+    assert [weight.data_ptr() for weight in weights] == places
+
+
+def test_other_types_and_layers_that_learn_are_computed_each_by_itself(monkeypatch):
+    monkeypatch.setattr(adapter._Projections, "apply", lambda *_: pytest.fail("fused"))
+    precise = [layer.float() for layer in layers_of((3, 0, 5))]
+    assert len(projections(torch.randn(4, WIDTH), precise)) == 3
+    learning = [nn.Linear(WIDTH, WIDTH).bfloat16() for _ in range(3)]
+    projections(torch.randn(4, WIDTH).bfloat16(), learning)[0].sum().backward()
+    assert learning[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "camembert", "xlm-roberta", "electra"])
+def test_the_attention_of_these_is_replaced_and_keeps_its_names(model_type):
+    model = tiny_model(model_type)
+    names = list(model.state_dict())
+    classifier = PackedClassifier(model, DropoutStream(0))
+    fused = [module for module in model.modules() if isinstance(module, FusedSelfAttention)]
+    assert len(fused) == model.config.num_hidden_layers
+    assert list(classifier.model.state_dict()) == names
+
+
+@settings(deadline=None)
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4), dim=st.integers(0, 1), gap=st.booleans())
+def test_as_one_is_cat_and_copies_nothing_that_lies_side_by_side(sizes: list[int], dim: int, gap: bool):
+    total = sum(sizes)
+    whole = torch.arange(total * 5.0).view((total, 5) if dim == 0 else (5, total))
+    parts: list[Tensor] = list(whole.split(sizes, dim))
+    if gap and len(parts) > 1:
+        parts[0], parts[1] = parts[1], parts[0]
+    joined = as_one(parts, dim)
+    assert torch.equal(joined, torch.cat(parts, dim))
+    assert (joined.data_ptr() == whole.data_ptr()) == lie_side_by_side(parts, dim)
+    assert lie_side_by_side(parts, dim) or gap
+
+
+def test_parameters_that_lie_side_by_side_stay_where_they_are():
+    parameters = [nn.Parameter(torch.randn(n, 3)) for n in (2, 3)]
+    lay_side_by_side(parameters)
+    place = parameters[0].data_ptr()
+    lay_side_by_side(parameters)
+    assert parameters[0].data_ptr() == place
+    assert all(isinstance(parameter, nn.Parameter) for parameter in parameters)
