@@ -103,6 +103,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="uniform rank at the final count",
         settings={**LORA, "target_rank": 7},
+        learning_rates=SHORT_GRID,
     ),
     Method(name="PEFT LoRA", pipeline="lora", max_seeds=3),
     Method(name="PEFT AdaLoRA", pipeline="adalora", learning_rates=SLOW_START_GRID, max_seeds=3),
