@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import sys
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,21 @@ def test_a_study_that_was_stopped_repeats_nothing(tmp_path, data):
     assert work(study, run, lambda: True, lambda text: None) == 0
     assert len(seen) == len(set(seen)) == 2 + 2 + 1 + 1
     assert not list(study.results.glob("*.part"))
+
+
+def test_a_run_that_fails_ends_the_study_and_loses_no_other(tmp_path, data):
+    both_run = threading.Barrier(2, timeout=60)
+
+    def run(job: Job) -> dict[str, Any]:
+        both_run.wait()
+        if job.learning_rate == 1e-3:
+            raise RuntimeError("exit code 9")
+        return fake_result(job)
+
+    study = study_of(tmp_path, data, ADAPTIVE)
+    with pytest.raises(RuntimeError, match="exit code 9"):
+        work(study, run, lambda: True, lambda text: None, workers=2)
+    assert [job.learning_rate for job in study.pending()] == [1e-3]
 
 
 def test_a_method_has_no_more_seeds_than_it_is_given(tmp_path, data):

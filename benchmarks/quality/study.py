@@ -111,22 +111,26 @@ def work(
     """
     done = 0
     study.results.mkdir(parents=True, exist_ok=True)
+
+    def run_and_keep(job: Job) -> dict[str, Any]:
+        result, path = run(job), job.path(study.results)
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        temporary.replace(path)
+        return result
+
     running: dict[Future[dict[str, Any]], Job] = {}
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:  # when a run fails, the others end and are kept
         while True:
             keys = {job.key for job in running.values()}
             waiting = [job for job in study.pending() if job.key not in keys]
             if len(running) < workers and waiting and may_start():
                 say(f"{len(waiting)} runs can start; {waiting[0]}")
-                running[pool.submit(run, waiting[0])] = waiting[0]
+                running[pool.submit(run_and_keep, waiting[0])] = waiting[0]
                 continue
             if not running:
                 return done
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job, result = running.pop(future), future.result()
-                path = job.path(study.results)
-                temporary = path.with_suffix(".part")
-                temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-                temporary.replace(path)
+                job = running.pop(future)
+                say(f"  {job}: validation log loss {validation_log_loss(future.result()):.3f}")
                 done += 1
-                say(f"  {job}: validation log loss {validation_log_loss(result):.3f}")
