@@ -17,9 +17,11 @@ from leantune.adalora.layer import AdaLoraLinear
 from leantune.model import PackedClassifier
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
+from leantune.packing.native import embedding as native_embedding
 from leantune.packing.native import gelu as native_gelu
 from leantune.packing.native import library
 from leantune.packing.native import residual as native_residual
+from leantune.packing.native.embedding import EmbeddingBlock
 from leantune.packing.native.gelu import GeluLayer, NativeGelu, gelu
 from leantune.packing.native.library import kernels
 from leantune.packing.native.residual import ResidualBlock
@@ -74,6 +76,48 @@ def test_the_kernel_adds_the_bias_of_a_gelu_layer(rows, width, seed):
     torch.testing.assert_close(found.float(), wanted, atol=0.03, rtol=0.03)
     with torch.no_grad():
         assert torch.equal(layer(x), out)
+
+
+def embeddings_of(width: int, p: float = 0.0) -> EmbeddingBlock:
+    tables = [nn.Embedding(count, width) for count in (50, 2, 30)]
+    norm = nn.LayerNorm(width)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    block = EmbeddingBlock(*tables, norm=norm, dropout=PooledDropout(p, DropoutStream(3)))
+    return block.bfloat16().requires_grad_(False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 40), width=st.sampled_from([16, 48, 384]), seed=st.integers(0, 5))
+def test_embeddings_equal_fp32(rows, width, seed):
+    torch.manual_seed(seed)
+    block = embeddings_of(width)
+    ids = [torch.randint(count, (1, rows)) for count in (50, 2, 30)]
+    torch.testing.assert_close(block(*ids).float(), in_float(block)(*ids), atol=0.01, rtol=2**-7)
+
+
+def test_dropout_comes_behind_the_embeddings_norm():
+    block, ids = embeddings_of(64, 0.5), [torch.zeros(1, 400, dtype=torch.int64)] * 3
+    whole, dropped = block.eval()(*ids), block.train()(*ids)
+    is_kept = dropped != 0
+    assert 0.48 < is_kept.double().mean().item() < 0.52
+    torch.testing.assert_close(dropped[is_kept], 2 * whole[is_kept], rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+@pytest.mark.parametrize("number", [-1, 50])
+def test_a_token_that_has_no_embedding_is_an_error_and_read_from_nowhere(wrong, number):
+    ids = [torch.zeros(1, 3, dtype=torch.int64) for _ in range(3)]
+    ids[wrong][0, 1] = number
+    with pytest.raises(IndexError):
+        embeddings_of(32)(*ids)
+
+
+def test_embeddings_that_learn_get_their_gradients_from_torch():
+    block = embeddings_of(32)
+    block.word_embeddings.requires_grad_(True)
+    block(*[torch.zeros(1, 3, dtype=torch.int64)] * 3).square().sum().backward()
+    assert block.word_embeddings.weight.grad is not None
 
 
 @settings(max_examples=40, deadline=None)
@@ -238,14 +282,16 @@ def test_a_trainable_norm_gets_its_gradient_from_torch():
 
 def test_what_could_learn_goes_through_the_kernels_when_no_gradient_is_wanted(monkeypatch):
     used: list[str] = []
-    for module in (native_gelu, native_residual):
+    for module in (native_embedding, native_gelu, native_residual):
         monkeypatch.setattr(module, "call", lambda name, arguments: used.append(name))
     block = block_of(64, 0.0, nn.Linear(64, 64)).requires_grad_(True)
     layer = GeluLayer(nn.Linear(64, 64), NativeGelu()).bfloat16()
+    embeddings, ids = embeddings_of(64).requires_grad_(True), torch.zeros(1, 3, dtype=torch.int64)
     x = torch.randn(3, 64).bfloat16()
     with torch.inference_mode():
+        embeddings(ids, ids, ids)
         block(layer(x), x)
-    assert used == ["gelu_forward", "residual_forward"]
+    assert used == ["embedding_forward", "gelu_forward", "residual_forward"]
 
 
 def encoder_outputs(classifier: PackedClassifier, lengths: list[int]) -> list[Tensor]:

@@ -40,6 +40,9 @@ class Architecture:
     module behind it that can take those rows alone. ``{last}`` is the layer's number. None: all rows go
     to the end."""
 
+    embeddings: str | None = None
+    """Name of a module that computes dropout(LayerNorm(word + token type + position)) of embeddings."""
+
     self_attentions: tuple[str, ...] = ()
     """Names of modules that compute attention of query(x), key(x) and value(x), with children so named;
     ``{layer}`` is the layer's number."""
@@ -104,58 +107,31 @@ def _after_padding(config: Any) -> int:
     return int(config.pad_token_id) + 1
 
 
-def _bert_narrowing(prefix: str) -> tuple[str, str]:
-    layer = f"{prefix}.encoder.layer.{{last}}.attention"
-    return f"{layer}.self", f"{layer}.output"
-
-
-def _bert_self_attentions(prefix: str) -> tuple[str]:
-    return (f"{prefix}.encoder.layer.{{layer}}.attention.self",)
-
-
-def _bert_residual_blocks(prefix: str) -> tuple[str, str]:
+def _bert_like(prefix: str, **rest: Any) -> Architecture:
+    """BERT and its descendants name their parts alike."""
     layer = f"{prefix}.encoder.layer.{{layer}}"
-    return f"{layer}.attention.output", f"{layer}.output"
+    last = f"{prefix}.encoder.layer.{{last}}.attention"
+    return Architecture(
+        attention_targets=("query", "value"),
+        narrowing=(f"{last}.self", f"{last}.output"),
+        embeddings=f"{prefix}.embeddings",
+        self_attentions=(f"{layer}.attention.self",),
+        residual_blocks=(f"{layer}.attention.output", f"{layer}.output"),
+        gelu_layers=(f"{layer}.intermediate",),
+        **rest,
+    )
 
 
-def _bert_gelu_layers(prefix: str) -> tuple[str]:
-    return (f"{prefix}.encoder.layer.{{layer}}.intermediate",)
-
-
-_ROBERTA = Architecture(
-    attention_targets=("query", "value"),
-    pool=first_token,
-    classify=_classify_first_of_sequence,
-    position_offset=_after_padding,
-    narrowing=_bert_narrowing("roberta"),
-    self_attentions=_bert_self_attentions("roberta"),
-    residual_blocks=_bert_residual_blocks("roberta"),
-    gelu_layers=_bert_gelu_layers("roberta"),
+_ROBERTA = _bert_like(
+    "roberta", pool=first_token, classify=_classify_first_of_sequence, position_offset=_after_padding
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "bert": Architecture(
-        attention_targets=("query", "value"),
-        pool=first_token,
-        classify=_classify_bert,
-        head_in_encoder=("bert.pooler",),
-        narrowing=_bert_narrowing("bert"),
-        self_attentions=_bert_self_attentions("bert"),
-        residual_blocks=_bert_residual_blocks("bert"),
-        gelu_layers=_bert_gelu_layers("bert"),
-    ),
-    "electra": Architecture(
-        attention_targets=("query", "value"),
-        pool=first_token,
-        classify=_classify_first_of_sequence,
-        narrowing=_bert_narrowing("electra"),
-        self_attentions=_bert_self_attentions("electra"),
-        residual_blocks=_bert_residual_blocks("electra"),
-        gelu_layers=_bert_gelu_layers("electra"),
-    ),
+    "bert": _bert_like("bert", pool=first_token, classify=_classify_bert, head_in_encoder=("bert.pooler",)),
+    "electra": _bert_like("electra", pool=first_token, classify=_classify_first_of_sequence),
     "distilbert": Architecture(
         attention_targets=("q_lin", "v_lin"),
         pool=first_token,

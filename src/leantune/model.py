@@ -25,6 +25,7 @@ from leantune.errors import UsageError
 from leantune.packing import attention
 from leantune.packing.batch import PackedBatch
 from leantune.packing.dropout import DropoutStream, PooledDropout, replace_dropout
+from leantune.packing.native.embedding import replace_embeddings
 from leantune.packing.native.gelu import replace_gelu
 from leantune.packing.native.library import serves
 from leantune.packing.native.residual import replace_residual_blocks
@@ -52,6 +53,8 @@ class PackedClassifier(nn.Module):
             attention.register()
             model.set_attn_implementation(attention.NAME)
         replace_dropout(model, stream)
+        if self.architecture.embeddings:
+            replace_embeddings(model, self.architecture.embeddings)
         replace_gelu(model, self._in_every_layer(self.architecture.gelu_layers))
         fuse_self_attention(model, self._in_every_layer(self.architecture.self_attentions))
         replace_residual_blocks(model, self._in_every_layer(self.architecture.residual_blocks))

@@ -15,8 +15,7 @@ from leantune.adalora.layer import AdaLoraLinear
 from leantune.packing.attention import packed_attention
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.adapter import Projection, can_adapt, project
-from leantune.packing.native.gelu import learns
-from leantune.packing.native.library import serves
+from leantune.packing.native.library import learns, serves
 from leantune.packing.plan import AttentionPlan
 from leantune.packing.side_by_side import as_one, lay_side_by_side
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leantune.packing.native.library import call, serves
+from leantune.packing.native.library import call, learns, serves
 
 WIDTH_MULTIPLE = 16
 """F: columns that the kernel takes at once."""
@@ -62,11 +62,6 @@ class GeluLayer(nn.Module):
 def bias_apart(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether ``layer`` is a plain product plus a bias that another kernel may add, as it gets no gradient."""
     return type(layer) is nn.Linear and layer.bias is not None and not learns(layer.bias)
-
-
-def learns(parameter: Tensor) -> bool:
-    """Whether a backward pass will come and want a gradient of ``parameter``."""
-    return parameter.requires_grad and torch.is_grad_enabled()
 
 
 def gelu(x_TF: Tensor, bias_F: Tensor | None = None) -> Tensor:

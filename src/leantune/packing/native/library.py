@@ -74,6 +74,11 @@ def serves(x: torch.Tensor) -> bool:
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and kernels().library is not None
 
 
+def learns(parameter: torch.Tensor) -> bool:
+    """Whether a backward pass will come and want a gradient of ``parameter``."""
+    return parameter.requires_grad and torch.is_grad_enabled()
+
+
 def call(function: str, arguments: ctypes.Structure) -> None:
     """Run one kernel; other threads of Python go on meanwhile.
 

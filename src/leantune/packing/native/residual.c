@@ -1,16 +1,15 @@
 /* LayerNorm(dropout(x + bias) + residual), forward and backward, one pass over the rows each. */
-#include "vectors.h"
+#include "norm.h"
 
 typedef struct {
     const uint16_t *x, *residual;      /* (rows, width) contiguous, as all that follow */
     const uint16_t *bias;              /* (width); NULL: none */
-    const uint16_t *gamma, *beta;      /* (width) */
+    norm norm;
     int64_t num_rows, width;           /* a multiple of 32 */
-    float epsilon;
     uint32_t kept_levels;              /* of 65,536; all of them: no dropout */
     uint32_t key[2];                   /* of the dropout */
     uint16_t *out, *sum;               /* sum: dropout(x + bias) + residual, for the backward pass; may be NULL */
-    float *stats;                      /* (rows, 2): mean and 1 / deviation; may be NULL */
+    moments *stats;                    /* (rows); may be NULL */
     const uint16_t *grad_out;
     uint16_t *grad_x, *grad_residual;  /* without dropout they are equal, and grad_x is NULL */
     int64_t num_threads;
@@ -24,16 +23,10 @@ INLINE void factors_of(const residual *a, int64_t row, int64_t c, f32x16 factor[
     factor[1] = kept((u32x16)((levels >> 16) < a->kept_levels), value);
 }
 
-INLINE float total(f32x16 x) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += x[i];
-    return sum;
-}
-
 INLINE void forward_row(const residual *a, int64_t row, const int drops) {
     const int64_t D = a->width, first = row * D;
     float values[D];
-    f32x16 sum = {}, squares = {};
+    f32x16 sum = {};
     for (int64_t c = 0; c < D; c += 2 * LANES) {
         f32x16 factor[2];
         if (drops) factors_of(a, row, c, factor);
@@ -48,25 +41,18 @@ INLINE void forward_row(const residual *a, int64_t row, const int drops) {
             sum += value;
         }
     }
-    const float mean = total(sum) / D;
-    for (int64_t c = 0; c < D; c += LANES) {
-        f32x16 centred = load_f32(values + c) - mean;
-        squares += centred * centred;
-    }
-    const float rate = 1.0f / __builtin_sqrtf(total(squares) / D + a->epsilon);
-    for (int64_t c = 0; c < D; c += LANES)
-        store_bf16(a->out + first + c, (load_f32(values + c) - mean) * rate * widen(a->gamma + c) + widen(a->beta + c));
-    if (a->stats) a->stats[2 * row] = mean, a->stats[2 * row + 1] = rate;
+    moments found = normalise(a->out + first, values, sum, D, a->norm);
+    if (a->stats) a->stats[row] = found;
 }
 
 INLINE void backward_row(const residual *a, int64_t row, const int drops) {
     const int64_t D = a->width, first = row * D;
-    const float mean = a->stats[2 * row], rate = a->stats[2 * row + 1];
+    const float mean = a->stats[row].mean, rate = a->stats[row].rate;
     float normal[D], grads[D];
     f32x16 sum = {}, products = {};
     for (int64_t c = 0; c < D; c += LANES) {
         f32x16 x = (widen(a->sum + first + c) - mean) * rate;
-        f32x16 grad = widen(a->grad_out + first + c) * widen(a->gamma + c);
+        f32x16 grad = widen(a->grad_out + first + c) * widen(a->norm.gamma + c);
         sum += grad, products += grad * x;
         STORE(normal + c, x);
         STORE(grads + c, grad);

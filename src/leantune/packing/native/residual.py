@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native.dropout import LEVELS, native_levels
-from leantune.packing.native.gelu import bias_apart, learns
+from leantune.packing.native.gelu import bias_apart
 from leantune.packing.native.library import call, serves
+from leantune.packing.native.norm import Norm, is_frozen_norm
 
 WIDTH_MULTIPLE = 32
 """D: the kernel takes the two halves of a random dword for two registers of columns."""
@@ -28,9 +29,9 @@ class _Arguments(ctypes.Structure):
     """``residual`` of ``residual.c``, field by field."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "residual", "bias", "gamma", "beta")),
+        *((name, ctypes.c_void_p) for name in ("x", "residual", "bias")),
+        ("norm", Norm),
         *((name, ctypes.c_int64) for name in ("num_rows", "width")),
-        ("epsilon", ctypes.c_float),
         ("kept_levels", ctypes.c_uint32),
         ("key", ctypes.c_uint32 * 2),
         *((name, ctypes.c_void_p) for name in ("out", "sum", "stats", "grad_out", "grad_x", "grad_residual")),
@@ -70,9 +71,7 @@ class ResidualBlock(nn.Module):
         return out
 
     def _is_native(self, x: Tensor) -> bool:
-        weight, bias = self.LayerNorm.weight, self.LayerNorm.bias
-        is_frozen = not (learns(weight) or learns(bias))
-        return is_frozen and weight.dtype == x.dtype and x.shape[-1] % WIDTH_MULTIPLE == 0 and serves(x)
+        return is_frozen_norm(self.LayerNorm, x) and x.shape[-1] % WIDTH_MULTIPLE == 0 and serves(x)
 
 
 class _Residual(torch.autograd.Function):
@@ -114,11 +113,9 @@ def _arguments(
         x=x.data_ptr(),
         residual=residual.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
-        gamma=norm.weight.data_ptr(),
-        beta=norm.bias.data_ptr(),
+        norm=Norm.of(norm),
         num_rows=x.numel() // x.shape[-1],
         width=x.shape[-1],
-        epsilon=norm.eps,
         kept_levels=native_levels(p),
         key=stream.key() if p else (0, 0),
         num_threads=torch.get_num_threads(),
