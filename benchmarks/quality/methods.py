@@ -9,7 +9,7 @@ from typing import Any
 GRID = (1e-3, 3e-3, 1e-2)
 """Learning rates of all that trains adapters."""
 SHORT_GRID = (1e-3, 3e-3)
-"""Of variants: the one that was best on all sets is in it."""
+"""Of variants."""
 FAST_RATE = (3e-3,)
 """The one that was best for all methods that were given the whole grid; for variants."""
 SLOW_START_GRID = (3e-3, 1e-2)
