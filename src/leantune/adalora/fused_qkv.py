@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.adalora.layer import AdaLoraLinear
@@ -17,7 +16,7 @@ from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.adapter import Projection, can_adapt, project
 from leantune.packing.native.library import learns, serves
 from leantune.packing.plan import AttentionPlan
-from leantune.packing.side_by_side import as_one, lay_side_by_side
+from leantune.packing.side_by_side import lay_side_by_side
 
 
 class FusedSelfAttention(nn.Module):
@@ -57,19 +56,17 @@ class FusedSelfAttention(nn.Module):
 def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
     """What each of ``layers`` makes of ``x``; by one product where the native kernels serve, with one dropout
     for the input of all adapters.
+
+    Frozen layers without a gradient stay apart: what is saved is saved backward and around adapters.
     """
     joint = [projection for layer in layers if (projection := _projection(layer, x)) is not None]
-    if len(joint) < len(layers):
+    dropouts = [layer.dropout for layer in layers if isinstance(layer, AdaLoraLinear)]
+    if len(joint) < len(layers) or not (dropouts or torch.is_grad_enabled()):
         return tuple(layer(x) for layer in layers)
     lay_side_by_side([each.weight for each in joint])
-    dropouts = [layer.dropout for layer in layers if isinstance(layer, AdaLoraLinear)]
-    if dropouts or torch.is_grad_enabled():
-        dropout = dropouts[0] if dropouts else None
-        assert dropout is None or isinstance(dropout, PooledDropout)
-        return project(x, joint, dropout)
-    weight = as_one([each.weight for each in joint], dim=0)
-    bias = torch.cat([each.bias for each in joint if each.bias is not None])
-    return torch.split(F.linear(x, weight, bias), [len(each.weight) for each in joint], dim=-1)
+    dropout = dropouts[0] if dropouts else None
+    assert dropout is None or isinstance(dropout, PooledDropout)
+    return project(x, joint, dropout)
 
 
 def _projection(layer: nn.Module, x: Tensor) -> Projection | None:
