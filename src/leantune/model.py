@@ -19,7 +19,7 @@ from leantune.adalora.budget import ParameterPlan, Target, plan_parameters
 from leantune.adalora.fused_qkv import fuse_self_attention
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.method import METHODS
-from leantune.adalora.prune import adapted_layers, replace_module
+from leantune.adalora.prune import adapted_layers
 from leantune.architectures import Architecture, architecture_of, head_modules, output_layer, target_layers
 from leantune.errors import UsageError
 from leantune.packing import attention
@@ -267,5 +267,5 @@ def build_trainable(
             draw=plan.method.draws[adapter_init],
             trains_e=plan.method.trains_e,
         )
-        replace_module(model, target.name, adapted)
+        model.set_submodule(target.name, adapted)
     return classifier

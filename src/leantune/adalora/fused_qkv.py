@@ -87,6 +87,4 @@ def fuse_self_attention(model: nn.Module, names: list[str]) -> None:
         block: Any = model.get_submodule(name)
         children = dict(block.named_children())
         assert list(children) == ["query", "key", "value", "dropout"], f"{name} has {', '.join(children)}"
-        parent, _, last = name.rpartition(".")
-        fused = FusedSelfAttention(**children, head_width=block.attention_head_size)
-        setattr(model.get_submodule(parent), last, fused)
+        model.set_submodule(name, FusedSelfAttention(**children, head_width=block.attention_head_size))

@@ -32,13 +32,7 @@ def prune(
             for before, after, dim in zip(old, new, (0, 0, 1), strict=True):
                 _replace_parameter(optimizer, before, after, keep_mask, dim)
         if layer.rank == 0:
-            replace_module(model, name, layer.base)
-
-
-def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put ``module`` where ``model`` has the submodule ``name``."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+            model.set_submodule(name, layer.base)
 
 
 def _replace_parameter(

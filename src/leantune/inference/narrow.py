@@ -12,7 +12,6 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leantune.adalora.prune import replace_module
 from leantune.architectures import architecture_of
 
 
@@ -68,7 +67,7 @@ def narrow_last_layer(model: Any) -> None:
         return
     attention, behind = (name.format(last=model.config.num_hidden_layers - 1) for name in narrowing)
     head_width = model.config.hidden_size // model.config.num_attention_heads
-    replace_module(model, attention, FirstTokenAttention(model.get_submodule(attention), head_width))
+    model.set_submodule(attention, FirstTokenAttention(model.get_submodule(attention), head_width))
     # the hidden states that go around attention still have all tokens
     model.get_submodule(behind).register_forward_pre_hook(_first_tokens)
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from leantune import hardware
 from leantune.adalora.adapter_file import AdapterFile, copy_head, read_adapter
-from leantune.adalora.prune import replace_module
 from leantune.adalora.triplets import Triplets
 from leantune.architectures import architecture_of, head_modules
 from leantune.config import load_recipe
@@ -134,7 +133,7 @@ class SharedEncoder:
         for name, triplets in adapter.modules.items():
             if triplets.rank:
                 layer = LowRankLinear(_linear(model, name, triplets), triplets, adapter.scaling)
-                replace_module(model, name, layer)
+                model.set_submodule(name, layer)
         return PackedClassifier(model, DropoutStream(0)).eval()
 
     def _encoder_copy(self, config: Any, own: Mapping[str, Tensor]) -> nn.Module:

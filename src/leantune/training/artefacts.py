@@ -13,7 +13,6 @@ from torch import Tensor
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.export import WRITERS
-from leantune.adalora.prune import replace_module
 from leantune.adalora.schedule import RankSchedule
 from leantune.adalora.triplets import Triplets
 from leantune.architectures import head_modules
@@ -129,7 +128,7 @@ def in_float(classifier: PackedClassifier, base: Any) -> PackedClassifier:
         weight = frozen.weight.data + layer.delta_weight().cpu()
         replacement = torch.nn.Linear(frozen.in_features, frozen.out_features, bias=frozen.bias is not None)
         replacement.weight.data, replacement.bias = weight, frozen.bias
-        replace_module(base, name, replacement)
+        base.set_submodule(name, replacement)
     with torch.no_grad():
         for name, tensor in head_tensors(classifier).items():
             base.get_parameter(name).copy_(tensor)

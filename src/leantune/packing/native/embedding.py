@@ -112,5 +112,4 @@ def replace_embeddings(model: nn.Module, name: str) -> None:
     block: Any = model.get_submodule(name)
     children = dict(block.named_children())
     norm = children.pop("LayerNorm")
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, EmbeddingBlock(**children, norm=norm))
+    model.set_submodule(name, EmbeddingBlock(**children, norm=norm))

@@ -122,6 +122,4 @@ def replace_gelu(model: nn.Module, layers: list[str]) -> None:
     for name in layers:
         layer: Any = model.get_submodule(name)
         if isinstance(layer.intermediate_act_fn, NativeGelu):
-            parent_name, _, last = name.rpartition(".")
-            block = GeluLayer(layer.dense, layer.intermediate_act_fn)
-            setattr(model.get_submodule(parent_name), last, block)
+            model.set_submodule(name, GeluLayer(layer.dense, layer.intermediate_act_fn))

@@ -135,5 +135,4 @@ def replace_residual_blocks(model: nn.Module, names: list[str]) -> None:
         block: Any = model.get_submodule(name)
         children = dict(block.named_children())
         assert list(children) == ["dense", "LayerNorm", "dropout"], f"{name} has {', '.join(children)}"
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, ResidualBlock(block.dense, block.dropout, block.LayerNorm))
+        model.set_submodule(name, ResidualBlock(block.dense, block.dropout, block.LayerNorm))
