@@ -97,6 +97,8 @@ class _Projections(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         dropped, low_rank, A, B, weight = ctx.saved_tensors
+        if not any(place.rank for place in ctx.places):
+            return as_one(grad_outputs, dim=1) @ weight, *[None] * (3 + 2 * len(ctx.places))
         grad_low, grad_x = torch.zeros_like(low_rank), None
         grad_B = {}
         for grad, place in zip(grad_outputs, ctx.places, strict=True):
