@@ -116,21 +116,23 @@ def test_the_allocator_agrees_with_the_paper_at_every_step(rank, target, total, 
             np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-12)
         optimizer.step()
         before = {name: layer.lora_E.detach().clone() for name, layer in adapted_layers(model).items()}
-        is_cut = allocator.allocate(step)
+        keep_masks = allocator.allocate(step)
         if schedule.allocates_at(step):
             budget = schedule.rank_budget_at(step)
-            order = np.argsort(-allocator.importance().numpy(), kind="stable")
+            order = np.argsort(-found, kind="stable")
             kept = np.zeros(len(order), bool)
             kept[order[:budget]] = True
             after = np.concatenate([layer.lora_E.detach().numpy().ravel() for layer in model.values()])
             untouched = np.concatenate([e.numpy().ravel() for e in before.values()])
             np.testing.assert_array_equal(after, np.where(kept, untouched, 0.0))
             assert allocator.live_triplets == budget
-        if is_cut:
-            prune(model, allocator.keep_masks(target), optimizer)
+        if keep_masks is not None:
+            prune(model, keep_masks, optimizer)
             assert sum(layer.rank for layer in adapted_layers(model).values()) == target
         optimizer.zero_grad()
     assert allocator.is_final
+    assert not allocator.sensitivity_ema
+    assert not allocator.uncertainty_ema
     allocator.check_moved(total)
 
 
@@ -218,7 +220,7 @@ def test_equal_initial_and_target_budget_never_prunes():
     allocator = RankAllocator(adapted_layers(model), schedule_of(model, 9))
     toy_loss(model, torch.Generator().manual_seed(0)).backward()
     allocator.observe()
-    assert not any(allocator.allocate(step) for step in range(1, 21))
+    assert all(allocator.allocate(step) is None for step in range(1, 21))
     assert live(model) == 0  # E is still zero: nothing trained, nothing masked
 
 
@@ -238,7 +240,7 @@ def test_a_skipped_final_step_is_made_up_for():
     allocator = RankAllocator(adapted_layers(model), schedule)
     toy_loss(model, torch.Generator().manual_seed(0)).backward()
     allocator.observe()
-    assert allocator.allocate(schedule.prune_step + 1)
+    assert allocator.allocate(schedule.prune_step + 1) is not None
     assert allocator.live_triplets == 4
 
 
@@ -259,10 +261,10 @@ def trained_toy(rank: int = 4) -> tuple[nn.ModuleDict, RankAllocator, torch.opti
 
 def test_pruning_masked_triplets_changes_no_output_and_frees_their_parameters():
     model, allocator, optimizer = trained_toy()
-    assert allocator.allocate(15)
+    masks = allocator.allocate(15)
+    assert masks is not None
     inputs = {name: torch.randn(5, layer.base.in_features) for name, layer in model.items()}
     expected = {name: layer(inputs[name]) for name, layer in model.items()}
-    masks = allocator.keep_masks(5)
     prune(model, masks, optimizer)
     for name, layer in model.items():
         torch.testing.assert_close(layer(inputs[name]), expected[name], atol=1e-6, rtol=0)
@@ -365,6 +367,11 @@ def test_a_parameter_budget_is_spent_to_the_last_triplet_that_fits(budget, seed,
     for (name, mask), values in zip(masks.items(), by_layer, strict=True):
         if mask.any() and not mask.all():
             assert values[mask].min() >= values[~mask].max(), name
+    if schedule.prunes:
+        cut = allocator.allocate(schedule.prune_step)
+        assert cut is not None
+        prune(model, cut)
+        allocator.check_moved(schedule.prune_step)
 
 
 def test_with_equal_shapes_a_parameter_budget_is_a_rank_budget():

@@ -84,7 +84,7 @@ def start(inputs, tmp_path) -> Callable[..., Start]:
         recipe = recipe_for(inputs, folder, **fixed | changes)
         run = prepare_run(recipe, console=quiet(), overwrite=False, resume=False)
         classifier = build_classifier(run)
-        state = fresh_state(run, classifier)
+        state = fresh_state(run, classifier, run.steps.ranks)
         with torch.no_grad():  # E is zero at the start, and so would be every score
             generator = torch.Generator().manual_seed(0)
             for layer in classifier.layers().values():
@@ -139,6 +139,16 @@ def test_a_final_cut_whose_step_was_skipped_is_made_at_the_next(start):
     one.train(prune_step + 1)
     assert [result.step for result in one.results if result.is_pruned] == [prune_step + 1]
     assert sum(layer.rank for layer in one.state.classifier.layers().values()) == 4
+
+
+def test_ranks_that_are_not_final_at_the_end_fail_the_run(start):
+    one = start(rank_final=0.0)
+    total = one.phase.total_steps
+    assert one.state.allocator.schedule.prune_step == total
+    parameter = next(iter(one.state.classifier.trainable().values()))
+    parameter.register_hook(lambda grad: grad * float("nan") if one.state.step == total else grad)
+    with pytest.raises(DivergedError, match=f"after step {total} the triplets that are alive cost"):
+        one.train(total + 1)
 
 
 def test_a_loss_scale_that_overflows_is_lowered_and_its_steps_leave_no_trace(start):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -67,6 +68,29 @@ def test_packed_logits_equal_padded_logits_of_the_untouched_model(model_type):
     assert classifier.architecture.is_packed == (model_type in PACKED)
     batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
     torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model_type", ["deberta-v2", "mpnet", "albert"])
+def test_a_padded_encoder_in_bf16_has_its_head_in_fp32(model_type):
+    model = tiny_model(model_type)
+    tokens = random_tokens(LENGTHS)
+    expected = padded_logits(model, tokens)
+    getattr(model, model.base_model_prefix).to(torch.bfloat16)
+    classifier = PackedClassifier(model, DropoutStream(0)).eval()
+    batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
+    torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=0.05, rtol=0.05)
+
+
+def test_threads_that_share_a_classifier_do_not_meet():
+    classifier = PackedClassifier(tiny_model("bert"), DropoutStream(0)).eval()
+    batches = [
+        pack(random_tokens(lengths, seed), np.arange(len(lengths)))
+        for seed, lengths in enumerate([[3, 17, 9, 1], [25, 2, 30, 12]])
+    ]
+    expected = [packed_logits(classifier, batch) for batch in batches]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda i: packed_logits(classifier, batches[i % 2]), range(400)))
+    assert all(torch.equal(logits, expected[i % 2]) for i, logits in enumerate(found))
 
 
 def test_mean_pooling_of_modernbert_packs_too():

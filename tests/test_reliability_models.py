@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
+from transformers import AutoConfig, BertConfig, BertModel
 
 from leantune.cli import main
 from leantune.data.labels import LabelMap
-from leantune.errors import CheckpointError, LeantuneError, UnsafeFileError
+from leantune.errors import CheckpointError, LeantuneError, UnsafeFileError, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.shared import SharedEncoder
 from leantune.pretrained import config_of, load_pretrained
@@ -89,6 +89,16 @@ def test_a_run_folder_cannot_trust_itself(unsummed):
     change_json(unsummed / "merged" / "config.json", auto_map={"AutoConfig": "configuration_own.Own"})
     with pytest.raises(UnsafeFileError, match="auto_map"):
         load_run(unsummed)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "qwen2"])
+def test_a_decoder_is_refused_by_name(inputs, tmp_path, capsys, model_type):
+    config = AutoConfig.for_model(model_type, vocab_size=120, hidden_size=32, num_attention_heads=2)
+    shutil.copytree(inputs / "encoder", tmp_path / "decoder")
+    config.save_pretrained(tmp_path / "decoder")
+    words = [f"model={tmp_path / 'decoder'}", f"data={inputs / 'train.csv'}", f"output={tmp_path / 'run'}"]
+    assert main(["train", *words]) == UsageError.exit_code
+    assert f"{model_type} is a decoder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])

@@ -21,7 +21,9 @@ def test_batches_by_length_hold_every_row_once_within_both_limits(lengths, batch
     assert longest == sorted(longest, reverse=True)
 
 
-@given(lengths=st.lists(st.integers(1, 600), max_size=300), batch_size=st.integers(1, 70))
+@given(
+    lengths=st.lists(st.integers(1, 600) | st.integers(1, 9000), max_size=300), batch_size=st.integers(1, 70)
+)
 def test_even_batches_hold_every_row_once_and_are_as_large_as_one_another(lengths, batch_size):
     array = np.array(lengths, dtype=np.int32)
     batches = list(evenly(array, batch_size))

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
+from leantune.inference.load import load_run
 from leantune.packing.native.library import describe_kernels
+from leantune.training import warm_start
 from leantune.training.checkpoint import list_checkpoints, load_checkpoint
 from leantune.training.loop import symmetric_divergence
 from leantune.training.run import run_training
@@ -228,6 +230,18 @@ def test_bf16_and_a_linear_head_work_together(inputs, tmp_path):
     assert record["artefacts"]["adapter"]["max_logit_difference"] < 5e-5
 
 
+def test_a_padded_architecture_trains_in_bf16(inputs, tmp_path):
+    folder = save_tiny_encoder(tmp_path / "encoder", "deberta-v2")
+    recipe = recipe_for(inputs, tmp_path / "run", model=str(folder), precision="bf16", epochs=2)
+    run = run_training(recipe, console=quiet())
+    assert record_of(run)["model"] | {"sha256": ""} == record_of(run)["model"] | {
+        "sha256": "",
+        "attention": "padded",
+        "precision": "bf16",
+    }
+    assert load_run(run).classifier.model.base_model.dtype == torch.bfloat16
+
+
 def test_a_missing_pooler_is_trained_counted_and_saved(inputs, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -278,12 +292,24 @@ def test_the_scale_of_the_warm_start_changes_the_first_loss_and_not_the_baseline
     assert abs(history_of(steep, "step")[0]["loss"] - first) > 0.1
 
 
+def test_the_probe_sees_every_class_however_rare(inputs, tmp_path, monkeypatch):
+    rows = [f"word1 word{i % 90},common" for i in range(400)] + ["word99 word98,rare", "word99 word97,rare"]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n", "utf-8")
+    monkeypatch.setattr(warm_start, "MAX_PROBE_ROWS", 8)
+    changes = {"data": str(tmp_path / "train.csv"), "test": None, "validation_size": 4, "epochs": 1}
+    run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
+    assert record_of(run)["baseline"]["validation"]["accuracy"] == 1.0
+
+
 def test_early_stop_ends_before_the_last_step(inputs, tmp_path):
     recipe = recipe_for(
         inputs, tmp_path / "run", epochs=8, rank_final=0.8, evaluate_every=4, early_stop=1, learning_rate=1e-6
     )
     run = run_training(recipe, console=quiet())
-    assert history_of(run, "evaluation")[-1]["step"] < record_of(run)["schedule"]["total_steps"]
+    last = history_of(run, "evaluation")[-1]["step"]
+    assert last < record_of(run)["schedule"]["total_steps"]
+    run_training(recipe, console=quiet(), resume=True)  # as after a kill while it published
+    assert history_of(run, "step")[-1]["step"] == history_of(run, "evaluation")[-1]["step"] == last
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_rows(inputs, tmp_path):

@@ -137,7 +137,7 @@ def contestant(model: Path, rows: Path, folder: Path, method: str, steps: int) -
         lr_warmup_steps=run.steps.lr_warmup_steps,
         seed=recipe.seed,
     )
-    return Contestant(recipe, fresh_state(run, build_classifier(run)), phase)
+    return Contestant(recipe, fresh_state(run, build_classifier(run), run.steps.ranks), phase)
 
 
 def in_turn(adaptive: Contestant, plain: Contestant, steps: int) -> tuple[Steps, Steps]:

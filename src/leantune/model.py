@@ -9,6 +9,7 @@ T packed tokens, S texts, D model width, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -36,6 +37,10 @@ HEADS = ("full", "linear")
 """Values of the recipe key ``head``: train all head modules, or only the output layer."""
 
 
+_FIRST_TOKENS: ContextVar[Tensor] = ContextVar("first tokens of the texts of a batch")
+"""On its way from `PackedClassifier.pool` past transformers' layers to the last one, in one thread each."""
+
+
 class PackedClassifier(nn.Module):
     """A transformers sequence classifier over packed batches.
 
@@ -60,8 +65,10 @@ class PackedClassifier(nn.Module):
         replace_residual_blocks(model, self._in_every_layer(self.architecture.residual_blocks))
         for name in self.architecture.head_in_encoder:
             model.get_submodule(name).register_forward_pre_hook(_in_float)
+        if not self.architecture.is_packed:
+            for head in head_modules(model).values():  # the encoder's type may be a smaller one
+                head.register_forward_pre_hook(_in_float)
         self._last_attention = self._narrow_last_layer()
-        self._first_tokens: Tensor | None = None
 
     @property
     def config(self) -> Any:
@@ -105,7 +112,7 @@ class PackedClassifier(nn.Module):
         """One vector a text ``(S, D)``, in the encoder's type."""
         assert self.architecture.pool is not None
         plan = AttentionPlan.of(batch, self.stream, self._last_attention)
-        self._first_tokens = plan.first_tokens
+        _FIRST_TOKENS.set(plan.first_tokens)
         spare = -batch.num_tokens % TOKEN_MULTIPLE if self.device.type == "cpu" else 0
         inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
         if self.architecture.has_token_types:
@@ -136,8 +143,8 @@ class PackedClassifier(nn.Module):
         attention_name, behind_name = (name.format(last=last) for name in self.architecture.narrowing)
 
         def narrow(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            assert self._first_tokens is not None
-            return tuple(x[:, self._first_tokens] for x in args)
+            first_tokens = _FIRST_TOKENS.get()
+            return tuple(x[:, first_tokens] for x in args)
 
         self.model.get_submodule(behind_name).register_forward_pre_hook(narrow)
         last_attention: nn.Module = self.model.get_submodule(attention_name)
@@ -156,8 +163,8 @@ class PackedClassifier(nn.Module):
         return logits.float()
 
 
-def _in_float(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(x.float() for x in args)
+def _in_float(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args)
 
 
 def plan_model(

@@ -79,11 +79,21 @@ def first_line(error: BaseException) -> str:
 
 
 def skeleton(config: Any) -> Skeleton:
-    """The classifier of ``config`` on the meta device: names and shapes, no weights."""
+    """The classifier of ``config`` on the meta device: names and shapes, no weights.
+
+    Raises:
+        UsageError: if it is a decoder, which classifies by its last token.
+    """
     from transformers import AutoModelForSequenceClassification
 
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
+    # the name of every decoder's head in transformers
+    if isinstance(getattr(model, "score", None), nn.Linear):
+        raise UsageError(
+            f"{config.model_type} is a decoder, which classifies by the last token of a text; leantune trains "
+            "encoders: take a BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, DeBERTa or the like"
+        )
     return Skeleton(model, sum(p.numel() for p in model.parameters()))
 
 

@@ -49,7 +49,8 @@ class RankAllocator:
         self.costs = {
             name: layer.triplet_parameters if by_parameters else 1 for name, layer in self.layers.items()
         }
-        self.live_triplets = sum(layer.rank for layer in self.layers.values())
+        self._init_ranks = {name: layer.rank for name, layer in self.layers.items()}
+        self.live_triplets = sum(self._init_ranks.values())
         self.is_final = not schedule.prunes
         self._weights: list[nn.Parameter] = [
             weight for layer in self.layers.values() for weight in (layer.lora_E, layer.lora_A, layer.lora_B)
@@ -87,22 +88,29 @@ class RankAllocator:
         )
 
     @torch.no_grad()
-    def allocate(self, step: int) -> bool:
+    def allocate(self, step: int) -> dict[str, Tensor] | None:
         """Enforce the budget of ``step`` if it is an allocation step.
 
         E of the triplets outside it becomes zero; they may come back until the final cut.
 
         Returns:
-            whether this was the final cut, after which `keep_masks` says what to remove.
+            at the final cut what to keep, as a bool mask ``(R,)`` per layer; otherwise None.
         """
         if self.is_final or not self.is_due(step):
-            return False
+            return None
         keep_masks = self.keep_masks(self.schedule.rank_budget_at(step))
         for layer, keep in zip(self.layers.values(), keep_masks.values(), strict=True):
             layer.lora_E.masked_fill_(~keep[:, None], 0.0)
         self.live_triplets = int(sum(keep.sum() for keep in keep_masks.values()))  # host sync, rare
-        self.is_final = step >= self.schedule.prune_step
-        return self.is_final
+        if step < self.schedule.prune_step:
+            return None
+        self._finish()
+        return keep_masks
+
+    def _finish(self) -> None:
+        """Let go of the averages, and of weights that are about to be replaced by smaller ones."""
+        self.is_final = True
+        self._weights, self.sensitivity_ema, self.uncertainty_ema = [], [], []
 
     def is_due(self, step: int) -> bool:
         """Whether the budget is enforced after ``step``: by the schedule, or because the step of the
@@ -135,14 +143,16 @@ class RankAllocator:
         """Fail loudly if the pruning phase is over and the ranks are not what it had to make them.
 
         Raises:
-            DivergedError: if the triplets that are left cost more than the target budget, or another
-                one would still have fitted.
+            DivergedError: if the triplets that are left cost more than the target budget, or one that
+                was dropped would still have fitted.
         """
         if not self.schedule.prunes or step < self.schedule.prune_step:
             return
-        spent = sum(self.costs[name] * layer.rank for name, layer in self.layers.items())
+        ranks = {name: layer.rank for name, layer in self.layers.items()}
+        spent = sum(self.costs[name] * rank for name, rank in ranks.items())
         unspent = self.schedule.target_budget - spent
-        if not 0 <= unspent < min(self.costs.values()):
+        dropped = [self.costs[name] for name, rank in ranks.items() if rank < self._init_ranks[name]]
+        if not dropped or not 0 <= unspent < min(dropped):
             raise DivergedError(
                 f"after step {step} the triplets that are alive cost {spent} and the target budget is "
                 f"{self.schedule.target_budget}: the allocator did not run; report this as a bug of leantune"
@@ -166,6 +176,8 @@ class RankAllocator:
         self, tensors: Mapping[str, Tensor], *, is_final: bool, live_triplets: int
     ) -> None:
         """Continue from `state_tensors`; the layers must already have the ranks of that moment."""
-        self.is_final, self.live_triplets = is_final, live_triplets
+        self.live_triplets = live_triplets
+        if is_final:
+            self._finish()
         for name, own in self.state_tensors().items():
             own.copy_(tensors[name])

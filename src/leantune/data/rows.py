@@ -143,6 +143,7 @@ def evenly(lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     count = max(math.ceil(len(order) / batch_size), math.ceil(int(lengths.sum()) / MAX_BATCH_TOKENS))
+    count = min(count, len(order))  # a text longer than that goes alone
     deal, place = np.divmod(np.arange(len(order)), max(1, count))
     batch = np.where(deal % 2, count - 1 - place, place)  # back and forth: who gets the longer text changes
     for i in range(count):

@@ -87,7 +87,8 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
     """Train from ``state.step`` to the end of the phase.
 
     Raises:
-        DivergedError: if a loss is not finite, or too many steps in a row had to be skipped.
+        DivergedError: if a loss is not finite, too many steps in a row had to be skipped, or ranks are not
+            final at the end.
     """
     state.classifier.train()
     while state.step < phase.total_steps:
@@ -105,8 +106,8 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         own = positions[distributed.rank() :: distributed.world_size()]
         for micro in np.array_split(own, min(recipe.accumulate, max(1, len(own)))):
             _backward(state, phase.rows[micro], batch_weight, recipe, result)
+        _sum_over_processes(state, result)  # scaled, so that all processes find the same overflow
         state.scaler.unscale_(state.optimizer)
-        _sum_over_processes(state, result)
         _check_loss(result, phase.rows, positions)
         norm = _gradient_norm(state.classifier)
 
@@ -127,6 +128,7 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         state.train_tokens += result.num_tokens
         if not observer.after_step(state, result):
             return
+    state.allocator.check_moved(phase.total_steps)
 
 
 def _learning_rate(state: TrainingState, phase: Phase, recipe: Recipe) -> float:
@@ -211,8 +213,8 @@ def _allocate(state: TrainingState, result: StepResult) -> None:
     """Enforce the rank budget if it is due; after the final cut the tensors are smaller."""
     classifier, allocator = state.classifier, state.allocator
     result.is_allocation = allocator.is_due(state.step)
-    if allocator.allocate(state.step):
-        keep_masks = allocator.keep_masks(allocator.schedule.target_budget)
+    keep_masks = allocator.allocate(state.step)
+    if keep_masks is not None:
         distributed.check_agreement(
             f"the rank pattern of step {state.step}",
             {name: mask.tolist() for name, mask in keep_masks.items()},

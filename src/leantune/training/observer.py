@@ -61,7 +61,7 @@ class RunObserver:
                 f"go on with: leantune train --resume {self.folder}",
                 signal_number=number,
             )
-        return not self._is_converged()
+        return not self.is_converged()
 
     def _signal(self) -> int | None:
         """The signal that this or another process got: all stop after the same step."""
@@ -155,7 +155,8 @@ class RunObserver:
             distributed.barrier()
         self.save_s += time.perf_counter() - started
 
-    def _is_converged(self) -> bool:
+    def is_converged(self) -> bool:
+        """Whether early stopping ends the run."""
         return bool(self.recipe.early_stop) and self.selection.since_best() >= self.recipe.early_stop
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import numpy as np
 
 from leantune import distributed
-from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.schedule import RankSchedule
 from leantune.evaluation.evaluate import evaluate
 from leantune.evaluation.metrics import Metrics, compare
@@ -17,6 +15,7 @@ from leantune.training.artefacts import PROBE_ROWS, publish
 from leantune.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
 from leantune.training.loop import Phase, train
 from leantune.training.observer import SilentObserver
+from leantune.training.prepare import lr_warmup_steps
 from leantune.training.selection import Selection
 from leantune.training.setup import Run, fresh_state
 from leantune.training.state import restore_weights
@@ -83,13 +82,12 @@ def refit(run: Run, classifier: PackedClassifier) -> None:
         final_steps=0,
         allocate_every=1,
     )
-    state = fresh_state(run, classifier)
-    state = replace(state, allocator=RankAllocator(classifier.layers(), fixed))
+    state = fresh_state(run, classifier, fixed)
     phase = Phase(
         rows=rows,
         steps_per_epoch=total,
         total_steps=total,
-        lr_warmup_steps=int(recipe.warmup * total) if recipe.warmup < 1 else min(int(recipe.warmup), total),
+        lr_warmup_steps=lr_warmup_steps(recipe, total),
         seed=recipe.seed + 1,
     )
     with Display(total, run.console) as display:

@@ -186,7 +186,7 @@ def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> Step
     return StepPlan(
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
-        lr_warmup_steps=steps_from(recipe.warmup, total),
+        lr_warmup_steps=lr_warmup_steps(recipe, total),
         ranks=RankSchedule(
             init_budget=init_budget,
             target_budget=target_budget,
@@ -196,6 +196,11 @@ def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> Step
             allocate_every=max(1, steps_from(recipe.allocate_every, total)),
         ),
     )
+
+
+def lr_warmup_steps(recipe: Recipe, total_steps: int) -> int:
+    """Steps in which the learning rate rises, at most all of them."""
+    return min(steps_from(recipe.warmup, total_steps), total_steps)
 
 
 def check_max_length(recipe: Recipe, config: Any, position_offset: int) -> None:

@@ -47,7 +47,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
     with run_lock(Path(recipe.output).expanduser()), _memory_explained(recipe):
         run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
         classifier = build_classifier(run)
-        state = fresh_state(run, classifier)
+        state = fresh_state(run, classifier, run.steps.ranks)
         selection = Selection(recipe.metric, recipe.keep_best)
         if resume:
             history = _go_on(run, state, selection)
@@ -149,7 +149,8 @@ def _train(run: Run, state: TrainingState, selection: Selection, history: Histor
             display=display,
             interrupt=interrupt,
         )
-        train(state, phase, run.recipe, observer)
+        if not observer.is_converged():  # a resumed run may have stopped early already
+            train(state, phase, run.recipe, observer)
     run.record["skipped_steps"] = state.skipped_steps
     run.record["timings"] |= {
         "train_s": state.train_s,

@@ -20,6 +20,7 @@ from rich.console import Console
 from leantune import __version__, distributed, hardware
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.budget import ParameterPlan
+from leantune.adalora.schedule import RankSchedule
 from leantune.architectures import architecture_of
 from leantune.atomic import write_text
 from leantune.config import Recipe
@@ -247,14 +248,17 @@ def build_classifier(run: Run) -> PackedClassifier:
         "attention": "packed" if classifier.architecture.is_packed else "padded",
         "precision": precision,
     }
-    torch.manual_seed(recipe.seed)  # only architectures with dropout of their own draw from it
+    # dropout on a GPU draws from torch's own generator, and so do architectures with dropout of their own
+    torch.manual_seed(recipe.seed + (distributed.rank() << 32))
     classifier.stream.reseed(recipe.seed, 0, distributed.rank())
     return classifier.to(device)
 
 
-def fresh_state(run: Run, classifier: PackedClassifier) -> TrainingState:
-    """The state before the first step."""
+def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> TrainingState:
+    """The state before the first step of a phase with this schedule of ranks."""
     recipe = run.recipe
+    scaler = torch.amp.GradScaler(classifier.device.type, enabled=run.record["model"]["precision"] == "fp16")
+    scaler.scale(torch.zeros((), device=classifier.device))  # makes the scale, also where no row comes first
     return TrainingState(
         classifier=classifier,
         optimizer=adamw(
@@ -264,14 +268,12 @@ def fresh_state(run: Run, classifier: PackedClassifier) -> TrainingState:
         ),
         allocator=RankAllocator(
             classifier.layers(),
-            run.steps.ranks,
+            ranks,
             by_parameters=recipe.allocation == "parameters",
             beta1=recipe.beta1,
             beta2=recipe.beta2,
         ),
-        scaler=torch.amp.GradScaler(
-            classifier.device.type, enabled=run.record["model"]["precision"] == "fp16"
-        ),
+        scaler=scaler,
         class_weights=_class_weights(run, classifier.device),
     )
 

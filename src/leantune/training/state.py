@@ -31,9 +31,8 @@ def capture(state: TrainingState, extra: dict[str, Any]) -> Checkpoint:
         for key, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{key}"] = value
     tensors |= {f"allocator.{name}": tensor for name, tensor in allocator.state_tensors().items()}
-    tensors["rng.torch"] = torch.get_rng_state()
-    if classifier.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(classifier.device)
+    for rank, generators in enumerate(distributed.gather(_generators(classifier.device))):
+        tensors |= {f"rng.{name}.{rank}": generator for name, generator in generators.items()}
     return Checkpoint(
         tensors,
         {
@@ -45,6 +44,14 @@ def capture(state: TrainingState, extra: dict[str, Any]) -> Checkpoint:
             **extra,
         },
     )
+
+
+def _generators(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's own generators in this process."""
+    states = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
 def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
@@ -66,15 +73,16 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
         {key[len("allocator.") :]: value for key, value in tensors.items() if key.startswith("allocator.")},
         **saved["allocator"],
     )
-    torch.set_rng_state(_tensor(tensors, "rng.torch"))
-    if "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"], state.classifier.device)
     if len(saved["dropout"]) != distributed.world_size():
         raise CheckpointError(
             f"checkpoint: written by {len(saved['dropout'])} processes, this run has "
             f"{distributed.world_size()}: start the same number"
         )
-    state.classifier.stream.load_state(saved["dropout"][distributed.rank()])
+    rank = distributed.rank()
+    state.classifier.stream.load_state(saved["dropout"][rank])
+    torch.set_rng_state(_tensor(tensors, f"rng.torch.{rank}"))
+    if f"rng.cuda.{rank}" in tensors:
+        torch.cuda.set_rng_state(tensors[f"rng.cuda.{rank}"], state.classifier.device)
     state.scaler.load_state_dict(saved["scaler"])
     for name in _COUNTERS:
         setattr(state, name, saved["counters"][name])

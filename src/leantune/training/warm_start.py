@@ -68,17 +68,19 @@ def _best_inverse_penalty(
 
 
 def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_size: int, *, seed: int) -> int:
-    """Fit the probe on at most `MAX_PROBE_ROWS` of ``rows`` and put it into the output layer.
+    """Fit the probe on `MAX_PROBE_ROWS` of ``rows``, with one row of every class at least, and put it into
+    the output layer.
 
     The standardisation of the features is folded into weight and bias, so the layer stays a plain
-    linear one. Classes without a row in the sample keep a zero weight and the lowest bias.
+    linear one. Classes without a row keep a zero weight and the lowest bias.
 
     Returns:
         the number of rows used.
     """
     if len(rows) > MAX_PROBE_ROWS:
-        chosen = np.random.default_rng([seed, 0x9B0B]).permutation(len(rows))[:MAX_PROBE_ROWS]
-        rows = rows[np.sort(chosen)]
+        order = np.random.default_rng([seed, 0x9B0B]).permutation(len(rows))
+        _, first_of_class = np.unique(rows.label_ids[order], return_index=True)
+        rows = rows[np.union1d(order[:MAX_PROBE_ROWS], order[first_of_class])]
     scaler = StandardScaler()
     features = scaler.fit_transform(head_inputs(classifier, rows, batch_size).astype(np.float64))
     inverse_penalty = _best_inverse_penalty(features, rows.label_ids, np.random.default_rng([seed, 0x9B0C]))
