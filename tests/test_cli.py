@@ -10,14 +10,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from leantune.adalora.export import write_lora
 from leantune.arguments import build_parser, parse
 from leantune.cli import COMMANDS, main
+from leantune.config.convert import convert
 from leantune.inference.export import FOLDERS
 from tiny import save_tiny_encoder, write_rows
 
@@ -272,6 +275,25 @@ def test_export_gives_the_same_logits_in_every_format(run, inputs, tmp_path, for
     )
 
 
+def test_the_merged_export_is_the_merged_model_whatever_became_of_the_encoder(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "leantune.sources.resolve_model", lambda *_, **__: pytest.fail("no encoder is needed")
+    )
+    assert main(["export", str(run), "--format", "merged", "--output", str(tmp_path / "merged")]) == 0
+    for file in (run / "merged").iterdir():
+        assert (tmp_path / "merged" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_lora_that_is_another_update_is_not_exported(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "leantune.inference.export.write_lora",
+        lambda folder, adapter: write_lora(folder, replace(adapter, alpha=2 * adapter.alpha)),
+    )
+    line = fails(capsys, 5, "export", str(run), "--format", "lora", "--output", str(tmp_path / "lora"))
+    assert "is another update as LoRA" in line
+    assert not (tmp_path / "lora").exists()
+
+
 BAD_RECIPES = [
     (["train"], "data and model missing: give data=... model=..."),
     (["train", "quickstrat"], "no recipe 'quickstrat': expected a YAML file or one of"),
@@ -292,6 +314,10 @@ BAD_RECIPES = [
     (["train", "quickstart", "epochs"], "'epochs' is not key=value"),
     (["train", "quickstart", "epochs=inf"], "epochs must be a whole number. Got 'inf' instead"),
     (["train", "quickstart", "seed=nan"], "seed must be a whole number. Got 'nan' instead"),
+    (["train", "quickstart", "epochs=1,5"], "epochs must be a whole number. Got '1,5' instead"),
+    (["train", "quickstart", "seed=-1"], "seed must be 0 to 4,294,967,295. Got -1 instead"),
+    (["train", "quickstart", "labels=a,b,a"], "labels must be two or more, each once. Got a,b,a instead"),
+    (["train", "quickstart", "init_rank=4", "init_r=8"], "init_r is another word for init_rank"),
 ]
 
 
@@ -302,6 +328,51 @@ def test_flags_may_stand_between_key_value_words():
     with pytest.raises(SystemExit) as caught:
         parse(["evaluate", "run", "--data", "x.csv", "epochs=2"])
     assert caught.value.code == 2
+
+
+BAD_YAML = [
+    ("epochs: 3\nseed: 1\nepochs: 4\n", "bad.yaml:3: 'epochs' stands here and in line 1; keep one"),
+    ("on: 3\n", "unknown key 'True'"),
+    ("2: 3\n", "unknown key '2'"),
+    ("output:\n", "output must be text. Got None instead"),
+    ("labels: [yes, no]\n", "labels must be names; YAML reads yes, no"),
+    ("text_column: 2024-13-45\n", "a value is not what it looks like"),
+    ("epochs: [1\n", "bad.yaml:2:1: not YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_YAML)
+def test_a_bad_recipe_file_is_one_line(tmp_path, capsys, text, message):
+    (tmp_path / "bad.yaml").write_text(text, "utf-8")
+    assert message in fails(capsys, 2, "plan", str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [("100,000", 100_000), ("1_000_000", 10**6), ("1e6", 10**6), ("9007199254740993", 9007199254740993)],
+)
+def test_a_whole_number_may_be_written_in_several_ways(word, number):
+    assert convert(word, int) == number
+
+
+def test_paths_may_hold_what_the_command_line_and_the_terminal_give_a_meaning(
+    inputs, tmp_path, capsys, monkeypatch
+):
+    """An equals sign, brackets and a tilde in paths; brackets and colons in labels."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = [f"word{i % 9} word{i},{('[/b]', ':heart:')[i % 2]}" for i in range(120)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n", "utf-8")
+    shutil.copytree(inputs / "encoder", tmp_path / "encoder")
+    output = tmp_path / "lr=1[bold]"
+    words = ["data=~/train.csv", "model=~/encoder", f"output={output}"]
+    assert main(["train", *words, *SETTINGS]) == 0
+    assert f"report:  {output / 'report.html'}" in capsys.readouterr().out
+    assert main(["plan", str(output / "recipe.yaml")]) == 0
+    assert "~/encoder, 2 classes" in capsys.readouterr().out
+    assert main(["evaluate", str(output), "--data", str(tmp_path / "train.csv")]) == 0
+    printed = capsys.readouterr().out
+    assert "[/b] " in printed
+    assert ":heart: " in printed
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_RECIPES)
@@ -395,6 +466,67 @@ def test_predict_refuses_an_output_that_would_lose_something(run, tmp_path, caps
     )
     assert message in line
     assert (tmp_path / "taken.csv").read_text("utf-8") == "precious"
+
+
+@pytest.mark.parametrize("output", ["file/out.csv", "x" * 300 + ".csv"])
+def test_an_output_that_cannot_be_is_one_line(run, tmp_path, capsys, output):
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "new.csv").write_text("text\nword1\n", "utf-8")
+    words = ["--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / output)]
+    fails(capsys, 2, "predict", str(run), *words)
+    fails(capsys, 2, "export", str(run), "--format", "lora", "--output", str(tmp_path / output))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "new.csv"]
+
+
+@pytest.mark.parametrize("words", [["--batch-size", "0"], ["--probabilities", "--submission"]])
+def test_options_that_cannot_be_are_refused(run, words):
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", str(run), "--input", "new.csv", *words])
+    assert caught.value.code == 2
+
+
+def test_a_prediction_that_is_stopped_leaves_no_file(run, tmp_path):
+    (tmp_path / "new.csv").write_text("text\n" + "word1 word2 word3\n" * 300_000, "utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "leantune.cli",
+        "predict",
+        str(run),
+        "--input",
+        str(tmp_path / "new.csv"),
+    ]
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out.csv")], stderr=subprocess.PIPE, text=True
+    )
+    while len(list(tmp_path.iterdir())) == 1 and process.poll() is None:
+        time.sleep(0.02)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 143
+    assert said.strip().splitlines()[-1] == "leantune: error: stopped by SIGTERM"
+    assert [path.name for path in tmp_path.iterdir()] == ["new.csv"]
+
+
+def test_predictions_are_utf8_whatever_the_terminal_is(run, tmp_path):
+    (tmp_path / "new.csv").write_text('id,text\n文,word1\n"a\rb",word2\n', "utf-8", newline="")
+    command = [
+        sys.executable,
+        "-m",
+        "leantune.cli",
+        "predict",
+        str(run),
+        "--input",
+        str(tmp_path / "new.csv"),
+    ]
+    done = subprocess.run(
+        [*command, "--id-column", "id"],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    (tmp_path / "out.csv").write_bytes(done.stdout)
+    assert [row["id"] for row in rows_of(tmp_path / "out.csv")] == ["文", "a\rb"]
 
 
 def test_a_failed_prediction_leaves_no_file(run, tmp_path, capsys):

@@ -268,15 +268,14 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
 
 def test_label_use(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
+    path.write_text("text,target\na,x\nb,y\n")
+    assert read(path).labels == ["x", "y"]
+    assert open_examples(str(path), Columns(), labels="required").columns == Columns(
+        text="text", label="target"
+    )
     path.write_text("text,target\n ,x\nb,y\n")
-    assert read(path, labels="optional").labels == ["x", "y"]
     assert read(path, labels="ignore").labels is None
     assert read(path, labels="ignore").texts == [" ", "b"]
-    source = open_examples(str(path), Columns(), labels="optional")
-    assert source.has_labels
-    assert source.columns == Columns(text="text", label="target")
-    path.write_text("text\nb\n")
-    assert not open_examples(str(path), Columns(), labels="optional").has_labels
 
 
 @pytest.mark.parametrize(
@@ -387,3 +386,18 @@ def test_hub_dataset_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, is_
 def test_names_that_are_no_hub_names_are_missing_files(location: str) -> None:
     with pytest.raises(DataError, match="no such file"):
         read(location)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_an_empty_line_in_a_file_of_one_column_is_an_empty_text(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(b"\n\ntext\n\none\n\n\nthree\n\n\n")
+    source = open_examples(str(path), Columns(), labels="ignore")
+    assert [text for batch in source.batches(2) for text in batch.texts] == ["", "one", "", "", "three"]
+    assert [source.locate(i) for i in range(5)] == [4, 5, 6, 7, 8]
+
+
+def test_empty_lines_between_rows_of_several_columns_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"text,label\n\na,x\n\nb,y\n\n")
+    assert read(path).texts == ["a", "b"]

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import subprocess
+import sys
 
+import joblib
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -45,6 +51,26 @@ def test_fit_predict_and_score_follow_scikit_learn(inputs):
     assert estimator.predict_proba([]).shape == (0, 3)
 
 
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_a_fitted_estimator_predicts_alike_in_another_process(inputs, tmp_path, precision):
+    texts, labels = rows(inputs / "train.csv")
+    estimator = LeanTextClassifier(
+        str(inputs / "encoder"), recipe=SETTINGS | {"epochs": 1, "precision": precision}
+    )
+    estimator.fit(texts, labels)
+    joblib.dump(estimator, tmp_path / "estimator.joblib")
+    code = "import joblib, sys; print(joblib.load(sys.argv[1]).predict_proba(['word1 word2', 'word30']).tolist())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "estimator.joblib")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    expected = estimator.predict_proba(["word1 word2", "word30"])
+    np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=1e-6)
+
+
 def test_an_unfitted_estimator_says_so(inputs):
     with pytest.raises(NotFittedError):
         LeanTextClassifier(str(inputs / "encoder")).predict_proba(["word1"])
@@ -53,3 +79,18 @@ def test_an_unfitted_estimator_says_so(inputs):
 def test_bad_texts_are_data_errors(inputs):
     with pytest.raises(DataError):
         LeanTextClassifier(str(inputs / "encoder"), recipe=SETTINGS).fit(["word1", 7] * 40, ["a", "b"] * 40)
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [
+        ("word1", ["a"], "one text, expected a list of texts"),
+        (["word1", None], ["a", "b"], "text 1"),
+        (["word1", "word2"], ["a", None], "label 1"),
+        (["word1", "word2"], [1.0, float("nan")], "label 1"),
+        (["word1", "word2"], ["a"], "2 texts and 1 labels"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_named(inputs, texts, labels, message):
+    with pytest.raises(DataError, match=message):
+        LeanTextClassifier(str(inputs / "encoder"), recipe=SETTINGS).fit(texts, labels)

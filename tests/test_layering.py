@@ -16,6 +16,7 @@ FLOORS = (
     "atomic",
     "checksums",
     "memory",
+    "console",
     "hardware",
     "distributed",
     "config",

@@ -134,6 +134,26 @@ def test_a_run_does_not_remove_what_it_reads(inputs, exported, capsys, key, name
     assert (exported / "record.json").is_file()
 
 
+@pytest.mark.parametrize("options", [[], ["--overwrite"]])
+@pytest.mark.parametrize("name", ["README.md", "recipe.yaml", "adapter/a.txt", "checkpoints/old/w.bin"])
+def test_files_that_no_run_wrote_stay(inputs, tmp_path, capsys, name, options):
+    own = tmp_path / "project" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("precious")
+    assert main(["train", *words_of(inputs, tmp_path / "project"), *options]) == 2
+    first = Path(name).parts[0]
+    assert f"has '{first}' and no record.json, so it is no run of leantune" in capsys.readouterr().err
+    assert own.read_text() == "precious"
+
+
+def test_no_output_is_not_the_current_folder(inputs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [*words_of(inputs, tmp_path / "run"), "output="]
+    assert main(["train", *words]) == 2
+    assert "output must be a folder. Got nothing instead" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("in_the_way", ["out", "out/below"])
 def test_a_file_where_the_folder_should_be_is_named(inputs, tmp_path, in_the_way):
     (tmp_path / "out").write_text("precious")
@@ -202,8 +222,11 @@ def test_a_disk_that_fails_anywhere_is_one_line(capsys):
     def look() -> None:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), "run")
 
-    with pytest.raises(OSError, match="run"):
-        exit_code_of(look)
+    assert exit_code_of(look) == 2
+    assert capsys.readouterr().err == "leantune: error: run: Too many levels of symbolic links\n"
+    with pytest.raises(UsageError) as caught:
+        exit_code_of(look, debug=True)
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_of_several_processes_only_the_main_one_cleans_up(tmp_path, monkeypatch):

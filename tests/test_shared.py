@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from scipy.special import softmax
 
-from leantune.errors import CheckpointError, UsageError
+from leantune.errors import CheckpointError, DataError, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.shared import SharedEncoder
 from leantune.packing.batch import pack
@@ -117,8 +119,38 @@ def test_bf16_is_close_to_fp32(inputs, run, shared):
     assert np.abs(exact - rough).max() < 0.05
 
 
-def test_a_run_on_another_encoder_is_refused(run, tmp_path):
+def test_what_is_no_list_of_texts_is_refused(shared):
+    with pytest.raises(DataError, match="one text, expected a list of texts"):
+        shared.predict_proba("three", "word1")
+    with pytest.raises(DataError, match=r"text 1 \(counted from 0\) is null, expected a text"):
+        shared.predict_proba("three", ["word1", None])
+    with pytest.raises(UsageError, match="was trained on single texts: give no pairs"):
+        shared.predict_proba("three", ["word1"], ["word2"])
+
+
+def test_a_classifier_of_pairs_wants_pairs(inputs, tmp_path):
+    rows = [f"word{i % 9},word{40 + i % 7},{'ab'[i % 2]}" for i in range(120)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["text,other,label", *rows]) + "\n", "utf-8")
+    changes = {"data": str(tmp_path / "pairs.csv"), "test": None, "text_pair_column": "other", "epochs": 1}
+    run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
+    encoder = SharedEncoder(str(inputs / "encoder"), precision="fp32")
+    trained = encoder.load("pairs", run)
+    texts, others = [WORDS[1], WORDS[2]], [WORDS[41], WORDS[42]]
+    expected = softmax(trained.logits(trained.tokeniser.encode(texts, others), 4), axis=1)
+    np.testing.assert_allclose(encoder.predict_proba("pairs", texts, others), expected, rtol=1e-5)
+    with pytest.raises(UsageError, match="was trained on pairs of texts: give the second texts as pairs"):
+        encoder.predict_proba("pairs", texts)
+    with pytest.raises(DataError, match="2 texts and 1 second texts"):
+        encoder.predict_proba("pairs", texts, others[:1])
+
+
+@pytest.mark.parametrize("changed", ["", "encoder.layer.1.output.dense.weight"])
+def test_a_run_on_another_encoder_is_refused(inputs, run, tmp_path, changed):
     other = save_tiny_encoder(tmp_path / "encoder", "bert", initializer_range=0.5)
+    if changed:  # a fine-tuned one: most of its weights are the same
+        weights = load_file(inputs / "encoder" / "model.safetensors")
+        weights[changed] = weights[changed] * 1.01
+        save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="trained on another encoder than"):
         SharedEncoder(str(other), precision="fp32").load("three", run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
@@ -18,7 +20,8 @@ from leantune.cli import main
 from leantune.data.read import Columns, open_examples
 from leantune.data.token_cache import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
 from leantune.data.tokens import Tokeniser, TokenTable, tokenise
-from tiny import write_rows
+from leantune.training.prepare import prepare_data
+from tiny import recipe_for, write_rows
 
 OPEN = """
 import sys
@@ -202,3 +205,22 @@ def test_the_limit_is_two_gibibytes_unless_said_otherwise(monkeypatch):
     assert limit_bytes() == 2 * 2**30
     monkeypatch.setenv(LIMIT_VARIABLE, "10")
     assert limit_bytes() == 10 * 2**20
+
+
+def test_the_splits_of_one_file_have_tables_of_their_own(inputs, tmp_path, cache):
+    """A pickled DatasetDict has one checksum and several sets of rows."""
+    parts = {"train": 90, "validation": 30, "test": 20}
+    whole = datasets.DatasetDict(
+        {
+            name: datasets.Dataset.from_dict(
+                {"text": [f"word{len(name)} word{i}" for i in range(rows)], "label": ["a", "b"] * (rows // 2)}
+            )
+            for name, rows in parts.items()
+        }
+    )
+    (tmp_path / "rows.pkl").write_bytes(pickle.dumps(whole))
+    location = str(tmp_path / "rows.pkl")
+    recipe = recipe_for(inputs, tmp_path / "run", data=location, validation=location, test=location)
+    data = prepare_data(recipe)
+    assert {part: rows["rows"] for part, rows in data.description.items()} == parts
+    assert data.description["test"]["rows_also_in_train"] == 0

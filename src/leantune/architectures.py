@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from leantune.packing.batch import PackedBatch
 
 
+def _from_zero(config: Any) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """How leantune drives one family of encoders."""
@@ -28,7 +32,7 @@ class Architecture:
     """Hidden states ``(T, D)`` to one vector a text ``(S, D)``; None if attention cannot be packed."""
     classify: Callable[[Any, Tensor], Tensor] | None
     """The model's own head on pooled vectors: ``(S, D)`` to ``(S, C)``."""
-    position_offset: Callable[[Any], int] = lambda config: 0
+    position_offset: Callable[[Any], int] = _from_zero
     """Position id of the first token, from the model's config."""
     has_token_types: bool = True
     """Whether the encoder takes ``token_type_ids``."""

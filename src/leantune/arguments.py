@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def recipe_from(options: argparse.Namespace) -> Recipe:
     """
     words = list(options.overrides)
     source = options.recipe
-    if source and "=" in source:
+    if source and "=" in source and not os.path.isfile(source):
         words, source = [source, *words], None
     return load_recipe(source, parse_overrides(words) | keys_from_flags(options))
 
@@ -124,8 +125,9 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="-", help=".csv .tsv .jsonl .parquet; - for standard output")
     _add_column_arguments(parser)
     parser.add_argument("--id-column", help="column to carry over as the id; default: the row number from 0")
-    parser.add_argument("--probabilities", action="store_true", help="add a column p_LABEL for every class")
-    parser.add_argument("--submission", action="store_true", help="write ID,label with whole-number labels")
+    layout = parser.add_mutually_exclusive_group()
+    layout.add_argument("--probabilities", action="store_true", help="add a column p_LABEL for every class")
+    layout.add_argument("--submission", action="store_true", help="write ID,label with whole-number labels")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file")
 
 
@@ -133,7 +135,7 @@ def _add_column_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-column", help="column of the text; default: as in training")
     parser.add_argument("--text-pair-column", help="column of the second text; default: as in training")
     parser.add_argument(
-        "--batch-size", type=int, help="texts per batch; default: the recipe's eval_batch_size"
+        "--batch-size", type=_positive, help="texts per batch; default: the recipe's eval_batch_size"
     )
     parser.add_argument(
         "--engine",
@@ -142,6 +144,13 @@ def _add_column_arguments(parser: argparse.ArgumentParser) -> None:
         help="what computes; those of OpenVINO must be exported first",
     )
     parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), help="default: the recipe's")
+
+
+def _positive(word: str) -> int:
+    number = int(word)  # argparse says what a ValueError means
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1. Got {word} instead")
+    return number
 
 
 def _add_export(commands: Any, common: argparse.ArgumentParser) -> None:

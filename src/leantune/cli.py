@@ -6,7 +6,9 @@ Results go to standard output; progress and errors to standard error.
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from leantune.arguments import keys_from_flags, parse, recipe_from
 from leantune.atomic import disk_failure
 from leantune.config import Recipe, load_recipe
-from leantune.errors import LeantuneError, ResourceError, UsageError
+from leantune.errors import Interrupted, LeantuneError, ResourceError, UsageError
 from leantune.memory import keep_freed_memory
 
 
@@ -26,8 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without a character shows its number
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _stop)  # training has its own, while it trains
     run = COMMANDS[options.command]
     return exit_code_of(lambda: run(options), debug=options.debug)
+
+
+def _stop(number: int, frame: object) -> None:
+    """End as after an error, so that temporary files go."""
+    raise Interrupted("stopped by SIGTERM", signal_number=number)
 
 
 def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
@@ -45,9 +56,10 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         return 0
     except OSError as error:
         reason = disk_failure(error)
-        if reason is None:
-            raise
         place = f"{error.filename}: " if error.filename else ""
+        if reason is None:
+            said = error.strerror or str(error)
+            return _report(UsageError(f"{place}{said}"), UsageError.exit_code, debug, cause=error)
         return _report(ResourceError(f"{place}{reason}"), ResourceError.exit_code, debug, cause=error)
     except RuntimeError as error:
         if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error):
@@ -68,10 +80,10 @@ def _report(error: Exception, code: int, debug: bool, cause: BaseException | Non
 
 
 def _console() -> Any:
-    from rich.console import Console
+    from leantune.console import console
 
     # torchrun numbers the processes; the first one speaks for all
-    return Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+    return console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def _train(options: argparse.Namespace) -> None:

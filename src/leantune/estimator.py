@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from leantune.config import load_recipe
-from leantune.data.read import ExampleBatch
+from leantune.console import console
+from leantune.data.cells import list_of_texts
+from leantune.errors import DataError
 from leantune.inference.load import TrainedClassifier, load_run
-from leantune.inference.predict import CHUNK_ROWS, predict_rows
+from leantune.inference.predict import predict_texts
 from leantune.training.run import run_training
 
 
@@ -64,12 +65,18 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: for texts or labels that are not what they must be.
             UsageError: for settings that cannot be.
         """
+        texts = list_of_texts(X)
+        if len(texts) != len(y):
+            raise DataError(f"{len(texts)} texts and {len(y)} labels, expected as many")
+        missing = next((i for i, label in enumerate(y) if label is None or label != label), None)
+        if missing is not None:
+            raise DataError(f"label {missing} (from 0) is missing: leave its text out")
         classes = np.unique(np.asarray(y))
         folder = Path(tempfile.mkdtemp(prefix="leantune-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         data = folder / "train.jsonl"
         with data.open("w", encoding="utf-8") as file:
-            for text, label in zip(X, y, strict=True):
+            for text, label in zip(texts, y, strict=True):
                 file.write(json.dumps({"text": text, "label": str(label)}) + "\n")
         settings = {
             **(self.recipe or {}),
@@ -79,24 +86,21 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "output": self.output or str(folder / "run"),
             "labels": [str(each) for each in classes],
         }
-        console = Console(stderr=True, quiet=not self.verbose)
-        self.run_ = run_training(load_recipe(None, settings), console=console)
+        terminal = console(stderr=True, quiet=not self.verbose)
+        self.run_ = run_training(load_recipe(None, settings), console=terminal)
         self.classes_ = classes
         self.record_ = json.loads((self.run_ / "record.json").read_text("utf-8"))
         self._trained: TrainedClassifier = load_run(self.run_)
         return self
 
     def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Class probabilities ``(N, C)`` float64, columns as in ``classes_``."""
+        """Class probabilities ``(N, C)`` float64, columns as in ``classes_``.
+
+        Raises:
+            DataError: for what is no text.
+        """
         check_is_fitted(self, "classes_")
-        texts = list(X)
-        size = self._trained.recipe.eval_batch_size
-        parts = [np.empty((0, len(self.classes_)))]
-        for start in range(0, len(texts), CHUNK_ROWS):
-            chunk = texts[start : start + CHUNK_ROWS]
-            batch = ExampleBatch(start, [str(start + i) for i in range(len(chunk))], chunk, None, None)
-            parts.append(predict_rows(self._trained, batch, size)[0].probabilities)
-        return np.concatenate(parts)
+        return predict_texts(self._trained, X)
 
     def predict(self, X: Sequence[str]) -> npt.NDArray[Any]:
         """The most probable class of every text ``(N,)``, in the type of the labels."""

@@ -70,6 +70,10 @@ class PackedClassifier(nn.Module):
                 head.register_forward_pre_hook(_in_float)
         self._last_attention = self._narrow_last_layer()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        attention.register()  # the process that unpickles may have built no classifier
+
     @property
     def config(self) -> Any:
         """The transformers config."""
@@ -142,11 +146,7 @@ class PackedClassifier(nn.Module):
         last = self.config.num_hidden_layers - 1
         attention_name, behind_name = (name.format(last=last) for name in self.architecture.narrowing)
 
-        def narrow(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            first_tokens = _FIRST_TOKENS.get()
-            return tuple(x[:, first_tokens] for x in args)
-
-        self.model.get_submodule(behind_name).register_forward_pre_hook(narrow)
+        self.model.get_submodule(behind_name).register_forward_pre_hook(_only_first_tokens)
         last_attention: nn.Module = self.model.get_submodule(attention_name)
         return last_attention
 
@@ -161,6 +161,11 @@ class PackedClassifier(nn.Module):
             types["token_type_ids"] = torch.where(is_real, batch.token_type_ids[index], 0)
         logits: Tensor = self.model(input_ids=input_ids, attention_mask=is_real.long(), **types).logits
         return logits.float()
+
+
+def _only_first_tokens(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    first_tokens = _FIRST_TOKENS.get()
+    return tuple(x[:, first_tokens] for x in args)
 
 
 def _in_float(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

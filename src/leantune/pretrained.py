@@ -41,7 +41,7 @@ def config_of(source: str, *, num_labels: int | None = None, trust_remote_code: 
     """
     from transformers import AutoConfig
 
-    folder = Path(source).expanduser()
+    folder = Path(source)
     if not folder.exists():
         raise UsageError(f"model {source}: no such folder")
     if not (folder / "config.json").is_file():
@@ -105,7 +105,7 @@ def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
     Raises:
         CheckpointError: naming a file that is damaged.
     """
-    files = sorted(Path(source).expanduser().glob("*.safetensors"))
+    files = sorted(Path(source).glob("*.safetensors"))
     if not files:
         return ()
     names = {name for file in files for name in _tensor_names(file)}
@@ -120,7 +120,7 @@ def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
 def weights_sha256(folder: str) -> str:
     """Hex digest of all safetensors files of a model folder, in the order of their names."""
     digest = hashlib.sha256()
-    for file in sorted(Path(folder).expanduser().glob("*.safetensors")):
+    for file in sorted(Path(folder).glob("*.safetensors")):
         update_from(digest, file)
     return digest.hexdigest()
 
@@ -183,7 +183,7 @@ def load_classifier(source: str, *, needs_head: bool, **options: Any) -> Any:
     """
     from transformers import AutoModelForSequenceClassification
 
-    _check_files(Path(source).expanduser())
+    _check_files(Path(source))
     try:
         with quiet_transformers():
             model, found = AutoModelForSequenceClassification.from_pretrained(

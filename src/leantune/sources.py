@@ -29,7 +29,7 @@ def resolve_model(source: str, *, with_weights: bool = True) -> str:
             cache gives.
     """
     location = resolve_location(source)
-    if Path(location).expanduser().exists() or location.startswith((".", "/", "~")):
+    if Path(location).exists() or location.startswith((".", "/")):
         return location
     from huggingface_hub import HfApi, constants, snapshot_download
 

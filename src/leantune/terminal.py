@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from leantune.adalora.budget import ParameterPlan, Target
 from leantune.config import Recipe
+from leantune.console import console
 from leantune.data.assets import resolve_location
 from leantune.data.read import open_examples
 from leantune.errors import LeantuneError
@@ -27,7 +27,7 @@ from leantune.training.setup import plan_run
 def print_result(folder: Path) -> None:
     """The end of a training run, on standard output."""
     record = json.loads((folder / "record.json").read_text("utf-8"))
-    console = Console()
+    terminal = console()
     table = Table(box=None, pad_edge=False)
     for name in ("", "accuracy", "95 % interval", "macro F1", "rows"):
         table.add_column(name, justify="left" if name == "" else "right")
@@ -36,7 +36,7 @@ def print_result(folder: Path) -> None:
         for name, metrics in ((f"{part}, linear probe", baseline), (part, record["metrics"][part])):
             if metrics:
                 table.add_row(name, *_row_of(metrics))
-    console.print(table)
+    terminal.print(table)
     parameters, timings = record["parameters"], record["timings"]
     limit = f" (limit {parameters['budget']:,})" if parameters["budget"] else ""
     lines = [
@@ -51,7 +51,7 @@ def print_result(folder: Path) -> None:
         f"merged:  {folder / 'merged'}  (transformers.pipeline)",
     ]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        terminal.print(line, soft_wrap=True)
 
 
 def _row_of(metrics: Mapping[str, Any]) -> list[str]:
@@ -74,15 +74,15 @@ def _rank_summary(ranks: Mapping[str, int]) -> str:
 
 def print_metrics(metrics: Metrics) -> None:
     """An evaluation, on standard output."""
-    console = Console()
-    console.print(metrics.summary(), highlight=False, soft_wrap=True)
+    terminal = console()
+    terminal.print(metrics.summary(), soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for name in ("class", "precision", "recall", "F1", "rows"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for each in metrics.per_class:
         values = [f"{100 * value:.1f} %" for value in (each.precision, each.recall, each.f1)]
         table.add_row(each.label, *values, f"{each.support:,}")
-    console.print(table)
+    terminal.print(table)
 
 
 def print_plan(recipe: Recipe, *, as_json: bool) -> None:
@@ -97,9 +97,9 @@ def print_plan(recipe: Recipe, *, as_json: bool) -> None:
         schedule = steps_or_reason.to_json() if isinstance(steps_or_reason, StepPlan) else None
         print(json.dumps({"parameters": plan.to_json(), "schedule": schedule}))
         return
-    console = Console()
-    console.print(_ledger(plan, recipe, num_labels))
-    console.print(_schedule_text(recipe, plan, steps_or_reason), highlight=False, soft_wrap=True)
+    terminal = console()
+    terminal.print(_ledger(plan, recipe, num_labels))
+    terminal.print(_schedule_text(recipe, plan, steps_or_reason), soft_wrap=True)
 
 
 def _plan(recipe: Recipe, source: str) -> tuple[int, StepPlan | str, ParameterPlan]:

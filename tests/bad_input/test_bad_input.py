@@ -123,7 +123,7 @@ CASES = [
     Bad("missing-text", "a.csv", b"Text,label\na,x\n"),
     Bad("missing-named-column", "a.csv", b"sentence,label\na,x\n", columns={"text": "sentense"}),
     Bad("missing-label", "a.csv", b"text,lable\na,x\n"),
-    Bad("missing-optional-label", "a.csv", b"text,gold\na,x\n", labels="optional", columns={"label": "golf"}),
+    Bad("missing-named-label", "a.csv", b"text,gold\na,x\n", columns={"label": "golf"}),
     Bad("missing-pair", "a.csv", b"text,label\na,x\n", columns={"text_pair": "question"}),
     Bad("missing-id", "a.csv", b"text,label\na,x\n", columns={"id": "id"}),
     Bad("odd-column-name", "a.csv", b'"te\nxt",label\n,x\n', columns={"text": "te\nxt"}),

@@ -72,8 +72,8 @@ def test_other_versions(tmp_path: Path, fixture: Path) -> None:
 def test_pickles_are_found_by_their_content(tmp_path: Path, protocol: int, pack: Any, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
     path.write_bytes(pack(pickle.dumps({"text": ["x " * 3000, *TEXTS], "label": [1, *LABELS]}, protocol)))
-    (batch,) = open_examples(str(path), Columns(), labels="optional").batches()
-    assert (batch.texts, batch.labels) == (["x " * 3000, *TEXTS], ["1", *map(str, LABELS)])
+    (batch,) = open_examples(str(path), Columns(id="label"), labels="ignore").batches()
+    assert (batch.texts, batch.ids) == (["x " * 3000, *TEXTS], ["1", *map(str, LABELS)])
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def merge_into(model: Any, adapter: AdapterFile) -> None:
     """
     for name, triplets in adapter.modules.items():
         weight = _parameter(model, f"{name}.weight")
-        delta = (triplets.B @ (triplets.A * triplets.E)) * adapter.scaling
+        delta = triplets.product() * adapter.scaling
         if delta.shape != weight.shape:
             raise CheckpointError(
                 f"{name}: the adapter has shape {tuple(delta.shape)}, the model {tuple(weight.shape)}: "

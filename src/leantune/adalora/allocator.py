@@ -51,12 +51,14 @@ class RankAllocator:
         }
         self._init_ranks = {name: layer.rank for name, layer in self.layers.items()}
         self.live_triplets = sum(self._init_ranks.values())
-        self.is_final = not schedule.prunes
+        self.is_final = False
         self._weights: list[nn.Parameter] = [
             weight for layer in self.layers.values() for weight in (layer.lora_E, layer.lora_A, layer.lora_B)
         ]
         self.sensitivity_ema = [torch.zeros_like(w, requires_grad=False) for w in self._weights]
         self.uncertainty_ema = [torch.zeros_like(w, requires_grad=False) for w in self._weights]
+        if not schedule.prunes:
+            self._finish()
 
     @torch.no_grad()
     def observe(self) -> None:

@@ -36,6 +36,10 @@ class Triplets:
         """R; 0 where everything was pruned."""
         return self.E.shape[0]
 
+    def product(self) -> Tensor:
+        """``B (A * E)``: the update of the weight ``(out, in)`` before scaling."""
+        return self.B @ (self.A * self.E)
+
 
 Draw = Callable[[int, int, int, torch.Generator], Triplets]
 """Rank, in, out and the named generator to the triplets before the first step; their update is zero."""

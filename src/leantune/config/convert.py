@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from typing import Any, Literal
+
+_DIGITS = re.compile(r"[+-]?(\d[\d_]*|\d{1,3}(,\d{3})+)", re.ASCII)
 
 
 def convert(value: Any, hint: Any) -> Any:
@@ -21,6 +24,10 @@ def convert(value: Any, hint: Any) -> Any:
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
             raise ValueError("a list, or names separated by commas")
+        if any(item is None or isinstance(item, bool) for item in items):
+            raise ValueError(
+                "names; YAML reads yes, no, on, off, true, false and null as none: write them in quotes"
+            )
         return tuple(str(item).strip() for item in items)
     return _SCALARS[hint](value)
 
@@ -42,11 +49,15 @@ def _to_bool(value: Any) -> bool:
 
 
 def _to_int(value: Any) -> int:
+    """Digits, in groups of three or not, or a float such as ``1e6``."""
+    text = str(value)
+    if _DIGITS.fullmatch(text):
+        return int(text.replace(",", ""))
     try:
-        number = float(str(value).replace("_", "").replace(",", ""))
+        number = float(text)
     except ValueError:
         raise ValueError("a whole number") from None
-    if isinstance(value, bool) or not number.is_integer():
+    if isinstance(value, bool) or not number.is_integer() or abs(number) > 2**53:
         raise ValueError("a whole number")
     return int(number)
 
@@ -62,7 +73,7 @@ def _to_float(value: Any) -> float:
 
 
 def _to_str(value: Any) -> str:
-    if isinstance(value, dict | list):
+    if value is None or isinstance(value, dict | list):
         raise ValueError("text")
     return str(value)
 

@@ -106,14 +106,40 @@ def _read_yaml(source: str) -> Mapping[str, Any]:
             f"no recipe '{source}': expected a YAML file or one of {', '.join(shipped_recipes())}{hint}"
         )
     try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        _refuse_repeated_keys(node, source)
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise UsageError(f"{source}{place}: not YAML: {getattr(error, 'problem', error)}") from error
+    except ValueError as error:  # of a date that is none
+        raise UsageError(
+            f"{source}: a value is not what it looks like: {error}; write it in quotes"
+        ) from error
     if not isinstance(values, Mapping):
         raise UsageError(f"{source}: expected key: value lines, found {type(values).__name__}")
     return values
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, source: str) -> None:
+    """YAML forbids a key that stands twice; PyYAML takes the last one.
+
+    Raises:
+        UsageError: naming the key and both lines.
+    """
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise UsageError(
+                f"{source}:{line}: '{key.value}' stands here and in line {lines[key.value]}; keep one"
+            )
+        lines[key.value] = line
 
 
 def _typed(values: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -121,8 +147,12 @@ def _typed(values: Mapping[str, Any], place: str) -> dict[str, Any]:
     hints = typing.get_type_hints(Recipe)
     typed: dict[str, Any] = {}
     problems = []
-    for given, value in values.items():
+    for key, value in values.items():
+        given = str(key)
         name = ALIASES.get(given, given)
+        if name in typed:
+            problems.append(f"{given} is another word for {name}, which is given, too; keep one")
+            continue
         if name not in known:
             near = difflib.get_close_matches(given, [*known, *ALIASES], 1)
             problems.append(f"unknown key '{given}'" + (f" (did you mean {near[0]}?)" if near else ""))

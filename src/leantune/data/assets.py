@@ -123,13 +123,14 @@ def asset_path(name: str, *, cache_dir: Path | None = None) -> Path:
 
 
 def resolve_location(location: str) -> str:
-    """The path of ``asset:NAME[/FILE]``; anything else as it is.
+    """The path of ``asset:NAME[/FILE]``; anything else as it is, but for a ``~`` of the user's home, which
+    shells leave alone in ``key=~/file``.
 
     Raises:
         UsageError: for an asset that was not fetched yet.
     """
     if not location.startswith(ASSET_PREFIX):
-        return location
+        return os.path.expanduser(location)
     name, _, file = location[len(ASSET_PREFIX) :].partition("/")
     path = asset_path(name)
     return str(path / file if file else path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from leantune.data.wording import place_name, shown, type_word
@@ -37,6 +37,23 @@ def texts_of(
         for text, row in zip(texts, rows, strict=True):
             if not text or text.isspace():
                 raise _error("a blank text, expected words: fill it in or remove the row", name, row, column)
+    return texts
+
+
+def list_of_texts(values: Iterable[object]) -> list[str]:
+    """Texts in memory, as a Python list of plain texts.
+
+    Raises:
+        DataError: for a single text, or for an item that is none.
+    """
+    if isinstance(values, str):
+        raise DataError("one text, expected a list of texts: put it into one")
+    texts = []
+    for i, value in enumerate(values):
+        if not isinstance(value, str) or not _is_encodable(value):
+            found = "half a surrogate pair" if isinstance(value, str) else type_word(value)
+            raise DataError(f"text {i} (counted from 0) is {found}, expected a text")
+        texts.append(str(value))  # numpy has a type of its own
     return texts
 
 

@@ -1,7 +1,8 @@
 """CSV and TSV: text only. No type is guessed, and ``NA``, ``null`` or ``007`` are the texts they are.
 
 CSV is RFC 4180: commas, fields in double quotes where needed, a quote inside written as two; a
-quoted field may hold line ends. Lines that are wholly empty are no rows.
+quoted field may hold line ends. Lines that are wholly empty are no rows; in a file of one column they are
+empty texts, but for those at its end.
 
 TSV is one line a row, and every tab separates. Files in the wild hold bare quotes (``5" disk``), so a
 quote has a meaning only in a field that is wholly wrapped in quotes with those inside doubled, as
@@ -14,7 +15,7 @@ import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import dropwhile, islice
 
 from leantune.data.content import Content
 from leantune.data.lines import text_lines
@@ -63,7 +64,14 @@ class DelimitedTable:
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         records = _records(self.content, self.delimiter)
         next(records)
+        empty: list[int] = []
         for line, fields in records:
+            if not fields:
+                empty.append(line)
+                continue
+            if len(self.columns) == 1:
+                yield from ((each, [""]) for each in empty)
+            empty.clear()
             if len(fields) != len(self.columns):
                 raise self._ragged(line, fields)
             yield line, fields
@@ -97,9 +105,10 @@ def open_delimited(content: Content) -> DelimitedTable:
 
 
 def _records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record with the line where it begins; empty lines left out."""
+    """Each record with the line where it begins, from the header on; an empty line has no fields."""
     lines = text_lines(content, newline="")
-    return _csv_records(lines, content.name) if delimiter == "," else _tsv_records(lines)
+    records = _csv_records(lines, content.name) if delimiter == "," else _tsv_records(lines)
+    return dropwhile(lambda record: not record[1], records)
 
 
 def _csv_records(lines: Iterator[str], name: str) -> Iterator[tuple[int, list[str]]]:
@@ -119,15 +128,13 @@ def _csv_records(lines: Iterator[str], name: str) -> Iterator[tuple[int, list[st
                 path=name,
                 row=begin,
             ) from None
-        if fields:
-            yield begin, fields
+        yield begin, fields
 
 
 def _tsv_records(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(lines, start=1):
         row = line.rstrip("\r\n")
-        if row:
-            yield number, [_unwrap(field) for field in row.split("\t")]
+        yield number, [_unwrap(field) for field in row.split("\t")] if row else []
 
 
 def _unwrap(field: str) -> str:

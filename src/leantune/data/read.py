@@ -26,7 +26,7 @@ from leantune.data.table import CellBatch, Table
 from leantune.data.wording import listed, nearest, place_name, shown
 from leantune.errors import DataError
 
-LabelUse = Literal["required", "optional", "ignore"]
+LabelUse = Literal["required", "ignore"]
 
 _FILE_SUFFIXES = (
     *(".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather"),
@@ -80,19 +80,16 @@ class ExampleSource:
         name: the source as the user wrote it (``standard input`` for ``-``); used in messages.
         columns: the columns that are read; ``label`` is None when labels are not.
         label_names: the names of a ``datasets.ClassLabel`` in its order, else None.
+        split: which part it is, if the file holds several.
     """
 
     name: str
     columns: Columns
     label_names: tuple[str, ...] | None
+    split: str
     _table: Table
     _contents: tuple[Content, ...]
     _allow_blank: bool
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether the batches hold labels."""
-        return self.columns.label is not None
 
     def batches(self, batch_rows: int = 4096) -> Iterator[ExampleBatch]:
         """All examples in order, at most ``batch_rows`` at a time.
@@ -160,8 +157,7 @@ def open_examples(
             xz), a folder written by ``datasets``' ``save_to_disk``, ``-`` for standard input, or
             ``org/name[@config][:split]`` on the Hugging Face hub.
         columns: which columns hold what.
-        labels: ``"required"`` for training, where a text must not be blank either; ``"optional"``
-            reads them where the column exists; ``"ignore"`` never looks.
+        labels: ``"required"`` for training, where a text must not be blank either; ``"ignore"`` never looks.
         split: of a ``DatasetDict`` (saved or pickled) or a hub dataset that does not name one.
 
     Raises:
@@ -177,6 +173,7 @@ def open_examples(
         name,
         found,
         label_names=table.class_names.get(found.label) if found.label else None,
+        split=split,
         _table=table,
         _contents=contents,
         _allow_blank=labels != "required",
@@ -217,7 +214,7 @@ def _label_column(found: tuple[str, ...], wanted: Columns, labels: LabelUse, nam
         return None
     candidates = ("label", "target") if wanted.label is None else (wanted.label,)
     column = next((candidate for candidate in candidates if candidate in found), None)
-    if column is None and (labels == "required" or wanted.label is not None):
+    if column is None:
         raise _missing(candidates[0], found, name)
     return column
 

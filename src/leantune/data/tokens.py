@@ -176,14 +176,16 @@ def tokenise(
     """The token table of ``source``: from the cache, or made now in one pass over the file.
 
     Args:
-        source: rows to read, with labels if it has them; its content and columns are part of the cache key.
+        source: rows to read, with labels if it has them; content, split and columns are in the cache key.
         tokeniser: its fingerprint is part of the cache key.
         cache_dir: where tables are kept, within the limit of `token_cache`.
         on_rows: called with the number of rows done so far.
     """
     limit = token_cache.limit_bytes()
     source_sha256 = source.sha256()
-    key = json.dumps([FORMAT_VERSION, source_sha256, tokeniser.fingerprint, repr(source.columns)])
+    key = json.dumps(
+        [FORMAT_VERSION, source_sha256, source.split, tokeniser.fingerprint, repr(source.columns)]
+    )
     path = cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{token_cache.SUFFIX}"
     batches = _found(path)
     if batches is None:

@@ -1,4 +1,4 @@
-"""Other standard forms of a finished run, made from its adapter."""
+"""Other standard forms of a finished run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from leantune.adalora.adapter_file import CONFIG, WEIGHTS, merge_into, read_adapter
+import torch
+
+from leantune.adalora.adapter_file import read_adapter
 from leantune.adalora.export import write_lora
 from leantune.atomic import atomic_folder
-from leantune.data.labels import LabelMap
-from leantune.errors import UsageError
+from leantune.errors import CheckpointError, UsageError
 from leantune.inference.load import check_artefact, read_record
 from leantune.inference.openvino import FORMS
 from leantune.inference.openvino_export import (
@@ -20,8 +21,6 @@ from leantune.inference.openvino_export import (
     write_int8,
     write_openvino,
 )
-from leantune.pretrained import config_of, load_pretrained, quiet_transformers
-from leantune.sources import resolve_model
 
 FOLDERS = {form: f"export-{form}" for form in ("adalora", "lora", "merged")} | {form: form for form in FORMS}
 """Format -> its folder in a run; prediction looks for those of OpenVINO under their own names."""
@@ -36,7 +35,7 @@ def export_run(run: Path, form: str, output: str | None, *, overwrite: bool = Fa
     Raises:
         UsageError: if the folder exists, a plain LoRA run is asked for its AdaLoRA, or OpenVINO is not
             installed.
-        CheckpointError: if the run is damaged or does not fit its base model.
+        CheckpointError: if the run is damaged.
     """
     record = read_record(run)
     target = _target(run, form, output, overwrite=overwrite)
@@ -46,25 +45,31 @@ def export_run(run: Path, form: str, output: str | None, *, overwrite: bool = Fa
         return target
     if form == "adalora" and record["recipe"].get("method") == "lora":
         raise UsageError(f"{run}: trained with method=lora, there is no AdaLoRA of it; use lora or merged")
-    own = check_artefact(run, record, "adapter")
-    adapter = read_adapter(own)
+    own = check_artefact(run, record, "merged" if form == "merged" else "adapter")
     with atomic_folder(target) as folder:
         for file in own.iterdir():
-            if file.name not in (WEIGHTS, CONFIG, "README.md"):
-                shutil.copy2(file, folder / file.name)
-        if form == "adalora":
-            for name in (WEIGHTS, CONFIG):
-                shutil.copy2(own / name, folder / name)
-        elif form == "lora":
-            write_lora(folder, adapter)
-        else:
-            labels = LabelMap.from_json(record["labels"])
-            source = resolve_model(record["model"]["source"])
-            model = load_pretrained(source, config_of(source, num_labels=len(labels.names)), labels)
-            merge_into(model, adapter)
-            with quiet_transformers():
-                model.save_pretrained(str(folder))
+            shutil.copy2(file, folder / file.name)
+        if form == "lora":
+            _rewrite_as_lora(folder)
     return target
+
+
+def _rewrite_as_lora(folder: Path) -> None:
+    """Put the LoRA of an AdaLoRA adapter into its place, and read it back.
+
+    Raises:
+        CheckpointError: if what is read back is another update.
+    """
+    adapter = read_adapter(folder)
+    write_lora(folder, adapter)
+    reread = read_adapter(folder)
+    for name, triplets in adapter.modules.items():
+        if triplets.rank and not torch.allclose(
+            reread.modules[name].product() * reread.scaling, triplets.product() * adapter.scaling
+        ):
+            raise CheckpointError(
+                f"{folder}: {name} is another update as LoRA. Report this as a bug of leantune"
+            )
 
 
 def export_int8(

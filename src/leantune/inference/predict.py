@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
+from leantune.data.cells import list_of_texts
 from leantune.data.read import ExampleBatch, ExampleSource
+from leantune.errors import DataError, UsageError
 from leantune.inference.load import RunClassifier
 from leantune.inference.write import Predictions, PredictionWriter
 
@@ -35,6 +37,33 @@ def predict_rows(
     logits = trained.logits(encoded, batch_size)
     probabilities = softmax(logits.astype(np.float64), axis=1)
     return Predictions(batch.ids, probabilities), encoded.full_lengths > encoded.lengths
+
+
+def predict_texts(
+    trained: RunClassifier, texts: Sequence[str], pairs: Sequence[str] | None = None
+) -> npt.NDArray[np.float64]:
+    """Class probabilities ``(N, C)`` of texts in memory.
+
+    Raises:
+        DataError: for what is no text, or another number of second texts.
+        UsageError: for pairs where single texts were trained on, or the other way round.
+    """
+    is_of_pairs = trained.recipe.text_pair_column is not None
+    if is_of_pairs != (pairs is not None):
+        raise UsageError(
+            f"the run was trained on {'pairs of texts' if is_of_pairs else 'single texts'}: give "
+            f"{'the second texts as pairs' if is_of_pairs else 'no pairs'}"
+        )
+    texts = list_of_texts(texts)
+    pairs = None if pairs is None else list_of_texts(pairs)
+    if pairs is not None and len(pairs) != len(texts):
+        raise DataError(f"{len(texts)} texts and {len(pairs)} second texts, expected as many")
+    parts = [np.empty((0, len(trained.labels.names)))]
+    for start in range(0, len(texts), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        batch = ExampleBatch(start, [""] * len(texts[chunk]), texts[chunk], pairs and pairs[chunk], None)
+        parts.append(predict_rows(trained, batch, trained.recipe.eval_batch_size)[0].probabilities)
+    return np.concatenate(parts)
 
 
 def predict_source(

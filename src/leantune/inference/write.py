@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -99,7 +101,7 @@ class _TextWriter(PredictionWriter):
     def __init__(self, layout: Layout, path: Path | None) -> None:
         super().__init__(layout)
         self._path = path
-        self._file: IO[str] = sys.stdout if path is None else path.open("w", encoding="utf-8", newline="")
+        self._file: IO[str] = _utf8_output() if path is None else path.open("w", encoding="utf-8", newline="")
 
     def close(self) -> None:
         if self._path is None:
@@ -108,14 +110,30 @@ class _TextWriter(PredictionWriter):
             self._file.close()
 
 
+def _utf8_output() -> IO[str]:
+    """Standard output in the encoding of prediction files, whatever the terminal's is."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="")
+    return sys.stdout
+
+
 class _DelimitedWriter(_TextWriter):
     def __init__(self, layout: Layout, path: Path | None, delimiter: str) -> None:
         super().__init__(layout, path)
         self._csv = csv.writer(self._file, delimiter=delimiter, lineterminator="\n")
-        self._csv.writerow(layout.header)
+        # the module does not see that a carriage return needs quotes when it does not end its lines
+        self._quoting = csv.writer(
+            self._file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL
+        )
+        self._write(layout.header)
 
     def write(self, predictions: Predictions) -> None:
-        self._csv.writerows(self.layout.rows(predictions))
+        for row in self.layout.rows(predictions):
+            self._write(row)
+
+    def _write(self, row: Sequence[object]) -> None:
+        has_return = any(isinstance(value, str) and "\r" in value for value in row)
+        (self._quoting if has_return else self._csv).writerow(row)
 
 
 class _JsonLinesWriter(_TextWriter):

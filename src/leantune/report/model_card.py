@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
+from leantune.atomic import write_text
 from leantune.report.results import final_metrics
-from leantune.report.run_folder import Json, Run, final_or, load_run, write_atomically
+from leantune.report.run_folder import Json, Run, final_or, load_run
 from leantune.report.wording import count, path_end, percent, rate_with_interval, significant
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -62,7 +63,7 @@ def write_model_card(run_dir: Path) -> Path:
         CheckpointError: the record or the history is damaged.
     """
     path = run_dir / "README.md"
-    write_atomically(path, render(load_run(run_dir)))
+    write_text(path, render(load_run(run_dir)))
     return path
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
+from leantune.atomic import write_text
 from leantune.report.adaptation import parameter_section, rank_section
 from leantune.report.curves import curve_section
 from leantune.report.markup import Html, join, tag
 from leantune.report.provenance import artefact_section, data_section, provenance_section
 from leantune.report.results import checkpoint_section, class_section, headline
-from leantune.report.run_folder import Run, load_run, write_atomically
+from leantune.report.run_folder import Run, load_run
 from leantune.report.wording import path_end
 
 SECTIONS = (
@@ -46,7 +47,7 @@ def write_report(run_dir: Path) -> Path:
         CheckpointError: the record or the history is damaged.
     """
     path = run_dir / "report.html"
-    write_atomically(path, render(load_run(run_dir)))
+    write_text(path, render(load_run(run_dir)))
     return path
 
 

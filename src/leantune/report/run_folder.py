@@ -1,10 +1,8 @@
-"""The two files that a report is made of, and the safe way to write beside them."""
+"""The two files that a report is made of."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,17 +67,6 @@ def load_run(run_dir: Path) -> Run:
         evaluations=_by_step(events, "evaluation"),
         pruned=_by_step(events, "pruned"),
     )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one move: readers see the old file or the new one, whole."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        temporary = Path(folder, path.name)
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
 
 def _events(path: Path) -> Iterator[Json]:

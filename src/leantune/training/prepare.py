@@ -17,7 +17,7 @@ from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.config import Recipe
 from leantune.data.assets import default_cache_dir, resolve_location
 from leantune.data.labels import LabelMap
-from leantune.data.read import Columns, ExampleSource, LabelUse, open_examples
+from leantune.data.read import Columns, ExampleSource, open_examples
 from leantune.data.rows import LabelledRows
 from leantune.data.split import stratified_holdout
 from leantune.data.tokens import Tokeniser, TokenTable, tokenise
@@ -63,11 +63,9 @@ class StepPlan:
         }
 
 
-def columns_of(recipe: Recipe, *, id_column: str | None = None) -> Columns:
+def columns_of(recipe: Recipe) -> Columns:
     """The columns that the recipe names."""
-    return Columns(
-        text=recipe.text_column, text_pair=recipe.text_pair_column, label=recipe.label_column, id=id_column
-    )
+    return Columns(text=recipe.text_column, text_pair=recipe.text_pair_column, label=recipe.label_column)
 
 
 def prepare_data(
@@ -87,8 +85,8 @@ def prepare_data(
     tokeniser = Tokeniser(resolve_model(recipe.model, with_weights=False), recipe.max_length)
     columns = columns_of(recipe)
 
-    def read(location: str, split: str, use: LabelUse = "required") -> tuple[ExampleSource, TokenTable]:
-        source = open_examples(resolve_location(location), columns, labels=use, split=split)
+    def read(location: str, split: str) -> tuple[ExampleSource, TokenTable]:
+        source = open_examples(resolve_location(location), columns, labels="required", split=split)
         cache = default_cache_dir() / "tokens"
         return source, tokenise(source, tokeniser, cache, on_rows=lambda rows: on_rows(split, rows))
 

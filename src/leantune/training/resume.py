@@ -17,7 +17,9 @@ from leantune.errors import CheckpointError, UsageError
 from leantune.inference.export import FOLDERS
 from leantune.training.checkpoint import Checkpoint, find_problem, list_checkpoints, load_checkpoint
 
-RUN_FILES = ("recipe.yaml", "record.json", "history.jsonl", "report.html", "README.md")
+RECORD = "record.json"
+"""What makes a folder a run."""
+RUN_FILES = ("recipe.yaml", "history.jsonl", "report.html", "README.md", RECORD)
 RUN_FOLDERS = ("checkpoints", "adapter", "merged", *FOLDERS.values())
 
 
@@ -75,13 +77,13 @@ def newest_valid_checkpoint(run: Path, console: Console) -> tuple[int, Checkpoin
     if distributed.is_main():
         for folder in (run, run / "checkpoints"):
             for name in remove_leftovers(folder):
-                console.print(f"removed {name}, left by an interrupted save", highlight=False)
+                console.print(f"removed {name}, left by an interrupted save")
     distributed.barrier()
     for step, folder in sorted(list_checkpoints(run).items(), reverse=True):
         problem = find_problem(folder)
         if problem is None:
             return step, load_checkpoint(folder)
-        console.print(f"skipped {folder.name}: {problem}", highlight=False)
+        console.print(f"skipped {folder.name}: {problem}")
     return None
 
 
@@ -91,12 +93,12 @@ def check_inputs_stay(folder: Path, recipe: Recipe) -> None:
     Raises:
         UsageError: naming the key and the folder.
     """
-    removed = [(folder / name).resolve() for name in RUN_FOLDERS]
+    removed = [(folder / name).resolve() for name in (*RUN_FILES, *RUN_FOLDERS)]
     for key in ("model", "data", "validation", "test"):
         location = getattr(recipe, key)
         if location is None:
             continue
-        path = Path(location).expanduser().resolve()
+        path = Path(location).expanduser().resolve()  # an asset is elsewhere
         if any(path.is_relative_to(each) for each in removed):
             raise UsageError(
                 f"{key}={location}: is in output {folder}, where a new run replaces it; "
@@ -105,11 +107,11 @@ def check_inputs_stay(folder: Path, recipe: Recipe) -> None:
 
 
 def clear_run(folder: Path) -> None:
-    """Remove the files of an earlier run, and nothing else."""
-    for name in RUN_FILES:
-        (folder / name).unlink(missing_ok=True)
+    """Remove the files of an earlier run, and nothing else; what makes it one goes last."""
     for name in RUN_FOLDERS:
         if (folder / name).is_dir():
             discard_folder(folder / name)
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
     if folder.is_dir():
         remove_leftovers(folder)

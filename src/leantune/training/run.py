@@ -108,8 +108,7 @@ def _warm_start(run: Run, classifier: PackedClassifier) -> None:
     accuracy = baseline["validation"]["accuracy"]
     run.console.print(
         f"linear probe: validation accuracy {100 * accuracy:.1f} % in "
-        f"{run.record['timings']['probe_s']:.0f} s",
-        highlight=False,
+        f"{run.record['timings']['probe_s']:.0f} s"
     )
 
 
@@ -123,9 +122,9 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
     step, checkpoint = found
     restore(state, checkpoint)
     selection.evaluations = [Evaluation(**each) for each in checkpoint.state["evaluations"]]
-    run.console.print(f"resumed from step {step} of {run.steps.total_steps}", highlight=False)
+    run.console.print(f"resumed from step {step} of {run.steps.total_steps}")
     for line in machine_lines(run.record, hardware=hardware_of(run.recipe), versions=describe_versions()):
-        run.console.print(line, highlight=False, soft_wrap=True)
+        run.console.print(line, soft_wrap=True)
     return History(run.folder / "history.jsonl", keep_bytes=checkpoint.state["history_bytes"])
 
 

@@ -24,6 +24,7 @@ from leantune.adalora.schedule import RankSchedule
 from leantune.architectures import architecture_of
 from leantune.atomic import write_text
 from leantune.config import Recipe
+from leantune.data.wording import listed
 from leantune.errors import CheckpointError, UsageError
 from leantune.model import PackedClassifier, build_trainable, plan_model
 from leantune.packing.native.library import describe_kernels
@@ -45,7 +46,14 @@ from leantune.training.prepare import (
     plan_steps,
     prepare_data,
 )
-from leantune.training.resume import check_inputs_stay, check_same_run, clear_run
+from leantune.training.resume import (
+    RECORD,
+    RUN_FILES,
+    RUN_FOLDERS,
+    check_inputs_stay,
+    check_same_run,
+    clear_run,
+)
 from leantune.training.selection import KEEP_LAST
 
 REPEATS = {
@@ -94,7 +102,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
             recipe, on_rows=lambda part, rows: status.update(f"reading {part}: {rows:,} rows")
         )
     for line in data_lines(data.description, recipe.max_length):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     config = config_of(
         model_source, num_labels=len(data.labels.names), trust_remote_code=recipe.trust_remote_code
     )
@@ -102,7 +110,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     steps = plan_steps(recipe, plan, len(data.train))
     run = Run(recipe, folder, console, model_source, config, data, plan, steps, {}, started)
     for line in disk_lines(folder, plan, keep_best=recipe.keep_best):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if resume:
         run.record = json.loads((folder / "record.json").read_text("utf-8"))
         check_same_run(run.record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)
@@ -164,7 +172,13 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"output {folder}: a file is in the way; choose another folder")
-    has_run = (folder / "record.json").exists()
+    has_run = (folder / RECORD).exists()
+    foreign = [] if has_run else [name for name in (*RUN_FILES, *RUN_FOLDERS) if (folder / name).exists()]
+    if foreign and not resume:
+        raise UsageError(
+            f"output {folder}: has {listed(foreign)} and no {RECORD}, so it is no run of leantune, whose files "
+            "have these names; choose another output, or move them away"
+        )
     if resume and not has_run:
         raise UsageError(f"{folder}: no run to resume there (no record.json)")
     if has_run and not overwrite and not resume:
@@ -181,7 +195,6 @@ def start_folder(run: Run) -> None:
     if distributed.is_main():
         clear_run(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
     distributed.barrier()
     run.record = {
         "leantune": __version__,
@@ -201,7 +214,9 @@ def start_folder(run: Run) -> None:
         "baseline": None,
         "timings": {"tokenise_s": run.data.tokenise_s},
     }
-    run.save_record()
+    run.save_record()  # first, so that a run killed here is known as one
+    if distributed.is_main():
+        write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
 
 
 def hardware_of(recipe: Recipe) -> dict[str, Any]:

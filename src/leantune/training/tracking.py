@@ -87,7 +87,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print one line above the bar."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
