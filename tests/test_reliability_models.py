@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from leantune.inference.adapters import load_adapter
 from leantune.inference.load import load_run
 from leantune.inference.shared import SharedEncoder
 from leantune.pretrained import config_of, load_pretrained
-from tiny import save_tiny_encoder
+from tiny import save_tiny_encoder, words_of
 
 LABELS = LabelMap(("a", "b", "c"))
 WEIGHTS = "model.safetensors"
@@ -76,9 +79,47 @@ def test_a_model_with_code_is_refused_and_its_code_not_read(inputs, encoder, tmp
     assert not canary.exists()
 
 
-def test_trusted_code_is_let_through(encoder):
-    change_json(encoder / "config.json", auto_map={"AutoModel": "modeling_own.Own"})
-    assert config_of(str(encoder), trust_remote_code=True).model_type == "bert"
+OWN_MODEL = """
+from transformers import BertConfig, BertForSequenceClassification
+
+class OwnConfig(BertConfig):
+    model_type = "own"
+
+class OwnForSequenceClassification(BertForSequenceClassification):
+    config_class = OwnConfig
+"""
+
+
+def test_trusted_code_trains_and_predicts_and_is_not_trusted_again(inputs, encoder, tmp_path):
+    (encoder / "modeling_own.py").write_text(OWN_MODEL)
+    own = {
+        "AutoConfig": "modeling_own.OwnConfig",
+        "AutoModelForSequenceClassification": "modeling_own.OwnForSequenceClassification",
+    }
+    change_json(encoder / "config.json", auto_map=own, model_type="own")
+    output = tmp_path / "run"
+    words = words_of(inputs, output, model=str(encoder))
+
+    def leantune(*arguments: str) -> subprocess.CompletedProcess[str]:
+        """A process that has met the code in no other way, and no terminal to ask at."""
+        return subprocess.run(
+            [sys.executable, "-m", "leantune.cli", *arguments],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+
+    assert leantune("train", *words).returncode == 4
+    trained = leantune("train", *words, "--trust-remote-code", "true")
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads((output / "record.json").read_text())["model"]["architecture"] == "own"
+    evaluate = ("evaluate", str(output), "--data", str(inputs / "test.csv"))
+    refused = leantune(*evaluate)
+    assert refused.returncode == 4
+    assert "auto_map" in refused.stderr
+    assert leantune(*evaluate, "--trust-remote-code").returncode == 0
 
 
 def test_a_run_folder_cannot_trust_itself(unsummed):

@@ -27,7 +27,7 @@ from leantune.training.checkpoint import list_checkpoints
 from leantune.training.lock import LOCK, run_lock
 from leantune.training.resume import newest_valid_checkpoint
 from leantune.training.run import run_training
-from tiny import quiet, recipe_for
+from tiny import quiet, recipe_for, words_of
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
@@ -91,11 +91,6 @@ def exported(run, tmp_path) -> Path:
     for form in ("lora", "merged"):
         assert main(["export", str(folder), "--format", form]) == 0
     return folder
-
-
-def words_of(inputs: Path, output: Path, **changes: object) -> list[str]:
-    recipe = recipe_for(inputs, output, epochs=1, **changes)
-    return [f"{key}={value}" for key, value in recipe.to_dict().items() if value is not None]
 
 
 def test_another_run_in_the_folder_takes_the_exports_with_it(inputs, exported):

@@ -140,6 +140,12 @@ def recipe_for(inputs: Path, output: Path, **changes) -> Recipe:
     return load_recipe(None, values | changes)
 
 
+def words_of(inputs: Path, output: Path, **changes: object) -> list[str]:
+    """The same recipe, with one epoch, as ``key=value`` words."""
+    recipe = recipe_for(inputs, output, epochs=1, **changes)
+    return [f"{key}={value}" for key, value in recipe.to_dict().items() if value is not None]
+
+
 def assert_same_logits(found, expected, tolerance: float = 1e-5) -> None:
     """Equal to ``tolerance``, for logits up to 1; above, relative to the largest, as rounding is."""
     found, expected = (torch.as_tensor(each) for each in (found, expected))

@@ -144,6 +144,13 @@ def _add_column_arguments(parser: argparse.ArgumentParser) -> None:
         help="what computes; those of OpenVINO must be exported first",
     )
     parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), help="default: the recipe's")
+    parser.add_argument(
+        "--trust-remote-code",
+        nargs="?",
+        const="true",
+        choices=("true", "false"),
+        help="allow code that comes with the model",
+    )
 
 
 def _positive(word: str) -> int:

@@ -129,16 +129,26 @@ def _columns(options: argparse.Namespace, recipe: Recipe) -> Any:
     )
 
 
+def _engine(options: argparse.Namespace) -> Any:
+    from leantune.inference.engines import load_engine
+
+    return load_engine(
+        options.engine,
+        Path(options.run_folder),
+        precision=options.precision,
+        trust_remote_code=options.trust_remote_code == "true",
+    )
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     import json
 
     from leantune.data.assets import resolve_location
     from leantune.data.read import open_examples
-    from leantune.inference.engines import load_engine
     from leantune.inference.measure import measure
     from leantune.terminal import print_metrics
 
-    trained = load_engine(options.engine, Path(options.run_folder), precision=options.precision)
+    trained = _engine(options)
     columns = _columns(options, trained.recipe)
     source = open_examples(resolve_location(options.data), columns, labels="required", split="test")
     metrics = measure(trained, source, options.batch_size or trained.recipe.eval_batch_size)
@@ -151,13 +161,12 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from leantune.data.assets import resolve_location
     from leantune.data.read import open_examples
-    from leantune.inference.engines import load_engine
     from leantune.inference.predict import predict_to
     from leantune.inference.write import Layout, check_output, open_writer
 
     location = resolve_location(options.input)
     suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)
-    trained = load_engine(options.engine, Path(options.run_folder), precision=options.precision)
+    trained = _engine(options)
     source = open_examples(location, _columns(options, trained.recipe), labels="ignore", split="test")
     layout = Layout(trained.labels, with_probabilities=options.probabilities, submission=options.submission)
     with _console().status("classifying") as status:

@@ -87,10 +87,11 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "labels": [str(each) for each in classes],
         }
         terminal = console(stderr=True, quiet=not self.verbose)
-        self.run_ = run_training(load_recipe(None, settings), console=terminal)
+        recipe = load_recipe(None, settings)
+        self.run_ = run_training(recipe, console=terminal)
         self.classes_ = classes
         self.record_ = json.loads((self.run_ / "record.json").read_text("utf-8"))
-        self._trained: TrainedClassifier = load_run(self.run_)
+        self._trained: TrainedClassifier = load_run(self.run_, trust_remote_code=recipe.trust_remote_code)
         return self
 
     def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:

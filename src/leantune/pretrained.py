@@ -23,6 +23,10 @@ from leantune.errors import CheckpointError, UnsafeFileError, UsageError
 _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
+_GATE_PASSED = True
+"""A config that names code comes from `config_of` only where that code is trusted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Skeleton:
     """A classifier without weights: what a plan needs to know."""
@@ -79,7 +83,7 @@ def first_line(error: BaseException) -> str:
 
 
 def skeleton(config: Any) -> Skeleton:
-    """The classifier of ``config`` on the meta device: names and shapes, no weights.
+    """The classifier of ``config``, from `config_of`, on the meta device: names and shapes, no weights.
 
     Raises:
         UsageError: if it is a decoder, which classifies by its last token.
@@ -87,7 +91,7 @@ def skeleton(config: Any) -> Skeleton:
     from transformers import AutoModelForSequenceClassification
 
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=_GATE_PASSED)
     # the name of every decoder's head in transformers
     if isinstance(getattr(model, "score", None), nn.Linear):
         raise UsageError(
@@ -152,7 +156,7 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_pretrained(source: str, config: Any, labels: LabelMap, *, trust_remote_code: bool = False) -> Any:
+def load_pretrained(source: str, config: Any, labels: LabelMap) -> Any:
     """The transformers classifier with pretrained weights in fp32 and a fresh head.
 
     Raises:
@@ -163,18 +167,18 @@ def load_pretrained(source: str, config: Any, labels: LabelMap, *, trust_remote_
     config.id2label, config.label2id = labels.id2label, labels.label2id
     config.problem_type = "single_label_classification"
     try:
-        return load_classifier(source, needs_head=False, config=config, trust_remote_code=trust_remote_code)
+        return load_classifier(source, config, needs_head=False)
     except OSError as error:
         raise UsageError(f"model {source}: cannot be read: {first_line(error)}") from error
 
 
-def load_classifier(source: str, *, needs_head: bool, **options: Any) -> Any:
+def load_classifier(source: str, config: Any, *, needs_head: bool) -> Any:
     """A transformers classifier in fp32 whose weights all come from ``source``.
 
     Args:
-        source: a folder or a hub name.
+        source: a folder.
+        config: of the model, from `config_of`, which refuses code that is not trusted.
         needs_head: whether the head must come from there too; otherwise it may be missing, or another one.
-        options: for ``from_pretrained``.
 
     Raises:
         OSError: if there are no weights.
@@ -192,7 +196,8 @@ def load_classifier(source: str, *, needs_head: bool, **options: Any) -> Any:
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # it only says that some differ; the check below says which
                 output_loading_info=True,
-                **options,
+                config=config,
+                trust_remote_code=_GATE_PASSED,
             )
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"model {source}: {first_line(error)}") from error

@@ -8,8 +8,9 @@ from leantune.data.assets import ASSET_PREFIX, resolve_location
 from leantune.data.wording import one_line
 from leantune.errors import UsageError
 
-DESCRIPTION_FILES = ("*.json", "*.txt", "*.model")
-"""Config and tokenizer; the weights are apart, since a plan needs none."""
+DESCRIPTION_FILES = ("*.json", "*.txt", "*.model", "*.py")
+"""Config and tokenizer, and code, which is run only where it is trusted; the weights are apart, since a plan
+needs none."""
 
 WEIGHT_FILES = ("*.safetensors",)
 

@@ -105,15 +105,19 @@ def print_plan(recipe: Recipe, *, as_json: bool) -> None:
 def _plan(recipe: Recipe, source: str) -> tuple[int, StepPlan | str, ParameterPlan]:
     if recipe.labels:
         num_labels = len(recipe.labels)
-        plan = plan_run(recipe, config_of(source, num_labels=num_labels), source)
+        plan = plan_run(recipe, _config(recipe, source, num_labels), source)
         try:
             open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
         except LeantuneError as error:
             return num_labels, str(error), plan
-    config_of(source)
+    _config(recipe, source)
     data = prepare_data(recipe)
-    plan = plan_run(recipe, config_of(source, num_labels=len(data.labels.names)), source)
+    plan = plan_run(recipe, _config(recipe, source, len(data.labels.names)), source)
     return len(data.labels.names), plan_steps(recipe, plan, len(data.train)), plan
+
+
+def _config(recipe: Recipe, source: str, num_labels: int | None = None) -> Any:
+    return config_of(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
 
 
 def _ledger(plan: ParameterPlan, recipe: Recipe, num_labels: int) -> Table:

@@ -107,7 +107,7 @@ class Recipe:
     )
     refit: bool = _key("one more epoch on training and validation rows after the selection", False)
     seed: int = _key("of the hold-out, the order of rows, the adapters and the dropout masks", 42)
-    trust_remote_code: bool = _key("allow code that comes with a hub model", False)
+    trust_remote_code: bool = _key("allow code that comes with the model", False)
 
     def __post_init__(self) -> None:
         problems = [problem for problem in self._problems() if problem]

@@ -25,7 +25,7 @@ def load_adapter(
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
         base: the pretrained encoder; None: the one that the adapter names.
         labels: names of the classes, which such a folder does not hold; None: ``LABEL_0`` and so on.
-        trust_remote_code: allow code that comes with a hub model.
+        trust_remote_code: allow code that comes with the model.
 
     Raises:
         CheckpointError: if the folder is damaged, of another kind, or does not fit ``base``.
@@ -37,7 +37,7 @@ def load_adapter(
     num_labels = count_classes(adapter, config)
     labels = labels or LabelMap(tuple(f"LABEL_{i}" for i in range(num_labels)))
     config = config_of(source, num_labels=num_labels, trust_remote_code=trust_remote_code)
-    model = load_pretrained(source, config, labels, trust_remote_code=trust_remote_code)
+    model = load_pretrained(source, config, labels)
     merge_into(model, adapter)
     return PackedClassifier(model, DropoutStream(0)).eval().to(hardware.pick_device())
 

@@ -82,12 +82,16 @@ def read_record(run: Path) -> dict[str, Any]:
     return record
 
 
-def load_run(run: Path, *, precision: str | None = None) -> TrainedClassifier:
+def load_run(
+    run: Path, *, precision: str | None = None, trust_remote_code: bool = False
+) -> TrainedClassifier:
     """Load the merged model of a run.
 
     Args:
         run: the run folder.
         precision: ``auto``, ``bf16``, ``fp16`` or ``fp32``; None: as in the recipe.
+        trust_remote_code: allow code that comes with the model; what the recipe in the folder says does not
+            count, since it may be a stranger's.
 
     Raises:
         UsageError: if ``run`` is no run folder.
@@ -98,7 +102,7 @@ def load_run(run: Path, *, precision: str | None = None) -> TrainedClassifier:
     recipe = load_recipe(str(run / "recipe.yaml"), {})
     device = hardware.pick_device()
     dtype = hardware.DTYPES[hardware.pick_precision(precision or recipe.precision, device)]
-    model = load_merged(run, record)
+    model = load_merged(run, record, trust_remote_code=trust_remote_code)
     classifier = PackedClassifier(model, DropoutStream(0)).eval()
     getattr(model, model.base_model_prefix).to(dtype)
     for module in classifier.architecture.head_in_encoder:
@@ -130,7 +134,7 @@ def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:
     return folder
 
 
-def load_merged(run: Path, record: Mapping[str, Any]) -> Any:
+def load_merged(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool = False) -> Any:
     """The merged transformers model of a run, in fp32.
 
     Raises:
@@ -140,8 +144,8 @@ def load_merged(run: Path, record: Mapping[str, Any]) -> Any:
     labels = LabelMap.from_json(record["labels"])
     merged = check_artefact(run, record, "merged")
     try:
-        config_of(str(merged))  # what the recipe in the folder trusts does not count: it may be a stranger's
-        model = load_classifier(str(merged), needs_head=True)
+        config = config_of(str(merged), trust_remote_code=trust_remote_code)
+        model = load_classifier(str(merged), config, needs_head=True)
     except (OSError, UsageError) as error:
         raise CheckpointError(f"{merged}: cannot be loaded: {first_line(error)}") from error
     check_labels(merged, model.config, labels)

@@ -26,7 +26,7 @@ from leantune.errors import CheckpointError
 from leantune.evaluation.evaluate import map_own_rows
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
-from leantune.pretrained import load_pretrained, quiet_transformers
+from leantune.pretrained import config_of, load_classifier, load_pretrained, quiet_transformers
 from leantune.sources import public_name
 from leantune.training.state import saved_parameters
 
@@ -71,7 +71,9 @@ def publish(
     with atomic_folder(run / "merged") as folder:
         _write_merged(folder, load_pretrained(model_source, config, labels), read_adapter(run / "adapter"))
         tokeniser.tokenizer.save_pretrained(str(folder))
-        merged_difference = _compare(_load_merged(folder), probe, expected, "merged")
+        merged_config = config_of(str(folder), trust_remote_code=True)  # the model's, which was trusted
+        merged = load_classifier(str(folder), merged_config, needs_head=True).eval()
+        merged_difference = _compare(merged, probe, expected, "merged")
         merged_files = describe_folder(folder)
     return {
         "adapter": {"max_logit_difference": adapter_difference, "files": adapter_files},
@@ -164,13 +166,6 @@ def _load_with_peft(base: Any, folder: Path) -> Any:
         warnings.filterwarnings("ignore", message="The following rank_pattern keys")
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         return PeftModel.from_pretrained(base, str(folder)).eval()
-
-
-def _load_merged(folder: Path) -> Any:
-    from transformers import AutoModelForSequenceClassification
-
-    with quiet_transformers():
-        return AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
 
 
 def _compare(model: Any, probe: LabelledRows, expected: np.ndarray, what: str) -> float:

@@ -238,9 +238,7 @@ def build_classifier(run: Run) -> PackedClassifier:
         )
     device = hardware.pick_device()
     precision = hardware.pick_precision(recipe.precision, device)
-    model = load_pretrained(
-        run.model_source, run.config, run.data.labels, trust_remote_code=recipe.trust_remote_code
-    )
+    model = load_pretrained(run.model_source, run.config, run.data.labels)
     reinitialise_head(model, recipe.seed)
     classifier = build_trainable(
         model,
