@@ -81,16 +81,42 @@ def map_own_rows(
     """`map_rows` in this process alone."""
     was_training = classifier.training
     classifier.eval()
+
+    def batch_at(positions: Index) -> PackedBatch:
+        return batch_of(classifier, rows[positions])
+
+    values = map_batches(classifier, rows.lengths, batch_size, batch_at, function, on_rows)
+    classifier.train(was_training)
+    return values
+
+
+def map_batches(
+    classifier: PackedClassifier,
+    lengths: npt.NDArray[np.int32],
+    batch_size: int,
+    batch_at: Callable[[Index], PackedBatch],
+    function: Callable[[PackedBatch], torch.Tensor],
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> npt.NDArray[np.float32]:
+    """``function`` of N rows ``(N, ...)``, without gradients, in the order of ``lengths``.
+
+    Args:
+        classifier: decides which batches are fast.
+        lengths: ``(N,)`` tokens of each row, at least one row.
+        batch_size: texts of a batch at most.
+        batch_at: the batch of the rows at some positions, numbered from 0 within them.
+        function: a tensor with one entry a text of the batch.
+        on_rows: called with the number of rows of each batch.
+    """
     out: npt.NDArray[np.float32] | None = None
     with torch.inference_mode():
-        for positions in batches_for(classifier, rows.lengths, batch_size):
-            batch = batch_of(classifier, rows[positions])
+        for positions in batches_for(classifier, lengths, batch_size):
+            batch = batch_at(positions)
             values = function(batch).float().cpu().numpy()  # host sync: one a batch
             if out is None:
-                out = np.empty((len(rows), *values.shape[1:]), dtype=np.float32)
+                out = np.empty((len(lengths), *values.shape[1:]), dtype=np.float32)
             out[positions[batch.rows.cpu().numpy()]] = values
             on_rows(len(positions))
-    classifier.train(was_training)
     assert out is not None
     return out
 

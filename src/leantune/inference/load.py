@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from leantune import hardware
 from leantune.checksums import find_difference
 from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
+from leantune.data.rows import Index
 from leantune.data.tokens import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError
-from leantune.evaluation.evaluate import batches_for
+from leantune.evaluation.evaluate import map_batches
 from leantune.model import PackedClassifier
-from leantune.packing.batch import pack
+from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
 from leantune.pretrained import config_of, first_line, load_classifier
 
@@ -49,17 +49,16 @@ class TrainedClassifier(RunClassifier):
 
     def logits(self, rows: Encoded, batch_size: int) -> Logits:
         """Logits ``(N, C)`` in the order of ``rows``."""
-        logits = np.empty((len(rows.input_ids), len(self.labels.names)), dtype=np.float32)
-        with torch.inference_mode():
-            for positions in batches_for(self.classifier, rows.lengths, batch_size):
-                packed = pack(
-                    [rows.input_ids[i] for i in positions],
-                    positions,
-                    second_starts=rows.second_starts[positions],
-                    position_offset=self.classifier.position_offset,
-                ).to(self.classifier.device)
-                logits[packed.rows.cpu().numpy()] = self.classifier(packed).cpu().numpy()
-        return logits
+
+        def batch_at(positions: Index) -> PackedBatch:
+            return pack(
+                [rows.input_ids[i] for i in positions],
+                np.arange(len(positions)),
+                second_starts=rows.second_starts[positions],
+                position_offset=self.classifier.position_offset,
+            ).to(self.classifier.device)
+
+        return map_batches(self.classifier, rows.lengths, batch_size, batch_at, self.classifier)
 
 
 def read_record(run: Path) -> dict[str, Any]:
