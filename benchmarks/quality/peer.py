@@ -34,6 +34,7 @@ from leantune.integrations import live_ranks
 DEFAULTS: dict[str, Any] = {
     "precision": "bf16",
     "group_by_length": False,
+    "attention": "sdpa",
     "pad_to_multiple_of": 16,  # faster: few shapes
     "alpha": 16,
     "dropout": 0.15,

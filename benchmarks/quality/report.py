@@ -52,12 +52,11 @@ def accuracies(results: Sequence[dict[str, Any]], part: str = "test") -> list[fl
 
 def markdown_of(study: Study) -> str:
     """The whole report."""
-    machines = Counter(result["hardware"]["gpu"] or result["hardware"]["cpu"] for result in _shown(study))
+    machines = Counter(_machine(result) for result in _shown(study))
     versions = {
         ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "peft"))
         for result in _shown(study)
     }
-    commonest = max(machines, key=lambda name: machines[name], default="")
     cut = [data for data in study.sets if data.rates_of is None]
     lines = [
         "# When adaptive rank pays",
@@ -68,10 +67,12 @@ def markdown_of(study: Study) -> str:
         "limit on trainable parameters is that of rank 11 on query and value with the whole head.",
         "",
         f"Runs on {' and '.join(f'{name} ({count})' for name, count in machines.most_common())}; "
-        f"{'; '.join(sorted(versions))}. Seconds are those of processes with one thread, two at a time, on "
-        f"{commonest}.",
+        f"{'; '.join(sorted(versions))}. Intervals are over seeds of training on one cut of the rows: they say nothing "
+        "of other rows. Seconds are those of training on the first set, in processes with one thread, two at a "
+        "time, the mean over runs beside which the machine did nothing else (others have no seconds in their "
+        "files); transformers' `Trainer` takes rows in random order here, which is not its fastest.",
         "",
-        *_table(replace(study, sets=cut), commonest),
+        *_table(replace(study, sets=cut)),
     ]
     for data in study.sets:
         if data.rates_of is not None and any(study.finished(data, m, PUBLISHED) for m in study.methods):
@@ -81,9 +82,13 @@ def markdown_of(study: Study) -> str:
                 "",
                 f"9,000 training and 1,000 validation rows, with the learning rates of {data.rates_of.name}.",
                 "",
-                *_table(replace(study, sets=[data]), commonest),
+                *_table(replace(study, sets=[data])),
             ]
     return "\n".join(lines) + "\n"
+
+
+def _machine(result: dict[str, Any]) -> str:
+    return str(result["hardware"]["gpu"] or result["hardware"]["cpu"])
 
 
 def _shown(study: Study) -> list[dict[str, Any]]:
@@ -96,14 +101,14 @@ def _shown(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def _table(study: Study, timed_on: str) -> list[str]:
+def _table(study: Study) -> list[str]:
     """Every method on the sets of the study, and the differences that matter."""
     names = [data.name for data in study.sets]
     return [
-        f"| method | {' | '.join(names)} | mean | final parameters | training | learning rates |",
+        f"| method | {' | '.join(names)} | mean | final parameters | training on {names[0]} | learning rates |",
         f"|---|{'---|' * len(names)}---|---|---|---|",
         _probe_line(study),
-        *(line for method in study.methods if (line := _method_line(study, method, timed_on))),
+        *(line for method in study.methods if (line := _method_line(study, method))),
         "",
         *_differences(study),
     ]
@@ -122,7 +127,7 @@ def _probe_line(study: Study) -> str:
     return f"| {PROBE} | {' | '.join(cells)} | {average} | the head | | |"
 
 
-def _method_line(study: Study, method: Method, timed_on: str) -> str | None:
+def _method_line(study: Study, method: Method) -> str | None:
     """One method; None before its first result."""
     found = [study.finished(data, method, PUBLISHED) for data in study.sets]
     estimates = [Estimate.of(accuracies(results)) if results else None for results in found]
@@ -131,18 +136,17 @@ def _method_line(study: Study, method: Method, timed_on: str) -> str | None:
         return None
     every = [result for results in found for result in results if result["metrics"]]
     final = sorted({result["parameters"]["final"] for result in every})
-    seconds = [
-        result["train_s"]
-        for result in every
-        if result["train_s"] and timed_on in (result["hardware"]["gpu"], result["hardware"]["cpu"])
-    ]  # None: it was disturbed
+    seconds: dict[str, list[float]] = {}
+    for result in found[0]:
+        if result["metrics"] and result["train_s"]:  # None: it was disturbed
+            seconds.setdefault(_machine(result), []).append(result["train_s"])
     rates = [study.best_rate(data, method) for data in study.sets]
     cells = [
         method.name,
         *("" if estimate is None else str(estimate) for estimate in estimates),
         f"{mean(known):.2f}" if len(known) == len(study.sets) else "",
         " to ".join(f"{count:,}" for count in dict.fromkeys((final[0], final[-1]))) if final else "",
-        f"{mean(seconds):.0f} s" if seconds else "",
+        ", ".join(f"{mean(each):.0f} s ({machine})" for machine, each in seconds.items()),
         ", ".join("-" if rate is None else f"{rate:g}" for rate in rates),
     ]
     return f"| {' | '.join(cells)} |"

@@ -43,28 +43,45 @@ def speedup(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Spread:
     return Spread.of([a.samples_per_s / b.samples_per_s for a, b in zip(ours, theirs, strict=True)])
 
 
-def encoder_linear_parameters(config: Mapping[str, Any]) -> int:
-    """Weights of the linear layers in the blocks of a BERT-like encoder: four of attention (D x D) and two
-    of the feed-forward part (D x F) in each.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWeights:
+    """Weights of the linear layers in the blocks of a BERT-like encoder."""
+
+    total: int
+    """Four of attention (D x D) and two of the feed-forward part (D x F) in each block."""
+    behind_last_attention: int
+    """Of these, one of attention and two of the feed-forward part in the last block: leantune computes them
+    for the first token of a text alone."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> LayerWeights:
+        """Those of a model with this ``config.json``."""
+        width, inner = config["hidden_size"], config["intermediate_size"]
+        per_block = 4 * width * width + 2 * width * inner
+        return cls(
+            total=config["num_hidden_layers"] * per_block,
+            behind_last_attention=width * width + 2 * width * inner,
+        )
+
+
+def layer_flops_per_s(
+    weights: LayerWeights, task: str, *, samples_per_s: float, tokens_per_s: float, narrows: bool
+) -> float:
+    """Operations a second of the layer products alone: two a weight and token forward, and in training two
+    more for the gradients of the inputs; frozen weights need no gradients of their own.
 
     Args:
-        config: ``config.json`` of the model.
+        weights: of the encoder.
+        task: training or prediction.
+        samples_per_s: texts a second.
+        tokens_per_s: real tokens a second.
+        narrows: whether only first tokens pass the end of the last block, as in leantune.
     """
-    width, inner = config["hidden_size"], config["intermediate_size"]
-    per_block = 4 * width * width + 2 * width * inner
-    return int(config["num_hidden_layers"] * per_block)
-
-
-def flops_per_token(task: str, linear_parameters: int) -> int:
-    """Of the layer products alone: two a weight forward, and in training two more for the gradients of the
-    inputs; frozen weights need no gradients of their own."""
     passes = {"training": 2, "prediction": 1}[task]
-    return passes * 2 * linear_parameters
-
-
-def share_of_limit(tokens_per_s: float, task: str, linear_parameters: int, matrix_flops: float) -> float:
-    """Of the matrix-product rate of the machine, what the layer products of a pipeline make up."""
-    return tokens_per_s * flops_per_token(task, linear_parameters) / matrix_flops
+    products = tokens_per_s * weights.total
+    if narrows:
+        products -= (tokens_per_s - samples_per_s) * weights.behind_last_attention
+    return passes * 2 * products
 
 
 def falls(objective: Sequence[float]) -> bool:

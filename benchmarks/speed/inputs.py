@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-from benchmarks.speed.arithmetic import encoder_linear_parameters
+from benchmarks.speed.arithmetic import LayerWeights
 from benchmarks.speed.process import Workplace
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -27,8 +27,7 @@ class Model:
 
     name: str
     folder: Path
-    linear_parameters: int
-    """Weights of the linear layers of its blocks."""
+    weights: LayerWeights
     learning_rate: float
     is_pretrained: bool
     """Whether a few steps can teach it anything, so that its loss must fall."""
@@ -52,7 +51,7 @@ def available_models(place: Workplace) -> tuple[list[Model], list[str]]:
 
 def _model(name: str, folder: Path, learning_rate: float, *, is_pretrained: bool) -> Model:
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    return Model(name, folder, encoder_linear_parameters(config), learning_rate, is_pretrained)
+    return Model(name, folder, LayerWeights.of(config), learning_rate, is_pretrained)
 
 
 def read_rows(place: Workplace, *, seed: int = 0) -> tuple[str, Rows]:

@@ -19,6 +19,7 @@ INIT_RANK, TARGET_RANK, ALPHA, DROPOUT = 11, 8, 16, 0.15
 USUAL, BEST, LEANTUNE = "usual", "best setting", "leantune"
 ROUNDED = "best setting, few shapes"
 """Padded to multiples of 16 besides, so that oneDNN need not compile kernels at every batch: hardly known."""
+EAGER = "best setting, eager attention"
 FEW_SHAPES = ("--pad-to-multiple-of", "16")
 
 
@@ -103,6 +104,11 @@ def leantune_training(name: str = LEANTUNE, *, precision: str | None = None) -> 
             "orth_reg_weight": 0.5,
             "head": "full",
             "warm_start": "false",
+            "weight_decay": 0.01,
+            "warmup": 0.1,
+            "rank_warmup": 0.1,
+            "rank_final": 0.4,
+            "allocate_every": 0.01,
             "epochs": 1,
             "batch_size": BATCH_SIZE,
             "eval_batch_size": EVAL_BATCH_SIZE,
@@ -212,6 +218,7 @@ def pipelines_of(task: str, *, is_long: bool) -> list[Pipeline]:
             peer_training(USUAL),
             peer_training(BEST, "--group-by-length"),
             peer_training(ROUNDED, "--group-by-length", *FEW_SHAPES),
+            peer_training(EAGER, "--group-by-length", "--attention", "eager"),
             leantune_training(),
         ]
     else:

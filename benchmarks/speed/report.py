@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.speed.arithmetic import Sample, Spread, share_of_limit, speedup
+from benchmarks.speed.arithmetic import LayerWeights, Sample, Spread, layer_flops_per_s, speedup
 from benchmarks.speed.comparison import Comparison
 from benchmarks.speed.pipelines import LEANTUNE
 
@@ -26,31 +26,41 @@ class Line:
     tokens_per_s: float
     leantune_speedup: Spread | None
     """None for leantune itself."""
-    share_of_limit: float
+    share_of_limit: float | None
+    """Of the matrix-product rate, what the layer products make up; None in int8, whose rate is another."""
     peak_rss_bytes: float
 
 
 def lines_of(
-    samples: Mapping[str, list[Sample]], task: str, linear_parameters: int, matrix_flops: float
+    samples: Mapping[str, list[Sample]], task: str, weights: LayerWeights, matrix_flops: float
 ) -> list[Line]:
     """The lines of a comparison.
 
     Args:
         samples: by pipeline, one a round.
         task: training or prediction.
-        linear_parameters: weights of the linear layers of the encoder's blocks.
+        weights: of the encoder.
         matrix_flops: operations a second of the fastest matrix product of the machine.
     """
     lines = []
     for name, each in samples.items():
-        tokens_per_s = median(s.tokens_per_s for s in each)
+        samples_per_s, tokens_per_s = (
+            median(rates) for rates in zip(*((s.samples_per_s, s.tokens_per_s) for s in each), strict=True)
+        )
+        flops = layer_flops_per_s(
+            weights,
+            task,
+            samples_per_s=samples_per_s,
+            tokens_per_s=tokens_per_s,
+            narrows=name.startswith(LEANTUNE),
+        )
         lines.append(
             Line(
                 pipeline=name,
-                samples_per_s=median(s.samples_per_s for s in each),
+                samples_per_s=samples_per_s,
                 tokens_per_s=tokens_per_s,
                 leantune_speedup=None if name == LEANTUNE else speedup(samples[LEANTUNE], each),
-                share_of_limit=share_of_limit(tokens_per_s, task, linear_parameters, matrix_flops),
+                share_of_limit=None if "int8" in name else flops / matrix_flops,
                 peak_rss_bytes=median(s.peak_rss_bytes for s in each),
             )
         )
@@ -65,7 +75,7 @@ def cells_of(line: Line) -> list[str]:
         _short(line.samples_per_s),
         f"{line.tokens_per_s:,.0f}",
         "" if ratio is None else f"{ratio.median:.1f}x ({ratio.low:.1f} to {ratio.high:.1f})",
-        f"{100 * line.share_of_limit:.1f} %",
+        "" if line.share_of_limit is None else f"{100 * line.share_of_limit:.1f} %",
         _gigabytes(line.peak_rss_bytes),
     ]
 
@@ -140,11 +150,13 @@ def markdown_of(result: Mapping[str, Any], plot: str) -> str:
 NOTES = (
     "*usual*: transformers `Trainer` + PEFT AdaLoRA with dynamic padding; for prediction a plain fp32 loop "
     "in input order. *best setting*: the same with batches of like length; for prediction bf16, sorted by "
-    "length. *few shapes*: lengths padded to multiples of 16 besides, which spares compiled kernels. All train "
-    "in the machine's best precision unless they say fp32. The pipelines ran alternately, each in a fresh "
+    "length. *few shapes*: lengths padded to multiples of 16 besides, which spares compiled kernels. *eager "
+    "attention*: in place of PyTorch's fused one, which is not always the faster one on a CPU. All train in "
+    "the machine's best precision unless they say fp32. The pipelines ran alternately, each in a fresh "
     "process; ratios are taken within a round, with the least and the greatest in brackets. "
     "Tokens are real tokens, without padding. *Of matrix rate*: the layer products of the real tokens over "
-    "the fastest measured matrix product. Peak memory is that of the whole process. *OpenVINO*: the same run, "
+    "the fastest measured matrix product; leantune's are counted without those that it leaves out, of all but "
+    "first tokens behind the last attention. Peak memory is that of the whole process. *OpenVINO*: the same run, "
     "exported before the clock starts, int8 calibrated with training rows. The loss of MiniLM must "
     "fall in every run; RoBERTa-base has random weights here, which a few steps teach nothing."
 )
@@ -182,7 +194,7 @@ def result_of(
                 "rounds": each.num_rounds,
                 "lines": [
                     dataclasses.asdict(line)
-                    for line in lines_of(each.samples, each.task, each.model.linear_parameters, matrix_flops)
+                    for line in lines_of(each.samples, each.task, each.model.weights, matrix_flops)
                 ],
                 "runs": {name: [_run(s) for s in samples] for name, samples in each.samples.items()},
             }
