@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AdaLoraConfig, LoraConfig, TaskType, get_peft_model, inject_adapter_in_model
+from peft import AdaLoraConfig, LoraConfig, PeftModel, TaskType, get_peft_model, inject_adapter_in_model
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -19,6 +19,10 @@ from tiny import VOCAB_SIZE, tiny_model
 pytestmark = [
     # PEFT 0.21 reads a property that transformers 5 has renamed
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # PEFT, of its own AdaLoRA's rank pattern, and of a rank 0
+    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Adapter 'default'. [0-9]+ LoRA tensor:UserWarning"),
 ]
 
 INIT_RANK, TARGET_RANK, NUM_LAYERS = 6, 2, 4
@@ -211,7 +215,6 @@ def test_the_callback_cleans_the_evaluations_of_a_run(tmp_path: Path) -> None:
     assert max(losses) < 100
 
 
-@pytest.mark.filterwarnings("ignore:Adapter 'default'. [0-9]+ LoRA tensor:UserWarning")  # PEFT, of a rank 0
 def test_ranks_survive_a_save_in_the_middle_of_the_run(tmp_path: Path) -> None:
     model, recorder = adalora(), Recorder()
     callback = AdaLoraCallback(rank_warmup=0.25, rank_final=0.25)
@@ -226,6 +229,75 @@ def test_a_run_whose_ranks_had_begun_to_fall_cannot_be_resumed(tmp_path: Path) -
     callback = AdaLoraCallback(rank_warmup=6, rank_final=6)
     with pytest.raises(UsageError, match="cannot be resumed at step 10"):
         callback.on_train_begin(None, state, None, model=adalora())
+
+
+def test_a_real_resume_after_the_warm_up_fails_in_pefts_words(tmp_path: Path) -> None:
+    def trainer() -> Trainer:
+        callback = AdaLoraCallback(rank_warmup=0.25, rank_final=0.25)
+        return trainer_of(adalora(), tmp_path, callback, save_strategy="steps", save_steps=4)
+
+    trainer().train()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        trainer().train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))  # before ranks fall
+    assert sum(live_ranks(resumed.model).values()) == NUM_LAYERS * TARGET_RANK
+
+
+def test_the_best_model_at_the_end_has_its_final_ranks(tmp_path: Path) -> None:
+    model = adalora()
+    trainer = trainer_of(
+        model,
+        tmp_path,
+        AdaLoraCallback(rank_warmup=0.25, rank_final=0.4),
+        save_strategy="steps",
+        save_steps=4,
+        eval_strategy="steps",
+        eval_steps=4,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,  # the worst: an early one
+    )
+    trainer.train()
+    losses = {log["step"]: log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log}
+    best = max((16, 20, 24), key=lambda step: losses[step])  # the final cut is at 24 - 10
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
+    assert sum(live_ranks(model).values()) == NUM_LAYERS * TARGET_RANK
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)
+
+
+def test_an_adapter_that_was_cut_is_not_cut_again(tmp_path: Path) -> None:
+    model = adalora()
+    trainer = trainer_of(model, tmp_path / "run", AdaLoraCallback(rank_warmup=0.25, rank_final=0.25))
+    trainer.train()
+    with pytest.raises(UsageError, match="were cut by an earlier run"):
+        trainer.train()
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(tiny_model("bert"), str(tmp_path / "adapter"), is_trainable=True)
+    with pytest.raises(UsageError, match="were cut by an earlier run"):
+        trainer_of(loaded, tmp_path / "run", AdaLoraCallback()).train()
+
+
+@pytest.mark.parametrize(("other", "is_refused"), [("default_old", True), ("other", False)])
+def test_an_adapter_with_anothers_name_in_it_is_refused(tmp_path: Path, other: str, is_refused: bool) -> None:
+    model = adalora()
+    frozen = AdaLoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        target_modules=["query", "value"],
+        init_r=INIT_RANK,
+        target_r=TARGET_RANK,
+        total_step=100,
+        inference_mode=True,
+    )
+    model.add_adapter(other, frozen)
+    model.set_adapter("default")
+    trainer = trainer_of(model, tmp_path, AdaLoraCallback(rank_warmup=0.25, rank_final=0.25))
+    if is_refused:
+        with pytest.raises(UsageError, match=f"would take those of '{other}', too"):
+            trainer.train()
+    else:
+        trainer.train()
+        assert sum(live_ranks(model).values()) == NUM_LAYERS * TARGET_RANK
 
 
 @pytest.mark.parametrize("kind", ["plain", "lora", "injected"])

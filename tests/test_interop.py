@@ -153,6 +153,10 @@ def test_an_exported_run_gives_the_same_logits_in_peft_and_here(run, inputs, tmp
         ({"peft_type": "LOHA"}, "a LOHA adapter, expected ADALORA or LORA"),
         ({"use_dora": True}, "an adapter with use_dora=True, which leantune does not read"),
         ({"bias": "all"}, "an adapter with bias=all"),
+        (
+            {"init_lora_weights": "pissa"},
+            "init_lora_weights=pissa, which changes the weights of its base model",
+        ),
     ],
 )
 def test_an_adapter_of_another_kind_is_refused(encoder, tmp_path, change, message):
@@ -169,6 +173,24 @@ def test_an_adapter_without_its_head_is_refused(encoder, tmp_path):
     save_file({name: t for name, t in tensors.items() if "classifier" not in name}, tmp_path / WEIGHTS)
     with pytest.raises(CheckpointError, match="expected one of a sequence classifier, with its head in it"):
         load_adapter(tmp_path)
+
+
+def test_a_part_of_the_head_that_is_nowhere_is_not_drawn_at_random(tmp_path):
+    """PEFT saves DeBERTa's classifier and not its pooler, unless it is told to."""
+    folder = save_tiny_encoder(tmp_path / "encoder", "deberta-v2")
+    base = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=3)
+    targets = {"target_modules": ["query_proj", "value_proj"], "task_type": TaskType.SEQ_CLS}
+    get_peft_model(base, LoraConfig(**targets)).save_pretrained(str(tmp_path / "without"))
+    with pytest.raises(CheckpointError, match=r"has pooler.dense.weight and 1 more tensors of the head"):
+        load_adapter(tmp_path / "without")
+    base = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=3)
+    whole = LoraConfig(**targets, modules_to_save=["classifier", "pooler"])
+    theirs = get_peft_model(base, whole).eval()
+    theirs.save_pretrained(str(tmp_path / "with"))
+    tokens = random_tokens([3, 17])
+    assert_same_logits(
+        logits_of_leantune(load_adapter(tmp_path / "with"), tokens), logits_of_peft(theirs, tokens)
+    )
 
 
 def test_an_adapter_with_a_tensor_missing_is_refused(encoder, tmp_path):

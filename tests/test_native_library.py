@@ -52,7 +52,9 @@ def output_of(process: subprocess.Popen[str]) -> str:
     [
         ({"LEANTUNE_NATIVE": "0"}, "LEANTUNE_NATIVE=0"),
         ({"PATH": "/nowhere", "CC": ""}, "no C compiler: none of cc, gcc, clang in PATH, and no $CC"),
-        ({"CC": "/nowhere/cc"}, "no C compiler: none of cc, gcc, clang in PATH, and no $CC"),
+        ({"CC": "/nowhere/cc"}, "no C compiler: $CC is none"),
+        ({"CC": " "}, "no C compiler: $CC is none"),
+        ({"CC": "'gcc"}, "no C compiler: $CC is none"),
         (
             {"CC": "false"},
             "the compiler failed: Command '['false', '--version']' returned non-zero exit status 1.",

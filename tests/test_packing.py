@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import leantune.packing.dropout as dropout_module
+from leantune.errors import UsageError
 from leantune.model import PackedClassifier
 from leantune.packing.attention import (
     _accelerator_attention,
@@ -79,6 +80,14 @@ def test_a_padded_encoder_in_bf16_has_its_head_in_fp32(model_type):
     classifier = PackedClassifier(model, DropoutStream(0)).eval()
     batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
     torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=0.05, rtol=0.05)
+
+
+def test_an_attention_that_cannot_be_replaced_is_refused(monkeypatch):
+    """As ModernBERT's in transformers 5.0 to 5.6, where it is only a warning."""
+    model = tiny_model("modernbert")
+    monkeypatch.setattr(type(model), "set_attn_implementation", lambda self, name: None)
+    with pytest.raises(UsageError, match=r"expected transformers 5\.7 or later"):
+        PackedClassifier(model, DropoutStream(0))
 
 
 def test_threads_that_share_a_classifier_do_not_meet():

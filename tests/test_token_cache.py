@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from leantune.cli import main
+from leantune.data.assets import default_cache_dir
 from leantune.data.read import Columns, open_examples
 from leantune.data.token_cache import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
 from leantune.data.tokens import Tokeniser, TokenTable, tokenise
+from leantune.errors import UsageError
 from leantune.training.prepare import prepare_data
 from tiny import recipe_for, write_rows
 
@@ -205,6 +207,25 @@ def test_the_limit_is_two_gibibytes_unless_said_otherwise(monkeypatch):
     assert limit_bytes() == 2 * 2**30
     monkeypatch.setenv(LIMIT_VARIABLE, "10")
     assert limit_bytes() == 10 * 2**20
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder in which nobody can write")
+def test_a_cache_that_cannot_be_written_is_done_without(files, encoder):
+    source = open_examples(str(files[0]), Columns(), labels="required")
+    table = tokenise(source, Tokeniser(str(encoder), 32), Path("/sys/leantune/tokens"))
+    assert sum(len(table.tokens(row)) for row in range(len(table))) == table.lengths.sum() > 0
+
+
+def test_without_a_home_the_cache_is_asked_for(monkeypatch):
+    for name in ("LEANTUNE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nowhere(cls: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", classmethod(nowhere))
+    with pytest.raises(UsageError, match="set LEANTUNE_CACHE to a folder"):
+        default_cache_dir()
 
 
 def test_the_splits_of_one_file_have_tables_of_their_own(inputs, tmp_path, cache):

@@ -61,10 +61,12 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
         """Give PEFT the schedule of this run.
 
         Raises:
-            UsageError: for a model without a trainable PEFT AdaLoRA adapter, a schedule that leaves no
-                step to prune in, or a resumed run whose ranks had begun to fall.
+            UsageError: for a model without a trainable PEFT AdaLoRA adapter or with one whose ranks were cut
+                before, a schedule that leaves no step to prune in, or a resumed run whose ranks were to fall
+                already. (Of a checkpoint whose ranks fell, PEFT itself says ``size mismatch`` before that.)
         """
         tuner = _tuner_of(model)
+        _check_adapter(tuner)
         self.schedule = schedule = self._schedule_for(tuner, state.max_steps)
         if schedule.prunes and state.global_step > schedule.warmup_steps:
             raise UsageError(
@@ -94,6 +96,14 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
             final_steps=steps(self.rank_final, config.tfinal),
             allocate_every=max(1, steps(self.allocate_every, config.deltaT)),
         )
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Until ranks are final no checkpoint is the best one: it has more triplets than the plan, and PEFT
+        cannot load it into a model that was cut (``load_best_model_at_end``).
+        """
+        assert self.schedule is not None
+        if self.schedule.prunes and not self._is_cut:
+            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any
@@ -202,6 +212,26 @@ def _tuner_of(model: nn.Module) -> AdaLoraModel:
             "is_trainable=True)"
         )
     return tuner
+
+
+def _check_adapter(tuner: AdaLoraModel) -> None:
+    """Refuse what PEFT's allocator would cut wrongly.
+
+    Raises:
+        UsageError: for an adapter that was cut, or one whose name is a part of another's.
+    """
+    name = tuner.trainable_adapter_name
+    if tuner.peft_config[name].rank_pattern:
+        raise UsageError(
+            f"the ranks of the adapter '{name}' were cut by an earlier run, and PEFT would count those that are gone: "
+            "train a new adapter, or leave AdaLoraCallback out to go on with the ranks that it has"
+        )
+    others = [other for other in tuner.peft_config if other != name and name in other]
+    if others:
+        raise UsageError(
+            f"PEFT finds the weights of the adapter '{name}' by its name and would take those of '{others[0]}', too: "
+            "give it a name that is no part of another's"
+        )
 
 
 def _zero_missing_gradients(tuner: AdaLoraModel) -> None:

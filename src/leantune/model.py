@@ -47,6 +47,9 @@ class PackedClassifier(nn.Module):
     Args:
         model: the transformers classifier; frozen parameters may be of a smaller type.
         stream: the generator of all dropout masks.
+
+    Raises:
+        UsageError: if the attention of the model cannot be replaced.
     """
 
     def __init__(self, model: Any, stream: DropoutStream) -> None:
@@ -57,6 +60,11 @@ class PackedClassifier(nn.Module):
         if self.architecture.is_packed:
             attention.register()
             model.set_attn_implementation(attention.NAME)
+            if model.config._attn_implementation != attention.NAME:  # transformers only warns
+                raise UsageError(
+                    f"this version of transformers gives {model.config.model_type} no other attention than its own, "
+                    "and texts of a batch would meet in it: expected transformers 5.7 or later"
+                )
         replace_dropout(model, stream)
         if self.architecture.embeddings:
             replace_embeddings(model, self.architecture.embeddings)

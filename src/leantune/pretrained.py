@@ -121,6 +121,17 @@ def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
     )
 
 
+def missing_head_parameters(model: Any, source: str) -> list[str]:
+    """Parameters of the head of ``model`` that the weights of ``source``, a folder, lack."""
+    names = {name for file in sorted(Path(source).glob("*.safetensors")) for name in _tensor_names(file)}
+    inside = architecture_of(model.config).head_in_encoder
+    head = {**head_modules(model), **{name: model.get_submodule(name) for name in inside}}
+    parameters = (f"{name}.{sub}" for name, module in head.items() for sub, _ in module.named_parameters())
+    # weights saved from a bare encoder have no prefix
+    prefix = f"{model.base_model_prefix}."
+    return [name for name in parameters if not {name, name.removeprefix(prefix)} & names]
+
+
 def weights_sha256(folder: str) -> str:
     """Hex digest of all safetensors files of a model folder, in the order of their names."""
     digest = hashlib.sha256()

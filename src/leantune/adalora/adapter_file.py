@@ -35,6 +35,8 @@ _UNREADABLE = {
     "layer_replication": None,
 }
 """Settings of LoRA that change what is computed, with the only value that is read here."""
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+"""``init_lora_weights`` that leave the base model's weights as they are; the others subtract from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,12 @@ def read_adapter(folder: Path) -> AdapterFile:
     if unreadable:
         found = ", ".join(f"{name}={config[name]}" for name in unreadable)
         raise CheckpointError(f"{folder}: an adapter with {found}, which leantune does not read")
+    start = config.get("init_lora_weights")
+    if start not in _PLAIN_STARTS:
+        raise CheckpointError(
+            f"{folder}: an adapter with init_lora_weights={start}, which changes the weights of its base model; "
+            "convert it to a plain LoRA when saving it with PEFT (path_initial_model_for_weight_conversion)"
+        )
     absent = [name for name in (rank_key, "lora_alpha") if not isinstance(config.get(name), int | float)]
     if absent:
         raise CheckpointError(f"{folder}/{CONFIG}: {' and '.join(absent)} missing, expected a number")

@@ -137,12 +137,19 @@ def resolve_location(location: str) -> str:
 
 
 def default_cache_dir() -> Path:
-    """``$LEANTUNE_CACHE``, else ``$XDG_CACHE_HOME/leantune``, else ``~/.cache/leantune``."""
+    """``$LEANTUNE_CACHE``, else ``$XDG_CACHE_HOME/leantune``, else ``~/.cache/leantune``.
+
+    Raises:
+        UsageError: if there is no home.
+    """
     if own := os.environ.get("LEANTUNE_CACHE"):
         return Path(own).expanduser()
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser() / "leantune"
-    return Path.home() / ".cache" / "leantune"
+    try:
+        return Path.home() / ".cache" / "leantune"
+    except RuntimeError as error:  # no $HOME, and a user without an entry
+        raise UsageError("no home folder to keep files in: set LEANTUNE_CACHE to a folder") from error
 
 
 def pinned_requirement(distribution: str, pins: Path = PINNED_WHEELS) -> str:

@@ -6,8 +6,10 @@ A table that is removed while a process has it mapped stays readable there until
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -40,11 +42,19 @@ def limit_bytes() -> int:
 def new_entry(path: Path) -> Iterator[Path]:
     """A temporary path to write; it becomes ``path`` if the block ends without an error.
 
-    It is locked as long as this process lives, so that none takes it for a leftover.
+    It is locked as long as this process lives, so that none takes it for a leftover. Where the folder cannot
+    be written, the path is one in the system's folder for temporary files and is not kept.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{uuid.uuid4().hex}{NEW_SUFFIX}")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        with tempfile.TemporaryDirectory(prefix="leantune-") as folder:
+            yield Path(folder) / path.name
+        return
     try:
         with contextlib.suppress(OSError):  # a file system without locks: `shrink` gets none either
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

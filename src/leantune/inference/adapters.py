@@ -12,7 +12,7 @@ from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
-from leantune.pretrained import config_of, load_pretrained, skeleton
+from leantune.pretrained import config_of, load_pretrained, missing_head_parameters, skeleton
 from leantune.sources import resolve_model
 
 
@@ -28,7 +28,8 @@ def load_adapter(
         trust_remote_code: allow code that comes with the model.
 
     Raises:
-        CheckpointError: if the folder is damaged, of another kind, or does not fit ``base``.
+        CheckpointError: if the folder is damaged, of another kind, does not fit ``base``, or a part of the
+            head is in neither.
         UsageError: if the base model cannot be had.
     """
     adapter = read_adapter(folder)
@@ -38,6 +39,13 @@ def load_adapter(
     labels = labels or LabelMap(tuple(f"LABEL_{i}" for i in range(num_labels)))
     config = config_of(source, num_labels=num_labels, trust_remote_code=trust_remote_code)
     model = load_pretrained(source, config, labels)
+    drawn = [name for name in missing_head_parameters(model, source) if name not in adapter.head]
+    if drawn:
+        raise CheckpointError(
+            f"{folder}: neither the adapter nor {source} has {drawn[0]}"
+            + (f" and {len(drawn) - 1} more tensors" if len(drawn) > 1 else "")
+            + " of the head; when training with PEFT, name its modules in modules_to_save"
+        )
     merge_into(model, adapter)
     return PackedClassifier(model, DropoutStream(0)).eval().to(hardware.pick_device())
 

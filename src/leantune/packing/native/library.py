@@ -21,7 +21,7 @@ import torch
 
 from leantune.atomic import atomic_file
 from leantune.data.assets import default_cache_dir
-from leantune.errors import ResourceError
+from leantune.errors import ResourceError, UsageError
 
 SWITCH = "LEANTUNE_NATIVE"
 """Environment variable: ``0`` turns the kernels off."""
@@ -51,10 +51,13 @@ def kernels() -> Kernels:
         return Kernels(None, f"no kernels for {platform.system()}")
     compiler = _compiler()
     if compiler is None:
-        return Kernels(None, f"no C compiler: none of {', '.join(COMPILERS)} in PATH, and no $CC")
+        tried = (
+            "$CC is none" if os.environ.get("CC") else f"none of {', '.join(COMPILERS)} in PATH, and no $CC"
+        )
+        return Kernels(None, f"no C compiler: {tried}")
     try:
         library = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, ResourceError, subprocess.SubprocessError) as error:
+    except (OSError, ResourceError, UsageError, subprocess.SubprocessError) as error:
         return Kernels(None, _reason(error))
     if library.prepare() != 0:
         return Kernels(None, "the system does not hand out AMX tiles")
@@ -91,8 +94,11 @@ def call(function: str, arguments: ctypes.Structure) -> None:
 
 def _compiler() -> list[str] | None:
     if chosen := os.environ.get("CC"):
-        command = shlex.split(chosen)
-        return command if shutil.which(command[0]) else None
+        try:
+            command = shlex.split(chosen)
+        except ValueError:  # a quote that is not closed
+            return None
+        return command if command and shutil.which(command[0]) else None
     return next(([path] for name in COMPILERS if (path := shutil.which(name))), None)
 
 
