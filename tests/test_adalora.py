@@ -118,7 +118,7 @@ def test_the_allocator_agrees_with_the_paper_at_every_step(rank, target, total, 
         before = {name: layer.lora_E.detach().clone() for name, layer in adapted_layers(model).items()}
         keep_masks = allocator.allocate(step)
         if schedule.allocates_at(step):
-            budget = schedule.rank_budget_at(step)
+            budget = schedule.budget_at(step)
             order = np.argsort(-found, kind="stable")
             kept = np.zeros(len(order), bool)
             kept[order[:budget]] = True
@@ -163,7 +163,7 @@ def test_the_rank_budget_never_rises_and_reaches_its_target_exactly(init, target
         final_steps=final,
         allocate_every=1,
     )
-    budgets = [schedule.rank_budget_at(step) for step in range(1, total + 1)]
+    budgets = [schedule.budget_at(step) for step in range(1, total + 1)]
     assert all(a >= b for a, b in itertools.pairwise(budgets))
     assert all(target <= b <= init for b in budgets)
     assert all(b == init for b in budgets[: max(0, warmup - 1)]) or not schedule.prunes
@@ -181,7 +181,7 @@ def test_the_budget_is_the_cubic_of_equation_12():
     )
     for step in range(10, 70):
         progress = (step - 10) / (100 - 30 - 10)
-        assert schedule.rank_budget_at(step) == int(100 + 900 * (1 - progress) ** 3 + 1e-9)
+        assert schedule.budget_at(step) == int(100 + 900 * (1 - progress) ** 3 + 1e-9)
 
 
 def test_all_zero_scores_keep_exactly_the_budget_in_a_fixed_order():
@@ -213,6 +213,23 @@ def test_a_masked_triplet_may_come_back_before_the_final_cut():
         allocator.allocate(step)
         kept_in_turn.append(layer.lora_E.flatten().tolist())
     assert kept_in_turn == [[1.0, 0.0], [0.0, 1.0]]
+
+
+@given(total=st.integers(3, 60_000), every=st.integers(1, 700), logged=st.integers(1, 200))
+def test_windows_between_logged_steps_miss_no_allocation(total, every, logged):
+    schedule = RankSchedule(
+        init_budget=9,
+        target_budget=3,
+        total_steps=total,
+        warmup_steps=0,
+        final_steps=total // 3,
+        allocate_every=every,
+    )
+    steps = range(logged, min(total, 40 * logged) + 1, logged)
+    for step in steps:
+        window = range(step - logged + 1, step + 1)
+        expected = any(schedule.allocates_at(each) for each in window)
+        assert schedule.allocates_within(step - logged + 1, step) == expected
 
 
 def test_equal_initial_and_target_budget_never_prunes():

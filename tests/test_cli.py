@@ -138,6 +138,23 @@ def test_plan_with_data_prints_the_schedule(inputs, capsys):
     assert "24 steps (12 an epoch)" in capsys.readouterr().out
 
 
+def test_plan_with_labels_does_not_hide_what_is_wrong_with_the_rows(inputs, tmp_path, capsys):
+    import pickle
+
+    (tmp_path / "evil.csv").write_bytes(pickle.dumps(os.system))
+    words = [f"data={tmp_path / 'evil.csv'}", f"model={inputs / 'encoder'}", "labels=a,b,c", *SETTINGS]
+    assert "evil.csv" in fails(capsys, 4, "plan", *words)
+
+
+def test_plan_speaks_of_parameters_where_they_are_the_budget(inputs, capsys):
+    words = [f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", *SETTINGS, "targets=all-linear"]
+    assert main(["plan", *words, "allocation=parameters"]) == 0
+    printed = capsys.readouterr().out
+    adapters = next(line.split() for line in printed.splitlines() if line.startswith("adapters"))
+    assert f"adapter parameters: {adapters[-2]} at the start, at most {adapters[-1]} at the end" in printed
+    assert "which ones survive decides" not in printed
+
+
 def test_plan_refuses_a_budget_below_the_head(roberta_shape, capsys):
     line = fails(
         capsys,

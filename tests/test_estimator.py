@@ -15,7 +15,7 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from leantune.errors import DataError
+from leantune.errors import DataError, UsageError
 from leantune.estimator import LeanTextClassifier
 
 pytestmark = [
@@ -69,6 +69,18 @@ def test_a_fitted_estimator_predicts_alike_in_another_process(inputs, tmp_path, 
     )
     expected = estimator.predict_proba(["word1 word2", "word30"])
     np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=1e-6)
+
+
+def test_fitting_again_replaces_its_own_run_and_no_other(inputs, tmp_path):
+    texts, labels = rows(inputs / "train.csv")
+    output = str(tmp_path / "run")
+    settings = {"output": output, "recipe": SETTINGS | {"epochs": 1}}
+    estimator = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
+    first = estimator.record_["run_id"]
+    assert {"report.html", "README.md"} <= {path.name for path in estimator.run_.iterdir()}
+    assert estimator.fit(texts, labels).record_["run_id"] != first
+    with pytest.raises(UsageError, match="holds a run already"):
+        LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
 
 
 def test_an_unfitted_estimator_says_so(inputs):

@@ -100,7 +100,7 @@ def test_ranks_fall_to_the_target_with_the_callback(tmp_path: Path) -> None:
     callback = AdaLoraCallback(rank_warmup=0.25, rank_final=0.25, allocate_every=1)
     trainer_of(model, tmp_path, callback, recorder).train()
     assert callback.schedule is not None
-    assert recorder.live == [callback.schedule.rank_budget_at(step) for step in range(1, STEPS + 1)]
+    assert recorder.live == [callback.schedule.budget_at(step) for step in range(1, STEPS + 1)]
     assert recorder.live[5] == NUM_LAYERS * INIT_RANK > recorder.live[6]
     assert recorder.live[-1] == NUM_LAYERS * TARGET_RANK
     assert zero_triplets(model) == NUM_LAYERS * (INIT_RANK - TARGET_RANK)
@@ -135,7 +135,7 @@ def test_accumulated_gradients_count_as_one_step(tmp_path: Path) -> None:
     trainer_of(model, tmp_path, callback, recorder, max_steps=8, gradient_accumulation_steps=4).train()
     assert callback.schedule is not None
     assert callback.schedule.total_steps == 8
-    assert recorder.live == [callback.schedule.rank_budget_at(step) for step in range(1, 9)]
+    assert recorder.live == [callback.schedule.budget_at(step) for step in range(1, 9)]
     assert recorder.live[-1] == NUM_LAYERS * TARGET_RANK
 
 

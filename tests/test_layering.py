@@ -32,8 +32,8 @@ FLOORS = (
     "inference",
     "training",
     "integrations",
-    "estimator",
     "report",
+    "estimator",
     "terminal",
     "cli",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import numpy as np
@@ -240,7 +241,7 @@ def test_comparison_counts_the_rows_on_which_two_classifiers_differ() -> None:
     assert not comparison.distinguishable
     assert comparison.sentence("checkpoints of steps 293 and 586") == (
         "checkpoints of steps 293 and 586 cannot be told apart on 640 rows: "
-        "difference 0.3 points (-1.3 to 1.9), McNemar p = 0.85"
+        "difference 0.3 points (-1.3 to 1.9), McNemar p = 0.7"
     )
 
 
@@ -262,10 +263,27 @@ def test_comparison_of_different_lengths() -> None:
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
-def test_mcnemar_matches_the_exact_binomial_test(only_a: int, only_b: int) -> None:
+def test_mcnemar_is_the_exact_binomial_test_less_what_was_seen(only_a: int, only_b: int) -> None:
     discordant = only_a + only_b
-    expected = stats.binomtest(only_a, discordant).pvalue if discordant else 1.0
+    expected = 1.0
+    if only_a != only_b:
+        expected = stats.binomtest(only_a, discordant).pvalue - stats.binom.pmf(only_a, discordant, 0.5)
     assert mcnemar_p_value(only_a, only_b) == pytest.approx(expected)
+
+
+def test_verdict_and_interval_hardly_ever_disagree() -> None:
+    def disagree(only_a: int, only_b: int) -> bool:
+        interval = paired_interval(only_a, only_b, 548)
+        return (mcnemar_p_value(only_a, only_b) < 0.05) != (interval.low > 0 or interval.high < 0)
+
+    assert sum(disagree(a, b) for a in range(40) for b in range(40)) <= 2
+
+
+def test_a_perfect_result_has_an_interval_and_no_negative_zero() -> None:
+    metrics = evaluate_probabilities(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 0]), names(3))
+    assert metrics.macro_f1_interval == metrics.accuracy_interval == wilson_interval(4, 4)
+    assert "log loss 0.000" in metrics.summary()
+    assert math.copysign(1, metrics.log_loss) == 1
 
 
 def test_mcnemar_survives_counts_whose_power_of_two_no_float_holds() -> None:

@@ -263,6 +263,13 @@ def test_other_rows_calibrate_and_measure_int8_when_those_of_the_run_are_gone(in
     assert f"accuracy on 30 {inputs / 'test.csv'} rows" in capsys.readouterr().out
 
 
+def test_a_run_that_was_refitted_is_measured_on_other_rows(inputs, tmp_path, capsys):
+    run = train_tiny(tmp_path, "bert", rows=inputs / "train.csv", refit=True)
+    command = ["export", str(run), "--format", "openvino-int8"]
+    assert "was refitted on its validation rows" in fails(capsys, 2, *command)
+    assert main([*command, "--data", str(inputs / "test.csv")]) == 0
+
+
 def test_the_encoder_of_the_run_may_be_gone(inputs, tmp_path):
     run = train_tiny(tmp_path, "bert", rows=inputs / "train.csv")
     shutil.rmtree(tmp_path / "encoder")

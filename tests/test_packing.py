@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from leantune.errors import UsageError
 from leantune.model import PackedClassifier
 from leantune.packing.attention import (
     _accelerator_attention,
+    _flash_serves,
+    _varlen_kernel,
     packed_attention,
     padded_sdpa,
 )
@@ -168,6 +171,44 @@ def test_the_accelerator_path_equals_the_grouped_path(window):
     rows = [x.squeeze(0).transpose(0, 1) for x in (q, k, v)]
     for path in (padded_sdpa, _accelerator_attention):
         torch.testing.assert_close(path(*rows, plan, 8**-0.5, 0.0, window)[None], expected)
+
+
+def test_flash_attention_is_asked_for_only_where_it_serves(monkeypatch):
+    half = SimpleNamespace(dtype=torch.float16, shape=(9, 2, 64), device=torch.device("cuda", 0))
+    capability = [(8, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
+    assert _flash_serves(half)
+    capability[0] = (7, 5)  # a T4
+    assert not _flash_serves(half)
+    capability[0] = (9, 0)
+    assert not _flash_serves(SimpleNamespace(**vars(half) | {"dtype": torch.float32}))
+    assert not _flash_serves(SimpleNamespace(**vars(half) | {"shape": (9, 2, 12)}))
+    assert not _flash_serves(SimpleNamespace(**vars(half) | {"device": torch.device("cpu")}))
+
+
+def test_varlen_attention_gets_the_window_and_the_scale_of_the_model(monkeypatch):
+    """As on a GPU; the kernel itself is torch's."""
+    asked = {}
+
+    def varlen(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size):
+        asked.update(cu=cu_q.tolist(), longest=max_q, scale=scale, window=window_size)
+        return q
+
+    monkeypatch.setattr("leantune.packing.attention._flash_serves", lambda q: True)
+    monkeypatch.setattr("leantune.packing.attention._varlen_kernel", lambda: varlen)
+    batch = pack(random_tokens([3, 5]), np.arange(2))
+    qkv = [torch.randn(8, 2, 8) for _ in range(3)]
+    plan = AttentionPlan.of(batch, DropoutStream(0))
+    for window, expected in ((None, (-1, -1)), (4, (3, 3))):
+        _accelerator_attention(*qkv, plan, 0.5, 0.0, window)
+        assert asked == {"cu": [0, 3, 8], "longest": 5, "scale": 0.5, "window": expected}
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 13), reason="older ones may not have it")
+def test_torch_has_the_varlen_attention_that_is_asked_for():
+    from torch.nn.attention.varlen import varlen_attn
+
+    assert _varlen_kernel() is varlen_attn
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=64).map(sorted))

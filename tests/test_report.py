@@ -154,7 +154,8 @@ def example_history(record: dict[str, Any]) -> list[dict[str, Any]]:
             "loss": 0.25 + 1.8 * math.exp(-step / 70) + abs(rng.normal(0, 0.07)),
             "orthogonality": 9.7 * math.exp(-step / 220) + 0.3,
             "learning_rate": 2e-4 * min(step / 52, (TOTAL_STEPS - step) / (TOTAL_STEPS - 52)),
-            "rank_budget": budget,
+            "budget": budget,
+            "spent": live,
             "live_triplets": live,
             "tokens_per_s": 9800 + rng.normal(0, 150),
         }
@@ -258,7 +259,7 @@ def test_all_charts_and_sections_are_there(run_dir: Path) -> None:
         "Task loss by step, without the orthogonality penalty",
         "Orthogonality penalty by step, before its weight",
         "Learning rate by step",
-        "Rank budget and live triplets by step",
+        "Budget and what lives by step",
         "Validation accuracy by checkpoint",
     ):
         assert title in page.texts
@@ -375,9 +376,15 @@ def test_without_a_test_set_the_validation_figure_is_called_optimistic(
     record["metrics"]["test"] = record["baseline"]["test"] = record["data"]["test"] = None
     text = page_of(tmp_path, record, example_history(record)).text
     assert "Validation accuracy 99.8 %" in text
-    assert "so the figure is optimistic" in text
+    assert "so the figures are optimistic" in text
     assert "linear probe" in text
     assert "optimistic" in write_model_card(tmp_path).read_text(encoding="utf-8")
+    record["refit"] = {"rows": 5485, "steps": 172, "seconds": 60.0}
+    text = page_of(tmp_path, record, example_history(record)).text
+    assert "Measured before the refit" in text
+    card = write_model_card(tmp_path).read_text(encoding="utf-8")
+    assert "| before the refit |" in card
+    assert "on no row that it has not seen" in card
 
 
 def test_a_run_without_the_penalty_has_no_panel_of_it(tmp_path: Path, record: dict[str, Any]) -> None:

@@ -79,9 +79,9 @@ def test_ranks_end_at_the_target_and_the_record_says_where(run):
     assert len(set(ranks.values())) > 1, "adaptive allocation that leaves all ranks equal is suspicious here"
     (pruned,) = history_of(run, "pruned")
     assert pruned["step"] == record["schedule"]["prune_step"]
-    assert {k: v for k, v in ranks.items() if v} == pruned["ranks"]
+    assert ranks == pruned["ranks"]
     assert record["parameters"]["final"] == pruned["trainable"] < record["parameters"]["initial"]
-    budgets = [line["rank_budget"] for line in history_of(run, "step")]
+    budgets = [line["budget"] for line in history_of(run, "step")]
     assert budgets == sorted(budgets, reverse=True)
     assert budgets[0] == 16
     assert budgets[-1] == 4
@@ -90,8 +90,7 @@ def test_ranks_end_at_the_target_and_the_record_says_where(run):
 def test_the_live_count_equals_the_budget_after_every_allocation(run):
     for line in history_of(run, "step"):
         if "ranks" in line:
-            assert line["live_triplets"] == line["rank_budget"]
-            assert sum(line["ranks"].values()) <= line["rank_budget"]
+            assert line["live_triplets"] == line["spent"] == sum(line["ranks"].values()) == line["budget"]
 
 
 def test_orthogonality_is_logged_apart_and_not_in_evaluation(run, inputs):
@@ -168,7 +167,14 @@ def test_the_selected_checkpoint_is_what_was_published(run):
         assert torch.equal(adapter["base_model.model." + name.removeprefix("model.")], tensor)
 
 
-@pytest.mark.parametrize("changes", [{"accumulate": 3}, {"accumulate": 3, "class_weights": "balanced"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulate": 3},
+        {"accumulate": 3, "class_weights": "balanced"},
+        {"accumulate": 3, "class_weights": "balanced", "r_drop": 1.0},
+    ],
+)
 def test_gradient_accumulation_takes_the_same_steps(inputs, tmp_path, changes):
     """Without dropout a batch in three pieces is the same batch."""
     folder = save_tiny_encoder(
@@ -205,8 +211,14 @@ def test_all_linear_layers_under_a_parameter_budget(inputs, tmp_path):
         target_rank=None,
         epochs=2,
     )
-    record = record_of(run_training(recipe, console=quiet()))
+    console = quiet()
+    run = run_training(recipe, console=console)
+    record = record_of(run)
     parameters, schedule = record["parameters"], record["schedule"]
+    last = history_of(run, "step")[-1]
+    assert last["spent"] == parameters["adapters_final"] <= last["budget"] == schedule["target_budget"]
+    left, initial = sum(record["ranks"].values()), sum(m["initial_rank"] for m in parameters["modules"])
+    assert f"{left} of {initial} triplets left" in console.file.getvalue()
     costs = [m["in_features"] + m["out_features"] + 1 for m in parameters["modules"]]
     assert parameters["initial"] <= 8000
     assert 0 <= schedule["target_budget"] - parameters["adapters_final"] < min(costs)
@@ -362,6 +374,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(inputs, run, tmp
     name = "adapter/adapter_model.safetensors"
     assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
+    timings = record_of(tmp_path / "run")["timings"]
+    assert timings["total_s"] > timings["train_s"], "of both processes"
+
     def without_times(folder: Path) -> list[dict]:
         return [
             {k: v for k, v in line.items() if k not in ("tokens_per_s", "train_s")}
@@ -415,6 +430,19 @@ def test_symmetric_divergence_is_the_mean_of_both_directions():
     expected = ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 2
     torch.testing.assert_close(symmetric_divergence(logits, others), expected)
     assert symmetric_divergence(logits, logits).item() == 0
+
+
+def test_resume_refuses_another_precision(inputs, tmp_path, monkeypatch):
+    recipe = recipe_for(inputs, tmp_path / "run", epochs=1, precision="auto")
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, 3)
+        with pytest.raises(Interrupted):
+            run_training(recipe, console=quiet())
+    began_in = record_of(tmp_path / "run")["model"]["precision"]
+    other = "fp32" if began_in == "bf16" else "bf16"
+    monkeypatch.setattr("leantune.hardware.pick_precision", lambda choice, device: other)
+    with pytest.raises(CheckpointError, match=f"computes in {began_in}, which precision=auto means {other}"):
+        run_training(recipe, console=quiet(), resume=True)
 
 
 def test_resume_refuses_other_data(inputs, tmp_path, monkeypatch):

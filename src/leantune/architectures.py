@@ -73,7 +73,8 @@ def first_token(hidden_TD: Tensor, batch: PackedBatch, config: Any) -> Tensor:
 def mean_token(hidden_TD: Tensor, batch: PackedBatch, config: Any) -> Tensor:
     """The mean vector of every text, in fp32 sums."""
     lengths = batch.cu_seqlens.diff().long()
-    text = torch.repeat_interleave(torch.arange(batch.num_seqs, device=hidden_TD.device), lengths)
+    texts = torch.arange(batch.num_seqs, device=hidden_TD.device)
+    text = torch.repeat_interleave(texts, lengths, output_size=len(hidden_TD))  # else it waits for the device
     sums = hidden_TD.new_zeros(batch.num_seqs, hidden_TD.shape[1], dtype=torch.float32)
     sums = sums.index_add(0, text, hidden_TD.float())
     return (sums / lengths[:, None]).to(hidden_TD.dtype)

@@ -144,6 +144,10 @@ def _add_column_arguments(parser: argparse.ArgumentParser) -> None:
         help="what computes; those of OpenVINO must be exported first",
     )
     parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), help="default: the recipe's")
+    _add_trust(parser)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code",
         nargs="?",
@@ -171,6 +175,7 @@ def _add_export(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", help="labelled rows to calibrate and measure int8 with; default: those of the run"
     )
+    _add_trust(parser)
 
 
 def _add_report(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -18,12 +18,14 @@ from leantune.arguments import keys_from_flags, parse, recipe_from
 from leantune.atomic import disk_failure
 from leantune.config import Recipe, load_recipe
 from leantune.errors import Interrupted, LeantuneError, ResourceError, UsageError
-from leantune.memory import keep_freed_memory
+from leantune.memory import is_out_of_memory, keep_freed_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parse(arguments)
+    if os.name != "posix":
+        return _report(UsageError("leantune needs Linux or macOS; on Windows use WSL"), 2, debug=False)
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -47,8 +49,6 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
         command()
     except LeantuneError as error:
         return _report(error, error.exit_code, debug)
-    except MemoryError as error:
-        return _report(ResourceError(_MEMORY_ADVICE), ResourceError.exit_code, debug, cause=error)
     except KeyboardInterrupt:
         return _report(LeantuneError("interrupted"), 130, debug=False)
     except BrokenPipeError:
@@ -61,8 +61,8 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
             said = error.strerror or str(error)
             return _report(UsageError(f"{place}{said}"), UsageError.exit_code, debug, cause=error)
         return _report(ResourceError(f"{place}{reason}"), ResourceError.exit_code, debug, cause=error)
-    except RuntimeError as error:
-        if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         return _report(ResourceError(_MEMORY_ADVICE), ResourceError.exit_code, debug, cause=error)
     return 0
@@ -114,8 +114,9 @@ def _train(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from leantune.terminal import print_plan
+    from leantune.training.planning import plan
 
-    print_plan(recipe_from(options), as_json=options.json)
+    print_plan(plan(recipe_from(options)), as_json=options.json)
 
 
 def _columns(options: argparse.Namespace, recipe: Recipe) -> Any:
@@ -197,13 +198,21 @@ def _export(options: argparse.Namespace) -> None:
                 options.output,
                 lambda: quantisation_rows(run, options.data),
                 overwrite=options.overwrite,
+                trust_remote_code=options.trust_remote_code == "true",
             )
         print(folder)
         print(cost)
         return
     if options.data:
         raise UsageError("--data is for --format openvino-int8; the other formats need no rows")
-    print(export_run(run, options.format, options.output, overwrite=options.overwrite))
+    folder = export_run(
+        run,
+        options.format,
+        options.output,
+        overwrite=options.overwrite,
+        trust_remote_code=options.trust_remote_code == "true",
+    )
+    print(folder)
 
 
 def _report_page(options: argparse.Namespace) -> None:

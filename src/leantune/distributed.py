@@ -27,16 +27,23 @@ def process_group() -> Iterator[None]:
     """Join the processes that torchrun started, if it did; leave them at the end.
 
     Raises:
-        DistributedError: if the processes cannot find each other.
+        DistributedError: if the processes cannot find each other, or there are more than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
+    device = None
     if backend == "nccl":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= count:
+            raise DistributedError(
+                f"more processes on this machine than its {count} GPU(s): start one a GPU (--nproc-per-node {count})"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
     try:
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        dist.init_process_group(backend, timeout=timedelta(minutes=10), device_id=device)
     except (RuntimeError, ValueError) as error:
         raise DistributedError(f"the processes cannot find each other: {error}") from error
     try:

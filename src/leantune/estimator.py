@@ -21,6 +21,7 @@ from leantune.data.cells import list_of_texts
 from leantune.errors import DataError
 from leantune.inference.load import TrainedClassifier, load_run
 from leantune.inference.predict import predict_texts
+from leantune.report import write_model_card, write_report
 from leantune.training.run import run_training
 
 
@@ -30,7 +31,8 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         model: pretrained encoder: a folder, a hub name, or ``asset:minilm``.
         max_trainable_params: limit on trainable parameters.
-        output: run folder to keep; None: a temporary one that lives as long as the estimator.
+        output: run folder to keep, which fitting again replaces; None: a temporary one that lives as long as
+            the estimator.
         recipe: any other recipe keys, as in a recipe file.
         verbose: show progress on standard error.
 
@@ -88,7 +90,10 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         }
         terminal = console(stderr=True, quiet=not self.verbose)
         recipe = load_recipe(None, settings)
-        self.run_ = run_training(recipe, console=terminal)
+        is_own = getattr(self, "run_", None) == Path(recipe.output)  # of an earlier fit
+        self.run_ = run_training(recipe, console=terminal, overwrite=is_own)
+        write_model_card(self.run_)
+        write_report(self.run_)
         self.classes_ = classes
         self.record_ = json.loads((self.run_ / "record.json").read_text("utf-8"))
         self._trained: TrainedClassifier = load_run(self.run_, trust_remote_code=recipe.trust_remote_code)

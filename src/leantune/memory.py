@@ -1,4 +1,4 @@
-"""How the process asks the system for memory; for the command line."""
+"""How the process asks the system for memory, and how it hears that there is none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was not enough; PyTorch has a class of error for GPUs only, on a CPU the text says so."""
+    if isinstance(error, RuntimeError):
+        return any(
+            words in str(error).lower() for words in ("out of memory", "allocate memory", "alloc_failed")
+        )
+    return isinstance(error, MemoryError)
 
 
 def keep_freed_memory() -> None:

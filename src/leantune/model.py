@@ -31,7 +31,7 @@ from leantune.packing.native.gelu import replace_gelu
 from leantune.packing.native.library import serves
 from leantune.packing.native.residual import replace_residual_blocks
 from leantune.packing.plan import TOKEN_MULTIPLE, AttentionPlan
-from leantune.pretrained import Skeleton
+from leantune.pretrained import Skeleton, set_encoder_dtype
 
 HEADS = ("full", "linear")
 """Values of the recipe key ``head``: train all head modules, or only the output layer."""
@@ -269,9 +269,7 @@ def build_trainable(
     stream = DropoutStream(seed)
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
-    getattr(model, model.base_model_prefix).to(compute_dtype)
-    for module in architecture_of(model.config).head_in_encoder:
-        model.get_submodule(module).float()
+    set_encoder_dtype(model, compute_dtype)
     for _, parameter in head_parameters(model, head, missing_modules):
         parameter.requires_grad_(True)
     classifier = PackedClassifier(model, stream)

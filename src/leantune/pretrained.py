@@ -245,6 +245,13 @@ def _check_files(folder: Path) -> None:
         )
 
 
+def set_encoder_dtype(model: Any, dtype: torch.dtype) -> None:
+    """Put the encoder of a transformers classifier into ``dtype``; the head stays in fp32, inside and outside."""
+    getattr(model, model.base_model_prefix).to(dtype)
+    for name in architecture_of(model.config).head_in_encoder:
+        model.get_submodule(name).float()
+
+
 def reinitialise_head(model: Any, seed: int) -> None:
     """Draw the head again from N(0, initializer_range), by its own generator: transformers draws it
     from the global one, so it would depend on what ran before.

@@ -14,14 +14,8 @@ from rich.table import Table
 from leantune.adalora.budget import ParameterPlan, Target
 from leantune.config import Recipe
 from leantune.console import console
-from leantune.data.assets import resolve_location
-from leantune.data.read import open_examples
-from leantune.errors import LeantuneError
 from leantune.evaluation.metrics import Metrics
-from leantune.pretrained import config_of
-from leantune.sources import resolve_model
-from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data
-from leantune.training.setup import plan_run
+from leantune.training.planning import Plan
 
 
 def print_result(folder: Path) -> None:
@@ -85,39 +79,15 @@ def print_metrics(metrics: Metrics) -> None:
     terminal.print(table)
 
 
-def print_plan(recipe: Recipe, *, as_json: bool) -> None:
-    """The ledger and the schedule of a recipe, on standard output; no weight is loaded.
-
-    Labels come from the recipe where it names them; the rows are read only for the schedule, and a
-    source that cannot be had leaves the schedule in fractions.
-    """
-    source = resolve_model(recipe.model, with_weights=False)
-    num_labels, steps_or_reason, plan = _plan(recipe, source)
+def print_plan(planned: Plan, *, as_json: bool) -> None:
+    """The ledger and the schedule of a recipe, on standard output."""
     if as_json:
-        schedule = steps_or_reason.to_json() if isinstance(steps_or_reason, StepPlan) else None
-        print(json.dumps({"parameters": plan.to_json(), "schedule": schedule}))
+        schedule = planned.steps and planned.steps.to_json()
+        print(json.dumps({"parameters": planned.parameters.to_json(), "schedule": schedule}))
         return
     terminal = console()
-    terminal.print(_ledger(plan, recipe, num_labels))
-    terminal.print(_schedule_text(recipe, plan, steps_or_reason), soft_wrap=True)
-
-
-def _plan(recipe: Recipe, source: str) -> tuple[int, StepPlan | str, ParameterPlan]:
-    if recipe.labels:
-        num_labels = len(recipe.labels)
-        plan = plan_run(recipe, _config(recipe, source, num_labels), source)
-        try:
-            open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
-        except LeantuneError as error:
-            return num_labels, str(error), plan
-    _config(recipe, source)
-    data = prepare_data(recipe)
-    plan = plan_run(recipe, _config(recipe, source, len(data.labels.names)), source)
-    return len(data.labels.names), plan_steps(recipe, plan, len(data.train)), plan
-
-
-def _config(recipe: Recipe, source: str, num_labels: int | None = None) -> Any:
-    return config_of(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
+    terminal.print(_ledger(planned.parameters, planned.recipe, planned.num_labels))
+    terminal.print(_schedule_text(planned), soft_wrap=True)
 
 
 def _ledger(plan: ParameterPlan, recipe: Recipe, num_labels: int) -> Table:
@@ -152,16 +122,21 @@ def _ledger(plan: ParameterPlan, recipe: Recipe, num_labels: int) -> Table:
     return table
 
 
-def _schedule_text(recipe: Recipe, plan: ParameterPlan, steps: StepPlan | str) -> str:
+def _schedule_text(planned: Plan) -> str:
+    recipe, plan, steps = planned.recipe, planned.parameters, planned.steps
     low, high = plan.adapters_final_range
     text = f"triplets: {plan.init_budget} at the start, {plan.target_budget} at the end"
-    if low != high:
+    if recipe.allocation == "parameters":
+        text = (
+            f"adapter parameters: {plan.adapters:,} at the start, at most {plan.adapters_final:,} at the end"
+        )
+    elif low != high:
         text += f"; which ones survive decides the final count: {plan.head + low:,} to {plan.head + high:,}"
-    if isinstance(steps, str):
+    if steps is None:
         return (
             f"{text}\nschedule: {recipe.epochs} epochs; ranks fall after {recipe.rank_warmup:g} and are final "
             f"{recipe.rank_final:g} before the end (a fraction of the steps, or steps); "
-            f"the number of steps is not known: {steps}"
+            f"the number of steps is not known: {planned.missing}"
         )
     text += (
         f"\nschedule: {steps.total_steps:,} steps ({steps.steps_per_epoch:,} an epoch); learning rate rises for "

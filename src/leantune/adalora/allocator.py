@@ -49,8 +49,9 @@ class RankAllocator:
         self.costs = {
             name: layer.triplet_parameters if by_parameters else 1 for name, layer in self.layers.items()
         }
-        self._init_ranks = {name: layer.rank for name, layer in self.layers.items()}
-        self.live_triplets = sum(self._init_ranks.values())
+        self.init_ranks = {name: layer.rank for name, layer in self.layers.items()}
+        self.live_ranks = dict(self.init_ranks)
+        """Triplets of each layer that the last allocation let live."""
         self.is_final = False
         self._weights: list[nn.Parameter] = [
             weight for layer in self.layers.values() for weight in (layer.lora_E, layer.lora_A, layer.lora_B)
@@ -59,6 +60,16 @@ class RankAllocator:
         self.uncertainty_ema = [torch.zeros_like(w, requires_grad=False) for w in self._weights]
         if not schedule.prunes:
             self._finish()
+
+    @property
+    def live_triplets(self) -> int:
+        """Triplets that live, over all layers."""
+        return sum(self.live_ranks.values())
+
+    @property
+    def spent(self) -> int:
+        """What the live triplets cost, in the unit of the schedule's budgets."""
+        return sum(self.costs[name] * rank for name, rank in self.live_ranks.items())
 
     @torch.no_grad()
     def observe(self) -> None:
@@ -100,10 +111,10 @@ class RankAllocator:
         """
         if self.is_final or not self.is_due(step):
             return None
-        keep_masks = self.keep_masks(self.schedule.rank_budget_at(step))
+        keep_masks = self.keep_masks(self.schedule.budget_at(step))
         for layer, keep in zip(self.layers.values(), keep_masks.values(), strict=True):
             layer.lora_E.masked_fill_(~keep[:, None], 0.0)
-        self.live_triplets = int(sum(keep.sum() for keep in keep_masks.values()))  # host sync, rare
+        self.live_ranks = {name: int(keep.sum()) for name, keep in keep_masks.items()}
         if step < self.schedule.prune_step:
             return None
         self._finish()
@@ -133,7 +144,9 @@ class RankAllocator:
         ranks = [layer.rank for layer in self.layers.values()]
         costs = [cost for cost, rank in zip(self.costs.values(), ranks, strict=True) for _ in range(rank)]
         per_unit = importance / torch.tensor(costs, device=importance.device)
-        order = torch.argsort(per_unit, descending=True, stable=True).tolist()
+        order = torch.argsort(
+            per_unit, descending=True, stable=True
+        ).tolist()  # host sync, at allocations only
         keep = torch.zeros(len(costs), dtype=torch.bool)
         for i in order:
             if costs[i] <= budget:
@@ -153,7 +166,7 @@ class RankAllocator:
         ranks = {name: layer.rank for name, layer in self.layers.items()}
         spent = sum(self.costs[name] * rank for name, rank in ranks.items())
         unspent = self.schedule.target_budget - spent
-        dropped = [self.costs[name] for name, rank in ranks.items() if rank < self._init_ranks[name]]
+        dropped = [self.costs[name] for name, rank in ranks.items() if rank < self.init_ranks[name]]
         if not dropped or not 0 <= unspent < min(dropped):
             raise DivergedError(
                 f"after step {step} the triplets that are alive cost {spent} and the target budget is "
@@ -175,10 +188,10 @@ class RankAllocator:
         }
 
     def load_state_tensors(
-        self, tensors: Mapping[str, Tensor], *, is_final: bool, live_triplets: int
+        self, tensors: Mapping[str, Tensor], *, is_final: bool, live_ranks: Mapping[str, int]
     ) -> None:
         """Continue from `state_tensors`; the layers must already have the ranks of that moment."""
-        self.live_triplets = live_triplets
+        self.live_ranks = dict(live_ranks)
         if is_final:
             self._finish()
         for name, own in self.state_tensors().items():

@@ -1,4 +1,4 @@
-"""How many triplets may live at each step (Zhang et al., 2023, eq. 12)."""
+"""How much may live at each step (Zhang et al., 2023, eq. 12)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from leantune.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankSchedule:
-    """The rank budget over one run, in triplets over all modules and in optimiser steps.
+    """The rank budget over one run, in triplets or trainable parameters over all modules, and in optimiser
+    steps.
 
     Constant at ``init_budget`` until ``warmup_steps``, a cubic decrease that ends at
     ``prune_step = total_steps - final_steps``, then constant at ``target_budget``.
@@ -19,9 +20,9 @@ class RankSchedule:
     """
 
     init_budget: int
-    """Triplets alive at the start: modules x initial rank."""
+    """Of the triplets at the start: modules x initial rank, or their parameters."""
     target_budget: int
-    """Triplets alive at the end: modules x target rank."""
+    """Of the triplets at the end: modules x target rank, or their parameters."""
     total_steps: int
     """Optimiser steps of the run."""
     warmup_steps: int
@@ -61,11 +62,12 @@ class RankSchedule:
         """The step at which the triplets outside the target budget are removed for good."""
         return self.total_steps - self.final_steps
 
-    def rank_budget_at(self, step: int) -> int:
-        """Triplets that may live after optimiser step ``step`` (1-based).
+    def budget_at(self, step: int) -> int:
+        """What may live after optimiser step ``step`` (1-based).
 
         The cubic of eq. 12 in exact integer arithmetic, rounded down, so that the budget never
-        rises and reaches its target exactly at ``prune_step``.
+        rises and reaches its target exactly at ``prune_step``. Its numerator is t - t_i, as in the authors'
+        code: t - t_i - t_f, as printed, would neither begin at the one budget nor end at the other.
         """
         if not self.prunes or step < self.warmup_steps:
             return self.init_budget
@@ -81,6 +83,10 @@ class RankSchedule:
         if not self.prunes or not self.warmup_steps <= step <= self.prune_step:
             return False
         return step == self.prune_step or step % self.allocate_every == 0
+
+    def allocates_within(self, first: int, last: int) -> bool:
+        """Whether the budget is enforced after any of these steps."""
+        return any(self.allocates_at(step) for step in range(first, last + 1))
 
 
 def steps_from(value: float, total_steps: int) -> int:

@@ -121,8 +121,10 @@ MAX_BATCH_TOKENS = 4096
 """Tokens of a batch without gradients: more only leave the processor's caches and cost memory."""
 
 
-def by_length(lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
-    """Positions in batches of similar length, at most ``batch_size`` texts and `MAX_BATCH_TOKENS`.
+def by_length(
+    lengths: npt.NDArray[np.int32], batch_size: int, max_tokens: int = MAX_BATCH_TOKENS
+) -> Iterator[Index]:
+    """Positions in batches of similar length, at most ``batch_size`` texts and ``max_tokens``.
 
     Longest first, so that memory does not grow later; a text longer than that goes alone.
     """
@@ -130,7 +132,7 @@ def by_length(lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index
     first = 0
     while first < len(order):
         longest = max(1, int(lengths[order[first]]))
-        count = min(batch_size, max(1, MAX_BATCH_TOKENS // longest))
+        count = min(batch_size, max(1, max_tokens // longest))
         yield order[first : first + count]
         first += count
 

@@ -17,6 +17,9 @@ from leantune.packing.batch import PackedBatch, pack
 
 Floats = npt.NDArray[np.float64]
 
+MAX_BATCH_TOKENS_OF_A_GPU = 65_536
+"""Without gradients; small batches leave it waiting for its next kernel."""
+
 
 def batch_of(classifier: PackedClassifier, rows: LabelledRows) -> PackedBatch:
     """All of ``rows`` as one packed batch on the classifier's device."""
@@ -34,7 +37,11 @@ def batches_for(
     classifier: PackedClassifier, lengths: npt.NDArray[np.int32], batch_size: int
 ) -> Iterator[Index]:
     """Positions of all rows in the batches that ``classifier`` is fastest with."""
-    return (evenly if classifier.mixes_lengths else by_length)(lengths, batch_size)
+    if classifier.mixes_lengths:
+        return evenly(lengths, batch_size)
+    if classifier.device.type == "cpu":
+        return by_length(lengths, batch_size)
+    return by_length(lengths, batch_size, MAX_BATCH_TOKENS_OF_A_GPU)
 
 
 def map_rows(
@@ -42,15 +49,13 @@ def map_rows(
     rows: LabelledRows,
     batch_size: int,
     function: Callable[[PackedBatch], torch.Tensor],
-    *,
-    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> npt.NDArray[np.float32]:
     """``function`` of every row ``(N, ...)``, without gradients and without dropout, in the order of
     ``rows`` whatever the batches were.
     """
     if distributed.world_size() > 1:
-        return _map_shared(classifier, rows, batch_size, function, on_rows)
-    return map_own_rows(classifier, rows, batch_size, function, on_rows)
+        return _map_shared(classifier, rows, batch_size, function)
+    return map_own_rows(classifier, rows, batch_size, function)
 
 
 def _map_shared(
@@ -58,12 +63,11 @@ def _map_shared(
     rows: LabelledRows,
     batch_size: int,
     function: Callable[[PackedBatch], torch.Tensor],
-    on_rows: Callable[[int], None],
 ) -> npt.NDArray[np.float32]:
     """Every process does its share; all get the whole."""
     size = distributed.world_size()
     share = np.arange(distributed.rank(), len(rows), size)
-    own = map_own_rows(classifier, rows[share], batch_size, function, on_rows) if len(share) else None
+    own = map_own_rows(classifier, rows[share], batch_size, function) if len(share) else None
     parts = [part for part in distributed.gather(own) if part is not None]
     whole = np.empty((len(rows), *parts[0].shape[1:]), dtype=np.float32)
     for i, part in enumerate(parts):
@@ -76,7 +80,6 @@ def map_own_rows(
     rows: LabelledRows,
     batch_size: int,
     function: Callable[[PackedBatch], torch.Tensor],
-    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> npt.NDArray[np.float32]:
     """`map_rows` in this process alone."""
     was_training = classifier.training
@@ -85,7 +88,7 @@ def map_own_rows(
     def batch_at(positions: Index) -> PackedBatch:
         return batch_of(classifier, rows[positions])
 
-    values = map_batches(classifier, rows.lengths, batch_size, batch_at, function, on_rows)
+    values = map_batches(classifier, rows.lengths, batch_size, batch_at, function)
     classifier.train(was_training)
     return values
 
@@ -96,7 +99,6 @@ def map_batches(
     batch_size: int,
     batch_at: Callable[[Index], PackedBatch],
     function: Callable[[PackedBatch], torch.Tensor],
-    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> npt.NDArray[np.float32]:
     """``function`` of N rows ``(N, ...)``, without gradients, in the order of ``lengths``.
 
@@ -106,7 +108,6 @@ def map_batches(
         batch_size: texts of a batch at most.
         batch_at: the batch of the rows at some positions, numbered from 0 within them.
         function: a tensor with one entry a text of the batch.
-        on_rows: called with the number of rows of each batch.
     """
     out: npt.NDArray[np.float32] | None = None
     with torch.inference_mode():
@@ -116,7 +117,6 @@ def map_batches(
             if out is None:
                 out = np.empty((len(lengths), *values.shape[1:]), dtype=np.float32)
             out[positions[batch.rows.cpu().numpy()]] = values
-            on_rows(len(positions))
     assert out is not None
     return out
 
@@ -125,11 +125,9 @@ def predict_probabilities(
     classifier: PackedClassifier,
     rows: LabelledRows,
     batch_size: int,
-    *,
-    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Floats:
     """Class probabilities ``(N, C)`` float64."""
-    logits = map_rows(classifier, rows, batch_size, classifier, on_rows=on_rows)
+    logits = map_rows(classifier, rows, batch_size, classifier)
     probabilities: Floats = softmax(logits.astype(np.float64), axis=1)
     return probabilities
 
@@ -139,9 +137,7 @@ def evaluate(
     rows: LabelledRows,
     label_names: tuple[str, ...],
     batch_size: int,
-    *,
-    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Metrics, npt.NDArray[np.int64]]:
     """Metrics on labelled rows, and the predicted class ids ``(N,)``."""
-    probabilities = predict_probabilities(classifier, rows, batch_size, on_rows=on_rows)
+    probabilities = predict_probabilities(classifier, rows, batch_size)
     return evaluate_probabilities(probabilities, rows.label_ids, label_names), probabilities.argmax(axis=1)

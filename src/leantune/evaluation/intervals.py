@@ -52,13 +52,19 @@ def paired_interval(only_a_right: int, only_b_right: int, num_rows: int) -> Inte
 
 
 def mcnemar_p_value(only_a_right: int, only_b_right: int) -> float:
-    """Two-sided exact p-value of the discordant rows under a fair coin (McNemar, 1947).
+    """Two-sided mid-p value of the discordant rows under a fair coin (McNemar, 1947).
 
-    Exact integers all the way: twice the tail sum of C(n, i) for i up to the smaller count, over 2^n.
+    The exact p-value less the probability of what was seen: the exact test holds its level by far and misses
+    differences, this one is close to it (Fagerland et al., 2013, BMC Med. Res. Methodol. 13:91).
+
+    Exact integers all the way: twice the tail sum of C(n, i) for i up to the smaller count, less the last
+    term, over 2^n.
     """
+    if only_a_right == only_b_right:
+        return 1.0
     num_discordant = only_a_right + only_b_right
-    term, tail = 1, 0
-    for i in range(min(only_a_right, only_b_right) + 1):
-        tail += term
+    term, below = 1, 0
+    for i in range(min(only_a_right, only_b_right)):
+        below += term
         term = term * (num_discordant - i) // (i + 1)
-    return min(1.0, 2 * tail / (1 << num_discordant))
+    return (2 * below + term) / (1 << num_discordant)

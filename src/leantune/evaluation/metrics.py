@@ -46,7 +46,7 @@ class Metrics:
     macro_f1: float
     """Mean F1 of the classes that occur among the labels or the predictions (as scikit-learn's)."""
     macro_f1_interval: Interval
-    """Bootstrap over rows, percentile method."""
+    """Bootstrap over rows, percentile method; with many rare classes it covers less than it says."""
     log_loss: float
     """Mean negative log-likelihood of the true class, in nats."""
     calibration_error: float
@@ -87,7 +87,7 @@ class Comparison:
     interval: Interval
     """95 % interval of the difference."""
     p_value: float
-    """Exact McNemar test of "a and b err equally often"."""
+    """McNemar's test, mid-p, of "a and b err equally often"."""
 
     @property
     def distinguishable(self) -> bool:
@@ -237,7 +237,12 @@ def _macro_f1_interval(confusion_CC: npt.NDArray[np.int64], seed: int) -> Interv
 
     Rows of one cell are alike to F1, so drawing N rows with replacement is drawing the cells'
     counts from one multinomial: the cost depends on the number of occupied cells, not on N.
+
+    Where no row is wrong all draws are alike; the interval of the accuracy, which is as perfect, stands in.
     """
+    if confusion_CC.trace() == confusion_CC.sum():
+        num_rows = int(confusion_CC.sum())
+        return wilson_interval(num_rows, num_rows)
     true_K, predicted_K = confusion_CC.nonzero()
     counts_K = confusion_CC[true_K, predicted_K]
     num_rows = int(counts_K.sum())
@@ -258,7 +263,7 @@ def _log_loss(probabilities_NC: Floats, label_ids_N: Integers) -> float:
     """Clipped at the type's epsilon, as scikit-learn does: a probability of 0 must not cost infinity."""
     smallest = np.finfo(probabilities_NC.dtype).eps
     likelihood_N = probabilities_NC[np.arange(len(label_ids_N)), label_ids_N].astype(np.float64)
-    return float(-np.log(likelihood_N.clip(smallest, 1.0)).mean())
+    return float(-np.log(likelihood_N.clip(smallest, 1.0)).mean()) + 0.0  # not the negative zero
 
 
 def _calibration_error(probabilities_NC: Floats, is_right_N: npt.NDArray[np.bool_]) -> float:

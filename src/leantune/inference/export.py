@@ -26,7 +26,9 @@ FOLDERS = {form: f"export-{form}" for form in ("adalora", "lora", "merged")} | {
 """Format -> its folder in a run; prediction looks for those of OpenVINO under their own names."""
 
 
-def export_run(run: Path, form: str, output: str | None, *, overwrite: bool = False) -> Path:
+def export_run(
+    run: Path, form: str, output: str | None, *, overwrite: bool = False, trust_remote_code: bool = False
+) -> Path:
     """Write the run as ``adalora``, ``lora`` (both PEFT), ``merged`` (plain transformers) or ``openvino``.
 
     Returns:
@@ -41,7 +43,7 @@ def export_run(run: Path, form: str, output: str | None, *, overwrite: bool = Fa
     target = _target(run, form, output, overwrite=overwrite)
     if form == "openvino":
         with atomic_folder(target) as folder:
-            write_openvino(folder, run)
+            write_openvino(folder, run, trust_remote_code=trust_remote_code)
         return target
     if form == "adalora" and record["recipe"].get("method") == "lora":
         raise UsageError(f"{run}: trained with method=lora, there is no AdaLoRA of it; use lora or merged")
@@ -73,7 +75,12 @@ def _rewrite_as_lora(folder: Path) -> None:
 
 
 def export_int8(
-    run: Path, output: str | None, read_rows: Callable[[], QuantisationRows], *, overwrite: bool = False
+    run: Path,
+    output: str | None,
+    read_rows: Callable[[], QuantisationRows],
+    *,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> tuple[Path, AccuracyCost]:
     """Write the run as ``openvino-int8``.
 
@@ -82,6 +89,7 @@ def export_int8(
         output: folder to write; None: in the run folder, where prediction looks for it.
         read_rows: called when all else is known to be there.
         overwrite: replace the folder in the run.
+        trust_remote_code: allow code that comes with the model.
 
     Returns:
         the folder written, and what int8 costs.
@@ -95,7 +103,7 @@ def export_int8(
     import_quantisation()
     rows = read_rows()
     with atomic_folder(target) as folder:
-        return target, write_int8(folder, run, rows)
+        return target, write_int8(folder, run, rows, trust_remote_code=trust_remote_code)
 
 
 def _target(run: Path, form: str, output: str | None, *, overwrite: bool) -> Path:

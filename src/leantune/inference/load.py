@@ -23,7 +23,7 @@ from leantune.evaluation.evaluate import map_batches
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
-from leantune.pretrained import config_of, first_line, load_classifier
+from leantune.pretrained import config_of, first_line, load_classifier, set_encoder_dtype
 
 Logits = npt.NDArray[np.float32]
 
@@ -102,10 +102,8 @@ def load_run(
     device = hardware.pick_device()
     dtype = hardware.DTYPES[hardware.pick_precision(precision or recipe.precision, device)]
     model = load_merged(run, record, trust_remote_code=trust_remote_code)
+    set_encoder_dtype(model, dtype)
     classifier = PackedClassifier(model, DropoutStream(0)).eval()
-    getattr(model, model.base_model_prefix).to(dtype)
-    for module in classifier.architecture.head_in_encoder:
-        model.get_submodule(module).float()
     return TrainedClassifier(
         classifier=classifier.to(device),
         tokeniser=Tokeniser(str(run / "merged"), recipe.max_length),

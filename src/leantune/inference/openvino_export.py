@@ -69,7 +69,7 @@ class AccuracyCost:
         )
 
 
-def write_openvino(folder: Path, run: Path) -> None:
+def write_openvino(folder: Path, run: Path, *, trust_remote_code: bool = False) -> None:
     """Fill ``folder`` with the merged model in fp32, of which an engine makes bf16 where it computes it.
 
     Raises:
@@ -77,14 +77,16 @@ def write_openvino(folder: Path, run: Path) -> None:
         CheckpointError: if the run is damaged, or the export does not compute what the run does.
     """
     openvino = import_extra("openvino", "--format openvino")
-    model = _converted(openvino, run)
-    trained = load_run(run, precision="fp32")
+    model = _converted(openvino, run, trust_remote_code=trust_remote_code)
+    trained = load_run(run, precision="fp32", trust_remote_code=trust_remote_code)
     _write_model(openvino, folder, run, trained, model)
     _check_same(trained, open_export(folder, trained.labels, trained.recipe, precision="fp32"))
     _write_about(folder, run, {"openvino": openvino.__version__})
 
 
-def write_int8(folder: Path, run: Path, rows: QuantisationRows) -> AccuracyCost:
+def write_int8(
+    folder: Path, run: Path, rows: QuantisationRows, *, trust_remote_code: bool = False
+) -> AccuracyCost:
     """Fill ``folder`` with the merged model in int8, and measure it as it is read back.
 
     Raises:
@@ -92,8 +94,8 @@ def write_int8(folder: Path, run: Path, rows: QuantisationRows) -> AccuracyCost:
         CheckpointError: if the run is damaged.
     """
     openvino, nncf = import_quantisation()
-    model = _converted(openvino, run)
-    trained = load_run(run)
+    model = _converted(openvino, run, trust_remote_code=trust_remote_code)
+    trained = load_run(run, trust_remote_code=trust_remote_code)
     _write_model(openvino, folder, run, trained, _quantised(nncf, model, trained, rows.calibration))
     cost = _cost(trained, open_export(folder, trained.labels, trained.recipe), rows)
     versions = {"openvino": openvino.__version__, "nncf": nncf.__version__}
@@ -111,8 +113,8 @@ def import_quantisation() -> tuple[Any, Any]:
     return openvino, nncf
 
 
-def _converted(openvino: Any, run: Path) -> Any:
-    model = load_merged(run, read_record(run)).eval()
+def _converted(openvino: Any, run: Path, *, trust_remote_code: bool) -> Any:
+    model = load_merged(run, read_record(run), trust_remote_code=trust_remote_code).eval()
     narrow_last_layer(model)
     ids = torch.ones(2, 16, dtype=torch.int64)
     mask = torch.ones_like(ids)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from leantune import hardware
 from leantune.adalora.adapter_file import AdapterFile, copy_head, read_adapter
 from leantune.adalora.triplets import Triplets
-from leantune.architectures import architecture_of, head_modules
+from leantune.architectures import head_modules
 from leantune.config import load_recipe
 from leantune.data.labels import LabelMap
 from leantune.data.tokens import Tokeniser
@@ -29,7 +29,7 @@ from leantune.inference.predict import predict_texts
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch
 from leantune.packing.dropout import DropoutStream
-from leantune.pretrained import config_of, load_pretrained, skeleton, weights_sha256
+from leantune.pretrained import config_of, load_pretrained, set_encoder_dtype, skeleton, weights_sha256
 from leantune.sources import resolve_model
 
 
@@ -55,10 +55,8 @@ class SharedEncoder:
         config = config_of(self.source, num_labels=2)
         model = load_pretrained(self.source, config, LabelMap(("0", "1")))
         model.requires_grad_(False)
-        self.encoder: nn.Module = getattr(model, model.base_model_prefix).to(dtype)
-        for name in architecture_of(config).head_in_encoder:
-            model.get_submodule(name).float()
-        self.encoder.to(device)
+        set_encoder_dtype(model, dtype)
+        self.encoder: nn.Module = getattr(model, model.base_model_prefix).to(device)
         self._weights_sha256 = weights_sha256(self.source)
         self._prefix = f"{model.base_model_prefix}."
         self._loaded: dict[str, TrainedClassifier] = {}

@@ -12,6 +12,7 @@ Shape letters: T packed tokens, S texts, N heads, H head width, L tokens of the 
 from __future__ import annotations
 
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -86,31 +87,41 @@ def _accelerator_attention(
     sliding_window: int | None,
 ) -> Tensor:
     """One varlen kernel where it can serve, else one padded scaled_dot_product_attention."""
-    if dropout == 0 and sliding_window is None and q_TNH.dtype in (torch.float16, torch.bfloat16):
-        varlen = _varlen_kernel()
-        if varlen is not None:
-            cu, longest = plan.cu_seqlens, plan.max_seqlen
-            out: Tensor = varlen(
-                q_TNH.contiguous(),
-                k_TNH.contiguous(),
-                v_TNH.contiguous(),
-                cu,
-                cu,
-                longest,
-                longest,
-                scale=scaling,
-            )
-            return out
+    varlen = _varlen_kernel() if dropout == 0 and _flash_serves(q_TNH) else None
+    if varlen is not None:
+        cu, longest = plan.cu_seqlens, plan.max_seqlen
+        reach = -1 if sliding_window is None else sliding_window - 1
+        out: Tensor = varlen(
+            q_TNH.contiguous(),
+            k_TNH.contiguous(),
+            v_TNH.contiguous(),
+            cu,
+            cu,
+            longest,
+            longest,
+            scale=scaling,
+            window_size=(reach, reach),
+        )
+        return out
     return padded_sdpa(q_TNH, k_TNH, v_TNH, plan, scaling, dropout, sliding_window)
+
+
+def _flash_serves(q_TNH: Tensor) -> bool:
+    """Whether torch's flash kernel, which varlen attention is, takes these heads on this device."""
+    is_half, width = q_TNH.dtype in (torch.float16, torch.bfloat16), q_TNH.shape[-1]
+    if q_TNH.device.type != "cuda" or not is_half or width % 8 or width > 256:
+        return False
+    return torch.cuda.get_device_capability(q_TNH.device) >= (8, 0)
 
 
 @lru_cache(maxsize=1)
 def _varlen_kernel() -> Any:
+    """Torch's ``varlen_attn``; None in a version without it, or without what is asked of it here."""
     try:
         from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # torch before 2.10
+    except ImportError:
         return None
-    return varlen_attn
+    return varlen_attn if {"scale", "window_size"} <= signature(varlen_attn).parameters.keys() else None
 
 
 def padded_sdpa(
@@ -123,14 +134,15 @@ def padded_sdpa(
     sliding_window: int | None,
 ) -> Tensor:
     """The same attention as one padded block, on any device: ``(T, N, H)`` to ``(T, N, H)``."""
-    lengths = (plan.cu_seqlens[1:] - plan.cu_seqlens[:-1]).long()
-    place = torch.arange(plan.max_seqlen, device=q_TNH.device)
-    is_real = place < lengths[:, None]  # (S, L)
-    index = plan.cu_seqlens[:-1, None].long() + torch.where(is_real, place, 0)
-    q, k, v = (x[index].transpose(1, 2) for x in (q_TNH, k_TNH, v_TNH))  # (S, N, L, H)
-    visible = is_real[:, None, None, :]
+    layout = plan.padded()
+    block = (len(plan.lengths), plan.max_seqlen, *q_TNH.shape[1:])
+    q, k, v = (
+        x.index_select(0, layout.to_block).view(block).transpose(1, 2) for x in (q_TNH, k_TNH, v_TNH)
+    )  # (S, N, L, H)
+    visible = layout.is_real[:, None, None, :]
     if sliding_window is not None:
+        place = torch.arange(plan.max_seqlen, device=q_TNH.device)
         near = (place[:, None] - place).abs() < sliding_window
-        visible = visible & (near | ~is_real[:, None, :, None])
+        visible = visible & (near | ~layout.is_real[:, None, :, None])
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout, scale=scaling)
-    return out.transpose(1, 2)[is_real]
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, layout.to_packed)

@@ -60,30 +60,52 @@ class BlockLayout:
     """``(tokens of texts * N,)`` int64 into the block rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class PaddedLayout:
+    """Where each token stands in one block ``(S, L)`` of all texts, each padded to the longest."""
+
+    to_block: Tensor
+    """``(S * L,)`` int64 into the tokens; padding repeats its text's first token."""
+    to_packed: Tensor
+    """``(T,)`` int64 into the block."""
+    is_real: Tensor
+    """``(S, L)`` bool: what is no padding."""
+
+
 @dataclass(slots=True)
 class AttentionPlan:
     """Made once for a batch, used by every layer."""
 
-    groups: tuple[AttentionGroup, ...]
+    lengths: tuple[int, ...]
+    """Tokens of each text, ascending."""
     cu_seqlens: Tensor
-    max_seqlen: int
     stream: DropoutStream
     last_attention: nn.Module | None = None
     """The attention module whose output only the first token of each text is taken from."""
     _layouts: dict[int, BlockLayout] = field(default_factory=dict)
+    _padded: PaddedLayout | None = None
 
     @classmethod
     def of(
         cls, batch: PackedBatch, stream: DropoutStream, last_attention: nn.Module | None = None
     ) -> AttentionPlan:
-        """Group the texts of ``batch`` for the CPU; an accelerator uses ``cu_seqlens`` alone."""
-        groups = group_by_length(batch.lengths)
-        return cls(groups, batch.cu_seqlens, batch.max_seqlen, stream, last_attention)
+        """The plan of ``batch``; what a kind of attention needs is made when it is first asked for."""
+        return cls(batch.lengths, batch.cu_seqlens, stream, last_attention)
+
+    @property
+    def groups(self) -> tuple[AttentionGroup, ...]:
+        """Texts of similar length, for blocks on the CPU."""
+        return group_by_length(self.lengths)
+
+    @property
+    def max_seqlen(self) -> int:
+        """Tokens of the longest text."""
+        return self.lengths[-1]
 
     @property
     def num_tokens(self) -> int:
         """Tokens of texts; a batch may have spare ones behind them."""
-        return sum(sum(group.lengths) for group in self.groups)
+        return sum(self.lengths)
 
     @property
     def first_tokens(self) -> Tensor:
@@ -95,6 +117,12 @@ class AttentionPlan:
         if num_heads not in self._layouts:
             self._layouts[num_heads] = _block_layout(self.groups, num_heads)
         return self._layouts[num_heads]
+
+    def padded(self) -> PaddedLayout:
+        """The layout of one padded block, on the device of the batch."""
+        if self._padded is None:
+            self._padded = _padded_layout(self.lengths, self.cu_seqlens.device)
+        return self._padded
 
 
 def block_width(length: int) -> int:
@@ -125,6 +153,16 @@ def group_by_length(lengths: tuple[int, ...]) -> tuple[AttentionGroup, ...]:
         groups.append(AttentionGroup(lengths[first : first + chosen[first]]))
         first += chosen[first]
     return tuple(groups)
+
+
+def _padded_layout(lengths: tuple[int, ...], device: torch.device) -> PaddedLayout:
+    """Made on the host, which knows the lengths: a device would have to be waited for."""
+    sizes, place = torch.tensor(lengths), torch.arange(lengths[-1])
+    is_real = place < sizes[:, None]
+    starts = sizes.cumsum(0) - sizes
+    to_block = (starts[:, None] + torch.where(is_real, place, 0)).flatten()
+    to_packed = is_real.flatten().nonzero().flatten()
+    return PaddedLayout(*(x.to(device, non_blocking=True) for x in (to_block, to_packed, is_real)))
 
 
 def _block_layout(groups: tuple[AttentionGroup, ...], num_heads: int) -> BlockLayout:

@@ -81,6 +81,8 @@ def _learning_rate_chart(run: Run) -> Html | None:
 
 def _rank_chart(run: Run) -> Html | None:
     schedule = run.part("schedule")
+    by_parameters = run.part("recipe").get("allocation") == "parameters"
+    unit = "adapter parameters" if by_parameters else "triplets, all modules"
     marks = []
     if run.adapts_ranks:
         marks = [
@@ -89,11 +91,11 @@ def _rank_chart(run: Run) -> Html | None:
         ]
     return line_chart(
         [
-            Series(name="budget", points=_points(run.steps, "rank_budget"), look="dashed"),
-            Series(name="live", points=_points(run.steps, "live_triplets")),
+            Series(name="budget", points=_points(run.steps, "budget"), look="dashed"),
+            Series(name="live", points=_points(run.steps, "spent")),
         ],
-        title="Rank budget and live triplets by step",
-        y_label="triplets, all modules",
+        title="Budget and what lives by step",
+        y_label=unit,
         marks=marks,
     )
 
@@ -105,7 +107,7 @@ def _points(events: Sequence[Json], key: str) -> list[Point]:
 def _step_table(run: Run) -> Html:
     stride = -(-len(run.steps) // MAX_ROWS)
     shown = [*run.steps[:-1:stride], run.steps[-1]]
-    keys = ("loss", "orthogonality", "learning_rate", "rank_budget", "live_triplets", "tokens_per_s")
+    keys = ("loss", "orthogonality", "learning_rate", "budget", "spent", "live_triplets", "tokens_per_s")
     present = [key for key in keys if any(event.get(key) for event in shown)]
     return table(
         ["step", *(key.replace("_", " ").replace("per s", "per second") for key in present)],

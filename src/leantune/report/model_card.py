@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from leantune.atomic import write_text
-from leantune.report.results import final_metrics
+from leantune.report.results import final_metrics, validation_caveat
 from leantune.report.run_folder import Json, Run, final_or, load_run
 from leantune.report.wording import count, path_end, percent, rate_with_interval, significant
 
@@ -133,7 +133,8 @@ def _results(run: Run) -> Iterator[str]:
     if final is None:
         return
     split, metrics = final
-    rows = [("this model", metrics)]
+    is_refitted = split == "validation" and bool(run.record.get("refit"))
+    rows = [("before the refit" if is_refitted else "this model", metrics)]
     baseline = run.part("baseline")
     if baseline.get(split):
         rows.append((baseline["name"], baseline[split]))
@@ -152,7 +153,7 @@ def _results(run: Run) -> Iterator[str]:
         ],
     )
     if split == "validation":
-        yield "The checkpoint was chosen on these rows, so the figures are optimistic."
+        yield validation_caveat(run)
 
 
 def _loading(run: Run) -> Iterator[str]:

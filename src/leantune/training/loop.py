@@ -33,13 +33,12 @@ MAX_SKIPPED_IN_A_ROW = 20
 
 @dataclass(slots=True)
 class TrainingState:
-    """All that changes while training; a checkpoint holds it whole."""
+    """All that changes while training; a checkpoint holds it whole (`training.state`)."""
 
     classifier: PackedClassifier
     optimizer: torch.optim.Optimizer
     allocator: RankAllocator
     scaler: torch.amp.GradScaler
-    class_weights: Tensor | None = None
     step: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
@@ -57,6 +56,8 @@ class Phase:
     total_steps: int
     lr_warmup_steps: int
     seed: int
+    class_weights: Tensor | None = None
+    """``(C,)`` fp32 of the loss, on the host; None: all alike."""
 
 
 @dataclass(slots=True)
@@ -71,7 +72,6 @@ class StepResult:
     num_tokens: int = 0
     seconds: float = 0.0
     is_skipped: bool = False
-    is_allocation: bool = False
     is_pruned: bool = False
     micro_sizes: list[int] = field(default_factory=list)
 
@@ -102,10 +102,10 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         )
         set_learning_rate(state.optimizer, result.learning_rate)
 
-        batch_weight = _weight_of(state, phase.rows[positions])
+        sizes = BatchSize(len(positions), _weight_of(phase, phase.rows[positions]))
         own = positions[distributed.rank() :: distributed.world_size()]
         for micro in np.array_split(own, min(recipe.accumulate, max(1, len(own)))):
-            _backward(state, phase.rows[micro], batch_weight, recipe, result)
+            _backward(state, phase, phase.rows[micro], sizes, recipe, result)
         _sum_over_processes(state, result)  # scaled, so that all processes find the same overflow
         state.scaler.unscale_(state.optimizer)
         _check_loss(result, phase.rows, positions)
@@ -140,27 +140,40 @@ def _learning_rate(state: TrainingState, phase: Phase, recipe: Recipe) -> float:
     )
 
 
-def _weight_of(state: TrainingState, rows: LabelledRows) -> float:
-    """What the summed loss of a batch is divided by: its rows, or their class weights."""
-    if state.class_weights is None:
+@dataclass(frozen=True, slots=True)
+class BatchSize:
+    """What sums over the rows of a batch, over all its micro-steps and processes, are divided by."""
+
+    rows: int
+    weight: float
+    """Its rows, or their class weights: for the loss."""
+
+
+def _weight_of(phase: Phase, rows: LabelledRows) -> float:
+    if phase.class_weights is None:
         return float(len(rows))
-    return float(state.class_weights.cpu()[torch.from_numpy(rows.label_ids)].sum())
+    return float(phase.class_weights[torch.from_numpy(rows.label_ids)].sum())
 
 
 def _backward(
-    state: TrainingState, rows: LabelledRows, batch_weight: float, recipe: Recipe, result: StepResult
+    state: TrainingState,
+    phase: Phase,
+    rows: LabelledRows,
+    whole: BatchSize,
+    recipe: Recipe,
+    result: StepResult,
 ) -> None:
     """Forward and backward of one micro-step; the penalty is shared out by rows."""
     if not len(rows):  # more processes than rows in the last batch
         return
     batch = batch_of(state.classifier, rows)
     logits = state.classifier(batch)
-    loss = _task_loss(state, logits, batch, recipe) / batch_weight
+    loss = _task_loss(phase, logits, batch, recipe) / whole.weight
     total = loss
     if recipe.r_drop:
         others = state.classifier(batch)
-        loss = (loss + _task_loss(state, others, batch, recipe) / batch_weight) / 2
-        total = loss + recipe.r_drop / 2 * symmetric_divergence(logits, others) / batch_weight
+        loss = (loss + _task_loss(phase, others, batch, recipe) / whole.weight) / 2
+        total = loss + recipe.r_drop / 2 * symmetric_divergence(logits, others) / whole.rows
     # once a step over all processes: the penalty does not depend on the rows
     if recipe.orth_reg_weight and not result.micro_sizes and distributed.is_main():
         penalty = orthogonal_penalty(list(state.classifier.layers().values()))
@@ -172,13 +185,13 @@ def _backward(
     result.micro_sizes.append(len(rows))
 
 
-def _task_loss(state: TrainingState, logits: Tensor, batch: PackedBatch, recipe: Recipe) -> Tensor:
+def _task_loss(phase: Phase, logits: Tensor, batch: PackedBatch, recipe: Recipe) -> Tensor:
     """Cross-entropy, summed over the rows."""
     assert batch.labels is not None
     return F.cross_entropy(
         logits,
         batch.labels,
-        weight=state.class_weights,
+        weight=None if phase.class_weights is None else phase.class_weights.to(logits.device),
         label_smoothing=recipe.label_smoothing,
         reduction="sum",
     )
@@ -212,7 +225,6 @@ def _gradient_of(parameter: torch.nn.Parameter) -> Tensor:
 def _allocate(state: TrainingState, result: StepResult) -> None:
     """Enforce the rank budget if it is due; after the final cut the tensors are smaller."""
     classifier, allocator = state.classifier, state.allocator
-    result.is_allocation = allocator.is_due(state.step)
     keep_masks = allocator.allocate(state.step)
     if keep_masks is not None:
         distributed.check_agreement(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class RunObserver:
     history: History
     display: Display
     interrupt: Interrupt
+    elapsed: Callable[[], float]
+    """Seconds since the run began."""
     save_s: float = 0.0
     """Seconds that checkpoints took so far, in this process."""
 
@@ -70,10 +73,11 @@ class RunObserver:
         return (number or signal.SIGTERM) if requests else None
 
     def _log(self, state: TrainingState, result: StepResult) -> None:
-        layers = state.classifier.layers()
-        live = state.allocator.live_triplets
+        allocator, ranks = state.allocator, self.steps.ranks
         tokens_per_s = result.num_tokens / max(result.seconds, 1e-9)
-        self.display.step(state.step, loss=result.loss, live_triplets=live, tokens_per_s=tokens_per_s)
+        self.display.step(
+            state.step, loss=result.loss, live_triplets=allocator.live_triplets, tokens_per_s=tokens_per_s
+        )
         every = max(1, self.steps.total_steps // LOGGED_STEPS)
         if state.step % every and not result.is_pruned:
             return
@@ -86,30 +90,24 @@ class RunObserver:
                 "tokens_per_s": tokens_per_s,
             }
         )
-        if result.is_allocation:
-            values["ranks"] = self._live_ranks(state)  # type: ignore[assignment]
+        has_moved = ranks.allocates_within(state.step - every + 1, state.step)
         self.history.write(
             "step",
             step=state.step,
             **values,
-            rank_budget=self.steps.ranks.rank_budget_at(state.step),
-            live_triplets=live,
+            budget=ranks.budget_at(state.step),
+            spent=allocator.spent,
+            live_triplets=allocator.live_triplets,
+            **({"ranks": allocator.live_ranks} if has_moved else {}),
             **({"skipped": True} if result.is_skipped else {}),
         )
         if result.is_pruned:
-            ranks = {name: layer.rank for name, layer in layers.items()}
-            self.history.write(
-                "pruned", step=state.step, ranks=ranks, trainable=state.classifier.num_trainable()
-            )
+            trainable = state.classifier.num_trainable()
+            self.history.write("pruned", step=state.step, ranks=allocator.live_ranks, trainable=trainable)
             self.display.say(
-                f"step {state.step}: ranks final, {live} of {self.steps.ranks.init_budget} triplets left, "
-                f"{state.classifier.num_trainable():,} trainable parameters"
+                f"step {state.step}: ranks final, {allocator.live_triplets} of "
+                f"{sum(allocator.init_ranks.values())} triplets left, {trainable:,} trainable parameters"
             )
-
-    def _live_ranks(self, state: TrainingState) -> dict[str, int]:
-        return {
-            name: int(torch.count_nonzero(layer.lora_E)) for name, layer in state.classifier.layers().items()
-        }
 
     def _evaluation_is_due(self, step: int) -> bool:
         every = self.recipe.evaluate_every or self.steps.steps_per_epoch
@@ -145,6 +143,7 @@ class RunObserver:
                 {
                     "evaluations": [each.to_json() for each in self.selection.evaluations],
                     "history_bytes": self.history.position(),
+                    "elapsed_s": self.elapsed(),
                 },
             )
             if predicted is not None:

@@ -17,7 +17,7 @@ from leantune.training.loop import Phase, train
 from leantune.training.observer import SilentObserver
 from leantune.training.prepare import lr_warmup_steps
 from leantune.training.selection import Selection
-from leantune.training.setup import Run, fresh_state
+from leantune.training.setup import Run, class_weights, fresh_state
 from leantune.training.state import restore_weights
 from leantune.training.tracking import Display
 
@@ -89,6 +89,7 @@ def refit(run: Run, classifier: PackedClassifier) -> None:
         total_steps=total,
         lr_warmup_steps=lr_warmup_steps(recipe, total),
         seed=recipe.seed + 1,
+        class_weights=class_weights(run),
     )
     with Display(total, run.console) as display:
         train(state, phase, recipe, SilentObserver(display))
@@ -123,5 +124,5 @@ def publish_artefacts(run: Run, classifier: PackedClassifier) -> None:
             probe=run.data.validation[np.arange(min(PROBE_ROWS, len(run.data.validation)))],
         )
     run.record["status"] = "finished"
-    run.record["timings"]["total_s"] = time.perf_counter() - run.started
+    run.record["timings"]["total_s"] = run.elapsed()
     run.save_record()

@@ -169,7 +169,8 @@ def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> Step
     """The schedule of a run over ``num_rows`` training rows.
 
     Raises:
-        UsageError: if the phases leave no step to prune in, or there are fewer rows than a batch has.
+        DataError: if no row is left to train on.
+        UsageError: if the phases leave no step to prune in, or there are fewer than 3 steps.
     """
     if num_rows == 0:
         raise DataError("no training rows are left after the hold-out")

@@ -29,13 +29,18 @@ def quantisation_rows(run: Path, data: str | None) -> QuantisationRows:
             validation rows.
 
     Raises:
-        UsageError: if the source of the rows cannot be had.
+        UsageError: if the source of the rows cannot be had, or the run has seen them all.
         DataError: if it has changed since training, or has rows or labels that are not what they must be.
     """
     record = read_record(run)
     recipe = load_recipe(str(run / "recipe.yaml"), {})
     rng = np.random.default_rng(recipe.seed)
     if data is None:
+        if record.get("refit"):
+            raise UsageError(
+                f"{run} was refitted on its validation rows, which cannot measure it now; give labelled rows "
+                "with --data FILE"
+            )
         own = _read_again(run, record, recipe)
         sample = rng.permutation(len(own.train))[:CALIBRATION_ROWS]
         return QuantisationRows(calibration=own.train[sample], measured=own.validation, name="validation")

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from leantune.config import Recipe
 from leantune.errors import CheckpointError, ResourceError
 from leantune.hardware import describe_versions
+from leantune.memory import is_out_of_memory
 from leantune.model import PackedClassifier
 from leantune.training.interrupt import interruptible
 from leantune.training.lock import run_lock
@@ -22,7 +22,15 @@ from leantune.training.observer import RunObserver
 from leantune.training.outcome import evaluate_part, measure_test, publish_artefacts, refit, select_best
 from leantune.training.resume import machine_lines, newest_valid_checkpoint
 from leantune.training.selection import Evaluation, Selection
-from leantune.training.setup import Run, build_classifier, fresh_state, hardware_of, prepare_run, start_folder
+from leantune.training.setup import (
+    Run,
+    build_classifier,
+    class_weights,
+    fresh_state,
+    hardware_of,
+    prepare_run,
+    start_folder,
+)
 from leantune.training.state import restore
 from leantune.training.tracking import Display, History
 from leantune.training.warm_start import scale_output_layer, start_from_probe
@@ -41,8 +49,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         the run folder.
 
     Raises:
-        UsageError: if another process is at work in the folder.
-        ResourceError: if disk or memory are not enough.
+        LeantuneError: of the kind that says what is wrong; `errors` lists them.
     """
     with run_lock(Path(recipe.output).expanduser()), _memory_explained(recipe):
         run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
@@ -72,7 +79,7 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         size, accumulate = recipe.batch_size, recipe.accumulate
         advice = (
@@ -84,12 +91,6 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
             f"out of memory with batch_size={size}, accumulate={accumulate}, "
             f"eval_batch_size={recipe.eval_batch_size} and max_length={recipe.max_length}: {advice}"
         ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch has a class for GPUs only; on a CPU the text says so."""
-    is_of_torch = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or is_of_torch
 
 
 def _warm_start(run: Run, classifier: PackedClassifier) -> None:
@@ -121,6 +122,7 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
         )
     step, checkpoint = found
     restore(state, checkpoint)
+    run.started -= checkpoint.state["elapsed_s"]
     selection.evaluations = [Evaluation(**each) for each in checkpoint.state["evaluations"]]
     run.console.print(f"resumed from step {step} of {run.steps.total_steps}")
     for line in machine_lines(run.record, hardware=hardware_of(run.recipe), versions=describe_versions()):
@@ -135,6 +137,7 @@ def _train(run: Run, state: TrainingState, selection: Selection, history: Histor
         total_steps=run.steps.total_steps,
         lr_warmup_steps=run.steps.lr_warmup_steps,
         seed=run.recipe.seed,
+        class_weights=class_weights(run),
     )
     with Display(phase.total_steps, run.console) as display, interruptible() as interrupt:
         observer = RunObserver(
@@ -147,6 +150,7 @@ def _train(run: Run, state: TrainingState, selection: Selection, history: Histor
             history=history,
             display=display,
             interrupt=interrupt,
+            elapsed=run.elapsed,
         )
         if not observer.is_converged():  # a resumed run may have stopped early already
             train(state, phase, run.recipe, observer)

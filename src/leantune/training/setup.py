@@ -78,6 +78,11 @@ class Run:
     steps: StepPlan
     record: dict[str, Any]
     started: float
+    """Of `time.perf_counter`; in a resumed run moved back by what earlier processes took."""
+
+    def elapsed(self) -> float:
+        """Seconds since the run began, without those between two processes."""
+        return time.perf_counter() - self.started
 
     def save_record(self) -> None:
         """Write ``record.json`` as it stands."""
@@ -238,6 +243,12 @@ def build_classifier(run: Run) -> PackedClassifier:
         )
     device = hardware.pick_device()
     precision = hardware.pick_precision(recipe.precision, device)
+    began_in = run.record.get("model", {}).get("precision", precision)
+    if began_in != precision:
+        raise CheckpointError(
+            f"cannot resume: the run computes in {began_in}, which precision={recipe.precision} means {precision} on "
+            "this machine; go on where it began, or start again with --overwrite"
+        )
     model = load_pretrained(run.model_source, run.config, run.data.labels)
     reinitialise_head(model, recipe.seed)
     classifier = build_trainable(
@@ -287,14 +298,13 @@ def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> 
             beta2=recipe.beta2,
         ),
         scaler=scaler,
-        class_weights=_class_weights(run, classifier.device),
     )
 
 
-def _class_weights(run: Run, device: torch.device) -> torch.Tensor | None:
-    """``N / (C * n_c)`` for balanced weights, as scikit-learn defines them."""
+def class_weights(run: Run) -> torch.Tensor | None:
+    """``N / (C * n_c)`` of the training rows for balanced weights, as scikit-learn defines them; else None."""
     if run.recipe.class_weights == "none":
         return None
     counts = np.bincount(run.data.train.label_ids, minlength=len(run.data.labels.names))
     weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
-    return torch.tensor(weights, dtype=torch.float32, device=device)
+    return torch.tensor(weights, dtype=torch.float32)

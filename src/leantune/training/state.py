@@ -38,7 +38,7 @@ def capture(state: TrainingState, extra: dict[str, Any]) -> Checkpoint:
         {
             "counters": {name: getattr(state, name) for name in _COUNTERS},
             "ranks": {name: layer.rank for name, layer in classifier.layers().items()},
-            "allocator": {"is_final": allocator.is_final, "live_triplets": allocator.live_triplets},
+            "allocator": {"is_final": allocator.is_final, "live_ranks": allocator.live_ranks},
             "dropout": distributed.gather(classifier.stream.state()),
             "scaler": state.scaler.state_dict(),
             **extra,
