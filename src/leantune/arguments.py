@@ -98,15 +98,21 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a YAML file, or one of {', '.join(shipped_recipes())}; or none, with flags",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any recipe key")
-    keys = parser.add_argument_group("recipe keys, also as flags")
+    keys = parser.add_argument_group("recipe keys, also as flags [default]")
     for field in dataclasses.fields(Recipe):
+        is_said = field.default in (dataclasses.MISSING, None) or "default" in field.metadata["doc"]
+        default = "" if is_said else f" [{_word(field.default)}]"
         keys.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            f"--{field.name}",
+            *dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}")),
             dest=f"key_{field.name}",
             metavar="",
-            help=field.metadata["doc"].replace("%", "%%"),
+            help=(field.metadata["doc"] + default).replace("%", "%%"),
         )
+
+
+def _word(value: object) -> str:
+    """A default as it is typed."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _add_evaluate(commands: Any, common: argparse.ArgumentParser) -> None:

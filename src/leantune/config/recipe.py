@@ -72,7 +72,9 @@ class Recipe:
         "alpha); above 0 a step takes twice as long",
         0.0,
     )
-    class_weights: Literal["none", "balanced"] = _key("weights of the classes in the loss", "none")
+    class_weights: Literal["none", "balanced"] = _key(
+        "weights of the classes in the loss: none, or balanced as in scikit-learn", "none"
+    )
     rank_warmup: float = _key("steps before ranks fall (the paper's t_i): a fraction below 1, or steps", 0.1)
     rank_final: float = _key(
         "steps after ranks are final (the paper's t_f): a fraction below 1, or steps", 0.4
@@ -92,13 +94,14 @@ class Recipe:
         "what the weights of the linear probe are multiplied by to start from", 0.3
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = _key(
-        "type of the frozen encoder; auto: bf16 where the machine has it", "auto"
+        "type of the frozen encoder: bf16, fp16 (on a GPU), fp32, or auto: bf16 where the machine has it",
+        "auto",
     )
     max_length: int = _key("tokens kept of a text", 256)
     validation_size: float = _key("hold-out: a fraction below 1, or a number of rows", 0.1)
     keep_best: int = _key("best checkpoints kept by the validation metric", 2)
     metric: Literal["accuracy", "macro_f1", "log_loss"] = _key(
-        "what the best checkpoint is best at", "accuracy"
+        "what the best checkpoint is best at: accuracy, macro_f1 or log_loss", "accuracy"
     )
     save_every: int = _key("steps between checkpoints; 0: at evaluations only", 0)
     evaluate_every: int = _key("steps between evaluations; 0: once an epoch", 0)
