@@ -22,11 +22,12 @@ from leantune.config import Recipe
 from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, open_examples
 from leantune.errors import CheckpointError, DistributedError, UnsafeFileError, UsageError
-from leantune.training import artefacts
+from leantune.inference.agreement import check_logits
 from leantune.training.checkpoint import MANIFEST, Checkpoint, find_problem, save_checkpoint
+from leantune.training.folder import clear_run
 from leantune.training.interrupt import interruptible
 from leantune.training.lock import run_lock
-from leantune.training.resume import check_same_run, clear_run, newest_valid_checkpoint
+from leantune.training.resume import check_same_run, newest_valid_checkpoint
 from leantune.training.run import _go_on
 from tiny import quiet
 
@@ -137,12 +138,11 @@ def test_a_merged_weight_that_is_not_finite_is_named():
         merge_into(torch.nn.ModuleDict({"layer": torch.nn.Linear(2, 2)}), adapter)
 
 
-def test_an_artefact_that_computes_something_else_is_not_published(monkeypatch):
-    monkeypatch.setattr(artefacts, "padded_logits", lambda model, rows: np.ones((1, 2)))
-    assert artefacts._compare(None, None, np.ones((1, 2)), "merged") == 0
+def test_an_artefact_that_computes_something_else_is_not_published():
+    assert check_logits("merged", np.ones((1, 2)), np.ones((1, 2))) == 0
     for other in (1.001, np.nan):
-        with pytest.raises(CheckpointError, match=r"merged: .* it was not published"):
-            artefacts._compare(None, None, np.array([[1, other]]), "merged")
+        with pytest.raises(CheckpointError, match=r"merged: .* it was not written"):
+            check_logits("merged", np.array([[1, other]]), np.ones((1, 2)))
 
 
 def test_a_step_between_allocations_must_be_positive(capsys):

@@ -441,7 +441,7 @@ def test_resume_refuses_another_precision(inputs, tmp_path, monkeypatch):
     began_in = record_of(tmp_path / "run")["model"]["precision"]
     other = "fp32" if began_in == "bf16" else "bf16"
     monkeypatch.setattr("leantune.hardware.pick_precision", lambda choice, device: other)
-    with pytest.raises(CheckpointError, match=f"computes in {began_in}, which precision=auto means {other}"):
+    with pytest.raises(CheckpointError, match=f"computes in {began_in}, but precision=auto is {other}"):
         run_training(recipe, console=quiet(), resume=True)
 
 

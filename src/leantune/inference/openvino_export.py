@@ -20,8 +20,9 @@ from leantune import __version__, hardware
 from leantune.checksums import describe_folder
 from leantune.data.rows import LabelledRows
 from leantune.data.tokens import Encoded
-from leantune.errors import CheckpointError, UsageError
+from leantune.errors import UsageError
 from leantune.evaluation.metrics import Comparison, compare
+from leantune.inference.agreement import check_logits
 from leantune.inference.load import RunClassifier, TrainedClassifier, load_merged, load_run, read_record
 from leantune.inference.narrow import narrow_last_layer
 from leantune.inference.openvino import ABOUT, MODEL, import_extra, open_export, padded_batches
@@ -33,8 +34,6 @@ CALIBRATION_BATCH_SIZE = 8
 """Small, so that a batch is of one length and little of what is observed is padding."""
 PROBE_LENGTHS = (1, 5, 15, 16, 17, 40, 100)
 """Words of the texts on which an export is compared with its run."""
-TOLERANCE = 1e-4
-"""Largest difference of fp32 logits between the two, for logits up to 1; above, relative to the largest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,17 +184,11 @@ def _check_same(trained: RunClassifier, exported: RunClassifier) -> None:
     """Compare the logits of both, in fp32, on texts of the tokenizer's own words.
 
     Raises:
-        CheckpointError: if they differ by more than `TOLERANCE`.
+        CheckpointError: if they differ.
     """
     probe = _probe(trained)
     expected, found = (each.logits(probe, len(PROBE_LENGTHS)) for each in (trained, exported))
-    difference = np.abs(found - expected).max()
-    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    if not difference <= allowed:
-        raise CheckpointError(
-            f"openvino: reloaded from disk its logits differ from the merged model's by {difference:.2g}, "
-            f"expected at most {allowed:.2g}; it was not written. Report this as a bug of leantune"
-        )
+    check_logits("openvino", found, expected)
 
 
 def _probe(trained: RunClassifier) -> Encoded:

@@ -22,8 +22,8 @@ from leantune.config import Recipe
 from leantune.data.labels import LabelMap
 from leantune.data.rows import LabelledRows
 from leantune.data.tokens import Tokeniser
-from leantune.errors import CheckpointError
 from leantune.evaluation.evaluate import map_own_rows
+from leantune.inference.agreement import check_logits
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
 from leantune.pretrained import config_of, load_classifier, load_pretrained, quiet_transformers
@@ -31,9 +31,6 @@ from leantune.sources import public_name
 from leantune.training.state import saved_parameters
 
 PROBE_ROWS = 32
-TOLERANCE = 1e-4
-"""Largest difference of fp32 logits between the trained model and a reloaded artefact, for logits up to 1;
-above, relative to the largest."""
 
 
 def publish(
@@ -65,7 +62,7 @@ def publish(
         WRITERS[recipe.method](folder, adapter_of(classifier, recipe, plan, schedule))
         tokeniser.tokenizer.save_pretrained(str(folder))
         adapted = _load_with_peft(load_pretrained(model_source, config, labels), folder)
-        adapter_difference = _compare(adapted, probe, expected, "adapter")
+        adapter_difference = check_logits("adapter", padded_logits(adapted, probe), expected)
         del adapted
         adapter_files = describe_folder(folder)
     with atomic_folder(run / "merged") as folder:
@@ -73,7 +70,7 @@ def publish(
         tokeniser.tokenizer.save_pretrained(str(folder))
         merged_config = config_of(str(folder), trust_remote_code=True)  # the model's, which was trusted
         merged = load_classifier(str(folder), merged_config, needs_head=True).eval()
-        merged_difference = _compare(merged, probe, expected, "merged")
+        merged_difference = check_logits("merged", padded_logits(merged, probe), expected)
         merged_files = describe_folder(folder)
     return {
         "adapter": {"max_logit_difference": adapter_difference, "files": adapter_files},
@@ -166,19 +163,6 @@ def _load_with_peft(base: Any, folder: Path) -> Any:
         warnings.filterwarnings("ignore", message="The following rank_pattern keys")
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         return PeftModel.from_pretrained(base, str(folder)).eval()
-
-
-def _compare(model: Any, probe: LabelledRows, expected: np.ndarray, what: str) -> float:
-    """Largest difference between ``expected`` and the logits that a transformers user gets."""
-    found = padded_logits(model, probe)
-    difference = float(np.abs(found - expected).max())
-    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    if not difference <= allowed:
-        raise CheckpointError(
-            f"{what}: reloaded from disk its logits differ from the trained model's by {difference:.2g}, "
-            f"expected at most {allowed:.2g}; it was not published. Report this as a bug of leantune"
-        )
-    return difference
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Going on with a run: is it the same one, and where does it stand; or making room for another."""
+"""Going on with a run: is it the same one, and where does it stand."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ from rich.console import Console
 
 from leantune import distributed
 from leantune.adalora.budget import ParameterPlan
-from leantune.atomic import discard_folder, remove_leftovers
+from leantune.atomic import remove_leftovers
 from leantune.config import Recipe
 from leantune.data.labels import LabelMap
-from leantune.errors import CheckpointError, UsageError
-from leantune.inference.export import FOLDERS
+from leantune.errors import CheckpointError
 from leantune.training.checkpoint import Checkpoint, find_problem, list_checkpoints, load_checkpoint
-
-RECORD = "record.json"
-"""What makes a folder a run."""
-RUN_FILES = ("recipe.yaml", "history.jsonl", "report.html", "README.md", RECORD)
-RUN_FOLDERS = ("checkpoints", "adapter", "merged", *FOLDERS.values())
 
 
 def check_same_run(
@@ -85,33 +79,3 @@ def newest_valid_checkpoint(run: Path, console: Console) -> tuple[int, Checkpoin
             return step, load_checkpoint(folder)
         console.print(f"skipped {folder.name}: {problem}")
     return None
-
-
-def check_inputs_stay(folder: Path, recipe: Recipe) -> None:
-    """Refuse a recipe that reads from what `clear_run` would remove.
-
-    Raises:
-        UsageError: naming the key and the folder.
-    """
-    removed = [(folder / name).resolve() for name in (*RUN_FILES, *RUN_FOLDERS)]
-    for key in ("model", "data", "validation", "test"):
-        location = getattr(recipe, key)
-        if location is None:
-            continue
-        path = Path(location).expanduser().resolve()  # an asset is elsewhere
-        if any(path.is_relative_to(each) for each in removed):
-            raise UsageError(
-                f"{key}={location}: is in output {folder}, where a new run replaces it; "
-                "choose another output, or copy it elsewhere first"
-            )
-
-
-def clear_run(folder: Path) -> None:
-    """Remove the files of an earlier run, and nothing else; what makes it one goes last."""
-    for name in RUN_FOLDERS:
-        if (folder / name).is_dir():
-            discard_folder(folder / name)
-    for name in RUN_FILES:
-        (folder / name).unlink(missing_ok=True)
-    if folder.is_dir():
-        remove_leftovers(folder)

@@ -125,7 +125,7 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
     run.started -= checkpoint.state["elapsed_s"]
     selection.evaluations = [Evaluation(**each) for each in checkpoint.state["evaluations"]]
     run.console.print(f"resumed from step {step} of {run.steps.total_steps}")
-    for line in machine_lines(run.record, hardware=hardware_of(run.recipe), versions=describe_versions()):
+    for line in machine_lines(run.record, hardware=hardware_of(run), versions=describe_versions()):
         run.console.print(line, soft_wrap=True)
     return History(run.folder / "history.jsonl", keep_bytes=checkpoint.state["history_bytes"])
 

@@ -24,8 +24,7 @@ from leantune.adalora.schedule import RankSchedule
 from leantune.architectures import architecture_of
 from leantune.atomic import write_text
 from leantune.config import Recipe
-from leantune.data.wording import listed
-from leantune.errors import CheckpointError, UsageError
+from leantune.errors import CheckpointError
 from leantune.model import PackedClassifier, build_trainable, plan_model
 from leantune.packing.native.library import describe_kernels
 from leantune.pretrained import (
@@ -37,6 +36,7 @@ from leantune.pretrained import (
     weights_sha256,
 )
 from leantune.sources import public_name, resolve_model
+from leantune.training.folder import RECORD, check_folder, check_inputs_stay, clear_run
 from leantune.training.loop import TrainingState
 from leantune.training.optimizer import adamw
 from leantune.training.prepare import (
@@ -46,14 +46,7 @@ from leantune.training.prepare import (
     plan_steps,
     prepare_data,
 )
-from leantune.training.resume import (
-    RECORD,
-    RUN_FILES,
-    RUN_FOLDERS,
-    check_inputs_stay,
-    check_same_run,
-    clear_run,
-)
+from leantune.training.resume import check_same_run
 from leantune.training.selection import KEEP_LAST
 
 REPEATS = {
@@ -76,6 +69,9 @@ class Run:
     data: PreparedData
     plan: ParameterPlan
     steps: StepPlan
+    device: torch.device
+    precision: str
+    """``bf16``, ``fp16`` or ``fp32``: what the recipe means on this machine."""
     record: dict[str, Any]
     started: float
     """Of `time.perf_counter`; in a resumed run moved back by what earlier processes took."""
@@ -87,9 +83,7 @@ class Run:
     def save_record(self) -> None:
         """Write ``record.json`` as it stands."""
         if distributed.is_main():
-            write_text(
-                self.folder / "record.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
-            )
+            write_text(self.folder / RECORD, json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
 
 
 def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bool) -> Run:
@@ -113,11 +107,15 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     )
     plan = plan_run(recipe, config, model_source)
     steps = plan_steps(recipe, plan, len(data.train))
-    run = Run(recipe, folder, console, model_source, config, data, plan, steps, {}, started)
+    device = hardware.pick_device()
+    precision = hardware.pick_precision(recipe.precision, device)
+    run = Run(
+        recipe, folder, console, model_source, config, data, plan, steps, device, precision, {}, started
+    )
     for line in disk_lines(folder, plan, keep_best=recipe.keep_best):
         console.print(line, soft_wrap=True)
     if resume:
-        run.record = json.loads((folder / "record.json").read_text("utf-8"))
+        run.record = json.loads((folder / RECORD).read_text("utf-8"))
         check_same_run(run.record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)
     return run
 
@@ -169,30 +167,6 @@ def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
     )
 
 
-def check_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
-    """Refuse a folder that another run is in, or that is none.
-
-    Raises:
-        UsageError: saying which option would allow it.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"output {folder}: a file is in the way; choose another folder")
-    has_run = (folder / RECORD).exists()
-    foreign = [] if has_run else [name for name in (*RUN_FILES, *RUN_FOLDERS) if (folder / name).exists()]
-    if foreign and not resume:
-        raise UsageError(
-            f"output {folder}: has {listed(foreign)} and no {RECORD}, so it is no run of leantune, whose files "
-            "have these names; choose another output, or move them away"
-        )
-    if resume and not has_run:
-        raise UsageError(f"{folder}: no run to resume there (no record.json)")
-    if has_run and not overwrite and not resume:
-        raise UsageError(
-            f"output {folder}: holds a run already; choose another output, or add --overwrite to replace it "
-            "or --resume to go on with it"
-        )
-
-
 def start_folder(run: Run) -> None:
     """Make room for a new run and begin its record; the classifier must be there, so that an earlier run
     does not go for one that has no weights to begin with.
@@ -208,7 +182,7 @@ def start_folder(run: Run) -> None:
         "status": "running",
         "command": sys.argv,
         "versions": hardware.describe_versions(),
-        "hardware": hardware_of(run.recipe),
+        "hardware": hardware_of(run),
         "processes": distributed.world_size(),
         "recipe": run.recipe.to_dict(),
         "labels": run.data.labels.to_json(),
@@ -224,11 +198,10 @@ def start_folder(run: Run) -> None:
         write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
 
 
-def hardware_of(recipe: Recipe) -> dict[str, Any]:
+def hardware_of(run: Run) -> dict[str, Any]:
     """The entry ``hardware`` of ``record.json``: the machine, and whose kernels compute on it."""
-    device = hardware.pick_device()
-    precision = hardware.pick_precision(recipe.precision, device)
-    return hardware.describe_hardware(device) | {"kernels": describe_kernels(device, precision)}
+    kernels = describe_kernels(run.device, run.precision)
+    return hardware.describe_hardware(run.device) | {"kernels": kernels}
 
 
 def build_classifier(run: Run) -> PackedClassifier:
@@ -241,12 +214,10 @@ def build_classifier(run: Run) -> PackedClassifier:
             f"cannot resume: the weights of {recipe.model} have changed (SHA-256 was {before[:12]}…, "
             f"is {digest[:12]}…); put the first ones back, or start again with --overwrite"
         )
-    device = hardware.pick_device()
-    precision = hardware.pick_precision(recipe.precision, device)
-    began_in = run.record.get("model", {}).get("precision", precision)
-    if began_in != precision:
+    began_in = run.record.get("model", {}).get("precision", run.precision)
+    if began_in != run.precision:
         raise CheckpointError(
-            f"cannot resume: the run computes in {began_in}, which precision={recipe.precision} means {precision} on "
+            f"cannot resume: the run computes in {began_in}, but precision={recipe.precision} is {run.precision} on "
             "this machine; go on where it began, or start again with --overwrite"
         )
     model = load_pretrained(run.model_source, run.config, run.data.labels)
@@ -257,7 +228,7 @@ def build_classifier(run: Run) -> PackedClassifier:
         alpha=recipe.alpha_for(run.plan.init_rank),
         lora_dropout=recipe.lora_dropout,
         head=recipe.head,
-        compute_dtype=hardware.DTYPES[precision],
+        compute_dtype=hardware.DTYPES[run.precision],
         seed=recipe.seed,
         adapter_init=recipe.adapter_init,
         missing_modules=missing_head_modules(run.config, run.model_source),
@@ -270,18 +241,18 @@ def build_classifier(run: Run) -> PackedClassifier:
         "sha256": digest,
         "architecture": run.config.model_type,
         "attention": "packed" if classifier.architecture.is_packed else "padded",
-        "precision": precision,
+        "precision": run.precision,
     }
     # dropout on a GPU draws from torch's own generator, and so do architectures with dropout of their own
     torch.manual_seed(recipe.seed + (distributed.rank() << 32))
     classifier.stream.reseed(recipe.seed, 0, distributed.rank())
-    return classifier.to(device)
+    return classifier.to(run.device)
 
 
 def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> TrainingState:
     """The state before the first step of a phase with this schedule of ranks."""
     recipe = run.recipe
-    scaler = torch.amp.GradScaler(classifier.device.type, enabled=run.record["model"]["precision"] == "fp16")
+    scaler = torch.amp.GradScaler(classifier.device.type, enabled=run.precision == "fp16")
     scaler.scale(torch.zeros((), device=classifier.device))  # makes the scale, also where no row comes first
     return TrainingState(
         classifier=classifier,
