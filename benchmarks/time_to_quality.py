@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "ag_news")
     parser.add_argument("--every", type=int, default=50, help="steps between measurements")
     parser.add_argument(
-        "--peers", default="adalora@3e-3,lora@1e-3", help="ADAPTER@RATE or ADAPTER@RATE@usual, by commas"
+        "--peers", default="adalora@1e-2,lora@1e-3", help="ADAPTER@RATE or ADAPTER@RATE@usual, by commas"
     )
     parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa", help="of the peers")
     parser.add_argument("keys", nargs="*", help="recipe keys for leantune, as key=value")
