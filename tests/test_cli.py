@@ -228,7 +228,7 @@ def test_predict_carries_an_id_column_over_and_reads_what_has_no_label(run, tmp_
 
 def test_predict_from_stdin_to_stdout(run):
     done = subprocess.run(
-        [sys.executable, "-m", "leantune.cli", "predict", str(run), "--input", "-", "--output", "-"],
+        [*predicting(run, "-"), "--output", "-"],
         input="text\nword1 word2\nword17\n",
         capture_output=True,
         text=True,
@@ -502,19 +502,17 @@ def test_options_that_cannot_be_are_refused(run, words):
     assert caught.value.code == 2
 
 
+def predicting(run: Path, rows: Path | str) -> list[str]:
+    """The command of another process, to standard output."""
+    return [sys.executable, "-m", "leantune.cli", "predict", str(run), "--input", str(rows)]
+
+
 def test_a_prediction_that_is_stopped_leaves_no_file(run, tmp_path):
     (tmp_path / "new.csv").write_text("text\n" + "word1 word2 word3\n" * 300_000, "utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "leantune.cli",
-        "predict",
-        str(run),
-        "--input",
-        str(tmp_path / "new.csv"),
-    ]
     process = subprocess.Popen(
-        [*command, "--output", str(tmp_path / "out.csv")], stderr=subprocess.PIPE, text=True
+        [*predicting(run, tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv")],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while len(list(tmp_path.iterdir())) == 1 and process.poll() is None:
         time.sleep(0.02)
@@ -527,17 +525,8 @@ def test_a_prediction_that_is_stopped_leaves_no_file(run, tmp_path):
 
 def test_predictions_are_utf8_whatever_the_terminal_is(run, tmp_path):
     (tmp_path / "new.csv").write_text('id,text\n文,word1\n"a\rb",word2\n', "utf-8", newline="")
-    command = [
-        sys.executable,
-        "-m",
-        "leantune.cli",
-        "predict",
-        str(run),
-        "--input",
-        str(tmp_path / "new.csv"),
-    ]
     done = subprocess.run(
-        [*command, "--id-column", "id"],
+        [*predicting(run, tmp_path / "new.csv"), "--id-column", "id"],
         capture_output=True,
         check=True,
         env={**os.environ, "PYTHONIOENCODING": "latin-1"},

@@ -130,6 +130,10 @@ def _columns(options: argparse.Namespace, recipe: Recipe) -> Any:
     )
 
 
+def _trusts(options: argparse.Namespace) -> bool:
+    return bool(options.trust_remote_code == "true")
+
+
 def _engine(options: argparse.Namespace) -> Any:
     from leantune.inference.engines import load_engine
 
@@ -137,7 +141,7 @@ def _engine(options: argparse.Namespace) -> Any:
         options.engine,
         Path(options.run_folder),
         precision=options.precision,
-        trust_remote_code=options.trust_remote_code == "true",
+        trust_remote_code=_trusts(options),
     )
 
 
@@ -198,7 +202,7 @@ def _export(options: argparse.Namespace) -> None:
                 options.output,
                 lambda: quantisation_rows(run, options.data),
                 overwrite=options.overwrite,
-                trust_remote_code=options.trust_remote_code == "true",
+                trust_remote_code=_trusts(options),
             )
         print(folder)
         print(cost)
@@ -210,7 +214,7 @@ def _export(options: argparse.Namespace) -> None:
         options.format,
         options.output,
         overwrite=options.overwrite,
-        trust_remote_code=options.trust_remote_code == "true",
+        trust_remote_code=_trusts(options),
     )
     print(folder)
 

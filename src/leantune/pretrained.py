@@ -109,10 +109,9 @@ def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
     Raises:
         CheckpointError: naming a file that is damaged.
     """
-    files = sorted(Path(source).glob("*.safetensors"))
-    if not files:
+    names = _names_in(source)
+    if not names:
         return ()
-    names = {name for file in files for name in _tensor_names(file)}
     # weights saved from a bare encoder have no prefix
     return tuple(
         module
@@ -123,7 +122,7 @@ def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
 
 def missing_head_parameters(model: Any, source: str) -> list[str]:
     """Parameters of the head of ``model`` that the weights of ``source``, a folder, lack."""
-    names = {name for file in sorted(Path(source).glob("*.safetensors")) for name in _tensor_names(file)}
+    names = _names_in(source)
     inside = architecture_of(model.config).head_in_encoder
     head = {**head_modules(model), **{name: model.get_submodule(name) for name in inside}}
     parameters = (f"{name}.{sub}" for name, module in head.items() for sub, _ in module.named_parameters())
@@ -138,6 +137,10 @@ def weights_sha256(folder: str) -> str:
     for file in sorted(Path(folder).glob("*.safetensors")):
         update_from(digest, file)
     return digest.hexdigest()
+
+
+def _names_in(folder: str) -> set[str]:
+    return {name for file in sorted(Path(folder).glob("*.safetensors")) for name in _tensor_names(file)}
 
 
 def _tensor_names(file: Path) -> list[str]:

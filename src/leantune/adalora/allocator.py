@@ -144,9 +144,8 @@ class RankAllocator:
         ranks = [layer.rank for layer in self.layers.values()]
         costs = [cost for cost, rank in zip(self.costs.values(), ranks, strict=True) for _ in range(rank)]
         per_unit = importance / torch.tensor(costs, device=importance.device)
-        order = torch.argsort(
-            per_unit, descending=True, stable=True
-        ).tolist()  # host sync, at allocations only
+        # host sync, at allocations only
+        order = torch.argsort(per_unit, descending=True, stable=True).tolist()
         keep = torch.zeros(len(costs), dtype=torch.bool)
         for i in order:
             if costs[i] <= budget:

@@ -50,7 +50,8 @@ def export_run(
     own = check_artefact(run, record, "merged" if form == "merged" else "adapter")
     with atomic_folder(target) as folder:
         for file in own.iterdir():
-            shutil.copy2(file, folder / file.name)
+            if file.name != "README.md":  # no file of the run, and about one form of it
+                shutil.copy2(file, folder / file.name)
         if form == "lora":
             _rewrite_as_lora(folder)
     return target

@@ -46,15 +46,13 @@ def plan(recipe: Recipe) -> Plan:
         return config_of(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
 
     config()  # a model that cannot be is told before rows are read
-    missing = ""
     if recipe.labels:
         try:
             open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
         except UsageError as error:
-            missing = str(error)
-    if recipe.labels and missing:
-        num_labels = len(recipe.labels)
-        return Plan(recipe, num_labels, plan_run(recipe, config(num_labels), source), None, missing)
+            num_labels = len(recipe.labels)
+            parameters = plan_run(recipe, config(num_labels), source)
+            return Plan(recipe, num_labels, parameters, None, str(error))
     data = prepare_data(recipe)
     num_labels = len(data.labels.names)
     parameters = plan_run(recipe, config(num_labels), source)
