@@ -237,5 +237,5 @@ def test_e_has_its_own_multiple_of_the_learning_rate():
 
 
 def test_an_orthonormal_start_is_not_one_of_lora():
-    with pytest.raises(UsageError, match="adapter_init must be lora with method=lora"):
+    with pytest.raises(UsageError, match="adapter_init must be gradient or lora with method=lora"):
         load_recipe(None, {"data": "d", "model": "m", "method": "lora", "adapter_init": "orthonormal"})

@@ -117,6 +117,16 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
     Method(name="LoRA, whole warm start", settings={**_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
+    Method(
+        name="gradient start",
+        settings={**LORA_START, "adapter_init": "gradient"},
+        learning_rates=SHORT_GRID,
+    ),
+    Method(
+        name="gradient start, uniform rank at the final count",
+        settings={**LORA, "adapter_init": "gradient", "target_rank": 7},
+        learning_rates=SHORT_GRID,
+    ),
     # what could make the default better
     Method(name="normal start", settings={**_BASE, **_WARM}, learning_rates=SLOW_START_GRID),
     *(

@@ -32,13 +32,16 @@ class Method:
         return 2 if self.prunes else 1
 
 
+_FROM_LORA: Mapping[str, Draw] = {"lora": draw_lora, "gradient": draw_lora}
+"""``gradient`` turns what was drawn when there are rows (`training.gradient_start`)."""
+
 ADALORA = Method(
     title="AdaLoRA",
     trains_e=True,
     target_share=2 / 3,  # the paper starts at 1.5 times the target (Zhang et al., 2023, section 4)
-    draws={"lora": draw_lora, "orthonormal": draw_orthonormal, "normal": draw_normal},
+    draws={**_FROM_LORA, "orthonormal": draw_orthonormal, "normal": draw_normal},
 )
-LORA = Method(title="LoRA", trains_e=False, target_share=1.0, draws={"lora": draw_lora})
+LORA = Method(title="LoRA", trains_e=False, target_share=1.0, draws=_FROM_LORA)
 
 METHODS: Mapping[str, Method] = {"adalora": ADALORA, "lora": LORA}
 """By the recipe key ``method``."""

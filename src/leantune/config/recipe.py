@@ -51,8 +51,9 @@ class Recipe:
         "attention",
     )
     alpha: float | None = _key("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
-    adapter_init: Literal["lora", "orthonormal", "normal"] = _key(
-        "AdaLoRA's start: lora (B zero, E one), orthonormal A and B, or normal (N(0, 0.02) as published)",
+    adapter_init: Literal["gradient", "lora", "orthonormal", "normal"] = _key(
+        "start of the adapters: lora (B zero, E one), gradient (lora with A along the gradient), or AdaLoRA's "
+        "orthonormal (A and B) and normal (N(0, 0.02), as published)",
         "lora",
     )
     lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
@@ -153,8 +154,8 @@ class Recipe:
         yield _must_be(
             "adapter_init",
             self.adapter_init,
-            "lora with method=lora, which has no other",
-            self.method == "adalora" or self.adapter_init == "lora",
+            "gradient or lora with method=lora, which has no other",
+            self.method == "adalora" or self.adapter_init in ("gradient", "lora"),
         )
         yield _must_be(
             "accumulate",

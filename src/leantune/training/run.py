@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from leantune.errors import CheckpointError, ResourceError
 from leantune.hardware import describe_versions
 from leantune.memory import is_out_of_memory
 from leantune.model import PackedClassifier
+from leantune.training.gradient_start import turn_to_gradient
 from leantune.training.interrupt import interruptible
 from leantune.training.lock import run_lock
 from leantune.training.loop import Phase, TrainingState, train
@@ -61,6 +63,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         else:
             start_folder(run)
             _warm_start(run, classifier)
+            _turn_adapters(run, classifier)
             run.save_record()
             history = History(run.folder / "history.jsonl")
         with history:
@@ -111,6 +114,22 @@ def _warm_start(run: Run, classifier: PackedClassifier) -> None:
         f"linear probe: validation accuracy {100 * accuracy:.1f} % in "
         f"{run.record['timings']['probe_s']:.0f} s"
     )
+
+
+def _turn_adapters(run: Run, classifier: PackedClassifier) -> None:
+    recipe = run.recipe
+    if recipe.adapter_init != "gradient":
+        return
+    started = time.perf_counter()
+    with run.console.status("turning the adapters along the gradient"):
+        turn_to_gradient(
+            classifier,
+            run.data.train,
+            math.ceil(recipe.batch_size / recipe.accumulate),
+            seed=recipe.seed,
+            class_weights=class_weights(run),
+        )
+    run.record["timings"]["gradient_start_s"] = time.perf_counter() - started
 
 
 def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
