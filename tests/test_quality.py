@@ -17,14 +17,14 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 from benchmarks.quality import jobs, report
 from benchmarks.quality.data import DataSet, cut, shares
 from benchmarks.quality.jobs import Job
-from benchmarks.quality.methods import COMMON, LORA, LORA_START, METHODS, Method
+from benchmarks.quality.methods import ADALORA, COMMON, LORA, METHODS, Method
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
 
 from leantune.config import load_recipe
 from leantune.pretrained import skeleton
 from tiny import tiny_config
 
-ADAPTIVE = Method(name="adaptive", settings=LORA_START, learning_rates=(1e-3, 2e-3), is_in_sweep=True)
+ADAPTIVE = Method(name="adaptive", settings=ADALORA, learning_rates=(1e-3, 2e-3), is_in_sweep=True)
 UNIFORM = Method(name="uniform", settings=LORA, learning_rates=(1e-3,), max_seeds=2)
 
 
@@ -173,7 +173,7 @@ def test_a_budget_with_no_room_for_an_adapter_is_left_out(tmp_path, data, monkey
 def test_the_key_depends_on_settings_rows_and_seed_and_on_nothing_else(data, tmp_path):
     job = Job(data, ADAPTIVE, PUBLISHED, 1e-3, 42)
     elsewhere = DataSet("toy", tmp_path / "elsewhere", 3, data.digest)
-    renamed = Method(name="another name", settings=LORA_START, learning_rates=(5e-3,))
+    renamed = Method(name="another name", settings=ADALORA, learning_rates=(5e-3,))
     assert Job(elsewhere, renamed, PUBLISHED, 1e-3, 42).key == job.key
     others = [
         Job(DataSet("toy", tmp_path, 3, "ba9876543210"), ADAPTIVE, PUBLISHED, 1e-3, 42),
@@ -216,8 +216,8 @@ def test_an_estimate_is_a_mean_with_students_interval():
 
 
 def test_the_table_shows_what_is_there_and_leaves_out_what_is_not(tmp_path, data):
-    default = Method(name="leantune default", settings=LORA_START, learning_rates=(1e-3, 2e-3))
-    peer = Method(name="PEFT LoRA", settings=LORA_START, learning_rates=(5e-4,), max_seeds=3)
+    default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3, 2e-3))
+    peer = Method(name="PEFT LoRA", settings=ADALORA, learning_rates=(5e-4,), max_seeds=3)
     study = study_of(tmp_path, data, default, peer, UNIFORM)
     trained = study_of(tmp_path, data, default, peer)
     assert work(trained, fake_result, lambda: True, lambda text: None) == 4 + 3
@@ -233,7 +233,7 @@ def test_the_table_shows_what_is_there_and_leaves_out_what_is_not(tmp_path, data
 
 def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tmp_path, data):
     whole = DataSet("whole", tmp_path / "whole", 3, "ba9876543210", rates_of=data)
-    default = Method(name="leantune default", settings=LORA_START, learning_rates=(1e-3, 2e-3))
+    default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3, 2e-3))
     study = Study(
         sets=[data, whole], methods=[default], budgets=[PUBLISHED], num_seeds=2, results=tmp_path / "results"
     )

@@ -73,9 +73,10 @@ _FROM_ORTHONORMAL: Mapping[str, Any] = {
 _ALL_LINEAR: Mapping[str, Any] = {"targets": "all-linear", "allocation": "parameters"}
 
 _LORA: Mapping[str, Any] = {**_BASE, "method": "lora", "adapter_init": "lora"}
+_ALONG_GRADIENT: Mapping[str, Any] = {"adapter_init": "gradient"}
 
-LORA_START = {**_FROM_LORA, **_WARM}
-LORA = {**_LORA, **_WARM}
+ADALORA = {**_FROM_LORA, **_WARM, **_ALONG_GRADIENT}
+LORA = {**_LORA, **_WARM, **_ALONG_GRADIENT}
 
 AS_PUBLISHED: Mapping[str, Any] = {
     **_BASE,
@@ -98,12 +99,12 @@ PROBE = "linear probe"
 """Not trained by itself: the baseline that every run of the default measures first."""
 
 METHODS: tuple[Method, ...] = (
-    Method(name=DEFAULT, settings=LORA_START, is_in_sweep=True),
-    Method(name="leantune LoRA", settings=LORA, is_in_sweep=True),
+    Method(name=DEFAULT, settings=ADALORA, learning_rates=SHORT_GRID, is_in_sweep=True),
+    Method(name="leantune LoRA", settings=LORA, learning_rates=SHORT_GRID, is_in_sweep=True),
     Method(
         name="uniform rank at the final count",
         settings={**LORA, "target_rank": 7},
-        learning_rates=SHORT_GRID,  # 1e-2 was far worse on AG News, as it is for PEFT's LoRA everywhere
+        learning_rates=SHORT_GRID,
     ),
     Method(name="PEFT LoRA", pipeline="lora", max_seeds=3),
     Method(name="PEFT AdaLoRA", pipeline="adalora", learning_rates=SLOW_START_GRID, max_seeds=3),
@@ -117,29 +118,25 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
     Method(name="LoRA, whole warm start", settings={**_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
+    Method(name="A at random", settings={**_FROM_LORA, **_WARM}),
     Method(
-        name="gradient start",
-        settings={**LORA_START, "adapter_init": "gradient"},
-        learning_rates=SHORT_GRID,
-    ),
-    Method(
-        name="gradient start, uniform rank at the final count",
-        settings={**LORA, "adapter_init": "gradient", "target_rank": 7},
-        learning_rates=SHORT_GRID,
+        name="A at random, uniform rank at the final count",
+        settings={**_LORA, **_WARM, "target_rank": 7},
+        learning_rates=SHORT_GRID,  # 1e-2 was far worse on AG News, as it is for PEFT's LoRA everywhere
     ),
     # what could make the default better
     Method(name="normal start", settings={**_BASE, **_WARM}, learning_rates=SLOW_START_GRID),
     *(
         Method(name=name, settings=settings, learning_rates=FAST_RATE)
         for name, settings in {
-            "all-linear": {**LORA_START, **_ALL_LINEAR},
+            "all-linear": {**ADALORA, **_ALL_LINEAR},
             "all-linear LoRA": {**LORA, "targets": "all-linear"},
-            "label smoothing": {**LORA_START, "label_smoothing": 0.1},
-            "R-Drop": {**LORA_START, "r_drop": 1},
-            "adapter dropout 0.3": {**LORA_START, "lora_dropout": 0.3},
-            "no adapter dropout": {**LORA_START, "lora_dropout": 0},
-            "early schedule": {**LORA_START, "rank_warmup": 0.05, "rank_final": 0.7},
-            "late schedule": {**LORA_START, "rank_warmup": 0.2, "rank_final": 0.2},
+            "label smoothing": {**ADALORA, "label_smoothing": 0.1},
+            "R-Drop": {**ADALORA, "r_drop": 1},
+            "adapter dropout 0.3": {**ADALORA, "lora_dropout": 0.3},
+            "no adapter dropout": {**ADALORA, "lora_dropout": 0},
+            "early schedule": {**ADALORA, "rank_warmup": 0.05, "rank_final": 0.7},
+            "late schedule": {**ADALORA, "rank_warmup": 0.2, "rank_final": 0.2},
             "no warm start": {**_FROM_LORA, **_COLD},
             "LoRA, no warm start": {**_LORA, **_COLD},
             "orthonormal start, no warm start": {**_FROM_ORTHONORMAL, **_COLD},
@@ -163,13 +160,13 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="torch's kernels and dropout",
         module="benchmarks.quality.bernoulli",
-        settings=LORA_START,
+        settings=ADALORA,
         learning_rates=SHORT_GRID,
         data=("agnews",),
     ),
     Method(
         name="fp32",
-        settings={**LORA_START, "precision": "fp32"},
+        settings={**ADALORA, "precision": "fp32"},
         learning_rates=SHORT_GRID,
         data=("agnews",),
     ),

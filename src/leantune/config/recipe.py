@@ -52,9 +52,9 @@ class Recipe:
     )
     alpha: float | None = _key("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
     adapter_init: Literal["gradient", "lora", "orthonormal", "normal"] = _key(
-        "start of the adapters: lora (B zero, E one), gradient (lora with A along the gradient), or AdaLoRA's "
+        "start of the adapters: gradient (B zero, E one, A along the gradient), lora (A at random), or AdaLoRA's "
         "orthonormal (A and B) and normal (N(0, 0.02), as published)",
-        "lora",
+        "gradient",
     )
     lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")

@@ -62,10 +62,10 @@ def turn_to_gradient(
     drawn = [layer.lora_A.detach().clone() for layer in layers]
     was_training = classifier.training
     classifier.eval()
-    _fill_gradients(classifier, chosen, batch_size, class_weights)
+    fill_gradients(classifier, chosen, batch_size, class_weights)
     for layer in layers:
         _probe_from_the_left(layer)
-    _fill_gradients(classifier, chosen, batch_size, class_weights)
+    fill_gradients(classifier, chosen, batch_size, class_weights)
     for layer, rows_of_A in zip(layers, drawn, strict=True):
         _take_right_singular_vectors(layer, rows_of_A)
     _drop_gradients(classifier.parameters())
@@ -73,10 +73,12 @@ def turn_to_gradient(
     return len(chosen)
 
 
-def _fill_gradients(
-    classifier: PackedClassifier, rows: LabelledRows, batch_size: int, class_weights: Tensor | None
+def fill_gradients(
+    classifier: PackedClassifier, rows: LabelledRows, batch_size: int, class_weights: Tensor | None = None
 ) -> None:
-    """Gradients of the summed loss; only their directions are used, and sums do not underflow in fp16."""
+    """Give all trainable parameters the gradient of the loss summed over ``rows`` and over all processes; the sum,
+    whose direction is that of the mean, does not underflow in fp16.
+    """
     parameters = list(classifier.trainable().values())
     _drop_gradients(parameters)
     weight = None if class_weights is None else class_weights.to(classifier.device)

@@ -122,14 +122,15 @@ def _turn_adapters(run: Run, classifier: PackedClassifier) -> None:
         return
     started = time.perf_counter()
     with run.console.status("turning the adapters along the gradient"):
-        turn_to_gradient(
+        num_rows = turn_to_gradient(
             classifier,
             run.data.train,
             math.ceil(recipe.batch_size / recipe.accumulate),
             seed=recipe.seed,
             class_weights=class_weights(run),
         )
-    run.record["timings"]["gradient_start_s"] = time.perf_counter() - started
+    seconds = run.record["timings"]["gradient_start_s"] = time.perf_counter() - started
+    run.console.print(f"adapters turned along the gradient of {num_rows} rows in {seconds:.0f} s")
 
 
 def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
