@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 GRID = (1e-3, 3e-3, 1e-2)
-"""Learning rates of all that trains adapters."""
+"""Learning rates of what starts with A at random."""
 SHORT_GRID = (1e-3, 3e-3)
-"""Of variants."""
+"""Of what starts along the gradient, which learns faster, and of variants."""
 FAST_RATE = (3e-3,)
 """The one that was best for all methods that were given the whole grid; for variants."""
 SLOW_START_GRID = (3e-3, 1e-2)
