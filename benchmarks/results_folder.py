@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.arithmetic import slug
+from leantune.hardware import describe_hardware, describe_versions, pick_device
 
 
-def stem_of(kind: str, hardware: Mapping[str, Any], date: str) -> str:
+def origin_of(module: str) -> dict[str, Any]:
+    """Where a result comes from: day, command, machine and versions; for ``python -m module``."""
+    return {
+        "date": date.today().isoformat(),
+        "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
+        "hardware": describe_hardware(pick_device()),
+        "versions": describe_versions(),
+    }
+
+
+def stem_of(kind: str, hardware: Mapping[str, Any], day: str) -> str:
     """Their common name: ``speed_some-processor_2026-01-31``."""
-    return f"{kind}_{slug(hardware['gpu'] or hardware['cpu'])}_{date}"
+    return f"{kind}_{slug(hardware['gpu'] or hardware['cpu'])}_{day}"
 
 
 def write_result(folder: Path, stem: str, result: Mapping[str, Any], text: str) -> list[Path]:

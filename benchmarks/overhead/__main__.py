@@ -12,7 +12,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping
-from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.overhead.measure import BATCH_SIZE, measure, rows_needed
-from benchmarks.results_folder import stem_of, write_result
+from benchmarks.results_folder import origin_of, stem_of, write_result
 from benchmarks.speed.__main__ import workplace
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
-from leantune.hardware import describe_hardware, describe_versions, pick_device
+from leantune.hardware import pick_device
 from leantune.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[2]
@@ -37,10 +36,7 @@ def main() -> int:
     console = Console()
     device = pick_device()
     result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "command": " ".join(["python -m benchmarks.overhead", *sys.argv[1:]]),
-        "hardware": describe_hardware(device),
-        "versions": describe_versions(),
+        **origin_of("benchmarks.overhead"),
         "limit": LIMIT[device.type],
         "models": {},
     }

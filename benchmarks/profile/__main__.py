@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from itertools import islice, zip_longest
 from pathlib import Path
 from statistics import median
@@ -22,11 +21,10 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.overhead.measure import BATCH_SIZE, rows_needed
-from benchmarks.results_folder import stem_of, write_result
+from benchmarks.results_folder import origin_of, stem_of, write_result
 from benchmarks.speed.__main__ import workplace
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
 from benchmarks.speed.process import Workplace
-from leantune.hardware import describe_hardware, describe_versions, pick_device
 
 ROOT = Path(__file__).parents[2]
 KERNELS = {"native": "1", "torch": "0"}
@@ -38,10 +36,7 @@ def main() -> int:
     options = parse_options()
     console = Console()
     result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "command": " ".join(["python -m benchmarks.profile", *sys.argv[1:]]),
-        "hardware": describe_hardware(pick_device()),
-        "versions": describe_versions(),
+        **origin_of("benchmarks.profile"),
         "rounds": options.rounds,
         "models": {},
     }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from rich.console import Console
 
 from benchmarks.quality.data import SOURCES, data_set, missing_source
 from benchmarks.quality.jobs import MODEL, PUBLISHED_RANKS
-from benchmarks.results_folder import stem_of, write_result
+from benchmarks.results_folder import origin_of, stem_of, write_result
 from leantune.config import load_recipe
 from leantune.data.rows import LabelledRows
-from leantune.hardware import describe_hardware, describe_versions, pick_device
 from leantune.model import PackedClassifier
 from leantune.training.gradient_start import ROW_NORM, fill_gradients, turn_to_gradient
 from leantune.training.setup import build_classifier, prepare_run
@@ -37,10 +35,7 @@ BATCH_SIZE = 32
 def main() -> int:
     console = Console()
     result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "command": " ".join(["python -m benchmarks.quality.gradient", *sys.argv[1:]]),
-        "hardware": describe_hardware(pick_device()),
-        "versions": describe_versions(),
+        **origin_of("benchmarks.quality.gradient"),
         "unseen_rows": UNSEEN_ROWS,
         "sets": {},
     }

@@ -12,7 +12,6 @@ through the adapters are one step of subspace iteration (Halko et al., 2011, arX
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -68,7 +67,7 @@ def turn_to_gradient(
     fill_gradients(classifier, chosen, batch_size, class_weights)
     for layer, rows_of_A in zip(layers, drawn, strict=True):
         _take_right_singular_vectors(layer, rows_of_A)
-    _drop_gradients(classifier.parameters())
+    classifier.zero_grad(set_to_none=True)
     classifier.train(was_training)
     return len(chosen)
 
@@ -80,7 +79,8 @@ def fill_gradients(
     whose direction is that of the mean, does not underflow in fp16.
     """
     parameters = list(classifier.trainable().values())
-    _drop_gradients(parameters)
+    for parameter in parameters:  # zeros, so that one which no row reaches has a gradient, too
+        parameter.grad = torch.zeros_like(parameter)
     weight = None if class_weights is None else class_weights.to(classifier.device)
     own = np.arange(distributed.rank(), len(rows), distributed.world_size())
     for start in range(0, len(own), batch_size):
@@ -88,15 +88,7 @@ def fill_gradients(
         assert batch.labels is not None
         loss = F.cross_entropy(classifier(batch), batch.labels, weight=weight, reduction="sum")
         torch.autograd.backward(loss)
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
     distributed.sum_gradients([p.grad for p in parameters if p.grad is not None])
-
-
-def _drop_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None
 
 
 @torch.no_grad()
