@@ -129,6 +129,7 @@ METHODS: tuple[Method, ...] = (
     *(
         Method(name=name, settings=settings, learning_rates=FAST_RATE)
         for name, settings in {
+            "head three times as fast": {**ADALORA, "head_learning_rate_ratio": 3},
             "all-linear": {**ADALORA, **_ALL_LINEAR},
             "all-linear LoRA": {**LORA, "targets": "all-linear"},
             "label smoothing": {**ADALORA, "label_smoothing": 0.1},

@@ -9,7 +9,11 @@ from torch import nn
 
 
 def adamw(
-    trainable: Mapping[str, nn.Parameter], *, weight_decay: float, e_learning_rate_ratio: float = 1.0
+    trainable: Mapping[str, nn.Parameter],
+    *,
+    weight_decay: float,
+    e_learning_rate_ratio: float = 1.0,
+    head_learning_rate_ratio: float = 1.0,
 ) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; no decay on biases, norms and the singular values E,
     whose size is what the allocator reads.
@@ -17,23 +21,26 @@ def adamw(
     Args:
         trainable: by name.
         weight_decay: of the matrices.
-        e_learning_rate_ratio: learning rate of E over that of everything else.
+        e_learning_rate_ratio: learning rate of E over that of A and B.
+        head_learning_rate_ratio: learning rate of what is no adapter over that of A and B.
     """
-    decayed: list[nn.Parameter] = []
-    singular_values: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    ratios = {"lora_A": 1.0, "lora_B": 1.0, "lora_E": e_learning_rate_ratio}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
-        if name.endswith("lora_E"):
-            singular_values.append(parameter)
-        else:
-            (decayed if parameter.ndim == 2 else free).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay, "lr_ratio": 1.0},
-        {"params": singular_values, "weight_decay": 0.0, "lr_ratio": e_learning_rate_ratio},
-        {"params": free, "weight_decay": 0.0, "lr_ratio": 1.0},
-    ]
+        last = name.rpartition(".")[2]
+        decay = weight_decay if parameter.ndim == 2 and last != "lora_E" else 0.0
+        groups.setdefault((decay, ratios.get(last, head_learning_rate_ratio)), []).append(parameter)
     # lr is set by the loop before every step
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, foreach=True)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "lr_ratio": ratio}
+            for (decay, ratio), parameters in groups.items()
+        ],
+        lr=0.0,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        foreach=True,
+    )
 
 
 def learning_rate_at(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:

@@ -260,6 +260,7 @@ def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> 
             classifier.trainable(),
             weight_decay=recipe.weight_decay,
             e_learning_rate_ratio=recipe.e_learning_rate_ratio,
+            head_learning_rate_ratio=recipe.head_learning_rate_ratio,
         ),
         allocator=RankAllocator(
             classifier.layers(),
