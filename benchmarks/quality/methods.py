@@ -51,6 +51,7 @@ _BASE: Mapping[str, Any] = {
     "targets": "attention",
     "adapter_init": "normal",
     "e_learning_rate_ratio": 1,
+    "head_learning_rate_ratio": 1,
     "orth_reg_weight": 0.5,
     "allocation": "triplets",
     "lora_dropout": 0.1,
@@ -74,9 +75,12 @@ _ALL_LINEAR: Mapping[str, Any] = {"targets": "all-linear", "allocation": "parame
 
 _LORA: Mapping[str, Any] = {**_BASE, "method": "lora", "adapter_init": "lora"}
 _ALONG_GRADIENT: Mapping[str, Any] = {"adapter_init": "gradient"}
+_FAST_HEAD: Mapping[str, Any] = {"head_learning_rate_ratio": 3}
+_EVEN: Mapping[str, Any] = {"target_rank": 7}
+"""In LoRA: as many triplets as the default keeps."""
 
-ADALORA = {**_FROM_LORA, **_WARM, **_ALONG_GRADIENT}
-LORA = {**_LORA, **_WARM, **_ALONG_GRADIENT}
+ADALORA = {**_FROM_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD}
+LORA = {**_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD}
 
 AS_PUBLISHED: Mapping[str, Any] = {
     **_BASE,
@@ -101,11 +105,7 @@ PROBE = "linear probe"
 METHODS: tuple[Method, ...] = (
     Method(name=DEFAULT, settings=ADALORA, learning_rates=SHORT_GRID, is_in_sweep=True),
     Method(name="leantune LoRA", settings=LORA, learning_rates=SHORT_GRID, is_in_sweep=True),
-    Method(
-        name="uniform rank at the final count",
-        settings={**LORA, "target_rank": 7},
-        learning_rates=SHORT_GRID,
-    ),
+    Method(name="uniform rank at the final count", settings={**LORA, **_EVEN}, learning_rates=FAST_RATE),
     Method(name="PEFT LoRA", pipeline="lora", max_seeds=3),
     Method(name="PEFT AdaLoRA", pipeline="adalora", learning_rates=SLOW_START_GRID, max_seeds=3),
     Method(name="leantune AdaLoRA as published", settings=AS_PUBLISHED, learning_rates=SLOW_START_GRID),
@@ -118,10 +118,20 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
     Method(name="LoRA, whole warm start", settings={**_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
+    Method(
+        name="head as fast as adapters",
+        settings={**_FROM_LORA, **_WARM, **_ALONG_GRADIENT},
+        learning_rates=SHORT_GRID,
+    ),
+    Method(
+        name="head as fast as adapters, uniform rank at the final count",
+        settings={**_LORA, **_WARM, **_ALONG_GRADIENT, **_EVEN},
+        learning_rates=SHORT_GRID,
+    ),
     Method(name="A at random", settings={**_FROM_LORA, **_WARM}),
     Method(
         name="A at random, uniform rank at the final count",
-        settings={**_LORA, **_WARM, "target_rank": 7},
+        settings={**_LORA, **_WARM, **_EVEN},
         learning_rates=SHORT_GRID,  # 1e-2 was far worse on AG News, as it is for PEFT's LoRA everywhere
     ),
     # what could make the default better
@@ -129,7 +139,6 @@ METHODS: tuple[Method, ...] = (
     *(
         Method(name=name, settings=settings, learning_rates=FAST_RATE)
         for name, settings in {
-            "head three times as fast": {**ADALORA, "head_learning_rate_ratio": 3},
             "all-linear": {**ADALORA, **_ALL_LINEAR},
             "all-linear LoRA": {**LORA, "targets": "all-linear"},
             "label smoothing": {**ADALORA, "label_smoothing": 0.1},

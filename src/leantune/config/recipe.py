@@ -64,7 +64,7 @@ class Recipe:
     eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
     learning_rate: float = _key("peak learning rate", 1e-3)
     e_learning_rate_ratio: float = _key("learning rate of E over that of A and B", 1.0)
-    head_learning_rate_ratio: float = _key("learning rate of the head over that of A and B", 1.0)
+    head_learning_rate_ratio: float = _key("learning rate of the head over that of A and B", 3.0)
     warmup: float = _key("learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1)
     weight_decay: float = _key("AdamW decay, not on biases, norms and E", 0.01)
     max_grad_norm: float = _key("clip gradients to this norm; 0: no clipping", 1.0)
