@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForSequenceClassification
 
 import leantune.packing.dropout as dropout_module
 from leantune.errors import UsageError
@@ -34,6 +35,7 @@ from leantune.packing.plan import (
     block_width,
     group_by_length,
 )
+from leantune.pretrained import with_dropout
 from tiny import random_tokens, tiny_model
 
 PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert"]
@@ -72,6 +74,21 @@ def test_packed_logits_equal_padded_logits_of_the_untouched_model(model_type):
     assert classifier.architecture.is_packed == (model_type in PACKED)
     batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
     torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model_type", PACKED + PADDED)
+def test_dropout_of_the_config_can_be_replaced_for_training(model_type):
+    own = tiny_model(model_type).config
+    tokens = random_tokens(LENGTHS)
+
+    def spread(probability: float | None) -> float:
+        model = AutoModelForSequenceClassification.from_config(with_dropout(own, probability))
+        classifier = PackedClassifier(model, DropoutStream(0)).train()
+        batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
+        return (classifier(batch) - classifier(batch)).abs().max().item()
+
+    assert spread(0.0) == 0.0 < spread(0.5)
+    assert with_dropout(own, None).to_dict() == own.to_dict()
 
 
 @pytest.mark.parametrize("model_type", ["deberta-v2", "mpnet", "albert"])

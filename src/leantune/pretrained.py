@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,19 @@ def config_of(source: str, *, num_labels: int | None = None, trust_remote_code: 
         config.id2label = {i: f"LABEL_{i}" for i in range(num_labels)}
         config.label2id = {name: i for i, name in config.id2label.items()}
     return config
+
+
+def with_dropout(config: Any, probability: float | None) -> Any:
+    """A copy of the config with this probability wherever it names one of dropout; None: as it is.
+
+    A field that is None takes another one's value in transformers (``classifier_dropout``), so it stays.
+    """
+    changed = copy.deepcopy(config)
+    if probability is not None:
+        for name, value in config.to_dict().items():
+            if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
+                setattr(changed, name, probability)
+    return changed
 
 
 def _refuse_remote_code(source: str) -> None:

@@ -57,6 +57,9 @@ class Recipe:
         "gradient",
     )
     lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
+    dropout: float | None = _key(
+        "dropout within encoder and head while training; default: the encoder's own", None
+    )
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
     epochs: int = _key("passes over the training rows", 3)
     batch_size: int = _key("texts per optimiser step", 32)
@@ -144,8 +147,9 @@ class Recipe:
         yield _must_be("alpha", self.alpha, "above 0", self.alpha is None or self.alpha > 0)
         for name in ("weight_decay", "max_grad_norm", "orth_reg_weight", "r_drop"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        for name in ("lora_dropout", "label_smoothing", "beta1", "beta2"):
-            yield _must_be(name, getattr(self, name), "at least 0 and below 1", 0 <= getattr(self, name) < 1)
+        for name in ("dropout", "lora_dropout", "label_smoothing", "beta1", "beta2"):
+            value = getattr(self, name)
+            yield _must_be(name, value, "at least 0 and below 1", value is None or 0 <= value < 1)
         if self.init_rank is not None and self.target_rank is not None and self.method == "adalora":
             yield _must_be(
                 "init_rank",

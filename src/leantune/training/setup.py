@@ -34,6 +34,7 @@ from leantune.pretrained import (
     reinitialise_head,
     skeleton,
     weights_sha256,
+    with_dropout,
 )
 from leantune.sources import public_name, resolve_model
 from leantune.training.folder import RECORD, check_folder, check_inputs_stay, clear_run
@@ -220,7 +221,8 @@ def build_classifier(run: Run) -> PackedClassifier:
             f"cannot resume: the run computes in {began_in}, but precision={recipe.precision} is {run.precision} on "
             "this machine; go on where it began, or start again with --overwrite"
         )
-    model = load_pretrained(run.model_source, run.config, run.data.labels)
+    # of training alone: what is saved keeps the config of the encoder
+    model = load_pretrained(run.model_source, with_dropout(run.config, recipe.dropout), run.data.labels)
     reinitialise_head(model, recipe.seed)
     classifier = build_trainable(
         model,
