@@ -105,7 +105,7 @@ PROBE = "linear probe"
 METHODS: tuple[Method, ...] = (
     Method(name=DEFAULT, settings=ADALORA, learning_rates=SHORT_GRID, is_in_sweep=True),
     Method(name="leantune LoRA", settings=LORA, learning_rates=SHORT_GRID, is_in_sweep=True),
-    Method(name="uniform rank at the final count", settings={**LORA, **_EVEN}, learning_rates=FAST_RATE),
+    Method(name="uniform rank at the final count", settings={**LORA, **_EVEN}, learning_rates=SHORT_GRID),
     Method(name="PEFT LoRA", pipeline="lora", max_seeds=3),
     Method(name="PEFT AdaLoRA", pipeline="adalora", learning_rates=SLOW_START_GRID, max_seeds=3),
     Method(name="leantune AdaLoRA as published", settings=AS_PUBLISHED, learning_rates=SLOW_START_GRID),
