@@ -65,7 +65,7 @@ class Recipe:
     batch_size: int = _key("texts per optimiser step", 32)
     accumulate: int = _key("micro-steps that a batch is split into, to save memory", 1)
     eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
-    learning_rate: float = _key("peak learning rate", 1e-3)
+    learning_rate: float = _key("peak learning rate, of A and B", 1e-3)
     e_learning_rate_ratio: float = _key("learning rate of E over that of A and B", 1.0)
     head_learning_rate_ratio: float = _key("learning rate of the head over that of A and B", 3.0)
     warmup: float = _key("learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1)
