@@ -235,7 +235,7 @@ def test_e_and_the_head_have_their_own_multiples_of_the_learning_rate():
     moved = {name: (start[name] - p).abs().max().item() for name, p in trainable.items()}
     expected = {"query.lora_A": 1, "query.lora_B": 1, "query.lora_E": 10}
     expected |= {"classifier.weight": 3, "classifier.bias": 3}
-    assert moved == pytest.approx({name: 1e-3 * ratio for name, ratio in expected.items()}, rel=1e-3)
+    assert moved == pytest.approx({name: 1e-3 * ratio for name, ratio in expected.items()}, rel=1e-4)
 
 
 def test_an_orthonormal_start_is_not_one_of_lora():

@@ -46,12 +46,13 @@ class Method:
 COMMON: Mapping[str, Any] = {"max_length": 128, "epochs": 3, "batch_size": 32, "keep_best": 1}
 """Of every run of leantune; the pipelines have the same length, epochs and batch."""
 
+_SLOW_HEAD: Mapping[str, Any] = {"head_learning_rate_ratio": 1}
 _BASE: Mapping[str, Any] = {
     "method": "adalora",
     "targets": "attention",
     "adapter_init": "normal",
     "e_learning_rate_ratio": 1,
-    "head_learning_rate_ratio": 1,
+    **_SLOW_HEAD,
     "orth_reg_weight": 0.5,
     "allocation": "triplets",
     "lora_dropout": 0.1,
@@ -118,14 +119,10 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
     Method(name="LoRA, whole warm start", settings={**_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
-    Method(
-        name="head as fast as adapters",
-        settings={**_FROM_LORA, **_WARM, **_ALONG_GRADIENT},
-        learning_rates=SHORT_GRID,
-    ),
+    Method(name="head as fast as adapters", settings={**ADALORA, **_SLOW_HEAD}, learning_rates=SHORT_GRID),
     Method(
         name="head as fast as adapters, uniform rank at the final count",
-        settings={**_LORA, **_WARM, **_ALONG_GRADIENT, **_EVEN},
+        settings={**LORA, **_SLOW_HEAD, **_EVEN},
         learning_rates=SHORT_GRID,
     ),
     Method(name="A at random", settings={**_FROM_LORA, **_WARM}),
