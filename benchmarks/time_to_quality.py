@@ -22,7 +22,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from leantune.data.assets import resolve_location
+from leantune.data.assets import asset_path, fetch
 from leantune.hardware import describe_hardware, describe_versions, pick_device
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def peer_curve(peer: str, options: argparse.Namespace, folder: Path) -> Curve:
     output = folder / "peer.json"
     command = [
         *(sys.executable, str(ROOT / "benchmarks" / "peer" / "trainer_peft.py")),
-        *("--model", str(resolve_location("asset:minilm")), "--train", str(options.data / "train.csv")),
+        *("--model", str(asset_path("minilm")), "--train", str(options.data / "train.csv")),
         *("--test", str(options.data / "dev_test.csv"), "--output", str(output)),
         *("--adapter", adapter, "--learning-rate", learning_rate, "--max-length", "128"),
         *("--eval-steps", str(options.every), "--attention", options.attention, *words),
@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa", help="of the peers")
     parser.add_argument("keys", nargs="*", help="recipe keys for leantune, as key=value")
     options = parser.parse_args()
+    fetch(["minilm"])
     if not (options.data / "train.csv").is_file():
         sys.exit(f"{options.data}: no train.csv there; give --data")
     with tempfile.TemporaryDirectory() as scratch:
