@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from leantune.evaluation.intervals import wilson_interval
 from leantune.training.checkpoint import (
     MANIFEST,
     TENSORS,
@@ -18,9 +21,14 @@ from leantune.training.checkpoint import (
 )
 from leantune.training.selection import Evaluation, Selection
 
+NUM_ROWS = 1000
+"""Of validation: the standard error of 90 % is 0.95 points."""
+
 
 def evaluated(step: int, accuracy: float, log_loss: float = 1.0, is_eligible: bool = True) -> Evaluation:
-    return Evaluation(step, step / 10, {"accuracy": accuracy, "log_loss": log_loss}, is_eligible)
+    interval = wilson_interval(round(accuracy * NUM_ROWS), NUM_ROWS).to_json()
+    metrics = {"accuracy": accuracy, "accuracy_interval": interval, "log_loss": log_loss}
+    return Evaluation(step, step / 10, metrics, is_eligible)
 
 
 def test_the_best_are_kept_not_the_newest(tmp_path):
@@ -34,11 +42,43 @@ def test_the_best_are_kept_not_the_newest(tmp_path):
 
 
 def test_a_tie_goes_to_the_lower_log_loss_then_to_the_earlier_step():
-    selection = Selection(
-        "accuracy", 1, [evaluated(1, 0.9, 0.5), evaluated(2, 0.9, 0.4), evaluated(3, 0.9, 0.4)]
-    )
-    assert [e.step for e in selection.ranking()] == [2, 3, 1]
-    assert selection.since_best() == 1
+    evaluations = [evaluated(1, 0.9, 0.5), evaluated(2, 0.9, 0.4), evaluated(3, 0.9, 0.4)]
+    for rule in ("best", "one-se"):
+        selection = Selection("accuracy", 1, evaluations, rule)
+        assert [e.step for e in selection.ranking()] == [2, 3, 1]
+        assert selection.since_best() == 1
+
+
+def test_within_a_standard_error_of_the_best_log_loss_decides():
+    evaluations = [evaluated(1, 0.902, 0.5), evaluated(2, 0.9, 0.4), evaluated(3, 0.88, 0.3)]
+    assert [e.step for e in Selection("accuracy", 1, evaluations, "best").ranking()] == [1, 2, 3]
+    assert [e.step for e in Selection("accuracy", 1, evaluations, "one-se").ranking()] == [2, 1, 3]
+    better = [*evaluations, evaluated(4, 0.92, 0.6)]
+    assert [e.step for e in Selection("accuracy", 1, better, "one-se").ranking()] == [4, 1, 2, 3]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, NUM_ROWS), st.floats(0, 3), st.booleans()), min_size=1, max_size=12),
+    st.sampled_from(["accuracy", "log_loss"]),
+    st.sampled_from(["best", "one-se"]),
+)
+def test_the_chosen_checkpoint_is_near_the_best_and_was_never_removed(measured, metric, rule):
+    selection = Selection(metric, 1, [], rule)
+    kept: set[int] = set()
+    for step, (num_right, log_loss, is_eligible) in enumerate(measured, start=1):
+        selection.evaluations.append(evaluated(step, num_right / NUM_ROWS, log_loss, is_eligible))
+        kept = selection.kept_steps() & (kept | {step})
+    eligible = [e for e in selection.evaluations if e.is_eligible]
+    assert sorted(e.step for e in selection.ranking()) == [e.step for e in eligible]
+    assert kept == {e.step for e in selection.ranking()[:1]}
+    if eligible:
+        chosen = selection.ranking()[0].metrics
+        if metric == "log_loss":
+            assert chosen["log_loss"] == min(e.metrics["log_loss"] for e in eligible)
+        else:
+            best = max(eligible, key=lambda e: e.metrics["accuracy"]).metrics
+            low = best["accuracy_interval"][0] if rule == "one-se" else best["accuracy"]
+            assert low <= chosen["accuracy"] <= best["accuracy"]
 
 
 def test_log_loss_is_better_when_lower():

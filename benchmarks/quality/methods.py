@@ -47,12 +47,14 @@ COMMON: Mapping[str, Any] = {"max_length": 128, "epochs": 3, "batch_size": 32, "
 """Of every run of leantune; the pipelines have the same length, epochs and batch."""
 
 _SLOW_HEAD: Mapping[str, Any] = {"head_learning_rate_ratio": 1}
+_BEST: Mapping[str, Any] = {"selection": "best"}
 _BASE: Mapping[str, Any] = {
     "method": "adalora",
     "targets": "attention",
     "adapter_init": "normal",
     "e_learning_rate_ratio": 1,
     **_SLOW_HEAD,
+    **_BEST,
     "orth_reg_weight": 0.5,
     "allocation": "triplets",
     "lora_dropout": 0.1,
@@ -80,8 +82,10 @@ _FAST_HEAD: Mapping[str, Any] = {"head_learning_rate_ratio": 3}
 _EVEN: Mapping[str, Any] = {"target_rank": 7}
 """In LoRA: as many triplets as the default keeps."""
 
-ADALORA = {**_FROM_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD}
-LORA = {**_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD}
+_ONE_SE: Mapping[str, Any] = {"selection": "one-se"}
+
+ADALORA = {**_FROM_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE}
+LORA = {**_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE}
 
 AS_PUBLISHED: Mapping[str, Any] = {
     **_BASE,
@@ -119,10 +123,19 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
     Method(name="LoRA, whole warm start", settings={**_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
-    Method(name="head as fast as adapters", settings={**ADALORA, **_SLOW_HEAD}, learning_rates=SHORT_GRID),
+    Method(
+        name="highest accuracy selects the checkpoint",
+        settings={**ADALORA, **_BEST},
+        learning_rates=SHORT_GRID,
+    ),
+    Method(
+        name="head as fast as adapters",
+        settings={**ADALORA, **_BEST, **_SLOW_HEAD},
+        learning_rates=SHORT_GRID,
+    ),
     Method(
         name="head as fast as adapters, uniform rank at the final count",
-        settings={**LORA, **_SLOW_HEAD, **_EVEN},
+        settings={**LORA, **_BEST, **_SLOW_HEAD, **_EVEN},
         learning_rates=SHORT_GRID,
     ),
     Method(name="A at random", settings={**_FROM_LORA, **_WARM}),

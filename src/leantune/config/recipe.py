@@ -108,6 +108,11 @@ class Recipe:
     metric: Literal["accuracy", "macro_f1", "log_loss"] = _key(
         "what the best checkpoint is best at: accuracy, macro_f1 or log_loss", "accuracy"
     )
+    selection: Literal["one-se", "best"] = _key(
+        "best: the checkpoint that is best by the metric; one-se: among those within a standard error of it, the one "
+        "with the lowest log loss",
+        "one-se",
+    )
     save_every: int = _key("steps between checkpoints; 0: at evaluations only", 0)
     evaluate_every: int = _key("steps between evaluations; 0: once an epoch", 0)
     early_stop: int = _key(

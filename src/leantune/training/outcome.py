@@ -55,7 +55,12 @@ def select_best(run: Run, classifier: PackedClassifier, selection: Selection) ->
         }
         for e in selection.evaluations
     ]
-    run.record["selected"] = {"step": best.step, "metric": run.recipe.metric, "comparison": comparison}
+    run.record["selected"] = {
+        "step": best.step,
+        "metric": run.recipe.metric,
+        "rule": run.recipe.selection,
+        "comparison": comparison,
+    }
     run.record["metrics"] = {"validation": best.metrics, "test": None}
     ranks = {name: layer.rank for name, layer in classifier.layers().items()}
     run.record["ranks"] = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}

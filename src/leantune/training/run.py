@@ -57,7 +57,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
         classifier = build_classifier(run)
         state = fresh_state(run, classifier, run.steps.ranks)
-        selection = Selection(recipe.metric, recipe.keep_best)
+        selection = Selection(recipe.metric, recipe.keep_best, rule=recipe.selection)
         if resume:
             history = _go_on(run, state, selection)
         else:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leantune.evaluation.intervals import Z_95
 from leantune.training.checkpoint import list_checkpoints, remove_checkpoint
 
 KEEP_LAST = 2
@@ -40,19 +41,48 @@ class Selection:
     Args:
         metric: ``accuracy``, ``macro_f1`` or ``log_loss``.
         keep_best: how many of the best stay.
+        evaluations: in the order of their steps.
+        rule: ``best``, or ``one-se``: one standard error is no reason to prefer a checkpoint (Breiman et al., 1984,
+            Classification and Regression Trees, section 3.4.3), so of those within it log loss decides, which a
+            few rows measure better than a rate.
     """
 
     metric: str
     keep_best: int
     evaluations: list[Evaluation] = field(default_factory=list)
+    rule: str = "one-se"
 
     def ranking(self) -> list[Evaluation]:
-        """Eligible evaluations, best first; a tie goes to the lower log loss, then to the earlier."""
-        sign = 1 if self.metric == "log_loss" else -1
-        return sorted(
-            (e for e in self.evaluations if e.is_eligible),
-            key=lambda e: (sign * e.metrics[self.metric], e.metrics["log_loss"], e.step),
-        )
+        """Eligible evaluations: the one that the rule chooses, then the others from the best by the metric; a tie
+        goes to the lower log loss, then to the earlier.
+        """
+        eligible = [e for e in self.evaluations if e.is_eligible]
+        best_first = sorted(eligible, key=lambda e: (-self._score(e), e.metrics["log_loss"], e.step))
+        if self.rule == "best" or not eligible:
+            return best_first
+        chosen = self._chosen(eligible)
+        return [chosen, *(e for e in best_first if e is not chosen)]
+
+    def _chosen(self, eligible: list[Evaluation]) -> Evaluation:
+        """By the rule ``one-se``, one after the other, so that its checkpoint was never removed for a worse one."""
+        chosen = best = eligible[0]
+        for new in eligible[1:]:
+            best = max(best, new, key=self._score)
+            least = self._score(best) - self._standard_error(best)
+            is_surer = new.metrics["log_loss"] < chosen.metrics["log_loss"]
+            if self._score(chosen) < least or (is_surer and self._score(new) >= least):
+                chosen = new
+        return chosen
+
+    def _score(self, evaluation: Evaluation) -> float:
+        value: float = evaluation.metrics[self.metric]
+        return -value if self.metric == "log_loss" else value
+
+    def _standard_error(self, evaluation: Evaluation) -> float:
+        if self.metric == "log_loss":
+            return 0.0
+        low, high = evaluation.metrics[f"{self.metric}_interval"]
+        return float(high - low) / (2 * Z_95)
 
     def kept_steps(self) -> set[int]:
         """Steps of the best eligible evaluations."""
