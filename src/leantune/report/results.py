@@ -54,9 +54,16 @@ def checkpoint_section(run: Run) -> Html:
         [_checkpoint_row(one, selected) for one in checkpoints],
         caption="Validation metrics by checkpoint",
     )
-    comparison = selected.get("comparison")
-    sentence = tag("p", _as_sentence(comparison), class_="finding") if comparison else None
+    found = [selected["comparison"], *_reason(selected)] if selected.get("comparison") else []
+    sentence = tag("p", " ".join(_as_sentence(one) for one in found), class_="finding") if found else None
     return section("checkpoints", "Checkpoints", sentence, tag("figure", chart), figures)
+
+
+def _reason(selected: Json) -> Iterator[str]:
+    """Why it was this one, where the chart alone does not say."""
+    if selected.get("rule") == "one-se" and selected["metric"] != "log_loss":
+        metric = selected["metric"].replace("macro_f1", "macro F1")
+        yield f"of those within one standard error of the best {metric}, the one with the lowest log loss was selected"
 
 
 def class_section(run: Run) -> Html:
