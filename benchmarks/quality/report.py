@@ -64,7 +64,8 @@ def markdown_of(study: Study) -> str:
         "MiniLM-L6, 4,000 training rows, at most 128 tokens, 3 epochs. Test accuracy in per cent: "
         "mean over seeds, 95 % interval, number of seeds. Every method has the learning rate of its grid that has "
         "the lowest log loss on the validation rows of the set with the first seed; test rows choose nothing. The "
-        "limit on trainable parameters is that of rank 11 on query and value with the whole head.",
+        "limit on trainable parameters is that of rank 11 on query and value with the whole head. leantune measures "
+        "the checkpoint that its validation rows choose, transformers' `Trainer` the last one.",
         "",
         f"Runs on {' and '.join(f'{name} ({count})' for name, count in machines.most_common())}; "
         f"{'; '.join(sorted(versions))}. Intervals are over seeds of training on one cut of the rows: they say nothing "
