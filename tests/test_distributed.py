@@ -125,7 +125,7 @@ backward = loop._backward
 def fail(state, *arguments):
     if os.environ["RANK"] == "1" and state.step == 3:
         raise DataError("this process cannot go on", path="rank-one")
-    backward(state, *arguments)
+    return backward(state, *arguments)
 
 loop._backward = fail
 sys.exit(main(sys.argv[1:]))

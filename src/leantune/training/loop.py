@@ -104,8 +104,9 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
 
         sizes = BatchSize(len(positions), _weight_of(phase, phase.rows[positions]))
         own = positions[distributed.rank() :: distributed.world_size()]
-        for micro in np.array_split(own, min(recipe.accumulate, max(1, len(own)))):
-            _backward(state, phase, phase.rows[micro], sizes, recipe, result)
+        micro_steps = np.array_split(own, min(recipe.accumulate, max(1, len(own))))
+        losses = [_backward(state, phase, phase.rows[micro], sizes, recipe, result) for micro in micro_steps]
+        result.loss, result.orthogonality = torch.stack(losses).double().sum(0).tolist()  # no sync before
         _sum_over_processes(state, result)  # scaled, so that all processes find the same overflow
         state.scaler.unscale_(state.optimizer)
         _check_loss(result, phase.rows, positions)
@@ -162,10 +163,11 @@ def _backward(
     whole: BatchSize,
     recipe: Recipe,
     result: StepResult,
-) -> None:
-    """Forward and backward of one micro-step; the penalty is shared out by rows."""
+) -> Tensor:
+    """Forward and backward of one micro-step: its share of loss and orthogonality ``(2,)``, on the device."""
+    penalty = torch.zeros((), device=state.classifier.device)
     if not len(rows):  # more processes than rows in the last batch
-        return
+        return torch.stack([penalty, penalty])
     batch = batch_of(state.classifier, rows)
     logits = state.classifier(batch)
     loss = _task_loss(phase, logits, batch, recipe) / whole.weight
@@ -178,11 +180,10 @@ def _backward(
     if recipe.orth_reg_weight and not result.micro_sizes and distributed.is_main():
         penalty = orthogonal_penalty(list(state.classifier.layers().values()))
         total = total + recipe.orth_reg_weight * penalty
-        result.orthogonality = penalty.item()
     torch.autograd.backward(state.scaler.scale(total))
-    result.loss += loss.item()
     result.num_tokens += batch.num_tokens
     result.micro_sizes.append(len(rows))
+    return torch.stack([loss.detach(), penalty.detach()])
 
 
 def _task_loss(phase: Phase, logits: Tensor, batch: PackedBatch, recipe: Recipe) -> Tensor:
