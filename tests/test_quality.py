@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 import threading
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ttest_ind
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
@@ -228,7 +231,7 @@ def test_the_table_shows_what_is_there_and_leaves_out_what_is_not(tmp_path, data
     )
     assert "Runs on a CPU (4) and another CPU (2); torch 2, transformers 5, peft 0" in text
     assert "uniform" not in text
-    assert "toy: leantune default +10.00 points against PEFT LoRA (+7.73 to +12.27)" in text
+    assert "toy: leantune default against PEFT LoRA: +10.00 points (+7.73 to +12.27)" in text
 
 
 def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tmp_path, data):
@@ -251,3 +254,24 @@ def test_the_plot_is_a_picture(tmp_path, data):
     work(study, fake_result, lambda: True, lambda text: None)
     assert report.draw(study, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+SEVERAL = st.lists(st.integers(500, 1000), min_size=2, max_size=5, unique=True).map(
+    lambda counts: [count / 1000 for count in counts]
+)
+
+
+@given(SEVERAL, SEVERAL)
+def test_the_difference_of_one_set_is_welchs_and_over_equal_sets_narrower(own, others):
+    interval = ttest_ind(own, others, equal_var=False).confidence_interval(0.95)
+    low, high = (
+        float(bound) for bound in re.findall(r"[-+][0-9.]+(?= to|\))", report.difference([(own, others)]))
+    )
+    assert (low, high) == pytest.approx((100 * interval.low, 100 * interval.high), abs=0.006)
+    gain, *bounds = map(float, re.findall(r"[-+][0-9.]+", report.difference([(own, others)] * 4)))
+    assert gain == pytest.approx(100 * (mean(own) - mean(others)), abs=0.006)
+    assert bounds[1] - bounds[0] < high - low
+
+
+def test_the_difference_of_single_seeds_has_no_interval():
+    assert report.difference([([0.9], [0.8]), ([0.7], [0.5, 0.6])]) == "+12.50 points"

@@ -7,12 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, stdev, variance
 from typing import Any
 
-import numpy as np
 from scipy.stats import t as student
-from scipy.stats import ttest_ind
 
 from benchmarks.quality.methods import BUDGETS, DEFAULT, PEERS, PROBE, UNIFORM, Method
 from benchmarks.quality.study import PUBLISHED, Study
@@ -166,7 +164,8 @@ def _differences(study: Study) -> list[str]:
         }
         for data in study.sets
     }
-    lines, gains = [], []
+    lines: list[str] = []
+    pairs: list[tuple[Sequence[float], Sequence[float]]] = []
     for data_name, values in found.items():
         if DEFAULT not in values:
             continue
@@ -174,26 +173,35 @@ def _differences(study: Study) -> list[str]:
         if peers:
             best = max(peers, key=lambda name: mean(values[name]))
             if len(peers) == len(PEERS):  # one that has not run yet may be better
-                gains.append(100 * (mean(values[DEFAULT]) - mean(values[best])))
-            lines.append(f"- {data_name}: {_against(values, best)}.")
-        lines += [f"- {data_name}: {_against(values, name)}." for name in UNIFORM if name in values]
-    if len(gains) == len(found) > 1:
+                pairs.append((values[DEFAULT], values[best]))
+        lines += [
+            f"- {data_name}: {DEFAULT} against {name}: {difference([(values[DEFAULT], values[name])])}."
+            for name in ([best] if peers else []) + [name for name in UNIFORM if name in values]
+        ]
+    if len(pairs) == len(found) > 1:
         lines.append(
-            f"- Mean over the sets: {DEFAULT} {mean(gains):+.2f} points against the best PEFT pipeline of each."
+            f"- Mean over the sets: {DEFAULT} against the best PEFT pipeline of each: {difference(pairs)}."
         )
     elif len(found) > 1:
         lines.append("- Mean over the sets: open until every PEFT pipeline has run on every set.")
     return lines
 
 
-def _against(values: dict[str, list[float]], other: str) -> str:
-    """The difference of two means with its 95 % interval over seeds (Welch), if both have several."""
-    own, others = (100 * np.array(values[name]) for name in (DEFAULT, other))
-    text = f"{DEFAULT} {own.mean() - others.mean():+.2f} points against {other}"
-    if min(len(own), len(others)) < 2:
-        return text
-    interval = ttest_ind(own, others, equal_var=False).confidence_interval(0.95)
-    return f"{text} ({interval.low:+.2f} to {interval.high:+.2f})"
+def difference(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> str:
+    """The mean over ``pairs`` of the first's mean less the second's, in points, with its 95 % interval over seeds
+    (Welch's, with Satterthwaite's degrees of freedom over all of them) if each has several.
+    """
+    gain = 100 * mean(mean(own) - mean(others) for own, others in pairs)
+    samples = [sample for pair in pairs for sample in pair]
+    if min(map(len, samples)) < 2:
+        return f"{gain:+.2f} points"
+    variances = [variance(sample) / len(sample) for sample in samples]
+    spread = sum(variances)
+    half_width = 0.0
+    if spread:
+        weights = sum(v**2 / (len(sample) - 1) for v, sample in zip(variances, samples, strict=True))
+        half_width = 100 * float(student.ppf(0.975, spread**2 / weights)) * math.sqrt(spread) / len(pairs)
+    return f"{gain:+.2f} points ({gain - half_width:+.2f} to {gain + half_width:+.2f})"
 
 
 def draw(study: Study, path: Path) -> bool:
