@@ -16,6 +16,7 @@ import torch
 from leantune import atomic
 from leantune.cli import exit_code_of, main
 from leantune.config import load_recipe
+from leantune.evaluation.intervals import wilson_interval
 from leantune.inference import export, predict, write  # noqa: F401 - likewise
 from leantune.training import checkpoint, outcome
 from leantune.training.checkpoint import Checkpoint, save_checkpoint
@@ -100,7 +101,10 @@ def _six_checkpoints(folder: Path) -> None:
 
 
 def _clean(folder: Path) -> None:
-    metrics = [{"accuracy": accuracy, "log_loss": 1.0} for accuracy in (0.5, 0.9, 0.6, 0.7, 0.8, 0.4)]
+    metrics = [
+        {"accuracy": right / 100, "accuracy_interval": wilson_interval(right, 100).to_json(), "log_loss": 1.0}
+        for right in (50, 90, 60, 70, 80, 40)
+    ]
     evaluations = [Evaluation(i + 1, i / 2, each, True) for i, each in enumerate(metrics)]
     Selection("accuracy", 1, evaluations).clean(folder)
 

@@ -109,8 +109,7 @@ class Recipe:
         "what the best checkpoint is best at: accuracy, macro_f1 or log_loss", "accuracy"
     )
     selection: Literal["one-se", "best"] = _key(
-        "best: the checkpoint that is best by the metric; one-se: among those within a standard error of it, the one "
-        "with the lowest log loss",
+        "best: the checkpoint that is best by the metric; one-se: the last of those within a standard error of it",
         "one-se",
     )
     save_every: int = _key("steps between checkpoints; 0: at evaluations only", 0)

@@ -63,7 +63,7 @@ def _reason(selected: Json) -> Iterator[str]:
     """Why it was this one, where the chart alone does not say."""
     if selected.get("rule") == "one-se" and selected["metric"] != "log_loss":
         metric = selected["metric"].replace("macro_f1", "macro F1")
-        yield f"of those within one standard error of the best {metric}, the one with the lowest log loss was selected"
+        yield f"of those within one standard error of the best {metric}, the last was selected"
 
 
 def class_section(run: Run) -> Html:

@@ -43,8 +43,8 @@ class Selection:
         keep_best: how many of the best stay.
         evaluations: in the order of their steps.
         rule: ``best``, or ``one-se``: one standard error is no reason to prefer a checkpoint (Breiman et al., 1984,
-            Classification and Regression Trees, section 3.4.3), so of those within it log loss decides, which a
-            few rows measure better than a rate.
+            Classification and Regression Trees, section 3.4.3), so the last of those within it is taken, at which
+            the learning rate has fallen furthest.
     """
 
     metric: str
@@ -53,26 +53,18 @@ class Selection:
     rule: str = "one-se"
 
     def ranking(self) -> list[Evaluation]:
-        """Eligible evaluations: the one that the rule chooses, then the others from the best by the metric; a tie
-        goes to the lower log loss, then to the earlier.
-        """
-        eligible = [e for e in self.evaluations if e.is_eligible]
-        best_first = sorted(eligible, key=lambda e: (-self._score(e), e.metrics["log_loss"], e.step))
-        if self.rule == "best" or not eligible:
-            return best_first
-        chosen = self._chosen(eligible)
-        return [chosen, *(e for e in best_first if e is not chosen)]
+        """Eligible evaluations: the one that the rule chooses, then the others from the best by the metric."""
+        ranking = self._best_first()
+        if self.rule == "best" or not ranking:
+            return ranking
+        least = self._score(ranking[0]) - self._standard_error(ranking[0])
+        chosen = max((e for e in ranking if self._score(e) >= least), key=lambda e: e.step)
+        return [chosen, *(e for e in ranking if e is not chosen)]
 
-    def _chosen(self, eligible: list[Evaluation]) -> Evaluation:
-        """By the rule ``one-se``, one after the other, so that its checkpoint was never removed for a worse one."""
-        chosen = best = eligible[0]
-        for new in eligible[1:]:
-            best = max(best, new, key=self._score)
-            least = self._score(best) - self._standard_error(best)
-            is_surer = new.metrics["log_loss"] < chosen.metrics["log_loss"]
-            if self._score(chosen) < least or (is_surer and self._score(new) >= least):
-                chosen = new
-        return chosen
+    def _best_first(self) -> list[Evaluation]:
+        """By the metric; a tie goes to the lower log loss, then to the earlier."""
+        eligible = (e for e in self.evaluations if e.is_eligible)
+        return sorted(eligible, key=lambda e: (-self._score(e), e.metrics["log_loss"], e.step))
 
     def _score(self, evaluation: Evaluation) -> float:
         value: float = evaluation.metrics[self.metric]
@@ -89,8 +81,8 @@ class Selection:
         return {evaluation.step for evaluation in self.ranking()[: self.keep_best]}
 
     def since_best(self) -> int:
-        """Eligible evaluations after the best one."""
-        ranking = self.ranking()
+        """Eligible evaluations after the best one by the metric."""
+        ranking = self._best_first()
         return sum(e.step > ranking[0].step for e in ranking) if ranking else 0
 
     def clean(self, run: Path) -> None:
