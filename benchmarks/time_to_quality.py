@@ -22,7 +22,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from leantune.data.assets import asset_path, fetch
+from leantune.data.assets import fetch, resolve_location
 from leantune.hardware import describe_hardware, describe_versions, pick_device
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def peer_curve(peer: str, options: argparse.Namespace, folder: Path) -> Curve:
     output = folder / "peer.json"
     command = [
         *(sys.executable, str(ROOT / "benchmarks" / "peer" / "trainer_peft.py")),
-        *("--model", str(asset_path("minilm")), "--train", str(options.data / "train.csv")),
+        *("--model", resolve_location("asset:minilm"), "--train", str(options.data / "train.csv")),
         *("--test", str(options.data / "dev_test.csv"), "--output", str(output)),
         *("--adapter", adapter, "--learning-rate", learning_rate, "--max-length", "128"),
         *("--eval-steps", str(options.every), "--attention", options.attention, *words),

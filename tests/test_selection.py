@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leantune.evaluation.intervals import wilson_interval
+from leantune.evaluation.intervals import Z_95, wilson_interval
 from leantune.training.checkpoint import (
     MANIFEST,
     TENSORS,
@@ -78,8 +78,9 @@ def test_the_chosen_checkpoint_is_near_the_best_and_was_never_removed(measured, 
             assert chosen["log_loss"] == min(e.metrics["log_loss"] for e in eligible)
         else:
             best = max(eligible, key=lambda e: e.metrics["accuracy"]).metrics
-            low = best["accuracy_interval"][0] if rule == "one-se" else best["accuracy"]
-            assert low <= chosen["accuracy"] <= best["accuracy"]
+            low, high = best["accuracy_interval"]
+            standard_error = (high - low) / (2 * Z_95) if rule == "one-se" else 0
+            assert best["accuracy"] - standard_error <= chosen["accuracy"] <= best["accuracy"]
 
 
 def test_log_loss_is_better_when_lower():

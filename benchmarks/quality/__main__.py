@@ -20,7 +20,7 @@ from benchmarks.quality.data import SOURCES, DataSet, data_set, missing_source
 from benchmarks.quality.jobs import MODEL, run_job
 from benchmarks.quality.methods import BUDGETS, METHODS
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
-from leantune.data.assets import fetch
+from leantune.data.assets import ASSET_PREFIX, fetch
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +38,7 @@ def main() -> int:
     def may_start() -> bool:
         return not options.table and time.perf_counter() - started < 60 * options.max_minutes
 
-    fetch([MODEL])
+    fetch([MODEL.removeprefix(ASSET_PREFIX)])
     results = Path(options.results)
     study = Study(
         sets=available(options.data.split(","), console),

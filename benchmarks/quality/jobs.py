@@ -19,13 +19,12 @@ from benchmarks.quality.methods import BUDGETS, CLI, COMMON, Method
 from benchmarks.speed.arithmetic import slug
 from leantune import __version__
 from leantune.adalora.budget import ParameterPlan
-from leantune.data.assets import asset_path
+from leantune.data.assets import resolve_location
 from leantune.errors import DivergedError
 from leantune.model import plan_model
 from leantune.pretrained import config_of, skeleton
 
-MODEL = "minilm"
-"""Of `leantune.data.assets`."""
+MODEL = "asset:minilm"
 PUBLISHED_RANKS = {"init_rank": 11, "target_rank": 8}
 PEER_RANKS = {"adalora": PUBLISHED_RANKS, "lora": {"init_rank": 11, "target_rank": 11}}
 """LoRA has no E and no pruning: rank 11 is what the same limit pays for."""
@@ -66,7 +65,7 @@ class Job:
     @property
     def key(self) -> str:
         """Names the run: another one with the same settings on the same rows is the same run."""
-        whole = {"model": f"asset:{MODEL}", "data": self.data.digest, "settings": self.settings}
+        whole = {"model": MODEL, "data": self.data.digest, "settings": self.settings}
         if self.method.module != CLI:
             whole["module"] = self.method.module
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
@@ -90,7 +89,7 @@ def _plan(num_labels: int, *, targets: str = "attention", **settings: Any) -> Pa
 
 @cache
 def _skeleton(num_labels: int) -> Any:
-    return skeleton(config_of(str(asset_path(MODEL)), num_labels=num_labels))
+    return skeleton(config_of(resolve_location(MODEL), num_labels=num_labels))
 
 
 def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -105,12 +104,12 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     scratch.mkdir(parents=True)
     files = {part: str(job.data.file(part)) for part in ("train", "validation", "test")}
     if job.method.is_peer:
-        settings = {**job.settings, "model": str(asset_path(MODEL)), "files": files}
+        settings = {**job.settings, "model": resolve_location(MODEL), "files": files}
         (scratch / "settings.json").write_text(json.dumps(settings), "utf-8")
         module, words = "benchmarks.quality.peer", [str(scratch / "settings.json"), str(scratch / "out.json")]
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
-        recipe = {**job.settings, **paths, "model": f"asset:{MODEL}", "output": str(scratch / "run")}
+        recipe = {**job.settings, **paths, "model": MODEL, "output": str(scratch / "run")}
         module, words = job.method.module, ["train", *(f"{key}={value}" for key, value in recipe.items())]
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)

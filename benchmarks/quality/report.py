@@ -169,14 +169,16 @@ def _differences(study: Study) -> list[str]:
     for data_name, values in found.items():
         if DEFAULT not in values:
             continue
+        others = [name for name in UNIFORM if name in values]
         peers = [name for name in PEERS if name in values]
         if peers:
             best = max(peers, key=lambda name: mean(values[name]))
             if len(peers) == len(PEERS):  # one that has not run yet may be better
                 pairs.append((values[DEFAULT], values[best]))
+            others = [best, *others]
         lines += [
             f"- {data_name}: {DEFAULT} against {name}: {difference([(values[DEFAULT], values[name])])}."
-            for name in ([best] if peers else []) + [name for name in UNIFORM if name in values]
+            for name in others
         ]
     if len(pairs) == len(found) > 1:
         lines.append(

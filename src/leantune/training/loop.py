@@ -106,7 +106,7 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         own = positions[distributed.rank() :: distributed.world_size()]
         micro_steps = np.array_split(own, min(recipe.accumulate, max(1, len(own))))
         losses = [_backward(state, phase, phase.rows[micro], sizes, recipe, result) for micro in micro_steps]
-        result.loss, result.orthogonality = torch.stack(losses).double().sum(0).tolist()  # no sync before
+        result.loss, result.orthogonality = torch.stack(losses).double().sum(0).tolist()  # host sync
         _sum_over_processes(state, result)  # scaled, so that all processes find the same overflow
         state.scaler.unscale_(state.optimizer)
         _check_loss(result, phase.rows, positions)

@@ -44,7 +44,7 @@ class Selection:
         evaluations: in the order of their steps.
         rule: ``best``, or ``one-se``: one standard error is no reason to prefer a checkpoint (Breiman et al., 1984,
             Classification and Regression Trees, section 3.4.3), so the last of those within it is taken, at which
-            the learning rate has fallen furthest.
+            the learning rate has fallen furthest. Of log loss no error is measured: the lowest is taken.
     """
 
     metric: str
