@@ -85,6 +85,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--target-rank", type=int, default=8, help="AdaLoRA's target rank, LoRA's rank")
     parser.add_argument("--alpha", type=int, default=16)
     parser.add_argument("--dropout", type=float, default=0.15, help="on the input of the adapters")
+    parser.add_argument("--encoder-dropout", type=float, help="within the encoder; none: its own")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--max-steps", type=int, default=-1, help="optimiser steps; -1: all epochs")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -114,6 +115,8 @@ def tokenised(options: argparse.Namespace, tokenizer: Any) -> tuple[DatasetDict,
 
 def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftModel:
     torch.manual_seed(options.seed)
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    encoder_dropout = dict.fromkeys(names, options.encoder_dropout)
     model = AutoModelForSequenceClassification.from_pretrained(
         options.model,
         num_labels=len(label_names),
@@ -121,6 +124,7 @@ def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftMo
         label2id={name: i for i, name in enumerate(label_names)},
         dtype=torch.float32,
         attn_implementation=options.attention,
+        **({} if options.encoder_dropout is None else encoder_dropout),
     )
     shared = {
         "task_type": TaskType.SEQ_CLS,

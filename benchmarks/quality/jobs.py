@@ -57,7 +57,8 @@ class Job:
         if self.method.pipeline == "full":
             return {"adapter": "full", **common}
         if self.method.is_peer:
-            return {"adapter": self.method.pipeline, **PEER_RANKS[self.method.pipeline], **common}
+            ranks = PEER_RANKS[self.method.pipeline]
+            return {"adapter": self.method.pipeline, **ranks, **self.method.settings, **common}
         own = self.method.settings
         _plan(self.data.num_labels, limit=self.limit, targets=own["targets"], method=own["method"])
         return {**COMMON, **own, "max_trainable_params": self.limit, **common}

@@ -29,7 +29,7 @@ class Method:
     module: str = CLI
     """What is run with ``train`` and the recipe; for comparisons that no recipe key can make."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Recipe keys on top of `COMMON`."""
+    """Recipe keys on top of `COMMON`; of a pipeline, settings of `benchmarks.quality.peer`."""
     learning_rates: tuple[float, ...] = GRID
     data: tuple[str, ...] | None = None
     """Data sets it runs on; None: all."""
@@ -58,6 +58,7 @@ _BASE: Mapping[str, Any] = {
     "orth_reg_weight": 0.5,
     "allocation": "triplets",
     "lora_dropout": 0.1,
+    "dropout": None,
     "label_smoothing": 0,
     "rank_warmup": 0.1,
     "rank_final": 0.4,
@@ -79,13 +80,16 @@ _ALL_LINEAR: Mapping[str, Any] = {"targets": "all-linear", "allocation": "parame
 _LORA: Mapping[str, Any] = {**_BASE, "method": "lora", "adapter_init": "lora"}
 _ALONG_GRADIENT: Mapping[str, Any] = {"adapter_init": "gradient"}
 _FAST_HEAD: Mapping[str, Any] = {"head_learning_rate_ratio": 3}
+_NO_DROPOUT: Mapping[str, Any] = {"dropout": 0}
+"""In encoder and head; adapters keep theirs."""
+_OWN_DROPOUT: Mapping[str, Any] = {"dropout": None}
 _EVEN: Mapping[str, Any] = {"target_rank": 7}
 """In LoRA: as many triplets as the default keeps."""
 
 _ONE_SE: Mapping[str, Any] = {"selection": "one-se"}
 
-ADALORA = {**_FROM_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE}
-LORA = {**_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE}
+ADALORA = {**_FROM_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE, **_NO_DROPOUT}
+LORA = {**_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE, **_NO_DROPOUT}
 
 AS_PUBLISHED: Mapping[str, Any] = {
     **_BASE,
@@ -113,6 +117,13 @@ METHODS: tuple[Method, ...] = (
     Method(name="uniform rank at the final count", settings={**LORA, **_EVEN}, learning_rates=SHORT_GRID),
     Method(name="PEFT LoRA", pipeline="lora", max_seeds=3),
     Method(name="PEFT AdaLoRA", pipeline="adalora", learning_rates=SLOW_START_GRID, max_seeds=3),
+    Method(
+        name="PEFT AdaLoRA, encoder without dropout",
+        pipeline="adalora",
+        settings={"encoder_dropout": 0},
+        learning_rates=(1e-2,),  # the best one with dropout, on every set
+        max_seeds=3,
+    ),
     Method(name="leantune AdaLoRA as published", settings=AS_PUBLISHED, learning_rates=SLOW_START_GRID),
     Method(
         name="full fine-tuning (out of budget)",
@@ -124,18 +135,23 @@ METHODS: tuple[Method, ...] = (
     Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
     Method(name="LoRA, whole warm start", settings={**_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
     Method(
+        name="the encoder's own dropout",
+        settings={**ADALORA, **_OWN_DROPOUT},
+        learning_rates=SHORT_GRID,
+    ),
+    Method(
         name="highest accuracy selects the checkpoint",
-        settings={**ADALORA, **_BEST},
+        settings={**ADALORA, **_OWN_DROPOUT, **_BEST},
         learning_rates=SHORT_GRID,
     ),
     Method(
         name="head as fast as adapters",
-        settings={**ADALORA, **_BEST, **_SLOW_HEAD},
+        settings={**ADALORA, **_OWN_DROPOUT, **_BEST, **_SLOW_HEAD},
         learning_rates=SHORT_GRID,
     ),
     Method(
         name="head as fast as adapters, uniform rank at the final count",
-        settings={**LORA, **_BEST, **_SLOW_HEAD, **_EVEN},
+        settings={**LORA, **_OWN_DROPOUT, **_BEST, **_SLOW_HEAD, **_EVEN},
         learning_rates=SHORT_GRID,
     ),
     Method(name="A at random", settings={**_FROM_LORA, **_WARM}),
@@ -152,7 +168,7 @@ METHODS: tuple[Method, ...] = (
             "all-linear": {**ADALORA, **_ALL_LINEAR},
             "all-linear LoRA": {**LORA, "targets": "all-linear"},
             "label smoothing": {**ADALORA, "label_smoothing": 0.1},
-            "R-Drop": {**ADALORA, "r_drop": 1},
+            "R-Drop": {**ADALORA, **_OWN_DROPOUT, "r_drop": 1},
             "adapter dropout 0.3": {**ADALORA, "lora_dropout": 0.3},
             "no adapter dropout": {**ADALORA, "lora_dropout": 0},
             "early schedule": {**ADALORA, "rank_warmup": 0.05, "rank_final": 0.7},
@@ -180,7 +196,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="torch's kernels and dropout",
         module="benchmarks.quality.bernoulli",
-        settings=ADALORA,
+        settings={**ADALORA, **_OWN_DROPOUT},
         learning_rates=SHORT_GRID,
         data=("agnews",),
     ),

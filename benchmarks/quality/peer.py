@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "pad_to_multiple_of": 16,  # faster: few shapes
     "alpha": 16,
     "dropout": 0.15,
+    "encoder_dropout": None,
     "epochs": 3,
     "max_steps": -1,
     "batch_size": 32,

@@ -100,6 +100,7 @@ def leantune_training(name: str = LEANTUNE, *, precision: str | None = None) -> 
             "target_rank": TARGET_RANK,
             "alpha": ALPHA,
             "lora_dropout": DROPOUT,
+            "dropout": "none",  # the encoder's own
             "adapter_init": "normal",
             "orth_reg_weight": 0.5,
             "head": "full",

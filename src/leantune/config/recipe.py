@@ -58,7 +58,7 @@ class Recipe:
     )
     lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
     dropout: float | None = _key(
-        "dropout within encoder and head while training; default: the encoder's own", None
+        "dropout within encoder and head while training; none: the encoder's own", 0.0
     )
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
     epochs: int = _key("passes over the training rows", 3)
