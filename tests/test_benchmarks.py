@@ -383,7 +383,8 @@ def test_both_sides_train_with_the_same_recipe(tmp_path: Path) -> None:
         "allocate_every": trainer_peft.ALLOCATE_EVERY,
     }
     assert {key: float(recipe[key]) for key in constants} == constants
-    assert recipe["dropout"] == "none" and "--encoder-dropout" not in theirs  # the encoder's own
+    assert recipe["dropout"] == "none"  # the encoder's own, as theirs
+    assert "--encoder-dropout" not in theirs
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

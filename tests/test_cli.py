@@ -329,6 +329,10 @@ BAD_RECIPES = [
         "init_rank must be above target_rank=8. Got 8",
     ),
     (["train", "quickstart", "epochs"], "'epochs' is not key=value"),
+    (
+        ["train", "quickstart", "r_drop=1", "lora_dropout=0"],
+        "r_drop must be 0 with dropout=0 and lora_dropout=0, where both passes are the same. Got 1.0 instead",
+    ),
     (["train", "quickstart", "epochs=inf"], "epochs must be a whole number. Got 'inf' instead"),
     (["train", "quickstart", "seed=nan"], "seed must be a whole number. Got 'nan' instead"),
     (["train", "quickstart", "epochs=1,5"], "epochs must be a whole number. Got '1,5' instead"),
@@ -370,6 +374,11 @@ def test_a_bad_recipe_file_is_one_line(tmp_path, capsys, text, message):
 )
 def test_a_whole_number_may_be_written_in_several_ways(word, number):
     assert convert(word, int) == number
+
+
+@pytest.mark.parametrize("word", ["none", "None", "null", "", None])
+def test_no_value_may_be_written_in_several_ways(word):
+    assert convert(word, float | None) is None
 
 
 def test_paths_may_hold_what_the_command_line_and_the_terminal_give_a_meaning(
@@ -564,9 +573,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_pa
     output = tmp_path / "run"
     slow = save_tiny_encoder(tmp_path / "encoder")  # the same weights as the session's encoder
     arguments = json.loads((run / "record.json").read_text())["recipe"]
-    words = [
-        f"{key}={','.join(v) if isinstance(v, list) else v}" for key, v in arguments.items() if v is not None
-    ]
+    words = [f"{key}={','.join(v) if isinstance(v, list) else v}" for key, v in arguments.items()]
     command = [sys.executable, "-m", "leantune.cli", "train", *words, f"model={slow}", f"output={output}"]
     process = subprocess.Popen([*command, "save_every=1"], stderr=subprocess.PIPE, text=True)
     while not list((output / "checkpoints").glob("step-*")) and process.poll() is None:

@@ -14,7 +14,7 @@ def convert(value: Any, hint: Any) -> Any:
     """``value`` as the type of ``hint``; a ValueError says what it must be."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         inner = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
-        return None if value in (None, "", "none", "null") else convert(value, inner)
+        return None if str(value).lower() in ("", "none", "null") else convert(value, inner)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if str(value).lower() not in choices:

@@ -168,6 +168,12 @@ class Recipe:
             self.method == "adalora" or self.adapter_init in ("gradient", "lora"),
         )
         yield _must_be(
+            "r_drop",
+            self.r_drop,
+            "0 with dropout=0 and lora_dropout=0, where both passes are the same",
+            self.r_drop == 0 or self.dropout != 0 or self.lora_dropout != 0,
+        )
+        yield _must_be(
             "accumulate",
             self.accumulate,
             f"at most batch_size={self.batch_size}",
