@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 from benchmarks.quality import jobs, report
 from benchmarks.quality.data import DataSet, cut, shares
 from benchmarks.quality.jobs import Job
-from benchmarks.quality.methods import ADALORA, COMMON, LORA, METHODS, Method
+from benchmarks.quality.methods import ADALORA, COMMON, LORA, METHODS, PEER_WITHOUT_DROPOUT, Method
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
 
 from leantune.config import load_recipe
@@ -232,6 +232,25 @@ def test_the_table_shows_what_is_there_and_leaves_out_what_is_not(tmp_path, data
     assert "Runs on a CPU (4) and another CPU (2); torch 2, transformers 5, peft 0" in text
     assert "uniform" not in text
     assert "toy: leantune default against PEFT LoRA: +10.00 points (+7.73 to +12.27)" in text
+
+
+def test_the_mean_over_the_sets_is_given_for_every_rival_that_ran_on_all_of_them(tmp_path, data):
+    other = DataSet("other", tmp_path / "other", 3, "ba9876543210")
+    default, peer, tuned, uniform = (
+        Method(name="leantune default", settings=ADALORA, learning_rates=(2e-3,)),
+        Method(name="PEFT LoRA", pipeline="lora", learning_rates=(1e-3,)),
+        Method(name=PEER_WITHOUT_DROPOUT, pipeline="adalora", learning_rates=(1e-3,)),
+        Method(name="leantune LoRA", settings=LORA, learning_rates=(1e-3,), data=("toy",)),
+    )
+    wanted = {"budgets": [PUBLISHED], "num_seeds": 1, "results": tmp_path / "results"}
+    study = Study(sets=[data, other], methods=[default, peer, tuned, uniform], **wanted)
+    work(study, fake_result, lambda: True, lambda text: None)
+    text = report.markdown_of(study)
+    line = "- Mean over the sets: leantune default against"
+    assert f"{line} {PEER_WITHOUT_DROPOUT}: +10.00 points." in text
+    assert "- toy: leantune default against leantune LoRA: +10.00 points." in text
+    assert f"{line} leantune LoRA" not in text
+    assert "- Mean over the sets: open until every PEFT pipeline has run on every set." in text
 
 
 def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tmp_path, data):

@@ -108,6 +108,8 @@ DEFAULT = "leantune default"
 UNIFORM = ("leantune LoRA", "uniform rank at the final count")
 """Uniform rank: with as many parameters as the default has at the start, and at the end."""
 PEERS = ("PEFT LoRA", "PEFT AdaLoRA")
+"""As users write them: the encoder keeps the dropout of its config."""
+PEER_WITHOUT_DROPOUT = "PEFT AdaLoRA, encoder without dropout"
 PROBE = "linear probe"
 """Not trained by itself: the baseline that every run of the default measures first."""
 
@@ -118,7 +120,7 @@ METHODS: tuple[Method, ...] = (
     Method(name="PEFT LoRA", pipeline="lora", max_seeds=3),
     Method(name="PEFT AdaLoRA", pipeline="adalora", learning_rates=SLOW_START_GRID, max_seeds=3),
     Method(
-        name="PEFT AdaLoRA, encoder without dropout",
+        name=PEER_WITHOUT_DROPOUT,
         pipeline="adalora",
         settings={"encoder_dropout": 0},
         learning_rates=(1e-2,),  # the best one with dropout, on every set
