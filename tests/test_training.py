@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import GridSearchCV
 
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
 from leantune.inference.load import load_run
@@ -311,6 +312,32 @@ def test_the_probe_sees_every_class_however_rare(inputs, tmp_path, monkeypatch):
     changes = {"data": str(tmp_path / "train.csv"), "test": None, "validation_size": 4, "epochs": 1}
     run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
     assert record_of(run)["baseline"]["validation"]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(("compared", "num_folds"), [(4000, 5), (120, 3), (1, 1)])
+@pytest.mark.parametrize("noise", [0.1, 1, 10])
+def test_the_penalty_of_the_probe_is_that_of_cross_validation(monkeypatch, compared, num_folds, noise):
+    monkeypatch.setattr(warm_start, "ROWS_TO_COMPARE_BY", compared)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 12))
+    scores = features @ rng.normal(size=(12, 3)) + noise * rng.normal(size=(200, 3))
+    label_ids = scores.argmax(-1)
+    found = warm_start._best_inverse_penalty(features, label_ids, np.random.default_rng(1))
+    folds = np.random.default_rng(1).permutation(200).reshape(5, 40)[:num_folds]
+    search = GridSearchCV(
+        warm_start._logistic(1.0),
+        {"C": warm_start.INVERSE_PENALTIES},
+        cv=[(np.setdiff1d(np.arange(200), fold), fold) for fold in folds],
+        scoring="neg_log_loss",
+    )
+    assert found == search.fit(features, label_ids).best_params_["C"]
+
+
+def test_rows_of_one_class_tell_no_penalty():
+    features = np.random.default_rng(0).normal(size=(9, 4))
+    rng = np.random.default_rng(0)
+    assert warm_start._best_inverse_penalty(features, np.zeros(9, np.int64), rng) == 0.1
+    assert warm_start._best_inverse_penalty(features[:1], np.zeros(1, np.int64), rng) == 0.1
 
 
 def test_early_stop_ends_before_the_last_step(inputs, tmp_path):

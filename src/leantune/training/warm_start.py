@@ -6,6 +6,8 @@ closed, convex fit finds in seconds, and disturbs the adapters meanwhile.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,9 +25,12 @@ MAX_PROBE_ROWS = 20_000
 """More rows than this do not make the probe better in any way that training would notice."""
 
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
-"""scikit-learn's C, on standardised features: the one with the lowest log loss on rows that were held out."""
-HELD_OUT = 0.2
-"""Of the probe's rows, to choose the penalty by; the final fit is on all of them."""
+"""scikit-learn's C, on standardised features: the one with the lowest log loss in cross-validation is fitted to all
+of the probe's rows."""
+NUM_FOLDS = 5
+ROWS_TO_COMPARE_BY = 4000
+"""Rows that are held out, fold by fold, if there are as many. By 800 of them chance can decide between neighbours, and
+a probe of ten times the C has weights that training does not make up for."""
 
 
 def head_inputs(classifier: PackedClassifier, rows: LabelledRows, batch_size: int) -> npt.NDArray[np.float32]:
@@ -52,19 +57,22 @@ def _logistic(inverse_penalty: float) -> LogisticRegression:
 def _best_inverse_penalty(
     features: npt.NDArray[np.float64], label_ids: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> float:
-    """By the log loss on held-out rows of classes that the others have, too; 0.1 if that cannot be told."""
-    order = rng.permutation(len(label_ids))
-    held_out, fitted = np.split(order, [round(HELD_OUT * len(order))])
-    classes = np.unique(label_ids[fitted])
-    held_out = held_out[np.isin(label_ids[held_out], classes)]
-    if len(classes) < 2 or not len(held_out):
-        return 0.1
-    losses = {}
-    for inverse_penalty in INVERSE_PENALTIES:
-        probe = _logistic(inverse_penalty).fit(features[fitted], label_ids[fitted])
-        probabilities = probe.predict_proba(features[held_out])
-        losses[inverse_penalty] = log_loss(label_ids[held_out], probabilities, labels=classes)
-    return min(losses, key=lambda each: losses[each])
+    """By the log loss on held-out rows of classes that the other folds have, too; 0.1 if that cannot be told."""
+    folds = np.array_split(rng.permutation(len(label_ids)), NUM_FOLDS)
+    losses = dict.fromkeys(INVERSE_PENALTIES, 0.0)
+    for fold in folds[: math.ceil(ROWS_TO_COMPARE_BY / len(folds[0]))]:
+        fitted = np.delete(np.arange(len(label_ids)), fold)
+        classes = np.unique(label_ids[fitted])
+        held_out = fold[np.isin(label_ids[fold], classes)]
+        if len(classes) < 2 or not len(held_out):
+            continue
+        for inverse_penalty in losses:
+            probe = _logistic(inverse_penalty).fit(features[fitted], label_ids[fitted])
+            probabilities = probe.predict_proba(features[held_out])
+            losses[inverse_penalty] += log_loss(
+                label_ids[held_out], probabilities, labels=classes, normalize=False
+            )
+    return min(losses, key=lambda each: losses[each]) if any(losses.values()) else 0.1
 
 
 def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_size: int, *, seed: int) -> int:
