@@ -115,8 +115,10 @@ def tokenised(options: argparse.Namespace, tokenizer: Any) -> tuple[DatasetDict,
 
 def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftModel:
     torch.manual_seed(options.seed)
-    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    encoder_dropout = dict.fromkeys(names, options.encoder_dropout)
+    changed = {}
+    if options.encoder_dropout is not None:
+        names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        changed = dict.fromkeys(names, options.encoder_dropout)
     model = AutoModelForSequenceClassification.from_pretrained(
         options.model,
         num_labels=len(label_names),
@@ -124,7 +126,7 @@ def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftMo
         label2id={name: i for i, name in enumerate(label_names)},
         dtype=torch.float32,
         attn_implementation=options.attention,
-        **({} if options.encoder_dropout is None else encoder_dropout),
+        **changed,
     )
     shared = {
         "task_type": TaskType.SEQ_CLS,
