@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
@@ -413,3 +414,23 @@ def test_the_peer_trains_and_its_ranks_move(inputs: Path, tmp_path: Path, monkey
     assert len(result["evaluations"]) == 1
     if adapter == "adalora":
         assert sum(result["ranks"].values()) == 2 * len(result["ranks"])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(("words", "expected"), [((), 0.1), (("--encoder-dropout", "0"), 0.0)])
+def test_the_peers_encoder_keeps_its_dropout_unless_told(inputs: Path, monkeypatch, words, expected) -> None:
+    needed = [
+        "--model",
+        str(inputs / "encoder"),
+        "--train",
+        "t.csv",
+        "--output",
+        "o.json",
+        "--dropout",
+        "0.3",
+    ]
+    monkeypatch.setattr(sys, "argv", ["trainer_peft.py", *needed, *words])
+    model = trainer_peft.adapted_model(trainer_peft.parse_options(), ["a", "b"])
+    dropouts = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    assert {p for name, p in dropouts.items() if "lora_dropout" not in name} == {expected}
+    assert {p for name, p in dropouts.items() if "lora_dropout" in name} == {0.3}
