@@ -24,6 +24,7 @@ import torch
 from datasets import DatasetDict, disable_progress_bars, load_dataset
 from peft import AdaLoraConfig, LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -35,6 +36,7 @@ from transformers import (
 
 from leantune.hardware import describe_hardware, describe_versions
 from leantune.integrations import AdaLoraCallback, live_ranks
+from leantune.pretrained import with_dropout
 
 WARMUP, WEIGHT_DECAY, ORTHOGONALITY = 0.1, 0.01, 0.5
 RANK_WARMUP, RANK_FINAL, ALLOCATE_EVERY = 0.1, 0.4, 0.01
@@ -115,18 +117,17 @@ def tokenised(options: argparse.Namespace, tokenizer: Any) -> tuple[DatasetDict,
 
 def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftModel:
     torch.manual_seed(options.seed)
-    changed = {}
-    if options.encoder_dropout is not None:
-        names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-        changed = dict.fromkeys(names, options.encoder_dropout)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    config = AutoConfig.from_pretrained(
         options.model,
         num_labels=len(label_names),
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(
+        options.model,
+        config=with_dropout(config, options.encoder_dropout),
         dtype=torch.float32,
         attn_implementation=options.attention,
-        **changed,
     )
     shared = {
         "task_type": TaskType.SEQ_CLS,

@@ -88,8 +88,9 @@ _EVEN: Mapping[str, Any] = {"target_rank": 7}
 
 _ONE_SE: Mapping[str, Any] = {"selection": "one-se"}
 
-ADALORA = {**_FROM_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE, **_NO_DROPOUT}
-LORA = {**_LORA, **_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE, **_NO_DROPOUT}
+_OURS: Mapping[str, Any] = {**_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE, **_NO_DROPOUT}
+ADALORA = {**_FROM_LORA, **_OURS}
+LORA = {**_LORA, **_OURS}
 
 AS_PUBLISHED: Mapping[str, Any] = {
     **_BASE,
@@ -105,11 +106,12 @@ AS_PUBLISHED: Mapping[str, Any] = {
 """Of the reference run; a schedule that prunes, and no refit, as everywhere here."""
 
 DEFAULT = "leantune default"
-UNIFORM = ("leantune LoRA", "uniform rank at the final count")
-"""Uniform rank: with as many parameters as the default has at the start, and at the end."""
 PEERS = ("PEFT LoRA", "PEFT AdaLoRA")
 """As users write them: the encoder keeps the dropout of its config."""
 PEER_WITHOUT_DROPOUT = "PEFT AdaLoRA, encoder without dropout"
+RIVALS = (PEER_WITHOUT_DROPOUT, "leantune LoRA", "uniform rank at the final count")
+"""What the default is held against one by one, beside the best of `PEERS`: PEFT with our dropout, and uniform rank with
+as many parameters as the default has at the start, and at the end."""
 PROBE = "linear probe"
 """Not trained by itself: the baseline that every run of the default measures first."""
 

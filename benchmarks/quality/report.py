@@ -12,15 +12,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from benchmarks.quality.methods import (
-    BUDGETS,
-    DEFAULT,
-    PEER_WITHOUT_DROPOUT,
-    PEERS,
-    PROBE,
-    UNIFORM,
-    Method,
-)
+from benchmarks.quality.methods import BUDGETS, DEFAULT, PEERS, PROBE, RIVALS, Method
 from benchmarks.quality.study import PUBLISHED, Study
 
 
@@ -177,7 +169,7 @@ def _differences(study: Study) -> list[str]:
     for data_name, values in found.items():
         if DEFAULT not in values:
             continue
-        others = [name for name in (PEER_WITHOUT_DROPOUT, *UNIFORM) if name in values]
+        others = [name for name in RIVALS if name in values]
         peers = [name for name in PEERS if name in values]
         if peers:
             best = max(peers, key=lambda name: mean(values[name]))
@@ -194,7 +186,7 @@ def _differences(study: Study) -> list[str]:
         )
     elif len(found) > 1:
         lines.append("- Mean over the sets: open until every PEFT pipeline has run on every set.")
-    for name in (PEER_WITHOUT_DROPOUT, *UNIFORM):
+    for name in RIVALS:
         pairs = [(v[DEFAULT], v[name]) for v in found.values() if DEFAULT in v and name in v]
         if len(pairs) == len(found) > 1:
             lines.append(f"- Mean over the sets: {DEFAULT} against {name}: {difference(pairs)}.")
