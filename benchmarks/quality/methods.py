@@ -165,7 +165,11 @@ METHODS: tuple[Method, ...] = (
         learning_rates=SHORT_GRID,  # 1e-2 was far worse on AG News, as it is for PEFT's LoRA everywhere
     ),
     # what could make the default better
-    Method(name="normal start", settings={**_BASE, **_WARM}, learning_rates=SLOW_START_GRID),
+    Method(
+        name="normal start",
+        settings={**ADALORA, "adapter_init": "normal", "orth_reg_weight": 0.5},
+        learning_rates=SLOW_START_GRID,
+    ),
     *(
         Method(name=name, settings=settings, learning_rates=FAST_RATE)
         for name, settings in {
