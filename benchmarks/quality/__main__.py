@@ -42,7 +42,7 @@ def main() -> int:
     results = Path(options.results)
     study = Study(
         sets=available(options.data.split(","), console),
-        methods=[m for m in METHODS if any(is_meant(m.name, word) for word in options.only.split(","))],
+        methods=[m for m in METHODS if any(is_meant(m.name, word) for word in options.only)],
         budgets=options.budgets.split(","),
         num_seeds=options.seeds,
         results=results,
@@ -68,9 +68,10 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--only",
-        default="",
+        nargs="+",
+        default=[""],
         metavar="WORDS",
-        help="methods, by parts of their names, or =whole names, separated by commas",
+        help="methods, by parts of their names, or =whole names",
     )
     parser.add_argument("--data", default=",".join(SOURCES), help="data sets, separated by commas")
     parser.add_argument("--seeds", type=int, default=5, help=f"at most {len(SEEDS)}; pipelines of PEFT: 3")
