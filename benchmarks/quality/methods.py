@@ -133,7 +133,7 @@ METHODS: tuple[Method, ...] = (
         name="full fine-tuning (out of budget)",
         pipeline="full",
         learning_rates=(5e-5, 1e-4),
-        data=("agnews", "r8"),
+        data=("agnews", "r8", "r52", "20news"),  # where each leaves room
         max_seeds=3,
     ),
     Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
