@@ -267,11 +267,21 @@ def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tm
     assert "| leantune default | 90.50" in second
 
 
+def test_other_budgets_are_a_table_of_what_has_run(tmp_path, data):
+    study = study_of(tmp_path, data, ADAPTIVE, budgets=["30k", "100k"])
+    assert "## Other budgets" not in report.markdown_of(study)
+    work(study, fake_result, lambda: True, lambda text: None)
+    page = report.markdown_of(study)
+    assert "| limit on trainable parameters | 30,000 | 100,000 |" in page
+    assert "| toy, adaptive | 91.00 ± 2.48 (3) | 91.00 ± 2.48 (3) |" in page
+    assert f"]({report.PLOT})" in page
+
+
 def test_the_plot_is_a_picture(tmp_path, data):
     pytest.importorskip("matplotlib", reason="matplotlib comes with leantune[bench]")
     study = study_of(tmp_path, data, ADAPTIVE, budgets=["30k", "100k"])
     work(study, fake_result, lambda: True, lambda text: None)
-    assert report.draw(study, tmp_path / "plot.png")
+    report.draw(report.budget_curves(study), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -54,7 +54,8 @@ def main() -> int:
     work(study, lambda job: run_job(job, scratch / job.key, environment), may_start, say, options.workers)
     text = report.markdown_of(study)
     (results / "README.md").write_text(text, "utf-8")
-    report.draw(study, results / "accuracy_by_budget.png")
+    if curves := report.budget_curves(study):
+        report.draw(curves, results / report.PLOT)
     console.print(text, highlight=False, soft_wrap=True)
     console.print(f"{len(study.pending())} runs pending", highlight=False)
     return 0

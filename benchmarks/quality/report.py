@@ -15,6 +15,9 @@ from scipy.stats import t as student
 from benchmarks.quality.methods import BUDGETS, DEFAULT, PEERS, PROBE, RIVALS, Method
 from benchmarks.quality.study import PUBLISHED, Study
 
+PLOT = "accuracy_by_budget.png"
+"""Beside the page."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -83,6 +86,8 @@ def markdown_of(study: Study) -> str:
                 "",
                 *_table(replace(study, sets=[data])),
             ]
+    if curves := budget_curves(study):
+        lines += ["", "## Other budgets", "", *_budget_table(curves), "", f"![Accuracy by budget]({PLOT})"]
     return "\n".join(lines) + "\n"
 
 
@@ -210,48 +215,62 @@ def difference(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> str:
     return f"{gain:+.2f} points ({gain - half_width:+.2f} to {gain + half_width:+.2f})"
 
 
-def draw(study: Study, path: Path) -> bool:
-    """Accuracy against the limit on parameters, a panel a data set; False if there is nothing to draw."""
+Curves = dict[str, dict[str, dict[int, Estimate]]]
+"""Accuracy by data set, method and limit on trainable parameters."""
+
+
+def budget_curves(study: Study) -> Curves:
+    """What is there of the methods that run at several budgets; sets and methods without a result are left out."""
+    curves: Curves = {}
+    for data in study.sets:
+        for method in study.methods:
+            points = {
+                limit: Estimate.of(accuracies(results))
+                for budget, limit in BUDGETS.items()
+                if limit is not None and (results := study.finished(data, method, budget))
+            }
+            if points:
+                curves.setdefault(data.name, {})[method.name] = points
+    return curves
+
+
+def _budget_table(curves: Curves) -> list[str]:
+    limits = sorted({limit for methods in curves.values() for points in methods.values() for limit in points})
+    return [
+        f"| limit on trainable parameters | {' | '.join(f'{limit:,}' for limit in limits)} |",
+        f"|---|{'---|' * len(limits)}",
+        *(
+            f"| {data}, {method} | {' | '.join(str(points.get(limit, '')) for limit in limits)} |"
+            for data, methods in curves.items()
+            for method, points in methods.items()
+        ),
+    ]
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """Accuracy against the limit on parameters, a panel a data set."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    budgets = [name for name, limit in BUDGETS.items() if limit is not None]
-    curves = {
-        (data.name, method.name): [
-            (BUDGETS[budget], Estimate.of(accuracies(results)))
-            for budget in budgets
-            if (results := study.finished(data, method, budget))
-        ]
-        for data in study.sets
-        for method in study.methods
-        if method.is_in_sweep
-    }
-    drawn = [
-        data for data in study.sets if any(curves[data.name, m.name] for m in study.methods if m.is_in_sweep)
-    ]
-    if not drawn:
-        return False
     figure, axes = plt.subplots(
-        1, len(drawn), figsize=(4 * len(drawn), 3.6), squeeze=False, layout="constrained"
+        1, len(curves), figsize=(4 * len(curves), 3.6), squeeze=False, layout="constrained"
     )
-    for axis, data in zip(axes[0], drawn, strict=True):
-        for (data_name, method_name), points in curves.items():
-            if data_name == data.name and points:
-                axis.errorbar(
-                    [limit for limit, _ in points],
-                    [estimate.mean for _, estimate in points],
-                    yerr=[estimate.half_width or 0 for _, estimate in points],
-                    marker="o",
-                    capsize=3,
-                    label=method_name,
-                )
-        axis.set(xscale="log", title=data.name, xlabel="limit on trainable parameters")
+    for axis, (data_name, methods) in zip(axes[0], curves.items(), strict=True):
+        for method_name, points in methods.items():
+            axis.errorbar(
+                list(points),
+                [estimate.mean for estimate in points.values()],
+                yerr=[estimate.half_width or 0 for estimate in points.values()],
+                marker="o",
+                capsize=3,
+                label=method_name,
+            )
+        axis.set(xscale="log", title=data_name, xlabel="limit on trainable parameters")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("test accuracy, %")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
     figure.savefig(path, dpi=140)
     plt.close(figure)
-    return True
