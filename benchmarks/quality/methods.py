@@ -132,7 +132,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="full fine-tuning (out of budget)",
         pipeline="full",
-        learning_rates=(5e-5, 1e-4),
+        learning_rates=(5e-5, 1e-4, 3e-4),
         data=("agnews", "r8", "r52", "20news"),  # where each leaves room
         max_seeds=3,
     ),
