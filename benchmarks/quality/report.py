@@ -255,7 +255,7 @@ def draw(curves: Curves, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(
-        1, len(curves), figsize=(4 * len(curves), 3.6), squeeze=False, layout="constrained"
+        1, len(curves), figsize=(4 * len(curves), 3.6), squeeze=False, sharex=True, layout="constrained"
     )
     for axis, (data_name, methods) in zip(axes[0], curves.items(), strict=True):
         for method_name, points in methods.items():
