@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leantune.adalora.method import ADALORA, Method
+from leantune.adalora.method import ADALORA, LORA, Method
 from leantune.errors import UsageError
 
 DEFAULT_TARGET_RANK = 8
@@ -159,7 +159,7 @@ def plan_parameters(
         raise UsageError("no linear layer of the encoder matches targets: see 'leantune plan' for the names")
     per_rank = sum(target.triplet_parameters for target in targets)
     largest = (limit - head) // per_rank if limit is not None else None
-    _refuse_too_small(method, limit, head, per_rank, smaller_heads or {})
+    _refuse_too_small(method, limit, head, targets, smaller_heads or {})
     init_rank, target_rank = _ranks(method, init_rank, target_rank, largest)
     plan = ParameterPlan(
         targets=tuple(targets),
@@ -207,9 +207,10 @@ def _ranks(
 
 
 def _refuse_too_small(
-    method: Method, limit: int | None, head: int, per_rank: int, smaller_heads: Mapping[str, int]
+    method: Method, limit: int | None, head: int, targets: Sequence[Target], smaller_heads: Mapping[str, int]
 ) -> None:
     rank = method.smallest_rank
+    per_rank = sum(target.triplet_parameters for target in targets)
     if limit is None or limit - head >= rank * per_rank:
         return
     advice = f"the smallest limit that fits is {head + rank * per_rank:,}"
@@ -218,6 +219,9 @@ def _refuse_too_small(
         name = max(fitting, key=lambda key: fitting[key])
         room = (limit - fitting[name]) // per_rank
         advice += f"; or use head={name} ({fitting[name]:,}), which leaves room for init_rank={room}"
+    as_lora = head + LORA.smallest_rank * sum(target.in_features + target.out_features for target in targets)
+    if method.prunes and as_lora <= limit:
+        advice += f"; or use method=lora, which prunes nothing and fits from {as_lora:,} on"
     raise UsageError(
         f"max_trainable_params={limit:,} is too small: the head has {head:,} and {method.title} needs at least "
         f"rank {rank} in every target ({rank * per_rank:,} more); {advice}"
