@@ -115,7 +115,7 @@ def tokenised(options: argparse.Namespace, tokenizer: Any) -> tuple[DatasetDict,
     return splits.map(encode, batched=True, remove_columns=["text"]), names
 
 
-def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftModel:
+def pretrained_model(options: argparse.Namespace, label_names: list[str]) -> Any:
     torch.manual_seed(options.seed)
     config = AutoConfig.from_pretrained(
         options.model,
@@ -123,12 +123,16 @@ def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftMo
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
     )
-    model = AutoModelForSequenceClassification.from_pretrained(
+    return AutoModelForSequenceClassification.from_pretrained(
         options.model,
         config=with_dropout(config, options.encoder_dropout),
         dtype=torch.float32,
         attn_implementation=options.attention,
     )
+
+
+def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftModel:
+    model = pretrained_model(options, label_names)
     shared = {
         "task_type": TaskType.SEQ_CLS,
         "target_modules": ["query", "value"],

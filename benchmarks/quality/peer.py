@@ -18,12 +18,13 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from benchmarks.peer.trainer_peft import (
     CountingTrainer,
     StopWatch,
     adapted_model,
+    pretrained_model,
     seconds_since_start,
     tokenised,
     trainer_of,
@@ -57,7 +58,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     parts = read(options, tokenizer)
     names = parts["train"].features["label"].names
-    model = whole_model(options, names) if options.adapter == "full" else adapted_model(options, names)
+    build = pretrained_model if options.adapter == "full" else adapted_model
+    model = build(options, names)
     initial = trainable_of(model)
     watch = StopWatch()
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,14 +88,6 @@ def read(options: argparse.Namespace, tokenizer: Any) -> dict[str, Dataset]:
     options.test = options.files["validation"]
     parts["validation"] = tokenised(options, tokenizer)[0]["test"]
     return parts
-
-
-def whole_model(options: argparse.Namespace, label_names: list[str]) -> Any:
-    """Every weight trained."""
-    torch.manual_seed(options.seed)
-    return AutoModelForSequenceClassification.from_pretrained(
-        options.model, num_labels=len(label_names), dtype=torch.float32
-    )
 
 
 def measured(trainer: CountingTrainer, rows: Dataset) -> dict[str, float]:

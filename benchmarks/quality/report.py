@@ -220,10 +220,10 @@ Curves = dict[str, dict[str, dict[int, Estimate]]]
 
 
 def budget_curves(study: Study) -> Curves:
-    """What is there of the methods that run at several budgets; sets and methods without a result are left out."""
+    """What has run of the methods that are for several budgets; sets and methods without a result are left out."""
     curves: Curves = {}
     for data in study.sets:
-        for method in study.methods:
+        for method in (each for each in study.methods if each.is_in_sweep):
             points = {
                 limit: Estimate.of(accuracies(results))
                 for budget, limit in BUDGETS.items()

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from leantune.packing.native.library import COMPILERS
+
 HERE = Path(__file__).parent
 STRIDE_IN_CI = 5
 """One of so many faults is tried, of slow operations fewer; LEANTUNE_ALL_FAULTS=1 tries all."""
@@ -21,11 +23,12 @@ _counts: dict[str, int] = {}
 
 @pytest.fixture(scope="session")
 def faults(run, inputs, tmp_path_factory) -> list[dict[str, Any]]:
-    if not sys.platform.startswith("linux") or shutil.which("cc") is None:
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if not sys.platform.startswith("linux") or compiler is None:
         pytest.skip("the shim needs Linux and a C compiler")
     work = tmp_path_factory.mktemp("faults")
     shim, report = work / "shim.so", work / "report.jsonl"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", shim, HERE / "shim.c", "-ldl"], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, HERE / "shim.c", "-ldl"], check=True)
     stride = 1 if os.environ.get("LEANTUNE_ALL_FAULTS") else STRIDE_IN_CI
     environment = {
         **os.environ,

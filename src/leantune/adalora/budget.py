@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leantune.adalora.method import ADALORA, LORA, Method
@@ -48,7 +48,7 @@ class ParameterPlan:
     @property
     def per_rank(self) -> int:
         """Trainable numbers that one more rank in every target costs."""
-        return sum(target.triplet_parameters for target in self.targets)
+        return _per_rank(self.targets)
 
     @property
     def adapters(self) -> int:
@@ -157,7 +157,7 @@ def plan_parameters(
     """
     if not targets:
         raise UsageError("no linear layer of the encoder matches targets: see 'leantune plan' for the names")
-    per_rank = sum(target.triplet_parameters for target in targets)
+    per_rank = _per_rank(targets)
     largest = (limit - head) // per_rank if limit is not None else None
     _refuse_too_small(method, limit, head, targets, smaller_heads or {})
     init_rank, target_rank = _ranks(method, init_rank, target_rank, largest)
@@ -177,6 +177,11 @@ def plan_parameters(
             f"the nearest that fits is init_rank={largest} ({head + largest * per_rank:,})"
         )
     return plan
+
+
+def _per_rank(targets: Sequence[Target]) -> int:
+    """Trainable numbers that one more rank in every target costs."""
+    return sum(target.triplet_parameters for target in targets)
 
 
 def _ranks(
@@ -210,7 +215,7 @@ def _refuse_too_small(
     method: Method, limit: int | None, head: int, targets: Sequence[Target], smaller_heads: Mapping[str, int]
 ) -> None:
     rank = method.smallest_rank
-    per_rank = sum(target.triplet_parameters for target in targets)
+    per_rank = _per_rank(targets)
     if limit is None or limit - head >= rank * per_rank:
         return
     advice = f"the smallest limit that fits is {head + rank * per_rank:,}"
@@ -219,7 +224,8 @@ def _refuse_too_small(
         name = max(fitting, key=lambda key: fitting[key])
         room = (limit - fitting[name]) // per_rank
         advice += f"; or use head={name} ({fitting[name]:,}), which leaves room for init_rank={room}"
-    as_lora = head + LORA.smallest_rank * sum(target.in_features + target.out_features for target in targets)
+    without_e = [replace(target, trains_e=LORA.trains_e) for target in targets]
+    as_lora = head + LORA.smallest_rank * _per_rank(without_e)
     if method.prunes and as_lora <= limit:
         advice += f"; or use method=lora, which prunes nothing and fits from {as_lora:,} on"
     raise UsageError(
