@@ -24,6 +24,7 @@ FLOORS = (
     "data",
     "packing",
     "adalora",
+    "mpnet",
     "architectures",
     "sources",
     "pretrained",

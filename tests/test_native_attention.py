@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leantune.packing.attention import packed_attention
 from leantune.packing.batch import pack
+from leantune.packing.distance import DistanceBias
 from leantune.packing.dropout import DropoutStream
 from leantune.packing.native import attention as native
 from leantune.packing.native.library import kernels
@@ -22,9 +23,16 @@ SPARE = 5
 """Tokens of no text behind the others."""
 
 
-def plan_of(lengths: list[int], seed: int = 0) -> AttentionPlan:
+REACH = 80
+"""A multiple of 16 above the longest text that distances add something to."""
+
+
+def plan_of(lengths: list[int], seed: int = 0, *, is_biased: bool = False) -> AttentionPlan:
     batch = pack([np.zeros(n, np.int32) for n in lengths], np.arange(len(lengths)))
-    return AttentionPlan.of(batch, DropoutStream(seed))
+    plan = AttentionPlan.of(batch, DropoutStream(seed))
+    if is_biased:
+        plan.distance_bias = DistanceBias(torch.randn(2, 2 * REACH - 1))
+    return plan
 
 
 def heads_for(lengths: list[int], num_heads: int, width: int, seed: int = 0) -> list[Tensor]:
@@ -35,15 +43,23 @@ def heads_for(lengths: list[int], num_heads: int, width: int, seed: int = 0) -> 
 
 
 def reference(
-    qkv: list[Tensor], lengths: list[int], window: int | None, only_first: bool, drop=None
+    qkv: list[Tensor],
+    lengths: list[int],
+    window: int | None,
+    only_first: bool,
+    drop=None,
+    by_distance: Tensor | None = None,
 ) -> Tensor:
-    """``(tokens, N, H)`` in float64; drop: masks ``(N, L, L)`` of the texts."""
+    """``(tokens, N, H)`` in float64; drop: masks ``(N, L, L)`` of the texts; by_distance: ``(N, 2 REACH - 1)``."""
     pieces = []
     for i, texts in enumerate(zip(*(x[: sum(lengths)].split(lengths) for x in qkv), strict=True)):
         q, k, v = (x.transpose(0, 1) for x in texts)
         place = torch.arange(lengths[i])
         far = (place[:, None] - place).abs() >= (window or lengths[i])
-        scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(far, -torch.inf)
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        if by_distance is not None:
+            scores = scores + by_distance[:, place[:, None] - place + REACH - 1].double()
+        scores = scores.masked_fill(far, -torch.inf)
         weights = scores.softmax(-1) if drop is None else scores.softmax(-1) * drop[i]
         out = (weights @ v).transpose(0, 1)
         pieces.append(out * (place == 0)[:, None, None] if only_first else out)
@@ -64,15 +80,21 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
     width=st.sampled_from([32, 64, 96]),
     window=st.sampled_from([None, 1, 3, 20]),
     only_first=st.booleans(),
+    is_biased=st.booleans(),
     seed=st.integers(0, 5),
 )
-def test_native_attention_and_its_gradients_equal_float64(lengths, width, window, only_first, seed):
+def test_native_attention_and_its_gradients_equal_float64(
+    lengths, width, window, only_first, is_biased, seed
+):
+    torch.manual_seed(seed)
     qkv = heads_for(lengths, 2, width, seed)
-    settings_ = (plan_of(lengths), width**-0.5, 0.0, window, only_first)
+    plan = plan_of(lengths, is_biased=is_biased)
+    by_distance = plan.distance_bias.by_distance if is_biased else None
+    settings_ = (plan, width**-0.5, 0.0, window, only_first)
     out = native.attend(*qkv, *settings_)
     weight = torch.randn(out.shape).bfloat16()
     exact = [x.detach().double().requires_grad_() for x in qkv]
-    expected = reference(exact, lengths, window, only_first)
+    expected = reference(exact, lengths, window, only_first, by_distance=by_distance)
     assert_close(out, expected)
     with torch.no_grad():
         assert torch.equal(native.attend(*qkv, *settings_), out)
@@ -110,13 +132,16 @@ def masks_of(lengths: list[int], num_heads: int, width: int, p: float, seed: int
     return masks
 
 
-def test_dropout_is_the_same_backward_as_forward():
+@pytest.mark.parametrize(("width", "is_biased"), [(32, False), (64, False), (64, True), (96, True)])
+def test_dropout_is_the_same_backward_as_forward(width, is_biased):
     lengths, p = [1, 2, 33, 50], 0.25
-    masks = masks_of(lengths, 2, 32, p, seed=3)
-    qkv = heads_for(lengths, 2, 32)
-    out = native.attend(*qkv, plan_of(lengths, 3), 32**-0.5, p, None, False)
+    masks = masks_of(lengths, 2, width, p, seed=3)
+    qkv = heads_for(lengths, 2, width)
+    plan = plan_of(lengths, 3, is_biased=is_biased)
+    out = native.attend(*qkv, plan, width**-0.5, p, None, False)
     exact = [x.detach().double().requires_grad_() for x in qkv]
-    expected = reference(exact, lengths, None, False, masks)
+    by_distance = plan.distance_bias.by_distance if is_biased else None
+    expected = reference(exact, lengths, None, False, masks, by_distance)
     assert_close(out, expected)
     weight = torch.randn(out.shape).bfloat16()
     gradients = torch.autograd.grad((expected * weight[: sum(lengths)].double()).sum(), exact)

@@ -25,6 +25,7 @@ from leantune.packing.attention import (
     padded_sdpa,
 )
 from leantune.packing.batch import PackedBatch, pack
+from leantune.packing.distance import DistanceBias
 from leantune.packing.dropout import DropoutStream, PooledDropout, kept_value
 from leantune.packing.native import library
 from leantune.packing.plan import (
@@ -38,8 +39,8 @@ from leantune.packing.plan import (
 from leantune.pretrained import with_dropout
 from tiny import random_tokens, tiny_model
 
-PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert"]
-PADDED = ["deberta-v2", "mpnet", "albert"]
+PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert", "mpnet"]
+PADDED = ["deberta-v2", "albert"]
 LENGTHS = [7, 1, 19, 19, 3, 30, 12]
 
 
@@ -91,7 +92,7 @@ def test_dropout_of_the_config_can_be_replaced_for_training(model_type):
     assert with_dropout(own, None).to_dict() == own.to_dict()
 
 
-@pytest.mark.parametrize("model_type", ["deberta-v2", "mpnet", "albert"])
+@pytest.mark.parametrize("model_type", PADDED)
 def test_a_padded_encoder_in_bf16_has_its_head_in_fp32(model_type):
     model = tiny_model(model_type)
     tokens = random_tokens(LENGTHS)
@@ -132,6 +133,27 @@ def test_mean_pooling_of_modernbert_packs_too():
     )
 
 
+def test_far_tokens_of_mpnet_keep_what_their_distance_adds():
+    """Distances up to 8 have a number each, those above share one by their logarithm, all from 128 on the last."""
+    model = tiny_model("mpnet", max_position_embeddings=400)
+    with torch.no_grad():
+        model.mpnet.encoder.relative_attention_bias.weight.normal_(0, 2)
+    tokens = random_tokens([300, 7, 150])
+    expected = padded_logits(model, tokens)
+    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
+    batch = pack(tokens, np.arange(3), position_offset=classifier.position_offset)
+    found = packed_logits(classifier, batch)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    classifier.model.mpnet.encoder.relative_attention_bias.weight.data[31] += 1
+    assert not torch.allclose(packed_logits(classifier, batch)[[0, 2]], found[[0, 2]], atol=1e-4)
+
+
+def test_the_attention_of_mpnet_is_replaced_and_keeps_its_names():
+    model = tiny_model("mpnet")
+    names = set(model.state_dict())
+    assert set(PackedClassifier(model, DropoutStream(0)).model.state_dict()) == names
+
+
 @pytest.mark.parametrize("model_type", ["bert", "electra"])
 def test_text_pairs_carry_their_token_types(model_type):
     model = tiny_model(model_type, type_vocab_size=2)
@@ -148,13 +170,16 @@ def test_text_pairs_carry_their_token_types(model_type):
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
     window=st.sampled_from([None, 1, 3, 8]),
+    is_biased=st.booleans(),
     seed=st.integers(0, 5),
 )
-def test_grouped_attention_and_its_backward_equal_sdpa_text_by_text(lengths, window, seed):
+def test_grouped_attention_and_its_backward_equal_sdpa_text_by_text(lengths, window, is_biased, seed):
     generator = torch.Generator().manual_seed(seed)
     lengths = sorted(lengths)
     batch = pack([np.zeros(n, np.int32) for n in lengths], np.arange(len(lengths)))
     plan = AttentionPlan.of(batch, DropoutStream(0))
+    if is_biased:
+        plan.distance_bias = DistanceBias(torch.randn(2, 2 * 48 - 1, generator=generator))
     qkv = [
         torch.randn(1, 2, sum(lengths), 8, generator=generator, dtype=torch.float64).requires_grad_()
         for _ in range(3)
@@ -168,8 +193,12 @@ def test_grouped_attention_and_its_backward_equal_sdpa_text_by_text(lengths, win
     for start, length in zip(batch.cu_seqlens.tolist(), lengths, strict=False):
         place = torch.arange(length)
         visible = (place[:, None] - place).abs() < (window or length)
+        added = torch.zeros(2, length, length, dtype=torch.float64)
+        if is_biased:
+            added = plan.distance_bias.by_distance[:, place[:, None] - place + 47].double()
+        added = added.masked_fill(~visible, -torch.inf)
         q, k, v = (x[:, :, start : start + length] for x in qkv)
-        pieces.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible))
+        pieces.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=added))
     expected = torch.cat(pieces, dim=2).transpose(1, 2)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(grads, torch.autograd.grad((expected * weight).sum(), qkv))
@@ -178,11 +207,14 @@ def test_grouped_attention_and_its_backward_equal_sdpa_text_by_text(lengths, win
     torch.testing.assert_close(out, expected)
 
 
+@pytest.mark.parametrize("is_biased", [False, True])
 @pytest.mark.parametrize("window", [None, 3])
-def test_the_accelerator_path_equals_the_grouped_path(window):
+def test_the_accelerator_path_equals_the_grouped_path(window, is_biased):
     lengths = [2, 5, 5, 11]
     batch = pack([np.zeros(n, np.int32) for n in lengths], np.arange(4))
     plan = AttentionPlan.of(batch, DropoutStream(0))
+    if is_biased:
+        plan.distance_bias = DistanceBias(torch.randn(2, 2 * 16 - 1))
     q, k, v = (torch.randn(1, 2, sum(lengths), 8) for _ in range(3))
     expected, _ = packed_attention(torch.nn.Module(), q, k, v, None, packed=plan, sliding_window=window)
     rows = [x.squeeze(0).transpose(0, 1) for x in (q, k, v)]

@@ -190,7 +190,9 @@ def test_gradient_accumulation_takes_the_same_steps(inputs, tmp_path, changes):
         assert a["orthogonality"] == pytest.approx(b["orthogonality"], rel=1e-3)
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "distilbert", "electra", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize(
+    "model_type", ["roberta", "distilbert", "electra", "modernbert", "mpnet", "deberta-v2"]
+)
 def test_every_architecture_trains_and_its_artefacts_agree(inputs, tmp_path, model_type):
     folder = save_tiny_encoder(tmp_path / "encoder", model_type)
     recipe = recipe_for(inputs, tmp_path / "run", model=str(folder), epochs=2, test=None, refit=True)

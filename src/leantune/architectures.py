@@ -8,18 +8,25 @@ T packed tokens, S texts, D model width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from leantune import mpnet
 from leantune.packing.batch import PackedBatch
+from leantune.packing.plan import AttentionPlan
 
 
 def _from_zero(config: Any) -> int:
     return 0
+
+
+def _encode(model: Any, inputs: Mapping[str, Tensor], plan: AttentionPlan) -> Tensor:
+    hidden: Tensor = model.base_model(**inputs, packed=plan).last_hidden_state
+    return hidden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +39,10 @@ class Architecture:
     """Hidden states ``(T, D)`` to one vector a text ``(S, D)``; None if attention cannot be packed."""
     classify: Callable[[Any, Tensor], Tensor] | None
     """The model's own head on pooled vectors: ``(S, D)`` to ``(S, C)``."""
+    replace_attention: Callable[[Any], None] | None = None
+    """Puts packed attention into a model whose attention is not transformers' ``AttentionInterface``."""
+    encode: Callable[[Any, Mapping[str, Tensor], AttentionPlan], Tensor] = _encode
+    """Packed ids by name ``(1, T)`` to hidden states ``(1, T, D)``, through the encoder of the model."""
     position_offset: Callable[[Any], int] = _from_zero
     """Position id of the first token, from the model's config."""
     has_token_types: bool = True
@@ -86,7 +97,7 @@ def _modernbert_pool(hidden_TD: Tensor, batch: PackedBatch, config: Any) -> Tens
 
 
 def _classify_first_of_sequence(model: Any, pooled_SD: Tensor) -> Tensor:
-    """Heads that index the first token themselves (RoBERTa, XLM-R, ELECTRA, CamemBERT)."""
+    """Heads that index the first token themselves (RoBERTa, XLM-R, ELECTRA, CamemBERT, MPNet)."""
     logits: Tensor = model.classifier(pooled_SD[:, None])
     return logits
 
@@ -110,6 +121,10 @@ def _classify_modernbert(model: Any, pooled_SD: Tensor) -> Tensor:
 
 def _after_padding(config: Any) -> int:
     return int(config.pad_token_id) + 1
+
+
+def _behind_mpnet_padding(config: Any) -> int:
+    return 2  # transformers' MPNet has 1 for padding, whatever the config says
 
 
 def _bert_like(prefix: str, **rest: Any) -> Architecture:
@@ -146,6 +161,17 @@ ARCHITECTURES: dict[str, Architecture] = {
             "distilbert.transformer.layer.{last}.attention",
             "distilbert.transformer.layer.{last}.sa_layer_norm",
         ),
+    ),
+    "mpnet": Architecture(
+        attention_targets=("q", "v"),
+        pool=first_token,
+        classify=_classify_first_of_sequence,
+        replace_attention=mpnet.replace_attention,
+        encode=mpnet.encode,
+        position_offset=_behind_mpnet_padding,
+        has_token_types=False,
+        residual_blocks=("mpnet.encoder.layer.{layer}.output",),
+        gelu_layers=("mpnet.encoder.layer.{layer}.intermediate",),
     ),
     "modernbert": Architecture(
         attention_targets=("Wqkv",),

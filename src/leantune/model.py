@@ -57,15 +57,11 @@ class PackedClassifier(nn.Module):
         self.model = model
         self.stream = stream
         self.architecture: Architecture = architecture_of(model.config)
-        if self.architecture.is_packed:
-            attention.register()
-            model.set_attn_implementation(attention.NAME)
-            if model.config._attn_implementation != attention.NAME:  # transformers only warns
-                raise UsageError(
-                    f"this version of transformers gives {model.config.model_type} no other attention than its own, "
-                    "and texts of a batch would meet in it: expected transformers 5.7 or later"
-                )
         replace_dropout(model, stream)
+        if self.architecture.replace_attention is not None:
+            self.architecture.replace_attention(model)
+        elif self.architecture.is_packed:
+            _interface_attention(model)
         if self.architecture.embeddings:
             replace_embeddings(model, self.architecture.embeddings)
         replace_gelu(model, self._in_every_layer(self.architecture.gelu_layers))
@@ -129,9 +125,8 @@ class PackedClassifier(nn.Module):
         inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
         if self.architecture.has_token_types:
             inputs["token_type_ids"] = batch.token_type_ids
-        hidden: Tensor = self.model.base_model(
-            **{name: F.pad(ids, (0, spare))[None] for name, ids in inputs.items()}, packed=plan
-        ).last_hidden_state[0]
+        padded = {name: F.pad(ids, (0, spare))[None] for name, ids in inputs.items()}
+        hidden = self.architecture.encode(self.model, padded, plan)[0]
         if self._last_attention is not None:
             return hidden  # only first tokens came out
         return self.architecture.pool(hidden[: batch.num_tokens], batch, self.config)
@@ -169,6 +164,17 @@ class PackedClassifier(nn.Module):
             types["token_type_ids"] = torch.where(is_real, batch.token_type_ids[index], 0)
         logits: Tensor = self.model(input_ids=input_ids, attention_mask=is_real.long(), **types).logits
         return logits.float()
+
+
+def _interface_attention(model: Any) -> None:
+    """Give ``model`` packed attention by transformers' ``AttentionInterface``."""
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    if model.config._attn_implementation != attention.NAME:  # transformers only warns
+        raise UsageError(
+            f"this version of transformers gives {model.config.model_type} no other attention than its own, "
+            "and texts of a batch would meet in it: expected transformers 5.7 or later"
+        )
 
 
 def _only_first_tokens(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -87,7 +87,8 @@ def _accelerator_attention(
     sliding_window: int | None,
 ) -> Tensor:
     """One varlen kernel where it can serve, else one padded scaled_dot_product_attention."""
-    varlen = _varlen_kernel() if dropout == 0 and _flash_serves(q_TNH) else None
+    is_plain = dropout == 0 and plan.distance_bias is None
+    varlen = _varlen_kernel() if is_plain and _flash_serves(q_TNH) else None
     if varlen is not None:
         cu, longest = plan.cu_seqlens, plan.max_seqlen
         reach = -1 if sliding_window is None else sliding_window - 1
@@ -144,5 +145,7 @@ def padded_sdpa(
         place = torch.arange(plan.max_seqlen, device=q_TNH.device)
         near = (place[:, None] - place).abs() < sliding_window
         visible = visible & (near | ~layout.is_real[:, None, :, None])
+    if plan.distance_bias is not None:
+        visible = torch.where(visible, plan.distance_bias.block(plan.max_seqlen, q.dtype), -torch.inf)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout, scale=scaling)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, layout.to_packed)

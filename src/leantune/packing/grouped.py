@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leantune.packing.distance import DistanceBias
 from leantune.packing.plan import AttentionGroup, AttentionPlan
 
 
 class GroupedAttention(torch.autograd.Function):
-    """Softmax of q k^T times v, block by block, with its own backward: one graph node for a layer instead of
-    some ten for each block, and only the weights after softmax are stored.
+    """Softmax of q k^T, and of what distances add to it, times v, block by block, with its own backward: one graph
+    node for a layer instead of some ten for each block, and only the weights after softmax are stored.
 
     The scores are scaled through the queries, which are smaller.
     """
@@ -48,7 +49,7 @@ class GroupedAttention(torch.autograd.Function):
         for (group, q_block, k_block, v_block), out in zip(
             _blocks_of(plan.groups, num_heads, only_first, q, k, v), outputs, strict=True
         ):
-            weight = _attention_weights(q_block, k_block, group, sliding_window)
+            weight = _attention_weights(q_block, k_block, group, sliding_window, plan.distance_bias)
             weights.append(weight)
             if dropout:
                 masks.append(plan.stream.mask(tuple(weight.shape), dropout, weight.dtype))
@@ -116,10 +117,10 @@ def attend_without_gradients(
     outputs = _query_blocks(plan.groups, 1, only_first, rows)
     for (group, *blocks), out in zip(_blocks_of(plan.groups, 1, only_first, q, k, v), outputs, strict=True):
         q_block, k_block, v_block = (x.transpose(1, 2) for x in blocks)  # (G, N, L or 1, H)
-        hidden = _hidden_keys(group.lengths, group.width, sliding_window, q.dtype)
-        if hidden is not None:
-            hidden = hidden[:, None, : q_block.shape[2]]
-        attended = F.scaled_dot_product_attention(q_block, k_block, v_block, attn_mask=hidden, scale=scaling)
+        added = _added_scores(group, sliding_window, plan.distance_bias, q.dtype)
+        if added is not None:
+            added = added[:, :, : q_block.shape[2]]
+        attended = F.scaled_dot_product_attention(q_block, k_block, v_block, attn_mask=added, scale=scaling)
         out.copy_(attended.transpose(1, 2))
     if only_first:
         return _first_rows(rows, plan, q_TNH)
@@ -170,13 +171,26 @@ def _blocks_of(
     )
 
 
-def _attention_weights(q: Tensor, k: Tensor, group: AttentionGroup, sliding_window: int | None) -> Tensor:
+def _attention_weights(
+    q: Tensor, k: Tensor, group: AttentionGroup, sliding_window: int | None, bias: DistanceBias | None
+) -> Tensor:
     """Softmax of the scores ``(G * N, queries, L)``; keys of padding get exactly 0."""
     scores = torch.bmm(q, k.mT)
-    hidden = _hidden_keys(group.lengths, group.width, sliding_window, scores.dtype)
-    if hidden is not None:
-        scores.view(group.size, -1, *scores.shape[1:]).add_(hidden[:, None, : scores.shape[1]])
+    added = _added_scores(group, sliding_window, bias, scores.dtype)
+    if added is not None:
+        scores.view(group.size, -1, *scores.shape[1:]).add_(added[:, :, : scores.shape[1]])
     return torch.softmax(scores, dim=-1, out=scores)
+
+
+def _added_scores(
+    group: AttentionGroup, sliding_window: int | None, bias: DistanceBias | None, dtype: torch.dtype
+) -> Tensor | None:
+    """What the scores of a block get beside the products: ``(G or 1, N or 1, 1 or L, L)``; None: nothing."""
+    hidden = _hidden_keys(group.lengths, group.width, sliding_window, dtype)
+    if bias is None:
+        return None if hidden is None else hidden[:, None]
+    by_head = bias.block(group.width, dtype)[None]
+    return by_head if hidden is None else by_head + hidden[:, None]
 
 
 @lru_cache(maxsize=4096)

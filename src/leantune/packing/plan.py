@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from leantune.packing.batch import PackedBatch
+from leantune.packing.distance import DistanceBias
 from leantune.packing.dropout import DropoutStream
 
 TOKEN_MULTIPLE = 64
@@ -82,6 +83,8 @@ class AttentionPlan:
     stream: DropoutStream
     last_attention: nn.Module | None = None
     """The attention module whose output only the first token of each text is taken from."""
+    distance_bias: DistanceBias | None = None
+    """Of all layers; its reach is at least `block_width` of the longest text."""
     _layouts: dict[int, BlockLayout] = field(default_factory=dict)
     _padded: PaddedLayout | None = None
 

@@ -34,23 +34,29 @@ INLINE u32x16 levels_of(const task *t, int64_t query, int64_t key) {
     return random_bits((uint32_t)(key / 2 * round_up(t->length, LANES) + query), t->key);
 }
 
+/* Scaled scores of sixteen queries for a key, to the base of 2. */
+INLINE f32x16 scores_of(const task *t, int64_t query, int64_t key, const int biased) {
+    const float log2_e = 1.44269504f;
+    f32x16 score = load_f32(t->scores + key * LANES) * (t->of->scaling * log2_e);
+    return biased ? score + load_f32(t->by_distance + query - key) * log2_e : score;
+}
+
 /* Weights before division by their sum, as pairs; returns the factor that their products get. */
 INLINE f32x16 softmax_panel(task *t, int64_t query, int64_t first, int64_t last, f32x16 stats[2], const int drops,
-                            const int windowed) {
+                            const int windowed, const int biased) {
     const attention *a = t->of;
-    const float scale = a->scaling * 1.44269504f; /* log2(e) */
     const int64_t end = smaller(last, t->length);
     f32x16 highest = (f32x16){} - INFINITY, sum = {};
     const f32x16 lowest = highest;
     for (int64_t key = first; key < end; key++) {
-        f32x16 score = load_f32(t->scores + key * LANES) * scale;
+        f32x16 score = scores_of(t, query, key, biased);
         if (windowed) score = choose(visible(a->window, query, key), score, lowest);
         highest = choose((u32x16)(score > highest), score, highest);
     }
     for (int64_t key = first; key < end; key += 2) {
         f32x16 weight[2] = {};
         for (int i = 0; i < 2 && key + i < end; i++) {
-            weight[i] = exp2_f32(load_f32(t->scores + (key + i) * LANES) * scale - highest);
+            weight[i] = exp2_f32(scores_of(t, query, key + i, biased) - highest);
             if (windowed) weight[i] = kept(visible(a->window, query, key + i), weight[i]);
             sum += weight[i];
         }
@@ -67,7 +73,7 @@ INLINE f32x16 softmax_panel(task *t, int64_t query, int64_t first, int64_t last,
     return stats[1] * (65536.0f / a->kept_levels);
 }
 
-INLINE void forward_task(task *t, const int64_t H, const int drops, const int windowed) {
+INLINE void forward_task(task *t, const int64_t H, const int drops, const int windowed, const int biased) {
     const attention *a = t->of;
     const int64_t row = a->num_heads * H;
     const uint16_t *q = head_of(a->q, a->q_strides, t);
@@ -80,7 +86,7 @@ INLINE void forward_task(task *t, const int64_t H, const int drops, const int wi
         keys_of(t, query, count, &first, &last);
         panel_of(t->q_panel, q + query * a->q_strides[0], a->q_strides[0], count, H);
         products(t->scores, t->k_rows, H, t->q_panel, first, last, H);
-        f32x16 factor = softmax_panel(t, query, first, last, stats, drops, windowed);
+        f32x16 factor = softmax_panel(t, query, first, last, stats, drops, windowed, biased);
         products(t->columns, (uint16_t *)t->v_columns + first, t->padded, t->weight_pairs + first / 2 * LANES, 0, H,
                  last - first);
         write_columns(a->out + (t->first + query) * row + t->head * H, row, t->columns, factor, count, H);
@@ -94,9 +100,10 @@ INLINE void forward_task(task *t, const int64_t H, const int drops, const int wi
 /* Weights and the gradients of scores, from the scores and the gradients of dropped weights: as rows of
    queries for the products that sum over queries, and as pairs of keys for the one that sums over keys. */
 INLINE void softmax_backward_panel(task *t, const int64_t H, int64_t query, int64_t first, int64_t last,
-                                   const f32x16 stats[2], const int drops, const int windowed) {
+                                   const f32x16 stats[2], const int drops, const int windowed,
+                                   const int biased) {
     const attention *a = t->of;
-    const float scale = a->scaling * 1.44269504f, kept_value = 65536.0f / a->kept_levels;
+    const float kept_value = 65536.0f / a->kept_levels;
     const int64_t end = smaller(last, t->length);
     f32x16 mean = {}; /* of the gradient under the weights: the product of output and its gradient */
     for (int64_t p = 0; p < H / 2; p++) {
@@ -107,7 +114,7 @@ INLINE void softmax_backward_panel(task *t, const int64_t H, int64_t query, int6
         u32x16 levels = drops ? levels_of(t, query, key) : (u32x16){};
         f32x16 grad[2] = {};
         for (int i = 0; i < 2 && key + i < end; i++, levels >>= 16) {
-            f32x16 weight = exp2_f32(load_f32(t->scores + (key + i) * LANES) * scale - stats[0]) * stats[1];
+            f32x16 weight = exp2_f32(scores_of(t, query, key + i, biased) - stats[0]) * stats[1];
             if (windowed) weight = kept(visible(a->window, query, key + i), weight);
             f32x16 dropped = weight, grad_weight = load_f32(t->grad_weights + (key + i) * LANES);
             if (drops) {
@@ -126,7 +133,7 @@ INLINE void softmax_backward_panel(task *t, const int64_t H, int64_t query, int6
 
 /* Sixteen queries: their own gradient, and what they add to those of keys and values as rows. */
 INLINE void backward_panel(task *t, const int64_t H, int64_t query, int64_t first, int64_t last, const int drops,
-                           const int windowed) {
+                           const int windowed, const int biased) {
     const attention *a = t->of;
     const int64_t row = a->num_heads * H, count = smaller(LANES, t->queries - query);
     const int64_t place = (t->first + query) * row + t->head * H;
@@ -139,13 +146,13 @@ INLINE void backward_panel(task *t, const int64_t H, int64_t query, int64_t firs
     panel_of(t->grad_panel, a->grad_out + place, row, count, H);
     products(t->scores, t->k_rows, H, t->q_panel, first, last, H);
     products(t->grad_weights, t->v_rows, H, t->grad_panel, first, last, H);
-    softmax_backward_panel(t, H, query, first, last, stats, drops, windowed);
+    softmax_backward_panel(t, H, query, first, last, stats, drops, windowed, biased);
     products(t->columns, (uint16_t *)t->k_columns + first, t->padded, t->weight_pairs + first / 2 * LANES, 0, H,
              last - first);
     write_columns(a->grad_q + (t->first + query) * a->grad_stride + t->head * H, a->grad_stride, t->columns, (f32x16){} + a->scaling, count, H);
 }
 
-INLINE void backward_task(task *t, const int64_t H, const int drops, const int windowed) {
+INLINE void backward_task(task *t, const int64_t H, const int drops, const int windowed, const int biased) {
     const attention *a = t->of;
     const int64_t row = a->num_heads * H;
     const uint16_t *q = head_of(a->q, a->q_strides, t), *k = head_of(a->k, a->k_strides, t);
@@ -161,8 +168,8 @@ INLINE void backward_task(task *t, const int64_t H, const int drops, const int w
         keys_of(t, query, count, &first, &last);
         pair_rows(t->q_pairs, q + query * a->q_strides[0], a->q_strides[0], count, DEPTH, H);
         pair_rows(t->grad_pairs, grad + query * row, row, count, DEPTH, H);
-        backward_panel(t, H, query, first, last, drops, windowed);
-        if (count > LANES) backward_panel(t, H, query + LANES, first, last, drops, windowed);
+        backward_panel(t, H, query, first, last, drops, windowed, biased);
+        if (count > LANES) backward_panel(t, H, query + LANES, first, last, drops, windowed, biased);
         else
             for (int64_t key = first; key < last; key++) {
                 memset(t->weight_rows + key * DEPTH + LANES, 0, LANES * sizeof *t->weight_rows);
@@ -193,6 +200,7 @@ static void set_task(task *t, const attention *a, int64_t index) {
     t->length = a->cu_seqlens[text + 1] - t->first;
     t->queries = a->only_first ? 1 : t->length;
     t->padded = round_up(t->length, DEPTH);
+    t->by_distance = a->by_distance ? a->by_distance + t->head * a->distances + a->distances / 2 : NULL;
     u32x16 key = random_bits((uint32_t)index, a->key); /* masks of different tasks have nothing in common */
     t->key[0] = key[0], t->key[1] = key[0] * 0x9e3779b9U + a->key[1];
 }
@@ -200,15 +208,19 @@ static void set_task(task *t, const attention *a, int64_t index) {
 typedef void run_task(task *t);
 
 /* The compiler knows the width of a head, and leaves out what is not asked for. */
-#define VARIANT(name, suffix, H, drops, windowed) \
-    static void name##suffix(task *t) { name(t, H, drops, windowed); }
-#define VARIANTS(name)                                  \
-    VARIANT(name, _32, 32, 0, 0)                        \
-    VARIANT(name, _32_drops, 32, 1, 0)                  \
-    VARIANT(name, _64, 64, 0, 0)                        \
-    VARIANT(name, _64_drops, 64, 1, 0)                  \
-    VARIANT(name, _any, t->of->head_width, t->of->kept_levels < 65536, t->of->window > 0) \
-    static run_task *const name##_variants[] = {name##_32, name##_32_drops, name##_64, name##_64_drops, name##_any};
+#define VARIANT(name, suffix, H, drops, windowed, biased) \
+    static void name##suffix(task *t) { name(t, H, drops, windowed, biased); }
+#define VARIANTS(name)                                                                                  \
+    VARIANT(name, _32, 32, 0, 0, 0)                                                                     \
+    VARIANT(name, _32_drops, 32, 1, 0, 0)                                                               \
+    VARIANT(name, _64, 64, 0, 0, 0)                                                                     \
+    VARIANT(name, _64_drops, 64, 1, 0, 0)                                                               \
+    VARIANT(name, _64_biased, 64, 0, 0, 1)                                                              \
+    VARIANT(name, _64_biased_drops, 64, 1, 0, 1)                                                        \
+    VARIANT(name, _any, t->of->head_width, t->of->kept_levels < 65536, t->of->window > 0, !!t->by_distance) \
+    static run_task *const name##_variants[] = {name##_32,        name##_32_drops,                      \
+                                                name##_64,        name##_64_drops,                      \
+                                                name##_64_biased, name##_64_biased_drops, name##_any};
 
 VARIANTS(forward_task)
 VARIANTS(backward_task)
@@ -228,10 +240,17 @@ static void fetch_text(const task *t) {
     fetch_rows(a->grad_v + grad_place, a->grad_stride, t->length, width);
 }
 
+/* The place of the function for these settings. */
+static int variant_of(const attention *a) {
+    const int biased = a->by_distance != NULL, drops = a->kept_levels < 65536;
+    if (!a->window && a->head_width == 32 && !biased) return 0 + drops;
+    if (!a->window && a->head_width == 64) return (biased ? 4 : 2) + drops;
+    return 6;
+}
+
 /* Every thread takes the next task; each is computed alone, so the number of threads changes no bit. */
 static int run_all(const attention *a, run_task *const variants[]) {
-    const int width = a->window ? 4 : a->head_width == 32 ? 0 : a->head_width == 64 ? 2 : 4;
-    run_task *run = variants[width < 4 ? width + (a->kept_levels < 65536) : width];
+    run_task *run = variants[variant_of(a)];
     const int64_t size = lay_out(&(task){}, NULL, a->longest, a->head_width);
     /* eight arrays of the longest text beside the buffers in a cache of a megabyte or two */
     const int fits = a->grad_out && a->longest * a->num_heads * a->head_width * 8 * 2 <= 3 << 19;

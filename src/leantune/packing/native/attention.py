@@ -32,6 +32,8 @@ class _Arguments(ctypes.Structure):
         ("cu_seqlens", _Pointer),
         *((name, _Count) for name in ("num_texts", "num_heads", "head_width", "num_tokens", "longest")),
         *((name, _Count) for name in ("window", "only_first")),
+        ("by_distance", _Pointer),
+        ("distances", _Count),
         ("scaling", ctypes.c_float),
         ("kept_levels", ctypes.c_uint32),
         ("key", ctypes.c_uint32 * 2),
@@ -76,7 +78,7 @@ class NativeAttention(torch.autograd.Function):
         only_first = settings[-1]
         out = _forward(arguments, q, plan, only_first)
         ctx.save_for_backward(q, k, v, out, stats)
-        # the plan keeps the memory of cu_seqlens
+        # the plan keeps the memory of cu_seqlens and of what distances add
         ctx.arguments, ctx.plan, ctx.only_first = arguments, plan, only_first
         return out
 
@@ -108,6 +110,7 @@ def _arguments(
     only_first: bool,
 ) -> _Arguments:
     key = plan.stream.key() if dropout else (0, 0)
+    by_distance = None if plan.distance_bias is None else plan.distance_bias.by_distance
     return _Arguments(
         q=q.data_ptr(),
         k=k.data_ptr(),
@@ -123,6 +126,8 @@ def _arguments(
         longest=plan.max_seqlen,
         window=sliding_window or 0,
         only_first=only_first,
+        by_distance=None if by_distance is None else by_distance.data_ptr(),
+        distances=0 if by_distance is None else by_distance.shape[1],
         scaling=scaling,
         kept_levels=native_levels(dropout),
         key=key,

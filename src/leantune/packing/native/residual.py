@@ -54,24 +54,26 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         """``(..., in)`` and ``(..., D)`` to ``(..., D)``."""
-        if not self._is_native(input_tensor):
-            normed: Tensor = self.LayerNorm(self.dropout(self.dense(hidden_states)) + input_tensor)
-            return normed
-        if bias_apart(self.dense):
-            return self._normed(F.linear(hidden_states, self.dense.weight), input_tensor, self.dense.bias)
-        return self._normed(self.dense(hidden_states), input_tensor, None)
+        return add_and_norm(self.dense, self.dropout, self.LayerNorm, hidden_states, input_tensor)
 
-    def _normed(self, x: Tensor, residual: Tensor, bias: Tensor | None) -> Tensor:
-        x, residual, p = x.contiguous(), residual.contiguous(), self.dropout.p if self.training else 0.0
-        if not torch.is_grad_enabled():
-            return _forward(_arguments(x, residual, bias, self.LayerNorm, p, self.dropout.stream), x)
-        out: Tensor = _Residual.apply(  # type: ignore[no-untyped-call]
-            x, residual, bias, self.LayerNorm, p, self.dropout.stream
-        )
-        return out
 
-    def _is_native(self, x: Tensor) -> bool:
-        return is_frozen_norm(self.LayerNorm, x) and x.shape[-1] % WIDTH_MULTIPLE == 0 and serves(x)
+def add_and_norm(
+    dense: nn.Module, dropout: PooledDropout, norm: nn.LayerNorm, hidden: Tensor, residual: Tensor
+) -> Tensor:
+    """LayerNorm(dropout(dense(hidden)) + residual): ``(..., in)`` and ``(..., D)`` to ``(..., D)``."""
+    if not (is_frozen_norm(norm, residual) and residual.shape[-1] % WIDTH_MULTIPLE == 0 and serves(residual)):
+        normed: Tensor = norm(dropout(dense(hidden)) + residual)
+        return normed
+    bias = None
+    if bias_apart(dense):
+        x, bias = F.linear(hidden, dense.weight), dense.bias
+    else:
+        x = dense(hidden)
+    x, residual, p = x.contiguous(), residual.contiguous(), dropout.p if dropout.training else 0.0
+    if not torch.is_grad_enabled():
+        return _forward(_arguments(x, residual, bias, norm, p, dropout.stream), x)
+    out: Tensor = _Residual.apply(x, residual, bias, norm, p, dropout.stream)  # type: ignore[no-untyped-call]
+    return out
 
 
 class _Residual(torch.autograd.Function):

@@ -12,6 +12,9 @@ typedef struct {
     int64_t num_texts, num_heads, head_width, num_tokens, longest;
     int64_t window;                  /* a query sees keys less than this away; 0: all */
     int64_t only_first;              /* the first token of a text is its only query */
+    const float *by_distance;        /* (N, distances): added to scaled scores, by query - key from 1 - R to R - 1, R at
+                                        least the longest text rounded up to LANES; may be NULL */
+    int64_t distances;               /* 2 R - 1 */
     float scaling;
     uint32_t kept_levels;            /* of 65,536; all of them: no dropout */
     uint32_t key[2];                 /* of the dropout */
@@ -27,6 +30,7 @@ typedef struct {
 typedef struct {
     const attention *of;
     int64_t first, length, queries, head, padded; /* padded: keys, rounded up to DEPTH */
+    const float *by_distance;                     /* of this head, at a distance of 0; or NULL */
     uint32_t key[2];
     uint16_t *k_rows, *v_rows;                    /* (padded, H) */
     uint32_t *k_columns, *v_columns;              /* (H, padded / 2) pairs of keys */

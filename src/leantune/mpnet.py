@@ -1,0 +1,87 @@
+"""MPNet over packed tokens: transformers gives it no other attention than its own, and what its scores get by
+distance would be a square of all tokens of a batch.
+
+T packed tokens, N heads, H head width, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leantune.adalora.fused_qkv import projections
+from leantune.packing.attention import packed_attention
+from leantune.packing.distance import DistanceBias
+from leantune.packing.dropout import PooledDropout
+from leantune.packing.native.residual import add_and_norm
+from leantune.packing.plan import AttentionPlan, block_width
+
+
+class PackedMPNetAttention(nn.Module):
+    """Drop-in for transformers' ``MPNetAttention``, with the same children.
+
+    Args:
+        attn: its ``MPNetSelfAttention``, whose layers and dropout are used.
+        norm: over D, of the sum of output and input.
+        dropout: of the output.
+    """
+
+    def __init__(self, attn: nn.Module, norm: nn.LayerNorm, dropout: PooledDropout) -> None:
+        super().__init__()
+        self.attn, self.LayerNorm, self.dropout = attn, norm, dropout
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: AttentionPlan | None = None,
+        **unused: Any,
+    ) -> tuple[Tensor]:
+        """``(1, T, D)`` to ``(1, T, D)``; the plan of the batch comes in the place of ``position_bias``, the one
+        argument that transformers' layer hands on.
+        """
+        attn: Any = self.attn
+        query, key, value = (
+            out.view(*out.shape[:-1], -1, attn.attention_head_size).transpose(1, 2)
+            for out in projections(hidden_states, [attn.q, attn.k, attn.v])
+        )
+        assert position_bias is not None
+        dropout = attn.dropout.p if self.training else 0.0
+        heads, _ = packed_attention(
+            self, query, key, value, attention_mask, dropout=dropout, packed=position_bias
+        )
+        return (add_and_norm(attn.o, self.dropout, self.LayerNorm, heads.flatten(-2), hidden_states),)
+
+
+def replace_attention(model: Any) -> None:
+    """Put `PackedMPNetAttention` into every layer of an MPNet classifier; its dropout is pooled already."""
+    for layer in model.mpnet.encoder.layer:
+        block = layer.attention
+        layer.attention = PackedMPNetAttention(block.attn, block.LayerNorm, block.dropout)
+
+
+def encode(model: Any, inputs: Mapping[str, Tensor], plan: AttentionPlan) -> Tensor:
+    """Hidden states ``(1, T, D)`` of packed ``input_ids`` and ``position_ids`` ``(1, T)``."""
+    encoder = model.mpnet.encoder
+    plan.distance_bias = distance_bias(encoder, plan.max_seqlen)
+    hidden: Tensor = model.mpnet.embeddings(**inputs)
+    for layer in encoder.layer:
+        (hidden,) = layer(hidden, position_bias=plan)
+    return hidden
+
+
+def distance_bias(encoder: Any, longest: int) -> DistanceBias:
+    """What MPNet learnt for each head and bucket of distances, by distance.
+
+    Args:
+        encoder: transformers' ``MPNetEncoder``.
+        longest: tokens of the longest text.
+    """
+    reach = block_width(longest)
+    table: Tensor = encoder.relative_attention_bias.weight.detach()
+    behind = torch.arange(1 - reach, reach, device=table.device)
+    buckets = encoder.relative_position_bucket(-behind)  # it counts from the query to the key
+    return DistanceBias(table[buckets].float().T.contiguous())
