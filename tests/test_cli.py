@@ -135,7 +135,20 @@ def test_plan_prints_the_counts_of_the_reference_run(roberta_shape, capsys):
 def test_plan_with_data_prints_the_schedule(inputs, capsys):
     arguments = ["plan", f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", *SETTINGS]
     assert main(arguments) == 0
-    assert "24 steps (12 an epoch)" in capsys.readouterr().out
+    assert "24 steps (12 an epoch); learning rate rises to 0.01 for 2;" in capsys.readouterr().out
+
+
+def test_the_width_of_the_encoder_decides_a_learning_rate_that_is_not_given(
+    inputs, roberta_shape, tmp_path, capsys
+):
+    words = [f"data={inputs / 'train.csv'}", *SETTINGS, "learning_rate=none"]
+    assert main(["plan", *words, f"model={inputs / 'encoder'}"]) == 0
+    assert "rises to 0.003 for" in capsys.readouterr().out
+    assert main(["train", *words, f"model={inputs / 'encoder'}", f"output={tmp_path / 'run'}"]) == 0
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["recipe"]["learning_rate"] == 0.003
+    assert "learning_rate: 0.003" in (tmp_path / "run" / "recipe.yaml").read_text()
+    steps = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert max(each["learning_rate"] for each in steps if each["event"] == "step") == 0.003
 
 
 def test_plan_with_labels_does_not_hide_what_is_wrong_with_the_rows(inputs, tmp_path, capsys):

@@ -222,19 +222,28 @@ def test_an_orthonormal_run_starts_without_a_penalty(inputs, run, tmp_path):
     assert first_penalty(orthonormal) < 1e-4 < 1 < first_penalty(run)
 
 
-def test_e_and_the_head_have_their_own_multiples_of_the_learning_rate():
+def test_e_and_the_layers_of_the_head_have_their_own_multiples_of_the_learning_rate():
     layer = AdaLoraLinear(nn.Linear(9, 6), 3, scaling=1.0, dropout=nn.Identity(), generator=torch.Generator())
-    model = nn.ModuleDict({"query": layer, "classifier": nn.Linear(6, 2)})
+    head = nn.ModuleDict({"dense": nn.Linear(6, 6), "out_proj": nn.Linear(6, 2)})
+    model = nn.ModuleDict({"query": layer, "classifier": head})
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = adamw(trainable, weight_decay=0.0, e_learning_rate_ratio=10.0, head_learning_rate_ratio=3.0)
+    optimizer = adamw(
+        trainable,
+        weight_decay=0.0,
+        e_learning_rate_ratio=10.0,
+        head_learning_rate_ratio=3.0,
+        hidden_learning_rate_ratio=0.1,
+        output_layer="classifier.out_proj",
+    )
     set_learning_rate(optimizer, 1e-3)
     for parameter in trainable.values():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()  # Adam's first step is the learning rate, whatever the gradient
     moved = {name: (start[name] - p).abs().max().item() for name, p in trainable.items()}
     expected = {"query.lora_A": 1, "query.lora_B": 1, "query.lora_E": 10}
-    expected |= {"classifier.weight": 3, "classifier.bias": 3}
+    expected |= {"classifier.out_proj.weight": 3, "classifier.out_proj.bias": 3}
+    expected |= {"classifier.dense.weight": 0.1, "classifier.dense.bias": 0.1}
     assert moved == pytest.approx({name: 1e-3 * ratio for name, ratio in expected.items()}, rel=1e-4)
 
 

@@ -139,8 +139,8 @@ def _schedule_text(planned: Plan) -> str:
             f"the number of steps is not known: {planned.missing}"
         )
     text += (
-        f"\nschedule: {steps.total_steps:,} steps ({steps.steps_per_epoch:,} an epoch); learning rate rises for "
-        f"{steps.lr_warmup_steps:,}"
+        f"\nschedule: {steps.total_steps:,} steps ({steps.steps_per_epoch:,} an epoch); learning rate rises to "
+        f"{recipe.learning_rate:g} for {steps.lr_warmup_steps:,}"
     )
     ranks = steps.ranks
     if not ranks.prunes:

@@ -65,9 +65,17 @@ class Recipe:
     batch_size: int = _key("texts per optimiser step", 32)
     accumulate: int = _key("micro-steps that a batch is split into, to save memory", 1)
     eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
-    learning_rate: float = _key("peak learning rate, of A and B", 1e-3)
+    learning_rate: float | None = _key(
+        "peak learning rate, of A and B; default: by the width of the encoder, 0.003 to 384 and 0.001 at 768",
+        None,
+    )
     e_learning_rate_ratio: float = _key("learning rate of E over that of A and B", 1.0)
-    head_learning_rate_ratio: float = _key("learning rate of the head over that of A and B", 3.0)
+    head_learning_rate_ratio: float = _key(
+        "learning rate of the head's output layer over that of A and B", 3.0
+    )
+    hidden_learning_rate_ratio: float = _key(
+        "learning rate of the head's other layers over that of A and B; BERT's head has none", 0.1
+    )
     warmup: float = _key("learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1)
     weight_decay: float = _key("AdamW decay, not on biases, norms and E", 0.01)
     max_grad_norm: float = _key("clip gradients to this norm; 0: no clipping", 1.0)
@@ -140,15 +148,17 @@ class Recipe:
         for name in ("save_every", "evaluate_every", "early_stop", "warmup", "rank_warmup", "rank_final"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
         for name in (
-            "learning_rate",
             "e_learning_rate_ratio",
             "head_learning_rate_ratio",
+            "hidden_learning_rate_ratio",
             "warm_start_scale",
             "allocate_every",
             "validation_size",
         ):
             yield _must_be(name, getattr(self, name), "above 0", getattr(self, name) > 0)
-        yield _must_be("alpha", self.alpha, "above 0", self.alpha is None or self.alpha > 0)
+        for name in ("alpha", "learning_rate"):
+            value = getattr(self, name)
+            yield _must_be(name, value, "above 0", value is None or value > 0)
         for name in ("weight_decay", "max_grad_norm", "orth_reg_weight", "r_drop"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
         for name in ("dropout", "lora_dropout", "label_smoothing", "beta1", "beta2"):

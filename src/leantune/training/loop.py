@@ -133,6 +133,7 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
 
 
 def _learning_rate(state: TrainingState, phase: Phase, recipe: Recipe) -> float:
+    assert recipe.learning_rate is not None, "prepare_run resolves it"
     return learning_rate_at(
         state.step,
         peak=recipe.learning_rate,

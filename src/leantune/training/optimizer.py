@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -14,6 +15,8 @@ def adamw(
     weight_decay: float,
     e_learning_rate_ratio: float = 1.0,
     head_learning_rate_ratio: float = 1.0,
+    hidden_learning_rate_ratio: float = 1.0,
+    output_layer: str = "",
 ) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; no decay on biases, norms and the singular values E,
     whose size is what the allocator reads.
@@ -22,14 +25,18 @@ def adamw(
         trainable: by name.
         weight_decay: of the matrices.
         e_learning_rate_ratio: learning rate of E over that of A and B.
-        head_learning_rate_ratio: learning rate of what is no adapter over that of A and B.
+        head_learning_rate_ratio: learning rate of the output layer over that of A and B.
+        hidden_learning_rate_ratio: learning rate of the rest of the head over that of A and B.
+        output_layer: name of the output layer.
     """
     ratios = {"lora_A": 1.0, "lora_B": 1.0, "lora_E": e_learning_rate_ratio}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
         last = name.rpartition(".")[2]
         decay = weight_decay if parameter.ndim == 2 and last != "lora_E" else 0.0
-        groups.setdefault((decay, ratios.get(last, head_learning_rate_ratio)), []).append(parameter)
+        is_output = name.startswith(f"{output_layer}.")
+        ratio = ratios.get(last, head_learning_rate_ratio if is_output else hidden_learning_rate_ratio)
+        groups.setdefault((decay, ratio), []).append(parameter)
     # lr is set by the loop before every step
     return torch.optim.AdamW(
         [
@@ -41,6 +48,16 @@ def adamw(
         eps=1e-8,
         foreach=True,
     )
+
+
+def default_learning_rate(width: int) -> float:
+    """Peak learning rate of A and B for an encoder of this width: 0.003 up to 384 and 0.001 at 768, where they were
+    measured (docs/adalora.md), and the power of the width through both elsewhere, to three digits.
+
+    >>> [default_learning_rate(width) for width in (128, 384, 512, 768, 1024)]
+    [0.003, 0.003, 0.0019, 0.001, 0.000634]
+    """
+    return float(f"{0.003 * min(1.0, 384 / width) ** math.log2(3):.3g}")
 
 
 def learning_rate_at(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:

@@ -12,7 +12,7 @@ from leantune.data.read import open_examples
 from leantune.errors import UsageError
 from leantune.pretrained import config_of
 from leantune.sources import resolve_model
-from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data
+from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data, resolve
 from leantune.training.setup import plan_run
 
 
@@ -45,7 +45,7 @@ def plan(recipe: Recipe) -> Plan:
     def config(num_labels: int | None = None) -> Any:
         return config_of(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
 
-    config()  # a model that cannot be is told before rows are read
+    recipe = resolve(recipe, config())  # a model that cannot be is told before rows are read
     if recipe.labels:
         try:
             open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")

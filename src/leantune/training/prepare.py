@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from leantune.data.split import stratified_holdout
 from leantune.data.tokens import Tokeniser, TokenTable, tokenise
 from leantune.errors import DataError, UsageError
 from leantune.sources import resolve_model
+from leantune.training.optimizer import default_learning_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,13 @@ def count_repeats(hashes: npt.NDArray[np.uint64], label_ids: npt.NDArray[np.int6
         "duplicate_rows": len(hashes) - len(first),
         "conflicting_rows": int(sizes[is_conflicting].sum()),
     }
+
+
+def resolve(recipe: Recipe, config: Any) -> Recipe:
+    """The recipe with what it leaves to the encoder of ``config``: the learning rate."""
+    if recipe.learning_rate is not None:
+        return recipe
+    return replace(recipe, learning_rate=default_learning_rate(config.hidden_size))
 
 
 def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> StepPlan:

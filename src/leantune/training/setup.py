@@ -21,7 +21,7 @@ from leantune import __version__, distributed, hardware
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule
-from leantune.architectures import architecture_of
+from leantune.architectures import architecture_of, output_layer
 from leantune.atomic import write_text
 from leantune.config import Recipe
 from leantune.errors import CheckpointError
@@ -46,6 +46,7 @@ from leantune.training.prepare import (
     check_max_length,
     plan_steps,
     prepare_data,
+    resolve,
 )
 from leantune.training.resume import check_same_run
 from leantune.training.selection import KEEP_LAST
@@ -96,7 +97,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
         if not resume:
             check_inputs_stay(folder, recipe)
     model_source = resolve_model(recipe.model)
-    config_of(model_source, trust_remote_code=recipe.trust_remote_code)
+    recipe = resolve(recipe, config_of(model_source, trust_remote_code=recipe.trust_remote_code))
     with console.status("reading") as status:
         data = prepare_data(
             recipe, on_rows=lambda part, rows: status.update(f"reading {part}: {rows:,} rows")
@@ -263,6 +264,8 @@ def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> 
             weight_decay=recipe.weight_decay,
             e_learning_rate_ratio=recipe.e_learning_rate_ratio,
             head_learning_rate_ratio=recipe.head_learning_rate_ratio,
+            hidden_learning_rate_ratio=recipe.hidden_learning_rate_ratio,
+            output_layer=output_layer(classifier.model)[0],
         ),
         allocator=RankAllocator(
             classifier.layers(),
