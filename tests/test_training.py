@@ -18,6 +18,7 @@ from leantune.training import warm_start
 from leantune.training.checkpoint import list_checkpoints, load_checkpoint
 from leantune.training.loop import symmetric_divergence
 from leantune.training.run import run_training
+from leantune.training.setup import build_classifier, fresh_state, prepare_run
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
 
 # raised by peft and transformers about themselves
@@ -201,6 +202,29 @@ def test_every_architecture_trains_and_its_artefacts_agree(inputs, tmp_path, mod
     assert record["artefacts"]["merged"]["max_logit_difference"] < 1e-4
     assert record["refit"]["rows"] == 240
     assert sum(record["ranks"].values()) == record["schedule"]["target_budget"]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "output", "hidden"),
+    [
+        ("bert", "classifier", None),
+        ("roberta", "classifier.out_proj", "classifier.dense"),
+        ("mpnet", "classifier.out_proj", "classifier.dense"),
+        ("distilbert", "classifier", "pre_classifier"),
+        ("modernbert", "classifier", "head.dense"),
+    ],
+)
+def test_the_layers_of_every_head_learn_at_their_rates(inputs, tmp_path, model_type, output, hidden):
+    folder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    rates = {"head_learning_rate_ratio": 5, "hidden_learning_rate_ratio": 0.2}
+    recipe = recipe_for(inputs, tmp_path / "run", model=str(folder), **rates)
+    run = prepare_run(recipe, console=quiet(), overwrite=False, resume=False)
+    state = fresh_state(run, build_classifier(run), run.steps.ranks)
+    ratios = {id(p): group["lr_ratio"] for group in state.optimizer.param_groups for p in group["params"]}
+    found = {name: ratios[id(p)] for name, p in state.classifier.trainable().items()}
+    assert found[f"{output}.weight"] == 5
+    assert hidden is None or found[f"{hidden}.weight"] == 0.2
+    assert {ratio for name, ratio in found.items() if ".lora_" in name} == {1.0}
 
 
 def test_all_linear_layers_under_a_parameter_budget(inputs, tmp_path):
