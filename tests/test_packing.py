@@ -148,8 +148,9 @@ def test_far_tokens_of_mpnet_keep_what_their_distance_adds():
     assert not torch.allclose(packed_logits(classifier, batch)[[0, 2]], found[[0, 2]], atol=1e-4)
 
 
-def test_the_attention_of_mpnet_is_replaced_and_keeps_its_names():
-    model = tiny_model("mpnet")
+@pytest.mark.parametrize("model_type", PACKED)
+def test_modules_that_are_replaced_keep_the_names_of_their_weights(model_type):
+    model = tiny_model(model_type)
     names = set(model.state_dict())
     assert set(PackedClassifier(model, DropoutStream(0)).model.state_dict()) == names
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leantune.adalora.fused_qkv import projections
-from leantune.packing.attention import packed_attention
+from leantune.adalora.fused_qkv import attended
 from leantune.packing.distance import DistanceBias
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.residual import add_and_norm
@@ -44,16 +43,10 @@ class PackedMPNetAttention(nn.Module):
         argument that transformers' layer hands on.
         """
         attn: Any = self.attn
-        query, key, value = (
-            out.view(*out.shape[:-1], -1, attn.attention_head_size).transpose(1, 2)
-            for out in projections(hidden_states, [attn.q, attn.k, attn.v])
-        )
+        layers = [attn.q, attn.k, attn.v]
         assert position_bias is not None
-        dropout = attn.dropout.p if self.training else 0.0
-        heads, _ = packed_attention(
-            self, query, key, value, attention_mask, dropout=dropout, packed=position_bias
-        )
-        return (add_and_norm(attn.o, self.dropout, self.LayerNorm, heads.flatten(-2), hidden_states),)
+        heads = attended(self, hidden_states, layers, attn.dropout, attn.attention_head_size, position_bias)
+        return (add_and_norm(attn.o, self.dropout, self.LayerNorm, heads, hidden_states),)
 
 
 def replace_attention(model: Any) -> None:

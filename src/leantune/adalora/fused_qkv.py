@@ -44,13 +44,34 @@ class FusedSelfAttention(nn.Module):
         **unused: Any,
     ) -> tuple[Tensor, None]:
         """``(1, T, D)`` to ``(1, T, N * H)``, and no weights."""
-        query, key, value = (
-            out.view(*out.shape[:-1], -1, self.head_width).transpose(1, 2)
-            for out in projections(hidden_states, [self.query, self.key, self.value])
-        )
-        dropout = self.dropout.p if self.training else 0.0
-        heads, _ = packed_attention(self, query, key, value, attention_mask, dropout=dropout, packed=packed)
-        return heads.flatten(-2), None
+        layers = [self.query, self.key, self.value]
+        return attended(self, hidden_states, layers, self.dropout, self.head_width, packed), None
+
+
+def attended(
+    module: nn.Module,
+    x: Tensor,
+    layers: list[nn.Module],
+    dropout: PooledDropout,
+    head_width: int,
+    packed: AttentionPlan,
+) -> Tensor:
+    """What the heads give for ``x`` ``(1, T, D)``: ``(1, T, N * H)``.
+
+    Args:
+        module: the attention that the plan knows.
+        x: hidden states.
+        layers: query, key and value; frozen linear layers, or adapted ones.
+        dropout: of the attention weights.
+        head_width: H.
+        packed: the plan of the batch.
+    """
+    query, key, value = (
+        out.view(*out.shape[:-1], -1, head_width).transpose(1, 2) for out in projections(x, layers)
+    )
+    p = dropout.p if dropout.training else 0.0
+    heads, _ = packed_attention(module, query, key, value, None, dropout=p, packed=packed)
+    return heads.flatten(-2)
 
 
 def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:

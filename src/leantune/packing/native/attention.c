@@ -243,7 +243,7 @@ static void fetch_text(const task *t) {
 /* The place of the function for these settings. */
 static int variant_of(const attention *a) {
     const int biased = a->by_distance != NULL, drops = a->kept_levels < 65536;
-    if (!a->window && a->head_width == 32 && !biased) return 0 + drops;
+    if (!a->window && a->head_width == 32 && !biased) return drops;
     if (!a->window && a->head_width == 64) return (biased ? 4 : 2) + drops;
     return 6;
 }
