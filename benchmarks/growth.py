@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.results_folder import stem_of, write_result
+from benchmarks.results_folder import machine_name, stem_of, write_result
 from benchmarks.speed.__main__ import describe_machine, prepare, workplace
 from benchmarks.speed.inputs import Rows, available_models, read_rows, repeated, write_rows
 from benchmarks.speed.pipelines import LEANTUNE, Workload, leantune_prediction, leantune_training
@@ -98,7 +98,7 @@ def markdown_of(result: Mapping[str, Any]) -> str:
     lines = [
         f"# {FACTOR} times the rows, {result['date']}",
         "",
-        f"`{result['command']}` on {hardware['cpu']}, {hardware['cores']} cores; torch {versions['torch']}, "
+        f"`{result['command']}` on {machine_name(hardware)}, {hardware['cores']} cores; torch {versions['torch']}, "
         f"datasets {versions['datasets']}. Texts of {result['data']}, repeated with a number behind each; "
         f"prediction with {result['model']}. Memory is the peak of the largest process; datasets has three.",
         "",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.arithmetic import slug
-from leantune.hardware import describe_hardware, describe_versions, pick_device
+from leantune.hardware import ISA_LIMIT, describe_hardware, describe_versions, pick_device
 
 
 def origin_of(module: str) -> dict[str, Any]:
@@ -23,9 +23,16 @@ def origin_of(module: str) -> dict[str, Any]:
     }
 
 
+def machine_name(hardware: Mapping[str, Any]) -> str:
+    """The GPU, or the processor and what it was kept from using."""
+    limit = hardware.get("onednn_max_cpu_isa")  # older results lack it
+    cpu = f"{hardware['cpu']} ({ISA_LIMIT}={limit})" if limit else hardware["cpu"]
+    return str(hardware["gpu"] or cpu)
+
+
 def stem_of(kind: str, hardware: Mapping[str, Any], day: str) -> str:
     """Their common name: ``speed_some-processor_2026-01-31``."""
-    return f"{kind}_{slug(hardware['gpu'] or hardware['cpu'])}_{day}"
+    return f"{kind}_{slug(machine_name(hardware))}_{day}"
 
 
 def write_result(folder: Path, stem: str, result: Mapping[str, Any], text: str) -> list[Path]:

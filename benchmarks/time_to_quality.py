@@ -1,12 +1,12 @@
 """Seconds until a classifier is as good as a usual pipeline's at its end: AG News, MiniLM-L6.
 
-    python benchmarks/time_to_quality.py [--peers adalora@3e-3,lora@1e-3,adalora@3e-3@usual] [key=value ...]
+    python -m benchmarks.time_to_quality [--peers adalora@1e-2,lora@1e-3,adalora@1e-2@usual] [key=value ...]
 
 Trains leantune with its defaults, and transformers' Trainer + PEFT with the adapters and learning rates of
 --peers, in batches of like length (@usual: in random order, which takes several times as long), in fresh
 processes on the shared AG News rows, under the same limit on parameters, and measures the 3,800 test rows every
 --every steps. Everything is counted from the start of the process, imports, tokenising and the linear probe
-included, but not these measurements. Writes benchmarks/results/time_to_quality_<date>.md and .json.
+included, but not these measurements. Writes Markdown and JSON into benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
 from leantune.data.assets import fetch, resolve_location
-from leantune.hardware import describe_hardware, describe_versions, pick_device
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 103_048
@@ -127,14 +126,15 @@ def main() -> None:
 
 def write(ours: Curve, *peers: Curve) -> None:
     """The table, and the curves behind it."""
-    hardware, versions = describe_hardware(pick_device()), describe_versions()
+    origin = origin_of("benchmarks.time_to_quality")
+    hardware, versions = origin["hardware"], origin["versions"]
     lines = [
-        f"# Time to quality, AG News, MiniLM-L6, {date.today()}",
+        f"# Time to quality, AG News, MiniLM-L6, {origin['date']}",
         "",
-        f"`{' '.join(['python benchmarks/time_to_quality.py', *sys.argv[1:]])}` on "
-        f"{hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores; torch {versions['torch']}, transformers "
-        f"{versions['transformers']}, PEFT {versions['peft']}; one seed. Seconds since the start of the process "
-        "until as many of the 3,800 test rows are right as at the end of the run in the first column.",
+        f"`{origin['command']}` on {machine_name(hardware)}, {hardware['cores']} cores; "
+        f"torch {versions['torch']}, transformers {versions['transformers']}, PEFT {versions['peft']}; one seed. "
+        "Seconds since the start of the process until as many of the 3,800 test rows are right as at the end of the "
+        "run in the first column.",
         "",
         "| | right at the end | whole run | first there | leantune there | leantune is faster by |",
         "|---|---|---|---|---|---|",
@@ -154,10 +154,11 @@ def write(ours: Curve, *peers: Curve) -> None:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
-    stem = ROOT / "benchmarks" / "results" / f"time_to_quality_{date.today()}"
-    stem.with_suffix(".md").write_text(text, "utf-8")
-    raw = {curve.name: {"seconds": curve.seconds, "accuracy": curve.accuracies} for curve in (ours, *peers)}
-    stem.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
+    curves = {
+        curve.name: {"seconds": curve.seconds, "accuracy": curve.accuracies} for curve in (ours, *peers)
+    }
+    stem = stem_of("time_to_quality", hardware, origin["date"])
+    write_result(ROOT / "benchmarks" / "results", stem, {**origin, "curves": curves}, text)
     print(text)
 
 

@@ -208,7 +208,7 @@ def test_growth_ratios() -> None:
             "date": "2030-01-31",
             "command": "python -m benchmarks.growth",
             "machine": {
-                "hardware": {"cpu": "A CPU", "cores": 2},
+                "hardware": {"cpu": "A CPU", "gpu": None, "cores": 2},
                 "versions": {"torch": "2", "datasets": "5"},
             },
             "data": "AG News",
@@ -269,6 +269,10 @@ def test_all_forms_of_a_result_hold_the_same_table(tmp_path: Path) -> None:
     assert "| usual | 10.0 | 500 | 10.0x (10.0 to 10.0) | 0.8 % | 1.00 GB |" in text
     assert "**Not valid:** a problem" in text
     assert [table.row_count for table in report.rich_tables(result)] == [3]
+    result["machine"]["hardware"]["onednn_max_cpu_isa"] = "AVX2"
+    assert "# Speed on A CPU (ONEDNN_MAX_CPU_ISA=AVX2), 2030-01-31" in report.markdown_of(
+        result, "picture.png"
+    )
 
 
 def test_the_picture_is_a_png(tmp_path: Path) -> None:

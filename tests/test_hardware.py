@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from leantune.errors import UsageError
-from leantune.hardware import pick_precision
+from leantune.hardware import describe_hardware, pick_precision
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -23,6 +23,7 @@ def test_a_gpu_that_only_emulates_bf16_computes_in_fp16(monkeypatch, is_native, 
 def test_a_cpu_without_native_bf16_computes_in_fp32(monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert pick_precision("auto", CPU) == "fp32"
+    assert describe_hardware(CPU)["onednn_max_cpu_isa"] == "AVX2"
 
 
 def test_fp16_on_a_cpu_is_refused():

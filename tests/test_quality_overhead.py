@@ -68,7 +68,7 @@ def test_the_profile_shows_medians_and_the_dearest_operators_of_both_kernels():
     result = {
         "date": "2026-01-31",
         "command": "python -m benchmarks.profile",
-        "hardware": {"cpu": "a processor", "cores": 2},
+        "hardware": {"cpu": "a processor", "gpu": None, "cores": 2},
         "versions": {"torch": "2", "transformers": "5"},
         "rounds": 2,
         "models": {

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.overhead.measure import BATCH_SIZE, measure, rows_needed
-from benchmarks.results_folder import origin_of, stem_of, write_result
+from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
 from benchmarks.speed.__main__ import workplace
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
 from leantune.hardware import pick_device
@@ -80,7 +80,7 @@ def markdown_of(result: Mapping[str, Any]) -> str:
     lines = [
         f"# What adaptive rank costs, {result['date']}",
         "",
-        f"`{result['command']}` on {hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores; torch "
+        f"`{result['command']}` on {machine_name(hardware)}, {hardware['cores']} cores; torch "
         f"{versions['torch']}, transformers {versions['transformers']}. Ranks 11 to 8 on query and value, "
         f"batches of {BATCH_SIZE}, medians; LoRA is leantune's own at rank 11, in turn; "
         "differences are per token.",

@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.overhead.measure import BATCH_SIZE, rows_needed
-from benchmarks.results_folder import origin_of, stem_of, write_result
+from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
 from benchmarks.speed.__main__ import workplace
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
 from benchmarks.speed.process import Workplace
@@ -91,7 +91,7 @@ def markdown_of(result: Mapping[str, Any]) -> str:
     lines = [
         f"# Where a training step goes, {result['date']}",
         "",
-        f"`{result['command']}` on {hardware['cpu']}, {hardware['cores']} cores; torch {versions['torch']}, "
+        f"`{result['command']}` on {machine_name(hardware)}, {hardware['cores']} cores; torch {versions['torch']}, "
         f"transformers {versions['transformers']}. AdaLoRA of rank 11 on query and value, batches of "
         f"{BATCH_SIZE}; medians of {result['rounds']} processes, in turn.",
         "",

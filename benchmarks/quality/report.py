@@ -14,6 +14,7 @@ from scipy.stats import t as student
 
 from benchmarks.quality.methods import BUDGETS, DEFAULT, PEERS, PROBE, RIVALS, Method
 from benchmarks.quality.study import PUBLISHED, Study
+from benchmarks.results_folder import machine_name
 
 PLOT = "accuracy_by_budget.png"
 """Beside the page."""
@@ -92,7 +93,7 @@ def markdown_of(study: Study) -> str:
 
 
 def _machine(result: dict[str, Any]) -> str:
-    return str(result["hardware"]["gpu"] or result["hardware"]["cpu"])
+    return machine_name(result["hardware"])
 
 
 def _shown(study: Study) -> list[dict[str, Any]]:

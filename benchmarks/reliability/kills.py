@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.chain import PHASES, Chain, Kill
+from benchmarks.results_folder import machine_name
 from leantune.hardware import describe_hardware, describe_versions, pick_device
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
@@ -130,7 +131,7 @@ def report(log: Log) -> str:
     lines += [f"Chain {end['chain']} differs in {', '.join(end['different'])}." for end in lost]
     hardware, versions = describe_hardware(pick_device()), describe_versions()
     lines += [
-        f"Machine: {hardware['cpu']}, {os.cpu_count()} cores. "
+        f"Machine: {machine_name(hardware)}, {os.cpu_count()} cores. "
         + ", ".join(f"{name} {version}" for name, version in versions.items() if name in ("python", "torch"))
         + ".",
         "",

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.results_folder import machine_name
 from benchmarks.speed.arithmetic import LayerWeights, Sample, Spread, layer_flops_per_s, speedup
 from benchmarks.speed.comparison import Comparison
 from benchmarks.speed.pipelines import LEANTUNE
@@ -131,7 +132,7 @@ def markdown_of(result: Mapping[str, Any], plot: str) -> str:
     hardware, rates = machine["hardware"], machine["matrix_flops"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     parts = [
-        f"# Speed on {_device(hardware)}, {result['date']}",
+        f"# Speed on {machine_name(hardware)}, {result['date']}",
         f"{hardware['cores']} threads, {_gigabytes(hardware['memory_bytes'])} of memory; matrix products "
         f"{rates['bf16'] / 1e12:.2f} TFLOP/s in bf16, {rates['fp32'] / 1e12:.2f} in fp32; {versions}.",
         f"Data: {result['data']}. {NOTES}",
@@ -160,10 +161,6 @@ NOTES = (
     "exported before the clock starts, int8 calibrated with training rows. The loss of MiniLM must "
     "fall in every run; RoBERTa-base has random weights here, which a few steps teach nothing."
 )
-
-
-def _device(hardware: Mapping[str, Any]) -> str:
-    return str(hardware["gpu"] or hardware["cpu"])
 
 
 def result_of(

@@ -14,6 +14,9 @@ from leantune.errors import UsageError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
+ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
+"""Environment variable that keeps oneDNN from the newest instructions, and so decides speed and rounding."""
+
 
 def pick_device() -> torch.device:
     """The first GPU, else the CPU."""
@@ -37,7 +40,7 @@ def pick_precision(choice: str, device: torch.device) -> str:
 
 def _cpu_has_bf16() -> bool:
     """Whether bf16 products are native: AVX512-BF16 or AMX, and oneDNN is not told to go without."""
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    limit = os.environ.get(ISA_LIMIT, "ALL").upper()
     if limit not in ("ALL", "DEFAULT") and "BF16" not in limit and "AMX" not in limit:
         return False
     has = torch.cpu
@@ -52,6 +55,7 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
         "cores": torch.get_num_threads(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "onednn_max_cpu_isa": os.environ.get(ISA_LIMIT),
     }
 
 
