@@ -18,7 +18,7 @@ from scipy.stats import ttest_ind
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
 from benchmarks.quality import jobs, report
-from benchmarks.quality.data import DataSet, cut, shares
+from benchmarks.quality.data import MPNET, DataSet, cut, shares
 from benchmarks.quality.jobs import Job
 from benchmarks.quality.methods import ADALORA, COMMON, LORA, METHODS, PEER_WITHOUT_DROPOUT, Method
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
@@ -33,7 +33,7 @@ UNIFORM = Method(name="uniform", settings=LORA, learning_rates=(1e-3,), max_seed
 
 @pytest.fixture(autouse=True)
 def _tiny_model(monkeypatch):
-    monkeypatch.setattr(jobs, "_skeleton", lambda num_labels: skeleton(tiny_config("bert")))
+    monkeypatch.setattr(jobs, "_skeleton", lambda model, num_labels: skeleton(tiny_config("bert")))
     jobs._plan.cache_clear()
     yield
     jobs._plan.cache_clear()
@@ -254,7 +254,9 @@ def test_the_mean_over_the_sets_is_given_for_every_rival_that_ran_on_all_of_them
 
 
 def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tmp_path, data):
-    whole = DataSet("whole", tmp_path / "whole", 3, "ba9876543210", rates_of=data)
+    whole = DataSet(
+        "whole", tmp_path / "whole", 3, "ba9876543210", rates_of=data, about="With the learning rates of toy."
+    )
     default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3, 2e-3))
     study = Study(
         sets=[data, whole], methods=[default], budgets=[PUBLISHED], num_seeds=2, results=tmp_path / "results"
@@ -263,8 +265,28 @@ def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tm
     assert [job.learning_rate for job in study.runs_of(whole, default, PUBLISHED)] == [2e-3, 2e-3]
     first, second = report.markdown_of(study).split("## whole")
     assert "| method | toy | mean |" in first
-    assert "with the learning rates of toy" in second
+    assert "With the learning rates of toy." in second
     assert "| leantune default | 90.50" in second
+
+
+def test_another_encoder_has_a_grid_of_its_own_and_the_methods_that_are_named(tmp_path, data):
+    wide = DataSet("wide", tmp_path / "wide", 3, data.digest, encoder=MPNET, methods=("adaptive",))
+    study = Study(
+        sets=[wide],
+        methods=[ADAPTIVE, UNIFORM],
+        budgets=[PUBLISHED],
+        num_seeds=1,
+        results=tmp_path / "results",
+    )
+    jobs_of_wide = study.pending()
+    assert [(job.method.name, job.learning_rate) for job in jobs_of_wide] == [
+        ("adaptive", 3e-4),
+        ("adaptive", 7e-4),
+    ]
+    assert study.best_rate(wide, UNIFORM) is None
+    assert {job.settings["hidden_learning_rate_ratio"] for job in jobs_of_wide} == {0.1}
+    assert "hidden_learning_rate_ratio" not in Job(data, ADAPTIVE, PUBLISHED, 3e-4, 42).settings
+    assert Job(data, UNIFORM, PUBLISHED, 3e-4, 42).key != Job(wide, UNIFORM, PUBLISHED, 3e-4, 42).key
 
 
 def test_other_budgets_are_a_table_of_what_has_run(tmp_path, data):

@@ -41,6 +41,8 @@ from leantune.pretrained import with_dropout
 WARMUP, WEIGHT_DECAY, ORTHOGONALITY = 0.1, 0.01, 0.5
 RANK_WARMUP, RANK_FINAL, ALLOCATE_EVERY = 0.1, 0.4, 0.01
 """Phases of AdaLoRA as fractions of the run."""
+QUERY_AND_VALUE = {"mpnet": ["q", "v"]}
+"""What other architectures call these layers."""
 
 
 def main() -> None:
@@ -135,7 +137,7 @@ def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftMo
     model = pretrained_model(options, label_names)
     shared = {
         "task_type": TaskType.SEQ_CLS,
-        "target_modules": ["query", "value"],
+        "target_modules": QUERY_AND_VALUE.get(model.config.model_type, ["query", "value"]),
         "lora_alpha": options.alpha,
         "lora_dropout": options.dropout,
     }

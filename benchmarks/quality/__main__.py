@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks.quality import report
 from benchmarks.quality.data import SOURCES, DataSet, data_set, missing_source
-from benchmarks.quality.jobs import MODEL, run_job
+from benchmarks.quality.jobs import run_job
 from benchmarks.quality.methods import BUDGETS, METHODS
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
 from leantune.data.assets import ASSET_PREFIX, fetch
@@ -38,7 +38,6 @@ def main() -> int:
     def may_start() -> bool:
         return not options.table and time.perf_counter() - started < 60 * options.max_minutes
 
-    fetch([MODEL.removeprefix(ASSET_PREFIX)])
     results = Path(options.results)
     study = Study(
         sets=available(options.data.split(","), console),
@@ -47,6 +46,7 @@ def main() -> int:
         num_seeds=options.seeds,
         results=results,
     )
+    fetch(data.encoder.model.removeprefix(ASSET_PREFIX) for data in study.sets)
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
     if options.workers > 1:  # processes with several threads each get in each other's way
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.workers))

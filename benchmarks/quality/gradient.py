@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.quality.data import SOURCES, data_set, missing_source
-from benchmarks.quality.jobs import MODEL, PUBLISHED_RANKS
+from benchmarks.quality.data import MINILM, SOURCES, data_set, missing_source
+from benchmarks.quality.jobs import PUBLISHED_RANKS
 from benchmarks.results_folder import origin_of, stem_of, write_result
 from leantune.config import load_recipe
 from leantune.data.rows import LabelledRows
@@ -39,7 +39,7 @@ def main() -> int:
         "unseen_rows": UNSEEN_ROWS,
         "sets": {},
     }
-    for name in sys.argv[1:] or SOURCES:
+    for name in sys.argv[1:] or [each for each, source in SOURCES.items() if source.encoder is MINILM]:
         if not missing_source(name):
             result["sets"][name] = measure(name)
     text = markdown_of(result)
@@ -60,7 +60,7 @@ def measure(name: str) -> dict[str, Any]:
         keys = {
             "data": str(files.file("train")),
             "validation": str(files.file("validation")),
-            "model": MODEL,
+            "model": MINILM.model,
             "output": str(Path(folder) / "run"),
             "max_length": 128,
             **PUBLISHED_RANKS,

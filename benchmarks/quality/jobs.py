@@ -24,7 +24,6 @@ from leantune.errors import DivergedError
 from leantune.model import plan_model
 from leantune.pretrained import config_of, skeleton
 
-MODEL = "asset:minilm"
 PUBLISHED_RANKS = {"init_rank": 11, "target_rank": 8}
 PEER_RANKS = {"adalora": PUBLISHED_RANKS, "lora": {"init_rank": 11, "target_rank": 11}}
 """LoRA has no E and no pruning: rank 11 is what the same limit pays for."""
@@ -44,7 +43,7 @@ class Job:
     def limit(self) -> int:
         """Most trainable parameters."""
         fixed = BUDGETS[self.budget]
-        return fixed if fixed is not None else _plan(self.data.num_labels, **PUBLISHED_RANKS).initial
+        return fixed if fixed is not None else self._plan(**PUBLISHED_RANKS).initial
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,13 +59,16 @@ class Job:
             ranks = PEER_RANKS[self.method.pipeline]
             return {"adapter": self.method.pipeline, **ranks, **self.method.settings, **common}
         own = self.method.settings
-        _plan(self.data.num_labels, limit=self.limit, targets=own["targets"], method=own["method"])
-        return {**COMMON, **own, "max_trainable_params": self.limit, **common}
+        self._plan(limit=self.limit, targets=own["targets"], method=own["method"])
+        return {**COMMON, **self.data.encoder.recipe, **own, "max_trainable_params": self.limit, **common}
+
+    def _plan(self, **settings: Any) -> ParameterPlan:
+        return _plan(self.data.encoder.model, self.data.num_labels, **settings)
 
     @property
     def key(self) -> str:
         """Names the run: another one with the same settings on the same rows is the same run."""
-        whole = {"model": MODEL, "data": self.data.digest, "settings": self.settings}
+        whole = {"model": self.data.encoder.model, "data": self.data.digest, "settings": self.settings}
         if self.method.module != CLI:
             whole["module"] = self.method.module
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
@@ -83,14 +85,14 @@ class Job:
 
 
 @cache
-def _plan(num_labels: int, *, targets: str = "attention", **settings: Any) -> ParameterPlan:
+def _plan(model: str, num_labels: int, *, targets: str = "attention", **settings: Any) -> ParameterPlan:
     known = {"limit": None, "init_rank": None, "target_rank": None} | settings
-    return plan_model(_skeleton(num_labels), targets=targets, head="full", **known)
+    return plan_model(_skeleton(model, num_labels), targets=targets, head="full", **known)
 
 
 @cache
-def _skeleton(num_labels: int) -> Any:
-    return skeleton(config_of(resolve_location(MODEL), num_labels=num_labels))
+def _skeleton(model: str, num_labels: int) -> Any:
+    return skeleton(config_of(resolve_location(model), num_labels=num_labels))
 
 
 def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -105,12 +107,12 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     scratch.mkdir(parents=True)
     files = {part: str(job.data.file(part)) for part in ("train", "validation", "test")}
     if job.method.is_peer:
-        settings = {**job.settings, "model": resolve_location(MODEL), "files": files}
+        settings = {**job.settings, "model": resolve_location(job.data.encoder.model), "files": files}
         (scratch / "settings.json").write_text(json.dumps(settings), "utf-8")
         module, words = "benchmarks.quality.peer", [str(scratch / "settings.json"), str(scratch / "out.json")]
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
-        recipe = {**job.settings, **paths, "model": MODEL, "output": str(scratch / "run")}
+        recipe = {**job.settings, **paths, "model": job.data.encoder.model, "output": str(scratch / "run")}
         module, words = job.method.module, ["train", *(f"{key}={value}" for key, value in recipe.items())]
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)

@@ -107,10 +107,12 @@ AS_PUBLISHED: Mapping[str, Any] = {
 """Of the reference run; a schedule that prunes, and no refit, as everywhere here."""
 
 DEFAULT = "leantune default"
+LORA_LINE = "leantune LoRA"
+UNIFORM = "uniform rank at the final count"
 PEERS = ("PEFT LoRA", "PEFT AdaLoRA")
 """As users write them: the encoder keeps the dropout of its config."""
 PEER_WITHOUT_DROPOUT = "PEFT AdaLoRA, encoder without dropout"
-RIVALS = (PEER_WITHOUT_DROPOUT, "leantune LoRA", "uniform rank at the final count")
+RIVALS = (PEER_WITHOUT_DROPOUT, LORA_LINE, UNIFORM)
 """What the default is held against one by one, beside the best of `PEERS`: PEFT with our dropout, and uniform rank with
 as many parameters as the default has at the start, and at the end."""
 PROBE = "linear probe"
@@ -118,10 +120,10 @@ PROBE = "linear probe"
 
 METHODS: tuple[Method, ...] = (
     Method(name=DEFAULT, settings=ADALORA, learning_rates=SHORT_GRID, is_in_sweep=True),
-    Method(name="leantune LoRA", settings=LORA, learning_rates=SHORT_GRID, is_in_sweep=True),
-    Method(name="uniform rank at the final count", settings={**LORA, **_EVEN}, learning_rates=SHORT_GRID),
-    Method(name="PEFT LoRA", pipeline="lora", max_seeds=3),
-    Method(name="PEFT AdaLoRA", pipeline="adalora", learning_rates=PEFT_ADALORA_GRID, max_seeds=3),
+    Method(name=LORA_LINE, settings=LORA, learning_rates=SHORT_GRID, is_in_sweep=True),
+    Method(name=UNIFORM, settings={**LORA, **_EVEN}, learning_rates=SHORT_GRID),
+    Method(name=PEERS[0], pipeline="lora", max_seeds=3),
+    Method(name=PEERS[1], pipeline="adalora", learning_rates=PEFT_ADALORA_GRID, max_seeds=3),
     Method(
         name=PEER_WITHOUT_DROPOUT,
         pipeline="adalora",

@@ -59,7 +59,7 @@ def markdown_of(study: Study) -> str:
         ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "peft"))
         for result in _shown(study)
     }
-    cut = [data for data in study.sets if data.rates_of is None]
+    cut = [data for data in study.sets if data.about is None]
     lines = [
         "# When adaptive rank pays",
         "",
@@ -78,12 +78,12 @@ def markdown_of(study: Study) -> str:
         *_table(replace(study, sets=cut)),
     ]
     for data in study.sets:
-        if data.rates_of is not None and any(study.finished(data, m, PUBLISHED) for m in study.methods):
+        if data.about and any(study.finished(data, method, PUBLISHED) for method in study.methods):
             lines += [
                 "",
                 f"## {data.name}",
                 "",
-                f"9,000 training and 1,000 validation rows, with the learning rates of {data.rates_of.name}.",
+                data.about,
                 "",
                 *_table(replace(study, sets=[data])),
             ]

@@ -44,10 +44,13 @@ class Study:
 
     def best_rate(self, data: DataSet, method: Method) -> float | None:
         """The learning rate with the lowest log loss on the validation rows of ``data`` (or of the set whose
-        rates it takes), at the published budget and the first seed. None while the grid is not complete.
+        rates it takes), at the published budget and the first seed. None while the grid is not complete, and for a
+        method that does not run on ``data``.
 
         Of the log loss, since accuracy on a thousand rows tells apart hardly any two rates.
         """
+        if not _belongs(method, data):
+            return None
         results = {job.learning_rate: self.result(job) for job in _grid(data, method)}
         if not all(results.values()):
             return None
@@ -72,16 +75,23 @@ class Study:
     def _wanted(self) -> Iterator[Job]:
         for method in self.methods:
             for data in self.sets:
-                if method.data is None or data.name in method.data:
+                if _belongs(method, data):
                     yield from _grid(data, method)
                     for budget in self.budgets:
                         if budget == PUBLISHED or method.is_in_sweep:
                             yield from self.runs_of(data, method, budget)
 
 
+def _belongs(method: Method, data: DataSet) -> bool:
+    return (method.data is None or data.name in method.data) and (
+        data.methods is None or method.name in data.methods
+    )
+
+
 def _grid(data: DataSet, method: Method) -> list[Job]:
     chosen_on = data.rates_of or data
-    return [Job(chosen_on, method, PUBLISHED, rate, SEEDS[0]) for rate in method.learning_rates]
+    rates = [chosen_on.encoder.learning_rate(rate) for rate in method.learning_rates]
+    return [Job(chosen_on, method, PUBLISHED, rate, SEEDS[0]) for rate in rates]
 
 
 def validation_log_loss(result: dict[str, Any] | None) -> float:
