@@ -29,6 +29,8 @@ class Encoder:
     """Of the learning rates of every grid."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Keys of leantune for its head."""
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `benchmarks.quality.peer`."""
 
     def learning_rate(self, rate: float) -> float:
         """A rate of a grid for this encoder, to one digit.
@@ -44,6 +46,7 @@ MPNET = Encoder(
     model="asset:mpnet",
     rate_factor=1 / 3,  # twice the width (docs/adalora.md)
     recipe={"hidden_learning_rate_ratio": 0.1},
+    pipeline={"attention": "eager"},  # transformers has no other for MPNet
 )
 """all-mpnet-base-v2, of the size of RoBERTa-base, with the same head."""
 

@@ -54,10 +54,11 @@ class Job:
         """
         common = {"learning_rate": self.learning_rate, "seed": self.seed}
         if self.method.pipeline == "full":
-            return {"adapter": "full", **common}
+            return {"adapter": "full", **self.data.encoder.pipeline, **common}
         if self.method.is_peer:
             ranks = PEER_RANKS[self.method.pipeline]
-            return {"adapter": self.method.pipeline, **ranks, **self.method.settings, **common}
+            settings = {**self.data.encoder.pipeline, **self.method.settings}
+            return {"adapter": self.method.pipeline, **ranks, **settings, **common}
         own = self.method.settings
         self._plan(limit=self.limit, targets=own["targets"], method=own["method"])
         return {**COMMON, **self.data.encoder.recipe, **own, "max_trainable_params": self.limit, **common}
