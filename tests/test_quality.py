@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import sys
@@ -57,7 +58,7 @@ def fake_result(job: Job) -> dict[str, Any]:
         "metrics": metrics,
         "baseline": {"test": {"accuracy": 0.7}},
         "parameters": {"initial": 10, "final": 7},
-        "train_s": 9.0 if job.seed == SEEDS[1] else 2.0,
+        "train_s": 2.0,
         "hardware": {"cpu": "another CPU" if job.seed == SEEDS[1] else "a CPU", "gpu": None},
         "versions": {"torch": "2", "transformers": "5", "peft": "0"},
     }
@@ -226,12 +227,34 @@ def test_the_table_shows_what_is_there_and_leaves_out_what_is_not(tmp_path, data
     assert work(trained, fake_result, lambda: True, lambda text: None) == 4 + 3
     text = report.markdown_of(study)
     assert "| linear probe | 70.00 (1) |" in text
-    assert (
-        "| leantune default | 91.00 ± 2.48 (3) | 91.00 | 7 | 2 s (a CPU), 9 s (another CPU) | 0.002 |" in text
-    )
+    assert "| leantune default | 91.00 ± 2.48 (3) | 91.00 | 7 | 0.002 |" in text
     assert "Runs on a CPU (4) and another CPU (2); torch 2, transformers 5, peft 0" in text
     assert "uniform" not in text
     assert "toy: leantune default against PEFT LoRA: +10.00 points (+7.73 to +12.27)" in text
+
+
+def test_seconds_are_shown_where_they_were_measured(tmp_path, data):
+    default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3,))
+    other = Method(name="other", settings=LORA, learning_rates=(1e-3,))
+    study = study_of(tmp_path, data, default, other, num_seeds=1)
+    work(study, fake_result, lambda: True, lambda text: None)
+    timed = {
+        "command": "python -m benchmarks.quality.seconds",
+        "date": "2030-01-31",
+        "hardware": {"cpu": "a CPU", "gpu": None, "cores": 2},
+        "data": "toy",
+        "seconds": {"leantune default": 12.4},
+    }
+    (study.results / report.SECONDS).write_text(json.dumps(timed))
+    text = report.markdown_of(study)
+    assert "| method | toy | mean | final parameters | training on toy | learning rates |" in text
+    assert "| leantune default | 80.00 (1) | 80.00 | 7 | 12 s | 0.001 |" in text
+    assert "| other | 80.00 (1) | 80.00 | 7 |  | 0.001 |" in text
+    assert "on a CPU, 2 cores, 2030-01-31" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+    (study.results / report.SECONDS).write_text(json.dumps(timed | {"data": "another"}))
+    assert "| training on" not in report.markdown_of(study)
 
 
 def test_the_mean_over_the_sets_is_given_for_every_rival_that_ran_on_all_of_them(tmp_path, data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from benchmarks.results_folder import machine_name
 
 PLOT = "accuracy_by_budget.png"
 """Beside the page."""
+SECONDS = "seconds.json"
+"""What `benchmarks.quality.seconds` measured, beside the results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,8 @@ def markdown_of(study: Study) -> str:
         "",
         f"Runs on {' and '.join(f'{name} ({count})' for name, count in machines.most_common())}; "
         f"{'; '.join(sorted(versions))}. Intervals are over seeds of training on one cut of the rows: they say nothing "
-        "of other rows. Seconds are those of training on the first set, in processes with one thread, two at a "
-        "time, the mean over runs beside which the machine did nothing else (others have no seconds in their "
-        "files); transformers' `Trainer` takes rows in random order here, which is not its fastest.",
+        "of other rows.",
+        *_about_seconds(study),
         "",
         *_table(replace(study, sets=cut)),
     ]
@@ -109,9 +111,11 @@ def _shown(study: Study) -> list[dict[str, Any]]:
 def _table(study: Study) -> list[str]:
     """Every method on the sets of the study, and the differences that matter."""
     names = [data.name for data in study.sets]
+    timed = _timed(study)
+    seconds = f"training on {timed['data']} | " if timed else ""
     return [
-        f"| method | {' | '.join(names)} | mean | final parameters | training on {names[0]} | learning rates |",
-        f"|---|{'---|' * len(names)}---|---|---|---|",
+        f"| method | {' | '.join(names)} | mean | final parameters | {seconds}learning rates |",
+        f"|---|{'---|' * (len(names) + 3 + bool(timed))}",
         _probe_line(study),
         *(line for method in study.methods if (line := _method_line(study, method))),
         "",
@@ -129,7 +133,7 @@ def _probe_line(study: Study) -> str:
             means.append(100 * baseline["test"]["accuracy"])
         cells.append(f"{means[-1]:.2f} (1)" if baseline else "")
     average = f"{mean(means):.2f}" if len(means) == len(study.sets) else ""
-    return f"| {PROBE} | {' | '.join(cells)} | {average} | the head | | |"
+    return f"| {PROBE} | {' | '.join(cells)} | {average} | the head | |{' |' if _timed(study) else ''}"
 
 
 def _method_line(study: Study, method: Method) -> str | None:
@@ -141,20 +145,37 @@ def _method_line(study: Study, method: Method) -> str | None:
         return None
     every = [result for results in found for result in results if result["metrics"]]
     final = sorted({result["parameters"]["final"] for result in every})
-    seconds: dict[str, list[float]] = {}
-    for result in found[0]:
-        if result["metrics"] and result["train_s"]:  # None: it was disturbed
-            seconds.setdefault(_machine(result), []).append(result["train_s"])
+    timed = _timed(study)
+    seconds = timed["seconds"].get(method.name) if timed else None
     rates = [study.best_rate(data, method) for data in study.sets]
     cells = [
         method.name,
         *("" if estimate is None else str(estimate) for estimate in estimates),
         f"{mean(known):.2f}" if len(known) == len(study.sets) else "",
         " to ".join(f"{count:,}" for count in dict.fromkeys((final[0], final[-1]))) if final else "",
-        ", ".join(f"{mean(each):.0f} s ({machine})" for machine, each in seconds.items()),
+        *(["" if seconds is None else f"{seconds:.0f} s"] if timed else []),
         ", ".join("-" if rate is None else f"{rate:g}" for rate in rates),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _timed(study: Study) -> dict[str, Any] | None:
+    """What `SECONDS` holds, if it is of a set of this table."""
+    path = study.results / SECONDS
+    found: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
+    return found if found and found["data"] in [data.name for data in study.sets] else None
+
+
+def _about_seconds(study: Study) -> list[str]:
+    timed = _timed(study)
+    if not timed:
+        return []
+    return [
+        "",
+        f"Seconds are those of training once more on {timed['data']}, one run at a time: `{timed['command']}` on "
+        f"{machine_name(timed['hardware'])}, {timed['hardware']['cores']} cores, {timed['date']}. transformers' "
+        "`Trainer` takes rows in random order here, which is not its fastest.",
+    ]
 
 
 def _differences(study: Study) -> list[str]:

@@ -1,0 +1,76 @@
+"""Seconds of training with each method: ``python -m benchmarks.quality.seconds``.
+
+The runs of the study share the machine. Here the first seed of every method is trained again on AG News at its
+learning rate of the study, one run at a time and with all threads, so that the seconds can be compared. Writes
+``seconds.json`` beside the results, which the table of the study shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.quality.__main__ import ROOT, is_meant
+from benchmarks.quality.data import data_set
+from benchmarks.quality.jobs import run_job
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.report import SECONDS
+from benchmarks.quality.study import PUBLISHED, Study
+from benchmarks.results_folder import origin_of
+from leantune.data.assets import fetch
+
+DATA = "agnews"
+MAIN = METHODS[:8]
+"""Those of README's table, and full fine-tuning."""
+
+
+def main() -> int:
+    options = parse_options()
+    console = Console()
+    fetch(["minilm"])
+    results = Path(options.results)
+    study = Study(sets=[data_set(DATA)], methods=METHODS, budgets=[PUBLISHED], num_seeds=1, results=results)
+    jobs = {
+        method.name: job
+        for method in MAIN
+        if any(is_meant(method.name, word) for word in options.only)
+        for job in study.runs_of(study.sets[0], method, PUBLISHED)
+    }
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    runs: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(options.rounds):
+        for name, job in jobs.items():
+            result = run_job(job, ROOT / "runs" / f"seconds-{os.getpid()}", environment)
+            runs[name].append(result["train_s"])
+            console.print(f"{runs[name][-1]:6.0f} s  {job}", highlight=False, soft_wrap=True)
+    found: dict[str, Any] = {
+        **origin_of("benchmarks.quality.seconds"),
+        "data": DATA,
+        "runs": runs,
+        "seconds": {name: median(each) for name, each in runs.items()},
+    }
+    (results / SECONDS).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    return 0
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.seconds",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", default=[""], metavar="WORDS", help="as of the study")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each, alternating; the median counts")
+    parser.add_argument("--results", default=str(ROOT / "benchmarks" / "results" / "quality"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
