@@ -146,7 +146,7 @@ def _leantune_result(scratch: Path) -> dict[str, Any]:
     def short(metrics: Mapping[str, Any]) -> dict[str, float]:
         return {name: metrics[name] for name in ("accuracy", "macro_f1", "log_loss")}
 
-    baseline = record["baseline"]
+    baseline, timings = record["baseline"], record["timings"]
     return {
         "metrics": {part: short(record["metrics"][part]) for part in ("validation", "test")},
         "baseline": baseline and {part: short(baseline[part]) for part in ("validation", "test")},
@@ -154,8 +154,9 @@ def _leantune_result(scratch: Path) -> dict[str, Any]:
         "ranks": record["ranks"],
         "selected_step": record["selected"]["step"],
         "total_steps": record["schedule"]["total_steps"],
-        "train_s": record["timings"]["train_s"],
-        "total_s": record["timings"]["total_s"],
+        "start_s": timings.get("probe_s", 0) + timings.get("gradient_start_s", 0),
+        "train_s": timings["train_s"],
+        "total_s": timings["total_s"],
         "versions": record["versions"],
         "hardware": record["hardware"],
     }

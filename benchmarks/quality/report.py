@@ -172,9 +172,9 @@ def _about_seconds(study: Study) -> list[str]:
         return []
     return [
         "",
-        f"Seconds are those of training once more on {timed['data']}, one run at a time: `{timed['command']}` on "
-        f"{machine_name(timed['hardware'])}, {timed['hardware']['cores']} cores, {timed['date']}. transformers' "
-        "`Trainer` takes rows in random order here, which is not its fastest.",
+        f"Seconds are those of training once more on {timed['data']}, leantune's starts included, one run at a time: "
+        f"`{timed['command']}` on {machine_name(timed['hardware'])}, {timed['hardware']['cores']} cores, "
+        f"{timed['date']}. transformers' `Trainer` takes rows in random order here, which is not its fastest.",
     ]
 
 
