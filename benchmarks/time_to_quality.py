@@ -106,7 +106,9 @@ def _events(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.time_to_quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "ag_news")
     parser.add_argument("--every", type=int, default=50, help="steps between measurements")

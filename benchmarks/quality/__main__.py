@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -18,11 +19,12 @@ from rich.console import Console
 from benchmarks.quality import report
 from benchmarks.quality.data import SOURCES, DataSet, data_set, missing_source
 from benchmarks.quality.jobs import run_job
-from benchmarks.quality.methods import BUDGETS, METHODS
+from benchmarks.quality.methods import BUDGETS, METHODS, Method
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
 from leantune.data.assets import ASSET_PREFIX, fetch
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "quality"
 
 
 def main() -> int:
@@ -41,13 +43,13 @@ def main() -> int:
     results = Path(options.results)
     study = Study(
         sets=available(options.data.split(","), console),
-        methods=[m for m in METHODS if any(is_meant(m.name, word) for word in options.only)],
+        methods=chosen(options.only),
         budgets=options.budgets.split(","),
         num_seeds=options.seeds,
         results=results,
     )
     fetch(data.encoder.model.removeprefix(ASSET_PREFIX) for data in study.sets)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    environment = environment_of_runs()
     if options.workers > 1:  # processes with several threads each get in each other's way
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.workers))
     scratch = ROOT / "runs" / f"quality-{os.getpid()}"
@@ -84,7 +86,7 @@ def parse_options() -> argparse.Namespace:
         "--workers", type=int, default=1, help="runs at a time, each with its share of the cores"
     )
     parser.add_argument("--table", action="store_true", help="train nothing, write table and plot")
-    parser.add_argument("--results", default=str(ROOT / "benchmarks" / "results" / "quality"))
+    parser.add_argument("--results", default=str(RESULTS))
     options = parser.parse_args()
     unknown = (set(options.data.split(",")) - set(SOURCES)) | (set(options.budgets.split(",")) - set(BUDGETS))
     if unknown:
@@ -92,6 +94,17 @@ def parse_options() -> argparse.Namespace:
     if not 1 <= options.seeds <= len(SEEDS):
         parser.error(f"--seeds must be 1 to {len(SEEDS)}")
     return options
+
+
+def chosen(words: Iterable[str]) -> list[Method]:
+    """The methods that any of the ``words`` of ``--only`` means."""
+    words = list(words)
+    return [method for method in METHODS if any(is_meant(method.name, word) for word in words)]
+
+
+def environment_of_runs() -> dict[str, str]:
+    """Of the processes that train: they find this package and ask no hub."""
+    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
 
 
 def is_meant(name: str, word: str) -> bool:

@@ -118,7 +118,7 @@ as many parameters as the default has at the start, and at the end."""
 PROBE = "linear probe"
 """Not trained by itself: the baseline that every run of the default measures first."""
 
-METHODS: tuple[Method, ...] = (
+MAIN: tuple[Method, ...] = (
     Method(name=DEFAULT, settings=ADALORA, learning_rates=SHORT_GRID, is_in_sweep=True),
     Method(name=LORA_LINE, settings=LORA, learning_rates=SHORT_GRID, is_in_sweep=True),
     Method(name=UNIFORM, settings={**LORA, **_EVEN}, learning_rates=SHORT_GRID),
@@ -139,6 +139,11 @@ METHODS: tuple[Method, ...] = (
         data=("agnews", "r8", "r52", "20news"),  # where each leaves room
         max_seeds=3,
     ),
+)
+"""The lines of README's table, and full fine-tuning."""
+
+METHODS: tuple[Method, ...] = (
+    *MAIN,
     Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
     Method(name="LoRA, whole warm start", settings={**_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
     Method(

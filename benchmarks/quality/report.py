@@ -21,6 +21,8 @@ PLOT = "accuracy_by_budget.png"
 """Beside the page."""
 SECONDS = "seconds.json"
 """What `benchmarks.quality.seconds` measured, beside the results."""
+Timed = dict[str, Any]
+"""Its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +118,14 @@ def _table(study: Study) -> list[str]:
     return [
         f"| method | {' | '.join(names)} | mean | final parameters | {seconds}learning rates |",
         f"|---|{'---|' * (len(names) + 3 + bool(timed))}",
-        _probe_line(study),
-        *(line for method in study.methods if (line := _method_line(study, method))),
+        _probe_line(study, timed),
+        *(line for method in study.methods if (line := _method_line(study, method, timed))),
         "",
         *_differences(study),
     ]
 
 
-def _probe_line(study: Study) -> str:
+def _probe_line(study: Study, timed: Timed | None) -> str:
     default = next((m for m in study.methods if m.name == DEFAULT), None)
     cells, means = [], []
     for data in study.sets:
@@ -133,10 +135,10 @@ def _probe_line(study: Study) -> str:
             means.append(100 * baseline["test"]["accuracy"])
         cells.append(f"{means[-1]:.2f} (1)" if baseline else "")
     average = f"{mean(means):.2f}" if len(means) == len(study.sets) else ""
-    return f"| {PROBE} | {' | '.join(cells)} | {average} | the head | |{' |' if _timed(study) else ''}"
+    return f"| {PROBE} | {' | '.join(cells)} | {average} | the head | |{' |' if timed else ''}"
 
 
-def _method_line(study: Study, method: Method) -> str | None:
+def _method_line(study: Study, method: Method, timed: Timed | None) -> str | None:
     """One method; None before its first result."""
     found = [study.finished(data, method, PUBLISHED) for data in study.sets]
     estimates = [Estimate.of(accuracies(results)) if results else None for results in found]
@@ -145,7 +147,6 @@ def _method_line(study: Study, method: Method) -> str | None:
         return None
     every = [result for results in found for result in results if result["metrics"]]
     final = sorted({result["parameters"]["final"] for result in every})
-    timed = _timed(study)
     seconds = timed["seconds"].get(method.name) if timed else None
     rates = [study.best_rate(data, method) for data in study.sets]
     cells = [
@@ -159,10 +160,10 @@ def _method_line(study: Study, method: Method) -> str | None:
     return f"| {' | '.join(cells)} |"
 
 
-def _timed(study: Study) -> dict[str, Any] | None:
+def _timed(study: Study) -> Timed | None:
     """What `SECONDS` holds, if it is of a set of this table."""
     path = study.results / SECONDS
-    found: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
+    found: Timed | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
     return found if found and found["data"] in [data.name for data in study.sets] else None
 
 

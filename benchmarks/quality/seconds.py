@@ -18,18 +18,16 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.quality.__main__ import ROOT, is_meant
+from benchmarks.quality.__main__ import RESULTS, ROOT, chosen, environment_of_runs
 from benchmarks.quality.data import data_set
 from benchmarks.quality.jobs import run_job
-from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods import MAIN
 from benchmarks.quality.report import SECONDS
 from benchmarks.quality.study import PUBLISHED, Study
 from benchmarks.results_folder import origin_of
 from leantune.data.assets import fetch
 
 DATA = "agnews"
-MAIN = METHODS[:8]
-"""Those of README's table, and full fine-tuning."""
 
 
 def main() -> int:
@@ -37,14 +35,10 @@ def main() -> int:
     console = Console()
     fetch(["minilm"])
     results = Path(options.results)
-    study = Study(sets=[data_set(DATA)], methods=METHODS, budgets=[PUBLISHED], num_seeds=1, results=results)
-    jobs = {
-        method.name: job
-        for method in MAIN
-        if any(is_meant(method.name, word) for word in options.only)
-        for job in study.runs_of(study.sets[0], method, PUBLISHED)
-    }
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    methods = chosen(options.only) if options.only else MAIN
+    study = Study(sets=[data_set(DATA)], methods=methods, budgets=[PUBLISHED], num_seeds=1, results=results)
+    jobs = {method.name: job for method in methods for job in study.runs_of(study.sets[0], method, PUBLISHED)}
+    environment = environment_of_runs()
     runs: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(options.rounds):
         for name, job in jobs.items():
@@ -67,9 +61,14 @@ def parse_options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", default=[""], metavar="WORDS", help="as of the study")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="WORDS",
+        help="methods, as of the study; default: those of README's table",
+    )
     parser.add_argument("--rounds", type=int, default=1, help="runs of each, alternating; the median counts")
-    parser.add_argument("--results", default=str(ROOT / "benchmarks" / "results" / "quality"))
+    parser.add_argument("--results", default=str(RESULTS))
     return parser.parse_args()
 
 
