@@ -19,7 +19,7 @@ from scipy.stats import ttest_ind
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
 from benchmarks.quality import jobs, report
-from benchmarks.quality.data import MPNET, DataSet, cut, shares
+from benchmarks.quality.data import MPNET, DataSet, Source, cut, shares
 from benchmarks.quality.jobs import Job
 from benchmarks.quality.methods import ADALORA, COMMON, LORA, METHODS, PEER_WITHOUT_DROPOUT, Method
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
@@ -277,9 +277,8 @@ def test_the_mean_over_the_sets_is_given_for_every_rival_that_ran_on_all_of_them
 
 
 def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tmp_path, data):
-    whole = DataSet(
-        "whole", tmp_path / "whole", 3, "ba9876543210", rates_of=data, about="With the learning rates of toy."
-    )
+    source = Source(rows="ag_news", about="With the learning rates of toy.")
+    whole = DataSet("whole", tmp_path / "whole", 3, "ba9876543210", rates_of=data, source=source)
     default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3, 2e-3))
     study = Study(
         sets=[data, whole], methods=[default], budgets=[PUBLISHED], num_seeds=2, results=tmp_path / "results"
@@ -293,7 +292,8 @@ def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tm
 
 
 def test_another_encoder_has_a_grid_of_its_own_and_the_methods_that_are_named(tmp_path, data):
-    wide = DataSet("wide", tmp_path / "wide", 3, data.digest, encoder=MPNET, methods=("adaptive",))
+    source = Source(rows="ag_news", encoder=MPNET, methods=("adaptive",))
+    wide = DataSet("wide", tmp_path / "wide", 3, data.digest, source=source)
     study = Study(
         sets=[wide],
         methods=[ADAPTIVE, UNIFORM],

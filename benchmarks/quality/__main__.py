@@ -48,7 +48,7 @@ def main() -> int:
         num_seeds=options.seeds,
         results=results,
     )
-    fetch(data.encoder.model.removeprefix(ASSET_PREFIX) for data in study.sets)
+    fetch(data.source.encoder.model.removeprefix(ASSET_PREFIX) for data in study.sets)
     environment = environment_of_runs()
     if options.workers > 1:  # processes with several threads each get in each other's way
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.workers))

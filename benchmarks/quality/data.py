@@ -105,10 +105,8 @@ class DataSet:
     digest: str
     """Of the three files, so that a result belongs to its rows."""
     rates_of: DataSet | None = None
-    encoder: Encoder = MINILM
-    methods: tuple[str, ...] | None = None
-    about: str | None = None
-    """As in `Source`, these four."""
+    """The set that ``source.rates_of`` names."""
+    source: Source = SOURCES["agnews"]
 
     def file(self, part: str) -> Path:
         """``train``, ``validation`` or ``test``."""
@@ -130,16 +128,7 @@ def data_set(name: str) -> DataSet:
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
     labels = {label for _, label in _read(files[0])}
     rates_of = data_set(source.rates_of) if source.rates_of else None
-    return DataSet(
-        name,
-        folder,
-        len(labels),
-        digest.hexdigest()[:12],
-        rates_of,
-        source.encoder,
-        source.methods,
-        source.about,
-    )
+    return DataSet(name, folder, len(labels), digest.hexdigest()[:12], rates_of, source)
 
 
 def missing_source(name: str) -> Path | None:

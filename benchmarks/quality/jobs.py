@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.data import DataSet
+from benchmarks.quality.data import DataSet, Encoder
 from benchmarks.quality.methods import BUDGETS, CLI, COMMON, Method
 from benchmarks.speed.arithmetic import slug
 from leantune import __version__
@@ -40,6 +40,11 @@ class Job:
     seed: int
 
     @property
+    def encoder(self) -> Encoder:
+        """What is fine-tuned."""
+        return self.data.source.encoder
+
+    @property
     def limit(self) -> int:
         """Most trainable parameters."""
         fixed = BUDGETS[self.budget]
@@ -54,22 +59,28 @@ class Job:
         """
         common = {"learning_rate": self.learning_rate, "seed": self.seed}
         if self.method.pipeline == "full":
-            return {"adapter": "full", **self.data.encoder.pipeline, **common}
+            return {"adapter": "full", **self.encoder.pipeline, **common}
         if self.method.is_peer:
             ranks = PEER_RANKS[self.method.pipeline]
-            settings = {**self.data.encoder.pipeline, **self.method.settings}
+            settings = {**self.encoder.pipeline, **self.method.settings}
             return {"adapter": self.method.pipeline, **ranks, **settings, **common}
         own = self.method.settings
         self._plan(limit=self.limit, targets=own["targets"], method=own["method"])
-        return {**COMMON, **self.data.encoder.recipe, **own, "max_trainable_params": self.limit, **common}
+        return {
+            **COMMON,
+            **self.encoder.recipe,
+            **own,
+            "max_trainable_params": self.limit,
+            **common,
+        }
 
     def _plan(self, **settings: Any) -> ParameterPlan:
-        return _plan(self.data.encoder.model, self.data.num_labels, **settings)
+        return _plan(self.encoder.model, self.data.num_labels, **settings)
 
     @property
     def key(self) -> str:
         """Names the run: another one with the same settings on the same rows is the same run."""
-        whole = {"model": self.data.encoder.model, "data": self.data.digest, "settings": self.settings}
+        whole = {"model": self.encoder.model, "data": self.data.digest, "settings": self.settings}
         if self.method.module != CLI:
             whole["module"] = self.method.module
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
@@ -108,12 +119,17 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     scratch.mkdir(parents=True)
     files = {part: str(job.data.file(part)) for part in ("train", "validation", "test")}
     if job.method.is_peer:
-        settings = {**job.settings, "model": resolve_location(job.data.encoder.model), "files": files}
+        settings = {**job.settings, "model": resolve_location(job.encoder.model), "files": files}
         (scratch / "settings.json").write_text(json.dumps(settings), "utf-8")
         module, words = "benchmarks.quality.peer", [str(scratch / "settings.json"), str(scratch / "out.json")]
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
-        recipe = {**job.settings, **paths, "model": job.data.encoder.model, "output": str(scratch / "run")}
+        recipe = {
+            **job.settings,
+            **paths,
+            "model": job.encoder.model,
+            "output": str(scratch / "run"),
+        }
         module, words = job.method.module, ["train", *(f"{key}={value}" for key, value in recipe.items())]
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)

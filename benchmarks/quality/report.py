@@ -64,7 +64,7 @@ def markdown_of(study: Study) -> str:
         ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "peft"))
         for result in _shown(study)
     }
-    cut = [data for data in study.sets if data.about is None]
+    cut = [data for data in study.sets if data.source.about is None]
     lines = [
         "# When adaptive rank pays",
         "",
@@ -82,12 +82,12 @@ def markdown_of(study: Study) -> str:
         *_table(replace(study, sets=cut)),
     ]
     for data in study.sets:
-        if data.about and any(study.finished(data, method, PUBLISHED) for method in study.methods):
+        if data.source.about and any(study.finished(data, method, PUBLISHED) for method in study.methods):
             lines += [
                 "",
                 f"## {data.name}",
                 "",
-                data.about,
+                data.source.about,
                 "",
                 *_table(replace(study, sets=[data])),
             ]

@@ -84,13 +84,13 @@ class Study:
 
 def _belongs(method: Method, data: DataSet) -> bool:
     return (method.data is None or data.name in method.data) and (
-        data.methods is None or method.name in data.methods
+        data.source.methods is None or method.name in data.source.methods
     )
 
 
 def _grid(data: DataSet, method: Method) -> list[Job]:
     chosen_on = data.rates_of or data
-    rates = [chosen_on.encoder.learning_rate(rate) for rate in method.learning_rates]
+    rates = [chosen_on.source.encoder.learning_rate(rate) for rate in method.learning_rates]
     return [Job(chosen_on, method, PUBLISHED, rate, SEEDS[0]) for rate in rates]
 
 
