@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -206,6 +207,19 @@ def test_grouped_attention_and_its_backward_equal_sdpa_text_by_text(lengths, win
     with torch.no_grad():
         out, _ = packed_attention(torch.nn.Module(), *qkv, None, packed=plan, sliding_window=window)
     torch.testing.assert_close(out, expected)
+
+
+def test_which_keys_are_hidden_is_found_once_a_batch_and_goes_with_it():
+    """With a window it is as large as the scores: kept for longer, memory would grow with every batch."""
+    batch = pack([np.zeros(n, np.int32) for n in (20, 30)], np.arange(2))
+    plan = AttentionPlan.of(batch, DropoutStream(0))
+    group = plan.groups[0]
+    hidden = plan.hidden_keys(group, 3, torch.float32)
+    assert hidden is plan.hidden_keys(group, 3, torch.float32)
+    assert hidden is not plan.hidden_keys(group, None, torch.float32)
+    kept = weakref.ref(hidden)
+    del hidden, plan
+    assert kept() is None
 
 
 @pytest.mark.parametrize("is_biased", [False, True])

@@ -9,14 +9,12 @@ Shape letters: T packed tokens, N heads, H head width, G texts of a block, L tok
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leantune.packing.distance import DistanceBias
 from leantune.packing.plan import AttentionGroup, AttentionPlan
 
 
@@ -49,7 +47,7 @@ class GroupedAttention(torch.autograd.Function):
         for (group, q_block, k_block, v_block), out in zip(
             _blocks_of(plan.groups, num_heads, only_first, q, k, v), outputs, strict=True
         ):
-            weight = _attention_weights(q_block, k_block, group, sliding_window, plan.distance_bias)
+            weight = _attention_weights(q_block, k_block, group, plan, sliding_window)
             weights.append(weight)
             if dropout:
                 masks.append(plan.stream.mask(tuple(weight.shape), dropout, weight.dtype))
@@ -117,7 +115,7 @@ def attend_without_gradients(
     outputs = _query_blocks(plan.groups, 1, only_first, rows)
     for (group, *blocks), out in zip(_blocks_of(plan.groups, 1, only_first, q, k, v), outputs, strict=True):
         q_block, k_block, v_block = (x.transpose(1, 2) for x in blocks)  # (G, N, L or 1, H)
-        added = _added_scores(group, sliding_window, plan.distance_bias, q.dtype)
+        added = _added_scores(group, plan, sliding_window, q.dtype)
         if added is not None:
             added = added[:, :, : q_block.shape[2]]
         attended = F.scaled_dot_product_attention(q_block, k_block, v_block, attn_mask=added, scale=scaling)
@@ -172,39 +170,22 @@ def _blocks_of(
 
 
 def _attention_weights(
-    q: Tensor, k: Tensor, group: AttentionGroup, sliding_window: int | None, bias: DistanceBias | None
+    q: Tensor, k: Tensor, group: AttentionGroup, plan: AttentionPlan, sliding_window: int | None
 ) -> Tensor:
     """Softmax of the scores ``(G * N, queries, L)``; keys of padding get exactly 0."""
     scores = torch.bmm(q, k.mT)
-    added = _added_scores(group, sliding_window, bias, scores.dtype)
+    added = _added_scores(group, plan, sliding_window, scores.dtype)
     if added is not None:
         scores.view(group.size, -1, *scores.shape[1:]).add_(added[:, :, : scores.shape[1]])
     return torch.softmax(scores, dim=-1, out=scores)
 
 
 def _added_scores(
-    group: AttentionGroup, sliding_window: int | None, bias: DistanceBias | None, dtype: torch.dtype
+    group: AttentionGroup, plan: AttentionPlan, sliding_window: int | None, dtype: torch.dtype
 ) -> Tensor | None:
     """What the scores of a block get beside the products: ``(G or 1, N or 1, 1 or L, L)``; None: nothing."""
-    hidden = _hidden_keys(group.lengths, group.width, sliding_window, dtype)
-    if bias is None:
+    hidden = plan.hidden_keys(group, sliding_window, dtype)
+    if plan.distance_bias is None:
         return None if hidden is None else hidden[:, None]
-    by_head = bias.block(group.width, dtype)[None]
+    by_head = plan.distance_bias.block(group.width, dtype)[None]
     return by_head if hidden is None else by_head + hidden[:, None]
-
-
-@lru_cache(maxsize=4096)
-def _hidden_keys(
-    lengths: tuple[int, ...], width: int, sliding_window: int | None, dtype: torch.dtype
-) -> Tensor | None:
-    """Minus infinity at keys that a query must not see, else 0: ``(G, 1 or L, L)``; None if it may see all."""
-    hidden = None
-    if lengths[0] != width:
-        hidden = (torch.arange(width) >= torch.tensor(lengths)[:, None])[:, None, :]
-    if sliding_window is not None and sliding_window < width:
-        place = torch.arange(width)
-        far = ((place[:, None] - place).abs() >= sliding_window)[None]
-        # a padding query far from every real key would have no key at all and give NaN
-        far = far & (place[:, None] < torch.tensor(lengths)[:, None, None])
-        hidden = far if hidden is None else hidden | far
-    return None if hidden is None else torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)

@@ -87,6 +87,9 @@ class AttentionPlan:
     """Of all layers; its reach is at least `block_width` of the longest text."""
     _layouts: dict[int, BlockLayout] = field(default_factory=dict)
     _padded: PaddedLayout | None = None
+    _hidden_keys: dict[tuple[AttentionGroup, int | None, torch.dtype], Tensor | None] = field(
+        default_factory=dict
+    )
 
     @classmethod
     def of(
@@ -120,6 +123,15 @@ class AttentionPlan:
         if num_heads not in self._layouts:
             self._layouts[num_heads] = _block_layout(self.groups, num_heads)
         return self._layouts[num_heads]
+
+    def hidden_keys(
+        self, group: AttentionGroup, sliding_window: int | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        """Minus infinity at keys that a query must not see, else 0: ``(G, 1 or L, L)``; None if it may see all."""
+        key = group, sliding_window, dtype
+        if key not in self._hidden_keys:
+            self._hidden_keys[key] = _hidden_keys(*key)
+        return self._hidden_keys[key]
 
     def padded(self) -> PaddedLayout:
         """The layout of one padded block, on the device of the batch."""
@@ -166,6 +178,19 @@ def _padded_layout(lengths: tuple[int, ...], device: torch.device) -> PaddedLayo
     to_block = (starts[:, None] + torch.where(is_real, place, 0)).flatten()
     to_packed = is_real.flatten().nonzero().flatten()
     return PaddedLayout(*(x.to(device, non_blocking=True) for x in (to_block, to_packed, is_real)))
+
+
+def _hidden_keys(group: AttentionGroup, sliding_window: int | None, dtype: torch.dtype) -> Tensor | None:
+    sizes, place = torch.tensor(group.lengths)[:, None], torch.arange(group.width)
+    hidden = None
+    if group.lengths[0] != group.width:
+        hidden = (place >= sizes)[:, None, :]
+    if sliding_window is not None and sliding_window < group.width:
+        far = ((place[:, None] - place).abs() >= sliding_window)[None]
+        # a padding query far from every real key would have no key at all and give NaN
+        far = far & (place < sizes)[:, :, None]
+        hidden = far if hidden is None else hidden | far
+    return None if hidden is None else torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
 
 
 def _block_layout(groups: tuple[AttentionGroup, ...], num_heads: int) -> BlockLayout:
