@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from leantune import distributed
 from leantune.cli import exit_code_of, main
 from leantune.errors import ResourceError, UsageError
+from leantune.training import warm_start
 from leantune.training.checkpoint import list_checkpoints
 from leantune.training.lock import LOCK, run_lock
 from leantune.training.resume import newest_valid_checkpoint
@@ -102,7 +103,9 @@ def test_another_run_in_the_folder_takes_the_exports_with_it(inputs, exported):
     assert not {"export-lora", "export-merged"} & names
 
 
-def test_a_run_that_cannot_start_leaves_the_earlier_one_and_its_exports(inputs, exported, tmp_path):
+def test_a_run_that_cannot_start_leaves_the_earlier_one_and_its_exports(
+    inputs, exported, tmp_path, monkeypatch
+):
     before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
     (tmp_path / "bad.csv").write_text("text\nword1\n")
     words = words_of(inputs, exported, data=str(tmp_path / "bad.csv"))
@@ -113,6 +116,8 @@ def test_a_run_that_cannot_start_leaves_the_earlier_one_and_its_exports(inputs, 
     del weights["encoder.layer.0.attention.self.query.weight"]  # its config and its header are fine
     save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
     assert main(["train", *words_of(inputs, exported, model=str(encoder)), "--overwrite"]) == 5
+    monkeypatch.setattr(warm_start, "map_rows", lambda *args: torch.empty(1 << 60))  # more than there is
+    assert main(["train", *words_of(inputs, exported), "--overwrite"]) == 6
     assert {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()} == before
 
 

@@ -443,19 +443,26 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(inputs, run, tmp
     assert all(torch.equal(mine.tensors[k], theirs.tensors[k]) for k in mine.tensors)
 
 
-def test_going_on_with_other_kernels_is_allowed_and_said(inputs, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("key", "then", "said"),
+    [
+        ("kernels", "torch: LEANTUNE_NATIVE=0 then", "kernels: was torch: LEANTUNE_NATIVE=0 then, is "),
+        ("onednn_max_cpu_isa", "AVX2", "onednn_max_cpu_isa: was AVX2, is None"),
+    ],
+)
+def test_going_on_with_other_kernels_is_allowed_and_said(inputs, tmp_path, monkeypatch, key, then, said):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     recipe = recipe_for(inputs, tmp_path / "run", epochs=1)
     with monkeypatch.context() as patch:
         InterruptAt(patch, 3)
         with pytest.raises(Interrupted):
             run_training(recipe, console=quiet())
     record = record_of(tmp_path / "run")
-    record["hardware"]["kernels"] = "torch: LEANTUNE_NATIVE=0 then"
+    record["hardware"][key] = then
     (tmp_path / "run" / "record.json").write_text(json.dumps(record))
     console = quiet()
     run_training(recipe, console=console, resume=True)
-    said = console.file.getvalue()
-    assert "not to the bits that it would have had: kernels: was torch: LEANTUNE_NATIVE=0 then, is " in said
+    assert f"not to the bits that it would have had: {said}" in console.file.getvalue()
 
 
 def test_a_run_in_bf16_learns_and_resumes_bit_for_bit(inputs, tmp_path, monkeypatch):

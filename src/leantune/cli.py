@@ -226,13 +226,13 @@ def _report_page(options: argparse.Namespace) -> None:
 
 
 def _assets(options: argparse.Namespace) -> None:
-    from leantune.data.assets import fetch
+    from leantune.data.assets import DEFAULT_ASSETS, fetch
 
-    if options.path:
-        print(fetch([options.path])[options.path])
-        return
-    for name, path in fetch().items():
-        print(f"{name}\t{path}")
+    names = [options.path] if options.path else DEFAULT_ASSETS
+    with _console().status(f"fetching {', '.join(names)}"):
+        paths = fetch(names)
+    for name, path in paths.items():
+        print(path if options.path else f"{name}\t{path}")
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

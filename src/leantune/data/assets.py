@@ -94,9 +94,11 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
 )
 
 
-def fetch(
-    names: Iterable[str] = ("minilm", "reuters-r8"), *, cache_dir: Path | None = None
-) -> dict[str, Path]:
+DEFAULT_ASSETS = ("minilm", "reuters-r8")
+"""What the quickstart needs."""
+
+
+def fetch(names: Iterable[str] = DEFAULT_ASSETS, *, cache_dir: Path | None = None) -> dict[str, Path]:
     """Make assets available and return their folders; what is there already needs no network.
 
     ``minilm`` is all-MiniLM-L6-v2, an encoder of 6 layers x 384 with its tokenizer, in the files that transformers

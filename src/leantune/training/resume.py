@@ -55,11 +55,13 @@ def check_same_run(
 def machine_lines(
     record: Mapping[str, Any], *, hardware: Mapping[str, Any], versions: Mapping[str, str]
 ) -> Iterator[str]:
-    """One line if the run began on another machine, with other kernels or another torch, none if not."""
+    """One line if the run began on another machine, with other kernels or instructions or another torch, none if
+    not.
+    """
     then, now = {**record["hardware"], **record["versions"]}, {**hardware, **versions}
     changes = [
         f"{key}: was {then[key]}, is {now[key]}"
-        for key in ("device", "cpu", "gpu", "cores", "kernels", "torch")
+        for key in ("device", "cpu", "gpu", "cores", "kernels", "onednn_max_cpu_isa", "torch")
         if key in then and then[key] != now[key]
     ]
     if changes:

@@ -26,6 +26,7 @@ from leantune.training.resume import machine_lines, newest_valid_checkpoint
 from leantune.training.selection import Evaluation, Selection
 from leantune.training.setup import (
     Run,
+    begin_record,
     build_classifier,
     class_weights,
     fresh_state,
@@ -61,10 +62,10 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         if resume:
             history = _go_on(run, state, selection)
         else:
-            start_folder(run)
+            begin_record(run)
             _warm_start(run, classifier)
             _turn_adapters(run, classifier)
-            run.save_record()
+            start_folder(run)
             history = History(run.folder / "history.jsonl")
         with history:
             _train(run, state, selection, history)

@@ -169,14 +169,8 @@ def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
     )
 
 
-def start_folder(run: Run) -> None:
-    """Make room for a new run and begin its record; the classifier must be there, so that an earlier run
-    does not go for one that has no weights to begin with.
-    """
-    if distributed.is_main():
-        clear_run(run.folder)
-        run.folder.mkdir(parents=True, exist_ok=True)
-    distributed.barrier()
+def begin_record(run: Run) -> None:
+    """What a run knows of itself before its first step; `build_classifier` has set ``model``."""
     run.record = {
         "leantune": __version__,
         "run_id": uuid.uuid4().hex,
@@ -195,6 +189,16 @@ def start_folder(run: Run) -> None:
         "baseline": None,
         "timings": {"tokenise_s": run.data.tokenise_s},
     }
+
+
+def start_folder(run: Run) -> None:
+    """Replace an earlier run by this one; the last thing before the first step, so that one that cannot begin,
+    or runs out of memory in the starts of head and adapters, costs nothing.
+    """
+    if distributed.is_main():
+        clear_run(run.folder)
+        run.folder.mkdir(parents=True, exist_ok=True)
+    distributed.barrier()
     run.save_record()  # first, so that a run killed here is known as one
     if distributed.is_main():
         write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
