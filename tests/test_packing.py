@@ -46,6 +46,11 @@ LENGTHS = [7, 1, 19, 19, 3, 30, 12]
 
 
 def padded_logits(model, token_lists, second_starts=None) -> torch.Tensor:
+    with torch.no_grad():
+        return padded_forward(model, token_lists, second_starts)
+
+
+def padded_forward(model, token_lists, second_starts=None) -> torch.Tensor:
     """What a transformers user computes: right padding and an attention mask."""
     longest = max(len(t) for t in token_lists)
     ids = torch.full((len(token_lists), longest), model.config.pad_token_id)
@@ -57,13 +62,16 @@ def padded_logits(model, token_lists, second_starts=None) -> torch.Tensor:
         if second_starts is not None:
             types[i, second_starts[i] : len(tokens)] = 1
     extra = {"token_type_ids": types} if second_starts is not None else {}
-    with torch.no_grad():
-        return model(input_ids=ids, attention_mask=mask, **extra).logits
+    return model(input_ids=ids, attention_mask=mask, **extra).logits
 
 
 def packed_logits(classifier: PackedClassifier, batch: PackedBatch) -> torch.Tensor:
     with torch.no_grad():
-        logits = classifier(batch)
+        return packed_forward(classifier, batch)
+
+
+def packed_forward(classifier: PackedClassifier, batch: PackedBatch) -> torch.Tensor:
+    logits = classifier(batch)
     return torch.empty_like(logits).index_copy(0, batch.rows, logits)
 
 
@@ -166,6 +174,34 @@ def test_text_pairs_carry_their_token_types(model_type):
     expected = padded_logits(model, tokens, starts)
     assert not torch.allclose(expected, padded_logits(model, tokens), atol=1e-5)
     torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model_type", PACKED)
+def test_packed_gradients_equal_padded_ones_of_the_untouched_model(model_type):
+    model = tiny_model(model_type).eval()
+    if model_type == "mpnet":  # what distances add is never trained here
+        model.mpnet.encoder.relative_attention_bias.requires_grad_(False)
+    tokens = random_tokens(LENGTHS)
+    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
+    batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
+    weight = torch.randn(len(tokens), model.config.num_labels)
+    (padded_forward(model, tokens) * weight).sum().backward()
+    (packed_forward(classifier, batch) * weight).sum().backward()
+    found = {name: p.grad for name, p in classifier.model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("model_type", PACKED)
+def test_only_first_tokens_reach_the_end_of_the_encoder_unless_others_are_read(model_type):
+    classifier = PackedClassifier(tiny_model(model_type), DropoutStream(0)).eval()
+    batch = pack(random_tokens(LENGTHS), np.arange(len(LENGTHS)), position_offset=classifier.position_offset)
+    rows = []
+    blocks = (m for m in classifier.model.base_model.modules() if isinstance(m, torch.nn.ModuleList))
+    last = [m for m in next(blocks)[-1].modules() if isinstance(m, torch.nn.Linear)][-1]
+    last.register_forward_hook(lambda module, args, out: rows.append(args[0].shape[-2]))
+    packed_logits(classifier, batch)
+    assert rows == [128 if model_type == "modernbert" else len(LENGTHS)]
 
 
 @settings(max_examples=60, deadline=None)

@@ -50,10 +50,10 @@ class Architecture:
     head_in_encoder: tuple[str, ...] = ()
     """Modules inside the encoder that only the head uses; trained if the checkpoint lacks them."""
 
-    narrowing: tuple[str, str] | None = None
+    narrowing: tuple[str, str | None] | None = None
     """Only the first token of the last layer is ever read: names of that layer's attention, and of the
-    module behind it that can take those rows alone. ``{last}`` is the layer's number. None: all rows go
-    to the end."""
+    module behind it that can take those rows alone, or None where the attention itself goes on with them.
+    ``{last}`` is the layer's number. None: all rows go to the end."""
 
     embeddings: str | None = None
     """Name of a module that computes dropout(LayerNorm(word + token type + position)) of embeddings."""
@@ -170,6 +170,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         encode=mpnet.encode,
         position_offset=_behind_mpnet_padding,
         has_token_types=False,
+        narrowing=("mpnet.encoder.layer.{last}.attention", None),
         residual_blocks=("mpnet.encoder.layer.{layer}.output",),
         gelu_layers=("mpnet.encoder.layer.{layer}.intermediate",),
     ),

@@ -147,10 +147,11 @@ class PackedClassifier(nn.Module):
         if self.architecture.narrowing is None:
             return None
         last = self.config.num_hidden_layers - 1
-        attention_name, behind_name = (name.format(last=last) for name in self.architecture.narrowing)
-
-        self.model.get_submodule(behind_name).register_forward_pre_hook(_only_first_tokens)
-        last_attention: nn.Module = self.model.get_submodule(attention_name)
+        attention_name, behind_name = self.architecture.narrowing
+        if behind_name is not None:
+            behind = self.model.get_submodule(behind_name.format(last=last))
+            behind.register_forward_pre_hook(_only_first_tokens)
+        last_attention: nn.Module = self.model.get_submodule(attention_name.format(last=last))
         return last_attention
 
     def _padded_logits(self, batch: PackedBatch) -> Tensor:

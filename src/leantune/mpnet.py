@@ -1,7 +1,7 @@
 """MPNet over packed tokens: transformers gives it no other attention than its own, and what its scores get by
 distance would be a square of all tokens of a batch.
 
-T packed tokens, N heads, H head width, D model width.
+T packed tokens, S texts, N heads, H head width, D model width.
 """
 
 from __future__ import annotations
@@ -39,13 +39,15 @@ class PackedMPNetAttention(nn.Module):
         position_bias: AttentionPlan | None = None,
         **unused: Any,
     ) -> tuple[Tensor]:
-        """``(1, T, D)`` to ``(1, T, D)``; the plan of the batch comes in the place of ``position_bias``, the one
-        argument that transformers' layer hands on.
+        """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` of first tokens where the plan wants no others; it
+        comes in the place of ``position_bias``, the one argument that transformers' layer hands on.
         """
         attn: Any = self.attn
         layers = [attn.q, attn.k, attn.v]
         assert position_bias is not None
         heads = attended(self, hidden_states, layers, attn.dropout, attn.attention_head_size, position_bias)
+        if position_bias.last_attention is self:
+            heads, hidden_states = (x[:, position_bias.first_tokens] for x in (heads, hidden_states))
         return (add_and_norm(attn.o, self.dropout, self.LayerNorm, heads, hidden_states),)
 
 
@@ -57,7 +59,9 @@ def replace_attention(model: Any) -> None:
 
 
 def encode(model: Any, inputs: Mapping[str, Tensor], plan: AttentionPlan) -> Tensor:
-    """Hidden states ``(1, T, D)`` of packed ``input_ids`` and ``position_ids`` ``(1, T)``."""
+    """Hidden states of packed ``input_ids`` and ``position_ids`` ``(1, T)``: ``(1, T, D)``, or ``(1, S, D)`` of
+    first tokens.
+    """
     encoder = model.mpnet.encoder
     plan.distance_bias = distance_bias(encoder, plan.max_seqlen)
     hidden: Tensor = model.mpnet.embeddings(**inputs)
