@@ -276,7 +276,6 @@ def test_all_forms_of_a_result_hold_the_same_table(tmp_path: Path) -> None:
 
 
 def test_the_picture_is_a_png(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib comes with leantune[bench]")
     line = {"pipeline": USUAL, "samples_per_s": 10.0, "leantune_speedup": {"median": 2.0}}
     ours = {"pipeline": LEANTUNE, "samples_per_s": 20.0, "leantune_speedup": None}
     plot.draw({"comparisons": [{"title": "a", "lines": [line, ours]}]}, tmp_path / "picture.png")

@@ -323,7 +323,6 @@ def test_other_budgets_are_a_table_of_what_has_run(tmp_path, data):
 
 
 def test_the_plot_is_a_picture(tmp_path, data):
-    pytest.importorskip("matplotlib", reason="matplotlib comes with leantune[bench]")
     study = study_of(tmp_path, data, ADAPTIVE, budgets=["30k", "100k"])
     work(study, fake_result, lambda: True, lambda text: None)
     report.draw(report.budget_curves(study), tmp_path / "plot.png")
