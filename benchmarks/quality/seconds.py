@@ -45,14 +45,19 @@ def main() -> int:
             result = run_job(job, ROOT / "runs" / f"seconds-{os.getpid()}", environment)
             runs[name].append(result.get("start_s", 0) + result["train_s"])  # the pipelines have no start
             console.print(f"{runs[name][-1]:6.0f} s  {job}", highlight=False, soft_wrap=True)
+            write(results / SECONDS, runs)
+    return 0
+
+
+def write(path: Path, runs: dict[str, list[float]]) -> None:
+    """After every run, so that those there are count when it is stopped."""
     found: dict[str, Any] = {
         **origin_of("benchmarks.quality.seconds"),
         "data": DATA,
         "runs": runs,
-        "seconds": {name: median(each) for name, each in runs.items()},
+        "seconds": {name: median(each) for name, each in runs.items() if each},
     }
-    (results / SECONDS).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    return 0
+    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
 def parse_options() -> argparse.Namespace:
