@@ -29,6 +29,16 @@ def _encode(model: Any, inputs: Mapping[str, Tensor], plan: AttentionPlan) -> Te
     return hidden
 
 
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """Where the last layer goes on with first tokens alone; ``{last}`` in a name is that layer's number."""
+
+    attention: str
+    """Its attention."""
+    behind: str | None = None
+    """The module behind it that can take those rows alone; None: the attention itself goes on with them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """How leantune drives one family of encoders."""
@@ -50,10 +60,8 @@ class Architecture:
     head_in_encoder: tuple[str, ...] = ()
     """Modules inside the encoder that only the head uses; trained if the checkpoint lacks them."""
 
-    narrowing: tuple[str, str | None] | None = None
-    """Only the first token of the last layer is ever read: names of that layer's attention, and of the
-    module behind it that can take those rows alone, or None where the attention itself goes on with them.
-    ``{last}`` is the layer's number. None: all rows go to the end."""
+    narrowing: Narrowing | None = None
+    """Only the first token of the last layer is ever read. None: all rows go to the end."""
 
     embeddings: str | None = None
     """Name of a module that computes dropout(LayerNorm(word + token type + position)) of embeddings."""
@@ -133,7 +141,7 @@ def _bert_like(prefix: str, **rest: Any) -> Architecture:
     last = f"{prefix}.encoder.layer.{{last}}.attention"
     return Architecture(
         attention_targets=("query", "value"),
-        narrowing=(f"{last}.self", f"{last}.output"),
+        narrowing=Narrowing(f"{last}.self", f"{last}.output"),
         embeddings=f"{prefix}.embeddings",
         self_attentions=(f"{layer}.attention.self",),
         residual_blocks=(f"{layer}.attention.output", f"{layer}.output"),
@@ -157,7 +165,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         pool=first_token,
         classify=_classify_distilbert,
         has_token_types=False,
-        narrowing=(
+        narrowing=Narrowing(
             "distilbert.transformer.layer.{last}.attention",
             "distilbert.transformer.layer.{last}.sa_layer_norm",
         ),
@@ -170,7 +178,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         encode=mpnet.encode,
         position_offset=_behind_mpnet_padding,
         has_token_types=False,
-        narrowing=("mpnet.encoder.layer.{last}.attention", None),
+        narrowing=Narrowing("mpnet.encoder.layer.{last}.attention"),
         residual_blocks=("mpnet.encoder.layer.{layer}.output",),
         gelu_layers=("mpnet.encoder.layer.{layer}.intermediate",),
     ),

@@ -144,14 +144,14 @@ class PackedClassifier(nn.Module):
         """Let only first tokens pass the last layer's attention: the rest of that layer, three quarters
         of its work, is then done for one token a text. Returns that attention.
         """
-        if self.architecture.narrowing is None:
+        narrowing = self.architecture.narrowing
+        if narrowing is None:
             return None
         last = self.config.num_hidden_layers - 1
-        attention_name, behind_name = self.architecture.narrowing
-        if behind_name is not None:
-            behind = self.model.get_submodule(behind_name.format(last=last))
+        if narrowing.behind is not None:
+            behind = self.model.get_submodule(narrowing.behind.format(last=last))
             behind.register_forward_pre_hook(_only_first_tokens)
-        last_attention: nn.Module = self.model.get_submodule(attention_name.format(last=last))
+        last_attention: nn.Module = self.model.get_submodule(narrowing.attention.format(last=last))
         return last_attention
 
     def _padded_logits(self, batch: PackedBatch) -> Tensor:

@@ -62,11 +62,11 @@ def narrow_last_layer(model: Any) -> None:
     Args:
         model: a transformers ``*ForSequenceClassification`` model, which cannot be saved or trained after.
     """
-    attention, behind = architecture_of(model.config).narrowing or (None, None)
-    if attention is None or behind is None:  # without the second, only leantune's own attention can
+    narrowing = architecture_of(model.config).narrowing
+    if narrowing is None or narrowing.behind is None:  # leantune's own attention is not in this model
         return
     last = model.config.num_hidden_layers - 1
-    attention, behind = attention.format(last=last), behind.format(last=last)
+    attention, behind = (name.format(last=last) for name in (narrowing.attention, narrowing.behind))
     head_width = model.config.hidden_size // model.config.num_attention_heads
     model.set_submodule(attention, FirstTokenAttention(model.get_submodule(attention), head_width))
     # the hidden states that go around attention still have all tokens
