@@ -66,13 +66,7 @@ class Job:
             return {"adapter": self.method.pipeline, **ranks, **settings, **common}
         own = self.method.settings
         self._plan(limit=self.limit, targets=own["targets"], method=own["method"])
-        return {
-            **COMMON,
-            **self.encoder.recipe,
-            **own,
-            "max_trainable_params": self.limit,
-            **common,
-        }
+        return {**COMMON, **self.encoder.recipe, **own, "max_trainable_params": self.limit, **common}
 
     def _plan(self, **settings: Any) -> ParameterPlan:
         return _plan(self.encoder.model, self.data.num_labels, **settings)
@@ -124,12 +118,7 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
         module, words = "benchmarks.quality.peer", [str(scratch / "settings.json"), str(scratch / "out.json")]
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
-        recipe = {
-            **job.settings,
-            **paths,
-            "model": job.encoder.model,
-            "output": str(scratch / "run"),
-        }
+        recipe = {**job.settings, **paths, "model": job.encoder.model, "output": str(scratch / "run")}
         module, words = job.method.module, ["train", *(f"{key}={value}" for key, value in recipe.items())]
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)

@@ -55,9 +55,7 @@ def check_same_run(
 def machine_lines(
     record: Mapping[str, Any], *, hardware: Mapping[str, Any], versions: Mapping[str, str]
 ) -> Iterator[str]:
-    """One line if the run began on another machine, with other kernels or instructions or another torch, none if
-    not.
-    """
+    """One line if machine, kernels, instructions or torch are not those that the run began with, else none."""
     then, now = {**record["hardware"], **record["versions"]}, {**hardware, **versions}
     changes = [
         f"{key}: was {then[key]}, is {now[key]}"
