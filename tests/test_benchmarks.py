@@ -1,4 +1,4 @@
-"""The arithmetic and the machinery of the speed benchmark; no model runs here."""
+"""The arithmetic and the machinery of the speed benchmarks; no model runs here but a tiny one, once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
+from benchmarks import startup
 from benchmarks.growth import Growth, markdown_of
 from benchmarks.peer import trainer_peft
 from benchmarks.speed import plot, report
@@ -437,3 +438,17 @@ def test_the_peers_encoder_keeps_its_dropout_unless_told(inputs: Path, monkeypat
     dropouts = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
     assert {p for name, p in dropouts.items() if "lora_dropout" not in name} == {expected}
     assert {p for name, p in dropouts.items() if "lora_dropout" in name} == {0.3}
+
+
+def test_both_predictions_of_the_startup_benchmark_are_of_its_rows(run: Path, tmp_path: Path) -> None:
+    commands = startup.commands_for(run, tmp_path)
+    predictions = []
+    for name in (startup.PREDICT, startup.PIPELINE):
+        assert startup.seconds_of(commands[name]) > 0
+        lines = (tmp_path / "predictions.csv").read_text("utf-8").splitlines()[-startup.NUM_ROWS :]
+        predictions.append(
+            [(label, float(score)) for label, score in (line.split(",")[-2:] for line in lines)]
+        )
+    for (label, score), (pipeline_label, pipeline_score) in zip(*predictions, strict=True):
+        assert label == pipeline_label
+        assert score == pytest.approx(pipeline_score, abs=0.02)  # bf16 where the machine has it
