@@ -511,7 +511,7 @@ def test_the_card_is_one_that_the_hub_accepts(run_dir: Path) -> None:
     assert results["accuracy"] == pytest.approx(0.992, abs=0.001)
     assert set(results) == {"accuracy", "f1"}
     assert "license" not in card.data.to_dict()
-    assert 'pipeline("text-classification", model="merged")' in card.text
+    assert 'pipeline("text-classification", model="merged", truncation=True)' in card.text
     assert "num_labels=8" in card.text
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from leantune.data.assets import ASSETS
 from leantune.errors import UsageError
-from leantune.sources import public_name, resolve_model
+from leantune.sources import HUB_NAMES, public_name, resolve_model
 
 RESOLVE = "from leantune.sources import resolve_model; print(resolve_model('someone/encoder'))"
 
@@ -80,3 +81,5 @@ def test_an_asset_that_was_not_fetched_says_how(tmp_path, monkeypatch):
 def test_an_adapter_names_a_base_that_others_can_load():
     assert public_name("asset:minilm") == "sentence-transformers/all-MiniLM-L6-v2"
     assert public_name("./encoder") == "./encoder"
+    encoders = {name for name, asset in ASSETS.items() if asset.weights_sha256}
+    assert encoders == set(HUB_NAMES)

@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV
 
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
 from leantune.inference.load import load_run
+from leantune.inference.predict import predict_texts
 from leantune.packing.native.library import describe_kernels
 from leantune.training import warm_start
 from leantune.training.checkpoint import list_checkpoints, load_checkpoint
@@ -97,7 +98,6 @@ def test_the_live_count_equals_the_budget_after_every_allocation(run):
 
 def test_orthogonality_is_logged_apart_and_not_in_evaluation(run, inputs):
     from leantune.data.read import Columns, open_examples
-    from leantune.inference.load import load_run
     from leantune.inference.measure import measure
 
     assert history_of(run, "step")[0]["orthogonality"] > 1  # the normal start
@@ -131,6 +131,17 @@ def test_peft_loads_the_adapter_with_pruned_modules_and_the_pipeline_loads_the_m
     for row, answer in zip(by_peft, classify(texts), strict=True):
         by_label = {each["label"]: each["score"] for each in answer}
         assert [by_label[name] for name in ("a", "b", "c")] == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_the_pipeline_cuts_a_long_text_where_the_run_did(run):
+    from transformers import pipeline
+
+    trained = load_run(run, precision="fp32")
+    text = " ".join(["word1"] * trained.recipe.max_length + ["word18"] * 40)
+    classify = pipeline("text-classification", model=str(run / "merged"), truncation=True, top_k=None)
+    by_label = {each["label"]: each["score"] for each in classify([text])[0]}
+    expected = predict_texts(trained, [text])[0]
+    assert [by_label[name] for name in ("a", "b", "c")] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_the_same_recipe_gives_the_same_bits(inputs, run, tmp_path):

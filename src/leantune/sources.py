@@ -16,8 +16,11 @@ WEIGHT_FILES = ("*.safetensors",)
 
 PROBE_SECONDS = 5.0
 
-HUB_NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
-"""What an asset is called on the hub; its weights are the same to the byte."""
+HUB_NAMES = {
+    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
+    "mpnet": "sentence-transformers/all-mpnet-base-v2",
+}
+"""What an encoder among the assets is called on the hub; its weights are the same to the byte."""
 
 
 def resolve_model(source: str, *, with_weights: bool = True) -> str:

@@ -77,12 +77,19 @@ def test_pickles_are_found_by_their_content(tmp_path: Path, protocol: int, pack:
 
 
 @pytest.mark.parametrize(
-    "text", ["comment,label\nfine.,1\n.", "c\nb\na\n.", "(text)\nfine.", "}\n.", "cos\nsystem\n"]
+    "text",
+    [
+        *("comment,label\nfine.,1\n.", "c\nb\na\n.", "(text)\nfine.", "}\n.", "cos\nsystem\n"),
+        *("class,word\nSci/Tech,a poll\nBooks,more than it takes\n", "((((Xfour letters", "cos\n" * 2000),
+    ],
 )
-def test_text_is_not_taken_for_a_pickle(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text(text)
-    with pytest.raises(DataError, match=r"rows.csv(:\d+)?: (no column|\d fields)"):
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_text_is_not_taken_for_a_pickle(tmp_path: Path, text: str, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith(".gz") else text.encode())
+    with pytest.raises(
+        DataError, match=rf"rows{suffix}(:\d+)?: (no column|\d fields|only empty lines|one column)"
+    ):
         list(open_examples(str(path), Columns(), labels="ignore").batches())
 
 

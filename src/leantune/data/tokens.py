@@ -73,6 +73,9 @@ class Tokeniser:
                 f"model {source}: its tokenizer has no tokenizer.json; convert it to a fast one first"
             )
         self.max_length = max_length
+        self.tokenizer.model_max_length = (
+            max_length  # is saved: other tools then cut texts where this one does
+        )
         backend.no_padding()
         backend.no_truncation()
         self._definition: str = backend.to_str()

@@ -23,12 +23,12 @@ PAPERS = {
     "LoRA": "https://arxiv.org/abs/2106.09685",
 }
 LOAD_MERGED = """\
-The merged model is a plain transformers classifier:
+The merged model is a plain transformers classifier. Its tokenizer cuts texts where training did:
 
 ```python
 from transformers import pipeline
 
-classify = pipeline("text-classification", model="merged")
+classify = pipeline("text-classification", model="merged", truncation=True)
 classify("a text")
 ```
 """
@@ -42,6 +42,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model = AutoModelForSequenceClassification.from_pretrained($source, num_labels=$num_labels)
 model = PeftModel.from_pretrained(model, "adapter").eval()
 tokenizer = AutoTokenizer.from_pretrained("adapter")
+logits = model(**tokenizer(["a text"], truncation=True, padding=True, return_tensors="pt")).logits
 ```
 """)
 

@@ -102,7 +102,7 @@ def _read(stream: io.BytesIO, data: bytes, name: str) -> tuple[str, object]:
         return opcode.name, read_argument(opcode, stream)
     # What the readers of pickletools raise on bytes that are no argument.
     except (ValueError, OverflowError, struct.error) as error:
-        declared = _declared_length(data, start, opcode)
+        declared = declared_length(data, start, opcode)
         if declared > MAX_BYTES:
             raise refusal(name, Place(opcode.name, start), f"{declared:,} bytes declared") from error
         if stream.tell() < len(data):
@@ -121,6 +121,12 @@ def read_argument(opcode: pickletools.OpcodeInfo, stream: io.BytesIO) -> object:
     return None if opcode.arg is None else opcode.arg.reader(stream)
 
 
+def declared_length(data: bytes, start: int, opcode: pickletools.OpcodeInfo) -> int:
+    """The length that the argument of the opcode at byte ``start`` begins with; 0 if it has none."""
+    width = _LENGTH_BYTES.get(opcode.arg.n, 0) if opcode.arg is not None else 0
+    return int.from_bytes(data[start + 1 : start + 1 + width], "little")
+
+
 def _line(stream: io.BytesIO) -> str:
     line = stream.readline()
     if not line.endswith(b"\n"):
@@ -137,11 +143,6 @@ def _cut_short(name: str, start: int, length: int) -> DataError:
 def _check_end(name: str, stop: int, length: int) -> None:
     if stop + 1 < length:
         raise refusal(name, Place("STOP", stop), f"{length - stop - 1} bytes after the end of the pickle")
-
-
-def _declared_length(data: bytes, start: int, opcode: pickletools.OpcodeInfo) -> int:
-    width = _LENGTH_BYTES.get(opcode.arg.n, 0) if opcode.arg is not None else 0
-    return int.from_bytes(data[start + 1 : start + 1 + width], "little")
 
 
 def _check_protocol(name: str, start: int, protocol: object) -> None:
