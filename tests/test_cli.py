@@ -557,6 +557,56 @@ def test_predictions_are_utf8_whatever_the_terminal_is(run, tmp_path):
     assert [row["id"] for row in rows_of(tmp_path / "out.csv")] == ["文", "a\rb"]
 
 
+def test_an_output_that_is_a_link_is_written_through(run, tmp_path):
+    (tmp_path / "in.csv").write_text("text\nword1\n")
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "out.csv", tmp_path / "link.csv"
+    link.symlink_to(target)
+    assert main(["predict", str(run), "--input", str(tmp_path / "in.csv"), "--output", str(link)]) == 0
+    assert link.is_symlink()
+    assert len(target.read_text().splitlines()) == 2
+
+
+def test_pairs_are_not_predicted_by_a_run_of_single_texts(run, tmp_path, capsys):
+    (tmp_path / "in.csv").write_text("text,second\nword1,word2\n")
+    said = fails(capsys, 2, "predict", str(run), "--input", str(tmp_path / "in.csv"), "--output", "-",
+                 "--text-pair-column", "second")  # fmt: skip
+    assert "the run was trained on single texts" in said
+
+
+@pytest.mark.parametrize(
+    ("closed", "message"), [("<&-", "standard input is closed"), (">&-", "output is closed")]
+)
+def test_a_closed_stream_is_one_line(run, closed, message):
+    command = f"echo text | {sys.executable} -m leantune.cli predict {run} --input - --output - {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (2, 3)
+
+
+def test_standard_input_is_planned_with_labels_given(inputs):
+    command = [
+        sys.executable,
+        "-m",
+        "leantune.cli",
+        "plan",
+        "data=-",
+        f"model={inputs / 'encoder'}",
+        "labels=a,b,c",
+    ]
+    done = subprocess.run(command, input=(inputs / "train.csv").read_text(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "3 classes" in done.stdout
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_length_without_room_for_a_text_is_refused(inputs, tmp_path, capsys, length):
+    said = fails(capsys, 2, "train", f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}",
+                 f"output={tmp_path / 'run'}", f"max_length={length}")  # fmt: skip
+    assert f"max_length={length}: the tokenizer adds 2 tokens to every text, expected at least 3" in said
+
+
 def test_a_failed_prediction_leaves_no_file(run, tmp_path, capsys):
     rows = ["text", *["word1"] * 9000, '"unclosed']
     (tmp_path / "late.csv").write_text("\n".join(rows), "utf-8")

@@ -196,6 +196,27 @@ def test_tsv_quotes_mean_something_only_around_a_whole_field(tmp_path: Path) -> 
     assert read(path).texts == ['5" disk', '"He said', '"quoted" by pandas', '"Hi" he said', '"']
 
 
+@pytest.mark.parametrize("text", ["x\ny", "x\n\n\ny", 'a "b"\n"c" d', "x\ry"])
+def test_a_text_with_line_ends_in_a_tsv_of_one_column_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text(csv_text([("a",), (text,), ("b",)], ("text",), delimiter="\t"), newline="")
+    with pytest.raises(DataError, match=r"rows.tsv:3: the quote that begins this line ends line \d"):
+        read(path, labels="ignore")
+
+
+def test_bare_quotes_in_a_tsv_of_one_column_are_characters(tmp_path: Path) -> None:
+    lines = ['"He said', 'no" and left', '5" disk', '"whole"', '"a" and "b"', '"', "", '"open']
+    path = tmp_path / "rows.tsv"
+    path.write_text("\n".join(["text", *lines]) + "\n")
+    assert read(path, labels="ignore").texts == [line.replace('"whole"', "whole") for line in lines]
+
+
+def test_a_name_with_a_blank_of_another_kind_keeps_its_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "my\u00a0rows.tsv"
+    path.write_text("text\tlabel\na\tx\n")
+    assert read(path).texts == ["a"]
+
+
 def test_a_field_may_be_longer_than_the_csv_modules_limit(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(f"text,label\n{'x' * 200_000},a\n")
@@ -283,6 +304,7 @@ def test_label_use(tmp_path: Path) -> None:
     [
         ([3, 0, 3], ["3", "0", "3"]),
         ([3.0, 0.0, 1.0], ["3", "0", "1"]),
+        (["1.1", "1.10", "1.10"], ["1.1", "1.10", "1.10"]),
         ([True, False, True], ["True", "False", "True"]),
         (["007", "x", "1e5"], ["007", "x", "1e5"]),
     ],

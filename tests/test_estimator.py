@@ -10,13 +10,17 @@ import sys
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
+from leantune.config import load_recipe
 from leantune.errors import DataError, UsageError
 from leantune.estimator import LeanTextClassifier
+from leantune.training.run import run_training
+from tiny import quiet
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
@@ -101,8 +105,62 @@ def test_bad_texts_are_data_errors(inputs):
         (["word1", "word2"], ["a", None], "label 1"),
         (["word1", "word2"], [1.0, float("nan")], "label 1"),
         (["word1", "word2"], ["a"], "2 texts and 1 labels"),
+        (["word1", " "], ["a", "b"], "text 1 .* is blank"),
+        (["word1", "word2"], [["a"], ["b"]], r"labels of shape \(2, 1\), expected one label a text"),
+        (["word1", "word2"], pd.Series(["a", pd.NA]), "label 1"),
+        (pd.DataFrame({"text": ["word1"]}), ["a"], "a table, expected a list of texts"),
+        ({"word1": "a", "word2": "b"}, ["a", "b"], "a table, expected a list of texts"),
+        (np.array([["word1"], ["word2"]]), ["a", "b"], "a table, expected a list of texts"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_named(inputs, texts, labels, message):
     with pytest.raises(DataError, match=message):
         LeanTextClassifier(str(inputs / "encoder"), recipe=SETTINGS).fit(texts, labels)
+
+
+def test_a_kept_run_has_its_rows_so_that_its_recipe_runs_again(inputs, tmp_path):
+    texts, labels = rows(inputs / "train.csv")
+    settings = {"output": str(tmp_path / "run"), "recipe": SETTINGS | {"epochs": 1}}
+    estimator = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
+    recipe = load_recipe(estimator.run_ / "recipe.yaml", {"output": str(tmp_path / "again")})
+    again = run_training(recipe, console=quiet())
+    name = "adapter/adapter_model.safetensors"
+    assert (again / name).read_bytes() == (estimator.run_ / name).read_bytes()
+    (estimator.run_ / "rows.jsonl").write_text("mine")
+    with pytest.raises(UsageError, match="holds a run already"):
+        LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
+    assert (estimator.run_ / "rows.jsonl").read_text() == "mine"
+
+
+def test_what_an_argument_sets_is_no_recipe_key(inputs):
+    recipe = SETTINGS | {"output": "runs/mine", "max_trainable_params": 1000}
+    with pytest.raises(UsageError, match="recipe: max_trainable_params, output cannot be set there"):
+        LeanTextClassifier(str(inputs / "encoder"), recipe=recipe).fit(["word1", "word2"], ["a", "b"])
+
+
+def test_ctrl_c_ends_a_search_and_not_one_fit_of_it(inputs):
+    code = """
+import sys, threading, os, signal, time
+from pathlib import Path
+from sklearn.model_selection import GridSearchCV
+from leantune.estimator import LeanTextClassifier
+from leantune.training import loop
+original, fits = loop.train, []
+def train(*args):
+    fits.append(len(fits))
+    os.kill(os.getpid(), signal.SIGINT)
+    return original(*args)
+import leantune.training.run as run
+run.train = train
+texts = [f"word{i % 30}" for i in range(120)]
+settings = dict(epochs=2, batch_size=8, max_length=32, validation_size=12, learning_rate=1e-2)
+search = GridSearchCV(LeanTextClassifier(sys.argv[1], recipe=settings), {"max_trainable_params": [4000, 5000]}, cv=2)
+try:
+    search.fit(texts, [("a", "b")[i % 2] for i in range(120)])
+except KeyboardInterrupt:
+    print("stopped after", len(fits))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(inputs / "encoder")], capture_output=True, text=True
+    )
+    assert done.stdout == "stopped after 1\n", done.stderr

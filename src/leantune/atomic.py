@@ -40,11 +40,13 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A temporary path to write; it becomes ``target`` if the block ends without an error.
+    """A temporary path to write; it becomes ``target``, or what ``target`` links to, if the block ends without an
+    error.
 
     Raises:
         ResourceError: if the disk is full or fails.
     """
+    target = target.resolve() if target.is_symlink() else target
     temporary = _beside(target, TEMPORARY_PREFIX)
     with explained_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

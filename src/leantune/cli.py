@@ -122,6 +122,10 @@ def _plan(options: argparse.Namespace) -> None:
 def _columns(options: argparse.Namespace, recipe: Recipe) -> Any:
     from leantune.data.read import Columns
 
+    if options.text_pair_column and recipe.text_pair_column is None:
+        raise UsageError(
+            "--text-pair-column: the run was trained on single texts, not on pairs; leave it out"
+        )
     return Columns(
         text=options.text_column or recipe.text_column,
         text_pair=options.text_pair_column or recipe.text_pair_column,

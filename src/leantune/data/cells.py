@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
 from leantune.data.wording import place_name, shown, type_word
@@ -44,10 +44,12 @@ def list_of_texts(values: Iterable[object]) -> list[str]:
     """Texts in memory, as a Python list of plain texts.
 
     Raises:
-        DataError: for a single text, or for an item that is none.
+        DataError: for a single text, a table, or an item that is no text.
     """
     if isinstance(values, str):
         raise DataError("one text, expected a list of texts: put it into one")
+    if isinstance(values, Mapping) or hasattr(values, "columns") or getattr(values, "ndim", 1) != 1:
+        raise DataError("a table, expected a list of texts: give its column of texts alone")
     texts = []
     for i, value in enumerate(values):
         if not isinstance(value, str) or not _is_encodable(value):
@@ -75,7 +77,7 @@ class LabelReader:
     A text is kept as it is, a whole number becomes its digits (``3`` and, where every label is such
     a float, ``3.0`` become ``"3"``), a boolean ``"True"`` or ``"False"`` as Python and pandas write
     it, and a ``datasets.ClassLabel`` number the name of its class. All labels of a column are of one
-    type, and no number is spelled in two ways.
+    type, and no whole number is spelled in two ways.
 
     Args:
         name: the file, for messages.
@@ -144,8 +146,8 @@ class LabelReader:
             raise self._error(f"the label {shown(text)} begins or ends with a blank: remove it", row)
         if not _is_encodable(text):
             raise self._error(f"the label {shown(text)} holds half of a surrogate pair: repair it", row)
-        if _NUMBER.fullmatch(text):
-            spelling = self._spellings.setdefault(Decimal(text), text)
+        if _NUMBER.fullmatch(text) and (number := Decimal(text)) == number.to_integral_value():
+            spelling = self._spellings.setdefault(number, text)
             if spelling != text:
                 raise self._error(
                     f"the label {shown(text)} is the number that {shown(spelling)} is elsewhere: "

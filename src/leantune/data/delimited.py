@@ -6,7 +6,8 @@ empty texts, but for those at its end.
 
 TSV is one line a row, and every tab separates. Files in the wild hold bare quotes (``5" disk``), so a
 quote has a meaning only in a field that is wholly wrapped in quotes with those inside doubled, as
-pandas and ``csv.writer`` write it; such a field is unwrapped. Any other quote is a character.
+pandas and ``csv.writer`` write it; such a field is unwrapped. Any other quote is a character. They also
+wrap texts that hold line ends: where the lines of a single column look like that, they are refused.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def open_delimited(content: Content) -> DelimitedTable:
 def _records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Each record with the line where it begins, from the header on; an empty line has no fields."""
     lines = text_lines(content, newline="")
-    records = _csv_records(lines, content.name) if delimiter == "," else _tsv_records(lines)
+    read = _csv_records if delimiter == "," else _tsv_records
+    records = read(lines, content.name)
     return dropwhile(lambda record: not record[1], records)
 
 
@@ -131,10 +133,22 @@ def _csv_records(lines: Iterator[str], name: str) -> Iterator[tuple[int, list[st
         yield begin, fields
 
 
-def _tsv_records(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+def _tsv_records(lines: Iterator[str], name: str) -> Iterator[tuple[int, list[str]]]:
+    opened = 0  # the line of one field that begins with a quote and does not close it
     for number, line in enumerate(lines, start=1):
         row = line.rstrip("\r\n")
-        yield number, [_unwrap(field) for field in row.split("\t")] if row else []
+        fields = row.split("\t")
+        bare = row.replace('""', "") if len(fields) == 1 else ""
+        if opened and bare.endswith('"') and bare.count('"') == 1:
+            raise DataError(
+                f"the quote that begins this line ends line {number}, as if they were one text, and a TSV text holds "
+                "no line end: write the table as CSV, or if each line is a row, without these quotes",
+                path=name,
+                row=opened,
+            )
+        if '"' in bare:
+            opened = number if bare.startswith('"') and bare.count('"') == 1 else 0
+        yield number, [_unwrap(field) for field in fields] if row else []
 
 
 def _unwrap(field: str) -> str:
@@ -146,7 +160,11 @@ def _unwrap(field: str) -> str:
 def _refuse_other_delimiter(header: str, delimiter: str, name: str, line: int) -> None:
     for other, word in _DELIMITERS.items():
         if other in header and other != delimiter:
-            remedy = "name it .tsv" if other == "\t" else "write the columns with commas and name it .csv"
+            remedy = (
+                "give it as a file named .tsv"
+                if other == "\t"
+                else "write the columns with commas and name it .csv"
+            )
             raise DataError(
                 f"one column found, {shown(header)}; it looks as if {word} separated the columns, "
                 f"expected {_DELIMITERS[delimiter]}: {remedy}",

@@ -56,7 +56,7 @@ class Tokeniser:
         max_length: tokens kept of a text, special tokens included.
 
     Raises:
-        UsageError: if there is no tokenizer, or it has no fast version.
+        UsageError: if there is no tokenizer, it has no fast version, or its special tokens leave no room for a text.
     """
 
     def __init__(self, source: str, max_length: int) -> None:
@@ -72,7 +72,9 @@ class Tokeniser:
             raise UsageError(
                 f"model {source}: its tokenizer has no tokenizer.json; convert it to a fast one first"
             )
+        self._backend = backend
         self.max_length = max_length
+        self._check_room(is_pair=False)
         self.tokenizer.model_max_length = (
             max_length  # is saved: other tools then cut texts where this one does
         )
@@ -88,8 +90,23 @@ class Tokeniser:
         """Changes whenever the same text could give other tokens."""
         return hashlib.sha256(f"{self.max_length}\n{self._definition}".encode()).hexdigest()
 
+    def _check_room(self, *, is_pair: bool) -> None:
+        special = self._backend.num_special_tokens_to_add(is_pair)
+        least = special + (2 if is_pair else 1)
+        if self.max_length < least:
+            raise UsageError(
+                f"max_length={self.max_length}: the tokenizer adds {special} tokens to every "
+                f"{'pair of texts' if is_pair else 'text'}, expected at least {least}"
+            )
+
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
-        """Tokens of ``texts``, or of pairs, special tokens included."""
+        """Tokens of ``texts``, or of pairs, special tokens included.
+
+        Raises:
+            UsageError: if ``max_length`` has no room for pairs.
+        """
+        if pairs is not None:
+            self._check_room(is_pair=True)
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         encodings = self._truncating.encode_batch_fast(inputs)
         ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]

@@ -170,6 +170,8 @@ def check_output(output: str, *, inputs: tuple[str, ...], overwrite: bool) -> st
         UsageError: for an unknown suffix, a file that exists, or one that is read from.
     """
     if output == "-":
+        if sys.stdout is None:
+            raise UsageError("output -: standard output is closed; give a file name")
         return ".csv"
     path = Path(output)
     suffix = path.suffix.lower()

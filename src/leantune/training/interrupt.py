@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after the current step; a second one ends it at once."""
+"""SIGINT and SIGTERM end a run after the current step; a second one does what it would have done before."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupt:
     """Which signal asked the run to stop, if any."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        # None stands for a handler that Python did not set and cannot set again
+        self._previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Note the signal, and give the next one its usual force."""
         self.signal_number = number
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals back to who had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
     """Catch the two signals within the block; outside the main thread nothing is caught."""
     interrupt = Interrupt()
-    previous = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, interrupt.receive)
+        for number in SIGNALS:
+            signal.signal(number, interrupt.receive)
     except ValueError:  # not the main thread: signals are the caller's business
-        previous.clear()
+        yield interrupt
+        return
     try:
         yield interrupt
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        interrupt.restore()

@@ -46,7 +46,7 @@ def plan(recipe: Recipe) -> Plan:
         return config_of(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
 
     recipe = resolve(recipe, config())  # a model that cannot be is told before rows are read
-    if recipe.labels:
+    if recipe.labels and recipe.data != "-":  # standard input is always there, and can be read once
         try:
             open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
         except UsageError as error:
