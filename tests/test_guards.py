@@ -140,12 +140,22 @@ def test_a_final_cut_whose_step_was_skipped_is_made_at_the_next(start):
     assert sum(layer.rank for layer in one.state.classifier.layers().values()) == 4
 
 
-def test_ranks_that_are_not_final_at_the_end_fail_the_run(start):
+def test_a_final_cut_that_is_due_at_a_last_step_which_was_skipped_is_made_there(start):
     one = start(rank_final=0.0)
     total = one.phase.total_steps
     assert one.state.allocator.schedule.prune_step == total
     parameter = next(iter(one.state.classifier.trainable().values()))
     parameter.register_hook(lambda grad: grad * float("nan") if one.state.step == total else grad)
+    one.train(total + 1)
+    assert one.results[-1].is_skipped
+    assert one.results[-1].is_pruned
+    assert sum(layer.rank for layer in one.state.classifier.layers().values()) == 4
+
+
+def test_ranks_that_are_not_final_at_the_end_fail_the_run(start, monkeypatch):
+    one = start(rank_final=0.0)
+    total = one.phase.total_steps
+    monkeypatch.setattr(one.state.allocator, "allocate", lambda step: None)
     with pytest.raises(DivergedError, match=f"after step {total} the triplets that are alive cost"):
         one.train(total + 1)
 

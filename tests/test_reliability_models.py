@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, BertConfig, BertModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+)
 
 from leantune.cli import main
 from leantune.data.labels import LabelMap
@@ -21,8 +27,8 @@ from leantune.errors import CheckpointError, LeantuneError, UnsafeFileError, Usa
 from leantune.inference.adapters import load_adapter
 from leantune.inference.load import load_run
 from leantune.inference.shared import SharedEncoder
-from leantune.pretrained import config_of, load_pretrained
-from tiny import save_tiny_encoder, words_of
+from leantune.pretrained import config_of, load_pretrained, reinitialise_head, set_encoder_dtype
+from tiny import save_tiny_encoder, tiny_config, words_of
 
 LABELS = LabelMap(("a", "b", "c"))
 WEIGHTS = "model.safetensors"
@@ -334,3 +340,39 @@ def test_only_what_is_read_is_checked(copy, inputs):
 @pytest.mark.parametrize("command", ["predict", "evaluate", "export lora", "export merged"])
 def test_a_run_without_checksums_is_read(unsummed, inputs, command):
     assert main(commands_on(unsummed, inputs)[command]) == 0
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "bert", "roberta", "mpnet"])
+def test_the_encoder_in_bf16_is_that_of_transformers_in_bf16(tmp_path, model_type):
+    folder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    model = load_pretrained(str(folder), config_of(str(folder), num_labels=3), LABELS)
+    set_encoder_dtype(model, torch.bfloat16)
+    theirs = AutoModel.from_pretrained(str(folder), dtype=torch.bfloat16)
+    ours = dict(model.base_model.named_buffers())
+    for name, buffer in theirs.named_buffers():
+        assert ours[name].dtype == buffer.dtype, name
+        assert torch.equal(ours[name], buffer), name
+    types = {name: p.dtype for name, p in model.base_model.named_parameters() if "pooler" not in name}
+    assert set(types.values()) == {torch.bfloat16}
+
+
+def test_no_part_of_the_head_of_a_base_is_used(tmp_path):
+    model = AutoModelForSequenceClassification.from_config(tiny_config("modernbert"))
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.fill_(5)
+    reinitialise_head(model, seed=1)
+    for parameter in model.head.parameters():
+        assert (parameter != 5).all()
+    assert torch.equal(model.head.norm.weight, torch.ones(32))
+
+
+@pytest.mark.parametrize("model_type", ["xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text"])
+def test_positions_behind_the_padding_id_count_in_encoders_that_are_not_listed(
+    inputs, tmp_path, capsys, model_type
+):
+    folder = save_tiny_encoder(tmp_path / "encoder", model_type, max_position_embeddings=34)
+    words = ["plan", f"data={inputs / 'train.csv'}", f"model={folder}", "max_trainable_params=5000"]
+    assert main([*words, "max_length=33"]) == 2
+    assert "max_length=33 is more than the 32 tokens" in capsys.readouterr().err
+    assert main([*words, "max_length=32"]) == 0

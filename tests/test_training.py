@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
 from sklearn.model_selection import GridSearchCV
 
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
@@ -18,6 +23,7 @@ from leantune.packing.native.library import describe_kernels
 from leantune.training import warm_start
 from leantune.training.checkpoint import list_checkpoints, load_checkpoint
 from leantune.training.loop import symmetric_divergence
+from leantune.training.outcome import select_best
 from leantune.training.run import run_training
 from leantune.training.setup import build_classifier, fresh_state, prepare_run
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
@@ -555,3 +561,68 @@ def test_a_damaged_checkpoint_is_skipped_by_name(inputs, run, tmp_path, monkeypa
     assert "skipped step-000009: state.safetensors has SHA-256" in console.file.getvalue()
     name = "adapter/adapter_model.safetensors"
     assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+
+def test_a_damaged_runner_up_is_named_and_costs_nothing(inputs, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+
+    def spoil_the_runner_up(run, classifier, selection):
+        rival = selection.ranking()[1]
+        tensors = folder / "checkpoints" / f"step-{rival.step:06}" / "state.safetensors"
+        content = bytearray(tensors.read_bytes())
+        content[-1] ^= 1
+        tensors.write_bytes(content)
+        select_best(run, classifier, selection)
+
+    monkeypatch.setattr("leantune.training.run.select_best", spoil_the_runner_up)
+    said = io.StringIO()
+    run_training(recipe_for(inputs, folder, keep_best=2), console=Console(file=said, width=200))
+    assert re.search(r"skipped step-\d+: state.safetensors has SHA-256", said.getvalue())
+    assert record_of(folder)["status"] == "finished"
+
+
+def test_the_confusion_matrix_is_of_the_selected_checkpoint_and_not_in_every_one(run):
+    record = record_of(run)
+    assert not any("confusion" in each["validation"] for each in record["checkpoints"])
+    metrics = record["metrics"]["validation"]
+    right = sum(row[i] for i, row in enumerate(metrics["confusion"]))
+    assert right / metrics["num_rows"] == pytest.approx(metrics["accuracy"])
+    assert [sum(row) for row in metrics["confusion"]] == [each["support"] for each in metrics["per_class"]]
+
+
+def test_a_class_without_training_rows_has_no_weight(inputs, tmp_path):
+    keys = {"labels": ("a", "b", "c", "d"), "class_weights": "balanced", "label_smoothing": 0.1}
+    folder = run_training(recipe_for(inputs, tmp_path / "run", **keys), console=quiet())
+    assert record_of(folder)["metrics"]["test"]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_an_encoder_that_gives_nan_ends_the_run_with_its_rows(inputs, tmp_path, warm_start):
+    encoder = shutil.copytree(inputs / "encoder", tmp_path / "encoder")
+    tensors = load_file(encoder / "model.safetensors")
+    tensors["encoder.layer.1.output.dense.weight"] *= 1e38
+    save_file(tensors, encoder / "model.safetensors", {"format": "pt"})
+    recipe = recipe_for(
+        inputs, tmp_path / "run", model=str(encoder), warm_start=warm_start, adapter_init="lora"
+    )
+    with pytest.raises(DivergedError, match=r"precision=fp32.*train.csv row \d+"):
+        run_training(recipe, console=quiet())
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_drawn_by_the_seed_alone(inputs, tmp_path):
+    encoder = shutil.copytree(inputs / "encoder", tmp_path / "encoder")
+    tensors = load_file(encoder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
+    assert len(kept) < len(tensors)
+    save_file(kept, encoder / "model.safetensors", {"format": "pt"})
+
+    def pooler(seed: int, state: int) -> torch.Tensor:
+        torch.manual_seed(state)
+        recipe = recipe_for(inputs, tmp_path / "run", model=str(encoder), seed=seed)
+        run = prepare_run(recipe, console=quiet(), overwrite=False, resume=False)
+        weight = build_classifier(run).model.bert.pooler.dense.weight
+        assert weight.requires_grad
+        return weight.detach()
+
+    assert torch.equal(pooler(1, 1), pooler(1, 2))
+    assert not torch.equal(pooler(1, 1), pooler(2, 1))

@@ -203,6 +203,16 @@ def architecture_of(config: Any) -> Architecture:
     return ARCHITECTURES.get(config.model_type, _PADDED)
 
 
+def position_offset(model: Any) -> int:
+    """Position id of a text's first token; of an architecture that is not listed, by its embeddings: those of
+    RoBERTa's kind know the padding id and count from behind it.
+    """
+    if model.config.model_type in ARCHITECTURES:
+        return architecture_of(model.config).position_offset(model.config)
+    padding: int | None = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
 def target_layers(model: Any, targets: str) -> dict[str, nn.Linear]:
     """The linear layers of the encoder that ``targets`` names, in module order.
 

@@ -263,21 +263,33 @@ def _check_files(folder: Path) -> None:
 
 
 def set_encoder_dtype(model: Any, dtype: torch.dtype) -> None:
-    """Put the encoder of a transformers classifier into ``dtype``; the head stays in fp32, inside and outside."""
-    getattr(model, model.base_model_prefix).to(dtype)
+    """Put the encoder of a transformers classifier into ``dtype``; the head stays in fp32, inside and outside.
+
+    Buffers keep their type, as in transformers' own loading: rotary frequencies in bf16 would turn far tokens by
+    whole radians too much.
+    """
+    for parameter in getattr(model, model.base_model_prefix).parameters():
+        parameter.data = parameter.data.to(dtype)
     for name in architecture_of(model.config).head_in_encoder:
         model.get_submodule(name).float()
 
 
-def reinitialise_head(model: Any, seed: int) -> None:
+def reinitialise_head(model: Any, seed: int, missing_modules: tuple[str, ...] = ()) -> None:
     """Draw the head again from N(0, initializer_range), by its own generator: transformers draws it
-    from the global one, so it would depend on what ran before.
+    from the global one, so it would depend on what ran before. Norms begin at one and zero.
+
+    Args:
+        model: a transformers classifier.
+        seed: of the generator.
+        missing_modules: see `missing_head_modules`; they are drawn, too.
     """
     generator = torch.Generator().manual_seed(seed)
     std = getattr(model.config, "initializer_range", 0.02)
-    for head in head_modules(model).values():
-        for module in head.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.data.normal_(0.0, std, generator=generator)
-                if module.bias is not None:
-                    module.bias.data.zero_()
+    drawn = [*head_modules(model).values(), *(model.get_submodule(name) for name in missing_modules)]
+    for module in (module for each in drawn for module in each.modules()):
+        if isinstance(module, nn.Linear):
+            module.weight.data.normal_(0.0, std, generator=generator)
+            if module.bias is not None:
+                module.bias.data.zero_()
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()

@@ -37,7 +37,6 @@ ALIASES: dict[str, str] = {
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "batch_size",
     "per_device_eval_batch_size": "eval_batch_size",
-    "gradient_accumulation_steps": "accumulate",
     "label_smoothing_factor": "label_smoothing",
     "warmup_ratio": "warmup",
     "save_steps": "save_every",
@@ -46,6 +45,12 @@ ALIASES: dict[str, str] = {
     "metric_for_best_model": "metric",
 }
 """Spellings of PEFT, of the AdaLoRA authors and of transformers that users know."""
+
+OF_ANOTHER_MEANING = {
+    "gradient_accumulation_steps": "batch_size is of an optimiser step here: multiply it by them, and set accumulate "
+    "to the number of micro-steps",
+}
+"""Words that users know and that no key stands for."""
 
 
 def shipped_recipes() -> list[str]:
@@ -150,6 +155,9 @@ def _typed(values: Mapping[str, Any], place: str) -> dict[str, Any]:
     for key, value in values.items():
         given = str(key)
         name = ALIASES.get(given, given)
+        if given in OF_ANOTHER_MEANING:
+            problems.append(f"{given} is no key: {OF_ANOTHER_MEANING[given]}")
+            continue
         if name in typed:
             problems.append(f"{given} is another word for {name}, which is given, too; keep one")
             continue

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from leantune.errors import DataError, DivergedError
 from leantune.evaluation.intervals import Interval, mcnemar_p_value, paired_interval, wilson_interval
@@ -129,7 +130,7 @@ def evaluate_probabilities(
     """
     _check(probabilities_NC, label_ids_N, len(label_names))
     predicted_N = probabilities_NC.argmax(axis=1)
-    confusion_CC = _confusion(label_ids_N, predicted_N, len(label_names))
+    confusion_CC = confusion_matrix(label_ids_N, predicted_N, len(label_names))
     num_rows = len(label_ids_N)
     num_right = int(confusion_CC.trace())
     precision_C, recall_C, f1_C = _class_rates(confusion_CC)
@@ -210,7 +211,8 @@ def _check(probabilities_NC: Floats, label_ids_N: Integers, num_classes: int) ->
         raise ValueError("rows must be probabilities that sum to 1. Got something else: logits?")
 
 
-def _confusion(label_ids_N: Integers, predicted_N: Integers, num_classes: int) -> npt.NDArray[np.int64]:
+def confusion_matrix(label_ids_N: Integers, predicted_N: Integers, num_classes: int) -> npt.NDArray[np.int64]:
+    """Rows by true and predicted class ``(C, C)``."""
     cells_N = label_ids_N.astype(np.int64) * num_classes + predicted_N
     return np.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -232,6 +234,12 @@ def _macro_f1(confusion_CC: npt.NDArray[np.int64]) -> float:
     return float(f1_C[occurs_C].mean())
 
 
+def _one_hot(classes_K: npt.NDArray[np.int64], num_classes: int) -> Any:
+    """A sparse ``(K, C)`` with a one in each row."""
+    ones, starts = np.ones(len(classes_K)), np.arange(len(classes_K) + 1)
+    return csr_array((ones, classes_K, starts), shape=(len(classes_K), num_classes))
+
+
 def _macro_f1_interval(confusion_CC: npt.NDArray[np.int64], seed: int) -> Interval:
     """Percentile bootstrap (Efron and Tibshirani, 1993, chapter 13) of the macro F1.
 
@@ -248,9 +256,8 @@ def _macro_f1_interval(confusion_CC: npt.NDArray[np.int64], seed: int) -> Interv
     num_rows = int(counts_K.sum())
     generator = np.random.default_rng(seed)
     drawn_BK = generator.multinomial(num_rows, counts_K / num_rows, size=BOOTSTRAP_DRAWS).astype(np.float64)
-    eye_CC = np.eye(len(confusion_CC))
-    true_KC, predicted_KC = eye_CC[true_K], eye_CC[predicted_K]
-    right_BC = drawn_BK @ (true_KC * predicted_KC)
+    true_KC, predicted_KC = (_one_hot(classes_K, len(confusion_CC)) for classes_K in (true_K, predicted_K))
+    right_BC = drawn_BK @ true_KC.multiply(predicted_KC).tocsr()
     total_BC = drawn_BK @ (true_KC + predicted_KC)
     macro_B = _ratio(2 * right_BC, total_BC).sum(axis=1) / (total_BC > 0).sum(axis=1)
     low, high = np.percentile(macro_B, [2.5, 97.5])

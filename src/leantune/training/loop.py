@@ -120,6 +120,10 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
             _allocate(state, result)
         else:
             _skip(state, result)
+            if (
+                state.step == phase.total_steps
+            ):  # no later step makes the final cut, if it is still to be made
+                _allocate(state, result)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
 

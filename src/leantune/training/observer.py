@@ -122,15 +122,18 @@ class RunObserver:
             metrics, predicted = evaluate(
                 state.classifier, self.validation, self.label_names, self.recipe.eval_batch_size
             )
+        measured = metrics.to_json()
+        # C x C numbers, and every checkpoint has all evaluations; `select_best` counts the chosen one's again
+        del measured["confusion"]
         self.selection.evaluations.append(
-            Evaluation(state.step, result.epoch, metrics.to_json(), is_eligible=state.allocator.is_final)
+            Evaluation(state.step, result.epoch, measured, is_eligible=state.allocator.is_final)
         )
         self.history.write(
             "evaluation",
             step=state.step,
             epoch=result.epoch,
             train_s=round(state.train_s, 3),
-            validation=metrics.to_json(),
+            validation=measured,
         )
         self.display.say(f"step {state.step}: {metrics.summary()}")
         return torch.from_numpy(predicted)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
 from leantune import distributed
 from leantune.adalora.schedule import RankSchedule
+from leantune.errors import CheckpointError
 from leantune.evaluation.evaluate import evaluate
-from leantune.evaluation.metrics import Metrics, compare
+from leantune.evaluation.metrics import Metrics, compare, confusion_matrix
 from leantune.model import PackedClassifier
 from leantune.training.artefacts import PROBE_ROWS, publish
-from leantune.training.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
+from leantune.training.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    find_problem,
+    list_checkpoints,
+    load_checkpoint,
+)
 from leantune.training.loop import Phase, train
 from leantune.training.observer import SilentObserver
 from leantune.training.prepare import lr_warmup_steps
-from leantune.training.selection import Selection
+from leantune.training.selection import Evaluation, Selection
 from leantune.training.setup import Run, class_weights, fresh_state
 from leantune.training.state import restore_weights
 from leantune.training.tracking import Display
@@ -31,19 +40,15 @@ def evaluate_part(run: Run, classifier: PackedClassifier, part: str) -> Metrics:
 
 def select_best(run: Run, classifier: PackedClassifier, selection: Selection) -> None:
     """Put the best checkpoint back into the model and say what the choice is worth."""
-    ranking = selection.ranking()
-    best = ranking[0]
-    best_checkpoint = load_checkpoint(checkpoint_path(run.folder, best.step))
+    ranked = _valid_checkpoints(run, selection)
+    best, best_checkpoint = next(ranked)
     restore_weights(classifier, best_checkpoint)
+    label_ids, predicted = run.data.validation.label_ids, best_checkpoint.tensors["predicted"].numpy()
     comparison = None
-    rivals = [e for e in ranking[1:] if e.step in list_checkpoints(run.folder)]
-    if rivals:
-        rival_checkpoint = load_checkpoint(checkpoint_path(run.folder, rivals[0].step))
-        comparison = compare(
-            rival_checkpoint.tensors["predicted"].numpy(),
-            best_checkpoint.tensors["predicted"].numpy(),
-            run.data.validation.label_ids,
-        ).sentence(f"checkpoints of steps {rivals[0].step} and {best.step}")
+    for rival, rival_checkpoint in islice(ranked, 1):
+        comparison = compare(rival_checkpoint.tensors["predicted"].numpy(), predicted, label_ids).sentence(
+            f"checkpoints of steps {rival.step} and {best.step}"
+        )
     kept = selection.kept_steps()
     run.record["checkpoints"] = [
         {
@@ -61,7 +66,8 @@ def select_best(run: Run, classifier: PackedClassifier, selection: Selection) ->
         "rule": run.recipe.selection,
         "comparison": comparison,
     }
-    run.record["metrics"] = {"validation": best.metrics, "test": None}
+    confusion = confusion_matrix(label_ids, predicted, len(run.data.labels.names)).tolist()
+    run.record["metrics"] = {"validation": best.metrics | {"confusion": confusion}, "test": None}
     ranks = {name: layer.rank for name, layer in classifier.layers().items()}
     run.record["ranks"] = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}
     parameters = run.record["parameters"]
@@ -70,6 +76,27 @@ def select_best(run: Run, classifier: PackedClassifier, selection: Selection) ->
     parameters["final"] = classifier.num_trainable()
     parameters["adapters_final"] = parameters["final"] - parameters["head"]
     run.save_record()
+
+
+def _valid_checkpoints(run: Run, selection: Selection) -> Iterator[tuple[Evaluation, Checkpoint]]:
+    """Those of the ranking that are there, from the best on; one that is damaged is named and left out.
+
+    Raises:
+        CheckpointError: if none is valid.
+    """
+    ranking = [each for each in selection.ranking() if each.step in list_checkpoints(run.folder)]
+    num_valid = 0
+    for evaluation in ranking:
+        path = checkpoint_path(run.folder, evaluation.step)
+        if problem := find_problem(path):
+            run.console.print(f"skipped {path.name}: {problem}", soft_wrap=True)
+            continue
+        num_valid += 1
+        yield evaluation, load_checkpoint(path)
+    if not num_valid:
+        raise CheckpointError(
+            f"{run.folder}: no valid checkpoint with final ranks; start again with --overwrite"
+        )
 
 
 def refit(run: Run, classifier: PackedClassifier) -> None:
@@ -94,7 +121,7 @@ def refit(run: Run, classifier: PackedClassifier) -> None:
         total_steps=total,
         lr_warmup_steps=lr_warmup_steps(recipe, total),
         seed=recipe.seed + 1,
-        class_weights=class_weights(run),
+        class_weights=class_weights(run, rows),
     )
     with Display(total, run.console) as display:
         train(state, phase, recipe, SilentObserver(display))

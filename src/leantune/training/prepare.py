@@ -217,7 +217,9 @@ def check_max_length(recipe: Recipe, config: Any, position_offset: int) -> None:
         UsageError: naming the largest that it has.
     """
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and recipe.max_length > positions - position_offset:
+    if positions is None or positions < 1:  # XLNet says -1: there is no limit
+        return
+    if recipe.max_length > positions - position_offset:
         raise UsageError(
             f"max_length={recipe.max_length} is more than the {positions - position_offset} tokens that "
             f"{recipe.model} can take; use max_length={positions - position_offset} or less"

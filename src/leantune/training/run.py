@@ -128,7 +128,7 @@ def _turn_adapters(run: Run, classifier: PackedClassifier) -> None:
             run.data.train,
             math.ceil(recipe.batch_size / recipe.accumulate),
             seed=recipe.seed,
-            class_weights=class_weights(run),
+            class_weights=class_weights(run, run.data.train),
         )
     seconds = run.record["timings"]["gradient_start_s"] = time.perf_counter() - started
     run.console.print(f"adapters turned along the gradient of {num_rows} rows in {seconds:.0f} s")
@@ -158,7 +158,7 @@ def _train(run: Run, state: TrainingState, selection: Selection, history: Histor
         total_steps=run.steps.total_steps,
         lr_warmup_steps=run.steps.lr_warmup_steps,
         seed=run.recipe.seed,
-        class_weights=class_weights(run),
+        class_weights=class_weights(run, run.data.train),
     )
     with Display(phase.total_steps, run.console) as display, interruptible() as interrupt:
         observer = RunObserver(

@@ -20,7 +20,7 @@ class Evaluation:
     step: int
     epoch: float
     metrics: dict[str, Any]
-    """``Metrics.to_json()``."""
+    """``Metrics.to_json()`` without the confusion matrix."""
     is_eligible: bool
     """Whether ranks were final: only then is the model the one that was planned."""
 

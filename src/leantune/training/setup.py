@@ -21,9 +21,10 @@ from leantune import __version__, distributed, hardware
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule
-from leantune.architectures import architecture_of, output_layer
+from leantune.architectures import output_layer, position_offset
 from leantune.atomic import write_text
 from leantune.config import Recipe
+from leantune.data.rows import LabelledRows
 from leantune.errors import CheckpointError
 from leantune.model import PackedClassifier, build_trainable, plan_model
 from leantune.packing.native.library import describe_kernels
@@ -156,9 +157,10 @@ def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator
 
 def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
     """The ledger of a recipe for a model of this config."""
-    check_max_length(recipe, config, architecture_of(config).position_offset(config))
+    shell = skeleton(config)
+    check_max_length(recipe, config, position_offset(shell.model))
     return plan_model(
-        skeleton(config),
+        shell,
         targets=recipe.targets,
         head=recipe.head,
         limit=recipe.max_trainable_params,
@@ -228,7 +230,8 @@ def build_classifier(run: Run) -> PackedClassifier:
         )
     # of training alone: what is saved keeps the config of the encoder
     model = load_pretrained(run.model_source, with_dropout(run.config, recipe.dropout), run.data.labels)
-    reinitialise_head(model, recipe.seed)
+    missing_modules = missing_head_modules(run.config, run.model_source)
+    reinitialise_head(model, recipe.seed, missing_modules)
     classifier = build_trainable(
         model,
         run.plan,
@@ -238,7 +241,7 @@ def build_classifier(run: Run) -> PackedClassifier:
         compute_dtype=hardware.DTYPES[run.precision],
         seed=recipe.seed,
         adapter_init=recipe.adapter_init,
-        missing_modules=missing_head_modules(run.config, run.model_source),
+        missing_modules=missing_modules,
     )
     found = classifier.num_trainable()
     assert found == run.plan.initial, f"{found} trainable parameters, the plan says {run.plan.initial}"
@@ -282,10 +285,12 @@ def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> 
     )
 
 
-def class_weights(run: Run) -> torch.Tensor | None:
-    """``N / (C * n_c)`` of the training rows for balanced weights, as scikit-learn defines them; else None."""
+def class_weights(run: Run, rows: LabelledRows) -> torch.Tensor | None:
+    """``N / (C * n_c)`` of the ``rows`` that are trained on for balanced weights, as scikit-learn defines them for the
+    C classes that occur; 0 for others, which smoothed labels would else give all the weight. None without.
+    """
     if run.recipe.class_weights == "none":
         return None
-    counts = np.bincount(run.data.train.label_ids, minlength=len(run.data.labels.names))
-    weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    counts = np.bincount(rows.label_ids, minlength=len(run.data.labels.names))
+    weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)) * (counts > 0)
     return torch.tensor(weights, dtype=torch.float32)

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from leantune.architectures import output_layer
 from leantune.data.rows import LabelledRows
+from leantune.errors import DivergedError
 from leantune.evaluation.evaluate import map_rows
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch
@@ -75,6 +76,17 @@ def _best_inverse_penalty(
     return min(losses, key=lambda each: losses[each]) if any(losses.values()) else 0.1
 
 
+def _check_finite(inputs: npt.NDArray[np.float64], rows: LabelledRows) -> None:
+    bad = np.flatnonzero(~np.isfinite(inputs).all(axis=1))
+    if len(bad):
+        named = ", ".join(rows.name_of(int(position)) for position in bad[:8])
+        raise DivergedError(
+            f"the encoder gives numbers that are not finite for {len(bad):,} of {len(rows):,} rows: use "
+            f"precision=fp32, or check its weights. Rows: {named}"
+            + (f" and {len(bad) - 8:,} more" if len(bad) > 8 else "")
+        )
+
+
 def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_size: int, *, seed: int) -> int:
     """Fit the probe on `MAX_PROBE_ROWS` of ``rows``, with one row of every class at least, and put it into
     the output layer.
@@ -84,13 +96,18 @@ def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_siz
 
     Returns:
         the number of rows used.
+
+    Raises:
+        DivergedError: if the encoder gives numbers that are not finite.
     """
     if len(rows) > MAX_PROBE_ROWS:
         order = np.random.default_rng([seed, 0x9B0B]).permutation(len(rows))
         _, first_of_class = np.unique(rows.label_ids[order], return_index=True)
         rows = rows[np.union1d(order[:MAX_PROBE_ROWS], order[first_of_class])]
     scaler = StandardScaler()
-    features = scaler.fit_transform(head_inputs(classifier, rows, batch_size).astype(np.float64))
+    inputs = head_inputs(classifier, rows, batch_size).astype(np.float64)
+    _check_finite(inputs, rows)
+    features = scaler.fit_transform(inputs)
     inverse_penalty = _best_inverse_penalty(features, rows.label_ids, np.random.default_rng([seed, 0x9B0C]))
     probe = _logistic(inverse_penalty).fit(features, rows.label_ids)
     coefficients, intercepts = probe.coef_, probe.intercept_
