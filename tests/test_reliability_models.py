@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -28,7 +30,8 @@ from leantune.inference.adapters import load_adapter
 from leantune.inference.load import load_run
 from leantune.inference.shared import SharedEncoder
 from leantune.pretrained import config_of, load_pretrained, reinitialise_head, set_encoder_dtype
-from tiny import save_tiny_encoder, tiny_config, words_of
+from leantune.training.setup import build_classifier, prepare_run
+from tiny import recipe_for, save_tiny_encoder, tiny_config, words_of
 
 LABELS = LabelMap(("a", "b", "c"))
 WEIGHTS = "model.safetensors"
@@ -376,3 +379,17 @@ def test_positions_behind_the_padding_id_count_in_encoders_that_are_not_listed(
     assert main([*words, "max_length=33"]) == 2
     assert "max_length=33 is more than the 32 tokens" in capsys.readouterr().err
     assert main([*words, "max_length=32"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("model_type", "is_changed"), [("fnet", True), ("albert", False), ("deberta-v2", False)]
+)
+def test_an_encoder_that_padding_changes_is_told(inputs, tmp_path, model_type, is_changed):
+    folder = save_tiny_encoder(tmp_path / "encoder", model_type)
+    said = io.StringIO()
+    recipe = recipe_for(inputs, tmp_path / "run", model=str(folder), targets="all-linear")
+    console = Console(file=said, width=300)
+    build_classifier(prepare_run(recipe, console=console, overwrite=False, resume=False))
+    assert (
+        f"% in {model_type}, which leantune runs padded: predictions depend" in said.getvalue()
+    ) == is_changed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,6 +260,23 @@ def _check_files(folder: Path) -> None:
             f"model {folder}: its weights are in {pickles[0]} alone, a pickle, which could run code; expected "
             "model.safetensors: take a version of the model that has it"
         )
+
+
+@torch.inference_mode()
+def change_by_padding(model: Any, token_ids: Sequence[int]) -> float:
+    """How far the logits of a text move when as much padding stands behind it, as a fraction of the largest: only by
+    rounding, unless the architecture lets padding into its sums.
+
+    Args:
+        model: a transformers classifier in fp32, in evaluation mode.
+        token_ids: of one text, special tokens included; at most half of what the model can take.
+    """
+    alone = torch.tensor([token_ids])
+    padding = torch.full_like(alone, model.config.pad_token_id or 0)
+    is_real = torch.cat([torch.ones_like(alone), torch.zeros_like(alone)], dim=1)
+    expected = model(input_ids=alone, attention_mask=torch.ones_like(alone)).logits
+    padded = model(input_ids=torch.cat([alone, padding], dim=1), attention_mask=is_real).logits
+    return float((padded - expected).abs().max() / expected.abs().max())
 
 
 def set_encoder_dtype(model: Any, dtype: torch.dtype) -> None:

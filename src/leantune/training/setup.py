@@ -21,7 +21,7 @@ from leantune import __version__, distributed, hardware
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule
-from leantune.architectures import output_layer, position_offset
+from leantune.architectures import architecture_of, output_layer, position_offset
 from leantune.atomic import write_text
 from leantune.config import Recipe
 from leantune.data.rows import LabelledRows
@@ -29,6 +29,7 @@ from leantune.errors import CheckpointError
 from leantune.model import PackedClassifier, build_trainable, plan_model
 from leantune.packing.native.library import describe_kernels
 from leantune.pretrained import (
+    change_by_padding,
     config_of,
     load_pretrained,
     missing_head_modules,
@@ -58,6 +59,9 @@ REPEATS = {
     "rows_also_in_train": "rows that are in train too",
 }
 """What the counts of ``prepare.count_repeats`` are called in the terminal."""
+
+PADDING_TOLERANCE = 1e-3
+"""Of `change_by_padding`: above rounding."""
 
 
 @dataclass(slots=True)
@@ -232,6 +236,9 @@ def build_classifier(run: Run) -> PackedClassifier:
     model = load_pretrained(run.model_source, with_dropout(run.config, recipe.dropout), run.data.labels)
     missing_modules = missing_head_modules(run.config, run.model_source)
     reinitialise_head(model, recipe.seed, missing_modules)
+    if not architecture_of(run.config).is_packed:
+        for line in padding_lines(run, model):
+            run.console.print(line, soft_wrap=True)
     classifier = build_trainable(
         model,
         run.plan,
@@ -257,6 +264,18 @@ def build_classifier(run: Run) -> PackedClassifier:
     torch.manual_seed(recipe.seed + (distributed.rank() << 32))
     classifier.stream.reseed(recipe.seed, 0, distributed.rank())
     return classifier.to(run.device)
+
+
+def padding_lines(run: Run, model: Any) -> Iterator[str]:
+    """A warning if padding changes what ``model`` says of a text: then predictions depend on the rows beside."""
+    shortest = int(run.data.train.lengths.argmin())
+    tokens = run.data.train[np.array([shortest])].tokens()[0][: run.recipe.max_length // 2].tolist()
+    change = change_by_padding(model.eval(), tokens)
+    if change > PADDING_TOLERANCE:
+        yield (
+            f"warning: with padding behind it a text's logits change by {100 * change:.2g} % in "
+            f"{run.config.model_type}, which leantune runs padded: predictions depend on the rows that share a batch"
+        )
 
 
 def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> TrainingState:
