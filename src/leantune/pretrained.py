@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from leantune.architectures import architecture_of, head_modules
@@ -263,19 +264,20 @@ def _check_files(folder: Path) -> None:
 
 
 @torch.inference_mode()
-def change_by_padding(model: Any, token_ids: Sequence[int]) -> float:
-    """How far the logits of a text move when as much padding stands behind it, as a fraction of the largest: only by
-    rounding, unless the architecture lets padding into its sums.
+def change_by_padding(model: Any, token_ids: Sequence[int], num_padding: int) -> float:
+    """How far the logits of a text move when padding stands behind it, as a fraction of the largest: only by rounding,
+    unless the architecture lets padding into its sums.
 
     Args:
         model: a transformers classifier in fp32, in evaluation mode.
-        token_ids: of one text, special tokens included; at most half of what the model can take.
+        token_ids: of one text, special tokens included.
+        num_padding: tokens of padding behind it.
     """
     alone = torch.tensor([token_ids])
-    padding = torch.full_like(alone, model.config.pad_token_id or 0)
-    is_real = torch.cat([torch.ones_like(alone), torch.zeros_like(alone)], dim=1)
+    longer = F.pad(alone, (0, num_padding), value=model.config.pad_token_id or 0)
+    is_real = F.pad(torch.ones_like(alone), (0, num_padding))
     expected = model(input_ids=alone, attention_mask=torch.ones_like(alone)).logits
-    padded = model(input_ids=torch.cat([alone, padding], dim=1), attention_mask=is_real).logits
+    padded = model(input_ids=longer, attention_mask=is_real).logits
     return float((padded - expected).abs().max() / expected.abs().max())
 
 

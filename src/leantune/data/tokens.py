@@ -75,9 +75,7 @@ class Tokeniser:
         self._backend = backend
         self.max_length = max_length
         self._check_room(is_pair=False)
-        self.tokenizer.model_max_length = (
-            max_length  # is saved: other tools then cut texts where this one does
-        )
+        self.tokenizer.model_max_length = max_length  # saved, so that other tools cut texts here, too
         backend.no_padding()
         backend.no_truncation()
         self._definition: str = backend.to_str()

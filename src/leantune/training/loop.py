@@ -120,9 +120,7 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
             _allocate(state, result)
         else:
             _skip(state, result)
-            if (
-                state.step == phase.total_steps
-            ):  # no later step makes the final cut, if it is still to be made
+            if state.step == phase.total_steps:  # a final cut that is still due has no later step
                 _allocate(state, result)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)

@@ -269,8 +269,8 @@ def build_classifier(run: Run) -> PackedClassifier:
 def padding_lines(run: Run, model: Any) -> Iterator[str]:
     """A warning if padding changes what ``model`` says of a text: then predictions depend on the rows beside."""
     shortest = int(run.data.train.lengths.argmin())
-    tokens = run.data.train[np.array([shortest])].tokens()[0][: run.recipe.max_length // 2].tolist()
-    change = change_by_padding(model.eval(), tokens)
+    tokens = run.data.train[np.array([shortest])].tokens()[0].tolist()
+    change = change_by_padding(model.eval(), tokens, min(len(tokens), run.recipe.max_length - len(tokens)))
     if change > PADDING_TOLERANCE:
         yield (
             f"warning: with padding behind it a text's logits change by {100 * change:.2g} % in "
