@@ -20,7 +20,7 @@ from leantune.packing.batch import PackedBatch
 from leantune.packing.plan import AttentionPlan
 
 
-def _from_zero(config: Any) -> int:
+def _from_zero(model: Any) -> int:
     return 0
 
 
@@ -54,7 +54,7 @@ class Architecture:
     encode: Callable[[Any, Mapping[str, Tensor], AttentionPlan], Tensor] = _encode
     """Packed ids by name ``(1, T)`` to hidden states ``(1, T, D)``, through the encoder of the model."""
     position_offset: Callable[[Any], int] = _from_zero
-    """Position id of the first token, from the model's config."""
+    """Position id of a text's first token in a model."""
     has_token_types: bool = True
     """Whether the encoder takes ``token_type_ids``."""
     head_in_encoder: tuple[str, ...] = ()
@@ -127,12 +127,18 @@ def _classify_modernbert(model: Any, pooled_SD: Tensor) -> Tensor:
     return logits
 
 
-def _after_padding(config: Any) -> int:
-    return int(config.pad_token_id) + 1
+def _after_padding(model: Any) -> int:
+    return int(model.config.pad_token_id) + 1
 
 
-def _behind_mpnet_padding(config: Any) -> int:
+def _behind_mpnet_padding(model: Any) -> int:
     return 2  # transformers' MPNet has 1 for padding, whatever the config says
+
+
+def _as_embeddings_count(model: Any) -> int:
+    """Embeddings of RoBERTa's kind know the padding id and count from behind it."""
+    padding: int | None = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
 
 
 def _bert_like(prefix: str, **rest: Any) -> Architecture:
@@ -195,22 +201,13 @@ _PADDED = Architecture(
     attention_targets=("query", "value", "q", "v", "query_proj", "value_proj", "q_proj", "v_proj", "Wqkv"),
     pool=None,
     classify=None,
+    position_offset=_as_embeddings_count,
 )
 
 
 def architecture_of(config: Any) -> Architecture:
     """The entry for a transformers config; the padded fallback for one that is not listed."""
     return ARCHITECTURES.get(config.model_type, _PADDED)
-
-
-def position_offset(model: Any) -> int:
-    """Position id of a text's first token; of an architecture that is not listed, by its embeddings: those of
-    RoBERTa's kind know the padding id and count from behind it.
-    """
-    if model.config.model_type in ARCHITECTURES:
-        return architecture_of(model.config).position_offset(model.config)
-    padding: int | None = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
-    return 0 if padding is None else padding + 1
 
 
 def target_layers(model: Any, targets: str) -> dict[str, nn.Linear]:

@@ -86,7 +86,7 @@ class PackedClassifier(nn.Module):
     @property
     def position_offset(self) -> int:
         """Position id of a text's first token."""
-        return self.architecture.position_offset(self.config)
+        return self.architecture.position_offset(self.model)
 
     @property
     def device(self) -> torch.device:

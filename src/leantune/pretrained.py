@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from leantune.architectures import architecture_of, head_modules
@@ -261,24 +260,6 @@ def _check_files(folder: Path) -> None:
             f"model {folder}: its weights are in {pickles[0]} alone, a pickle, which could run code; expected "
             "model.safetensors: take a version of the model that has it"
         )
-
-
-@torch.inference_mode()
-def change_by_padding(model: Any, token_ids: Sequence[int], num_padding: int) -> float:
-    """How far the logits of a text move when padding stands behind it, as a fraction of the largest: only by rounding,
-    unless the architecture lets padding into its sums.
-
-    Args:
-        model: a transformers classifier in fp32, in evaluation mode.
-        token_ids: of one text, special tokens included.
-        num_padding: tokens of padding behind it.
-    """
-    alone = torch.tensor([token_ids])
-    longer = F.pad(alone, (0, num_padding), value=model.config.pad_token_id or 0)
-    is_real = F.pad(torch.ones_like(alone), (0, num_padding))
-    expected = model(input_ids=alone, attention_mask=torch.ones_like(alone)).logits
-    padded = model(input_ids=longer, attention_mask=is_real).logits
-    return float((padded - expected).abs().max() / expected.abs().max())
 
 
 def set_encoder_dtype(model: Any, dtype: torch.dtype) -> None:

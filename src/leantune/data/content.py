@@ -56,7 +56,6 @@ class Content:
     Args:
         name: the file as the user named it; used in messages.
         path: where the bytes are.
-        suffix: in lower case without that of the compression: ``.csv`` for ``A.CSV.gz``.
         stamp: size in bytes and modification time in ns when the content was opened.
         packing: how the bytes are compressed, or None.
         owner: keeps a temporary file on disk for as long as this content is used.
@@ -64,10 +63,15 @@ class Content:
 
     name: str
     path: Path
-    suffix: str
     stamp: tuple[int, int]
     packing: Packing | None
     owner: object = field(default=None, repr=False, compare=False)
+
+    @property
+    def suffix(self) -> str:
+        """The lower-case suffix without that of the compression: ``.csv`` for ``A.CSV.gz``."""
+        path = Path(self.path.name.lower())
+        return Path(path.stem).suffix if path.suffix in PACKING_SUFFIXES else path.suffix
 
     def open(self) -> BinaryIO:
         """Open the unpacked bytes.
@@ -206,18 +210,13 @@ def _spool(stream: BinaryIO) -> Content:
     return _content("standard input", path, os.stat(path), owner)
 
 
-def _suffix_of(path: Path) -> str:
-    lowered = Path(path.name.lower())
-    return Path(lowered.stem).suffix if lowered.suffix in PACKING_SUFFIXES else lowered.suffix
-
-
 def _content(name: str, path: Path, info: os.stat_result, owner: object = None) -> Content:
     if info.st_size == 0:
         raise DataError("the file is empty: expected a header and rows", path=name)
     with reading(name), open(path, "rb") as stream:
         magic = stream.read(10)
     packing = next((kind for start, kind in PACKING_MAGIC.items() if magic.startswith(start)), None)
-    return Content(name, path, _suffix_of(path), _stamp(info), packing, owner)
+    return Content(name, path, _stamp(info), packing, owner)
 
 
 def _stamp(info: os.stat_result) -> tuple[int, int]:

@@ -80,6 +80,12 @@ class LabelledRows:
         """How to name one row to the user: file and 0-based row."""
         return f"{self.tables[self.table_of[position]].source_name} row {self.row_of[position]}"
 
+    def names_of(self, positions: Index, limit: int = 8) -> str:
+        """`name_of` the first ``limit`` of them, by commas; the rest are counted."""
+        rest = len(positions) - limit
+        named = ", ".join(self.name_of(int(position)) for position in positions[:limit])
+        return named + (f" and {rest:,} more" if rest > 0 else "")
+
     def _gather(self, columns: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
         gathered = np.empty(len(self), dtype=np.int32)
         for i, column in enumerate(columns):

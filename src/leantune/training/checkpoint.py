@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     problem = find_problem(folder)
     if problem:
         raise CheckpointError(f"{folder}: not a valid checkpoint: {problem}")
+    return _read(folder)
+
+
+def valid_checkpoints(
+    run: Path, steps: Iterable[int], say: Callable[[str], None]
+) -> Iterator[tuple[int, Checkpoint]]:
+    """Those of ``steps`` that ``run`` has, in that order; each invalid one is named with its reason and left out."""
+    present = list_checkpoints(run)
+    for step in steps:
+        if step not in present:
+            continue
+        if problem := find_problem(present[step]):
+            say(f"skipped {present[step].name}: {problem}")
+        else:
+            yield step, _read(present[step])
+
+
+def _read(folder: Path) -> Checkpoint:
     state = json.loads((folder / STATE).read_text("utf-8"))
     return Checkpoint(safetensors.torch.load_file(folder / TENSORS), state)
 

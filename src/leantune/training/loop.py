@@ -242,11 +242,9 @@ def _allocate(state: TrainingState, result: StepResult) -> None:
 
 def _check_loss(result: StepResult, rows: LabelledRows, positions: np.ndarray) -> None:
     if not math.isfinite(result.loss):
-        named = ", ".join(rows.name_of(int(position)) for position in positions[:8])
         raise DivergedError(
             f"the loss of step {result.step} is {result.loss}: stopped before the step, the last checkpoint is "
-            f"good; lower learning_rate or use precision=fp32. Rows of the batch: {named}"
-            + (f" and {len(positions) - 8} more" if len(positions) > 8 else "")
+            f"good; lower learning_rate or use precision=fp32. Rows of the batch: {rows.names_of(positions)}"
         )
 
 

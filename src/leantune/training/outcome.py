@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from itertools import islice
+from functools import partial
 
 import numpy as np
 
@@ -15,17 +14,11 @@ from leantune.evaluation.evaluate import evaluate
 from leantune.evaluation.metrics import Metrics, compare, confusion_matrix
 from leantune.model import PackedClassifier
 from leantune.training.artefacts import PROBE_ROWS, publish
-from leantune.training.checkpoint import (
-    Checkpoint,
-    checkpoint_path,
-    find_problem,
-    list_checkpoints,
-    load_checkpoint,
-)
+from leantune.training.checkpoint import valid_checkpoints
 from leantune.training.loop import Phase, train
 from leantune.training.observer import SilentObserver
 from leantune.training.prepare import lr_warmup_steps
-from leantune.training.selection import Evaluation, Selection
+from leantune.training.selection import Selection
 from leantune.training.setup import Run, class_weights, fresh_state
 from leantune.training.state import restore_weights
 from leantune.training.tracking import Display
@@ -39,15 +32,26 @@ def evaluate_part(run: Run, classifier: PackedClassifier, part: str) -> Metrics:
 
 
 def select_best(run: Run, classifier: PackedClassifier, selection: Selection) -> None:
-    """Put the best checkpoint back into the model and say what the choice is worth."""
-    ranked = _valid_checkpoints(run, selection)
-    best, best_checkpoint = next(ranked)
+    """Put the best checkpoint back into the model and say what the choice is worth.
+
+    Raises:
+        CheckpointError: if none is valid.
+    """
+    ranking = {evaluation.step: evaluation for evaluation in selection.ranking()}
+    ranked = valid_checkpoints(run.folder, ranking, partial(run.console.print, soft_wrap=True))
+    chosen, rival = next(ranked, None), next(ranked, None)
+    if chosen is None:
+        raise CheckpointError(
+            f"{run.folder}: no valid checkpoint with final ranks; start again with --overwrite"
+        )
+    best, best_checkpoint = ranking[chosen[0]], chosen[1]
     restore_weights(classifier, best_checkpoint)
     label_ids, predicted = run.data.validation.label_ids, best_checkpoint.tensors["predicted"].numpy()
     comparison = None
-    for rival, rival_checkpoint in islice(ranked, 1):
-        comparison = compare(rival_checkpoint.tensors["predicted"].numpy(), predicted, label_ids).sentence(
-            f"checkpoints of steps {rival.step} and {best.step}"
+    if rival is not None:
+        step, checkpoint = rival
+        comparison = compare(checkpoint.tensors["predicted"].numpy(), predicted, label_ids).sentence(
+            f"checkpoints of steps {step} and {best.step}"
         )
     kept = selection.kept_steps()
     run.record["checkpoints"] = [
@@ -76,27 +80,6 @@ def select_best(run: Run, classifier: PackedClassifier, selection: Selection) ->
     parameters["final"] = classifier.num_trainable()
     parameters["adapters_final"] = parameters["final"] - parameters["head"]
     run.save_record()
-
-
-def _valid_checkpoints(run: Run, selection: Selection) -> Iterator[tuple[Evaluation, Checkpoint]]:
-    """Those of the ranking that are there, from the best on; one that is damaged is named and left out.
-
-    Raises:
-        CheckpointError: if none is valid.
-    """
-    ranking = [each for each in selection.ranking() if each.step in list_checkpoints(run.folder)]
-    num_valid = 0
-    for evaluation in ranking:
-        path = checkpoint_path(run.folder, evaluation.step)
-        if problem := find_problem(path):
-            run.console.print(f"skipped {path.name}: {problem}", soft_wrap=True)
-            continue
-        num_valid += 1
-        yield evaluation, load_checkpoint(path)
-    if not num_valid:
-        raise CheckpointError(
-            f"{run.folder}: no valid checkpoint with final ranks; start again with --overwrite"
-        )
 
 
 def refit(run: Run, classifier: PackedClassifier) -> None:

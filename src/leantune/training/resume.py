@@ -14,7 +14,7 @@ from leantune.atomic import remove_leftovers
 from leantune.config import Recipe
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError
-from leantune.training.checkpoint import Checkpoint, find_problem, list_checkpoints, load_checkpoint
+from leantune.training.checkpoint import Checkpoint, list_checkpoints, valid_checkpoints
 
 
 def check_same_run(
@@ -73,9 +73,5 @@ def newest_valid_checkpoint(run: Path, console: Console) -> tuple[int, Checkpoin
             for name in remove_leftovers(folder):
                 console.print(f"removed {name}, left by an interrupted save")
     distributed.barrier()
-    for step, folder in sorted(list_checkpoints(run).items(), reverse=True):
-        problem = find_problem(folder)
-        if problem is None:
-            return step, load_checkpoint(folder)
-        console.print(f"skipped {folder.name}: {problem}")
-    return None
+    newest_first = sorted(list_checkpoints(run), reverse=True)
+    return next(valid_checkpoints(run, newest_first, console.print), None)

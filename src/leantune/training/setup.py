@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +19,7 @@ from leantune import __version__, distributed, hardware
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule
-from leantune.architectures import architecture_of, output_layer, position_offset
+from leantune.architectures import architecture_of, output_layer
 from leantune.atomic import write_text
 from leantune.config import Recipe
 from leantune.data.rows import LabelledRows
@@ -29,7 +27,6 @@ from leantune.errors import CheckpointError
 from leantune.model import PackedClassifier, build_trainable, plan_model
 from leantune.packing.native.library import describe_kernels
 from leantune.pretrained import (
-    change_by_padding,
     config_of,
     load_pretrained,
     missing_head_modules,
@@ -41,6 +38,7 @@ from leantune.pretrained import (
 from leantune.sources import public_name, resolve_model
 from leantune.training.folder import RECORD, check_folder, check_inputs_stay, clear_run
 from leantune.training.loop import TrainingState
+from leantune.training.notices import data_lines, disk_lines, padding_lines
 from leantune.training.optimizer import adamw
 from leantune.training.prepare import (
     PreparedData,
@@ -51,17 +49,6 @@ from leantune.training.prepare import (
     resolve,
 )
 from leantune.training.resume import check_same_run
-from leantune.training.selection import KEEP_LAST
-
-REPEATS = {
-    "duplicate_rows": "duplicates",
-    "conflicting_rows": "rows with an equal one under another label",
-    "rows_also_in_train": "rows that are in train too",
-}
-"""What the counts of ``prepare.count_repeats`` are called in the terminal."""
-
-PADDING_TOLERANCE = 1e-3
-"""Of `change_by_padding`: above rounding."""
 
 
 @dataclass(slots=True)
@@ -127,42 +114,10 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     return run
 
 
-def data_lines(description: dict[str, Any], max_length: int) -> Iterator[str]:
-    """What was read, and what truncation cost, one line a part."""
-    for part, rows in description.items():
-        if rows is not None:
-            share = 100 * rows["truncated_rows"] / rows["rows"]
-            cut = f"{rows['truncated_rows']:,} cut to {max_length} tokens ({share:.1f} %)"
-            yield f"{part}: {rows['rows']:,} rows, {rows['tokens']:,} tokens, {cut}"
-    repeats = [
-        f"{part} has {rows[key]:,} {what}"
-        for part, rows in description.items()
-        for key, what in REPEATS.items()
-        if rows and rows.get(key)
-    ]
-    if repeats:
-        yield f"warning: equal texts: {'; '.join(repeats)}"
-
-
-def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator[str]:
-    """One line if the disk is too small for what the run will write, none if it is not."""
-    # a trainable number is saved with two moments and two averages; a new checkpoint is whole before
-    # an old one goes; adapter/ and merged/ are fp32 and whole before they replace older ones
-    checkpoints = (keep_best + KEEP_LAST + 1) * 5 * plan.initial
-    needed = 4 * (checkpoints + plan.total + plan.initial)
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        yield (
-            f"warning: {free // 2**20:,} MiB are free for {folder}, checkpoints and artefacts need up to "
-            f"{-(-needed // 2**20):,} MiB: make room, lower keep_best={keep_best}, or choose another output"
-        )
-
-
 def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
     """The ledger of a recipe for a model of this config."""
     shell = skeleton(config)
-    check_max_length(recipe, config, position_offset(shell.model))
+    check_max_length(recipe, config, architecture_of(config).position_offset(shell.model))
     return plan_model(
         shell,
         targets=recipe.targets,
@@ -237,7 +192,7 @@ def build_classifier(run: Run) -> PackedClassifier:
     missing_modules = missing_head_modules(run.config, run.model_source)
     reinitialise_head(model, recipe.seed, missing_modules)
     if not architecture_of(run.config).is_packed:
-        for line in padding_lines(run, model):
+        for line in padding_lines(model, run.data.train, recipe.max_length):
             run.console.print(line, soft_wrap=True)
     classifier = build_trainable(
         model,
@@ -264,18 +219,6 @@ def build_classifier(run: Run) -> PackedClassifier:
     torch.manual_seed(recipe.seed + (distributed.rank() << 32))
     classifier.stream.reseed(recipe.seed, 0, distributed.rank())
     return classifier.to(run.device)
-
-
-def padding_lines(run: Run, model: Any) -> Iterator[str]:
-    """A warning if padding changes what ``model`` says of a text: then predictions depend on the rows beside."""
-    shortest = int(run.data.train.lengths.argmin())
-    tokens = run.data.train[np.array([shortest])].tokens()[0].tolist()
-    change = change_by_padding(model.eval(), tokens, min(len(tokens), run.recipe.max_length - len(tokens)))
-    if change > PADDING_TOLERANCE:
-        yield (
-            f"warning: with padding behind it a text's logits change by {100 * change:.2g} % in "
-            f"{run.config.model_type}, which leantune runs padded: predictions depend on the rows that share a batch"
-        )
 
 
 def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> TrainingState:

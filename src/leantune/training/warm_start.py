@@ -79,11 +79,9 @@ def _best_inverse_penalty(
 def _check_finite(inputs: npt.NDArray[np.float64], rows: LabelledRows) -> None:
     bad = np.flatnonzero(~np.isfinite(inputs).all(axis=1))
     if len(bad):
-        named = ", ".join(rows.name_of(int(position)) for position in bad[:8])
         raise DivergedError(
             f"the encoder gives numbers that are not finite for {len(bad):,} of {len(rows):,} rows: use "
-            f"precision=fp32, or check its weights. Rows: {named}"
-            + (f" and {len(bad) - 8:,} more" if len(bad) > 8 else "")
+            f"precision=fp32, or check its weights. Rows: {rows.names_of(bad)}"
         )
 
 
