@@ -351,7 +351,10 @@ BAD_RECIPES = [
     (["train", "quickstart", "epochs=1,5"], "epochs must be a whole number. Got '1,5' instead"),
     (["train", "quickstart", "seed=-1"], "seed must be 0 to 4,294,967,295. Got -1 instead"),
     (["train", "quickstart", "labels=a,b,a"], "labels must be two or more, each once. Got a,b,a instead"),
-    (["train", "quickstart", "init_rank=4", "init_r=8"], "init_r is another word for init_rank"),
+    (
+        ["train", "quickstart", "init_rank=4", "init_r=8"],
+        "init_r and init_rank are words for one key; keep one of them",
+    ),
     (["train", "quickstart", "gradient_accumulation_steps=4"], "batch_size is of an optimiser step here"),
 ]
 

@@ -90,6 +90,8 @@ def test_fitting_again_replaces_its_own_run_and_no_other(inputs, tmp_path):
 def test_an_unfitted_estimator_says_so(inputs):
     with pytest.raises(NotFittedError):
         LeanTextClassifier(str(inputs / "encoder")).predict_proba(["word1"])
+    with pytest.raises(NotFittedError):
+        LeanTextClassifier(str(inputs / "encoder")).predict(["word1"])
 
 
 def test_bad_texts_are_data_errors(inputs):
@@ -104,6 +106,8 @@ def test_bad_texts_are_data_errors(inputs):
         (["word1", None], ["a", "b"], "text 1"),
         (["word1", "word2"], ["a", None], "label 1"),
         (["word1", "word2"], [1.0, float("nan")], "label 1"),
+        (["word1", "word2"], ["a", " "], "label 1"),
+        (["word1", "word2"], ["a", "a"], "1 class in the labels"),
         (["word1", "word2"], ["a"], "2 texts and 1 labels"),
         (["word1", " "], ["a", "b"], "text 1 .* is blank"),
         (["word1", "word2"], [["a"], ["b"]], r"labels of shape \(2, 1\), expected one label a text"),
@@ -126,16 +130,45 @@ def test_a_kept_run_has_its_rows_so_that_its_recipe_runs_again(inputs, tmp_path)
     again = run_training(recipe, console=quiet())
     name = "adapter/adapter_model.safetensors"
     assert (again / name).read_bytes() == (estimator.run_ / name).read_bytes()
-    (estimator.run_ / "rows.jsonl").write_text("mine")
-    with pytest.raises(UsageError, match="holds a run already"):
+
+
+def test_rows_stay_with_their_run_and_replace_no_file(inputs, tmp_path):
+    texts, labels = rows(inputs / "train.csv")
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "rows.jsonl").write_text("mine")
+    settings = {"output": str(output), "recipe": SETTINGS | {"epochs": 1}}
+
+    def kept() -> list[str]:
+        return [path.name for path in output.glob("rows*")]
+
+    with pytest.raises(UsageError, match="no such folder"):
+        LeanTextClassifier("no/model", **settings).fit(texts, labels)
+    assert kept() == ["rows.jsonl"]
+    estimator = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
+    (first,) = set(kept()) - {"rows.jsonl"}
+    with pytest.raises(UsageError, match="no such folder"):
+        estimator.set_params(model="no/model").fit(texts[:90], labels[:90])
+    assert set(kept()) == {first, "rows.jsonl"}
+    estimator.set_params(model=str(inputs / "encoder")).fit(texts[:200], labels[:200])
+    (second,) = set(kept()) - {"rows.jsonl"}
+    assert second != first
+    assert load_recipe(output / "recipe.yaml", {}).data == str(output / second)
+    with pytest.raises(UsageError, match="holds a run already, of another estimator"):
         LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
-    assert (estimator.run_ / "rows.jsonl").read_text() == "mine"
+    assert set(kept()) == {second, "rows.jsonl"}
+    assert (output / "rows.jsonl").read_text() == "mine"
 
 
 def test_what_an_argument_sets_is_no_recipe_key(inputs):
     recipe = SETTINGS | {"output": "runs/mine", "max_trainable_params": 1000}
     with pytest.raises(UsageError, match="recipe: max_trainable_params, output cannot be set there"):
         LeanTextClassifier(str(inputs / "encoder"), recipe=recipe).fit(["word1", "word2"], ["a", "b"])
+
+
+def test_a_recipe_is_a_mapping(inputs):
+    with pytest.raises(UsageError, match=r"expected a mapping of recipe keys\. Got str instead"):
+        LeanTextClassifier(str(inputs / "encoder"), recipe="agnews-roberta").fit(["word1"], ["a"])
 
 
 def test_ctrl_c_ends_a_search_and_not_one_fit_of_it(inputs):

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from leantune.adalora.prune import prune
 from leantune.config import Recipe
+from leantune.data.rows import shuffled
 from leantune.errors import DivergedError
 from leantune.evaluation.evaluate import batch_of
 from leantune.training import loop
@@ -267,3 +269,31 @@ def test_backward_stops_above_the_lowest_module_that_is_left(start):
     classifier(batch).sum().backward()
     assert reached == {0: False, 1: True}
     assert all(".layer.1." in name for name in classifier.layers())
+
+
+def test_the_first_loss_is_smoothed_cross_entropy_of_the_first_batch(start):
+    begun = start(label_smoothing=0.3)
+    with torch.no_grad():
+        begun.state.classifier.model.classifier.weight.mul_(50)
+    order = shuffled(len(begun.phase.rows), seed=begun.recipe.seed, epoch=0)
+    batch = batch_of(begun.state.classifier, begun.phase.rows[order[: begun.recipe.batch_size]])
+    with torch.no_grad():
+        logits = begun.state.classifier(batch)
+    begun.train(1)
+    expected = F.cross_entropy(logits, batch.labels, label_smoothing=0.3).item()
+    assert begun.results[0].loss == pytest.approx(expected, rel=1e-5)
+    assert abs(F.cross_entropy(logits, batch.labels).item() - expected) > 1e-3
+
+
+def test_the_divergence_of_r_drop_is_in_the_gradient_and_not_in_the_loss(start):
+    weak, strong = (start(r_drop=weight, lora_dropout=0.3) for weight in (1e-6, 10.0))
+    weak.train(2)
+    strong.train(2)
+    assert weak.results[0].loss == strong.results[0].loss  # the same masks
+    assert not same(weak.after[1], strong.after[1])
+
+
+def test_decays_of_the_recipe_reach_the_optimiser_and_the_allocator(start):
+    state = start(weight_decay=0.3, beta1=0.7, beta2=0.6).state
+    assert {group["weight_decay"] for group in state.optimizer.param_groups} == {0.0, 0.3}
+    assert (state.allocator.beta1, state.allocator.beta2) == (0.7, 0.6)

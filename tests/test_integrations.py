@@ -322,6 +322,28 @@ def test_a_schedule_without_a_pruning_phase_is_refused(tmp_path: Path) -> None:
         trainer_of(adalora(), tmp_path, callback).train()
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_run_too_short_for_importances_is_refused(tmp_path: Path, steps: int) -> None:
+    with pytest.raises(UsageError, match="train longer"):
+        trainer_of(
+            adalora(), tmp_path, AdaLoraCallback(rank_warmup=0.1, rank_final=0.4), max_steps=steps
+        ).train()
+
+
+def test_gradients_that_are_not_finite_are_left_to_a_loss_scaler() -> None:
+    scaler, model = torch.amp.GradScaler("cpu"), nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    scaler.scale(model(torch.ones(1, 2)).sum() * 1e38).backward()
+    before = model.weight.detach().clone()
+    AdaLoraCallback().on_pre_optimizer_step(
+        None, None, None, model=model, optimizer=SimpleNamespace(scaler=scaler)
+    )
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(model.weight, before)
+    assert scaler.get_scale() < 65536
+
+
 def test_a_target_above_the_initial_rank_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="above the initial"):
         trainer_of(adalora(target_r=INIT_RANK + 1), tmp_path, AdaLoraCallback()).train()

@@ -152,6 +152,7 @@ def test_an_exported_run_gives_the_same_logits_in_peft_and_here(run, inputs, tmp
     [
         ({"peft_type": "LOHA"}, "a LOHA adapter, expected ADALORA or LORA"),
         ({"use_dora": True}, "an adapter with use_dora=True, which leantune does not read"),
+        ({"alora_invocation_tokens": [1, 2]}, "an adapter with alora_invocation_tokens="),
         ({"bias": "all"}, "an adapter with bias=all"),
         (
             {"init_lora_weights": "pissa"},

@@ -43,3 +43,9 @@ def test_an_epoch_is_a_permutation_of_seed_and_epoch_alone(num_rows, seed, epoch
     assert sorted(order.tolist()) == list(range(num_rows))
     shuffled.cache_clear()
     assert np.array_equal(order, shuffled(num_rows, seed=seed, epoch=epoch))
+    if num_rows > 20:
+        others = [
+            shuffled(num_rows, seed=seed + 1, epoch=epoch),
+            shuffled(num_rows, seed=seed, epoch=epoch + 1),
+        ]
+        assert not any(np.array_equal(order, other) for other in others)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 
 from leantune.cli import main
+from leantune.data import hub
 from leantune.data.assets import default_cache_dir
 from leantune.data.read import Columns, open_examples
 from leantune.data.token_cache import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
@@ -245,3 +248,55 @@ def test_the_splits_of_one_file_have_tables_of_their_own(inputs, tmp_path, cache
     data = prepare_data(recipe)
     assert {part: rows["rows"] for part, rows in data.description.items()} == parts
     assert data.description["test"]["rows_also_in_train"] == 0
+
+
+def test_a_table_belongs_to_its_tokenizer_its_columns_and_its_class_names(files, encoder, cache, monkeypatch):
+    source = open_examples(str(files[0]), Columns(), labels="required")
+    swapped = open_examples(str(files[0]), Columns(text="label", label="text"), labels="required")
+    tables = [
+        tokenise(source, Tokeniser(encoder, 32), cache),
+        tokenise(source, Tokeniser(encoder, 4), cache),
+        tokenise(swapped, Tokeniser(encoder, 32), cache),
+    ]
+    assert len(list(cache.glob("*.arrow"))) == 3
+    assert tables[1].lengths.max() <= 4 < tables[0].lengths.max()
+    assert tables[2].label_texts != tables[0].label_texts
+
+
+def test_class_names_that_change_on_the_hub_change_the_labels(encoder, cache, monkeypatch):
+    def with_names(names):
+        features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+        rows = {"text": ["word1", "word2", "word3"], "label": [0, 1, 0]}
+        return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+    monkeypatch.setattr(hub, "_is_cached", lambda name: True)
+    found = []
+    for names in (["no", "yes"], ["yes", "no"]):
+        monkeypatch.setattr(datasets, "load_dataset", lambda *args, names=names, **kwargs: with_names(names))
+        source = open_examples("org/name", Columns(), labels="required")
+        found.append(tokenise(source, Tokeniser(encoder, 32), cache).label_texts)
+    assert found == [["no", "yes", "no"], ["yes", "no", "yes"]]
+
+
+def test_texts_are_cut_on_the_side_that_the_tokenizer_says(inputs, tmp_path):
+    folder = shutil.copytree(inputs / "encoder", tmp_path / "encoder")
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"truncation_side": "left"}), "utf-8")
+    right, left = Tokeniser(str(inputs / "encoder"), 6), Tokeniser(str(folder), 6)
+    text = " ".join(f"word{i}" for i in range(9))
+    for tokeniser in (right, left):
+        encoded = tokeniser.encode([text])
+        expected = tokeniser.tokenizer(text, truncation=True)["input_ids"]
+        assert encoded.input_ids[0].tolist() == expected
+        assert encoded.full_lengths.tolist() == [11]
+    assert right.fingerprint != left.fingerprint
+
+
+def test_a_text_without_a_token_is_one_unknown_token(inputs, tmp_path):
+    folder = shutil.copytree(inputs / "encoder", tmp_path / "encoder")
+    definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    (folder / "tokenizer.json").write_text(json.dumps(definition | {"post_processor": None}), "utf-8")
+    encoded = Tokeniser(str(folder), 6).encode(["", "word1 word2"])
+    assert [len(tokens) for tokens in encoded.input_ids] == [1, 2]
+    assert encoded.input_ids[0].tolist() == [0]
+    assert encoded.second_starts.tolist() == encoded.full_lengths.tolist() == [1, 2]

@@ -15,15 +15,21 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from sklearn.model_selection import GridSearchCV
+from sklearn.preprocessing import StandardScaler
 
+from leantune.config import load_recipe
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
+from leantune.evaluation import evaluate as evaluation
 from leantune.inference.load import load_run
 from leantune.inference.predict import predict_texts
 from leantune.packing.native.library import describe_kernels
-from leantune.training import warm_start
+from leantune.report import write_model_card
+from leantune.training import outcome, warm_start
+from leantune.training import run as run_module
 from leantune.training.checkpoint import list_checkpoints, load_checkpoint
-from leantune.training.loop import symmetric_divergence
+from leantune.training.loop import symmetric_divergence, train
 from leantune.training.outcome import select_best
+from leantune.training.prepare import prepare_data
 from leantune.training.run import run_training
 from leantune.training.setup import build_classifier, fresh_state, prepare_run
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
@@ -397,7 +403,8 @@ def test_early_stop_ends_before_the_last_step(inputs, tmp_path):
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_rows(inputs, tmp_path):
     recipe = recipe_for(inputs, tmp_path / "run", learning_rate=1e30, max_grad_norm=0, save_every=1)
     with pytest.raises(
-        DivergedError, match=r"the loss of step \d+ is .*Rows of the batch: .*train.csv row \d+"
+        DivergedError,
+        match=r"the loss of step \d+ is .*Rows of the batch, counted from 0: .*train.csv row \d+",
     ):
         run_training(recipe, console=quiet())
     last = list_checkpoints(tmp_path / "run")
@@ -626,3 +633,100 @@ def test_a_pooler_that_the_checkpoint_lacks_is_drawn_by_the_seed_alone(inputs, t
 
     assert torch.equal(pooler(1, 1), pooler(1, 2))
     assert not torch.equal(pooler(1, 1), pooler(2, 1))
+
+
+def test_a_refit_takes_a_step_for_every_batch_of_training_and_validation_rows(inputs, tmp_path, monkeypatch):
+    seen = []
+
+    def recorded(state, phase, recipe, observer):
+        before = {name: p.detach().clone() for name, p in state.classifier.trainable().items()}
+        train(state, phase, recipe, observer)
+        seen.append((before, state, phase))
+
+    monkeypatch.setattr(outcome, "train", recorded)
+    changes = {"refit": True, "class_weights": "balanced", "epochs": 2}
+    run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
+    ((before, state, phase),) = seen
+    assert len(phase.rows) == 240
+    assert len(np.unique(phase.rows.hashes())) == len(np.unique(np.concatenate(_hashes_of(run))))
+    counts = np.bincount(phase.rows.label_ids)
+    torch.testing.assert_close(phase.class_weights, torch.tensor(240 / (3 * counts), dtype=torch.float32))
+    assert state.step == phase.total_steps == -(-240 // 16) == record_of(run)["refit"]["steps"]
+    after = state.classifier.trainable()
+    assert all(not torch.equal(before[name], parameter) for name, parameter in after.items())
+    published = load_file(run / "merged" / "model.safetensors")
+    torch.testing.assert_close(published["classifier.weight"], after["classifier.weight"].detach())
+
+
+def _hashes_of(run: Path) -> list[np.ndarray]:
+    recipe = load_recipe(run / "recipe.yaml", {})
+    data = prepare_data(recipe)
+    return [data.train.hashes(), data.validation.hashes()]
+
+
+def test_the_gradient_start_weighs_classes_as_the_loss_does(inputs, tmp_path, monkeypatch):
+    given = []
+    turn = run_module.turn_to_gradient
+
+    def recorded(*args, class_weights, **kwargs):
+        given.append(class_weights)
+        return turn(*args, class_weights=class_weights, **kwargs)
+
+    monkeypatch.setattr(run_module, "turn_to_gradient", recorded)
+    changes = {"adapter_init": "gradient", "class_weights": "balanced", "epochs": 1, "test": None}
+    run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
+    (weights,) = given
+    assert weights is not None
+    assert len(weights) == 3
+
+
+def test_the_probe_of_two_classes_is_the_logistic_regression(inputs, tmp_path):
+    write_rows(tmp_path / "two.csv", 120, labels=("a", "b"))
+    changes = {"data": str(tmp_path / "two.csv"), "test": None}
+    prepared = prepare_run(
+        recipe_for(inputs, tmp_path / "run", **changes), console=quiet(), overwrite=False, resume=False
+    )
+    classifier, rows = build_classifier(prepared), prepared.data.train
+    warm_start.start_from_probe(classifier, rows, 16, seed=0)
+    logits = evaluation.map_rows(classifier.eval(), rows, 16, classifier)
+    features = StandardScaler().fit_transform(warm_start.head_inputs(classifier, rows, 16).astype(np.float64))
+    odds = [
+        warm_start._logistic(C).fit(features, rows.label_ids).decision_function(features)
+        for C in warm_start.INVERSE_PENALTIES
+    ]
+    assert min(np.abs(logits[:, 1] - logits[:, 0] - each).max() for each in odds) < 1e-3
+
+
+def test_pairs_train_on_an_encoder_with_one_token_type(inputs, tmp_path):
+    rows = (inputs / "train.csv").read_text("utf-8").splitlines()[1:]
+    path = tmp_path / "pairs.csv"
+    path.write_text("q,context,target\n" + "\n".join(f"word9,{row}" for row in rows) + "\n", "utf-8")
+    folder = save_tiny_encoder(tmp_path / "encoder", "roberta", type_vocab_size=1)
+    columns = {"text_column": "q", "text_pair_column": "context"}
+    changes = {"model": str(folder), "data": str(path), "test": None, "epochs": 1, **columns}
+    run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
+    assert record_of(run)["artefacts"]["merged"]["max_logit_difference"] < 5e-5
+    write_model_card(run)
+    card = (run / "README.md").read_text("utf-8")
+    assert 'classify({"text": "a text", "text_pair": "its second text"})' in card
+    assert 'tokenizer(["a text"], ["its second text"], truncation=True' in card
+
+
+def test_a_trained_pooler_keeps_its_bits_when_a_run_in_bf16_is_loaded(inputs, tmp_path):
+    folder = save_tiny_encoder(tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors")
+    rest = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})
+    changes = {"model": str(folder), "precision": "bf16", "epochs": 1, "test": None}
+    run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
+    saved = load_file(run / "merged" / "model.safetensors")["bert.pooler.dense.weight"]
+    assert torch.equal(load_run(run).classifier.model.bert.pooler.dense.weight, saved)
+
+
+def test_a_second_interrupt_says_how_to_go_on(inputs, tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "measure_test", interrupted)
+    with pytest.raises(Interrupted, match="go on from the last checkpoint with: leantune train --resume"):
+        run_training(recipe_for(inputs, tmp_path / "run", epochs=1), console=quiet())

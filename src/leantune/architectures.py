@@ -198,7 +198,10 @@ ARCHITECTURES: dict[str, Architecture] = {
 """By ``config.model_type``."""
 
 _PADDED = Architecture(
-    attention_targets=("query", "value", "q", "v", "query_proj", "value_proj", "q_proj", "v_proj", "Wqkv"),
+    attention_targets=(
+        *("query", "value", "q", "v", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin"),
+        *("Wqkv", "in_proj"),  # query, key and value as one
+    ),
     pool=None,
     classify=None,
     position_offset=_as_embeddings_count,
@@ -219,7 +222,7 @@ def target_layers(model: Any, targets: str) -> dict[str, nn.Linear]:
             of the encoder's blocks), or last parts of names separated by commas (``query,value``).
 
     Raises:
-        ValueError: naming each part that matches nothing, and what there is.
+        ValueError: naming each part that matches nothing, and what there is; for an encoder without linear layers.
     """
     architecture = architecture_of(model.config)
     prefix = f"{model.base_model_prefix}."
@@ -231,6 +234,9 @@ def target_layers(model: Any, targets: str) -> dict[str, nn.Linear]:
         and not name.startswith(architecture.head_in_encoder or "\0")
         and any(part.isdigit() for part in name.split("."))
     }
+    kind = model.config.model_type
+    if not in_encoder:
+        raise ValueError(f"targets {targets}: {kind} has no linear layers to adapt; use another encoder")
     if targets == "all-linear":
         return in_encoder
     chosen = architecture.attention_targets if targets == "attention" else tuple(targets.split(","))
@@ -239,9 +245,13 @@ def target_layers(model: Any, targets: str) -> dict[str, nn.Linear]:
     missing = [part for part, names in matches.items() if not names] if targets != "attention" else []
     if missing or not any(matches.values()):
         known = sorted({name.rpartition(".")[2] for name in in_encoder})
+        there = f"there are {', '.join(known)}, or use targets=all-linear"
+        if targets == "attention":
+            raise ValueError(
+                f"targets attention: which layers of {kind} are query and value is not known; {there}"
+            )
         raise ValueError(
-            f"targets {', '.join(missing or chosen)}: no such linear layer in {model.config.model_type}; "
-            f"there are {', '.join(known)}, or use targets=attention or targets=all-linear"
+            f"targets {', '.join(missing)}: no such linear layer in {kind}; {there} or targets=attention"
         )
     found = {name for names in matches.values() for name in names}
     return {name: module for name, module in in_encoder.items() if name in found}

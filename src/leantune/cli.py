@@ -93,7 +93,7 @@ def _train(options: argparse.Namespace) -> None:
     from leantune.training.run import run_training
 
     if options.resume:
-        if options.recipe or options.overrides or keys_from_flags(options):
+        if options.recipe or options.overrides or options.overwrite or keys_from_flags(options):
             raise UsageError("--resume goes on with the recipe of the run; give nothing else")
         path = os.path.join(options.resume, "recipe.yaml")
         if not os.path.isfile(path):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from rich.console import Console
 
+WIDTH_OF_A_FILE = 240
+"""Where no window ends a line, tables need not be broken."""
+
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Standard output, or standard error for progress; ``quiet`` prints nothing."""
-    return Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+    made = Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+    if not made.is_terminal:
+        made.width = WIDTH_OF_A_FILE
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from leantune.atomic import atomic_file
+from leantune.atomic import write_text
 from leantune.config import load_recipe
 from leantune.console import console
 from leantune.data.cells import list_of_texts
@@ -24,13 +25,11 @@ from leantune.errors import DataError, Interrupted, UsageError
 from leantune.inference.load import TrainedClassifier, load_run
 from leantune.inference.predict import predict_texts
 from leantune.report import write_model_card, write_report
-from leantune.training.folder import check_folder
+from leantune.training.folder import RECORD, check_folder
 from leantune.training.run import run_training
 
 SET_BY_ARGUMENTS = {"data", "labels", "max_trainable_params", "model", "output"}
 """Recipe keys that are no business of ``recipe``."""
-ROWS = "rows.jsonl"
-"""What ``fit`` was given, in the run folder if that is kept: ``recipe.yaml`` names it."""
 
 
 class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -39,8 +38,8 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         model: pretrained encoder: a folder, a hub name, or ``asset:minilm``.
         max_trainable_params: limit on trainable parameters.
-        output: run folder to keep, with the rows in it, which fitting again replaces; None: a temporary one that
-            lives as long as the estimator.
+        output: run folder to keep, with the rows in it (``rows-….jsonl``), which fitting again replaces; None: a
+            temporary one that lives as long as the estimator.
         recipe: any other recipe keys, as in a recipe file.
         verbose: show progress on standard error.
 
@@ -76,6 +75,10 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             UsageError: for settings that cannot be.
             KeyboardInterrupt: after Ctrl-C, when the step is done and saved, or at once after a second one.
         """
+        if not isinstance(self.recipe, Mapping | None):
+            raise UsageError(
+                f"recipe: expected a mapping of recipe keys. Got {type(self.recipe).__name__} instead"
+            )
         clashes = sorted(SET_BY_ARGUMENTS & set(self.recipe or {}))
         if clashes:
             raise UsageError(
@@ -86,11 +89,17 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         output = Path(self.output).expanduser() if self.output else folder / "run"
         is_own = getattr(self, "run_", None) == output  # of an earlier fit
+        if (output / RECORD).exists() and not is_own:
+            raise UsageError(
+                f"output {output}: holds a run already, of another estimator; choose another output, or remove it"
+            )
         check_folder(output, overwrite=is_own, resume=False)
-        rows = (output if self.output else folder) / ROWS
-        with atomic_file(rows) as path, path.open("w", encoding="utf-8") as file:
-            for text, label in zip(texts, labels, strict=True):
-                file.write(json.dumps({"text": text, "label": str(label)}) + "\n")
+        content = _lines_of(texts, labels)
+        # its own name tells what is in it, so that it replaces no other file
+        name = f"rows-{hashlib.sha256(content.encode()).hexdigest()[:12]}.jsonl"
+        rows = (output if self.output else folder) / name
+        written = {getattr(self, "_rows", rows), *([] if rows.exists() else [rows])}
+        write_text(rows, content)
         settings = {
             **(self.recipe or {}),
             "data": str(rows),
@@ -107,9 +116,11 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if error.exit_code != 128 + signal.SIGINT:
                 raise
             raise KeyboardInterrupt from (error if self.output else None)  # a temporary run cannot be resumed
+        finally:
+            _remove_rows_of_no_run(output, written)
         write_model_card(self.run_)
         write_report(self.run_)
-        self.classes_ = classes
+        self.classes_, self._rows = classes, rows
         self.record_ = json.loads((self.run_ / "record.json").read_text("utf-8"))
         self._trained: TrainedClassifier = load_run(self.run_, trust_remote_code=recipe.trust_remote_code)
         return self
@@ -125,8 +136,26 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Sequence[str]) -> npt.NDArray[Any]:
         """The most probable class of every text ``(N,)``, in the type of the labels."""
-        labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        labels: npt.NDArray[Any] = self.classes_[best]
         return labels
+
+
+def _lines_of(texts: Sequence[str], labels: npt.NDArray[Any]) -> str:
+    """What ``fit`` was given, as the file that ``recipe.yaml`` names."""
+    return "".join(
+        json.dumps({"text": text, "label": str(label)}) + "\n"
+        for text, label in zip(texts, labels, strict=True)
+    )
+
+
+def _remove_rows_of_no_run(output: Path, written: set[Path]) -> None:
+    """Of the files that an estimator wrote, keep the one that the run in ``output`` was made of."""
+    record = output / RECORD
+    used = json.loads(record.read_text("utf-8"))["recipe"]["data"] if record.is_file() else None
+    for path in written:
+        if str(path) != used:
+            path.unlink(missing_ok=True)
 
 
 def _checked(X: Sequence[str], y: Sequence[Any]) -> tuple[list[str], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -144,10 +173,13 @@ def _checked(X: Sequence[str], y: Sequence[Any]) -> tuple[list[str], npt.NDArray
         raise DataError(f"labels of shape {labels.shape}, expected one label a text, ({len(texts)},)")
     if len(texts) != len(labels):
         raise DataError(f"{len(texts)} texts and {len(labels)} labels, expected as many")
-    missing = next((i for i, label in enumerate(y) if _is_missing(label)), None)
-    if missing is not None:
-        raise DataError(f"label {missing} (counted from 0) is missing: leave it out, and its text")
-    return texts, labels, np.unique(labels)
+    for i, label in enumerate(y):
+        if _is_missing(label) or not str(label).strip():
+            raise DataError(f"label {i} (counted from 0) is missing: leave it out, and its text")
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        raise DataError(f"{len(classes)} class in the labels, expected two or more")
+    return texts, labels, classes
 
 
 def _is_missing(label: object) -> bool:

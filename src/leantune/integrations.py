@@ -106,12 +106,14 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
             state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
     def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any
+        self, args: Any, state: Any, control: Any, *, model: nn.Module, optimizer: Any, **kwargs: Any
     ) -> None:
-        """Take gradients that are not finite away from the optimiser, which then changes nothing."""
+        """Take gradients that are not finite away from the optimiser, which then changes nothing; in fp16 its scaler
+        does that, and asks for them.
+        """
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         self._is_finite = bool(torch.nn.utils.get_total_norm(grads).isfinite())  # host sync
-        if not self._is_finite:
+        if not self._is_finite and getattr(optimizer, "scaler", None) is None:
             model.zero_grad(set_to_none=True)
 
     def on_optimizer_step(

@@ -123,8 +123,8 @@ class PackedClassifier(nn.Module):
         _FIRST_TOKENS.set(plan.first_tokens)
         spare = -batch.num_tokens % TOKEN_MULTIPLE if self.device.type == "cpu" else 0
         inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
-        if self.architecture.has_token_types:
-            inputs["token_type_ids"] = batch.token_type_ids
+        if self.architecture.has_token_types:  # of which a tokenizer may know more than the encoder
+            inputs["token_type_ids"] = batch.token_type_ids.clamp(max=self.config.type_vocab_size - 1)
         padded = {name: F.pad(ids, (0, spare))[None] for name, ids in inputs.items()}
         hidden = self.architecture.encode(self.model, padded, plan)[0]
         if self._last_attention is not None:
@@ -211,15 +211,16 @@ def plan_model(
         missing_modules: encoder modules that the checkpoint lacks and the head uses: they count.
 
     Raises:
-        UsageError: if nothing fits, or ``targets`` names no layer.
+        UsageError: if nothing fits, ``targets`` names no layer, or the head has no linear output layer.
     """
     try:
         layers = target_layers(shell.model, targets)
+        counts = {
+            name: sum(p.numel() for _, p in head_parameters(shell.model, name, missing_modules))
+            for name in HEADS
+        }
     except ValueError as error:
         raise UsageError(str(error)) from error
-    counts = {
-        name: sum(p.numel() for _, p in head_parameters(shell.model, name, missing_modules)) for name in HEADS
-    }
     trains_e = METHODS[method].trains_e
     return plan_parameters(
         [Target(name, layer.in_features, layer.out_features, trains_e) for name, layer in layers.items()],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -268,10 +269,10 @@ def set_encoder_dtype(model: Any, dtype: torch.dtype) -> None:
     Buffers keep their type, as in transformers' own loading: rotary frequencies in bf16 would turn far tokens by
     whole radians too much.
     """
-    for parameter in getattr(model, model.base_model_prefix).parameters():
-        parameter.data = parameter.data.to(dtype)
-    for name in architecture_of(model.config).head_in_encoder:
-        model.get_submodule(name).float()
+    of_head = tuple(f"{name}." for name in architecture_of(model.config).head_in_encoder)
+    for name, parameter in model.named_parameters():
+        if name.startswith(f"{model.base_model_prefix}.") and not name.startswith(of_head):
+            parameter.data = parameter.data.to(dtype)
 
 
 def reinitialise_head(model: Any, seed: int, missing_modules: tuple[str, ...] = ()) -> None:
@@ -283,7 +284,10 @@ def reinitialise_head(model: Any, seed: int, missing_modules: tuple[str, ...] = 
         seed: of the generator.
         missing_modules: see `missing_head_modules`; they are drawn, too.
     """
-    generator = torch.Generator().manual_seed(seed)
+    own_seed = np.random.SeedSequence([seed, 0x4EAD]).generate_state(1, np.uint64)[
+        0
+    ]  # adapters begin at ``seed``
+    generator = torch.Generator().manual_seed(int(own_seed))
     std = getattr(model.config, "initializer_range", 0.02)
     drawn = [*head_modules(model).values(), *(model.get_submodule(name) for name in missing_modules)]
     for module in (module for each in drawn for module in each.modules()):

@@ -33,6 +33,8 @@ _UNREADABLE = {
     "lora_bias": False,
     "bias": "none",
     "layer_replication": None,
+    "alora_invocation_tokens": None,
+    "use_bdlora": None,
 }
 """Settings of LoRA that change what is computed, with the only value that is read here."""
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")

@@ -2,7 +2,7 @@
 
 The training loop calls `RankAllocator.observe` after backward, on unscaled and unclipped gradients,
 and `RankAllocator.allocate` after the optimiser step. A step that the optimiser skips is skipped
-here too: neither is called.
+here too: neither is called, but for a final cut that has no later step.
 """
 
 from __future__ import annotations

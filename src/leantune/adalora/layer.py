@@ -117,7 +117,7 @@ def orthogonal_penalty(layers: list[AdaLoraLinear]) -> Tensor:
             for side in (layer.lora_A, layer.lora_B.t()):
                 by_shape.setdefault(side.shape, []).append(side)
     if not by_shape:
-        return torch.zeros(())
+        return torch.zeros((), device=layers[0].lora_A.device if layers else None)
     norms = []
     for (rank, _), sides in by_shape.items():
         stacked = torch.stack(sides)  # (M, R, in or out)

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from leantune.errors import UsageError
 
+FIRST_ALLOCATION = 2
+"""The first step at which importances can differ: before the first update B or E is zero, and so is every product of a
+weight and its gradient."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankSchedule:
@@ -16,7 +20,7 @@ class RankSchedule:
     ``prune_step = total_steps - final_steps``, then constant at ``target_budget``.
 
     Raises:
-        UsageError: if the budget must fall and the phases leave no step for it.
+        UsageError: if the budget must fall and the phases leave no step for it, or only the first.
     """
 
     init_budget: int
@@ -44,6 +48,11 @@ class RankSchedule:
             raise UsageError(
                 "rank_warmup and rank_final must not be negative. "
                 f"Got {self.warmup_steps} and {self.final_steps} steps instead."
+            )
+        if self.prunes and self.prune_step < FIRST_ALLOCATION:
+            raise UsageError(
+                f"ranks would be final after step {self.prune_step} of {self.total_steps}, where no triplet has an "
+                "importance yet: lower rank_final, or train longer"
             )
         if self.prunes and self.warmup_steps >= self.prune_step:
             raise UsageError(
@@ -80,7 +89,8 @@ class RankSchedule:
         """Whether the budget is enforced after step ``step``: each ``allocate_every`` steps between
         the phases, and at ``prune_step`` in any case.
         """
-        if not self.prunes or not self.warmup_steps <= step <= self.prune_step:
+        first = max(self.warmup_steps, FIRST_ALLOCATION)
+        if not self.prunes or not first <= step <= self.prune_step:
             return False
         return step == self.prune_step or step % self.allocate_every == 0
 

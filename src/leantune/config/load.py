@@ -159,7 +159,8 @@ def _typed(values: Mapping[str, Any], place: str) -> dict[str, Any]:
             problems.append(f"{given} is no key: {OF_ANOTHER_MEANING[given]}")
             continue
         if name in typed:
-            problems.append(f"{given} is another word for {name}, which is given, too; keep one")
+            words = sorted(str(each) for each in values if ALIASES.get(str(each), str(each)) == name)
+            problems.append(f"{' and '.join(words)} are words for one key; keep one of them")
             continue
         if name not in known:
             near = difflib.get_close_matches(given, [*known, *ALIASES], 1)

@@ -66,7 +66,8 @@ class Recipe:
     accumulate: int = _key("micro-steps that a batch is split into, to save memory", 1)
     eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
     learning_rate: float | None = _key(
-        "peak learning rate, of A and B; default: by the width of the encoder, 0.003 to 384 and 0.001 at 768",
+        "peak learning rate, of A and B; default: by the width of the encoder, 0.003 to 384 and 0.001 at 768 "
+        "or where the config tells no width",
         None,
     )
     e_learning_rate_ratio: float = _key("learning rate of E over that of A and B", 1.0)
@@ -156,14 +157,20 @@ class Recipe:
             "validation_size",
         ):
             yield _must_be(name, getattr(self, name), "above 0", getattr(self, name) > 0)
+        for name in ("validation_size", "warmup", "rank_warmup", "rank_final", "allocate_every"):
+            value = getattr(self, name)
+            yield _must_be(name, value, "below 1 or a whole number", value < 1 or float(value).is_integer())
         for name in ("alpha", "learning_rate"):
             value = getattr(self, name)
             yield _must_be(name, value, "above 0", value is None or value > 0)
         for name in ("weight_decay", "max_grad_norm", "orth_reg_weight", "r_drop"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        for name in ("dropout", "lora_dropout", "label_smoothing", "beta1", "beta2"):
+        for name in ("dropout", "lora_dropout", "label_smoothing"):
             value = getattr(self, name)
             yield _must_be(name, value, "at least 0 and below 1", value is None or 0 <= value < 1)
+        for name in ("beta1", "beta2"):  # without an average nothing is uncertain, and every importance zero
+            value = getattr(self, name)
+            yield _must_be(name, value, "above 0 and below 1", 0 < value < 1)
         if self.init_rank is not None and self.target_rank is not None and self.method == "adalora":
             yield _must_be(
                 "init_rank",

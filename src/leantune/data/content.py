@@ -129,7 +129,8 @@ def open_content(location: str) -> Content:
     try:
         info = os.stat(location)
     except FileNotFoundError:
-        raise DataError("no such file: check the name and the folder", path=name) from None
+        place = "" if os.path.isabs(location) else f" in {os.getcwd()}"
+        raise DataError(f"no such file{place}: check the name and the folder", path=name) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {_reason(error)}", path=name) from error
     if not stat.S_ISREG(info.st_mode):

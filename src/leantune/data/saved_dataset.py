@@ -60,7 +60,8 @@ def _split_folder(folder: Path, split: str) -> Path:
     splits = [str(name) for name in _member_list(folder / "dataset_dict.json", "splits")]
     if split not in splits:
         raise UsageError(
-            f"{place_name(str(folder))}: no split {shown(split)}, it has {listed(splits)}: choose one of them"
+            f"{place_name(str(folder))}: no split {shown(split)}, it has {listed(splits)}: give one of "
+            f"their folders, such as {place_name(str(folder / splits[0])) if splits else 'another'}"
         )
     return folder / _plain(split, folder)
 

@@ -35,13 +35,18 @@ def stratified_holdout(
     num_rows = len(label_ids)
     num_held_out = _num_held_out(size, num_rows)
     classes, counts = np.unique(label_ids, return_counts=True)
-    _check_size(size, num_held_out, num_rows, len(classes))
+    if 2 * len(classes) > num_rows:
+        raise DataError(
+            f"{len(classes)} classes in {num_rows} rows, expected two rows of each or more to hold one out: is this "
+            "the column of the labels? Otherwise add rows, or give a validation file"
+        )
     if counts.min() < 2:
         lonely = int(classes[counts.argmin()])
         raise DataError(
             f"the class {shown(lonely if names is None else names[lonely])} has one row, expected two or "
             "more to hold one out: add rows of it, remove it, or give a validation file"
         )
+    _check_size(size, num_held_out, num_rows, len(classes))
     train, held_out = train_test_split(
         np.arange(num_rows, dtype=np.int64), test_size=num_held_out, stratify=label_ids, random_state=seed
     )

@@ -18,7 +18,7 @@ from leantune.data import token_cache
 from leantune.data.read import ExampleSource
 from leantune.errors import DataError, UsageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of the cache key: raise it when the table's columns change."""
 
 SCHEMA = pa.schema(
@@ -26,7 +26,6 @@ SCHEMA = pa.schema(
         pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("second_start", pa.int32(), nullable=False),
         pa.field("full_length", pa.int32(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
         pa.field("label", pa.string()),
     ]
 )
@@ -81,12 +80,17 @@ class Tokeniser:
         self._definition: str = backend.to_str()
         self._whole = type(backend).from_str(self._definition)
         self._truncating = type(backend).from_str(self._definition)
-        self._truncating.enable_truncation(max_length)
+        self._truncating.enable_truncation(max_length, direction=self.tokenizer.truncation_side)
+        known = (self.tokenizer.unk_token_id, self.tokenizer.pad_token_id, 0)
+        self._of_nothing = next(i for i in known if i is not None)
 
     @property
     def fingerprint(self) -> str:
         """Changes whenever the same text could give other tokens."""
-        return hashlib.sha256(f"{self.max_length}\n{self._definition}".encode()).hexdigest()
+        definition = (
+            f"{self.max_length}\n{self.tokenizer.truncation_side}\n{self._of_nothing}\n{self._definition}"
+        )
+        return hashlib.sha256(definition.encode()).hexdigest()
 
     def _check_room(self, *, is_pair: bool) -> None:
         special = self._backend.num_special_tokens_to_add(is_pair)
@@ -98,7 +102,8 @@ class Tokeniser:
             )
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
-        """Tokens of ``texts``, or of pairs, special tokens included.
+        """Tokens of ``texts``, or of pairs, special tokens included. A text that has none, as an empty one under a
+        tokenizer without special tokens, is one unknown token.
 
         Raises:
             UsageError: if ``max_length`` has no room for pairs.
@@ -107,7 +112,7 @@ class Tokeniser:
             self._check_room(is_pair=True)
         inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         encodings = self._truncating.encode_batch_fast(inputs)
-        ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        ids = [np.array(encoding.ids or [self._of_nothing], dtype=np.int32) for encoding in encodings]
         lengths = np.fromiter((len(tokens) for tokens in ids), dtype=np.int32, count=len(ids))
         second_starts = lengths.copy()
         if pairs is not None:
@@ -202,7 +207,14 @@ def tokenise(
     limit = token_cache.limit_bytes()
     source_sha256 = source.sha256()
     key = json.dumps(
-        [FORMAT_VERSION, source_sha256, source.split, tokeniser.fingerprint, repr(source.columns)]
+        [
+            FORMAT_VERSION,
+            source_sha256,
+            source.split,
+            tokeniser.fingerprint,
+            repr(source.columns),
+            source.label_names,  # cells may hold their numbers
+        ]
     )
     path = cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{token_cache.SUFFIX}"
     batches = _found(path)
@@ -234,7 +246,7 @@ def _write_table(
     rows = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in source.batches():
-            rows_in = len(batch.ids)
+            rows_in = len(batch.texts)
             encoded = tokeniser.encode(batch.texts, batch.pairs)
             writer.write_batch(
                 pa.record_batch(
@@ -242,7 +254,6 @@ def _write_table(
                         _ragged(encoded.input_ids),
                         pa.array(encoded.second_starts),
                         pa.array(encoded.full_lengths),
-                        pa.array(batch.ids, pa.string()),
                         pa.array(batch.labels, pa.string())
                         if batch.labels
                         else pa.nulls(rows_in, pa.string()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -66,5 +67,5 @@ def nearest(wanted: str, names: Sequence[str]) -> str:
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's text without newlines, cut to ``limit`` characters."""
-    return " ".join(str(error).split())[:limit]
+    """An exception's text without newlines, cut behind a word to ``limit`` characters."""
+    return textwrap.shorten(str(error), limit, placeholder=" …")

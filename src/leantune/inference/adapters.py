@@ -17,7 +17,11 @@ from leantune.sources import resolve_model
 
 
 def load_adapter(
-    folder: Path, *, base: str | None = None, labels: LabelMap | None = None, trust_remote_code: bool = False
+    folder: str | Path,
+    *,
+    base: str | None = None,
+    labels: LabelMap | None = None,
+    trust_remote_code: bool = False,
 ) -> PackedClassifier:
     """A sequence classifier from any AdaLoRA or LoRA adapter of PEFT, merged, in fp32.
 
@@ -32,6 +36,7 @@ def load_adapter(
             head is in neither.
         UsageError: if the base model cannot be had.
     """
+    folder = Path(folder)
     adapter = read_adapter(folder)
     source = resolve_model(base or adapter.base_model)
     config = config_of(source, trust_remote_code=trust_remote_code)

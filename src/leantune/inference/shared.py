@@ -76,13 +76,14 @@ class SharedEncoder:
             raise UsageError(f"no classifier '{name}' is loaded; there are {', '.join(self.names) or 'none'}")
         return self._loaded[name]
 
-    def load(self, name: str, run: Path) -> TrainedClassifier:
+    def load(self, name: str, run: str | Path) -> TrainedClassifier:
         """Add the classifier of a finished run under ``name``, in place of an earlier one.
 
         Raises:
             UsageError: if ``run`` is no run folder.
             CheckpointError: if it is not finished, is damaged, or was trained on another encoder.
         """
+        run = Path(run)
         record = read_record(run)
         labels = LabelMap.from_json(record["labels"])
         folder = check_artefact(run, record, "adapter")

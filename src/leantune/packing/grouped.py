@@ -20,7 +20,7 @@ from leantune.packing.plan import AttentionGroup, AttentionPlan
 
 class GroupedAttention(torch.autograd.Function):
     """Softmax of q k^T, and of what distances add to it, times v, block by block, with its own backward: one graph
-    node for a layer instead of some ten for each block, and only the weights after softmax are stored.
+    node for a layer instead of some ten for each block, which stores the weights after softmax and not the scores.
 
     The scores are scaled through the queries, which are smaller.
     """

@@ -22,16 +22,16 @@ PAPERS = {
     "AdaLoRA": "https://arxiv.org/abs/2303.10512",
     "LoRA": "https://arxiv.org/abs/2106.09685",
 }
-LOAD_MERGED = """\
+LOAD_MERGED = Template("""\
 The merged model is a plain transformers classifier. Its tokenizer cuts texts where training did:
 
 ```python
 from transformers import pipeline
 
 classify = pipeline("text-classification", model="merged", truncation=True)
-classify("a text")
+classify($called_with)
 ```
-"""
+""")
 LOAD_ADAPTER = Template("""\
 The adapter goes on top of the encoder that it was trained on:
 
@@ -42,9 +42,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model = AutoModelForSequenceClassification.from_pretrained($source, num_labels=$num_labels)
 model = PeftModel.from_pretrained(model, "adapter").eval()
 tokenizer = AutoTokenizer.from_pretrained("adapter")
-logits = model(**tokenizer(["a text"], truncation=True, padding=True, return_tensors="pt")).logits
+logits = model(**tokenizer($tokenised, truncation=True, padding=True, return_tensors="pt")).logits
 ```
 """)
+ONE_TEXT = {"called_with": '"a text"', "tokenised": '["a text"]'}
+A_PAIR = {
+    "called_with": '{"text": "a text", "text_pair": "its second text"}',
+    "tokenised": '["a text"], ["its second text"]',
+}
 
 
 def write_model_card(run_dir: Path) -> Path:
@@ -159,13 +164,14 @@ def _results(run: Run) -> Iterator[str]:
 
 def _loading(run: Run) -> Iterator[str]:
     artefacts = run.part("artefacts")
+    example = A_PAIR if run.part("recipe").get("text_pair_column") else ONE_TEXT
     if artefacts:
         yield "## How to load it"
     if artefacts.get("merged"):
-        yield LOAD_MERGED
+        yield LOAD_MERGED.substitute(example)
     if artefacts.get("adapter"):
         source, names = _base_model(run), run.part("labels").get("names") or []
-        yield LOAD_ADAPTER.substitute(source=json.dumps(source), num_labels=len(names))
+        yield LOAD_ADAPTER.substitute(example, source=json.dumps(source), num_labels=len(names))
 
 
 def _labels(run: Run) -> Iterator[str]:

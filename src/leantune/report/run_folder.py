@@ -38,9 +38,9 @@ class Run:
         return bool(schedule) and schedule["target_budget"] < schedule["init_budget"]
 
     def rank_moments(self) -> list[tuple[int, Mapping[str, int]]]:
-        """The ranks of all modules by step, wherever the history holds them."""
-        events = sorted((*self.steps, *self.pruned), key=lambda event: int(event["step"]))
-        return [(event["step"], event["ranks"]) for event in events if event.get("ranks")]
+        """The ranks of all modules by step, wherever the history holds them; a step that prunes may be there twice."""
+        ranks = {event["step"]: event["ranks"] for event in (*self.steps, *self.pruned) if event.get("ranks")}
+        return sorted(ranks.items())
 
 
 def final_or(parameters: Json, key: str, initial: int) -> int:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
+from leantune import distributed
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def resume_command(folder: Path) -> str:
+    """What goes on with the run in ``folder``, on as many processes as now."""
+    size = distributed.world_size()
+    program = "leantune" if size == 1 else f"torchrun --nproc-per-node {size} -m leantune.cli"
+    return f"{program} train --resume {shlex.quote(str(folder))}"
 
 
 class Interrupt:

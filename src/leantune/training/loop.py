@@ -243,8 +243,9 @@ def _allocate(state: TrainingState, result: StepResult) -> None:
 def _check_loss(result: StepResult, rows: LabelledRows, positions: np.ndarray) -> None:
     if not math.isfinite(result.loss):
         raise DivergedError(
-            f"the loss of step {result.step} is {result.loss}: stopped before the step, the last checkpoint is "
-            f"good; lower learning_rate or use precision=fp32. Rows of the batch: {rows.names_of(positions)}"
+            f"the loss of step {result.step} is {result.loss}: stopped before the step, so that "
+            "every checkpoint is good; lower learning_rate or use precision=fp32. Rows of the batch, counted from 0: "
+            f"{rows.names_of(positions)}"
         )
 
 

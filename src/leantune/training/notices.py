@@ -19,6 +19,7 @@ REPEATS = {
     "duplicate_rows": "duplicates",
     "conflicting_rows": "rows with an equal one under another label",
     "rows_also_in_train": "rows that are in train too",
+    "rows_also_in_validation": "rows that are in validation too",
 }
 """What the counts of ``prepare.count_repeats`` are called in the terminal."""
 

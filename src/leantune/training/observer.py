@@ -16,7 +16,7 @@ from leantune.data.rows import LabelledRows
 from leantune.errors import Interrupted
 from leantune.evaluation.evaluate import evaluate
 from leantune.training.checkpoint import checkpoint_path, save_checkpoint
-from leantune.training.interrupt import Interrupt
+from leantune.training.interrupt import Interrupt, resume_command
 from leantune.training.loop import StepResult, TrainingState
 from leantune.training.prepare import StepPlan
 from leantune.training.selection import Evaluation, Selection
@@ -61,7 +61,7 @@ class RunObserver:
             name = signal.Signals(number).name
             raise Interrupted(
                 f"{name} after step {state.step}: saved {checkpoint_path(self.folder, state.step)}; "
-                f"go on with: leantune train --resume {self.folder}",
+                f"go on with: {resume_command(self.folder)}",
                 signal_number=number,
             )
         return not self.is_converged()

@@ -144,7 +144,9 @@ def describe_rows(location: str, table: TokenTable, rows: LabelledRows, labels: 
 
 
 def _add_repeats(description: dict[str, Any], parts: dict[str, LabelledRows | None]) -> None:
-    """Count rows that are the same to the model, within a part and between it and the training rows."""
+    """Count rows that are the same to the model, within a part, between it and the training rows, and between test
+    rows and those of the validation, which choose the checkpoint and may be trained on after it.
+    """
     hashes = {part: rows.hashes() for part, rows in parts.items() if rows is not None}
     for part, own in hashes.items():
         rows = parts[part]
@@ -152,6 +154,8 @@ def _add_repeats(description: dict[str, Any], parts: dict[str, LabelledRows | No
         description[part] |= count_repeats(own, rows.label_ids)
         if part != "train":
             description[part]["rows_also_in_train"] = int(np.isin(own, hashes["train"]).sum())
+        if part == "test":
+            description[part]["rows_also_in_validation"] = int(np.isin(own, hashes["validation"]).sum())
 
 
 def count_repeats(hashes: npt.NDArray[np.uint64], label_ids: npt.NDArray[np.int64]) -> dict[str, int]:
@@ -170,7 +174,8 @@ def resolve(recipe: Recipe, config: Any) -> Recipe:
     """The recipe with what it leaves to the encoder of ``config``: the learning rate."""
     if recipe.learning_rate is not None:
         return recipe
-    return replace(recipe, learning_rate=default_learning_rate(config.hidden_size))
+    width = getattr(config, "hidden_size", 768)
+    return replace(recipe, learning_rate=default_learning_rate(width))
 
 
 def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> StepPlan:

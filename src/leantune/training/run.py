@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ from typing import Any
 from rich.console import Console
 
 from leantune.config import Recipe
-from leantune.errors import CheckpointError, ResourceError
+from leantune.errors import CheckpointError, Interrupted, ResourceError
 from leantune.hardware import describe_versions
 from leantune.memory import is_out_of_memory
 from leantune.model import PackedClassifier
+from leantune.training.checkpoint import list_checkpoints
 from leantune.training.gradient_start import turn_to_gradient
-from leantune.training.interrupt import interruptible
+from leantune.training.interrupt import interruptible, resume_command
 from leantune.training.lock import run_lock
 from leantune.training.loop import Phase, TrainingState, train
 from leantune.training.observer import RunObserver
@@ -67,13 +69,14 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
             _turn_adapters(run, classifier)
             start_folder(run)
             history = History(run.folder / "history.jsonl")
-        with history:
-            _train(run, state, selection, history)
-        select_best(run, classifier, selection)
-        if recipe.refit:
-            refit(run, classifier)
-        measure_test(run, classifier)
-        publish_artefacts(run, classifier)
+        with _resume_named(run.folder):
+            with history:
+                _train(run, state, selection, history)
+            select_best(run, classifier, selection)
+            if recipe.refit:
+                refit(run, classifier)
+            measure_test(run, classifier)
+            publish_artefacts(run, classifier)
         return run.folder
 
 
@@ -95,6 +98,20 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
             f"out of memory with batch_size={size}, accumulate={accumulate}, "
             f"eval_batch_size={recipe.eval_batch_size} and max_length={recipe.max_length}: {advice}"
         ) from error
+
+
+@contextmanager
+def _resume_named(folder: Path) -> Iterator[None]:
+    """Say how to go on after Ctrl-C at a moment that saves nothing of its own."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not list_checkpoints(folder):
+            raise
+        raise Interrupted(
+            f"interrupted; go on from the last checkpoint with: {resume_command(folder)}",
+            signal_number=signal.SIGINT,
+        ) from None
 
 
 def _warm_start(run: Run, classifier: PackedClassifier) -> None:

@@ -81,9 +81,10 @@ class Selection:
         return {evaluation.step for evaluation in self.ranking()[: self.keep_best]}
 
     def since_best(self) -> int:
-        """Eligible evaluations after the best one by the metric."""
-        ranking = self._best_first()
-        return sum(e.step > ranking[0].step for e in ranking) if ranking else 0
+        """Eligible evaluations after the first with the best value of the metric: those without improvement."""
+        eligible = [e for e in self.evaluations if e.is_eligible]
+        first_best = max(range(len(eligible)), key=lambda i: self._score(eligible[i]), default=-1)
+        return len(eligible) - 1 - first_best
 
     def clean(self, run: Path) -> None:
         """Remove the checkpoints of ``run`` that are neither among the best nor the newest."""

@@ -1,7 +1,7 @@
 """Start the head from a linear probe: logistic regression on what the output layer will see.
 
-One forward pass over the training rows. A random head spends the first epoch learning what a
-closed, convex fit finds in seconds, and disturbs the adapters meanwhile.
+One forward pass over the training rows, or over `MAX_PROBE_ROWS` of them. A random head spends the first
+epoch learning what a closed, convex fit finds in seconds, and disturbs the adapters meanwhile.
 """
 
 from __future__ import annotations

@@ -30,11 +30,6 @@ _OPAQUE_TYPES = (
 )
 
 
-def is_arrow(node: object) -> bool:
-    """Whether a node says that it is an Arrow array, in one piece or in chunks."""
-    return match.is_built(node, "pyarrow._restore_array", "pyarrow.chunked_array")
-
-
 def arrow_column(node: object) -> Column:
     """An Arrow array as a column; one of a type that holds neither texts nor labels is opaque.
 
