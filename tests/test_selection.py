@@ -16,8 +16,8 @@ from leantune.training.checkpoint import (
     checkpoint_path,
     find_problem,
     list_checkpoints,
-    load_checkpoint,
     save_checkpoint,
+    valid_checkpoints,
 )
 from leantune.training.selection import Evaluation, Selection
 
@@ -99,7 +99,9 @@ def test_a_checkpoint_is_valid_only_whole_and_unchanged(tmp_path):
     folder = save_checkpoint(tmp_path, 7, Checkpoint(tensors, {"a": 1}))
     assert folder == checkpoint_path(tmp_path, 7)
     assert find_problem(folder) is None
-    assert torch.equal(load_checkpoint(folder).tensors["w"], tensors["w"])
+    ((step, found),) = valid_checkpoints(tmp_path, [7], print)
+    assert step == 7
+    assert torch.equal(found.tensors["w"], tensors["w"])
 
     whole = (folder / TENSORS).read_bytes()
     (folder / TENSORS).write_bytes(whole[:-1])

@@ -26,7 +26,7 @@ from leantune.packing.native.library import describe_kernels
 from leantune.report import write_model_card
 from leantune.training import outcome, warm_start
 from leantune.training import run as run_module
-from leantune.training.checkpoint import list_checkpoints, load_checkpoint
+from leantune.training.checkpoint import TENSORS, list_checkpoints
 from leantune.training.loop import symmetric_divergence, train
 from leantune.training.outcome import select_best
 from leantune.training.prepare import prepare_data
@@ -185,7 +185,7 @@ def test_the_selected_checkpoint_is_what_was_published(run):
     from safetensors.torch import load_file
 
     adapter = load_file(run / "adapter" / "adapter_model.safetensors")
-    tensors = load_checkpoint(path).tensors
+    tensors = load_file(path / TENSORS)
     weights = {k: v for k, v in tensors.items() if k.startswith("model.") and "lora_E" in k}
     assert weights
     for name, tensor in weights.items():
@@ -410,7 +410,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_rows(inpu
     last = list_checkpoints(tmp_path / "run")
     assert all(
         torch.isfinite(t).all()
-        for t in load_checkpoint(last[min(last)]).tensors.values()
+        for t in load_file(last[min(last)] / TENSORS).values()
         if t.is_floating_point()
     )
 
@@ -462,9 +462,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(inputs, run, tmp
         ]
 
     assert without_times(run) == without_times(tmp_path / "run")
-    mine, theirs = (load_checkpoint(max(list_checkpoints(f).items())[1]) for f in (run, tmp_path / "run"))
-    assert mine.tensors.keys() == theirs.tensors.keys()
-    assert all(torch.equal(mine.tensors[k], theirs.tensors[k]) for k in mine.tensors)
+    mine, theirs = (load_file(max(list_checkpoints(f).items())[1] / TENSORS) for f in (run, tmp_path / "run"))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[k], theirs[k]) for k in mine)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,8 @@ def _publisher(run: Path) -> Act:
     prepared = prepare_run(recipe, console=quiet(), overwrite=False, resume=True)
     classifier = build_classifier(prepared)
     step = prepared.record["selected"]["step"]
-    restore_weights(classifier, checkpoint.load_checkpoint(checkpoint.checkpoint_path(run, step)))
+    ((_, selected),) = checkpoint.valid_checkpoints(run, [step], print)
+    restore_weights(classifier, selected)
     Run.elapsed = lambda run: 0.0  # the record is the same each time
 
     def act(folder: Path) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from leantune.atomic import atomic_folder, discard_folder
 from leantune.checksums import describe_file, find_difference
-from leantune.errors import CheckpointError, ResourceError
+from leantune.errors import ResourceError
 
 FORMAT_VERSION = 1
 MANIFEST, TENSORS, STATE = "MANIFEST.json", "state.safetensors", "state.json"
@@ -65,18 +65,6 @@ def _save_once(run: Path, step: int, checkpoint: Checkpoint) -> Path:
         manifest = {"format": FORMAT_VERSION, "step": step, "files": files}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
     return target
-
-
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read and verify a checkpoint.
-
-    Raises:
-        CheckpointError: naming the file that is missing, short or changed.
-    """
-    problem = find_problem(folder)
-    if problem:
-        raise CheckpointError(f"{folder}: not a valid checkpoint: {problem}")
-    return _read(folder)
 
 
 def valid_checkpoints(
