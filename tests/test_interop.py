@@ -176,6 +176,17 @@ def test_an_adapter_without_its_head_is_refused(encoder, tmp_path):
         load_adapter(tmp_path)
 
 
+def test_what_is_no_folder_or_no_classifier_is_refused(encoder, tmp_path):
+    save_with_peft(encoder, tmp_path, "lora")
+    with pytest.raises(CheckpointError, match="expected an adapter folder"):
+        load_adapter(str(tmp_path / CONFIG))
+    tensors = load_file(tmp_path / WEIGHTS)
+    output = {name: t[:1].clone() if "classifier" in name else t for name, t in tensors.items()}
+    save_file(output, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match="gives one number"):
+        load_adapter(tmp_path)
+
+
 def test_a_part_of_the_head_that_is_nowhere_is_not_drawn_at_random(tmp_path):
     """PEFT saves DeBERTa's classifier and not its pooler, unless it is told to."""
     folder = save_tiny_encoder(tmp_path / "encoder", "deberta-v2")

@@ -120,7 +120,7 @@ def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
         return config, safetensors.torch.load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
             f"{folder}: no {Path(str(error.filename)).name}; expected an adapter folder"
         ) from error

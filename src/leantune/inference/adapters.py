@@ -63,11 +63,16 @@ def count_classes(adapter: AdapterFile, config: Any) -> int:
         config: of the base model; its number of labels does not matter.
 
     Raises:
-        CheckpointError: if the adapter has no output layer.
+        CheckpointError: if the adapter has no output layer, or one of a single number.
     """
     name, _ = output_layer(skeleton(config).model)
     if f"{name}.weight" not in adapter.head:
         raise CheckpointError(
             f"the adapter holds no {name}: expected one of a sequence classifier, with its head in it"
         )
-    return adapter.head[f"{name}.weight"].shape[0]
+    num_classes = adapter.head[f"{name}.weight"].shape[0]
+    if num_classes < 2:
+        raise CheckpointError(
+            f"the adapter's {name} gives one number, expected one of a classifier of two or more"
+        )
+    return num_classes
