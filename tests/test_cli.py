@@ -121,6 +121,7 @@ def test_plan_prints_the_counts_of_the_reference_run(roberta_shape, capsys):
     out = capsys.readouterr().out
     for number in ("999,436", "593,668", "405,768", "888,772"):
         assert number in out
+    assert sum("768 x 768" in line and line.startswith("12 x roberta") for line in out.splitlines()) == 2
     assert main([*arguments, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)["parameters"]
     assert (plan["initial"], plan["final"], plan["head"], plan["adapters"]) == (
@@ -476,6 +477,9 @@ def test_bad_input_is_one_line_with_its_code_and_leaves_nothing_behind(inputs, t
         (["precision=fp16"], "precision=fp16 needs a GPU"),
         (["batch_size=240", "epochs=1"], "expected at least 3 to warm up, prune and finish"),
         (["validation_size=239"], "the held-out size"),
+        (["beta1=0"], "beta1 must be above 0 and below 1"),
+        (["warmup=1.5"], "warmup must be below 1 or a whole number"),
+        (["rank_warmup=0", "rank_final=23"], "ranks would be final after step 1 of 24"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(inputs, tmp_path, capsys, changes, message):
@@ -636,7 +640,7 @@ def test_a_damaged_adapter_is_not_exported(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_path, number, code):
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_path, number, code, capsys):
     output = tmp_path / "run"
     slow = save_tiny_encoder(tmp_path / "encoder")  # the same weights as the session's encoder
     arguments = json.loads((run / "record.json").read_text())["recipe"]
@@ -649,6 +653,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_pa
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert f"go on with: leantune train --resume {output}" in err
+    assert "give nothing else" in fails(capsys, 2, "train", "--resume", str(output), "--overwrite")
     assert main(["train", "--resume", str(output)]) == 0
     name = "adapter/adapter_model.safetensors"
     assert (run / name).read_bytes() == (output / name).read_bytes()

@@ -270,10 +270,13 @@ def test_equal_texts_are_counted_and_told(inputs, tmp_path):
         csv.writer(file).writerows([header, [text, label], *rest, [text, label], [text, other]])
     with (tmp_path / "test.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rest[:5], ["word1 " * 200, "a"], ["word1 " * 201, "a"]])
+    with (tmp_path / "validation.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rest[3:20]])
     console = quiet()
     recipe = recipe_for(
         inputs, tmp_path / "run", epochs=1, warm_start=False,
-        data=str(tmp_path / "train.csv"), validation=str(inputs / "test.csv"), test=str(tmp_path / "test.csv"),
+        data=str(tmp_path / "train.csv"), validation=str(tmp_path / "validation.csv"),
+        test=str(tmp_path / "test.csv"),
     )  # fmt: skip
     record = json.loads((run_training(recipe, console=console) / "record.json").read_text("utf-8"))
     texts = [each for each, _ in rows[1:]]
@@ -281,6 +284,8 @@ def test_equal_texts_are_counted_and_told(inputs, tmp_path):
     assert train["duplicate_rows"] == len(texts) + 2 - len(set(texts))
     assert train["conflicting_rows"] == 3
     assert test["rows_also_in_train"] == 5
+    assert test["rows_also_in_validation"] == 2
+    assert record["data"]["validation"]["rows_also_in_train"] == 17
     assert test["duplicate_rows"] == 0, "texts that differ after the cut are not equal"
     assert "3 rows with an equal one under another label" in console.file.getvalue()
 

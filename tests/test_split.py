@@ -74,3 +74,8 @@ def test_a_class_with_one_row_is_named() -> None:
         stratified_holdout(label_ids, 3, 0, names=("often", "rare", "other"))
     with pytest.raises(DataError, match=r"^the class 1 has one row"):
         stratified_holdout(label_ids, 3, 0)
+
+
+def test_labels_that_are_nearly_all_different_are_doubted() -> None:
+    with pytest.raises(DataError, match=r"^9 classes in 10 rows, .* is this the column of the labels\?"):
+        stratified_holdout(np.array([*range(9), 0], dtype=np.int64), 0.1, 0)
