@@ -250,7 +250,7 @@ def test_the_splits_of_one_file_have_tables_of_their_own(inputs, tmp_path, cache
     assert data.description["test"]["rows_also_in_train"] == 0
 
 
-def test_a_table_belongs_to_its_tokenizer_its_columns_and_its_class_names(files, encoder, cache, monkeypatch):
+def test_a_table_belongs_to_its_tokenizer_and_its_columns(files, encoder, cache):
     source = open_examples(str(files[0]), Columns(), labels="required")
     swapped = open_examples(str(files[0]), Columns(text="label", label="text"), labels="required")
     tables = [

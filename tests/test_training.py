@@ -51,6 +51,23 @@ def history_of(run: Path, event: str) -> list[dict]:
     return [line for line in lines if line["event"] == event]
 
 
+def encoder_without_pooler(inputs: Path, tmp_path: Path) -> Path:
+    encoder = shutil.copytree(inputs / "encoder", tmp_path / "encoder")
+    tensors = load_file(encoder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
+    assert len(kept) < len(tensors)
+    save_file(kept, encoder / "model.safetensors", {"format": "pt"})
+    return encoder
+
+
+def rows_of_pairs(inputs: Path, tmp_path: Path) -> dict[str, str]:
+    """Recipe keys of a file of pairs, which is written here."""
+    rows = (inputs / "train.csv").read_text("utf-8").splitlines()[1:]
+    path = tmp_path / "pairs.csv"
+    path.write_text("question,context,target\n" + "\n".join(f"word9,{row}" for row in rows) + "\n", "utf-8")
+    return {"data": str(path), "text_column": "question", "text_pair_column": "context"}
+
+
 def test_the_run_folder_is_complete_and_holds_no_pickle(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
@@ -182,8 +199,6 @@ def test_only_the_best_checkpoints_and_the_last_two_stay(run):
 def test_the_selected_checkpoint_is_what_was_published(run):
     record = record_of(run)
     path = list_checkpoints(run)[record["selected"]["step"]]
-    from safetensors.torch import load_file
-
     adapter = load_file(run / "adapter" / "adapter_model.safetensors")
     tensors = load_file(path / TENSORS)
     weights = {k: v for k, v in tensors.items() if k.startswith("model.") and "lora_E" in k}
@@ -305,15 +320,7 @@ def test_a_padded_architecture_trains_in_bf16(inputs, tmp_path):
 
 
 def test_a_missing_pooler_is_trained_counted_and_saved(inputs, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    folder = save_tiny_encoder(tmp_path / "encoder")
-    weights = load_file(folder / "model.safetensors")
-    save_file(
-        {k: v for k, v in weights.items() if "pooler" not in k},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    folder = encoder_without_pooler(inputs, tmp_path)
     record = record_of(
         run_training(recipe_for(inputs, tmp_path / "run", model=str(folder), epochs=2), console=quiet())
     )
@@ -322,23 +329,9 @@ def test_a_missing_pooler_is_trained_counted_and_saved(inputs, tmp_path):
 
 
 def test_text_pairs_train(inputs, tmp_path):
-    rows = (inputs / "train.csv").read_text("utf-8").splitlines()[1:]
-    path = tmp_path / "pairs.csv"
-    path.write_text(
-        "question,context,target\n" + "\n".join(f"word9,{row}" for row in rows) + "\n", encoding="utf-8"
-    )
     folder = save_tiny_encoder(tmp_path / "encoder", type_vocab_size=2)
-    recipe = recipe_for(
-        inputs,
-        tmp_path / "run",
-        model=str(folder),
-        data=str(path),
-        test=None,
-        text_column="question",
-        text_pair_column="context",
-        epochs=2,
-    )
-    record = record_of(run_training(recipe, console=quiet()))
+    changes = {"model": str(folder), "test": None, "epochs": 2, **rows_of_pairs(inputs, tmp_path)}
+    record = record_of(run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet()))
     assert record["artefacts"]["merged"]["max_logit_difference"] < 5e-5
 
 
@@ -617,11 +610,7 @@ def test_an_encoder_that_gives_nan_ends_the_run_with_its_rows(inputs, tmp_path, 
 
 
 def test_a_pooler_that_the_checkpoint_lacks_is_drawn_by_the_seed_alone(inputs, tmp_path):
-    encoder = shutil.copytree(inputs / "encoder", tmp_path / "encoder")
-    tensors = load_file(encoder / "model.safetensors")
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
-    assert len(kept) < len(tensors)
-    save_file(kept, encoder / "model.safetensors", {"format": "pt"})
+    encoder = encoder_without_pooler(inputs, tmp_path)
 
     def pooler(seed: int, state: int) -> torch.Tensor:
         torch.manual_seed(state)
@@ -698,12 +687,8 @@ def test_the_probe_of_two_classes_is_the_logistic_regression(inputs, tmp_path):
 
 
 def test_pairs_train_on_an_encoder_with_one_token_type(inputs, tmp_path):
-    rows = (inputs / "train.csv").read_text("utf-8").splitlines()[1:]
-    path = tmp_path / "pairs.csv"
-    path.write_text("q,context,target\n" + "\n".join(f"word9,{row}" for row in rows) + "\n", "utf-8")
     folder = save_tiny_encoder(tmp_path / "encoder", "roberta", type_vocab_size=1)
-    columns = {"text_column": "q", "text_pair_column": "context"}
-    changes = {"model": str(folder), "data": str(path), "test": None, "epochs": 1, **columns}
+    changes = {"model": str(folder), "test": None, "epochs": 1, **rows_of_pairs(inputs, tmp_path)}
     run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
     assert record_of(run)["artefacts"]["merged"]["max_logit_difference"] < 5e-5
     write_model_card(run)
@@ -713,10 +698,7 @@ def test_pairs_train_on_an_encoder_with_one_token_type(inputs, tmp_path):
 
 
 def test_a_trained_pooler_keeps_its_bits_when_a_run_in_bf16_is_loaded(inputs, tmp_path):
-    folder = save_tiny_encoder(tmp_path / "encoder")
-    weights = load_file(folder / "model.safetensors")
-    rest = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
-    save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})
+    folder = encoder_without_pooler(inputs, tmp_path)
     changes = {"model": str(folder), "precision": "bf16", "epochs": 1, "test": None}
     run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
     saved = load_file(run / "merged" / "model.safetensors")["bert.pooler.dense.weight"]

@@ -284,10 +284,8 @@ def reinitialise_head(model: Any, seed: int, missing_modules: tuple[str, ...] = 
         seed: of the generator.
         missing_modules: see `missing_head_modules`; they are drawn, too.
     """
-    own_seed = (
-        np.random.SeedSequence([seed, 0x4EAD]).generate_state(1, np.uint64).item()
-    )  # adapters have ``seed``
-    generator = torch.Generator().manual_seed(own_seed)
+    sequence = np.random.SeedSequence([seed, 0x4EAD])  # the adapters are drawn from ``seed`` itself
+    generator = torch.Generator().manual_seed(sequence.generate_state(1, np.uint64).item())
     std = getattr(model.config, "initializer_range", 0.02)
     drawn = [*head_modules(model).values(), *(model.get_submodule(name) for name in missing_modules)]
     for module in (module for each in drawn for module in each.modules()):

@@ -21,7 +21,7 @@ REPEATS = {
     "rows_also_in_train": "rows that are in train too",
     "rows_also_in_validation": "rows that are in validation too",
 }
-"""What the counts of ``prepare.count_repeats`` are called in the terminal."""
+"""What the counts of equal rows in ``prepare`` are called in the terminal."""
 
 PADDING_TOLERANCE = 1e-3
 """Of `_change_by_padding`: above rounding."""
