@@ -49,16 +49,16 @@ class RankSchedule:
                 "rank_warmup and rank_final must not be negative. "
                 f"Got {self.warmup_steps} and {self.final_steps} steps instead."
             )
-        if self.prunes and self.prune_step < FIRST_ALLOCATION:
-            raise UsageError(
-                f"ranks would be final after step {self.prune_step} of {self.total_steps}, where no triplet has an "
-                "importance yet: lower rank_final, or train longer"
-            )
         if self.prunes and self.warmup_steps >= self.prune_step:
             raise UsageError(
                 f"the schedule has no pruning phase: rank_warmup {self.warmup_steps} + rank_final "
                 f"{self.final_steps} steps reach the total of {self.total_steps}; lower them, for example "
                 f"to {self.total_steps // 10} and {self.total_steps // 2}, or train longer"
+            )
+        if self.prunes and self.prune_step < FIRST_ALLOCATION:
+            raise UsageError(
+                f"ranks would be final after step {self.prune_step} of {self.total_steps}, where no triplet has an "
+                "importance yet: lower rank_final, or train longer"
             )
 
     @property
