@@ -92,6 +92,13 @@ SOURCES: Mapping[str, Source] = {
         "training, 1,000 validation and 1,900 test rows, and grids of a third of the learning rates. In leantune the "
         "hidden layer of the head learns a tenth as fast as the adapters; `Trainer` has one rate for all.",
     ),
+    "r52-mpnet": Source(
+        rows="reuters-r52",
+        train=1_000,
+        encoder=MPNET,
+        methods=(DEFAULT, LORA_LINE, UNIFORM, *PEERS, PEER_WITHOUT_DROPOUT),
+        about="The same encoder and number of training rows, 52 classes, all 2,568 test rows.",
+    ),
 }
 
 
