@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 
 from leantune.config import load_recipe
+from leantune.data.rows import LabelledRows
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
 from leantune.evaluation import evaluate as evaluation
 from leantune.inference.load import load_run
@@ -350,10 +351,28 @@ def test_the_scale_of_the_warm_start_changes_the_first_loss_and_not_the_baseline
 def test_the_probe_sees_every_class_however_rare(inputs, tmp_path, monkeypatch):
     rows = [f"word1 word{i % 90},common" for i in range(400)] + ["word99 word98,rare", "word99 word97,rare"]
     (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n", "utf-8")
-    monkeypatch.setattr(warm_start, "MAX_PROBE_ROWS", 8)
+    monkeypatch.setattr(warm_start, "ENOUGH_ROWS", 8)
+    monkeypatch.setattr(warm_start, "ENOUGH_OF_A_CLASS", 0)
     changes = {"data": str(tmp_path / "train.csv"), "test": None, "validation_size": 4, "epochs": 1}
     run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
-    assert record_of(run)["baseline"]["validation"]["accuracy"] == 1.0
+    baseline = record_of(run)["baseline"]
+    assert baseline["rows"] in (8, 9)
+    assert baseline["validation"]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("enough", "of_a_class", "most", "expected"),
+    [(8, 0, 99, 8), (8, 10, 99, 20), (8, 10, 15, 15), (40, 0, 99, 40), (50, 10, 99, 40), (1, 0, 99, 2)],
+)
+def test_the_probe_takes_as_many_rows_as_its_classes_need(monkeypatch, enough, of_a_class, most, expected):
+    monkeypatch.setattr(warm_start, "ENOUGH_ROWS", enough)
+    monkeypatch.setattr(warm_start, "ENOUGH_OF_A_CLASS", of_a_class)
+    monkeypatch.setattr(warm_start, "MAX_ROWS", most)
+    places = np.arange(40)
+    rows = LabelledRows((), np.zeros_like(places), places, places % 2)
+    fitted = warm_start.rows_to_fit(rows, seed=0)
+    assert len(fitted) == expected
+    assert set(fitted.label_ids) == {0, 1}
 
 
 @pytest.mark.parametrize(("compared", "num_folds"), [(4000, 5), (120, 3), (1, 1)])

@@ -119,9 +119,11 @@ def _warm_start(run: Run, classifier: PackedClassifier) -> None:
         return
     started = time.perf_counter()
     with run.console.status("fitting the linear probe"):
-        start_from_probe(classifier, run.data.train, run.recipe.eval_batch_size, seed=run.recipe.seed)
+        num_rows = start_from_probe(
+            classifier, run.data.train, run.recipe.eval_batch_size, seed=run.recipe.seed
+        )
         run.record["timings"]["probe_s"] = time.perf_counter() - started
-        baseline: dict[str, Any] = {"name": "linear probe", "test": None}
+        baseline: dict[str, Any] = {"name": "linear probe", "rows": num_rows, "test": None}
         baseline["validation"] = evaluate_part(run, classifier, "validation").to_json()
         if run.data.test is not None:
             baseline["test"] = evaluate_part(run, classifier, "test").to_json()
@@ -129,7 +131,7 @@ def _warm_start(run: Run, classifier: PackedClassifier) -> None:
     run.record["baseline"] = baseline
     accuracy = baseline["validation"]["accuracy"]
     run.console.print(
-        f"linear probe: validation accuracy {100 * accuracy:.1f} % in "
+        f"linear probe of {num_rows:,} rows: validation accuracy {100 * accuracy:.1f} % in "
         f"{run.record['timings']['probe_s']:.0f} s"
     )
 

@@ -1,6 +1,6 @@
 """Start the head from a linear probe: logistic regression on what the output layer will see.
 
-One forward pass over the training rows, or over `MAX_PROBE_ROWS` of them. A random head spends the first
+One forward pass over the training rows, or over some thousands of them (`rows_to_fit`). A random head spends the first
 epoch learning what a closed, convex fit finds in seconds, and disturbs the adapters meanwhile.
 """
 
@@ -22,8 +22,11 @@ from leantune.evaluation.evaluate import map_rows
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch
 
-MAX_PROBE_ROWS = 20_000
-"""More rows than this do not make the probe better in any way that training would notice."""
+ENOUGH_ROWS = 5_000
+"""More than these, or than `ENOUGH_OF_A_CLASS` for every class, make a better probe and no better classifier."""
+ENOUGH_OF_A_CLASS = 100
+MAX_ROWS = 20_000
+"""Of any number of classes."""
 
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """scikit-learn's C, on standardised features: the one with the lowest log loss in cross-validation is fitted to all
@@ -85,9 +88,16 @@ def _check_finite(inputs: npt.NDArray[np.float64], rows: LabelledRows) -> None:
         )
 
 
+def rows_to_fit(rows: LabelledRows, *, seed: int) -> LabelledRows:
+    """``rows``, or as many of them as a probe needs, at random, with one row of every class at least."""
+    order = np.random.default_rng([seed, 0x9B0B]).permutation(len(rows))
+    classes, first_of_class = np.unique(rows.label_ids[order], return_index=True)
+    enough = min(MAX_ROWS, max(ENOUGH_ROWS, ENOUGH_OF_A_CLASS * len(classes)))
+    return rows if len(rows) <= enough else rows[np.union1d(order[:enough], order[first_of_class])]
+
+
 def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_size: int, *, seed: int) -> int:
-    """Fit the probe on `MAX_PROBE_ROWS` of ``rows``, with one row of every class at least, and put it into
-    the output layer.
+    """Fit the probe on `rows_to_fit` and put it into the output layer.
 
     The standardisation of the features is folded into weight and bias, so the layer stays a plain
     linear one. Classes without a row keep a zero weight and the lowest bias.
@@ -98,10 +108,7 @@ def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_siz
     Raises:
         DivergedError: if the encoder gives numbers that are not finite.
     """
-    if len(rows) > MAX_PROBE_ROWS:
-        order = np.random.default_rng([seed, 0x9B0B]).permutation(len(rows))
-        _, first_of_class = np.unique(rows.label_ids[order], return_index=True)
-        rows = rows[np.union1d(order[:MAX_PROBE_ROWS], order[first_of_class])]
+    rows = rows_to_fit(rows, seed=seed)
     scaler = StandardScaler()
     inputs = head_inputs(classifier, rows, batch_size).astype(np.float64)
     _check_finite(inputs, rows)
