@@ -90,9 +90,10 @@ def leantune_curve(options: argparse.Namespace, folder: Path) -> Curve:
     if process.returncode or first_step is None:
         sys.exit(f"leantune train failed: {' '.join(command)}")
     evaluations = _events(run, "evaluation")
+    begun = first_step - json.loads((run / "record.json").read_text("utf-8"))["timings"]["baseline_s"]
     return Curve(
         "leantune",
-        [first_step + each["train_s"] for each in evaluations],
+        [begun + each["train_s"] for each in evaluations],
         [each["validation"]["accuracy"] for each in evaluations],
     )
 

@@ -102,7 +102,10 @@ def test_training_without_a_probe_learns(inputs, tmp_path, r_drop):
 
 
 def test_the_probe_is_measured_as_the_baseline(run):
-    assert record_of(run)["baseline"]["test"]["accuracy"] > 0.6
+    record = record_of(run)
+    assert record["baseline"]["test"]["accuracy"] > 0.6
+    assert record["timings"]["probe_s"] > 0
+    assert record["timings"]["baseline_s"] > 0
 
 
 def test_ranks_end_at_the_target_and_the_record_says_where(run):

@@ -122,11 +122,12 @@ def _warm_start(run: Run, classifier: PackedClassifier) -> None:
         num_rows = start_from_probe(
             classifier, run.data.train, run.recipe.eval_batch_size, seed=run.recipe.seed
         )
-        run.record["timings"]["probe_s"] = time.perf_counter() - started
+        fitted = time.perf_counter()
         baseline: dict[str, Any] = {"name": "linear probe", "rows": num_rows, "test": None}
         baseline["validation"] = evaluate_part(run, classifier, "validation").to_json()
         if run.data.test is not None:
             baseline["test"] = evaluate_part(run, classifier, "test").to_json()
+    run.record["timings"] |= {"probe_s": fitted - started, "baseline_s": time.perf_counter() - fitted}
     scale_output_layer(classifier, run.recipe.warm_start_scale)
     run.record["baseline"] = baseline
     accuracy = baseline["validation"]["accuracy"]
