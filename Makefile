@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check fmt bench clean
+.PHONY: quickstart test test-oldest check fmt bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
@@ -11,6 +11,10 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# the same with the oldest versions that pyproject.toml allows, of which torch alone takes 3 GB
+test-oldest: $(VENV)-oldest/.installed-test
+	$(VENV)-oldest/bin/python -m pytest
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check src tests benchmarks
@@ -26,7 +30,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.speed
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +42,11 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)-oldest/.installed-test: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[test]'
+	@touch $@
 
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -174,7 +174,7 @@ def _interface_attention(model: Any) -> None:
     if model.config._attn_implementation != attention.NAME:  # transformers only warns
         raise UsageError(
             f"this version of transformers gives {model.config.model_type} no other attention than its own, "
-            "and texts of a batch would meet in it: expected transformers 5.7 or later"
+            "and texts of a batch would meet in it: expected transformers 5.9 or later"
         )
 
 
