@@ -325,21 +325,6 @@ def test_a_lora_that_is_another_update_is_not_exported(run, tmp_path, capsys, mo
     assert not (tmp_path / "lora").exists()
 
 
-def test_a_lora_that_differs_by_rounding_is_exported(run, tmp_path, monkeypatch):
-    """As products of another processor do, where terms of a sum cancel."""
-
-    def write_rounded(folder, adapter):
-        modules = {
-            name: replace(each, A=each.A + 2e-6 * each.A.abs().max() * torch.randn_like(each.A))
-            for name, each in adapter.modules.items()
-            if each.rank
-        }
-        write_lora(folder, replace(adapter, modules=modules))
-
-    monkeypatch.setattr("leantune.inference.export.write_lora", write_rounded)
-    assert main(["export", str(run), "--format", "lora", "--output", str(tmp_path / "lora")]) == 0
-
-
 BAD_RECIPES = [
     (["train"], "data and model missing: give data=... model=..."),
     (["train", "quickstrat"], "no recipe 'quickstrat': expected a YAML file or one of"),
