@@ -116,7 +116,7 @@ def test_an_attention_that_cannot_be_replaced_is_refused(monkeypatch):
     """As ModernBERT's in transformers 5.0 to 5.6, where it is only a warning."""
     model = tiny_model("modernbert")
     monkeypatch.setattr(type(model), "set_attn_implementation", lambda self, name: None)
-    with pytest.raises(UsageError, match=r"expected transformers 5\.7 or later"):
+    with pytest.raises(UsageError, match=r"expected transformers 5\.9 or later"):
         PackedClassifier(model, DropoutStream(0))
 
 
