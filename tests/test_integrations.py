@@ -23,8 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
     pytest.mark.filterwarnings("ignore:Adapter 'default'. [0-9]+ LoRA tensor:UserWarning"),
-    # PEFT 0.20, of a model that comes from no folder
-    pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning"),
 ]
 
 INIT_RANK, TARGET_RANK, NUM_LAYERS = 6, 2, 4
