@@ -96,8 +96,10 @@ SOURCES: Mapping[str, Source] = {
         rows="reuters-r52",
         train=1_000,
         encoder=MPNET,
+        rates_of="agnews-mpnet",
         methods=(DEFAULT, LORA_LINE, UNIFORM, *PEERS, PEER_WITHOUT_DROPOUT),
-        about="The same encoder and number of training rows, 52 classes, all 2,568 test rows.",
+        about="The same encoder and number of training rows, 52 classes, all 2,568 test rows, with the learning "
+        "rates of agnews-mpnet.",
     ),
 }
 
