@@ -97,11 +97,8 @@ def _common_settings(adapter: AdapterFile) -> dict[str, Any]:
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A new file in place of one that is there, which ``tensors`` may be read from: safetensors may map it."""
     prefixed = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in tensors.items()}
-    part = folder / f"{WEIGHTS}.part"
-    safetensors.torch.save_file(prefixed, part, metadata={"format": "pt"})
-    part.replace(folder / WEIGHTS)
+    safetensors.torch.save_file(prefixed, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def _whole_if_possible(value: float) -> float | int:

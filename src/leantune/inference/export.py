@@ -53,17 +53,19 @@ def export_run(
             if file.name != "README.md":  # no file of the run, and about one form of it
                 shutil.copy2(file, folder / file.name)
         if form == "lora":
-            _rewrite_as_lora(folder)
+            _write_as_lora(folder, own)
     return target
 
 
-def _rewrite_as_lora(folder: Path) -> None:
-    """Put the LoRA of an AdaLoRA adapter into its place, and read it back.
+def _write_as_lora(folder: Path, own: Path) -> None:
+    """Write the LoRA of the AdaLoRA adapter ``own``, and read it back.
 
     Raises:
         CheckpointError: if what is read back is another update.
     """
-    adapter = read_adapter(folder)
+    adapter = read_adapter(
+        own
+    )  # not its copy in ``folder``: tensors may be the mapped file that is overwritten
     write_lora(folder, adapter)
     reread = read_adapter(folder)
     for name, triplets in adapter.modules.items():
