@@ -90,7 +90,8 @@ def leantune_curve(options: argparse.Namespace, folder: Path) -> Curve:
     if process.returncode or first_step is None:
         sys.exit(f"leantune train failed: {' '.join(command)}")
     evaluations = _events(run, "evaluation")
-    begun = first_step - json.loads((run / "record.json").read_text("utf-8"))["timings"]["baseline_s"]
+    timings = json.loads((run / "record.json").read_text("utf-8"))["timings"]
+    begun = first_step - timings.get("baseline_s", 0)  # without warm_start there is none
     return Curve(
         "leantune",
         [begun + each["train_s"] for each in evaluations],
