@@ -41,6 +41,9 @@ class Encoder:
         return float(f"{rate * self.rate_factor:.0e}")
 
 
+LARGE_METHODS = (DEFAULT, LORA_LINE, UNIFORM, *PEERS, PEER_WITHOUT_DROPOUT)
+"""What runs at RoBERTa-base's size."""
+
 MINILM = Encoder(model="asset:minilm")
 MPNET = Encoder(
     model="asset:mpnet",
@@ -87,7 +90,7 @@ SOURCES: Mapping[str, Source] = {
         train=1_000,
         test=1_900,
         encoder=MPNET,
-        methods=(DEFAULT, LORA_LINE, UNIFORM, *PEERS, PEER_WITHOUT_DROPOUT),
+        methods=LARGE_METHODS,
         about="all-mpnet-base-v2, of the size of RoBERTa-base and with the same head, in place of MiniLM: 1,000 "
         "training, 1,000 validation and 1,900 test rows, and grids of a third of the learning rates. In leantune the "
         "hidden layer of the head learns a tenth as fast as the adapters; `Trainer` has one rate for all.",
@@ -97,7 +100,7 @@ SOURCES: Mapping[str, Source] = {
         train=1_000,
         encoder=MPNET,
         rates_of="agnews-mpnet",
-        methods=(DEFAULT, LORA_LINE, UNIFORM, *PEERS, PEER_WITHOUT_DROPOUT),
+        methods=LARGE_METHODS,
         about="The same encoder and number of training rows, 52 classes, all 2,568 test rows, with the learning "
         "rates of agnews-mpnet.",
     ),
