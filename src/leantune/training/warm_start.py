@@ -23,8 +23,9 @@ from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch
 
 ENOUGH_ROWS = 5_000
-"""More than these, or than `ENOUGH_OF_A_CLASS` for every class, make a better probe and no better classifier."""
+"""More of them, 9,000 of AG News, made no better classifier (docs/adalora.md)."""
 ENOUGH_OF_A_CLASS = 100
+"""Rows for every class, where that is more; not measured."""
 MAX_ROWS = 20_000
 """Of any number of classes."""
 
