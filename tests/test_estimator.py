@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 
 import joblib
 import numpy as np
@@ -17,8 +20,10 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from leantune.config import load_recipe
-from leantune.errors import DataError, UsageError
+from leantune.errors import DataError, DivergedError, UsageError
 from leantune.estimator import LeanTextClassifier
+from leantune.training.lock import run_lock
+from leantune.training.loop import train
 from leantune.training.run import run_training
 from tiny import quiet
 
@@ -87,6 +92,68 @@ def test_fitting_again_replaces_its_own_run_and_no_other(inputs, tmp_path):
         LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
 
 
+def test_a_run_that_took_the_place_of_its_own_is_not_replaced(inputs, tmp_path):
+    texts, labels = rows(inputs / "train.csv")
+    output = tmp_path / "run"
+    settings = {"output": str(output), "recipe": SETTINGS | {"epochs": 1}}
+    estimator = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
+    shutil.rmtree(output)
+    other = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
+    with pytest.raises(UsageError, match="holds a run already, of another estimator"):
+        estimator.fit(texts, labels)
+    assert json.loads((output / "record.json").read_text())["run_id"] == other.record_["run_id"]
+
+
+def test_a_fit_that_was_begun_and_failed_may_be_repeated(inputs, tmp_path):
+    texts, labels = rows(inputs / "train.csv")
+    output = tmp_path / "run"
+    settings = {"output": str(output), "recipe": SETTINGS | {"epochs": 1}}
+    estimator = LeanTextClassifier(str(inputs / "encoder"), **settings)
+    estimator.set_params(recipe=settings["recipe"] | {"learning_rate": 1e30, "warmup": 0})
+    with pytest.raises(DivergedError):
+        estimator.fit(texts, labels)
+    assert (output / "record.json").is_file()
+    estimator.set_params(recipe=settings["recipe"]).fit(texts, labels)
+    assert estimator.record_["status"] == "finished"
+
+
+def test_rows_of_a_run_that_is_in_progress_stay_when_another_fit_is_refused(inputs, tmp_path):
+    texts, labels = rows(inputs / "train.csv")
+    output = tmp_path / "run"
+    settings = {"output": str(output), "recipe": SETTINGS | {"epochs": 1}}
+    first = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
+    (output / "record.json").unlink()  # as before the first step
+    for name in ("checkpoints", "adapter", "merged"):
+        shutil.rmtree(output / name)
+    for name in ("recipe.yaml", "history.jsonl", "report.html", "README.md"):
+        (output / name).unlink()
+    with run_lock(output), pytest.raises(UsageError, match="is at work there"):
+        LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
+    assert first._rows[0].is_file()
+
+
+def test_another_output_leaves_the_rows_of_the_first_run(inputs, tmp_path):
+    texts, labels = rows(inputs / "train.csv")
+    settings = {"output": str(tmp_path / "a"), "recipe": SETTINGS | {"epochs": 1}}
+    estimator = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
+    estimator.set_params(output=str(tmp_path / "b")).fit(texts, labels)
+    assert [len(list((tmp_path / name).glob("rows-*"))) for name in "ab"] == [1, 1]
+
+
+def test_temporary_runs_go_with_the_next_fit_and_with_a_failed_one(inputs, tmp_path, monkeypatch):
+    texts, labels = rows(inputs / "train.csv")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    estimator = LeanTextClassifier(str(inputs / "encoder"), recipe=SETTINGS | {"epochs": 1})
+    first = estimator.fit(texts, labels).run_
+    assert [each.name for each in tmp_path.glob("leantune-*")] == [first.parent.name]
+    with pytest.raises(UsageError, match="no such folder"):
+        clone(estimator).set_params(model="no/model").fit(texts, labels)
+    second = estimator.fit(texts, labels).run_
+    assert second != first
+    assert [each.name for each in tmp_path.glob("leantune-*")] == [second.parent.name]
+    assert estimator.predict(texts[:3]).shape == (3,)
+
+
 def test_an_unfitted_estimator_says_so(inputs):
     with pytest.raises(NotFittedError):
         LeanTextClassifier(str(inputs / "encoder")).predict_proba(["word1"])
@@ -112,6 +179,9 @@ def test_bad_texts_are_data_errors(inputs):
         (["word1", " "], ["a", "b"], "text 1 .* is blank"),
         (["word1", "word2"], [["a"], ["b"]], r"labels of shape \(2, 1\), expected one label a text"),
         (["word1", "word2"], pd.Series(["a", pd.NA]), "label 1"),
+        (["word1", "word2"], [1.0, 0.5], r"label 1 .* is 0\.5, expected texts or whole numbers"),
+        (["word1", "word2"], [b"a", b"b"], "label 0 .* is b'a', expected texts or whole numbers"),
+        (["word1", "word2"], np.array(["a", 1], object), "labels of the types int, str"),
         (pd.DataFrame({"text": ["word1"]}), ["a"], "a table, expected a list of texts"),
         ({"word1": "a", "word2": "b"}, ["a", "b"], "a table, expected a list of texts"),
         (np.array([["word1"], ["word2"]]), ["a", "b"], "a table, expected a list of texts"),
@@ -171,7 +241,11 @@ def test_a_recipe_is_a_mapping(inputs):
         LeanTextClassifier(str(inputs / "encoder"), recipe="agnews-roberta").fit(["word1"], ["a"])
 
 
-def test_ctrl_c_ends_a_search_and_not_one_fit_of_it(inputs):
+@pytest.mark.parametrize(
+    ("name", "ends_with"),
+    [("SIGINT", "KeyboardInterrupt()"), ("SIGTERM", "SystemExit(143)")],
+)
+def test_a_signal_ends_a_search_and_not_one_fit_of_it(inputs, tmp_path, name, ends_with):
     code = """
 import sys, threading, os, signal, time
 from pathlib import Path
@@ -181,7 +255,7 @@ from leantune.training import loop
 original, fits = loop.train, []
 def train(*args):
     fits.append(len(fits))
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
     return original(*args)
 import leantune.training.run as run
 run.train = train
@@ -190,10 +264,33 @@ settings = dict(epochs=2, batch_size=8, max_length=32, validation_size=12, learn
 search = GridSearchCV(LeanTextClassifier(sys.argv[1], recipe=settings), {"max_trainable_params": [4000, 5000]}, cv=2)
 try:
     search.fit(texts, [("a", "b")[i % 2] for i in range(120)])
-except KeyboardInterrupt:
-    print("stopped after", len(fits))
+except (KeyboardInterrupt, SystemExit) as error:
+    print("stopped after", len(fits), repr(error))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(inputs / "encoder")], capture_output=True, text=True
+        [sys.executable, "-c", code, str(inputs / "encoder"), name],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
-    assert done.stdout == "stopped after 1\n", done.stderr
+    assert done.stdout == f"stopped after 1 {ends_with}\n", done.stderr
+    assert not list(tmp_path.glob("leantune-*"))
+
+
+def test_a_handler_of_the_caller_gets_its_signal(inputs):
+    texts, labels = rows(inputs / "train.csv")
+    received = []
+
+    def stop_after_a_step(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return train(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("leantune.training.run.train", stop_after_a_step)
+        before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+        try:
+            with pytest.raises(SystemExit):
+                LeanTextClassifier(str(inputs / "encoder"), recipe=SETTINGS).fit(texts, labels)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from leantune.atomic import write_text
-from leantune.config import load_recipe
+from leantune.config import Recipe, load_recipe
 from leantune.console import console
 from leantune.data.cells import list_of_texts
 from leantune.errors import DataError, Interrupted, UsageError
@@ -31,6 +31,10 @@ from leantune.training.run import run_training
 SET_BY_ARGUMENTS = {"data", "labels", "max_trainable_params", "model", "output"}
 """Recipe keys that are no business of ``recipe``."""
 
+_temporary_folders: weakref.WeakKeyDictionary[LeanTextClassifier, weakref.finalize[..., LeanTextClassifier]]
+_temporary_folders = weakref.WeakKeyDictionary()
+"""What removes the folder of an estimator's last fit; not in the estimator, which can be pickled."""
+
 
 class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A text classifier inside a parameter budget.
@@ -39,7 +43,8 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: pretrained encoder: a folder, a hub name, or ``asset:minilm``.
         max_trainable_params: limit on trainable parameters.
         output: run folder to keep, with the rows in it (``rows-….jsonl``), which fitting again replaces; None: a
-            temporary one that lives as long as the estimator.
+            temporary one that lives until the next fit, or as long as the estimator. In a search or a
+            cross-validation it must be None, since all fits would have the same.
         recipe: any other recipe keys, as in a recipe file.
         verbose: show progress on standard error.
 
@@ -74,6 +79,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: for texts or labels that are not what they must be.
             UsageError: for settings that cannot be.
             KeyboardInterrupt: after Ctrl-C, when the step is done and saved, or at once after a second one.
+            SystemExit: after SIGTERM, in the same way, unless a handler of the caller's raises another.
         """
         if not isinstance(self.recipe, Mapping | None):
             raise UsageError(
@@ -85,21 +91,38 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"recipe: {', '.join(clashes)} cannot be set there: they are arguments of LeanTextClassifier or of fit"
             )
         texts, labels, classes = _checked(X, y)
-        folder = Path(tempfile.mkdtemp(prefix="leantune-"))
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        output = Path(self.output).expanduser() if self.output else folder / "run"
-        is_own = getattr(self, "run_", None) == output  # of an earlier fit
-        if (output / RECORD).exists() and not is_own:
+        if self.output:
+            self._fit(Path(self.output).expanduser(), texts, labels, classes)
+            temporary = None
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="leantune-"))
+            temporary = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            try:
+                self._fit(folder / "run", texts, labels, classes)
+            except BaseException:
+                temporary()
+                raise
+        earlier = _temporary_folders.pop(self, None)
+        if earlier is not None:
+            earlier()
+        if temporary is not None:
+            _temporary_folders[self] = temporary
+        return self
+
+    def _fit(
+        self, output: Path, texts: list[str], labels: npt.NDArray[Any], classes: npt.NDArray[Any]
+    ) -> None:
+        found = _run_id_in(output)
+        is_own = found is not None and found == getattr(self, "_run_id", None)
+        if found is not None and not is_own:
             raise UsageError(
-                f"output {output}: holds a run already, of another estimator; choose another output, or remove it"
+                f"output {output}: holds a run already, of another estimator (clones in a search or a "
+                "cross-validation are others: leave output=None there); choose another output, or remove it"
             )
         check_folder(output, overwrite=is_own, resume=False)
         content = _lines_of(texts, labels)
         # its own name tells what is in it, so that it replaces no other file
-        name = f"rows-{hashlib.sha256(content.encode()).hexdigest()[:12]}.jsonl"
-        rows = (output if self.output else folder) / name
-        written = {getattr(self, "_rows", rows), *([] if rows.exists() else [rows])}
-        write_text(rows, content)
+        rows = output / f"rows-{hashlib.sha256(content.encode()).hexdigest()[:12]}.jsonl"
         settings = {
             **(self.recipe or {}),
             "data": str(rows),
@@ -108,22 +131,40 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "output": str(output),
             "labels": [str(each) for each in classes],
         }
-        terminal = console(stderr=True, quiet=not self.verbose)
         recipe = load_recipe(None, settings)
+        written = [path for path in getattr(self, "_rows", []) if path.parent == output]
+        if not rows.exists():
+            written.append(rows)
+        write_text(rows, content)
         try:
-            self.run_ = run_training(recipe, console=terminal, overwrite=is_own)
-        except Interrupted as error:
-            if error.exit_code != 128 + signal.SIGINT:
-                raise
-            raise KeyboardInterrupt from (error if self.output else None)  # a temporary run cannot be resumed
+            run = self._run(recipe, overwrite=is_own)
+        except UsageError:  # refused: what is there now is as it was
+            raise
+        except BaseException:
+            self._run_id = _run_id_in(output)  # begun, so fitting again may replace it
+            raise
         finally:
             _remove_rows_of_no_run(output, written)
-        write_model_card(self.run_)
-        write_report(self.run_)
-        self.classes_, self._rows = classes, rows
-        self.record_ = json.loads((self.run_ / "record.json").read_text("utf-8"))
-        self._trained: TrainedClassifier = load_run(self.run_, trust_remote_code=recipe.trust_remote_code)
-        return self
+        write_model_card(run)
+        write_report(run)
+        self.run_, self.classes_, self._rows = run, classes, [rows]
+        self.record_ = json.loads((run / RECORD).read_text("utf-8"))
+        self._run_id = self.record_["run_id"]
+        self._trained: TrainedClassifier = load_run(run, trust_remote_code=recipe.trust_remote_code)
+
+    def _run(self, recipe: Recipe, *, overwrite: bool) -> Path:
+        terminal = console(stderr=True, quiet=not self.verbose)
+        try:
+            return run_training(recipe, console=terminal, overwrite=overwrite)
+        except Interrupted as error:
+            reason = error if self.output else None  # a temporary run cannot be resumed
+            number = error.exit_code - 128
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt from reason
+            if callable(signal.getsignal(number)):
+                signal.raise_signal(number)
+            # an Exception would be one failed fit of a search, which would go on
+            raise SystemExit(error.exit_code) from reason
 
     def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:
         """Class probabilities ``(N, C)`` float64, columns as in ``classes_``.
@@ -149,7 +190,13 @@ def _lines_of(texts: Sequence[str], labels: npt.NDArray[Any]) -> str:
     )
 
 
-def _remove_rows_of_no_run(output: Path, written: set[Path]) -> None:
+def _run_id_in(output: Path) -> str | None:
+    """Whose run is in a folder; None if there is none."""
+    record = output / RECORD
+    return json.loads(record.read_text("utf-8")).get("run_id") if record.is_file() else None
+
+
+def _remove_rows_of_no_run(output: Path, written: Sequence[Path]) -> None:
     """Of the files that an estimator wrote, keep the one that the run in ``output`` was made of."""
     record = output / RECORD
     used = json.loads(record.read_text("utf-8"))["recipe"]["data"] if record.is_file() else None
@@ -173,10 +220,16 @@ def _checked(X: Sequence[str], y: Sequence[Any]) -> tuple[list[str], npt.NDArray
         raise DataError(f"labels of shape {labels.shape}, expected one label a text, ({len(texts)},)")
     if len(texts) != len(labels):
         raise DataError(f"{len(texts)} texts and {len(labels)} labels, expected as many")
-    for i, label in enumerate(y):
+    for i, label in enumerate(labels.tolist()):
         if _is_missing(label) or not str(label).strip():
             raise DataError(f"label {i} (counted from 0) is missing: leave it out, and its text")
-    classes = np.unique(labels)
+        if isinstance(label, bytes) or (isinstance(label, float) and not label.is_integer()):
+            raise DataError(f"label {i} (counted from 0) is {label!r}, expected texts or whole numbers")
+    try:
+        classes = np.unique(labels)
+    except TypeError as error:
+        kinds = sorted({type(label).__name__ for label in labels.tolist()})
+        raise DataError(f"labels of the types {', '.join(kinds)}, expected one that can be sorted") from error
     if len(classes) < 2:
         raise DataError(f"{len(classes)} class in the labels, expected two or more")
     return texts, labels, classes
