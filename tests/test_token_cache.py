@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from leantune.cli import main
-from leantune.data import hub
+from leantune.data import hub, tokens
 from leantune.data.assets import default_cache_dir
 from leantune.data.read import Columns, open_examples
 from leantune.data.token_cache import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
@@ -186,11 +186,20 @@ def test_processes_that_take_each_others_tables_all_get_their_tokens(files, enco
     assert outs == [f"{expected * 20}\n"] * 3
 
 
-@pytest.mark.parametrize("kept", [0, 100, -1])
-def test_a_table_that_was_cut_is_made_again(files, encoder, cache, kept):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:100],
+        lambda whole: whole[:-1],
+        lambda whole: whole[:-600] + bytes(500) + whole[-100:],
+        lambda whole: whole[:-100] + bytes(90) + whole[-10:],
+    ],
+)
+def test_a_table_that_was_damaged_is_made_again(files, encoder, cache, damage):
     entry = entry_of(files[0], encoder, cache)
     whole = entry.read_bytes()
-    entry.write_bytes(whole[:kept])
+    entry.write_bytes(damage(whole))
     assert len(table_of(files[0], encoder, cache)) == 40
     assert entry.read_bytes() == whole
 
@@ -300,3 +309,18 @@ def test_a_text_without_a_token_is_one_unknown_token(inputs, tmp_path):
     assert [len(tokens) for tokens in encoded.input_ids] == [1, 2]
     assert encoded.input_ids[0].tolist() == [0]
     assert encoded.second_starts.tolist() == encoded.full_lengths.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_texts_are_tokenised_in_parts_to_the_same_tokens(inputs, monkeypatch, is_pair):
+    tokeniser = Tokeniser(str(inputs / "encoder"), 8)
+    texts = [" ".join(f"word{(i * j) % 40}" for j in range(i % 13)) for i in range(60)]
+    pairs = texts[::-1] if is_pair else None
+    whole = tokeniser.encode(texts, pairs)
+    monkeypatch.setattr(tokens, "PART_CHARACTERS", 150)
+    assert len(list(tokens._parts(texts))) > 10
+    parts = tokeniser.encode(texts, pairs)
+    assert [ids.tolist() for ids in parts.input_ids] == [ids.tolist() for ids in whole.input_ids]
+    assert parts.second_starts.tolist() == whole.second_starts.tolist()
+    assert parts.full_lengths.tolist() == whole.full_lengths.tolist()
+    assert tokeniser.encode([]).lengths.tolist() == []

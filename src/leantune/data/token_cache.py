@@ -59,6 +59,7 @@ def new_entry(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # a file system without locks: `shrink` gets none either
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
+        os.fsync(descriptor)  # else the name can survive a power cut that the content does not
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
