@@ -24,7 +24,7 @@ from leantune.evaluation import evaluate as evaluation
 from leantune.inference.load import load_run
 from leantune.inference.predict import predict_texts
 from leantune.packing.native.library import describe_kernels
-from leantune.report import write_model_card
+from leantune.report import write_model_card, write_report
 from leantune.training import outcome, warm_start
 from leantune.training import run as run_module
 from leantune.training.checkpoint import TENSORS, list_checkpoints
@@ -583,6 +583,54 @@ def test_a_damaged_checkpoint_is_skipped_by_name(inputs, run, tmp_path, monkeypa
     assert "skipped step-000009: state.safetensors has SHA-256" in console.file.getvalue()
     name = "adapter/adapter_model.safetensors"
     assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+
+@pytest.mark.parametrize("kept", [None, 0, 700])
+def test_a_history_that_was_cut_costs_its_lines_and_not_the_run(inputs, run, tmp_path, monkeypatch, kept):
+    recipe = recipe_for(inputs, tmp_path / "run", keep_best=2)
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, 9)
+        with pytest.raises(Interrupted):
+            run_training(recipe, console=quiet())
+    history = tmp_path / "run" / "history.jsonl"
+    whole = history.read_bytes()
+    history.unlink() if kept is None else history.write_bytes(whole[:kept])
+    console = quiet()
+    run_training(recipe, console=console, resume=True)
+    lines = whole[: kept or 0].count(b"\n")
+    there = sum(map(len, whole.splitlines(keepends=True)[:lines]))
+    assert f"history.jsonl lacks {len(whole) - there:,} bytes" in console.file.getvalue()
+    steps = [line["step"] for line in history_of(tmp_path / "run", "step")]
+    assert steps == [*range(1, lines + 1), *range(10, 49)]
+    write_report(tmp_path / "run")
+    name = "adapter/adapter_model.safetensors"
+    assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+
+def test_a_finished_run_that_is_resumed_stays_finished_until_it_is_published_again(
+    inputs, tmp_path, monkeypatch
+):
+    recipe = recipe_for(inputs, tmp_path / "run", epochs=2)
+    run_training(recipe, console=quiet())
+    before = record_of(tmp_path / "run")
+
+    def stop(run, classifier):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "measure_test", stop)
+        with pytest.raises(Interrupted):
+            run_training(recipe, console=quiet(), resume=True)
+    assert record_of(tmp_path / "run") == before
+    run_training(recipe, console=quiet(), resume=True)
+    assert record_of(tmp_path / "run")["metrics"] == before["metrics"]
+
+
+def test_a_run_that_diverged_does_not_advise_to_resume_it(inputs, tmp_path):
+    recipe = recipe_for(inputs, tmp_path / "run", learning_rate=1e30, save_every=1)
+    for resume in (False, True):
+        with pytest.raises(DivergedError, match="Resumed, the run would come to it again: start anew"):
+            run_training(recipe, console=quiet(), resume=resume)
 
 
 def test_a_damaged_runner_up_is_named_and_costs_nothing(inputs, tmp_path, monkeypatch):

@@ -243,8 +243,8 @@ def _allocate(state: TrainingState, result: StepResult) -> None:
 def _check_loss(result: StepResult, rows: LabelledRows, positions: np.ndarray) -> None:
     if not math.isfinite(result.loss):
         raise DivergedError(
-            f"the loss of step {result.step} is {result.loss}: stopped before the step, so that "
-            "every checkpoint is good; lower learning_rate or use precision=fp32. Rows of the batch, counted from 0: "
+            f"the loss of step {result.step} is {result.loss}: stopped before the step. Resumed, the run would come "
+            "to it again: start anew with a lower learning_rate or precision=fp32. Rows of the batch, counted from 0: "
             f"{rows.names_of(positions)}"
         )
 

@@ -79,7 +79,6 @@ def select_best(run: Run, classifier: PackedClassifier, selection: Selection) ->
         module["final_rank"] = run.record["ranks"][module["name"]]
     parameters["final"] = classifier.num_trainable()
     parameters["adapters_final"] = parameters["final"] - parameters["head"]
-    run.save_record()
 
 
 def refit(run: Run, classifier: PackedClassifier) -> None:

@@ -168,7 +168,12 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
     run.console.print(f"resumed from step {step} of {run.steps.total_steps}")
     for line in machine_lines(run.record, hardware=hardware_of(run), versions=describe_versions()):
         run.console.print(line, soft_wrap=True)
-    return History(run.folder / "history.jsonl", keep_bytes=checkpoint.state["history_bytes"])
+    history = History(run.folder / "history.jsonl", keep_bytes=checkpoint.state["history_bytes"])
+    if history.lost_bytes:
+        run.console.print(
+            f"history.jsonl lacks {history.lost_bytes:,} bytes of what it had at step {step}: curves will have a gap"
+        )
+    return history
 
 
 def _train(run: Run, state: TrainingState, selection: Selection, history: History) -> None:

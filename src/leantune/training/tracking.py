@@ -20,11 +20,17 @@ class History:
     """``history.jsonl``: one JSON object a line, appended and flushed line by line."""
 
     def __init__(self, path: Path, *, keep_bytes: int = 0) -> None:
-        """Open for appending after the first ``keep_bytes``: what a resumed run repeats is cut off."""
+        """Open for appending after the first ``keep_bytes``: what a resumed run repeats is cut off. Of fewer the whole
+        lines are kept; `lost_bytes` are the rest.
+        """
         path = path if distributed.is_main() else Path(os.devnull)
         self._file = path.open("ab")
+        self.lost_bytes = 0
         if distributed.is_main():
-            self._file.truncate(keep_bytes)
+            size = self._file.seek(0, os.SEEK_END)
+            kept = keep_bytes if size >= keep_bytes else path.read_bytes().rfind(b"\n") + 1
+            self._file.truncate(kept)
+            self.lost_bytes = keep_bytes - kept
 
     def write(self, event: str, **values: Any) -> None:
         """Append one line; the main process speaks for all."""
