@@ -232,6 +232,32 @@ def test_predictions_do_not_depend_on_the_batch_or_the_order(run, inputs, tmp_pa
         assert float(a["score"]) == pytest.approx(float(b["score"]), abs=1e-5)
 
 
+def test_a_tilde_is_the_home_of_the_user_in_every_path(run, inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copy(inputs / "test.csv", tmp_path / "new.csv")
+    monkeypatch.chdir(inputs)
+    assert main(["predict", "~/run", "--input=~/new.csv", "--output=~/out.csv"]) == 0
+    assert main(["export", "~/run", "--format", "merged", "--output=~/merged"]) == 0
+    assert main(["evaluate", "~/run", "--data=~/new.csv"]) == 0
+    assert main(["report", "~/run"]) == 0
+    assert (tmp_path / "out.csv").is_file()
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert not (inputs / "~").exists()
+
+
+def test_whoever_may_read_a_run_may_read_its_weights(run, inputs, tmp_path):
+    before = os.umask(0o027)
+    try:
+        main(["export", str(run), "--format", "lora", "--output", str(tmp_path / "lora")])
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "lora").iterdir()}
+    assert set(modes.values()) == {0o640}, modes
+    weights = [run / "merged" / "model.safetensors", run / "adapter" / "adapter_model.safetensors"]
+    assert {path.stat().st_mode & 0o777 for path in weights} == {0o666 & ~before}
+
+
 def test_predict_carries_an_id_column_over_and_reads_what_has_no_label(run, tmp_path):
     (tmp_path / "new.csv").write_text("key,text\nx-1,word1 word2\nx-2,word9\n", "utf-8")
     output = tmp_path / "out.csv"

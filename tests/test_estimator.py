@@ -154,6 +154,14 @@ def test_temporary_runs_go_with_the_next_fit_and_with_a_failed_one(inputs, tmp_p
     assert estimator.predict(texts[:3]).shape == (3,)
 
 
+def test_the_generator_of_the_caller_goes_on_as_if_nothing_was_fitted(inputs):
+    texts, labels = rows(inputs / "train.csv")
+    expected = torch.randn(3, generator=torch.Generator().manual_seed(5))
+    torch.manual_seed(5)
+    LeanTextClassifier(str(inputs / "encoder"), recipe=SETTINGS | {"epochs": 1}).fit(texts, labels)
+    assert torch.equal(torch.randn(3), expected)
+
+
 def test_an_unfitted_estimator_says_so(inputs):
     with pytest.raises(NotFittedError):
         LeanTextClassifier(str(inputs / "encoder")).predict_proba(["word1"])

@@ -215,6 +215,13 @@ def test_the_callback_cleans_the_evaluations_of_a_run(tmp_path: Path) -> None:
     assert max(losses) < 100
 
 
+def test_a_penalty_that_has_no_loss_to_be_added_to_is_told_once(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="the triplets train without the penalty") as warned:
+        trainer_of(adalora(), tmp_path, AdaLoraCallback(), label_smoothing_factor=0.1).train()
+    assert sum("without the penalty" in str(each.message) for each in warned) == 1
+    trainer_of(adalora(orth_reg_weight=1e-9), tmp_path, AdaLoraCallback()).train()
+
+
 def test_ranks_survive_a_save_in_the_middle_of_the_run(tmp_path: Path) -> None:
     model, recorder = adalora(), Recorder()
     callback = AdaLoraCallback(rank_warmup=0.25, rank_final=0.25)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from leantune.adalora.adapter_file import read_adapter
-from leantune.errors import CheckpointError
+from leantune.data.labels import LabelMap
+from leantune.errors import CheckpointError, UsageError
 from leantune.inference.adapters import load_adapter
 from leantune.inference.export import export_run
 from leantune.packing.batch import pack
@@ -185,6 +186,12 @@ def test_what_is_no_folder_or_no_classifier_is_refused(encoder, tmp_path):
     save_file(output, tmp_path / WEIGHTS)
     with pytest.raises(CheckpointError, match="gives one number"):
         load_adapter(tmp_path)
+
+
+def test_labels_that_are_not_as_many_as_the_classes_are_refused(encoder, tmp_path):
+    save_with_peft(encoder, tmp_path, "lora")
+    with pytest.raises(UsageError, match=r"a classifier of 5 classes\. Got 2 labels instead"):
+        load_adapter(tmp_path, labels=LabelMap(("a", "b")))
 
 
 def test_a_part_of_the_head_that_is_nowhere_is_not_drawn_at_random(tmp_path):

@@ -37,7 +37,7 @@ from leantune.packing.plan import (
     block_width,
     group_by_length,
 )
-from leantune.pretrained import with_dropout
+from leantune.pretrained import set_encoder_dtype, with_dropout
 from tiny import random_tokens, tiny_model
 
 PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert", "mpnet"]
@@ -106,7 +106,7 @@ def test_a_padded_encoder_in_bf16_has_its_head_in_fp32(model_type):
     model = tiny_model(model_type)
     tokens = random_tokens(LENGTHS)
     expected = padded_logits(model, tokens)
-    getattr(model, model.base_model_prefix).to(torch.bfloat16)
+    set_encoder_dtype(model, torch.bfloat16)
     classifier = PackedClassifier(model, DropoutStream(0)).eval()
     batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
     torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=0.05, rtol=0.05)

@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from leantune.errors import CheckpointError, DataError, UsageError
 from leantune.inference.load import load_run
+from leantune.inference.predict import predict_texts
 from leantune.inference.shared import SharedEncoder
 from leantune.packing.batch import pack
 from leantune.training.run import run_training
@@ -153,6 +154,21 @@ def test_a_run_on_another_encoder_is_refused(inputs, run, tmp_path, changed):
         save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="trained on another encoder than"):
         SharedEncoder(str(other), precision="fp32").load("three", run)
+
+
+def test_paths_may_be_texts_or_paths(inputs, run):
+    encoder = SharedEncoder(inputs / "encoder", precision="fp32")
+    encoder.load("three", str(run))
+    expected = predict_texts(load_run(run, precision="fp32"), ["word1 word2"])
+    np.testing.assert_allclose(encoder.predict_proba("three", ["word1 word2"]), expected, atol=1e-6)
+    assert load_run(str(run)).labels.names == ("a", "b", "c")
+
+
+def test_a_precision_that_is_none_is_named(inputs, run):
+    with pytest.raises(UsageError, match=r"precision must be one of auto, .*bf16.*\. Got 'fp8' instead"):
+        SharedEncoder(str(inputs / "encoder"), precision="fp8")
+    with pytest.raises(UsageError, match="Got 'fp8' instead"):
+        load_run(run, precision="fp8")
 
 
 def test_a_name_that_is_not_loaded_is_refused_with_those_that_are(shared):

@@ -33,6 +33,8 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
             "eos_token_id": 3,
         },
         "electra": {**sizes, "embedding_size": 16},
+        "eurobert": {**sizes, "max_position_embeddings": 64},  # classifies every token and means their logits
+        "longformer": {**sizes, "attention_window": [4, 4]},  # divides queries in place
         "deberta-v2": {
             **sizes,
             "relative_attention": True,

@@ -9,7 +9,7 @@ T packed tokens, S texts, D model width, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -156,6 +156,16 @@ def _bert_like(prefix: str, **rest: Any) -> Architecture:
     )
 
 
+_PADDED = Architecture(
+    attention_targets=(
+        *("query", "value", "q", "v", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin"),
+        *("Wqkv", "in_proj"),  # query, key and value as one
+    ),
+    pool=None,
+    classify=None,
+    position_offset=_as_embeddings_count,
+)
+
 _ROBERTA = _bert_like(
     "roberta", pool=first_token, classify=_classify_first_of_sequence, position_offset=_after_padding
 )
@@ -194,18 +204,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         classify=_classify_modernbert,
         has_token_types=False,
     ),
+    "albert": replace(_PADDED, head_in_encoder=("albert.pooler",)),
+    "nomic_bert": replace(_PADDED, head_in_encoder=("nomic_bert.pooler",)),
 }
 """By ``config.model_type``."""
-
-_PADDED = Architecture(
-    attention_targets=(
-        *("query", "value", "q", "v", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin"),
-        *("Wqkv", "in_proj"),  # query, key and value as one
-    ),
-    pool=None,
-    classify=None,
-    position_offset=_as_embeddings_count,
-)
 
 
 def architecture_of(config: Any) -> Architecture:

@@ -80,7 +80,9 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in the output folder"
     )
-    parser.add_argument("--resume", metavar="RUN", help="go on with an interrupted run, bit for bit")
+    parser.add_argument(
+        "--resume", metavar="RUN", type=_path, help="go on with an interrupted run, bit for bit"
+    )
 
 
 def _add_plan(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -117,7 +119,7 @@ def _word(value: object) -> str:
 
 def _add_evaluate(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("evaluate", parents=[common], help="measure a finished run on labelled rows")
-    parser.add_argument("run_folder", metavar="RUN")
+    parser.add_argument("run_folder", metavar="RUN", type=_path)
     parser.add_argument("--data", required=True, help="labelled rows")
     _add_column_arguments(parser)
     parser.add_argument("--label-column", help="column of the label")
@@ -126,9 +128,11 @@ def _add_evaluate(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("predict", parents=[common], help="classify rows")
-    parser.add_argument("run_folder", metavar="RUN")
+    parser.add_argument("run_folder", metavar="RUN", type=_path)
     parser.add_argument("--input", required=True, help="rows to classify; - for standard input")
-    parser.add_argument("--output", default="-", help=".csv .tsv .jsonl .parquet; - for standard output")
+    parser.add_argument(
+        "--output", default="-", type=_path, help=".csv .tsv .jsonl .parquet; - for standard output"
+    )
     _add_column_arguments(parser)
     parser.add_argument("--id-column", help="column to carry over as the id; default: the row number from 0")
     layout = parser.add_mutually_exclusive_group()
@@ -163,6 +167,13 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _path(word: str) -> str:
+    """A path as typed; the shell leaves the tilde of ``--output=~/x`` alone."""
+    if not word:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return os.path.expanduser(word)
+
+
 def _positive(word: str) -> int:
     number = int(word)  # argparse says what a ValueError means
     if number < 1:
@@ -172,11 +183,13 @@ def _positive(word: str) -> int:
 
 def _add_export(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("export", parents=[common], help="write another standard form of a run")
-    parser.add_argument("run_folder", metavar="RUN")
+    parser.add_argument("run_folder", metavar="RUN", type=_path)
     parser.add_argument(
         "--format", required=True, choices=("adalora", "lora", "merged", "openvino", "openvino-int8")
     )
-    parser.add_argument("--output", help="folder to write; default: RUN/export-FORMAT, RUN/openvino[-int8]")
+    parser.add_argument(
+        "--output", type=_path, help="folder to write; default: RUN/export-FORMAT, RUN/openvino[-int8]"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in RUN")
     parser.add_argument(
         "--data", help="labelled rows to calibrate and measure int8 with; default: those of the run"
@@ -186,7 +199,7 @@ def _add_export(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _add_report(commands: Any, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("report", parents=[common], help="write report.html of a run again")
-    parser.add_argument("run_folder", metavar="RUN")
+    parser.add_argument("run_folder", metavar="RUN", type=_path)
 
 
 def _add_assets(commands: Any, common: argparse.ArgumentParser) -> None:

@@ -71,7 +71,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         try:
             temporary.mkdir(parents=True)
             yield temporary
+            readable = temporary.stat().st_mode & 0o666  # safetensors lets nobody else read its files
             for path in sorted(temporary.rglob("*"), reverse=True):
+                if path.is_file():
+                    path.chmod(readable)
                 sync(path)
             sync(temporary)
             _replace_folder(temporary, target)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -154,8 +155,12 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _run(self, recipe: Recipe, *, overwrite: bool) -> Path:
         terminal = console(stderr=True, quiet=not self.verbose)
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         try:
-            return run_training(recipe, console=terminal, overwrite=overwrite)
+            with torch.random.fork_rng(
+                devices
+            ):  # a run seeds torch; what the caller draws is not its business
+                return run_training(recipe, console=terminal, overwrite=overwrite)
         except Interrupted as error:
             reason = error if self.output else None  # a temporary run cannot be resumed
             number = error.exit_code - 128

@@ -27,8 +27,10 @@ def pick_precision(choice: str, device: torch.device) -> str:
     """``bf16`` where the machine computes it natively, ``fp16`` on GPUs without it, else ``fp32``.
 
     Raises:
-        UsageError: for fp16 on a CPU, which has no fast products for it.
+        UsageError: for fp16 on a CPU, which has no fast products for it, and a choice that is none.
     """
+    if choice not in ("auto", *DTYPES):
+        raise UsageError(f"precision must be one of auto, {', '.join(DTYPES)}. Got {choice!r} instead")
     if choice == "fp16" and device.type == "cpu":
         raise UsageError("precision=fp16 needs a GPU; use precision=bf16 or precision=fp32 on a CPU")
     if choice != "auto":

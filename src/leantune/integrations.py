@@ -193,8 +193,22 @@ def exclude_penalty_from_evaluation(model: nn.Module) -> None:
     def before(module: nn.Module, inputs: Any) -> None:
         config.orth_reg_weight = weight if module.training else 0.0
 
+    has_warned = False
+
     def after(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        nonlocal has_warned
         config.orth_reg_weight = weight
+        has_loss = (
+            outputs is None or getattr(outputs, "loss", None) is not None
+        )  # None: the forward pass failed
+        if module.training and weight and not has_loss and not has_warned:
+            has_warned = True
+            warnings.warn(
+                "PEFT adds its orthogonality penalty to the loss that the model returns, and this one returns none "
+                "(Trainer computes the loss itself under label_smoothing_factor or a compute_loss of its own): "
+                "the triplets train without the penalty. Set orth_reg_weight to 0 to say so",
+                stacklevel=2,
+            )
 
     tuner.register_forward_pre_hook(before)
     tuner.register_forward_hook(after, always_call=True)

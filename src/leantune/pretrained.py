@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from leantune.errors import CheckpointError, UnsafeFileError, UsageError
 
 _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
+
+_VOICE = threading.RLock()
+"""Of what transformers says, which is set for the whole process."""
 
 _GATE_PASSED = True
 """A config that names code comes from `config_of` only where that code is trusted."""
@@ -101,12 +105,19 @@ def skeleton(config: Any) -> Skeleton:
     """The classifier of ``config``, from `config_of`, on the meta device: names and shapes, no weights.
 
     Raises:
-        UsageError: if it is a decoder, which classifies by its last token.
+        UsageError: if transformers has no classifier of this kind, or it is a decoder, which classifies by its last
+            token.
     """
     from transformers import AutoModelForSequenceClassification
 
-    with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=_GATE_PASSED)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=_GATE_PASSED)
+    except ValueError as error:
+        raise UsageError(
+            f"transformers has no sequence classifier of {config.model_type}; take a BERT, RoBERTa, ELECTRA, "
+            "DistilBERT, ModernBERT, DeBERTa or the like"
+        ) from error
     # the name of every decoder's head in transformers
     if isinstance(getattr(model, "score", None), nn.Linear):
         raise UsageError(
@@ -171,18 +182,19 @@ def _tensor_names(file: Path) -> list[str]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice from transformers: the run has its own voice."""
+    """No progress bars and no advice from transformers: the run has its own voice. One thread at a time."""
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    with _VOICE:
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
 
 
 def load_pretrained(source: str, config: Any, labels: LabelMap) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from leantune.data.assets import ASSET_PREFIX, resolve_location
@@ -23,7 +24,7 @@ HUB_NAMES = {
 """What an encoder among the assets is called on the hub; its weights are the same to the byte."""
 
 
-def resolve_model(source: str, *, with_weights: bool = True) -> str:
+def resolve_model(source: str | os.PathLike[str], *, with_weights: bool = True) -> str:
     """The folder of a model: as given, of an asset, or of a snapshot in the hub cache.
 
     A hub that does not answer within seconds is not asked again; what the cache has then serves.
@@ -32,6 +33,7 @@ def resolve_model(source: str, *, with_weights: bool = True) -> str:
         UsageError: for an asset that was not fetched, or a hub model that neither the hub nor the
             cache gives.
     """
+    source = os.fspath(source)
     location = resolve_location(source)
     if Path(location).exists() or location.startswith((".", "/")):
         return location

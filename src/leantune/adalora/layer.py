@@ -53,6 +53,11 @@ class AdaLoraLinear(nn.Module):
         self.lora_B = nn.Parameter(drawn.B)
 
     @property
+    def weight(self) -> Tensor:
+        """The frozen weight ``(out, in)``: some encoders ask a layer for its type (T5)."""
+        return self.base.weight
+
+    @property
     def rank(self) -> int:
         """Triplets that the layer holds, masked ones included."""
         return self.lora_E.shape[0]

@@ -9,7 +9,7 @@ from leantune import hardware
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
 from leantune.architectures import output_layer
 from leantune.data.labels import LabelMap
-from leantune.errors import CheckpointError
+from leantune.errors import CheckpointError, UsageError
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
 from leantune.pretrained import config_of, load_pretrained, missing_head_parameters, skeleton
@@ -19,7 +19,7 @@ from leantune.sources import resolve_model
 def load_adapter(
     folder: str | Path,
     *,
-    base: str | None = None,
+    base: str | Path | None = None,
     labels: LabelMap | None = None,
     trust_remote_code: bool = False,
 ) -> PackedClassifier:
@@ -34,7 +34,7 @@ def load_adapter(
     Raises:
         CheckpointError: if the folder is damaged, of another kind, does not fit ``base``, or a part of the
             head is in neither.
-        UsageError: if the base model cannot be had.
+        UsageError: if the base model cannot be had, or ``labels`` are not as many as the classes.
     """
     folder = Path(folder)
     adapter = read_adapter(folder)
@@ -42,6 +42,10 @@ def load_adapter(
     config = config_of(source, trust_remote_code=trust_remote_code)
     num_labels = count_classes(adapter, config)
     labels = labels or LabelMap(tuple(f"LABEL_{i}" for i in range(num_labels)))
+    if len(labels.names) != num_labels:
+        raise UsageError(
+            f"{folder}: a classifier of {num_labels} classes. Got {len(labels.names)} labels instead"
+        )
     config = config_of(source, num_labels=num_labels, trust_remote_code=trust_remote_code)
     model = load_pretrained(source, config, labels)
     drawn = [name for name in missing_head_parameters(model, source) if name not in adapter.head]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,12 +78,14 @@ def read_record(run: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged: {first_line(error)}") from error
     if status != "finished":
-        raise CheckpointError(f"{run}: the run is not finished; go on with: leantune train --resume {run}")
+        raise CheckpointError(
+            f"{run}: the run is not finished; go on with: leantune train --resume {shlex.quote(str(run))}"
+        )
     return record
 
 
 def load_run(
-    run: Path, *, precision: str | None = None, trust_remote_code: bool = False
+    run: str | Path, *, precision: str | None = None, trust_remote_code: bool = False
 ) -> TrainedClassifier:
     """Load the merged model of a run.
 
@@ -97,6 +100,7 @@ def load_run(
         CheckpointError: if it is not finished, its model is damaged, or its labels are not those of its model.
         UnsafeFileError: if the model comes with code, or its weights in a pickle.
     """
+    run = Path(run)
     record = read_record(run)
     recipe = load_recipe(str(run / "recipe.yaml"), {})
     device = hardware.pick_device()
@@ -126,7 +130,7 @@ def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:
     if problem:
         raise CheckpointError(
             f"{folder}: {problem} by record.json: it was damaged or changed after training; put back what "
-            f"the run wrote, or write it again with: leantune train --resume {run}"
+            f"the run wrote, or write it again with: leantune train --resume {shlex.quote(str(run))}"
         )
     return folder
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
     record = read_record(run)
     labels = LabelMap.from_json(record["labels"])
     recipe = load_recipe(str(run / "recipe.yaml"), {})
-    folder, command = run / form, f"leantune export {run} --format {form}"
+    folder, command = run / form, f"leantune export {shlex.quote(str(run))} --format {form}"
     if not folder.is_dir():
         raise UsageError(f"{folder}: not exported yet; make it with: {command}")
     try:

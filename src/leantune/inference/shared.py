@@ -48,7 +48,7 @@ class SharedEncoder:
         UsageError: if the encoder cannot be had.
     """
 
-    def __init__(self, source: str, *, precision: str = "auto") -> None:
+    def __init__(self, source: str | Path, *, precision: str = "auto") -> None:
         self.source = resolve_model(source)
         device = hardware.pick_device()
         dtype = hardware.DTYPES[hardware.pick_precision(precision, device)]

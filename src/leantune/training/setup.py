@@ -23,11 +23,14 @@ from leantune.architectures import architecture_of, output_layer
 from leantune.atomic import write_text
 from leantune.config import Recipe
 from leantune.data.rows import LabelledRows
-from leantune.errors import CheckpointError
+from leantune.errors import CheckpointError, UsageError
+from leantune.evaluation.evaluate import batch_of
+from leantune.memory import is_out_of_memory
 from leantune.model import PackedClassifier, build_trainable, plan_model
 from leantune.packing.native.library import describe_kernels
 from leantune.pretrained import (
     config_of,
+    first_line,
     load_pretrained,
     missing_head_modules,
     reinitialise_head,
@@ -205,6 +208,9 @@ def build_classifier(run: Run) -> PackedClassifier:
         adapter_init=recipe.adapter_init,
         missing_modules=missing_modules,
     )
+    classifier.to(run.device)
+    if not classifier.architecture.is_packed:
+        _check_computes(classifier, run.data.train, run.precision)
     found = classifier.num_trainable()
     assert found == run.plan.initial, f"{found} trainable parameters, the plan says {run.plan.initial}"
     run.record["model"] = {
@@ -218,7 +224,26 @@ def build_classifier(run: Run) -> PackedClassifier:
     # dropout on a GPU draws from torch's own generator, and so do architectures with dropout of their own
     torch.manual_seed(recipe.seed + (distributed.rank() << 32))
     classifier.stream.reseed(recipe.seed, 0, distributed.rank())
-    return classifier.to(run.device)
+    return classifier
+
+
+def _check_computes(classifier: PackedClassifier, rows: LabelledRows, precision: str) -> None:
+    """Try one row: the code of transformers may not compute in every type (FNet, MRA).
+
+    Raises:
+        UsageError: naming the precision that does.
+    """
+    if precision == "fp32":
+        return
+    try:
+        with torch.inference_mode():
+            classifier(batch_of(classifier, rows[np.arange(1)]))
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"{classifier.config.model_type} does not compute in {precision} ({first_line(error)}); use precision=fp32"
+        ) from error
 
 
 def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> TrainingState:

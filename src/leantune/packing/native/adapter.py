@@ -92,6 +92,8 @@ class _Projections(torch.autograd.Function):
         ctx.save_for_backward(dropped, low_rank, A, B, weight)
         ctx.places, ctx.p, ctx.key = places, p, key
         out = (x @ weight.t()).addmm_(low_rank, B.t())
+        if len(places) == 1:
+            return (out,)  # no view, which transformers' Longformer could not change in place
         return tuple(out[:, place.rows] for place in places)
 
     @staticmethod
