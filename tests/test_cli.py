@@ -258,6 +258,12 @@ def test_whoever_may_read_a_run_may_read_its_weights(run, inputs, tmp_path):
     assert {path.stat().st_mode & 0o777 for path in weights} == {0o666 & ~before}
 
 
+def test_an_export_below_a_file_is_one_line(run, inputs, capsys):
+    output = str(inputs / "test.csv" / "lora")
+    said = fails(capsys, 2, "export", str(run), "--format", "lora", "--output", output)
+    assert f"{inputs / 'test.csv'} is a file; choose another folder" in said
+
+
 def test_predict_carries_an_id_column_over_and_reads_what_has_no_label(run, tmp_path):
     (tmp_path / "new.csv").write_text("key,text\nx-1,word1 word2\nx-2,word9\n", "utf-8")
     output = tmp_path / "out.csv"

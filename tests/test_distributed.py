@@ -158,3 +158,22 @@ def test_resume_with_another_number_of_processes_is_refused(folder, tmp_path):
     )
     assert done.returncode == 5
     assert "written by 2 processes, this run has 1: start the same number" in done.stderr
+
+
+def test_all_processes_begin_with_the_weights_of_the_first(folder):
+    """As on two kinds of processor, whose probes and decompositions round differently."""
+    code = """
+import torch
+import torch.distributed as dist
+from leantune import distributed
+with distributed.process_group():
+    tensors = [torch.full((2, 3), 1.0 + distributed.rank()), torch.arange(4.0) * distributed.rank()]
+    distributed.take_from_main(tensors)
+    print([float(tensor.sum()) for tensor in tensors], flush=True)
+"""
+    (folder / "begin.py").write_text(code)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, str(folder / "begin.py")], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.splitlines() == ["[6.0, 0.0]"] * 2

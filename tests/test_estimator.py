@@ -244,6 +244,11 @@ def test_what_an_argument_sets_is_no_recipe_key(inputs):
         LeanTextClassifier(str(inputs / "encoder"), recipe=recipe).fit(["word1", "word2"], ["a", "b"])
 
 
+def test_an_unknown_key_is_one_of_the_recipe(inputs):
+    with pytest.raises(UsageError, match=r"^recipe: unknown key 'epoch' \(did you mean epochs\?\)"):
+        LeanTextClassifier(str(inputs / "encoder"), recipe={"epoch": 1}).fit(["word1", "word2"], ["a", "b"])
+
+
 def test_a_recipe_is_a_mapping(inputs):
     with pytest.raises(UsageError, match=r"expected a mapping of recipe keys\. Got str instead"):
         LeanTextClassifier(str(inputs / "encoder"), recipe="agnews-roberta").fit(["word1"], ["a"])

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 
+from leantune.cli import main
 from leantune.config import load_recipe
 from leantune.data.rows import LabelledRows
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
@@ -323,6 +324,21 @@ def test_a_padded_architecture_trains_in_bf16(inputs, tmp_path, model_type):
         "precision": "bf16",
     }
     assert load_run(run).classifier.model.base_model.dtype == torch.bfloat16
+
+
+def test_a_plan_without_weights_says_what_it_takes_them_to_have(inputs, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    shutil.copytree(inputs / "encoder", bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    said = "counted as if the weights, which are not here, had bert.pooler: else its 1,056 parameters are trained"
+    for model, is_said in ((bare, True), (inputs / "encoder", False)):
+        words = [
+            f"data={inputs / 'train.csv'}",
+            f"model={model}",
+            "max_trainable_params=4000",
+            "max_length=32",
+        ]
+        assert main(["plan", *words]) == 0
+        assert (said in capsys.readouterr().out) is is_said
 
 
 def test_an_encoder_that_does_not_compute_in_bf16_is_told_what_does(inputs, tmp_path):
@@ -672,9 +688,11 @@ def test_the_confusion_matrix_is_of_the_selected_checkpoint_and_not_in_every_one
     record = record_of(run)
     assert not any("confusion" in each["validation"] for each in record["checkpoints"])
     metrics = record["metrics"]["validation"]
-    right = sum(row[i] for i, row in enumerate(metrics["confusion"]))
+    right = sum(count for true, predicted, count in metrics["confusion"] if true == predicted)
     assert right / metrics["num_rows"] == pytest.approx(metrics["accuracy"])
-    assert [sum(row) for row in metrics["confusion"]] == [each["support"] for each in metrics["per_class"]]
+    supports = [each["support"] for each in metrics["per_class"]]
+    for class_id, support in enumerate(supports):
+        assert sum(count for true, _, count in metrics["confusion"] if true == class_id) == support
 
 
 def test_a_class_without_training_rows_has_no_weight(inputs, tmp_path):

@@ -78,6 +78,13 @@ def sum_gradients(grads: Sequence[Tensor]) -> None:
         grad.copy_(piece.view_as(grad))
 
 
+def take_from_main(tensors: Sequence[Tensor]) -> None:
+    """Replace every tensor by that of the first process, in place."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
 def sum_numbers(*numbers: float) -> list[float]:
     """Each number summed over all processes."""
     if world_size() == 1:

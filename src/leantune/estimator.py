@@ -132,7 +132,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "output": str(output),
             "labels": [str(each) for each in classes],
         }
-        recipe = load_recipe(None, settings)
+        recipe = load_recipe(None, settings, place="recipe")
         written = [path for path in getattr(self, "_rows", []) if path.parent == output]
         if not rows.exists():
             written.append(rows)

@@ -146,6 +146,17 @@ def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
     )
 
 
+def unseen_head_modules(config: Any, source: str) -> dict[str, int]:
+    """Parameters of the encoder modules that only the head uses, where ``source`` has no weights to look into: if these
+    lack them, they are trained.
+    """
+    names = () if _names_in(source) else architecture_of(config).head_in_encoder
+    if not names:
+        return {}
+    model = skeleton(config).model
+    return {name: sum(p.numel() for p in model.get_submodule(name).parameters()) for name in names}
+
+
 def missing_head_parameters(model: Any, source: str) -> list[str]:
     """Parameters of the head of ``model`` that the weights of ``source``, a folder, lack."""
     names = _names_in(source)

@@ -88,6 +88,11 @@ def print_plan(planned: Plan, *, as_json: bool) -> None:
     terminal = console()
     terminal.print(_ledger(planned.parameters, planned.recipe, planned.num_labels))
     terminal.print(_schedule_text(planned), soft_wrap=True)
+    for name, count in planned.unseen.items():
+        terminal.print(
+            f"counted as if the weights, which are not here, had {name}: else its {count:,} parameters are trained",
+            soft_wrap=True,
+        )
 
 
 def _ledger(plan: ParameterPlan, recipe: Recipe, num_labels: int) -> Table:

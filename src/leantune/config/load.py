@@ -59,18 +59,19 @@ def shipped_recipes() -> list[str]:
     return sorted(item.name[: -len(".yaml")] for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
-def load_recipe(source: str | None, overrides: Mapping[str, Any]) -> Recipe:
+def load_recipe(source: str | None, overrides: Mapping[str, Any], *, place: str = "command line") -> Recipe:
     """A recipe from a shipped name or a YAML file, with ``overrides`` on top.
 
     Args:
         source: a shipped name, a path, or None for overrides alone.
         overrides: by key or alias; strings are read as the key's type.
+        place: where the overrides stand, for errors.
 
     Raises:
         UsageError: naming every unknown key and every value of the wrong type.
     """
     values = _typed(_read_yaml(source) if source else {}, source or "recipe")
-    values |= _typed(overrides, "command line")
+    values |= _typed(overrides, place)
     missing = [name for name in ("data", "model") if not values.get(name)]
     if missing:
         raise UsageError(

@@ -54,8 +54,8 @@ class Metrics:
     """Expected calibration error of the top probability."""
     per_class: tuple[ClassMetrics, ...]
     """In the order of the label ids."""
-    confusion: tuple[tuple[int, ...], ...]
-    """Row counts: ``confusion[true][predicted]``."""
+    confusion: tuple[tuple[int, int, int], ...]
+    """Occupied cells of the confusion matrix: true class id, predicted class id, rows."""
 
     def to_json(self) -> dict[str, Any]:
         """The metrics as plain JSON types; intervals become ``[low, high]``."""
@@ -63,7 +63,7 @@ class Metrics:
             "accuracy_interval": self.accuracy_interval.to_json(),
             "macro_f1_interval": self.macro_f1_interval.to_json(),
             "per_class": [asdict(one) for one in self.per_class],
-            "confusion": [list(row) for row in self.confusion],
+            "confusion": [list(cell) for cell in self.confusion],
         }
 
     def summary(self) -> str:
@@ -153,7 +153,7 @@ def evaluate_probabilities(
             )
             for i, name in enumerate(label_names)
         ),
-        confusion=tuple(tuple(row) for row in confusion_CC.tolist()),
+        confusion=occupied_cells(confusion_CC),
     )
 
 
@@ -215,6 +215,17 @@ def confusion_matrix(label_ids_N: Integers, predicted_N: Integers, num_classes: 
     """Rows by true and predicted class ``(C, C)``."""
     cells_N = label_ids_N.astype(np.int64) * num_classes + predicted_N
     return np.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def occupied_cells(confusion_CC: npt.NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
+    """True class, predicted class and rows, where there are any: at most one a row, however many classes.
+
+    >>> occupied_cells(np.array([[3, 1], [0, 2]]))
+    ((0, 0, 3), (0, 1, 1), (1, 1, 2))
+    """
+    true_K, predicted_K = confusion_CC.nonzero()
+    counts_K = confusion_CC[true_K, predicted_K]
+    return tuple(zip(true_K.tolist(), predicted_K.tolist(), counts_K.tolist(), strict=True))
 
 
 def _class_rates(confusion_CC: npt.NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:

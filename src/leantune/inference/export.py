@@ -118,6 +118,9 @@ def _target(run: Path, form: str, output: str | None, *, overwrite: bool) -> Pat
     if output is not None:
         if Path(output).exists():
             raise UsageError(f"output {output}: exists already; choose another folder or remove it")
+        above = next(path for path in Path(output).absolute().parents if path.exists())
+        if not above.is_dir():
+            raise UsageError(f"output {output}: {above} is a file; choose another folder")
         return Path(output)
     target = run / FOLDERS[form]
     if target.exists() and not overwrite:

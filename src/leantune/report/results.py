@@ -180,16 +180,20 @@ def _checkpoint_row(checkpoint: Json, selected: Json) -> list[object]:
 
 def _confusion(split: str, metrics: Json) -> Html:
     labels = [one["label"] for one in metrics["per_class"]]
-    counts = metrics["confusion"]
+    cells: list[tuple[int, int, int]] = metrics["confusion"]
     caption = f"Confusion matrix, {split} rows: true class by row, predicted class by column"
     listed = table(
         ["true class", "predicted as", "rows", "of the true class"],
-        _confusions(labels, counts),
+        _confusions(metrics["per_class"], cells),
         caption=f"Most frequent confusions, {split} rows",
         numeric_from=2,
     )
     if len(labels) > MAX_CLASSES_DRAWN:
         return listed
+
+    counts = [[0] * len(labels) for _ in labels]
+    for i, j, number in cells:
+        counts[i][j] = number
 
     def heat_of(i: int, j: int) -> float:
         # The root keeps rare confusions visible beside a full diagonal.
@@ -207,12 +211,11 @@ def _confusion(split: str, metrics: Json) -> Html:
     return tag("div", matrix, disclosure("Most frequent confusions", listed))
 
 
-def _confusions(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Iterator[list[object]]:
-    errors = [
-        (number, i, j) for i, row in enumerate(counts) for j, number in enumerate(row) if i != j and number
-    ]
+def _confusions(per_class: Sequence[Json], cells: Sequence[tuple[int, int, int]]) -> Iterator[list[object]]:
+    errors = [(number, i, j) for i, j, number in cells if i != j]
     for number, i, j in sorted(errors, key=lambda error: (-error[0], error[1:]))[:MAX_CONFUSIONS_LISTED]:
-        yield [labels[i], labels[j], count(number), percent(number / sum(counts[i]))]
+        true, predicted = per_class[i], per_class[j]
+        yield [true["label"], predicted["label"], count(number), percent(number / true["support"])]
 
 
 def _as_sentence(text: str) -> str:

@@ -11,7 +11,7 @@ from leantune import distributed
 from leantune.adalora.schedule import RankSchedule
 from leantune.errors import CheckpointError
 from leantune.evaluation.evaluate import evaluate
-from leantune.evaluation.metrics import Metrics, compare, confusion_matrix
+from leantune.evaluation.metrics import Metrics, compare, confusion_matrix, occupied_cells
 from leantune.model import PackedClassifier
 from leantune.training.artefacts import PROBE_ROWS, publish
 from leantune.training.checkpoint import valid_checkpoints
@@ -67,11 +67,14 @@ def select_best(run: Run, classifier: PackedClassifier, selection: Selection) ->
     run.record["selected"] = {
         "step": best.step,
         "metric": run.recipe.metric,
-        "rule": run.recipe.selection,
+        "rule": run.recipe.selection if best is selection.ranking()[0] else "best",  # of those that are valid
         "comparison": comparison,
     }
-    confusion = confusion_matrix(label_ids, predicted, len(run.data.labels.names)).tolist()
-    run.record["metrics"] = {"validation": best.metrics | {"confusion": confusion}, "test": None}
+    cells = occupied_cells(confusion_matrix(label_ids, predicted, len(run.data.labels.names)))
+    run.record["metrics"] = {
+        "validation": best.metrics | {"confusion": [list(cell) for cell in cells]},
+        "test": None,
+    }
     ranks = {name: layer.rank for name, layer in classifier.layers().items()}
     run.record["ranks"] = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}
     parameters = run.record["parameters"]

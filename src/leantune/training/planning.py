@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from leantune.adalora.budget import ParameterPlan
@@ -10,7 +11,7 @@ from leantune.config import Recipe
 from leantune.data.assets import resolve_location
 from leantune.data.read import open_examples
 from leantune.errors import UsageError
-from leantune.pretrained import config_of
+from leantune.pretrained import config_of, unseen_head_modules
 from leantune.sources import resolve_model
 from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data, resolve
 from leantune.training.setup import plan_run
@@ -27,6 +28,8 @@ class Plan:
     """None if the rows cannot be had; the number of steps is not known then."""
     missing: str = ""
     """Why not."""
+    unseen: Mapping[str, int] = field(default_factory=dict)
+    """Parameters of modules that are trained, too, if the weights, which are not here, lack them."""
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -52,8 +55,11 @@ def plan(recipe: Recipe) -> Plan:
         except UsageError as error:
             num_labels = len(recipe.labels)
             parameters = plan_run(recipe, config(num_labels), source)
-            return Plan(recipe, num_labels, parameters, None, str(error))
+            unseen = unseen_head_modules(config(num_labels), source)
+            return Plan(recipe, num_labels, parameters, None, str(error), unseen)
     data = prepare_data(recipe)
     num_labels = len(data.labels.names)
     parameters = plan_run(recipe, config(num_labels), source)
-    return Plan(recipe, num_labels, parameters, plan_steps(recipe, parameters, len(data.train)))
+    steps = plan_steps(recipe, parameters, len(data.train))
+    unseen = unseen_head_modules(config(num_labels), source)
+    return Plan(recipe, num_labels, parameters, steps, unseen=unseen)

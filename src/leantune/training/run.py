@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from leantune import distributed
 from leantune.config import Recipe
 from leantune.errors import CheckpointError, Interrupted, ResourceError
 from leantune.hardware import describe_versions
@@ -67,6 +68,8 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
             begin_record(run)
             _warm_start(run, classifier)
             _turn_adapters(run, classifier)
+            # probe and decompositions round as the processor does, and there may be several kinds
+            distributed.take_from_main([p.data for p in classifier.trainable().values()])
             start_folder(run)
             history = History(run.folder / "history.jsonl")
         with _resume_named(run.folder):
