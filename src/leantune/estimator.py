@@ -157,9 +157,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         terminal = console(stderr=True, quiet=not self.verbose)
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         try:
-            with torch.random.fork_rng(
-                devices
-            ):  # a run seeds torch; what the caller draws is not its business
+            with torch.random.fork_rng(devices):  # a run seeds torch's generator, which is the caller's
                 return run_training(recipe, console=terminal, overwrite=overwrite)
         except Interrupted as error:
             reason = error if self.output else None  # a temporary run cannot be resumed
