@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import date
@@ -17,10 +18,18 @@ def origin_of(module: str) -> dict[str, Any]:
     """Where a result comes from: day, command, machine and versions; for ``python -m module``."""
     return {
         "date": date.today().isoformat(),
+        "commit": commit(),
         "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
         "hardware": describe_hardware(pick_device()),
         "versions": describe_versions(),
     }
+
+
+def commit() -> str | None:
+    """The commit that is checked out, with a plus where the tree differs from it; None outside of git."""
+    words = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def machine_name(hardware: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
     python -m benchmarks.time_to_quality [--peers adalora@1e-2,lora@1e-3,adalora@1e-2@usual] [key=value ...]
 
 Trains leantune with its defaults, and transformers' Trainer + PEFT with the adapters and learning rates of
---peers, in batches of like length (@usual: in random order, which takes several times as long), in fresh
+--peers, in batches of like length (@usual: in random order, which takes more than twice as long), in fresh
 processes on the shared AG News rows, under the same limit on parameters, and measures the 3,800 test rows every
 --every steps. Everything is counted from the start of the process, imports, tokenising and the linear probe
 included, but not these measurements. Writes Markdown and JSON into benchmarks/results/.

@@ -7,6 +7,7 @@ summed over the adapted weights. Prints a table and writes ``benchmarks/results/
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -39,7 +40,12 @@ def main() -> int:
         "unseen_rows": UNSEEN_ROWS,
         "sets": {},
     }
-    for name in sys.argv[1:] or [each for each, source in SOURCES.items() if source.encoder is MINILM]:
+    of_minilm = [name for name, source in SOURCES.items() if source.encoder is MINILM]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(of_minilm)}; default: all")
+    for name in parser.parse_args().sets or of_minilm:
         if not missing_source(name):
             result["sets"][name] = measure(name)
     text = markdown_of(result)

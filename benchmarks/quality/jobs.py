@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.quality.data import DataSet, Encoder
 from benchmarks.quality.methods import BUDGETS, CLI, COMMON, Method
+from benchmarks.results_folder import commit
 from benchmarks.speed.arithmetic import slug
 from leantune import __version__
 from leantune.adalora.budget import ParameterPlan
@@ -136,6 +137,7 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
         "settings": job.settings,
         "date": date.today().isoformat(),
         "leantune": __version__,
+        "commit": commit(),
         **found,
     }
 

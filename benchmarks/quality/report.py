@@ -142,7 +142,7 @@ def _method_line(study: Study, method: Method, timed: Timed | None) -> str | Non
     """One method; None before its first result."""
     found = [study.finished(data, method, PUBLISHED) for data in study.sets]
     estimates = [Estimate.of(accuracies(results)) if results else None for results in found]
-    known = [estimate.mean for estimate in estimates if estimate]
+    known = [100 * mean(accuracies(results)) for results in found if results]
     if not known:
         return None
     every = [result for results in found for result in results if result["metrics"]]
