@@ -21,6 +21,7 @@ from leantune.adalora.export import write_lora
 from leantune.arguments import build_parser, parse
 from leantune.cli import COMMANDS, main
 from leantune.config.convert import convert
+from leantune.config.load import load_recipe
 from leantune.inference.export import FOLDERS
 from tiny import save_tiny_encoder, write_rows
 
@@ -262,6 +263,23 @@ def test_an_export_below_a_file_is_one_line(run, inputs, capsys):
     output = str(inputs / "test.csv" / "lora")
     said = fails(capsys, 2, "export", str(run), "--format", "lora", "--output", output)
     assert f"{inputs / 'test.csv'} is a file; choose another folder" in said
+
+
+def test_targets_may_be_a_list_in_a_recipe_file(inputs, tmp_path):
+    recipe = {"data": str(inputs / "train.csv"), "model": str(inputs / "encoder")}
+    for name, targets in (("list", "[query, value]"), ("text", "query,value")):
+        lines = [f"{key}: {value}" for key, value in {**recipe, "target_modules": targets}.items()]
+        (tmp_path / f"{name}.yaml").write_text("\n".join(lines))
+    assert load_recipe(str(tmp_path / "list.yaml"), {}) == load_recipe(str(tmp_path / "text.yaml"), {})
+
+
+def test_a_class_reaches_the_terminal_without_its_control_characters(inputs, tmp_path, capsys):
+    write_rows(tmp_path / "train.csv", 120, labels=("a", "\x1b[31mred"))
+    words = [f"data={tmp_path / 'train.csv'}", f"model={inputs / 'encoder'}", f"output={tmp_path / 'run'}"]
+    assert main(["train", *words, *SETTINGS]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "train.csv")]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert "\x1b" not in (tmp_path / "run" / "README.md").read_text("utf-8")
 
 
 def test_predict_carries_an_id_column_over_and_reads_what_has_no_label(run, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -360,7 +361,7 @@ def test_a_run_that_has_no_results_yet(tmp_path: Path, record: dict[str, Any], s
     for module in record["parameters"]["modules"]:
         module["final_rank"] = None
     text = page_of(tmp_path, record, history).text
-    assert ("still going" if status == "running" else "was interrupted") in text
+    assert ("has not finished" if status == "running" else "was interrupted") in text
     assert "step 172, epoch 1" in text, "evaluations come from the history until the record has them"
     assert "selected" not in text
     assert "Rank at step 150" in text
@@ -587,3 +588,45 @@ def test_modules_are_arranged_by_kind_and_layer(
 )
 def test_durations_are_readable(seconds: float, expected: str) -> None:
     assert duration(seconds).replace("\N{NO-BREAK SPACE}", " ") == expected
+
+
+def test_planned_counts_of_a_run_that_was_stopped_are_no_results(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    history = [event for event in example_history(record) if event["step"] < 60]
+    for part in ("metrics", "baseline", "selected", "checkpoints", "artefacts", "timings", "ranks"):
+        record[part] = None
+    record["status"] = "interrupted"
+    for module in record["parameters"]["modules"]:
+        module["final_rank"] = None
+    text = page_of(tmp_path, record, history).text
+    planned = record["parameters"]["final"]
+    assert f"{planned:,}" not in text
+    assert "freed by pruning 0" in text
+    card = write_model_card(tmp_path / "run" if (tmp_path / "run").is_dir() else tmp_path).read_text("utf-8")
+    assert "at the end" not in card
+
+
+def test_a_rate_of_nothing_is_no_zero(tmp_path: Path, record: dict[str, Any]) -> None:
+    names = ("here", "never seen", "guessed")
+    probabilities = np.array([[0.9, 0.0, 0.1], [0.8, 0.0, 0.2], [0.2, 0.0, 0.8]])
+    metrics = evaluate_probabilities(probabilities, np.array([0, 0, 0]), names).to_json()
+    record["metrics"] = {"validation": None, "test": metrics}
+    record["labels"]["names"] = list(names)
+    page = write_report(write_run(tmp_path / "run", record, [])).read_text("utf-8")
+    cells = {
+        row[0]: row[1:]
+        for row in re.findall(r'<tr><th scope="row">([^<]*)</th>' + 4 * r"<td[^>]*>([^<]*)</td>", page)
+        if row[0] in names
+    }
+    assert cells["never seen"] == ("–", "–", "–", "0")
+    assert cells["guessed"] == ("0.0\N{NO-BREAK SPACE}%", "–", "0.0\N{NO-BREAK SPACE}%", "0")
+
+
+def test_a_class_name_makes_no_page_of_its_own(tmp_path: Path, record: dict[str, Any]) -> None:
+    name = "x" * 20_000
+    metrics = evaluate_probabilities(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]), ("short", name))
+    record["metrics"] = {"validation": None, "test": metrics.to_json()}
+    page = write_report(write_run(tmp_path / "run", record, [])).read_text("utf-8")
+    assert "x" * 119 + "…" in page
+    assert "x" * 120 not in page.partition('id="provenance"')[0]

@@ -222,6 +222,19 @@ def test_the_limit_is_two_gibibytes_unless_said_otherwise(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder in which nobody can write")
+@pytest.mark.parametrize("kind", ["below a file", "a link to nowhere", "below nothing"])
+def test_a_cache_that_cannot_be_a_folder_is_done_without(files, encoder, tmp_path, kind):
+    if kind == "below a file":
+        (tmp_path / "file").write_text("mine")
+        folder = tmp_path / "file" / "tokens"
+    elif kind == "a link to nowhere":
+        folder = tmp_path / "link"
+        folder.symlink_to(tmp_path / "nowhere")
+    else:
+        folder = Path("/proc/nope/tokens")
+    assert len(table_of(files[0], encoder, folder)) == 40
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(files, encoder):
     source = open_examples(str(files[0]), Columns(), labels="required")
     table = tokenise(source, Tokeniser(str(encoder), 32), Path("/sys/leantune/tokens"))

@@ -601,6 +601,36 @@ def test_resume_refuses_other_weights_of_the_base_model(inputs, tmp_path, monkey
         run_training(recipe, console=quiet(), resume=True)
 
 
+def test_a_run_that_was_interrupted_says_so_until_it_goes_on(inputs, tmp_path, monkeypatch):
+    recipe = recipe_for(inputs, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, 3)
+        with pytest.raises(Interrupted):
+            run_training(recipe, console=quiet())
+    assert record_of(tmp_path / "run")["status"] == "interrupted"
+    seen = []
+
+    def looking(*arguments):
+        seen.append(record_of(tmp_path / "run")["status"])
+        return train(*arguments)
+
+    monkeypatch.setattr(run_module, "train", looking)
+    run_training(recipe, console=quiet(), resume=True)
+    assert seen == ["running"]
+    assert record_of(tmp_path / "run")["status"] == "finished"
+
+
+def test_classes_that_look_alike_are_named(inputs, tmp_path):
+    write_rows(tmp_path / "train.csv", 120, labels=("Spam", "spam", "caf\u00e9", "cafe\u0301", "ham"))
+    console = Console(file=io.StringIO(), width=400)
+    keys = {"data": str(tmp_path / "train.csv"), "test": None, "epochs": 1}
+    run_training(recipe_for(inputs, tmp_path / "run", **keys), console=console)
+    said = console.file.getvalue()
+    assert "classes that differ only in case" in said
+    assert "'Spam' and 'spam'" in said
+    assert r"'cafe\u0301' and 'caf\xe9'" in said
+
+
 def test_a_damaged_checkpoint_is_skipped_by_name(inputs, run, tmp_path, monkeypatch):
     recipe = recipe_for(inputs, tmp_path / "run", save_every=4)
     with monkeypatch.context() as patch:

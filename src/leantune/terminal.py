@@ -14,6 +14,7 @@ from rich.table import Table
 from leantune.adalora.budget import ParameterPlan, Target
 from leantune.config import Recipe
 from leantune.console import console
+from leantune.data.wording import place_name
 from leantune.evaluation.metrics import Metrics
 from leantune.training.planning import Plan
 
@@ -74,8 +75,10 @@ def print_metrics(metrics: Metrics) -> None:
     for name in ("class", "precision", "recall", "F1", "rows"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for each in metrics.per_class:
-        values = [f"{100 * value:.1f} %" for value in (each.precision, each.recall, each.f1)]
-        table.add_row(each.label, *values, f"{each.support:,}")
+        counted = (each.predicted, each.support, each.predicted + each.support)
+        rates = zip((each.precision, each.recall, each.f1), counted, strict=True)
+        values = [f"{100 * rate:.1f} %" if number else "-" for rate, number in rates]
+        table.add_row(place_name(each.label), *values, f"{each.support:,}")
     terminal.print(table)
 
 

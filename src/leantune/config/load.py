@@ -167,6 +167,8 @@ def _typed(values: Mapping[str, Any], place: str) -> dict[str, Any]:
             near = difflib.get_close_matches(given, [*known, *ALIASES], 1)
             problems.append(f"unknown key '{given}'" + (f" (did you mean {near[0]}?)" if near else ""))
             continue
+        if name == "targets" and isinstance(value, list) and all(isinstance(each, str) for each in value):
+            value = ",".join(value)  # as transformers' and PEFT's files have target_modules
         try:
             typed[name] = convert(value, hints[name])
         except ValueError as error:

@@ -20,6 +20,11 @@ from leantune.errors import UsageError
 LIMIT_VARIABLE = "LEANTUNE_TOKEN_CACHE_MIB"
 DEFAULT_LIMIT_MIB = 2048
 SUFFIX, NEW_SUFFIX = ".arrow", ".tmp"
+NO_FOLDER = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ELOOP),  # a file, or a link to nowhere, in the way
+)
+"""Why a folder cannot be written that is not worth an error."""
 LEFTOVER_AGE_S = 3600.0
 """A file that grew so lately is not looked at: it may have been made and not locked yet."""
 
@@ -50,7 +55,7 @@ def new_entry(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in NO_FOLDER:
             raise
         with tempfile.TemporaryDirectory(prefix="leantune-") as folder:
             yield Path(folder) / path.name

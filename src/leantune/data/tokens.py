@@ -251,12 +251,12 @@ def tokenise(
 def _found(path: Path) -> list[pa.RecordBatch] | None:
     try:
         batches = _mapped(path)
-    except (FileNotFoundError, pa.ArrowInvalid):  # the latter: cut, or damaged
+    except pa.ArrowInvalid:  # cut, or damaged
         return None
     except OSError as error:
-        if error.errno is not None:
+        if error.errno is not None and error.errno not in token_cache.NO_FOLDER:
             raise
-        return None  # damaged, too: a footer that Arrow cannot make sense of has no number
+        return None  # not there; without a number it is a footer that Arrow cannot make sense of
     token_cache.mark_used(path)
     return batches
 

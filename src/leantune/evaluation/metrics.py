@@ -34,6 +34,8 @@ class ClassMetrics:
     f1: float
     support: int
     """Rows whose true class this is."""
+    predicted: int
+    """Rows that were taken for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,7 @@ def evaluate_probabilities(
     num_rows = len(label_ids_N)
     num_right = int(confusion_CC.trace())
     precision_C, recall_C, f1_C = _class_rates(confusion_CC)
-    support_C = confusion_CC.sum(axis=1)
+    support_C, guesses_C = confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
     return Metrics(
         num_rows=num_rows,
         accuracy=num_right / num_rows,
@@ -150,6 +152,7 @@ def evaluate_probabilities(
                 recall=float(recall_C[i]),
                 f1=float(f1_C[i]),
                 support=int(support_C[i]),
+                predicted=int(guesses_C[i]),
             )
             for i, name in enumerate(label_names)
         ),

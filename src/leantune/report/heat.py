@@ -19,6 +19,7 @@ def heat_table(
     caption: str,
     corner: str = "",
     is_compact: bool = False,
+    class_: str = "",
 ) -> Html:
     """Integers in shaded cells.
 
@@ -30,6 +31,7 @@ def heat_table(
         caption: what the table shows.
         corner: what rows and columns are, for the corner cell.
         is_compact: small squares without labels; each value is in the cell's tooltip.
+        class_: more classes of the table.
     """
 
     def cell(i: int, j: int, value: int | None) -> Html:
@@ -55,6 +57,8 @@ def heat_table(
         )
         for i, row in enumerate(values)
     )
-    look = "heat compact" if is_compact else "heat"
-    content = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body), class_=look)
+    look = f"heat compact {class_}" if is_compact else f"heat {class_}"
+    content = tag(
+        "table", tag("caption", caption), tag("thead", head), tag("tbody", body), class_=look.strip()
+    )
     return content if is_compact else scrolling(content, label=caption)

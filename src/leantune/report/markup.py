@@ -44,6 +44,7 @@ def table(
     *,
     caption: str,
     numeric_from: int = 1,
+    class_: str | None = None,
 ) -> Html:
     """A table that scrolls sideways on a narrow screen; the first column heads its row.
 
@@ -52,6 +53,7 @@ def table(
         rows: one value a column.
         caption: what the table shows, for people who cannot see the page.
         numeric_from: the first column that is set as numbers, flush right.
+        class_: of the table.
     """
     look = ["number" if i >= numeric_from else None for i in range(len(headings))]
     head = tag(
@@ -60,7 +62,8 @@ def table(
     )
     body = join(_row(row, look) for row in rows)
     return scrolling(
-        tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body)), label=caption
+        tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body), class_=class_),
+        label=caption,
     )
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from leantune.atomic import write_text
 from leantune.report.results import final_metrics, validation_caveat
-from leantune.report.run_folder import Json, Run, final_or, load_run
+from leantune.report.run_folder import Json, Run, load_run
 from leantune.report.wording import count, path_end, percent, rate_with_interval, significant
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -125,10 +125,9 @@ def _about(run: Run) -> str:
     if model.get("source"):
         sentences.append(f"Encoder: `{_code(model['source'])}`.")
     if parameters:
-        final = final_or(parameters, "final", parameters["initial"])
-        sentences.append(
-            f"Trainable parameters: {count(parameters['initial'])} at the start, {count(final)} at the end."
-        )
+        final = parameters.get("final")
+        at_the_end = "" if final is None else f", {count(final)} at the end"
+        sentences.append(f"Trainable parameters: {count(parameters['initial'])} at the start{at_the_end}.")
     if run.record.get("status") != "finished":
         sentences.append("The run had not finished when this card was written.")
     return " ".join(sentences)
@@ -211,8 +210,9 @@ def _markdown_table(headings: list[str], rows: list[list[str]]) -> str:
 
 
 def _text(value: object) -> str:
-    """Text that Markdown and the HTML in it leave alone, on one line."""
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(" ".join(str(value).split()), quote=False))
+    """Text that Markdown, the HTML in it and terminals leave alone, on one line."""
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda each: ascii(each[0])[1:-1], " ".join(str(value).split()))
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(line, quote=False))
 
 
 def _code(value: object) -> str:

@@ -26,7 +26,7 @@ SECTIONS = (
     provenance_section,
 )
 UNFINISHED = {
-    "running": "This run is still going: the page shows what it has logged so far.",
+    "running": "This run has not finished: the page shows what it has logged so far.",
     "interrupted": "This run was interrupted: the page shows what it had logged by then.",
 }
 

@@ -9,10 +9,20 @@ from leantune.report.charts import Estimate, interval_chart, stacked_bar
 from leantune.report.heat import heat_table
 from leantune.report.markup import Html, disclosure, section, table, tag
 from leantune.report.run_folder import Json, Run, final_or
-from leantune.report.wording import count, duration, percent, percent_range, rate_with_interval, significant
+from leantune.report.wording import (
+    count,
+    duration,
+    percent,
+    percent_range,
+    rate_with_interval,
+    shortened,
+    significant,
+)
 
 MAX_CLASSES_WITH_NUMBERS = 20
 MAX_CLASSES_DRAWN = 60
+MAX_LABEL_ACROSS = 8
+"""Characters of a class that head a column; longer ones stand upright."""
 MAX_CONFUSIONS_LISTED = 12
 
 
@@ -72,12 +82,11 @@ def class_section(run: Run) -> Html:
     if final is None:
         return Html("")
     split, metrics = final
-    rows = [
-        [one["label"], *(percent(one[key]) for key in ("precision", "recall", "f1")), count(one["support"])]
-        for one in metrics["per_class"]
-    ]
     per_class = table(
-        ["class", "precision", "recall", "F1", "rows"], rows, caption=f"Metrics by class, {split} rows"
+        ["class", "precision", "recall", "F1", "rows"],
+        [_class_row(one) for one in metrics["per_class"]],
+        caption=f"Metrics by class, {split} rows",
+        class_="names",
     )
     note = (
         f"{split.capitalize()} rows: macro F1 {rate_with_interval(metrics, 'macro_f1')}, log loss "
@@ -85,6 +94,14 @@ def class_section(run: Run) -> Html:
     )
     beside = tag("div", per_class, _confusion(split, metrics), class_="beside")
     return section("classes", "Classes", tag("p", note), beside)
+
+
+def _class_row(one: Json) -> list[object]:
+    """Rates of a class; one that nothing was counted for is no zero."""
+    predicted = one.get("predicted", 1)  # older records lack it
+    defined = {"precision": predicted, "recall": one["support"], "f1": predicted + one["support"]}
+    rates = [percent(one[rate] if counted else None) for rate, counted in defined.items()]
+    return [shortened(one["label"]), *rates, count(one["support"])]
 
 
 def _accuracy_card(run: Run) -> Html | None:
@@ -123,7 +140,8 @@ def _parameter_card(parameters: Json) -> Html | None:
     detail = f"{count(initial)} at the start"
     if budget:
         detail = f"of a budget of {count(budget)}; {detail}"
-    title = f"{count(final)} trainable parameters at the end, {count(initial)} at the start"
+    when = "so far" if parameters.get("final") is None else "at the end"
+    title = f"{count(final)} trainable parameters {when}, {count(initial)} at the start"
     freed = initial - final
     bar = stacked_bar([("main", final), ("freed", freed)], total=max(budget or 0, initial, 1), title=title)
     return tag(
@@ -179,7 +197,7 @@ def _checkpoint_row(checkpoint: Json, selected: Json) -> list[object]:
 
 
 def _confusion(split: str, metrics: Json) -> Html:
-    labels = [one["label"] for one in metrics["per_class"]]
+    labels = [shortened(one["label"]) for one in metrics["per_class"]]
     cells: list[tuple[int, int, int]] = metrics["confusion"]
     caption = f"Confusion matrix, {split} rows: true class by row, predicted class by column"
     listed = table(
@@ -187,6 +205,7 @@ def _confusion(split: str, metrics: Json) -> Html:
         _confusions(metrics["per_class"], cells),
         caption=f"Most frequent confusions, {split} rows",
         numeric_from=2,
+        class_="names",
     )
     if len(labels) > MAX_CLASSES_DRAWN:
         return listed
@@ -207,6 +226,7 @@ def _confusion(split: str, metrics: Json) -> Html:
         caption=caption,
         corner="true \N{DOWNWARDS ARROW} predicted \N{RIGHTWARDS ARROW}",
         is_compact=len(labels) > MAX_CLASSES_WITH_NUMBERS,
+        class_="names tall" if max(map(len, labels)) > MAX_LABEL_ACROSS else "names",
     )
     return tag("div", matrix, disclosure("Most frequent confusions", listed))
 
@@ -215,7 +235,12 @@ def _confusions(per_class: Sequence[Json], cells: Sequence[tuple[int, int, int]]
     errors = [(number, i, j) for i, j, number in cells if i != j]
     for number, i, j in sorted(errors, key=lambda error: (-error[0], error[1:]))[:MAX_CONFUSIONS_LISTED]:
         true, predicted = per_class[i], per_class[j]
-        yield [true["label"], predicted["label"], count(number), percent(number / true["support"])]
+        yield [
+            shortened(true["label"]),
+            shortened(predicted["label"]),
+            count(number),
+            percent(number / true["support"]),
+        ]
 
 
 def _as_sentence(text: str) -> str:

@@ -61,12 +61,22 @@ def load_run(run_dir: Path) -> Run:
         raise UsageError(f"{run_dir}: found no record.json: name the folder that `leantune train` wrote")
     record = _parse(path.read_bytes(), str(path))
     events = list(_events(run_dir / "history.jsonl"))
+    pruned = _by_step(events, "pruned")
+    parameters = record.get("parameters")
+    if parameters and record.get("status") != "finished":
+        record = {**record, "parameters": parameters | _finals_so_far(parameters, pruned)}
     return Run(
         record=record,
         steps=_by_step(events, "step"),
         evaluations=_by_step(events, "evaluation"),
-        pruned=_by_step(events, "pruned"),
+        pruned=pruned,
     )
+
+
+def _finals_so_far(parameters: Json, pruned: tuple[Json, ...]) -> dict[str, int | None]:
+    """Final counts of a run that has not finished: none before its ranks are final, when they are still a plan."""
+    final = pruned[-1]["trainable"] if pruned else None
+    return {"final": final, "adapters_final": None if final is None else final - parameters["head"]}
 
 
 def _events(path: Path) -> Iterator[Json]:

@@ -9,6 +9,11 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 ABSENT = "–"
 
 
+def shortened(text: str, limit: int = 120) -> str:
+    """A name, cut where it would make a page of its own."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def count(value: float | None) -> str:
     """``12,345``; a dash for None."""
     return ABSENT if value is None else f"{value:,.0f}"

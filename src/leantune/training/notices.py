@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,20 @@ def data_lines(description: dict[str, Any], max_length: int) -> Iterator[str]:
     ]
     if repeats:
         yield f"warning: equal texts: {'; '.join(repeats)}"
+    alike = _classes_that_look_alike(description["train"]["label_counts"])
+    if alike:
+        yield (
+            f"warning: classes that differ only in case, accents or invisible characters: {'; '.join(alike)}. "
+            "If they are one class, write it in one way"
+        )
+
+
+def _classes_that_look_alike(names: Iterable[str]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        seen = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+        groups.setdefault(seen.casefold().strip(), []).append(name)
+    return [" and ".join(map(ascii, group)) for group in groups.values() if len(group) > 1]
 
 
 def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator[str]:

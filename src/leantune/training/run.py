@@ -72,7 +72,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
             distributed.take_from_main([p.data for p in classifier.trainable().values()])
             start_folder(run)
             history = History(run.folder / "history.jsonl")
-        with _resume_named(run.folder):
+        with _interruption_noted(run):
             with history:
                 _train(run, state, selection, history)
             select_best(run, classifier, selection)
@@ -104,15 +104,18 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
 
 
 @contextmanager
-def _resume_named(folder: Path) -> Iterator[None]:
-    """Say how to go on after Ctrl-C at a moment that saves nothing of its own."""
+def _interruption_noted(run: Run) -> Iterator[None]:
+    """Note a signal in the record, and say how to go on after Ctrl-C at a moment that saves nothing of its own."""
     try:
         yield
-    except KeyboardInterrupt:
-        if not list_checkpoints(folder):
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        if run.record["status"] == "running":  # a finished run that was resumed is still what it was
+            run.record["status"] = "interrupted"
+            run.save_record()
+        if isinstance(stopped, Interrupted) or not list_checkpoints(run.folder):
             raise
         raise Interrupted(
-            f"interrupted; go on from the last checkpoint with: {resume_command(folder)}",
+            f"interrupted; go on from the last checkpoint with: {resume_command(run.folder)}",
             signal_number=signal.SIGINT,
         ) from None
 
@@ -166,6 +169,9 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
         )
     step, checkpoint = found
     restore(state, checkpoint)
+    if run.record["status"] == "interrupted":
+        run.record["status"] = "running"
+        run.save_record()
     run.started -= checkpoint.state["elapsed_s"]
     selection.evaluations = [Evaluation(**each) for each in checkpoint.state["evaluations"]]
     run.console.print(f"resumed from step {step} of {run.steps.total_steps}")
