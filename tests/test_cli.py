@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from leantune.adalora.export import write_lora
-from leantune.arguments import build_parser, parse
+from leantune.arguments import build_parser, parse, recipe_from
 from leantune.cli import COMMANDS, main
 from leantune.config.convert import convert
 from leantune.config.load import load_recipe
@@ -263,6 +263,14 @@ def test_an_export_below_a_file_is_one_line(run, inputs, capsys):
     output = str(inputs / "test.csv" / "lora")
     said = fails(capsys, 2, "export", str(run), "--format", "lora", "--output", output)
     assert f"{inputs / 'test.csv'} is a file; choose another folder" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "value"), [(["--refit"], True), (["--refit", "false"], False), (["--refit=true"], True)]
+)
+def test_a_switch_needs_no_value(words, value):
+    options = parse(["train", "--data", "x.csv", "--model", "m", *words])
+    assert recipe_from(options).refit is value
 
 
 def test_targets_may_be_a_list_in_a_recipe_file(inputs, tmp_path):

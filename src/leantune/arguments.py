@@ -104,10 +104,13 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     for field in dataclasses.fields(Recipe):
         is_said = field.default in (dataclasses.MISSING, None) or "default" in field.metadata["doc"]
         default = "" if is_said else f" [{_word(field.default)}]"
+        kind: dict[str, Any] = {"metavar": "VALUE"}
+        if isinstance(field.default, bool):
+            kind = {"metavar": "BOOL", "nargs": "?", "const": "true"}
         keys.add_argument(
             *dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}")),
             dest=f"key_{field.name}",
-            metavar="",
+            **kind,
             help=(field.metadata["doc"] + default).replace("%", "%%"),
         )
 
