@@ -423,3 +423,9 @@ def test_empty_lines_between_rows_of_several_columns_are_no_rows(tmp_path: Path)
     path = tmp_path / "rows.csv"
     path.write_bytes(b"text,label\n\na,x\n\nb,y\n\n")
     assert read(path).texts == ["a", "b"]
+
+
+def test_empty_columns_of_a_spreadsheet_are_no_columns_of_one_name(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label,,\nhello,x,,\n")
+    (batch,) = open_examples(str(tmp_path / "a.csv"), Columns(), labels="required").batches()
+    assert (batch.texts, batch.labels) == (["hello"], ["x"])

@@ -26,6 +26,8 @@ from leantune.errors import DataError
 
 MAX_FIELD_CHARS = 2**24
 
+_OTHERWISE_SEPARATED = re.compile(r'"[^",]*"([;|\t]"[^",]*")+')
+"""A header whose names are all in quotes."""
 _WRAPPED = re.compile(r'"(?:[^"]|"")*"')
 _DELIMITERS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
 _TSV_SUFFIXES = (".tsv", ".tab")
@@ -96,6 +98,11 @@ def open_delimited(content: Content) -> DelimitedTable:
         DataError: no header, two columns of one name, or another delimiter.
     """
     delimiter = "\t" if content.suffix in _TSV_SUFFIXES else ","
+    first = next(text_lines(content, newline=""), "").rstrip("\r\n")
+    if delimiter == "," and _OTHERWISE_SEPARATED.fullmatch(
+        first
+    ):  # to the reader of CSV a quote that is never closed
+        _refuse_other_delimiter(first, delimiter, content.name, 1)
     line, header = next(_records(content, delimiter), (1, []))
     if not header:
         raise DataError("only empty lines: expected a header and rows", path=content.name)

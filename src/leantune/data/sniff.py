@@ -34,7 +34,8 @@ _OTHER_MAGIC = {
     b"SQLite format 3\x00": "a SQLite database",
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "a NumPy .npy file",
-    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"\x28\xb5\x2f\xfd": "a zstd file (unpack it with zstd -d)",
+    b"FEA1": "a Feather file of version 1",
     b"\x7fELF": "a program",
     b"Obj\x01": "an Avro file",
 }

@@ -47,8 +47,8 @@ class Table(Protocol):
 
 
 def check_unique(columns: Sequence[str], name: str, row: int | None = None) -> None:
-    """Raise DataError if two columns have one name."""
-    doubles = sorted({column for column in columns if columns.count(column) > 1})
+    """Raise DataError if two columns have one name; a spreadsheet's empty columns have none."""
+    doubles = sorted({column for column in columns if column and columns.count(column) > 1})
     if doubles:
         raise DataError(
             f"more than one column is called {listed(doubles)}: give every column its own name",
