@@ -13,6 +13,7 @@ import torch
 
 from leantune.packing.native import library
 from leantune.packing.native.library import COMPILERS, describe_kernels, kernels
+from leantune.training.notices import kernel_lines
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C compiler")
@@ -106,3 +107,13 @@ def test_the_record_says_who_computes():
     assert describe_kernels(CPU, "fp32") == "torch: fp32 on cpu"
     expected = f"torch: {kernels().reason}" if kernels().library is None else "native"
     assert describe_kernels(CPU, "bf16") == expected
+
+
+def test_a_run_that_has_to_go_without_kernels_says_why(monkeypatch):
+    monkeypatch.setattr(library, "kernels", lambda: library.Kernels(None, "no C compiler: $CC is none"))
+    (line,) = kernel_lines(CPU, "bf16")
+    assert line.startswith("warning: without native kernels")
+    assert "no C compiler: $CC is none" in line
+    assert not list(kernel_lines(CPU, "fp32"))
+    monkeypatch.setenv(library.SWITCH, "0")
+    assert not list(kernel_lines(CPU, "bf16"))

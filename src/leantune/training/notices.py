@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 
 from leantune.adalora.budget import ParameterPlan
 from leantune.data.rows import LabelledRows
+from leantune.packing.native.library import SWITCH, describe_kernels
 from leantune.training.selection import KEEP_LAST
 
 REPEATS = {
@@ -57,6 +59,16 @@ def _classes_that_look_alike(names: Iterable[str]) -> list[str]:
         seen = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
         groups.setdefault(seen.casefold().strip(), []).append(name)
     return [" and ".join(map(ascii, group)) for group in groups.values() if len(group) > 1]
+
+
+def kernel_lines(device: torch.device, precision: str) -> Iterator[str]:
+    """One line if the native kernels could serve and cannot be had, unless they were turned off."""
+    if device.type != "cpu" or precision != "bf16" or os.environ.get(SWITCH) == "0":
+        return
+    described = describe_kernels(device, precision)
+    if described != "native":
+        reason = described.removeprefix("torch: ")
+        yield f"warning: without native kernels, which make training faster: {reason} ({SWITCH}=0 accepts that)"
 
 
 def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator[str]:

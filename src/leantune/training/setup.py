@@ -41,7 +41,7 @@ from leantune.pretrained import (
 from leantune.sources import public_name, resolve_model
 from leantune.training.folder import RECORD, check_folder, check_inputs_stay, clear_run
 from leantune.training.loop import TrainingState
-from leantune.training.notices import data_lines, disk_lines, padding_lines
+from leantune.training.notices import data_lines, disk_lines, kernel_lines, padding_lines
 from leantune.training.optimizer import adamw
 from leantune.training.prepare import (
     PreparedData,
@@ -109,7 +109,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     run = Run(
         recipe, folder, console, model_source, config, data, plan, steps, device, precision, {}, started
     )
-    for line in disk_lines(folder, plan, keep_best=recipe.keep_best):
+    for line in (*kernel_lines(device, precision), *disk_lines(folder, plan, keep_best=recipe.keep_best)):
         console.print(line, soft_wrap=True)
     if resume:
         run.record = json.loads((folder / RECORD).read_text("utf-8"))
