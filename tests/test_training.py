@@ -577,6 +577,21 @@ def test_resume_refuses_another_precision(inputs, tmp_path, monkeypatch):
         run_training(recipe, console=quiet(), resume=True)
 
 
+def test_resume_from_elsewhere_names_the_directory_of_relative_paths(inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(inputs)
+    recipe = recipe_for(Path(), tmp_path / "run")
+    assert recipe.data == "train.csv"
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, 3)
+        with pytest.raises(Interrupted):
+            run_training(recipe, console=quiet())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=rf"model=encoder: relative to {inputs}, where the run was begun"):
+        run_training(recipe, console=quiet(), resume=True)
+    monkeypatch.chdir(inputs)
+    assert record_of(run_training(recipe, console=quiet(), resume=True))["status"] == "finished"
+
+
 def test_resume_refuses_other_data(inputs, tmp_path, monkeypatch):
     write_rows(tmp_path / "train.csv", 240)
     recipe = recipe_for(inputs, tmp_path / "run", data=str(tmp_path / "train.csv"))

@@ -13,8 +13,25 @@ from leantune.adalora.budget import ParameterPlan
 from leantune.atomic import remove_leftovers
 from leantune.config import Recipe
 from leantune.data.labels import LabelMap
-from leantune.errors import CheckpointError
+from leantune.errors import CheckpointError, UsageError
 from leantune.training.checkpoint import Checkpoint, list_checkpoints, valid_checkpoints
+
+
+def check_directory(record: Mapping[str, Any], recipe: Recipe) -> None:
+    """Refuse to look in vain, here and on the hub, for what is relative to where the run was begun.
+
+    Raises:
+        UsageError: naming that directory.
+    """
+    begun_in = record.get("directory")  # early runs lack it
+    if begun_in is None:
+        return
+    for key in ("model", "data", "validation", "test"):
+        location = getattr(recipe, key)
+        if location and not Path(location).exists() and (Path(begun_in) / location).exists():
+            raise UsageError(
+                f"{key}={location}: relative to {begun_in}, where the run was begun; resume it from there"
+            )
 
 
 def check_same_run(

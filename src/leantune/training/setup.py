@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import uuid
@@ -51,7 +52,7 @@ from leantune.training.prepare import (
     prepare_data,
     resolve,
 )
-from leantune.training.resume import check_same_run
+from leantune.training.resume import check_directory, check_same_run
 
 
 @dataclass(slots=True)
@@ -91,6 +92,10 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
         check_folder(folder, overwrite=overwrite, resume=resume)
         if not resume:
             check_inputs_stay(folder, recipe)
+    record: dict[str, Any] = {}
+    if resume:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        check_directory(record, recipe)
     model_source = resolve_model(recipe.model)
     recipe = resolve(recipe, config_of(model_source, trust_remote_code=recipe.trust_remote_code))
     with console.status("reading") as status:
@@ -107,13 +112,12 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     device = hardware.pick_device()
     precision = hardware.pick_precision(recipe.precision, device)
     run = Run(
-        recipe, folder, console, model_source, config, data, plan, steps, device, precision, {}, started
+        recipe, folder, console, model_source, config, data, plan, steps, device, precision, record, started
     )
     for line in (*kernel_lines(device, precision), *disk_lines(folder, plan, keep_best=recipe.keep_best)):
         console.print(line, soft_wrap=True)
     if resume:
-        run.record = json.loads((folder / RECORD).read_text("utf-8"))
-        check_same_run(run.record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)
+        check_same_run(record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)
     return run
 
 
@@ -141,6 +145,7 @@ def begin_record(run: Run) -> None:
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "status": "running",
         "command": sys.argv,
+        "directory": os.getcwd(),
         "versions": hardware.describe_versions(),
         "hardware": hardware_of(run),
         "processes": distributed.world_size(),
