@@ -113,7 +113,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _fit(
         self, output: Path, texts: list[str], labels: npt.NDArray[Any], classes: npt.NDArray[Any]
     ) -> None:
-        found = _run_id_in(output)
+        found = _record_in(output).get("run_id")
         is_own = found is not None and found == getattr(self, "_run_id", None)
         if found is not None and not is_own:
             raise UsageError(
@@ -142,14 +142,14 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         except UsageError:  # refused: what is there now is as it was
             raise
         except BaseException:
-            self._run_id = _run_id_in(output)  # begun, so fitting again may replace it
+            self._run_id = _record_in(output).get("run_id")  # begun, so fitting again may replace it
             raise
         finally:
             _remove_rows_of_no_run(output, written)
         write_model_card(run)
         write_report(run)
         self.run_, self.classes_, self._rows = run, classes, [rows]
-        self.record_ = json.loads((run / RECORD).read_text("utf-8"))
+        self.record_ = _record_in(run)
         self._run_id = self.record_["run_id"]
         self._trained: TrainedClassifier = load_run(run, trust_remote_code=recipe.trust_remote_code)
 
@@ -193,16 +193,16 @@ def _lines_of(texts: Sequence[str], labels: npt.NDArray[Any]) -> str:
     )
 
 
-def _run_id_in(output: Path) -> str | None:
-    """Whose run is in a folder; None if there is none."""
-    record = output / RECORD
-    return json.loads(record.read_text("utf-8")).get("run_id") if record.is_file() else None
+def _record_in(output: Path) -> dict[str, Any]:
+    """The record of the run in a folder; empty if there is none."""
+    path = output / RECORD
+    record: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return record
 
 
 def _remove_rows_of_no_run(output: Path, written: Sequence[Path]) -> None:
     """Of the files that an estimator wrote, keep the one that the run in ``output`` was made of."""
-    record = output / RECORD
-    used = json.loads(record.read_text("utf-8"))["recipe"]["data"] if record.is_file() else None
+    used = _record_in(output).get("recipe", {}).get("data")
     for path in written:
         if str(path) != used:
             path.unlink(missing_ok=True)

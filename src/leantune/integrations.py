@@ -193,16 +193,23 @@ def exclude_penalty_from_evaluation(model: nn.Module) -> None:
     def before(module: nn.Module, inputs: Any) -> None:
         config.orth_reg_weight = weight if module.training else 0.0
 
-    has_warned = False
-
     def after(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        nonlocal has_warned
         config.orth_reg_weight = weight
-        has_loss = (
-            outputs is None or getattr(outputs, "loss", None) is not None
-        )  # None: the forward pass failed
-        if module.training and weight and not has_loss and not has_warned:
-            has_warned = True
+
+    tuner.register_forward_pre_hook(before)
+    tuner.register_forward_hook(after, always_call=True)
+    if weight:
+        _warn_of_a_lost_penalty(tuner)
+
+
+def _warn_of_a_lost_penalty(tuner: AdaLoraModel) -> None:
+    """Look at the first forward pass in training: where it returns no loss, PEFT has nothing to add its penalty to."""
+
+    def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        if not module.training:
+            return
+        handle.remove()
+        if getattr(outputs, "loss", None) is None:
             warnings.warn(
                 "PEFT adds its orthogonality penalty to the loss that the model returns, and this one returns none "
                 "(Trainer computes the loss itself under label_smoothing_factor or a compute_loss of its own): "
@@ -210,8 +217,7 @@ def exclude_penalty_from_evaluation(model: nn.Module) -> None:
                 stacklevel=2,
             )
 
-    tuner.register_forward_pre_hook(before)
-    tuner.register_forward_hook(after, always_call=True)
+    handle = tuner.register_forward_hook(look)
 
 
 def _tuner_of(model: nn.Module) -> AdaLoraModel:

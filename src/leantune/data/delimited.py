@@ -98,12 +98,13 @@ def open_delimited(content: Content) -> DelimitedTable:
         DataError: no header, two columns of one name, or another delimiter.
     """
     delimiter = "\t" if content.suffix in _TSV_SUFFIXES else ","
-    first = next(text_lines(content, newline=""), "").rstrip("\r\n")
-    if delimiter == "," and _OTHERWISE_SEPARATED.fullmatch(
-        first
-    ):  # to the reader of CSV a quote that is never closed
-        _refuse_other_delimiter(first, delimiter, content.name, 1)
-    line, header = next(_records(content, delimiter), (1, []))
+    try:
+        line, header = next(_records(content, delimiter), (1, []))
+    except DataError:  # to it, names in quotes between other separators are quotes that were closed too early
+        first = next(text_lines(content, newline=""), "").rstrip("\r\n")
+        if _OTHERWISE_SEPARATED.fullmatch(first):
+            _refuse_other_delimiter(first, delimiter, content.name, 1)
+        raise
     if not header:
         raise DataError("only empty lines: expected a header and rows", path=content.name)
     if len(header) == 1:

@@ -63,9 +63,8 @@ def _write_as_lora(folder: Path, own: Path) -> None:
     Raises:
         CheckpointError: if what is read back is another update.
     """
-    adapter = read_adapter(
-        own
-    )  # not its copy in ``folder``: tensors may be the mapped file that is overwritten
+    # not of its copy in ``folder``: tensors may be the mapped file that is overwritten
+    adapter = read_adapter(own)
     write_lora(folder, adapter)
     reread = read_adapter(folder)
     for name, triplets in adapter.modules.items():

@@ -198,11 +198,12 @@ def _checkpoint_row(checkpoint: Json, selected: Json) -> list[object]:
 
 def _confusion(split: str, metrics: Json) -> Html:
     labels = [shortened(one["label"]) for one in metrics["per_class"]]
+    supports = [one["support"] for one in metrics["per_class"]]
     cells: list[tuple[int, int, int]] = metrics["confusion"]
     caption = f"Confusion matrix, {split} rows: true class by row, predicted class by column"
     listed = table(
         ["true class", "predicted as", "rows", "of the true class"],
-        _confusions(metrics["per_class"], cells),
+        _confusions(labels, supports, cells),
         caption=f"Most frequent confusions, {split} rows",
         numeric_from=2,
         class_="names",
@@ -216,7 +217,7 @@ def _confusion(split: str, metrics: Json) -> Html:
 
     def heat_of(i: int, j: int) -> float:
         # The root keeps rare confusions visible beside a full diagonal.
-        return sqrt(counts[i][j] / max(1, sum(counts[i])))
+        return sqrt(counts[i][j] / max(1, supports[i]))
 
     matrix = heat_table(
         labels,
@@ -231,16 +232,12 @@ def _confusion(split: str, metrics: Json) -> Html:
     return tag("div", matrix, disclosure("Most frequent confusions", listed))
 
 
-def _confusions(per_class: Sequence[Json], cells: Sequence[tuple[int, int, int]]) -> Iterator[list[object]]:
+def _confusions(
+    labels: Sequence[str], supports: Sequence[int], cells: Sequence[tuple[int, int, int]]
+) -> Iterator[list[object]]:
     errors = [(number, i, j) for i, j, number in cells if i != j]
     for number, i, j in sorted(errors, key=lambda error: (-error[0], error[1:]))[:MAX_CONFUSIONS_LISTED]:
-        true, predicted = per_class[i], per_class[j]
-        yield [
-            shortened(true["label"]),
-            shortened(predicted["label"]),
-            count(number),
-            percent(number / true["support"]),
-        ]
+        yield [labels[i], labels[j], count(number), percent(number / supports[i])]
 
 
 def _as_sentence(text: str) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from leantune.adalora.budget import ParameterPlan
 from leantune.config import Recipe
@@ -26,9 +25,9 @@ class Plan:
     parameters: ParameterPlan
     steps: StepPlan | None
     """None if the rows cannot be had; the number of steps is not known then."""
-    missing: str = ""
-    """Why not."""
-    unseen: Mapping[str, int] = field(default_factory=dict)
+    missing: str
+    """Why not; empty if they can."""
+    unseen: Mapping[str, int]
     """Parameters of modules that are trained, too, if the weights, which are not here, lack them."""
 
 
@@ -44,22 +43,23 @@ def plan(recipe: Recipe) -> Plan:
         UnsafeFileError: for a file or model that could run code.
     """
     source = resolve_model(recipe.model, with_weights=False)
+    # a model that cannot be is told before rows are read
+    recipe = resolve(recipe, config_of(source, trust_remote_code=recipe.trust_remote_code))
+    missing = _why_no_rows(recipe)
+    data = None if missing else prepare_data(recipe)
+    num_labels = len(recipe.labels or ()) if data is None else len(data.labels.names)
+    config = config_of(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
+    parameters = plan_run(recipe, config, source)
+    steps = None if data is None else plan_steps(recipe, parameters, len(data.train))
+    return Plan(recipe, num_labels, parameters, steps, missing, unseen_head_modules(config, source))
 
-    def config(num_labels: int | None = None) -> Any:
-        return config_of(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
 
-    recipe = resolve(recipe, config())  # a model that cannot be is told before rows are read
-    if recipe.labels and recipe.data != "-":  # standard input is always there, and can be read once
-        try:
-            open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
-        except UsageError as error:
-            num_labels = len(recipe.labels)
-            parameters = plan_run(recipe, config(num_labels), source)
-            unseen = unseen_head_modules(config(num_labels), source)
-            return Plan(recipe, num_labels, parameters, None, str(error), unseen)
-    data = prepare_data(recipe)
-    num_labels = len(data.labels.names)
-    parameters = plan_run(recipe, config(num_labels), source)
-    steps = plan_steps(recipe, parameters, len(data.train))
-    unseen = unseen_head_modules(config(num_labels), source)
-    return Plan(recipe, num_labels, parameters, steps, unseen=unseen)
+def _why_no_rows(recipe: Recipe) -> str:
+    """Why the rows of a recipe that names its labels cannot be had; empty if they can, or have to be."""
+    if not recipe.labels or recipe.data == "-":  # standard input is always there, and can be read once
+        return ""
+    try:
+        open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
+    except UsageError as error:
+        return str(error)
+    return ""
