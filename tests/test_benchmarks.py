@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import asdict
@@ -16,6 +17,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 from benchmarks import startup
 from benchmarks.growth import Growth, markdown_of
 from benchmarks.peer import trainer_peft
+from benchmarks.quality.peer import DEFAULTS
 from benchmarks.speed import plot, report
 from benchmarks.speed.__main__ import at_its_best
 from benchmarks.speed.arithmetic import (
@@ -418,6 +420,27 @@ def test_the_peer_trains_and_its_ranks_move(inputs: Path, tmp_path: Path, monkey
     assert len(result["evaluations"]) == 1
     if adapter == "adalora":
         assert sum(result["ranks"].values()) == 2 * len(result["ranks"])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_peers_lora_can_start_as_pissa_and_train_as_lora_plus(inputs: Path, tmp_path: Path) -> None:
+    options = argparse.Namespace(
+        **DEFAULTS,
+        model=str(inputs / "encoder"),
+        adapter="lora",
+        target_rank=2,
+        learning_rate=1e-3,
+        seed=1,
+    )
+    options.lora_init, options.loraplus_ratio, options.precision = "pissa", 4, "fp32"
+    model = trainer_peft.adapted_model(options, ["a", "b"])
+    layer = next(module for module in model.modules() if hasattr(module, "lora_B"))
+    assert layer.lora_B["default"].weight.abs().min() > 0  # LoRA's own is zero
+    watch = trainer_peft.StopWatch()
+    trainer = trainer_peft.trainer_of(options, model, None, watch, str(tmp_path))
+    rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert rates[id(layer.lora_A["default"].weight)] == 1e-3
+    assert rates[id(layer.lora_B["default"].weight)] == 4e-3
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

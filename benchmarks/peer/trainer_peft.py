@@ -23,6 +23,7 @@ import psutil
 import torch
 from datasets import DatasetDict, disable_progress_bars, load_dataset
 from peft import AdaLoraConfig, LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -89,6 +90,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--target-rank", type=int, default=8, help="AdaLoRA's target rank, LoRA's rank")
     parser.add_argument("--alpha", type=int, default=16)
     parser.add_argument("--dropout", type=float, default=0.15, help="on the input of the adapters")
+    parser.add_argument("--lora-init", help="LoRA's start in PEFT's terms, as pissa; none: B zero")
+    parser.add_argument("--loraplus-ratio", type=float, help="of B's learning rate to A's; none: no LoRA+")
     parser.add_argument("--encoder-dropout", type=float, help="within the encoder; none: its own")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--max-steps", type=int, default=-1, help="optimiser steps; -1: all epochs")
@@ -142,7 +145,8 @@ def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftMo
         "lora_dropout": options.dropout,
     }
     if options.adapter == "lora":
-        return get_peft_model(model, LoraConfig(r=options.target_rank, **shared))
+        start = options.lora_init or True
+        return get_peft_model(model, LoraConfig(r=options.target_rank, init_lora_weights=start, **shared))
     ranks = {"init_r": options.init_rank, "target_r": options.target_rank}
     # AdaLoraCallback puts the real number of steps in the place of total_step
     return get_peft_model(
@@ -159,13 +163,27 @@ def trainer_of(
         callbacks.append(
             AdaLoraCallback(rank_warmup=RANK_WARMUP, rank_final=RANK_FINAL, allocate_every=ALLOCATE_EVERY)
         )
+    arguments = training_arguments(options, scratch)
+    if options.loraplus_ratio:
+        parts["optimizers"] = (loraplus_optimizer(options, model), None)
     return CountingTrainer(
         model,
-        training_arguments(options, scratch),
+        arguments,
         data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=options.pad_to_multiple_of),
         processing_class=tokenizer,
         callbacks=callbacks,
         **parts,
+    )
+
+
+def loraplus_optimizer(options: argparse.Namespace, model: PeftModel) -> torch.optim.Optimizer:
+    """AdamW with a learning rate of its own for B (Hayou et al., 2024, arXiv 2402.12354)."""
+    return create_loraplus_optimizer(
+        model,
+        torch.optim.AdamW,
+        lr=options.learning_rate,
+        loraplus_lr_ratio=options.loraplus_ratio,
+        loraplus_weight_decay=WEIGHT_DECAY,
     )
 
 

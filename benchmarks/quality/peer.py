@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "alpha": 16,
     "dropout": 0.15,
     "encoder_dropout": None,
+    "lora_init": None,
+    "loraplus_ratio": None,
     "epochs": 3,
     "max_steps": -1,
     "batch_size": 32,
