@@ -28,6 +28,7 @@ FLOORS = (
     "architectures",
     "sources",
     "pretrained",
+    "head",
     "model",
     "evaluation",
     "inference",

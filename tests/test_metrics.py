@@ -20,8 +20,9 @@ from sklearn.metrics import (
 )
 
 from leantune.errors import DataError, DivergedError
+from leantune.evaluation.comparison import compare
 from leantune.evaluation.intervals import mcnemar_p_value, paired_interval, wilson_interval
-from leantune.evaluation.metrics import Metrics, compare, evaluate_probabilities
+from leantune.evaluation.metrics import Metrics, evaluate_probabilities
 
 
 def one_hot(predicted: list[int], num_classes: int) -> np.ndarray:
@@ -78,7 +79,7 @@ def test_macro_f1_and_class_rates_agree_with_scikit_learn_where_it_warns(
     metrics = evaluate_probabilities(probabilities, label_ids, names(len(classes)))
     predicted = probabilities.argmax(axis=1)
     expected = precision_recall_fscore_support(label_ids, predicted, labels=classes, zero_division=0)
-    per_class = [(one.precision, one.recall, one.f1, one.support) for one in metrics.per_class]
+    per_class = [(one.precision or 0, one.recall or 0, one.f1 or 0, one.support) for one in metrics.per_class]
     assert np.allclose(np.transpose(per_class), expected)
     assert metrics.macro_f1 == pytest.approx(f1_score(label_ids, predicted, average="macro", zero_division=0))
 
@@ -116,11 +117,12 @@ def test_the_order_of_rows_does_not_matter(
     assert straight.calibration_error == pytest.approx(shuffled.calibration_error)
 
 
-def test_a_class_that_never_occurs_and_one_never_predicted_have_defined_values() -> None:
+def test_rates_of_no_rows_are_none() -> None:
     # Class 2 is neither label nor prediction; class 1 is a label that is never predicted.
     metrics = evaluate_probabilities(one_hot([0, 0, 0], 3), np.array([0, 1, 0]), names(3))
-    assert [one.precision for one in metrics.per_class] == pytest.approx([2 / 3, 0, 0])
-    assert [one.recall for one in metrics.per_class] == [1, 0, 0]
+    assert [one.precision for one in metrics.per_class] == [pytest.approx(2 / 3), None, None]
+    assert [one.recall for one in metrics.per_class] == [1, 0, None]
+    assert [one.f1 for one in metrics.per_class] == [pytest.approx(0.8), 0, None]
     assert metrics.macro_f1 == pytest.approx((0.8 + 0) / 2)
 
 

@@ -26,10 +26,11 @@ from transformers import (
 from leantune.cli import main
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, LeantuneError, UnsafeFileError, UsageError
+from leantune.head import reinitialise_head
 from leantune.inference.adapters import load_adapter
 from leantune.inference.load import load_run
 from leantune.inference.shared import SharedEncoder
-from leantune.pretrained import config_of, load_pretrained, reinitialise_head, set_encoder_dtype
+from leantune.pretrained import config_of, load_pretrained, set_encoder_dtype
 from leantune.training.setup import build_classifier, prepare_run
 from tiny import recipe_for, save_tiny_encoder, tiny_config, words_of
 

@@ -75,9 +75,8 @@ def print_metrics(metrics: Metrics) -> None:
     for name in ("class", "precision", "recall", "F1", "rows"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for each in metrics.per_class:
-        counted = (each.predicted, each.support, each.predicted + each.support)
-        rates = zip((each.precision, each.recall, each.f1), counted, strict=True)
-        values = [f"{100 * rate:.1f} %" if number else "-" for rate, number in rates]
+        rates = (each.precision, each.recall, each.f1)
+        values = ["-" if rate is None else f"{100 * rate:.1f} %" for rate in rates]
         table.add_row(place_name(each.label), *values, f"{each.support:,}")
     terminal.print(table)
 

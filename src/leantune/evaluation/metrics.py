@@ -5,7 +5,7 @@ Shapes: N rows, C classes, K occupied cells of a confusion matrix, B bootstrap d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,28 +14,25 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from leantune.errors import DataError, DivergedError
-from leantune.evaluation.intervals import Interval, mcnemar_p_value, paired_interval, wilson_interval
+from leantune.evaluation.intervals import Interval, wilson_interval
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
 
 CALIBRATION_BINS = 15
 BOOTSTRAP_DRAWS = 1000
-SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMetrics:
-    """How one class fares; a ratio whose denominator is zero counts as 0."""
+    """How one class fares; a rate of no rows is None."""
 
     label: str
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     support: int
     """Rows whose true class this is."""
-    predicted: int
-    """Rows that were taken for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,40 +75,6 @@ class Metrics:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Two classifiers, a and b, on the same rows. Rates are fractions."""
-
-    num_rows: int
-    only_a_right: int
-    only_b_right: int
-    difference: float
-    """Accuracy of b less accuracy of a: what b gains."""
-    interval: Interval
-    """95 % interval of the difference."""
-    p_value: float
-    """McNemar's test, mid-p, of "a and b err equally often"."""
-
-    @property
-    def distinguishable(self) -> bool:
-        """Whether the rows show a difference at the 5 % level."""
-        return self.p_value < SIGNIFICANCE
-
-    def sentence(self, subject: str = "the two classifiers") -> str:
-        """The finding in words.
-
-        Args:
-            subject: what a and b are, in this order: ``"checkpoints of steps 293 and 586"``.
-        """
-        verdict = "can" if self.distinguishable else "cannot"
-        low, high = 100 * self.interval.low, 100 * self.interval.high
-        return (
-            f"{subject} {verdict} be told apart on {self.num_rows:,} rows: "
-            f"difference {100 * self.difference:.1f} points ({low:.1f} to {high:.1f}), "
-            f"McNemar p = {self.p_value:.2g}"
-        )
-
-
 def evaluate_probabilities(
     probabilities_NC: Floats, label_ids_N: Integers, label_names: Sequence[str], *, seed: int = 0
 ) -> Metrics:
@@ -135,8 +98,6 @@ def evaluate_probabilities(
     confusion_CC = confusion_matrix(label_ids_N, predicted_N, len(label_names))
     num_rows = len(label_ids_N)
     num_right = int(confusion_CC.trace())
-    precision_C, recall_C, f1_C = _class_rates(confusion_CC)
-    support_C, guesses_C = confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
     return Metrics(
         num_rows=num_rows,
         accuracy=num_right / num_rows,
@@ -145,50 +106,8 @@ def evaluate_probabilities(
         macro_f1_interval=_macro_f1_interval(confusion_CC, seed),
         log_loss=_log_loss(probabilities_NC, label_ids_N),
         calibration_error=_calibration_error(probabilities_NC, predicted_N == label_ids_N),
-        per_class=tuple(
-            ClassMetrics(
-                label=name,
-                precision=float(precision_C[i]),
-                recall=float(recall_C[i]),
-                f1=float(f1_C[i]),
-                support=int(support_C[i]),
-                predicted=int(guesses_C[i]),
-            )
-            for i, name in enumerate(label_names)
-        ),
+        per_class=tuple(_per_class(confusion_CC, label_names)),
         confusion=occupied_cells(confusion_CC),
-    )
-
-
-def compare(predicted_a_N: Integers, predicted_b_N: Integers, label_ids_N: Integers) -> Comparison:
-    """Compare two classifiers on the same rows, row by row.
-
-    Args:
-        predicted_a_N: class ids that a predicts.
-        predicted_b_N: class ids that b predicts.
-        label_ids_N: the true class ids.
-
-    Raises:
-        DataError: no rows.
-        ValueError: three arrays of different lengths.
-    """
-    if not predicted_a_N.shape == predicted_b_N.shape == label_ids_N.shape:
-        raise ValueError(
-            "predictions and labels must have one shape. "
-            f"Got {predicted_a_N.shape}, {predicted_b_N.shape} and {label_ids_N.shape} instead."
-        )
-    num_rows = len(label_ids_N)
-    if num_rows == 0:
-        raise DataError("no rows to compare two classifiers on: give at least one labelled row")
-    right_a_N, right_b_N = predicted_a_N == label_ids_N, predicted_b_N == label_ids_N
-    only_a, only_b = int((right_a_N & ~right_b_N).sum()), int((right_b_N & ~right_a_N).sum())
-    return Comparison(
-        num_rows=num_rows,
-        only_a_right=only_a,
-        only_b_right=only_b,
-        difference=(only_b - only_a) / num_rows,
-        interval=paired_interval(only_a, only_b, num_rows),
-        p_value=mcnemar_p_value(only_a, only_b),
     )
 
 
@@ -231,21 +150,22 @@ def occupied_cells(confusion_CC: npt.NDArray[np.int64]) -> tuple[tuple[int, int,
     return tuple(zip(true_K.tolist(), predicted_K.tolist(), counts_K.tolist(), strict=True))
 
 
-def _class_rates(confusion_CC: npt.NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-    """Precision, recall and F1, each (C,)."""
-    right_C = confusion_CC.diagonal()
-    predicted_C, support_C = confusion_CC.sum(axis=0), confusion_CC.sum(axis=1)
-    return (
-        _ratio(right_C, predicted_C),
-        _ratio(right_C, support_C),
-        _ratio(2 * right_C, predicted_C + support_C),
-    )
+def _per_class(confusion_CC: npt.NDArray[np.int64], label_names: Sequence[str]) -> Iterator[ClassMetrics]:
+    counts = (confusion_CC.diagonal(), confusion_CC.sum(axis=0), confusion_CC.sum(axis=1))
+    for label, right, predicted, support in zip(label_names, *(c.tolist() for c in counts), strict=True):
+        yield ClassMetrics(
+            label=label,
+            precision=right / predicted if predicted else None,
+            recall=right / support if support else None,
+            f1=2 * right / (predicted + support) if predicted or support else None,
+            support=support,
+        )
 
 
 def _macro_f1(confusion_CC: npt.NDArray[np.int64]) -> float:
-    f1_C = _class_rates(confusion_CC)[2]
-    occurs_C = confusion_CC.sum(axis=0) + confusion_CC.sum(axis=1) > 0
-    return float(f1_C[occurs_C].mean())
+    counted_C = confusion_CC.sum(axis=0) + confusion_CC.sum(axis=1)
+    occurs_C = counted_C > 0
+    return float((2 * confusion_CC.diagonal()[occurs_C] / counted_C[occurs_C]).mean())
 
 
 def _one_hot(classes_K: npt.NDArray[np.int64], num_classes: int) -> Any:

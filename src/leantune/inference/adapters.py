@@ -10,9 +10,10 @@ from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
 from leantune.architectures import output_layer
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
+from leantune.head import missing_head_parameters
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
-from leantune.pretrained import config_of, load_pretrained, missing_head_parameters, skeleton
+from leantune.pretrained import config_of, load_pretrained, skeleton
 from leantune.sources import resolve_model
 
 

@@ -21,7 +21,7 @@ from leantune.checksums import describe_folder
 from leantune.data.rows import LabelledRows
 from leantune.data.tokens import Encoded
 from leantune.errors import UsageError
-from leantune.evaluation.metrics import Comparison, compare
+from leantune.evaluation.comparison import Comparison, compare
 from leantune.inference.agreement import check_logits
 from leantune.inference.load import RunClassifier, TrainedClassifier, load_merged, load_run, read_record
 from leantune.inference.narrow import narrow_last_layer

@@ -97,10 +97,7 @@ def class_section(run: Run) -> Html:
 
 
 def _class_row(one: Json) -> list[object]:
-    """Rates of a class; one that nothing was counted for is no zero."""
-    predicted = one.get("predicted", 1)  # older records lack it
-    defined = {"precision": predicted, "recall": one["support"], "f1": predicted + one["support"]}
-    rates = [percent(one[rate] if counted else None) for rate, counted in defined.items()]
+    rates = [percent(one[rate]) for rate in ("precision", "recall", "f1")]
     return [shortened(one["label"]), *rates, count(one["support"])]
 
 

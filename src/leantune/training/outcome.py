@@ -10,8 +10,9 @@ import numpy as np
 from leantune import distributed
 from leantune.adalora.schedule import RankSchedule
 from leantune.errors import CheckpointError
+from leantune.evaluation.comparison import compare
 from leantune.evaluation.evaluate import evaluate
-from leantune.evaluation.metrics import Metrics, compare, confusion_matrix, occupied_cells
+from leantune.evaluation.metrics import Metrics, confusion_matrix, occupied_cells
 from leantune.model import PackedClassifier
 from leantune.training.artefacts import PROBE_ROWS, publish
 from leantune.training.checkpoint import valid_checkpoints

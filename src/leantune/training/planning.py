@@ -10,7 +10,8 @@ from leantune.config import Recipe
 from leantune.data.assets import resolve_location
 from leantune.data.read import open_examples
 from leantune.errors import UsageError
-from leantune.pretrained import config_of, unseen_head_modules
+from leantune.head import unseen_head_modules
+from leantune.pretrained import config_of
 from leantune.sources import resolve_model
 from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data, resolve
 from leantune.training.setup import plan_run

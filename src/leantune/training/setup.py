@@ -26,6 +26,7 @@ from leantune.config import Recipe
 from leantune.data.rows import LabelledRows
 from leantune.errors import CheckpointError, UsageError
 from leantune.evaluation.evaluate import batch_of
+from leantune.head import missing_head_modules, reinitialise_head
 from leantune.memory import is_out_of_memory
 from leantune.model import PackedClassifier, build_trainable, plan_model
 from leantune.packing.native.library import describe_kernels
@@ -33,8 +34,6 @@ from leantune.pretrained import (
     config_of,
     first_line,
     load_pretrained,
-    missing_head_modules,
-    reinitialise_head,
     skeleton,
     weights_sha256,
     with_dropout,
