@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.data import DataSet, Encoder
-from benchmarks.quality.methods import BUDGETS, CLI, COMMON, Method
+from benchmarks.quality.methods import BUDGETS, CLI, COMMON, UNNAMED, Method
 from benchmarks.results_folder import commit
 from benchmarks.speed.arithmetic import slug
 from leantune import __version__
@@ -119,7 +119,13 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
         module, words = "benchmarks.quality.peer", [str(scratch / "settings.json"), str(scratch / "out.json")]
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
-        recipe = {**job.settings, **paths, "model": job.encoder.model, "output": str(scratch / "run")}
+        recipe = {
+            **UNNAMED,
+            **job.settings,
+            **paths,
+            "model": job.encoder.model,
+            "output": str(scratch / "run"),
+        }
         module, words = job.method.module, ["train", *(f"{key}={value}" for key, value in recipe.items())]
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)

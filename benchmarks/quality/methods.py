@@ -47,6 +47,9 @@ class Method:
 COMMON: Mapping[str, Any] = {"max_length": 128, "epochs": 3, "batch_size": 32, "keep_best": 1}
 """Of every run of leantune; the pipelines have the same length, epochs and batch."""
 
+UNNAMED: Mapping[str, Any] = {"int8_products": False}
+"""Keys that are newer than most results, where settings do not name them."""
+
 _SLOW_HEAD: Mapping[str, Any] = {"head_learning_rate_ratio": 1}
 _BEST: Mapping[str, Any] = {"selection": "best"}
 _BASE: Mapping[str, Any] = {
@@ -86,6 +89,8 @@ _NO_DROPOUT: Mapping[str, Any] = {"dropout": 0}
 _OWN_DROPOUT: Mapping[str, Any] = {"dropout": None}
 _EVEN: Mapping[str, Any] = {"target_rank": 7}
 """In LoRA: as many triplets as the default keeps."""
+
+_INT8: Mapping[str, Any] = {"int8_products": True}
 
 _ONE_SE: Mapping[str, Any] = {"selection": "one-se"}
 
@@ -230,6 +235,11 @@ METHODS: tuple[Method, ...] = (
         settings={**ADALORA, **_OWN_DROPOUT},
         learning_rates=SHORT_GRID,
         data=("agnews",),
+    ),
+    Method(
+        name="int8 products",
+        settings={**ADALORA, **_INT8},
+        learning_rates=SHORT_GRID,
     ),
     Method(
         name="fp32",

@@ -14,6 +14,7 @@ from leantune.adalora.layer import AdaLoraLinear
 from leantune.packing.attention import packed_attention
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.adapter import Projection, can_adapt, project
+from leantune.packing.native.int8 import is_linear
 from leantune.packing.native.library import learns, serves
 from leantune.packing.plan import AttentionPlan
 from leantune.packing.side_by_side import lay_side_by_side
@@ -93,13 +94,13 @@ def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
 def _projection(layer: nn.Module, x: Tensor) -> Projection | None:
     """``layer`` for `project`, or None if it is not for that."""
     base = layer.base if isinstance(layer, AdaLoraLinear) else layer
-    if type(base) is not nn.Linear or base.bias is None or base.weight.dtype != x.dtype or not serves(x):
+    if not is_linear(base) or base.bias is None or base.weight.dtype != x.dtype or not serves(x):
         return None
     if isinstance(layer, AdaLoraLinear):
         return layer.projection(x.dtype) if can_adapt(layer.dropout, base, x) else None
     if learns(base.weight) or learns(base.bias):
         return None
-    return Projection(base.weight, base.bias)
+    return Projection.of(base)
 
 
 def fuse_self_attention(model: nn.Module, names: list[str]) -> None:

@@ -77,7 +77,7 @@ class AdaLoraLinear(nn.Module):
         if can_adapt(self.dropout, self.base, x):
             return project(x, [self.projection(x.dtype)], self.dropout)[0]
         scaled_A, B = self._factors(x.dtype)
-        frozen = F.linear(x, self.base.weight, self.base.bias)
+        frozen = self.base(x)
         spare = -self.rank % RANK_MULTIPLE
         scaled_A, padded_B = F.pad(scaled_A, (0, 0, 0, spare)), F.pad(B, (0, spare))
         low_rank = F.linear(self.dropout(x), scaled_A).flatten(0, -2)  # (rows, R + spare)
@@ -86,7 +86,7 @@ class AdaLoraLinear(nn.Module):
 
     def projection(self, dtype: torch.dtype) -> Projection:
         """The layer for `project`: its frozen part, and the factors of its update in ``dtype``."""
-        return Projection(self.base.weight, self.base.bias, *self._factors(dtype))
+        return Projection.of(self.base, *self._factors(dtype))
 
     def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """``scaling * A * E (R, in)`` and ``B (out, R)``."""

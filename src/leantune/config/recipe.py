@@ -111,6 +111,10 @@ class Recipe:
         "type of the frozen encoder: bf16, fp16 (on a GPU), fp32, or auto: bf16 where the machine has it",
         "auto",
     )
+    int8_products: bool = _key(
+        "while training, multiply with frozen weights in int8 where the native kernels compute: bf16 on a CPU",
+        True,
+    )
     max_length: int = _key("tokens kept of a text", 256)
     validation_size: float = _key("hold-out: a fraction below 1, or a number of rows", 0.1)
     keep_best: int = _key("best checkpoints kept by the validation metric", 2)

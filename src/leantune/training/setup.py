@@ -29,6 +29,7 @@ from leantune.evaluation.evaluate import batch_of
 from leantune.head import missing_head_modules, reinitialise_head
 from leantune.memory import is_out_of_memory
 from leantune.model import PackedClassifier, build_trainable, plan_model
+from leantune.packing.native.int8 import use_int8_products
 from leantune.packing.native.library import describe_kernels
 from leantune.pretrained import (
     config_of,
@@ -213,6 +214,7 @@ def build_classifier(run: Run) -> PackedClassifier:
         missing_modules=missing_modules,
     )
     classifier.to(run.device)
+    is_int8 = recipe.int8_products and use_int8_products(classifier.model)
     if not classifier.architecture.is_packed:
         _check_computes(classifier, run.data.train, run.precision)
     found = classifier.num_trainable()
@@ -224,6 +226,7 @@ def build_classifier(run: Run) -> PackedClassifier:
         "architecture": run.config.model_type,
         "attention": "packed" if classifier.architecture.is_packed else "padded",
         "precision": run.precision,
+        "frozen_products": "int8" if is_int8 else run.precision,
     }
     # dropout on a GPU draws from torch's own generator, and so do architectures with dropout of their own
     torch.manual_seed(recipe.seed + (distributed.rank() << 32))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import COUNT_MULTIPLE, Key, drop
+from leantune.packing.native.int8 import Int8Linear, Int8Weight
 from leantune.packing.native.library import serves
 from leantune.packing.side_by_side import as_one
 
@@ -35,10 +36,18 @@ class Projection:
     """W ``(out, D)`` bf16, frozen."""
     bias: Tensor | None
     """b ``(out,)`` bf16, frozen."""
+    int8: Int8Weight | None = None
+    """W rounded, for products while training."""
     A: Tensor | None = None
     """``(R, D)`` bf16."""
     B: Tensor | None = None
     """``(out, R)`` bf16."""
+
+    @classmethod
+    def of(cls, base: nn.Linear, A: Tensor | None = None, B: Tensor | None = None) -> Projection:
+        """Of a frozen layer and its update."""
+        int8 = base.int8 if isinstance(base, Int8Linear) else None
+        return cls(base.weight, base.bias, int8, A, B)
 
 
 def can_adapt(dropout: nn.Module, base: nn.Linear, x: Tensor) -> TypeGuard[PooledDropout]:
@@ -68,8 +77,11 @@ def project(
     key = dropout.stream.key() if dropout is not None and p else (0, 0)
     x_TD = x.reshape(-1, x.shape[-1]).contiguous()
     frozen = [(each.weight, each.bias) for each in projections]
+    rounded = [each.int8 for each in projections if each.int8 is not None]
+    trains_in_int8 = torch.is_grad_enabled() and len(rounded) == len(projections)
+    int8 = Int8Weight.joined(rounded) if trains_in_int8 else None
     factors = [factor for each in projections for factor in (each.A, each.B)]
-    outputs = _Projections.apply(x_TD, frozen, p, key, *factors)  # type: ignore[no-untyped-call]
+    outputs = _Projections.apply(x_TD, frozen, int8, p, key, *factors)  # type: ignore[no-untyped-call]
     return tuple(out.view(*x.shape[:-1], -1) for out in outputs)
 
 
@@ -79,6 +91,7 @@ class _Projections(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         frozen: list[tuple[Tensor, Tensor | None]],
+        int8: Int8Weight | None,
         p: float,
         key: Key,
         *factors: Tensor | None,
@@ -90,8 +103,8 @@ class _Projections(torch.autograd.Function):
         low_rank = dropped @ A.t()
         low_rank[:, -1] = 1  # what the biases are multiplied by
         ctx.save_for_backward(dropped, low_rank, A, B, weight)
-        ctx.places, ctx.p, ctx.key = places, p, key
-        out = (x @ weight.t()).addmm_(low_rank, B.t())
+        ctx.places, ctx.p, ctx.key, ctx.int8 = places, p, key, int8
+        out = (int8.forward(x) if int8 else x @ weight.t()).addmm_(low_rank, B.t())
         if len(places) == 1:
             return (out,)  # no view, which transformers' Longformer could not change in place
         return tuple(out[:, place.rows] for place in places)
@@ -100,7 +113,7 @@ class _Projections(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         dropped, low_rank, A, B, weight = ctx.saved_tensors
         if not any(place.rank for place in ctx.places):
-            return as_one(grad_outputs, dim=1) @ weight, *[None] * (3 + 2 * len(ctx.places))
+            return _grad_of_input(ctx, grad_outputs, weight), *[None] * (4 + 2 * len(ctx.places))
         grad_low, grad_x = torch.zeros_like(low_rank), None
         grad_B = {}
         for grad, place in zip(grad_outputs, ctx.places, strict=True):
@@ -109,7 +122,7 @@ class _Projections(torch.autograd.Function):
                 grad_B[place] = (grad.t() @ low_rank[:, place.block])[:, : place.rank]
         grad_A = grad_low.t() @ dropped
         if ctx.needs_input_grad[0]:
-            grad_x = as_one(grad_outputs, dim=1) @ weight
+            grad_x = _grad_of_input(ctx, grad_outputs, weight)
             if ctx.p:
                 drop(grad_low @ A, grad_x, ctx.p, ctx.key, adds=True)
             else:
@@ -117,7 +130,13 @@ class _Projections(torch.autograd.Function):
         factors = (
             (grad_A[place.ranks], grad_B[place]) if place.rank else (None, None) for place in ctx.places
         )
-        return grad_x, None, None, None, *chain.from_iterable(factors)
+        return grad_x, None, None, None, None, *chain.from_iterable(factors)
+
+
+def _grad_of_input(ctx: Any, grad_outputs: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """Through the frozen product alone."""
+    grad = as_one(grad_outputs, dim=1)
+    return ctx.int8.backward(grad) if ctx.int8 else grad @ weight
 
 
 @dataclass(frozen=True, slots=True)

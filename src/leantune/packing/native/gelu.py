@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leantune.packing.native.int8 import is_linear, product
 from leantune.packing.native.library import call, learns, serves
 
 WIDTH_MULTIPLE = 16
@@ -54,14 +55,14 @@ class GeluLayer(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., F)``."""
         if bias_apart(self.dense) and serves(hidden_states):
-            return gelu(F.linear(hidden_states, self.dense.weight), self.dense.bias)
+            return gelu(product(hidden_states, self.dense), self.dense.bias)
         activated: Tensor = self.intermediate_act_fn(self.dense(hidden_states))
         return activated
 
 
 def bias_apart(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether ``layer`` is a plain product plus a bias that another kernel may add, as it gets no gradient."""
-    return type(layer) is nn.Linear and layer.bias is not None and not learns(layer.bias)
+    return is_linear(layer) and layer.bias is not None and not learns(layer.bias)
 
 
 def gelu(x_TF: Tensor, bias_F: Tensor | None = None) -> Tensor:

@@ -12,12 +12,12 @@ import ctypes
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native.dropout import LEVELS, native_levels
 from leantune.packing.native.gelu import bias_apart
+from leantune.packing.native.int8 import product
 from leantune.packing.native.library import call, serves
 from leantune.packing.native.norm import Norm, is_frozen_norm
 
@@ -66,7 +66,7 @@ def add_and_norm(
         return normed
     bias = None
     if bias_apart(dense):
-        x, bias = F.linear(hidden, dense.weight), dense.bias
+        x, bias = product(hidden, dense), dense.bias
     else:
         x = dense(hidden)
     x, residual, p = x.contiguous(), residual.contiguous(), dropout.p if dropout.training else 0.0

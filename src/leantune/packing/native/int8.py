@@ -1,0 +1,176 @@
+"""Products with frozen weights in int8 while training: twice the rate of bf16 where a processor has VNNI or AMX.
+
+Rows of activations and rows of W are rounded to int8, each with a scale of its own (Dettmers et al., 2022, LLM.int8,
+arXiv 2208.07339, vector-wise quantisation), and their products are summed exactly. The backward pass takes the same
+int8 weights, with the scales of W's rows moved into the gradient before that is rounded; int8 gradients of inputs
+train as well as others (Wortsman et al., 2023, SwitchBack, arXiv 2304.13013), and frozen weights want none.
+
+Without a gradient, in evaluation and prediction, the layers compute in bf16 as ever.
+
+Shape letters: T tokens, D width of the input, F of the output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leantune.packing.native.library import call, serves
+
+WIDTH_MULTIPLE = 16
+"""D and F: columns that the kernels take at once."""
+
+_Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Quantise(ctypes.Structure):
+    """``quantise`` of ``int8.c``, field by field."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("x", "column_scales")),
+        *((name, _Count) for name in ("num_rows", "width")),
+        *((name, _Pointer) for name in ("out", "scales")),
+        ("num_threads", _Count),
+    )
+
+
+class _Dequantise(ctypes.Structure):
+    """``dequantise`` of ``int8.c``, field by field."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("sums", "scales", "column_scales", "bias")),
+        *((name, _Count) for name in ("num_rows", "width")),
+        ("out", _Pointer),
+        ("num_threads", _Count),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Weight:
+    """A frozen W as ``scales * rows``."""
+
+    rows: Tensor
+    """``(F, D)`` int8."""
+    scales: Tensor
+    """``(F,)`` fp32."""
+
+    @classmethod
+    def of(cls, weight_FD: Tensor) -> Int8Weight:
+        """Round a bf16 weight."""
+        return cls(*_quantised(weight_FD.detach()))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Int8Weight]) -> Int8Weight:
+        """Of layers of one input, whose outputs stand side by side."""
+        return cls(*(torch.cat(each) for each in zip(*((p.rows, p.scales) for p in parts), strict=True)))
+
+    def forward(self, x_TD: Tensor, bias_F: Tensor | None = None) -> Tensor:
+        """``W x + b`` for each token: ``(T, F)`` bf16; b fp32."""
+        rows_TD, scales_T = _quantised(x_TD)
+        return _dequantised(torch._int_mm(rows_TD, self.rows.t()), scales_T, self.scales, bias_F)
+
+    def backward(self, grad_TF: Tensor) -> Tensor:
+        """The gradient of x ``(T, D)`` bf16."""
+        rows_TF, scales_T = _quantised(grad_TF, self.scales)
+        return _dequantised(torch._int_mm(rows_TF, self.rows), scales_T)
+
+
+class Int8Linear(nn.Linear):
+    """Drop-in for a frozen ``nn.Linear``, with the same parameters; its weight is there in int8, too."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
+        self.weight, self.bias = base.weight, base.bias
+        self.int8 = Int8Weight.of(base.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(..., D)`` to ``(..., F)``."""
+        if not torch.is_grad_enabled():
+            return super().forward(input)
+        return _product(input, self, self.bias)
+
+
+def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether ``layer`` is a linear layer as torch or this file computes it, and none of somebody's own."""
+    return type(layer) in (nn.Linear, Int8Linear)
+
+
+def product(x: Tensor, layer: nn.Linear) -> Tensor:
+    """``W x`` without the bias, ``(..., D)`` to ``(..., F)``; where a gradient may be wanted in int8, if the layer
+    has such weights.
+    """
+    if isinstance(layer, Int8Linear) and torch.is_grad_enabled():
+        return _product(x, layer, None)
+    return F.linear(x, layer.weight)
+
+
+def _product(x: Tensor, layer: Int8Linear, bias: Tensor | None) -> Tensor:
+    flat: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), layer.int8, bias)  # type: ignore[no-untyped-call]
+    return flat.view(*x.shape[:-1], -1)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, weight: Int8Weight, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return weight.forward(x_TD, None if bias is None else bias.float())
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.weight.backward(grad_outputs[0]), None, None
+
+
+def _quantised(x: Tensor, column_scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    x = x.contiguous()
+    out, scales = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
+    arguments = _Quantise(
+        x=x.data_ptr(),
+        column_scales=None if column_scales is None else column_scales.data_ptr(),
+        num_rows=len(x),
+        width=x.shape[1],
+        out=out.data_ptr(),
+        scales=scales.data_ptr(),
+        num_threads=torch.get_num_threads(),
+    )
+    call("quantise_rows", arguments)
+    return out, scales
+
+
+def _dequantised(
+    sums: Tensor, scales: Tensor, column_scales: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    out = torch.empty(sums.shape, dtype=torch.bfloat16)
+    arguments = _Dequantise(
+        sums=sums.data_ptr(),
+        scales=scales.data_ptr(),
+        column_scales=None if column_scales is None else column_scales.data_ptr(),
+        bias=None if bias is None else bias.data_ptr(),
+        num_rows=len(sums),
+        width=sums.shape[1],
+        out=out.data_ptr(),
+        num_threads=torch.get_num_threads(),
+    )
+    call("dequantise_rows", arguments)
+    return out
+
+
+def use_int8_products(model: nn.Module) -> bool:
+    """Put `Int8Linear` in place of frozen linear layers of ``model`` that the kernels serve; whether there are any."""
+    found = False
+    for name, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear and _can_round(layer):
+            model.set_submodule(name, Int8Linear(layer))
+            found = True
+    return found
+
+
+def _can_round(layer: nn.Linear) -> bool:
+    widths = (layer.in_features, layer.out_features)
+    is_frozen = not any(parameter.requires_grad for parameter in layer.parameters())
+    return is_frozen and serves(layer.weight) and not any(width % WIDTH_MULTIPLE for width in widths)

@@ -1,0 +1,174 @@
+"""Products with frozen weights in int8: the rounding, both passes, and what they leave alone."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from leantune.adalora.fused_qkv import projections
+from leantune.adalora.layer import AdaLoraLinear
+from leantune.model import PackedClassifier
+from leantune.packing.batch import pack
+from leantune.packing.dropout import DropoutStream, PooledDropout
+from leantune.packing.native import int8
+from leantune.packing.native.int8 import Int8Linear, Int8Weight, use_int8_products
+from leantune.packing.native.library import kernels
+from leantune.pretrained import set_encoder_dtype
+from tiny import random_tokens, tiny_model
+
+pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no kernels: {kernels().reason}")
+
+WIDTHS = st.sampled_from([16, 48, 384])
+
+
+def layer_of(width: int, out: int) -> nn.Linear:
+    return nn.Linear(width, out).bfloat16().requires_grad_(False)
+
+
+def rounded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row of ``x (T, D)`` as whole numbers from -127 to 127 and its scale ``(T, 1)``, in float64."""
+    scales = x.double().abs().amax(1, keepdim=True) / 127
+    return (x.double() / scales.where(scales > 0, 1)).round(), scales
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 20), width=WIDTHS, exponent=st.integers(-30, 30), seed=st.integers(0, 5))
+def test_rows_are_rounded_to_the_nearest_with_a_scale_each(rows, width, exponent, seed):
+    torch.manual_seed(seed)
+    x = (torch.randn(rows, width) * 2.0**exponent).bfloat16()
+    x[0] = 0
+    found, scales = int8._quantised(x)
+    expected, exact_scales = rounded(x)
+    torch.testing.assert_close(scales.double(), exact_scales[:, 0], rtol=1e-6, atol=0)
+    # a number halfway between two may go to either
+    assert (found.double() * exact_scales - x.double()).abs().le(exact_scales * (0.5 + 1e-4)).all()
+    assert (found.double() != expected).double().mean() < 0.02
+    assert found.abs().max() == (127 if rows > 1 else 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 40), width=WIDTHS, out=WIDTHS, seed=st.integers(0, 5))
+def test_both_passes_are_products_of_rounded_factors(rows, width, out, seed):
+    torch.manual_seed(seed)
+    x, grad = torch.randn(rows, width).bfloat16(), torch.randn(rows, out).bfloat16()
+    weight, bias = layer_of(width, out).weight, torch.randn(out)
+    frozen = Int8Weight.of(weight)
+    (rows_of_x, x_scales), (rows_of_w, w_scales) = (
+        (q.double(), s.double()[:, None]) for q, s in (int8._quantised(x), int8._quantised(weight))
+    )
+    expected = (rows_of_x @ rows_of_w.t()) * x_scales * w_scales.t() + bias.double()
+    torch.testing.assert_close(frozen.forward(x, bias).double(), expected, rtol=2**-8, atol=1e-6)
+    rows_of_grad, grad_scales = rounded(grad.float() * frozen.scales)
+    found, expected = frozen.backward(grad).double(), (rows_of_grad @ rows_of_w) * grad_scales
+    assert (found - expected).norm() < 0.01 * expected.norm()
+    exact = grad.double() @ weight.double()
+    assert (found - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_stays_so_in_its_row_alone(bad):
+    x = torch.randn(3, 32).bfloat16()
+    x[1, 5] = bad
+    layer = Int8Linear(layer_of(32, 16))
+    for out in (layer.int8.forward(x), layer.int8.backward(torch.cat([x[:, :16]] * 1))):
+        assert not out[1].isfinite().any()
+        assert out[[0, 2]].isfinite().all()
+
+
+def test_the_number_of_threads_changes_no_bit():
+    x, layer = torch.randn(130, 384).bfloat16(), Int8Linear(layer_of(384, 48))
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append((layer(x), layer.int8.backward(x[:, :48])))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for each in found[1:] for a, b in zip(found[0], each, strict=True))
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_layer_computes_in_bf16_where_no_gradient_is_wanted(has_bias):
+    base = nn.Linear(32, 16, bias=has_bias).bfloat16().requires_grad_(False)
+    layer, x = Int8Linear(base), torch.randn(2, 5, 32).bfloat16()
+    with torch.no_grad():
+        assert torch.equal(layer(x), base(x))
+    with torch.inference_mode():
+        assert torch.equal(layer(x), base(x))
+    assert not torch.equal(layer(x), base(x))
+    torch.testing.assert_close(layer(x), base(x), atol=0.05, rtol=0.02)
+    assert dict(layer.named_parameters()).keys() == dict(base.named_parameters()).keys()
+    assert layer.state_dict().keys() == base.state_dict().keys()
+
+
+def adapted(layer: nn.Linear, rank: int, p: float) -> AdaLoraLinear:
+    dropout, generator = PooledDropout(p, DropoutStream(1)), torch.Generator().manual_seed(rank)
+    found = AdaLoraLinear(layer, rank, scaling=0.5, dropout=dropout, generator=generator)
+    with torch.no_grad():
+        for parameter in (found.lora_A, found.lora_E, found.lora_B):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+    return found
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_adapters_learn_the_same_around_rounded_layers(p):
+    torch.manual_seed(3)
+    bases = [layer_of(64, 64) for _ in range(3)]
+    x, weights = torch.randn(1, 50, 64).bfloat16(), torch.randn(3, 1, 50, 64).bfloat16()
+    found = []
+    for kind in (nn.Identity(), Int8Linear):
+        query, key, value = (base if kind is not Int8Linear else Int8Linear(base) for base in bases)
+        layers: list[nn.Module] = [adapted(query, 3, p), key, adapted(value, 5, p)]
+        own = x.clone().requires_grad_()
+        outputs = projections(own, layers)
+        factors = [f for layer in layers[::2] for f in (layer.lora_A, layer.lora_E, layer.lora_B)]
+        grads = torch.autograd.grad(outputs, [own, *factors], list(weights))
+        found.append(([out.float() for out in outputs], [grad.float() for grad in grads]))
+    (exact_outputs, exact_grads), (outputs, grads) = found
+    for exact, other in zip(exact_outputs, outputs, strict=True):
+        assert 0 < (exact - other).norm() < 0.02 * exact.norm()
+    assert 0 < (grads[0] - exact_grads[0]).norm() < 0.02 * exact_grads[0].norm()
+    # of the factors: neither their inputs nor the gradients that reach them went through a rounded product
+    for exact, other in zip(exact_grads[1:], grads[1:], strict=True):
+        torch.testing.assert_close(other, exact)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "modernbert", "mpnet"])
+def test_a_classifier_trains_in_int8_and_predicts_in_bf16(model_type):
+    model = tiny_model(model_type).requires_grad_(False)
+    set_encoder_dtype(model, torch.bfloat16)
+    plain = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
+    classifier = PackedClassifier(model, DropoutStream(0)).eval()
+    names = [name for name, _ in classifier.named_parameters()]
+    assert use_int8_products(classifier.model)
+    assert [name for name, _ in classifier.named_parameters()] == names
+    assert not any(isinstance(m, Int8Linear) and m.weight.dtype == torch.float32 for m in model.modules())
+    batch = pack(random_tokens([3, 17, 9]), np.arange(3), position_offset=classifier.position_offset)
+    for embedding in (each.model.get_input_embeddings() for each in (plain, classifier)):
+        embedding.weight.requires_grad_(True)  # so that there is something to go back to
+    with torch.no_grad():
+        assert torch.equal(classifier(batch), plain(batch))
+    grads = []
+    for each in (plain, classifier):
+        logits = each(batch)
+        grads.append(torch.autograd.grad(logits.sum(), each.model.get_input_embeddings().weight)[0].float())
+    exact, found = grads
+    assert 0 < (found - exact).norm() < 0.1 * exact.norm()
+
+
+def test_layers_that_learn_or_are_not_in_bf16_are_left_alone():
+    model = nn.ModuleDict(
+        {
+            "learns": nn.Linear(32, 32).bfloat16(),
+            "in_float": nn.Linear(32, 32).requires_grad_(False),
+            "narrow": nn.Linear(32, 7).bfloat16().requires_grad_(False),
+        }
+    )
+    assert not use_int8_products(model)
+    assert all(type(layer) is nn.Linear for layer in model.values())
