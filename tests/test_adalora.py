@@ -16,6 +16,7 @@ from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.layer import AdaLoraLinear, orthogonal_penalty
 from leantune.adalora.prune import adapted_layers, prune
 from leantune.adalora.schedule import RankSchedule, steps_from
+from leantune.adalora.triplets import draw_lora, draw_normal, draw_orthonormal
 from leantune.errors import DivergedError, UsageError
 from leantune.training.optimizer import adamw, set_learning_rate
 
@@ -323,6 +324,13 @@ def test_a_fresh_layer_computes_what_the_frozen_one_does():
     layer = AdaLoraLinear(base, 3, scaling=2.0, dropout=nn.Identity(), generator=torch.Generator())
     x = torch.randn(2, 4, 7)
     assert torch.equal(layer(x), base(x))
+
+
+@pytest.mark.parametrize("draw", [draw_lora, draw_normal, draw_orthonormal])
+def test_what_is_drawn_lies_in_memory_in_order(draw):
+    """NCCL takes no other tensors."""
+    drawn = draw(4, 32, 48, torch.Generator().manual_seed(0))
+    assert all(part.is_contiguous() for part in (drawn.A, drawn.E, drawn.B))
 
 
 def test_the_layer_adds_scaled_b_of_a_times_e():

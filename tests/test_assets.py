@@ -114,6 +114,8 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert default_cache_dir() == Path("/home/ada/.cache/leantune")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
     assert default_cache_dir() == Path("/var/cache/leantune")
+    monkeypatch.setenv("LEANTUNE_CACHE", "~nobody-of-this-name/models")
+    assert default_cache_dir() == Path("~nobody-of-this-name/models")
     monkeypatch.setenv("LEANTUNE_CACHE", "~/models")
     assert default_cache_dir() == Path("/home/ada/models")
 

@@ -22,7 +22,10 @@ from leantune.arguments import build_parser, parse, recipe_from
 from leantune.cli import COMMANDS, main
 from leantune.config.convert import convert
 from leantune.config.load import load_recipe
+from leantune.data.labels import LabelMap
+from leantune.errors import UsageError
 from leantune.inference.export import FOLDERS
+from leantune.inference.write import Layout, open_writer
 from tiny import save_tiny_encoder, write_rows
 
 pytestmark = [
@@ -233,6 +236,40 @@ def test_predictions_do_not_depend_on_the_batch_or_the_order(run, inputs, tmp_pa
         assert float(a["score"]) == pytest.approx(float(b["score"]), abs=1e-5)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "plan", "report"])
+def test_nobody_who_reads_the_output_is_no_error(run, inputs, command):
+    words = {
+        "evaluate": ["evaluate", str(run), "--data", str(inputs / "test.csv")],
+        "plan": ["plan", f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", "init_rank=4"],
+        "report": ["report", str(run)],
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "leantune.cli", *words[command]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_an_id_that_no_file_can_hold_is_named_before_anything_is_written(run, tmp_path, capsys):
+    (tmp_path / "new.jsonl").write_text('{"text": "word1", "id": "a"}\n{"text": "word2", "id": "\\ud800"}\n')
+    words = ["--id-column", "id", "--output", str(tmp_path / "out.csv")]
+    assert main(["predict", str(run), "--input", str(tmp_path / "new.jsonl"), *words]) == 3
+    said = capsys.readouterr().err
+    assert "new.jsonl:2:id: half of a surrogate pair" in said
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_whole_numbers_that_parquet_has_no_room_for_are_refused(tmp_path):
+    labels = LabelMap(("-3", "18446744073709551617"))
+    assert labels.is_integer
+    with pytest.raises(UsageError, match=r"18446744073709551617 is too large .* write \.csv or \.jsonl"):
+        open_writer(Layout(labels, submission=True), tmp_path / "out.parquet", ".parquet")
+
+
 def test_a_tilde_is_the_home_of_the_user_in_every_path(run, inputs, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(run, tmp_path / "run")
@@ -390,6 +427,7 @@ BAD_RECIPES = [
         ["train", "data=x.csv", "model=m", "learnin_rate=1"],
         "unknown key 'learnin_rate' (did you mean learning_rate?)",
     ),
+    (["train", "quickstart", "epochs=1__0"], "epochs must be a whole number. Got '1__0' instead"),
     (["train", "data=x.csv", "model=m", "epochs=two"], "epochs must be a whole number. Got 'two' instead"),
     (["train", "data=x.csv", "model=m", "epochs=0", "head=huge"], "head must be one of full, linear"),
     (

@@ -167,7 +167,7 @@ import torch
 import torch.distributed as dist
 from leantune import distributed
 with distributed.process_group():
-    tensors = [torch.full((2, 3), 1.0 + distributed.rank()), torch.arange(4.0) * distributed.rank()]
+    tensors = [torch.full((2, 3), 1.0 + distributed.rank()).t(), torch.arange(4.0) * distributed.rank()]
     distributed.take_from_main(tensors)
     print([float(tensor.sum()) for tensor in tensors], flush=True)
 """

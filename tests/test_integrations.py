@@ -300,11 +300,49 @@ def test_an_adapter_with_anothers_name_in_it_is_refused(tmp_path: Path, other: s
     model.set_adapter("default")
     trainer = trainer_of(model, tmp_path, AdaLoraCallback(rank_warmup=0.25, rank_final=0.25))
     if is_refused:
-        with pytest.raises(UsageError, match=f"would take those of '{other}', too"):
+        with pytest.raises(UsageError, match=rf"which also occurs in '.*\.{other}'"):
             trainer.train()
     else:
         trainer.train()
         assert sum(live_ranks(model).values()) == NUM_LAYERS * TARGET_RANK
+
+
+@pytest.mark.parametrize("name", ["query", "en"])
+def test_a_name_that_occurs_in_those_of_modules_is_refused(tmp_path: Path, name: str) -> None:
+    settings = adalora().peft_config["default"]
+    model = get_peft_model(tiny_model("bert"), settings, adapter_name=name)
+    with pytest.raises(
+        UsageError, match=f"the adapter '{name}' by its name, which also occurs in 'bert.encoder"
+    ):
+        trainer_of(model, tmp_path, AdaLoraCallback(rank_warmup=0.25, rank_final=0.25)).train()
+
+
+def test_fractions_of_the_config_are_of_every_run(tmp_path: Path) -> None:
+    model, callback = adalora(tinit=0.25, tfinal=0.25), AdaLoraCallback()
+    with pytest.raises(DivergedError, match="never moved"):
+        trainer_of(model, tmp_path, callback, StopAt(3)).train()
+    trainer_of(model, tmp_path, callback, max_steps=2 * STEPS).train()
+    assert callback.schedule is not None
+    assert (callback.schedule.warmup_steps, callback.schedule.final_steps) == (STEPS // 2, STEPS // 2)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_a_penalty_that_changes_while_training_is_left_alone(tmp_path: Path) -> None:
+    class Anneal(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+            model.peft_config["default"].orth_reg_weight = 0.25
+
+    model = adalora(orth_reg_weight=0.5)
+    callbacks = (AdaLoraCallback(rank_final=0.3), Anneal())
+    trainer_of(model, tmp_path, *callbacks, eval_strategy="steps", eval_steps=8).train()
+    assert model.peft_config["default"].orth_reg_weight == 0.25
 
 
 @pytest.mark.parametrize("kind", ["plain", "lora", "injected"])

@@ -157,8 +157,12 @@ def test_an_exported_run_gives_the_same_logits_in_peft_and_here(run, inputs, tmp
         ({"bias": "all"}, "an adapter with bias=all"),
         (
             {"init_lora_weights": "pissa"},
-            "init_lora_weights=pissa, which changes the weights of its base model",
+            "init_lora_weights=pissa, which leantune does not read: most such starts change the weights",
         ),
+        ({"peft_type": ["LORA"]}, r"a \['LORA'\] adapter, expected"),
+        ({"r": 0}, "r is 0, expected a number above 0"),
+        ({"lora_alpha": 0}, "lora_alpha is 0, expected a number above 0"),
+        ({"alpha_pattern": {"(query": 3}}, "alpha_pattern cannot be read"),
     ],
 )
 def test_an_adapter_of_another_kind_is_refused(encoder, tmp_path, change, message):
@@ -166,6 +170,14 @@ def test_an_adapter_of_another_kind_is_refused(encoder, tmp_path, change, messag
     config = json.loads((tmp_path / CONFIG).read_text("utf-8"))
     (tmp_path / CONFIG).write_text(json.dumps(config | change), encoding="utf-8")
     with pytest.raises(CheckpointError, match=message):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null"])
+def test_a_config_that_is_no_object_is_refused(encoder, tmp_path, text):
+    save_with_peft(encoder, tmp_path, "lora")
+    (tmp_path / CONFIG).write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError, match="expected an object"):
         read_adapter(tmp_path)
 
 

@@ -83,7 +83,18 @@ def test_a_compiler_that_fails_is_quoted(tmp_path):
 def test_processes_that_compile_at_once_agree(tmp_path):
     outputs = [output_of(process) for process in [start(tmp_path) for _ in range(3)]]
     assert outputs == ["native"] * 3
-    assert [path.suffix for path in (tmp_path / "kernels").iterdir()] == [".so"]
+    assert sorted(path.suffix for path in (tmp_path / "kernels").iterdir()) == [".json", ".so"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [0, 100_000])
+def test_a_damaged_library_is_compiled_again(tmp_path, size):
+    assert output_of(start(tmp_path)) == "native"
+    (compiled,) = (tmp_path / "kernels").glob("*.so")
+    whole = compiled.read_bytes()
+    compiled.write_bytes(whole[:size])
+    assert output_of(start(tmp_path)) == "native"
+    assert len(compiled.read_bytes()) == len(whole)
 
 
 @needs_compiler

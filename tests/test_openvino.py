@@ -101,6 +101,13 @@ def run_of_type(request, inputs, tmp_path_factory) -> tuple[str, Path]:
     return request.param, run
 
 
+def test_a_graph_that_holds_on_to_its_shapes_is_refused(inputs, tmp_path, capsys):
+    run = train_tiny(tmp_path, "longformer", rows=inputs / "train.csv")
+    said = fails(capsys, 2, "export", str(run), "--format", "openvino")
+    assert "OpenVINO cannot convert a longformer classifier" in said
+    assert not (run / "openvino").exists()
+
+
 def test_every_architecture_has_the_logits_of_pytorch(run_of_type):
     _, run = run_of_type
     torch_run, openvino_run = (load_engine(each, run, precision="fp32") for each in ("torch", "openvino"))

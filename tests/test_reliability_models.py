@@ -341,6 +341,33 @@ def test_only_what_is_read_is_checked(copy, inputs):
     assert main(commands_on(copy, inputs)["predict"]) == 0
 
 
+@pytest.mark.parametrize("command", ["export lora", "export merged"])
+def test_an_export_holds_files_of_the_run_alone(copy, inputs, tmp_path, command):
+    part = copy / ("merged" if command == "export merged" else "adapter")
+    (part / "onnx").mkdir()
+    (part / "notes.txt").write_text("precious")
+    assert main([*commands_on(copy, inputs)[command], "--output", str(part / "exported")]) == 0
+    artefacts = json.loads((copy / "record.json").read_text("utf-8"))["artefacts"]
+    assert {path.name for path in (part / "exported").iterdir()} == set(artefacts[part.name]["files"])
+
+
+def test_an_adapter_that_lies_in_a_model_folder_is_not_added_to_it(copy, inputs, capsys):
+    """transformers would do so without a word."""
+    for file in (copy / "adapter").iterdir():
+        if file.name.startswith("adapter"):
+            shutil.copy2(file, copy / "merged" / file.name)
+    assert main(commands_on(copy, inputs)["predict"]) == 5
+    assert "holds an adapter (adapter_config.json) beside the model" in capsys.readouterr().err
+    words = [f"data={inputs / 'train.csv'}", f"model={copy / 'merged'}", "max_trainable_params=5000"]
+    assert main(["plan", *words]) == 2
+
+
+def test_a_record_that_lacks_what_is_needed_is_named(copy, inputs, capsys):
+    (copy / "record.json").write_text('{"status": "finished"}', "utf-8")
+    assert main(commands_on(copy, inputs)["predict"]) == 5
+    assert "record.json: damaged: no run_id in it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["predict", "evaluate", "export lora", "export merged"])
 def test_a_run_without_checksums_is_read(unsummed, inputs, command):
     assert main(commands_on(unsummed, inputs)[command]) == 0

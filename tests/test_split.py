@@ -27,6 +27,7 @@ def test_every_row_is_on_one_side(labels: list[int], size: int | float, seed: in
     assert np.array_equal(np.sort(np.concatenate([train, held_out])), np.arange(len(labels)))
     assert np.array_equal(train, np.sort(train))
     assert np.array_equal(held_out, np.sort(held_out))
+    assert np.array_equal(np.unique(label_ids[train]), np.unique(label_ids))
     again = stratified_holdout(label_ids, size, seed)
     assert np.array_equal(train, again[0])
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from leantune import mpnet
+from leantune.errors import UsageError
 from leantune.packing.batch import PackedBatch
 from leantune.packing.plan import AttentionPlan
 
@@ -128,7 +129,13 @@ def _classify_modernbert(model: Any, pooled_SD: Tensor) -> Tensor:
 
 
 def _after_padding(model: Any) -> int:
-    return int(model.config.pad_token_id) + 1
+    padding: int | None = model.config.pad_token_id
+    if padding is None:
+        raise UsageError(
+            f"config.json names no pad_token_id, behind which {model.config.model_type} counts positions: add it, "
+            "as the model was trained with (1 in RoBERTa)"
+        )
+    return padding + 1
 
 
 def _behind_mpnet_padding(model: Any) -> int:

@@ -144,6 +144,9 @@ def explained_disk_errors(target: Path) -> Iterator[None]:
         reason = disk_failure(error)
         if reason is None:
             raise
+        elsewhere = getattr(error, "filename", None)
+        if elsewhere and not Path(elsewhere).absolute().is_relative_to(target.absolute().parent):
+            raise ResourceError(f"{elsewhere}: {reason}") from error  # a file that is read from
         raise ResourceError(f"cannot write {target}: {reason}{_free_space(target)}") from error
 
 

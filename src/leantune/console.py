@@ -8,9 +8,19 @@ WIDTH_OF_A_FILE = 240
 """Where no window ends a line, tables need not be broken."""
 
 
+class _Console(Console):
+    """rich would end the process with code 1 where nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        if self.stderr:
+            self.quiet = True  # who closes the progress may still want the result
+        else:
+            raise BrokenPipeError
+
+
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Standard output, or standard error for progress; ``quiet`` prints nothing."""
-    made = Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+    made = _Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
     if not made.is_terminal:
         made.width = WIDTH_OF_A_FILE
     return made

@@ -8,9 +8,10 @@ without it every function here is that of a single process.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did; leave them at the end.
+    """Join the processes that torchrun started, if it did; leave them at the end, if it comes without an error.
 
     Raises:
         DistributedError: if the processes cannot find each other, or there are more than GPUs.
@@ -46,10 +47,9 @@ def process_group() -> Iterator[None]:
         dist.init_process_group(backend, timeout=timedelta(minutes=10), device_id=device)
     except (RuntimeError, ValueError) as error:
         raise DistributedError(f"the processes cannot find each other: {error}") from error
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # not after an error: with NCCL this would wait for the others, which wait for this one, and hide what is wrong
+    dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -71,18 +71,22 @@ def sum_gradients(grads: Sequence[Tensor]) -> None:
     """Replace every gradient by its sum over all processes, in place."""
     if world_size() == 1:
         return
-    flat = torch.cat([grad.flatten() for grad in grads])
-    dist.all_reduce(flat)
-    pieces = torch.split(flat, [grad.numel() for grad in grads])
-    for grad, piece in zip(grads, pieces, strict=True):
-        grad.copy_(piece.view_as(grad))
+    _in_one_buffer(grads, dist.all_reduce)
 
 
 def take_from_main(tensors: Sequence[Tensor]) -> None:
     """Replace every tensor by that of the first process, in place."""
     if world_size() > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, src=0)
+        _in_one_buffer(tensors, partial(dist.broadcast, src=0))
+
+
+def _in_one_buffer(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
+    """Let ``exchange`` change all tensors at once, whatever their strides."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    exchange(flat)
+    pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for tensor, piece in zip(tensors, pieces, strict=True):
+        tensor.copy_(piece.view_as(tensor))
 
 
 def sum_numbers(*numbers: float) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import tempfile
@@ -93,7 +94,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         texts, labels, classes = _checked(X, y)
         if self.output:
-            self._fit(Path(self.output).expanduser(), texts, labels, classes)
+            self._fit(Path(os.path.expanduser(self.output)), texts, labels, classes)
             temporary = None
         else:
             folder = Path(tempfile.mkdtemp(prefix="leantune-"))

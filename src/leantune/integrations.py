@@ -54,6 +54,8 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
         """The rank budget of the run; None before it begins."""
         self.skipped_steps = 0
         """Optimiser steps that were left out because of gradients that were not finite."""
+        self._configured: tuple[float, float, float] | None = None
+        """Phases as the PEFT config had them before the first run: each run writes its own steps over them."""
         self._is_cut = False
         self._is_finite = True
 
@@ -67,6 +69,9 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
         """
         tuner = _tuner_of(model)
         _check_adapter(tuner)
+        config = tuner.peft_config[tuner.trainable_adapter_name]
+        if self._configured is None:
+            self._configured = (config.tinit, config.tfinal, config.deltaT)
         self.schedule = schedule = self._schedule_for(tuner, state.max_steps)
         if schedule.prunes and state.global_step > schedule.warmup_steps:
             raise UsageError(
@@ -74,16 +79,18 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
                 f"that ranks have been cut by since step {schedule.warmup_steps}; start again without "
                 "resume_from_checkpoint, or train with leantune, which resumes exactly"
             )
-        config = tuner.peft_config[tuner.trainable_adapter_name]
         for each in (config, tuner.rankallocator.peft_config):
             each.total_step = schedule.total_steps
             each.tinit, each.tfinal = schedule.warmup_steps, schedule.final_steps
             each.deltaT = schedule.allocate_every
         self.skipped_steps, self._is_cut = 0, False
         exclude_penalty_from_evaluation(model)
+        if config.orth_reg_weight:
+            _warn_of_a_lost_penalty(tuner)
 
     def _schedule_for(self, tuner: AdaLoraModel, total_steps: int) -> RankSchedule:
-        allocator, config = tuner.rankallocator, tuner.peft_config[tuner.trainable_adapter_name]
+        assert self._configured is not None
+        allocator, (warmup, final, every) = tuner.rankallocator, self._configured
 
         def steps(chosen: float | None, configured: float) -> int:
             return steps_from(configured if chosen is None else chosen, total_steps)
@@ -92,9 +99,9 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
             init_budget=allocator.init_bgt,
             target_budget=allocator.target_bgt,
             total_steps=total_steps,
-            warmup_steps=steps(self.rank_warmup, config.tinit),
-            final_steps=steps(self.rank_final, config.tfinal),
-            allocate_every=max(1, steps(self.allocate_every, config.deltaT)),
+            warmup_steps=steps(self.rank_warmup, warmup),
+            final_steps=steps(self.rank_final, final),
+            allocate_every=max(1, steps(self.allocate_every, every)),
         )
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -188,18 +195,19 @@ def exclude_penalty_from_evaluation(model: nn.Module) -> None:
     """
     tuner = _tuner_of(model)
     config = tuner.peft_config[tuner.trainable_adapter_name]
-    weight = config.orth_reg_weight
+    set_aside: list[float] = []  # in training the config is left alone: the user may change it between steps
 
     def before(module: nn.Module, inputs: Any) -> None:
-        config.orth_reg_weight = weight if module.training else 0.0
+        if not module.training:
+            set_aside.append(config.orth_reg_weight)
+            config.orth_reg_weight = 0.0
 
     def after(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        config.orth_reg_weight = weight
+        if set_aside:
+            config.orth_reg_weight = set_aside.pop()
 
     tuner.register_forward_pre_hook(before)
     tuner.register_forward_hook(after, always_call=True)
-    if weight:
-        _warn_of_a_lost_penalty(tuner)
 
 
 def _warn_of_a_lost_penalty(tuner: AdaLoraModel) -> None:
@@ -240,7 +248,7 @@ def _check_adapter(tuner: AdaLoraModel) -> None:
     """Refuse what PEFT's allocator would cut wrongly.
 
     Raises:
-        UsageError: for an adapter that was cut, or one whose name is a part of another's.
+        UsageError: for an adapter that was cut, or one whose name is a part of other names.
     """
     name = tuner.trainable_adapter_name
     if tuner.peft_config[name].rank_pattern:
@@ -248,11 +256,13 @@ def _check_adapter(tuner: AdaLoraModel) -> None:
             f"the ranks of the adapter '{name}' were cut by an earlier run, and PEFT would count those that are gone: "
             "train a new adapter, or leave AdaLoraCallback out to go on with the ranks that it has"
         )
-    others = [other for other in tuner.peft_config if other != name and name in other]
-    if others:
+    suffix = f".{name}"
+    paths = (path.removesuffix(suffix) for path, _ in tuner.model.named_parameters() if "lora_" in path)
+    mistaken = next((path for path in paths if name in path), None)
+    if mistaken is not None:
         raise UsageError(
-            f"PEFT finds the weights of the adapter '{name}' by its name and would take those of '{others[0]}', too: "
-            "give it a name that is no part of another's"
+            f"PEFT finds the weights of the adapter '{name}' by its name, which also occurs in '{mistaken}': give the "
+            "adapter a name that occurs in no module's and is no part of another adapter's"
         )
 
 

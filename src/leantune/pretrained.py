@@ -55,6 +55,11 @@ def config_of(source: str, *, num_labels: int | None = None, trust_remote_code: 
         raise UsageError(f"model {source}: no such folder")
     if not (folder / "config.json").is_file():
         raise UsageError(f"model {source}: no config.json in it; expected a folder of a transformers model")
+    if (folder / "adapter_config.json").is_file():
+        raise UsageError(
+            f"model {source}: holds an adapter (adapter_config.json) beside the model, which transformers would add to "
+            "it: move one of them elsewhere"
+        )
     try:
         if not trust_remote_code:
             _refuse_remote_code(str(folder))

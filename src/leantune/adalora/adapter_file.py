@@ -38,7 +38,7 @@ _UNREADABLE = {
 }
 """Settings of LoRA that change what is computed, with the only value that is read here."""
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
-"""``init_lora_weights`` that leave the base model's weights as they are; the others subtract from them."""
+"""``init_lora_weights`` that leave the base model's weights as they are; most others subtract from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def read_adapter(folder: Path) -> AdapterFile:
         CheckpointError: if it is neither, uses what is not read here, or a file is missing or damaged.
     """
     config, tensors = _read_files(folder)
-    kind = config.get("peft_type")
+    kind = str(config.get("peft_type"))
     if kind not in _KINDS:
         raise CheckpointError(f"{folder}: a {kind} adapter, expected {' or '.join(_KINDS)}")
     rank_key, letters = _KINDS[kind]
@@ -83,12 +83,13 @@ def read_adapter(folder: Path) -> AdapterFile:
     start = config.get("init_lora_weights")
     if start not in _PLAIN_STARTS:
         raise CheckpointError(
-            f"{folder}: an adapter with init_lora_weights={start}, which changes the weights of its base model; "
-            "convert it to a plain LoRA when saving it with PEFT (path_initial_model_for_weight_conversion)"
+            f"{folder}: an adapter with init_lora_weights={start}, which leantune does not read: most such starts "
+            "change the weights of the base model, and PEFT converts them to a plain LoRA when it saves them "
+            "(path_initial_model_for_weight_conversion)"
         )
-    absent = [name for name in (rank_key, "lora_alpha") if not isinstance(config.get(name), int | float)]
-    if absent:
-        raise CheckpointError(f"{folder}/{CONFIG}: {' and '.join(absent)} missing, expected a number")
+    for name in (rank_key, "lora_alpha"):
+        if not isinstance(value := config.get(name), int | float) or value <= 0:
+            raise CheckpointError(f"{folder}/{CONFIG}: {name} is {value}, expected a number above 0")
     parts: dict[str, dict[str, Tensor]] = {}
     head = {}
     for key, tensor in tensors.items():
@@ -104,7 +105,10 @@ def read_adapter(folder: Path) -> AdapterFile:
             f"{folder}: one of {names} is missing of {', '.join(incomplete) or 'all modules'}"
         )
     if "E" not in letters:
-        _add_constant_e(parts, config)
+        try:
+            _add_constant_e(parts, config)
+        except (re.error, TypeError, ZeroDivisionError) as error:
+            raise CheckpointError(f"{folder}/{CONFIG}: alpha_pattern cannot be read: {error}") from error
     return AdapterFile(
         modules={name: Triplets(**part) for name, part in parts.items()},
         head=head,
@@ -118,7 +122,9 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{folder}/{CONFIG}: {type(config).__name__}, expected an object")
         return config, safetensors.torch.load_file(folder / WEIGHTS)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(

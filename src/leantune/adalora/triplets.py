@@ -84,4 +84,4 @@ def _orthonormal_columns(size: int, count: int, generator: torch.Generator) -> T
     """``(size, count)``, uniform over all such matrices: QR with the signs of R's diagonal put back."""
     q, r = torch.linalg.qr(torch.randn(size, count, generator=generator))
     columns: Tensor = q * r.diagonal().sign()
-    return columns
+    return columns.contiguous()  # QR gives columns one after another

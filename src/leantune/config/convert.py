@@ -51,9 +51,9 @@ def _to_bool(value: Any) -> bool:
 def _to_int(value: Any) -> int:
     """Digits, in groups of three or not, or a float such as ``1e6``."""
     text = str(value)
-    if _DIGITS.fullmatch(text):
-        return int(text.replace(",", ""))
     try:
+        if _DIGITS.fullmatch(text):
+            return int(text.replace(",", ""))
         number = float(text)
     except ValueError:
         raise ValueError("a whole number") from None

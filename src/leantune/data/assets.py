@@ -163,9 +163,9 @@ def default_cache_dir() -> Path:
         UsageError: if there is no home.
     """
     if own := os.environ.get("LEANTUNE_CACHE"):
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))
     if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "leantune"
+        return Path(os.path.expanduser(shared)) / "leantune"
     try:
         return Path.home() / ".cache" / "leantune"
     except RuntimeError as error:  # no $HOME, and a user without an entry

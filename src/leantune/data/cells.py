@@ -63,11 +63,13 @@ def ids_of(cells: Sequence[object], rows: Sequence[int], name: str, column: str)
     """The cells of an id column: texts as they are, whole numbers in digits.
 
     Raises:
-        DataError: a cell of another type.
+        DataError: a cell of another type, or one that holds half of a surrogate pair.
     """
     for cell, row in zip(cells, rows, strict=True):
         if type(cell) not in (str, int):
             raise _error(f"{type_word(cell)}, expected a text or a whole number", name, row, column)
+        if type(cell) is str and not _is_encodable(cell):
+            raise _half_a_character(cell, name, row, column)
     return [str(cell) for cell in cells]
 
 
@@ -176,13 +178,17 @@ def _first_bad_text(cells: Sequence[object], rows: Sequence[int], name: str, col
                 f"{type_word(cell)}, expected a text: fill it in or write it in quotes", name, row, column
             )
         if not _is_encodable(cell):
-            return _error(
-                f"half of a surrogate pair in {shown(cell)}, which is no character: repair the text",
-                name,
-                row,
-                column,
-            )
+            return _half_a_character(cell, name, row, column)
     raise AssertionError("every text is good")
+
+
+def _half_a_character(text: str, name: str, row: int, column: str) -> DataError:
+    return _error(
+        f"half of a surrogate pair in {shown(text)}, which is no character: repair the text",
+        name,
+        row,
+        column,
+    )
 
 
 def _is_encodable(text: str) -> bool:

@@ -50,7 +50,20 @@ def stratified_holdout(
     train, held_out = train_test_split(
         np.arange(num_rows, dtype=np.int64), test_size=num_held_out, stratify=label_ids, random_state=seed
     )
+    train, held_out = _with_every_class(train, held_out, label_ids)
     return np.sort(train), np.sort(held_out)
+
+
+def _with_every_class(train: IntArray, held_out: IntArray, label_ids: IntArray) -> tuple[IntArray, IntArray]:
+    """Where so much is held out that rounding left a class no row to train on, one of its rows changes places with
+    one of the class that has most.
+    """
+    train, held_out = train.copy(), held_out.copy()
+    for absent in np.setdiff1d(label_ids, label_ids[train]):
+        most = np.bincount(label_ids[train]).argmax()
+        here, there = (label_ids[train] == most).argmax(), (label_ids[held_out] == absent).argmax()
+        train[here], held_out[there] = held_out[there], train[here]
+    return train, held_out
 
 
 def _num_held_out(size: int | float, num_rows: int) -> int:

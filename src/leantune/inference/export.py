@@ -11,6 +11,7 @@ import torch
 from leantune.adalora.adapter_file import read_adapter
 from leantune.adalora.export import write_lora
 from leantune.atomic import atomic_folder
+from leantune.checksums import describe_folder
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.load import check_artefact, read_record
 from leantune.inference.openvino import FORMS
@@ -47,11 +48,11 @@ def export_run(
         return target
     if form == "adalora" and record["recipe"].get("method") == "lora":
         raise UsageError(f"{run}: trained with method=lora, there is no AdaLoRA of it; use lora or merged")
-    own = check_artefact(run, record, "merged" if form == "merged" else "adapter")
+    part = "merged" if form == "merged" else "adapter"
+    own = check_artefact(run, record, part)
     with atomic_folder(target) as folder:
-        for file in own.iterdir():
-            if file.name != "README.md":  # no file of the run, and about one form of it
-                shutil.copy2(file, folder / file.name)
+        for name in record["artefacts"][part].get("files") or describe_folder(own):
+            shutil.copy2(own / name, folder / name)
         if form == "lora":
             _write_as_lora(folder, own)
     return target

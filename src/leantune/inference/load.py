@@ -62,6 +62,10 @@ class TrainedClassifier(RunClassifier):
         return map_batches(self.classifier, rows.lengths, batch_size, batch_at, self.classifier)
 
 
+NEEDED_OF_RECORD = ("run_id", "recipe", "labels", "artefacts")
+"""Parts of a finished run's record without which it cannot be used."""
+
+
 def read_record(run: Path) -> dict[str, Any]:
     """``record.json`` of a finished run.
 
@@ -81,6 +85,9 @@ def read_record(run: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{run}: the run is not finished; go on with: leantune train --resume {shlex.quote(str(run))}"
         )
+    absent = [part for part in NEEDED_OF_RECORD if part not in record]
+    if absent:
+        raise CheckpointError(f"{path}: damaged: no {absent[0]} in it")
     return record
 
 
@@ -119,14 +126,13 @@ def load_run(
 def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:
     """The folder ``adapter`` or ``merged`` of a run, if its files are those that the run wrote.
 
-    Early runs have no checksums; their folders are taken as they are.
+    A record may come without checksums; the folders are then taken as they are.
 
     Raises:
         CheckpointError: naming the file that is missing or was changed.
     """
     folder = run / name
-    files = record["artefacts"][name].get("files", {}) if "artefacts" in record else {}
-    problem = find_difference(folder, files)
+    problem = find_difference(folder, record["artefacts"][name].get("files", {}))
     if problem:
         raise CheckpointError(
             f"{folder}: {problem} by record.json: it was damaged or changed after training; put back what "

@@ -55,15 +55,33 @@ class Layout:
         extra = [f"p_{name}" for name in self.labels.names] if self.with_probabilities else []
         return ["id", "label", "score", *extra]
 
+    @property
+    def types(self) -> list[pa.DataType]:
+        """Their types in Parquet, in the order of `header`.
+
+        Raises:
+            UsageError: if a whole number is too large for one.
+        """
+        if not self.submission:
+            return [pa.string(), pa.string(), *[pa.float64()] * (len(self.header) - 2)]
+        too_large = next((n for n in self._numbers if not -(2**63) <= n < 2**63), None)
+        if too_large is not None:
+            raise UsageError(
+                f"the label {too_large} is too large for a whole number in Parquet; write .csv or .jsonl"
+            )
+        return [pa.string(), pa.int64()]
+
+    @property
+    def _numbers(self) -> Sequence[int]:
+        """What stands for each class in a submission."""
+        names = self.labels.names
+        return [int(name) for name in names] if self.labels.is_integer else range(len(names))
+
     def rows(self, predictions: Predictions) -> list[list[Any]]:
         """One list of values a row, in the order of `header`."""
         best = predictions.probabilities.argmax(axis=1)
         if self.submission:
-            numbers = (
-                [int(n) for n in self.labels.names]
-                if self.labels.is_integer
-                else range(len(self.labels.names))
-            )
+            numbers = self._numbers
             return [[row_id, numbers[i]] for row_id, i in zip(predictions.ids, best, strict=True)]
         rounded = np.round(predictions.probabilities, 6)
         rows = []
@@ -146,9 +164,7 @@ class _JsonLinesWriter(_TextWriter):
 class _ParquetWriter(PredictionWriter):
     def __init__(self, layout: Layout, path: Path) -> None:
         super().__init__(layout)
-        text = {"id", "ID"} if layout.submission else {"id", "label"}
-        number = pa.int64() if layout.submission else pa.float64()
-        self._schema = pa.schema([(n, pa.string() if n in text else number) for n in layout.header])
+        self._schema = pa.schema(list(zip(layout.header, layout.types, strict=True)))
         self._writer = pq.ParquetWriter(str(path), self._schema)
 
     def write(self, predictions: Predictions) -> None:

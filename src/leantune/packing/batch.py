@@ -23,7 +23,7 @@ class PackedBatch:
     cu_seqlens: Tensor
     """``(S + 1,)`` int32, starts at 0: text i has the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``."""
     position_ids: Tensor
-    """``(T,)`` int64, restarts at the architecture's offset with every text."""
+    """``(T,)`` int64, restarts at the architecture's offset with every text, and counts no padding tokens."""
     token_type_ids: Tensor
     """``(T,)`` int64, 0 for the first text of a pair and 1 for the second; zeros without pairs."""
     lengths: tuple[int, ...]
@@ -82,7 +82,8 @@ def pack(
         labels: ``(S,)`` class ids.
         second_starts: ``(S,)`` index of the first token of the second text of a pair; None without
             pairs.
-        position_offset: position of the first token (RoBERTa counts from ``pad_token_id + 1``).
+        position_offset: position of the first token. RoBERTa counts from ``pad_token_id + 1``, and a text may
+            hold the padding token as a word: it has the position before the first, and is not counted.
 
     >>> batch = pack([np.array([1, 2, 3], np.int32), np.array([4], np.int32)], np.array([0, 1]))
     >>> batch.input_ids.tolist(), batch.cu_seqlens.tolist(), batch.position_ids.tolist()
@@ -98,12 +99,29 @@ def pack(
         types = np.zeros(ends[-1], dtype=np.int64)
     else:
         types = (within >= np.repeat(second_starts[order], lengths)).astype(np.int64)
+    input_ids = np.concatenate([token_lists[i] for i in order]).astype(np.int64)
     return PackedBatch(
-        input_ids=torch.from_numpy(np.concatenate([token_lists[i] for i in order]).astype(np.int64)),
+        input_ids=torch.from_numpy(input_ids),
         cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
-        position_ids=torch.from_numpy(within + position_offset),
+        position_ids=torch.from_numpy(_positions(input_ids, within, starts, lengths, position_offset)),
         token_type_ids=torch.from_numpy(types),
         lengths=tuple(lengths.tolist()),
         rows=torch.from_numpy(np.asarray(rows)[order]),
         labels=None if labels is None else torch.from_numpy(np.asarray(labels, dtype=np.int64)[order]),
     )
+
+
+def _positions(
+    input_ids: npt.NDArray[np.int64],
+    within: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    offset: int,
+) -> npt.NDArray[np.int64]:
+    """``(T,)``; as transformers' ``create_position_ids_from_input_ids`` counts within each text."""
+    is_padding = input_ids == offset - 1
+    if not is_padding.any():
+        return within + offset
+    before = np.cumsum(is_padding)
+    in_text = before - np.repeat(before[starts] - is_padding[starts], lengths)
+    return np.where(is_padding, offset - 1, within + offset - in_text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from leantune.atomic import discard_folder, remove_leftovers
@@ -51,7 +52,7 @@ def check_inputs_stay(folder: Path, recipe: Recipe) -> None:
         location = getattr(recipe, key)
         if location is None:
             continue
-        path = Path(location).expanduser().resolve()  # an asset is elsewhere
+        path = Path(os.path.expanduser(location)).resolve()  # an asset is elsewhere
         if any(path.is_relative_to(each) for each in removed):
             raise UsageError(
                 f"{key}={location}: is in output {folder}, where a new run replaces it; "

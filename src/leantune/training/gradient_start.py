@@ -48,7 +48,7 @@ def turn_to_gradient(
     Args:
         classifier: with the head that the gradient is to pass through.
         rows: training rows; `MAX_GRADIENT_ROWS` of them are used.
-        batch_size: rows of a backward pass.
+        batch_size: rows of a backward pass of one process.
         seed: of their choice.
         class_weights: ``(C,)`` fp32 of the loss; None: all alike.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
     Raises:
         LeantuneError: of the kind that says what is wrong; `errors` lists them.
     """
-    with run_lock(Path(recipe.output).expanduser()), _memory_explained(recipe):
+    with run_lock(Path(os.path.expanduser(recipe.output))), _memory_explained(recipe):
         run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
         classifier = build_classifier(run)
         state = fresh_state(run, classifier, run.steps.ranks)
@@ -152,7 +153,7 @@ def _turn_adapters(run: Run, classifier: PackedClassifier) -> None:
         num_rows = turn_to_gradient(
             classifier,
             run.data.train,
-            math.ceil(recipe.batch_size / recipe.accumulate),
+            math.ceil(recipe.batch_size / (recipe.accumulate * distributed.world_size())),
             seed=recipe.seed,
             class_weights=class_weights(run, run.data.train),
         )

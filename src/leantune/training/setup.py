@@ -87,7 +87,7 @@ class Run:
 def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bool) -> Run:
     """Everything before weights: data, plan, schedule. Nothing is written, nothing removed."""
     started = time.perf_counter()
-    folder = Path(recipe.output).expanduser()
+    folder = Path(os.path.expanduser(recipe.output))
     if distributed.is_main():
         check_folder(folder, overwrite=overwrite, resume=resume)
         if not resume:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import platform
 import shlex
@@ -19,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from leantune.atomic import atomic_file
+from leantune.atomic import atomic_file, write_text
+from leantune.checksums import describe_file, find_difference
 from leantune.data.assets import default_cache_dir
 from leantune.errors import ResourceError, UsageError
 
@@ -109,11 +111,26 @@ def _compiled(compiler: list[str]) -> Path:
     parts = [*(path.read_text("utf-8") for path in sources), *compiler, *FLAGS, version, _processor()]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     target = default_cache_dir() / "kernels" / f"{digest[:32]}.so"
-    if not target.is_file():
+    if not _is_whole(target):
         with atomic_file(target) as temporary:  # another process may write the same at the same time
             units = [str(path) for path in sources if path.suffix == ".c"]
             _run([*compiler, *FLAGS, *units, "-o", str(temporary), "-lm"])
+            described = json.dumps(describe_file(temporary))
+        write_text(_description(target), described)
     return target
+
+
+def _description(target: Path) -> Path:
+    return target.with_suffix(".json")
+
+
+def _is_whole(target: Path) -> bool:
+    """Whether the library is what the compiler wrote: loading one that was cut would end the process."""
+    try:
+        described = json.loads(_description(target).read_text("utf-8"))
+        return find_difference(target.parent, {target.name: described}) is None
+    except (OSError, ValueError, LookupError, TypeError):  # as good as none: it is compiled again
+        return False
 
 
 def _run(command: list[str]) -> str:
