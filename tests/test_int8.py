@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +15,17 @@ from torch import nn
 
 from leantune.adalora.fused_qkv import projections
 from leantune.adalora.layer import AdaLoraLinear
+from leantune.errors import UsageError
+from leantune.inference.engines import load_engine
 from leantune.model import PackedClassifier
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
-from leantune.packing.native import int8
+from leantune.packing.native import int8, library
 from leantune.packing.native.int8 import Int8Linear, Int8Weight, use_int8_products
 from leantune.packing.native.library import kernels
 from leantune.pretrained import set_encoder_dtype
-from tiny import random_tokens, tiny_model
+from leantune.training.run import run_training
+from tiny import WORDS, quiet, random_tokens, recipe_for, tiny_model
 
 pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no kernels: {kernels().reason}")
 
@@ -160,6 +165,36 @@ def test_a_classifier_trains_in_int8_and_predicts_in_bf16(model_type):
         grads.append(torch.autograd.grad(logits.sum(), each.model.get_input_embeddings().weight)[0].float())
     exact, found = grads
     assert 0 < (found - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.fixture(scope="module")
+def run_in_bf16(inputs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("int8") / "run"
+    recipe = recipe_for(inputs, folder, precision="bf16", int8_products=True, epochs=2)
+    return run_training(recipe, console=quiet())
+
+
+def test_a_run_says_what_it_multiplied_in_and_learns(run_in_bf16):
+    record = json.loads((run_in_bf16 / "record.json").read_text("utf-8"))
+    assert record["model"]["frozen_products"] == "int8"
+    assert record["metrics"]["test"]["accuracy"] > 0.8
+
+
+def test_prediction_in_int8_is_near_that_in_fp32(run_in_bf16):
+    engines = {p: load_engine("torch", run_in_bf16, precision=p) for p in ("fp32", "bf16", "int8")}
+    texts = [" ".join(WORDS[(7 * i + j) % len(WORDS)] for j in range(i + 1)) for i in range(30)]
+    logits = {p: each.logits(each.tokeniser.encode(texts, None), 7) for p, each in engines.items()}
+    scale = np.abs(logits["fp32"]).max()
+    assert np.abs(logits["int8"] - logits["fp32"]).max() < 0.1 * scale
+    assert not np.array_equal(logits["int8"], logits["bf16"])
+
+
+def test_prediction_in_int8_needs_the_kernels(run_in_bf16, monkeypatch):
+    monkeypatch.setattr(library, "kernels", lambda: library.Kernels(None, "no C compiler"))
+    with pytest.raises(
+        UsageError, match=r"needs an x86 CPU and the native kernels \(here torch: no C compiler\)"
+    ):
+        load_engine("torch", run_in_bf16, precision="int8")
 
 
 def test_layers_that_learn_or_are_not_in_bf16_are_left_alone():

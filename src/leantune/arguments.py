@@ -156,7 +156,11 @@ def _add_column_arguments(parser: argparse.ArgumentParser) -> None:
         default="torch",
         help="what computes; those of OpenVINO must be exported first",
     )
-    parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), help="default: the recipe's")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp16", "fp32", "int8"),
+        help="default: the recipe's; int8: bf16 with products in int8, on a CPU",
+    )
     _add_trust(parser)
 
 

@@ -24,9 +24,14 @@ from leantune.evaluation.evaluate import map_batches
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
+from leantune.packing.native.int8 import use_int8_products
+from leantune.packing.native.library import describe_kernels
 from leantune.pretrained import config_of, first_line, load_classifier, set_encoder_dtype
 
 Logits = npt.NDArray[np.float32]
+
+INT8 = "int8"
+"""A precision of prediction alone: that of bf16, with products in int8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +103,13 @@ def load_run(
 
     Args:
         run: the run folder.
-        precision: ``auto``, ``bf16``, ``fp16`` or ``fp32``; None: as in the recipe.
+        precision: ``auto``, ``bf16``, ``fp16``, ``fp32``, or ``int8``: bf16 with products in int8, on a CPU with the
+            native kernels; None: as in the recipe.
         trust_remote_code: allow code that comes with the model; what the recipe in the folder says does not
             count, since it may be a stranger's.
 
     Raises:
-        UsageError: if ``run`` is no run folder.
+        UsageError: if ``run`` is no run folder, or the machine has no such precision.
         CheckpointError: if it is not finished, its model is damaged, or its labels are not those of its model.
         UnsafeFileError: if the model comes with code, or its weights in a pickle.
     """
@@ -111,10 +117,18 @@ def load_run(
     record = read_record(run)
     recipe = load_recipe(str(run / "recipe.yaml"), {})
     device = hardware.pick_device()
-    dtype = hardware.DTYPES[hardware.pick_precision(precision or recipe.precision, device)]
+    chosen = precision or recipe.precision
+    dtype = hardware.DTYPES[hardware.pick_precision("bf16" if chosen == INT8 else chosen, device)]
     model = load_merged(run, record, trust_remote_code=trust_remote_code)
     set_encoder_dtype(model, dtype)
     classifier = PackedClassifier(model, DropoutStream(0)).eval()
+    if chosen == INT8 and not (
+        device.type == "cpu" and use_int8_products(model.requires_grad_(False), predicts=True)
+    ):
+        raise UsageError(
+            f"precision=int8 needs an x86 CPU and the native kernels (here {describe_kernels(device, 'bf16')}); use "
+            "precision=auto"
+        )
     return TrainedClassifier(
         classifier=classifier.to(device),
         tokeniser=Tokeniser(str(run / "merged"), recipe.max_length),

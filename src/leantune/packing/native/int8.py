@@ -13,6 +13,7 @@ Shape letters: T tokens, D width of the input, F of the output.
 from __future__ import annotations
 
 import ctypes
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -82,18 +83,26 @@ class Int8Weight:
 
 
 class Int8Linear(nn.Linear):
-    """Drop-in for a frozen ``nn.Linear``, with the same parameters; its weight is there in int8, too."""
+    """Drop-in for a frozen ``nn.Linear``, with the same parameters; its weight is there in int8, too.
 
-    def __init__(self, base: nn.Linear) -> None:
+    Args:
+        base: the layer.
+        predicts: whether it computes in int8 without a gradient, too.
+    """
+
+    def __init__(self, base: nn.Linear, *, predicts: bool = False) -> None:
         super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
         self.weight, self.bias = base.weight, base.bias
-        self.int8 = Int8Weight.of(base.weight)
+        self.int8, self.predicts = Int8Weight.of(base.weight), predicts
+
+    @property
+    def is_in_int8(self) -> bool:
+        """Whether a product is in int8 now."""
+        return self.predicts or torch.is_grad_enabled()
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., F)``."""
-        if not torch.is_grad_enabled():
-            return super().forward(input)
-        return _product(input, self, self.bias)
+        return _product(input, self, self.bias) if self.is_in_int8 else super().forward(input)
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -102,10 +111,8 @@ def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def product(x: Tensor, layer: nn.Linear) -> Tensor:
-    """``W x`` without the bias, ``(..., D)`` to ``(..., F)``; where a gradient may be wanted in int8, if the layer
-    has such weights.
-    """
-    if isinstance(layer, Int8Linear) and torch.is_grad_enabled():
+    """``W x`` without the bias, ``(..., D)`` to ``(..., F)``."""
+    if isinstance(layer, Int8Linear) and layer.is_in_int8:
         return _product(x, layer, None)
     return F.linear(x, layer.weight)
 
@@ -160,12 +167,14 @@ def _dequantised(
     return out
 
 
-def use_int8_products(model: nn.Module) -> bool:
+def use_int8_products(model: nn.Module, *, predicts: bool = False) -> bool:
     """Put `Int8Linear` in place of frozen linear layers of ``model`` that the kernels serve; whether there are any."""
     found = False
+    if platform.machine() != "x86_64":  # the one that torch has fast integer products for
+        return False
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and _can_round(layer):
-            model.set_submodule(name, Int8Linear(layer))
+            model.set_submodule(name, Int8Linear(layer, predicts=predicts))
             found = True
     return found
 
