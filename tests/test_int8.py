@@ -112,6 +112,11 @@ def test_a_layer_computes_in_bf16_where_no_gradient_is_wanted(has_bias):
     assert layer.state_dict().keys() == base.state_dict().keys()
 
 
+def test_an_input_of_another_type_is_refused_as_ever():
+    with pytest.raises(RuntimeError, match="same dtype"):
+        Int8Linear(layer_of(32, 16))(torch.randn(2, 32))
+
+
 def adapted(layer: nn.Linear, rank: int, p: float) -> AdaLoraLinear:
     dropout, generator = PooledDropout(p, DropoutStream(1)), torch.Generator().manual_seed(rank)
     found = AdaLoraLinear(layer, rank, scaling=0.5, dropout=dropout, generator=generator)

@@ -291,6 +291,15 @@ def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tm
     assert "| leantune default | 90.50" in second
 
 
+def test_a_line_that_is_tuned_as_another_takes_its_rates_and_runs_no_grid(tmp_path, data):
+    default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3, 2e-3))
+    variant = Method(name="variant", settings={**ADALORA, "alpha": 3}, tuned_as=default)
+    study = study_of(tmp_path, data, default, variant, num_seeds=2)
+    assert {job.method.name for job in study.pending()} == {"leantune default"}
+    assert work(study, fake_result, lambda: True, lambda text: None) == 2 + 1 + 2
+    assert [job.learning_rate for job in study.runs_of(data, variant, PUBLISHED)] == [2e-3, 2e-3]
+
+
 def test_another_encoder_has_a_grid_of_its_own_and_the_methods_that_are_named(tmp_path, data):
     source = Source(rows="ag_news", encoder=MPNET, methods=("adaptive",))
     wide = DataSet("wide", tmp_path / "wide", 3, data.digest, source=source)

@@ -32,6 +32,8 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Recipe keys on top of `COMMON`; of a pipeline, settings of `benchmarks.quality.peer`."""
     learning_rates: tuple[float, ...] = GRID
+    tuned_as: Method | None = None
+    """Another line, whose learning rates it has in place of a grid of its own."""
     data: tuple[str, ...] | None = None
     """Data sets it runs on; None: all."""
     max_seeds: int = 5
@@ -239,7 +241,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="int8 products",
         settings={**ADALORA, **_INT8},
-        learning_rates=SHORT_GRID,
+        tuned_as=MAIN[0],
+        max_seeds=3,
     ),
     Method(
         name="fp32",

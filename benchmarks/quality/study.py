@@ -51,7 +51,7 @@ class Study:
         """
         if not _belongs(method, data):
             return None
-        results = {job.learning_rate: self.result(job) for job in _grid(data, method)}
+        results = {job.learning_rate: self.result(job) for job in _grid(data, method.tuned_as or method)}
         if not all(results.values()):
             return None
         return min(sorted(results), key=lambda rate: validation_log_loss(results[rate]))
@@ -76,7 +76,7 @@ class Study:
         for method in self.methods:
             for data in self.sets:
                 if _belongs(method, data):
-                    yield from _grid(data, method)
+                    yield from () if method.tuned_as else _grid(data, method)
                     for budget in self.budgets:
                         if budget == PUBLISHED or method.is_in_sweep:
                             yield from self.runs_of(data, method, budget)

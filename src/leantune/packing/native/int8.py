@@ -95,14 +95,13 @@ class Int8Linear(nn.Linear):
         self.weight, self.bias = base.weight, base.bias
         self.int8, self.predicts = Int8Weight.of(base.weight), predicts
 
-    @property
-    def is_in_int8(self) -> bool:
-        """Whether a product is in int8 now."""
-        return self.predicts or torch.is_grad_enabled()
+    def rounds(self, x: Tensor) -> bool:
+        """Whether the product with ``x`` is in int8, here and now."""
+        return x.dtype == torch.bfloat16 and (self.predicts or torch.is_grad_enabled())
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., F)``."""
-        return _product(input, self, self.bias) if self.is_in_int8 else super().forward(input)
+        return _product(input, self, self.bias) if self.rounds(input) else super().forward(input)
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -112,7 +111,7 @@ def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
 
 def product(x: Tensor, layer: nn.Linear) -> Tensor:
     """``W x`` without the bias, ``(..., D)`` to ``(..., F)``."""
-    if isinstance(layer, Int8Linear) and layer.is_in_int8:
+    if isinstance(layer, Int8Linear) and layer.rounds(x):
         return _product(x, layer, None)
     return F.linear(x, layer.weight)
 
