@@ -336,7 +336,7 @@ def test_what_a_pipeline_needs_is_made_before_it_in_every_round(tmp_path: Path) 
 def test_engines_that_need_an_export_make_it_first(tmp_path: Path) -> None:
     work = workload(tmp_path)
     engines = {}
-    for pipeline in pipelines_of("prediction", is_long=True):
+    for pipeline in pipelines_of("prediction", is_long=True, has_int8=True):
         words = pipeline.command(work, tmp_path)
         if "--engine" in words:
             export = pipeline.before(work) if pipeline.before else None
@@ -354,7 +354,7 @@ def test_no_round_begins_that_would_pass_the_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["training", "prediction"])
 def test_the_long_form_adds_pipelines_and_keeps_leantune_last(tmp_path: Path, task: str) -> None:
-    short, long = (pipelines_of(task, is_long=is_long) for is_long in (False, True))
+    short, long = (pipelines_of(task, is_long=is_long, has_int8=True) for is_long in (False, True))
     theirs = [USUAL, BEST, ROUNDED, *([EAGER] if task == "training" else [])]
     assert [p.name for p in short if not p.name.startswith(LEANTUNE)] == theirs
     assert {p.name for p in short} < {p.name for p in long}
@@ -363,7 +363,8 @@ def test_the_long_form_adds_pipelines_and_keeps_leantune_last(tmp_path: Path, ta
 
 def test_both_sides_train_with_the_same_recipe(tmp_path: Path) -> None:
     usual, *_, lean = (
-        p.command(workload(tmp_path), tmp_path) for p in pipelines_of("training", is_long=False)
+        p.command(workload(tmp_path), tmp_path)
+        for p in pipelines_of("training", is_long=False, has_int8=True)
     )
     theirs = dict(zip(usual[2::2], usual[3::2], strict=True))
     recipe = dict(word.split("=", 1) for word in lean if "=" in word)

@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from benchmarks.results_folder import stem_of, write_result
@@ -26,6 +27,7 @@ from benchmarks.speed import inputs, pipelines, plot, report
 from benchmarks.speed.arithmetic import slug
 from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
 from benchmarks.speed.process import Workplace
+from leantune.packing.native.library import describe_kernels
 
 ROOT = Path(__file__).parents[2]
 VALIDATION_ROWS = 64
@@ -144,7 +146,9 @@ def prepare(
         precision=precision,
         learning_rate=model.learning_rate,
     )
-    return Comparison(model, task, count, work, pipelines.pipelines_of(task, is_long=is_long))
+    has_int8 = describe_kernels(torch.device("cpu"), precision) == "native" and not torch.cuda.is_available()
+    shown = pipelines.pipelines_of(task, is_long=is_long, has_int8=has_int8)
+    return Comparison(model, task, count, work, shown)
 
 
 def write(result: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ USUAL, BEST, LEANTUNE = "usual", "best setting", "leantune"
 ROUNDED = "best setting, few shapes"
 """Padded to multiples of 16 besides, so that oneDNN need not compile kernels at every batch: hardly known."""
 EAGER = "best setting, eager attention"
+BF16_PRODUCTS = f"{LEANTUNE}, bf16 products"
 FEW_SHAPES = ("--pad-to-multiple-of", "16")
 
 
@@ -85,7 +86,9 @@ def peer_training(name: str, *options: str, precision: str | None = None) -> Pip
     return Pipeline(name, command, read)
 
 
-def leantune_training(name: str = LEANTUNE, *, precision: str | None = None) -> Pipeline:
+def leantune_training(
+    name: str = LEANTUNE, *, precision: str | None = None, int8_products: bool = True
+) -> Pipeline:
     """``leantune train`` with the same recipe."""
 
     def command(work: Workload, folder: Path) -> list[str]:
@@ -95,6 +98,7 @@ def leantune_training(name: str = LEANTUNE, *, precision: str | None = None) -> 
             "validation": work.validation,
             "output": work.trained,
             "precision": precision or work.precision,
+            "int8_products": str(int8_products).lower(),
             "targets": "query,value",
             "init_rank": INIT_RANK,
             "target_rank": TARGET_RANK,
@@ -205,8 +209,8 @@ def _read_prediction(work: Workload, folder: Path, outcome: Outcome) -> Sample:
     )
 
 
-def pipelines_of(task: str, *, is_long: bool) -> list[Pipeline]:
-    """Those of the report, in its order; leantune last."""
+def pipelines_of(task: str, *, is_long: bool, has_int8: bool) -> list[Pipeline]:
+    """Those of the report, in its order; leantune last. ``has_int8``: whether its kernels multiply in int8 here."""
     if task == "training":
         more = [
             peer_training(f"{USUAL}, fp32", precision="fp32"),
@@ -220,6 +224,7 @@ def pipelines_of(task: str, *, is_long: bool) -> list[Pipeline]:
             peer_training(BEST, "--group-by-length"),
             peer_training(ROUNDED, "--group-by-length", *FEW_SHAPES),
             peer_training(EAGER, "--group-by-length", "--attention", "eager"),
+            *([leantune_training(BF16_PRODUCTS, int8_products=False)] if has_int8 else []),
             leantune_training(),
         ]
     else:
@@ -232,6 +237,7 @@ def pipelines_of(task: str, *, is_long: bool) -> list[Pipeline]:
             peer_prediction(BEST, "best"),
             peer_prediction(ROUNDED, "best", *FEW_SHAPES),
             leantune_prediction(f"{LEANTUNE}, OpenVINO int8", engine="openvino-int8"),
+            *([leantune_prediction(f"{LEANTUNE}, int8", precision="int8")] if has_int8 else []),
             leantune_prediction(),
         ]
     return [*always[:-1], *(more if is_long else ()), always[-1]]

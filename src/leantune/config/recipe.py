@@ -112,7 +112,7 @@ class Recipe:
         "auto",
     )
     int8_products: bool = _key(
-        "while training, multiply with frozen weights in int8 where the native kernels compute: bf16 on a CPU",
+        "while training, products with frozen weights in int8 where the native kernels compute: in bf16 on a CPU",
         True,
     )
     max_length: int = _key("tokens kept of a text", 256)

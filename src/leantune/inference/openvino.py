@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from leantune import hardware
@@ -26,6 +25,7 @@ from leantune.data.rows import Index, by_length
 from leantune.data.tokens import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.load import Logits, RunClassifier, check_labels, read_record
+from leantune.packing.padded import Inputs, padded_inputs
 from leantune.pretrained import config_of, first_line
 
 FORMS = ("openvino", "openvino-int8")
@@ -36,8 +36,6 @@ ABOUT = "export.json"
 """What leantune says of the export: of which run it is, and what quantisation cost."""
 LENGTH_MULTIPLE = 16
 """Lengths are padded to it: OpenVINO compiles its kernels anew for every shape."""
-
-Inputs = dict[str, npt.NDArray[np.int64]]
 
 
 def import_extra(name: str, purpose: str) -> Any:
@@ -95,14 +93,12 @@ def padded_batches(
     lengths = rows.lengths
     padded = np.minimum(-(-lengths // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
     for positions in by_length(padded, batch_size):
-        shape = len(positions), int(padded[positions[0]])
-        input_ids = np.full(shape, pad_id, dtype=np.int64)
-        mask, types = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        for i, row in enumerate(positions):
-            input_ids[i, : lengths[row]] = rows.input_ids[row]
-            mask[i, : lengths[row]] = 1
-            types[i, rows.second_starts[row] : lengths[row]] = 1
-        inputs = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": types}
+        inputs = padded_inputs(
+            [rows.input_ids[row] for row in positions],
+            rows.second_starts[positions].tolist(),
+            length=int(padded[positions[0]]),
+            pad_id=pad_id,
+        )
         yield positions, {name: values for name, values in inputs.items() if name in names}
 
 

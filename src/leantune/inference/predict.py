@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
+from leantune.atomic import atomic_file
 from leantune.data.cells import list_of_texts
 from leantune.data.read import ExampleBatch, ExampleSource
 from leantune.errors import DataError, UsageError
@@ -88,7 +89,6 @@ def predict_to(
 
     A file appears under its name only when it is complete.
     """
-    from leantune.atomic import atomic_file
 
     def run(target: Path | None) -> PredictionSummary:
         rows = truncated = empty = 0

@@ -26,6 +26,7 @@ from leantune.evaluation.evaluate import map_own_rows
 from leantune.inference.agreement import check_logits
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream
+from leantune.packing.padded import padded_inputs
 from leantune.pretrained import config_of, load_classifier, load_pretrained, quiet_transformers
 from leantune.sources import public_name
 from leantune.training.state import saved_parameters
@@ -169,16 +170,14 @@ def _load_with_peft(base: Any, folder: Path) -> Any:
 def padded_logits(model: Any, rows: LabelledRows) -> np.ndarray:
     """Logits ``(N, C)`` of right-padded rows, through transformers alone."""
     tokens = rows.tokens()
-    longest = max(len(each) for each in tokens)
-    pad = model.config.pad_token_id or 0
-    input_ids = torch.full((len(tokens), longest), pad, dtype=torch.int64)
-    mask = torch.zeros_like(input_ids)
-    types = torch.zeros_like(input_ids)
-    for i, (each, second) in enumerate(zip(tokens, rows.second_starts(), strict=True)):
-        input_ids[i, : len(each)] = torch.from_numpy(each.astype(np.int64))
-        mask[i, : len(each)] = 1
-        types[i, second : len(each)] = 1
-    has_types = getattr(model.config, "type_vocab_size", 0) > 1
-    extra = {"token_type_ids": types} if has_types else {}
-    logits: np.ndarray = model(input_ids=input_ids, attention_mask=mask, **extra).logits.float().numpy()
+    inputs = padded_inputs(
+        tokens,
+        rows.second_starts().tolist(),
+        length=max(len(each) for each in tokens),
+        pad_id=model.config.pad_token_id or 0,
+    )
+    if getattr(model.config, "type_vocab_size", 0) < 2:
+        del inputs["token_type_ids"]
+    tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
+    logits: np.ndarray = model(**tensors).logits.float().numpy()
     return logits

@@ -110,11 +110,13 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         _sum_over_processes(state, result)  # scaled, so that all processes find the same overflow
         state.scaler.unscale_(state.optimizer)
         _check_loss(result, phase.rows, positions)
-        norm = _gradient_norm(state.classifier)
+        grads = [p.grad for p in state.classifier.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads).item()
 
         if math.isfinite(norm):  # host sync: the loop must know before it steps
             state.allocator.observe()
-            _clip(state.classifier, norm, recipe.max_grad_norm)
+            if 0 < recipe.max_grad_norm < norm:
+                torch._foreach_mul_(grads, recipe.max_grad_norm / (norm + 1e-6))
             state.scaler.step(state.optimizer)
             state.skipped_in_a_row = 0
             _allocate(state, result)
@@ -247,17 +249,6 @@ def _check_loss(result: StepResult, rows: LabelledRows, positions: np.ndarray) -
             "to it again: start anew with a lower learning_rate or precision=fp32. Rows of the batch, counted from 0: "
             f"{rows.names_of(positions)}"
         )
-
-
-def _gradient_norm(classifier: PackedClassifier) -> float:
-    grads = [p.grad for p in classifier.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(grads).item()
-
-
-def _clip(classifier: PackedClassifier, norm: float, max_norm: float) -> None:
-    if 0 < max_norm < norm:
-        grads = [p.grad for p in classifier.parameters() if p.grad is not None]
-        torch._foreach_mul_(grads, max_norm / (norm + 1e-6))
 
 
 def _skip(state: TrainingState, result: StepResult) -> None:
