@@ -21,7 +21,7 @@ from leantune.model import PackedClassifier
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native import int8, library
-from leantune.packing.native.int8 import Int8Linear, Int8Weight, use_int8_products
+from leantune.packing.native.int8 import Int8Linear, Int8Weight, rounded_as_one, use_int8_products
 from leantune.packing.native.library import kernels
 from leantune.pretrained import set_encoder_dtype
 from leantune.training.run import run_training
@@ -64,16 +64,32 @@ def test_both_passes_are_products_of_rounded_factors(rows, width, out, seed):
     x, grad = torch.randn(rows, width).bfloat16(), torch.randn(rows, out).bfloat16()
     weight, bias = layer_of(width, out).weight, torch.randn(out)
     frozen = Int8Weight.of(weight)
-    (rows_of_x, x_scales), (rows_of_w, w_scales) = (
-        (q.double(), s.double()[:, None]) for q, s in (int8._quantised(x), int8._quantised(weight))
-    )
-    expected = (rows_of_x @ rows_of_w.t()) * x_scales * w_scales.t() + bias.double()
-    torch.testing.assert_close(frozen.forward(x, bias).double(), expected, rtol=2**-8, atol=1e-6)
-    rows_of_grad, grad_scales = rounded(grad.float() * frozen.scales)
-    found, expected = frozen.backward(grad).double(), (rows_of_grad @ rows_of_w) * grad_scales
-    assert (found - expected).norm() < 0.01 * expected.norm()
-    exact = grad.double() @ weight.double()
-    assert (found - exact).norm() < 0.02 * exact.norm()
+    for found, factors, added in (
+        (frozen.forward(x, bias), (x, weight), bias.double()),
+        (frozen.backward(grad), (grad, weight.t()), 0),
+    ):
+        (left, left_scales), (right, right_scales) = (
+            (q.double(), s.double()[:, None]) for q, s in map(int8._quantised, factors)
+        )
+        expected = (left @ right.t()) * left_scales * right_scales.t() + added
+        torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
+        exact = factors[0].double() @ factors[1].double().t() + added
+        assert (found.double() - exact).norm() < 0.02 * exact.norm()
+
+
+def test_layers_of_one_input_are_rounded_once_and_share_memory():
+    layers = [Int8Linear(layer_of(32, out)) for out in (16, 32, 48)]
+    whole, again = rounded_as_one(layers), rounded_as_one(layers)
+    for part in ("by_row", "row_scales", "by_column", "column_scales"):
+        assert getattr(whole, part).data_ptr() == getattr(again, part).data_ptr()
+        assert torch.equal(getattr(whole, part), getattr(again, part))
+    x, grad = torch.randn(5, 32).bfloat16(), torch.randn(5, 96).bfloat16()
+    assert torch.equal(whole.forward(x), torch.cat([layer.int8.forward(x) for layer in layers], 1))
+    alone = [
+        layer.int8.backward(part).float()
+        for layer, part in zip(layers, grad.split([16, 32, 48], 1), strict=True)
+    ]
+    torch.testing.assert_close(whole.backward(grad).float(), sum(alone), atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import COUNT_MULTIPLE, Key, drop
-from leantune.packing.native.int8 import Int8Linear, Int8Weight
+from leantune.packing.native.int8 import Int8Linear, Int8Weight, rounded_as_one
 from leantune.packing.native.library import serves
 from leantune.packing.side_by_side import as_one
 
@@ -36,8 +36,8 @@ class Projection:
     """W ``(out, D)`` bf16, frozen."""
     bias: Tensor | None
     """b ``(out,)`` bf16, frozen."""
-    int8: Int8Weight | None = None
-    """W rounded, for products while training."""
+    int8: Int8Linear | None = None
+    """The layer, where it has W rounded for products while training."""
     A: Tensor | None = None
     """``(R, D)`` bf16."""
     B: Tensor | None = None
@@ -46,8 +46,7 @@ class Projection:
     @classmethod
     def of(cls, base: nn.Linear, A: Tensor | None = None, B: Tensor | None = None) -> Projection:
         """Of a frozen layer and its update."""
-        int8 = base.int8 if isinstance(base, Int8Linear) else None
-        return cls(base.weight, base.bias, int8, A, B)
+        return cls(base.weight, base.bias, base if isinstance(base, Int8Linear) else None, A, B)
 
 
 def can_adapt(dropout: nn.Module, base: nn.Linear, x: Tensor) -> TypeGuard[PooledDropout]:
@@ -79,7 +78,7 @@ def project(
     frozen = [(each.weight, each.bias) for each in projections]
     rounded = [each.int8 for each in projections if each.int8 is not None]
     trains_in_int8 = torch.is_grad_enabled() and len(rounded) == len(projections)
-    int8 = Int8Weight.joined(rounded) if trains_in_int8 else None
+    int8 = rounded_as_one(rounded) if trains_in_int8 else None
     factors = [factor for each in projections for factor in (each.A, each.B)]
     outputs = _Projections.apply(x_TD, frozen, int8, p, key, *factors)  # type: ignore[no-untyped-call]
     return tuple(out.view(*x.shape[:-1], -1) for out in outputs)

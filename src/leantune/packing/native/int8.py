@@ -1,9 +1,9 @@
 """Products with frozen weights in int8 while training: twice the rate of bf16 where a processor has VNNI or AMX.
 
 Rows of activations and rows of W are rounded to int8, each with a scale of its own (Dettmers et al., 2022, LLM.int8,
-arXiv 2208.07339, vector-wise quantisation), and their products are summed exactly. The backward pass takes the same
-int8 weights, with the scales of W's rows moved into the gradient before that is rounded; int8 gradients of inputs
-train as well as others (Wortsman et al., 2023, SwitchBack, arXiv 2304.13013), and frozen weights want none.
+arXiv 2208.07339, vector-wise quantisation), and their products are summed exactly. The backward pass multiplies rows of
+the gradient with columns of W in the same way; int8 gradients of inputs train as well as others (Wortsman et al., 2023,
+SwitchBack, arXiv 2304.13013), and frozen weights want none.
 
 Without a gradient, in evaluation and prediction, the layers compute in bf16 as ever.
 
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.packing.native.library import call, serves
+from leantune.packing.side_by_side import as_one, lie_side_by_side
 
 WIDTH_MULTIPLE = 16
 """D and F: columns that the kernels take at once."""
@@ -34,7 +35,7 @@ class _Quantise(ctypes.Structure):
     """``quantise`` of ``int8.c``, field by field."""
 
     _fields_ = (
-        *((name, _Pointer) for name in ("x", "column_scales")),
+        ("x", _Pointer),
         *((name, _Count) for name in ("num_rows", "width")),
         *((name, _Pointer) for name in ("out", "scales")),
         ("num_threads", _Count),
@@ -54,32 +55,38 @@ class _Dequantise(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Int8Weight:
-    """A frozen W as ``scales * rows``."""
+    """A frozen W, rounded by rows for the one pass and by columns for the other."""
 
-    rows: Tensor
+    by_row: Tensor
     """``(F, D)`` int8."""
-    scales: Tensor
+    row_scales: Tensor
     """``(F,)`` fp32."""
+    by_column: Tensor
+    """``(F, D)`` int8."""
+    column_scales: Tensor
+    """``(D,)`` fp32."""
 
     @classmethod
     def of(cls, weight_FD: Tensor) -> Int8Weight:
         """Round a bf16 weight."""
-        return cls(*_quantised(weight_FD.detach()))
+        with torch.inference_mode(False), torch.no_grad():  # else no later backward pass could keep it
+            by_column, column_scales = _quantised(weight_FD.t())
+            return cls(*_quantised(weight_FD), by_column.t().contiguous(), column_scales)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Int8Weight]) -> Int8Weight:
-        """Of layers of one input, whose outputs stand side by side."""
-        return cls(*(torch.cat(each) for each in zip(*((p.rows, p.scales) for p in parts), strict=True)))
+    def part(self, begin: int, end: int) -> Int8Weight:
+        """Of rows ``begin`` to ``end``, in the same memory."""
+        rows = slice(begin, end)
+        return Int8Weight(self.by_row[rows], self.row_scales[rows], self.by_column[rows], self.column_scales)
 
     def forward(self, x_TD: Tensor, bias_F: Tensor | None = None) -> Tensor:
         """``W x + b`` for each token: ``(T, F)`` bf16; b fp32."""
-        rows_TD, scales_T = _quantised(x_TD)
-        return _dequantised(torch._int_mm(rows_TD, self.rows.t()), scales_T, self.scales, bias_F)
+        x, scales_T = _quantised(x_TD)
+        return _dequantised(torch._int_mm(x, self.by_row.t()), scales_T, self.row_scales, bias_F)
 
     def backward(self, grad_TF: Tensor) -> Tensor:
         """The gradient of x ``(T, D)`` bf16."""
-        rows_TF, scales_T = _quantised(grad_TF, self.scales)
-        return _dequantised(torch._int_mm(rows_TF, self.rows), scales_T)
+        grad, scales_T = _quantised(grad_TF)
+        return _dequantised(torch._int_mm(grad, self.by_column), scales_T, self.column_scales)
 
 
 class Int8Linear(nn.Linear):
@@ -102,6 +109,21 @@ class Int8Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., F)``."""
         return _product(input, self, self.bias) if self.rounds(input) else super().forward(input)
+
+
+def rounded_as_one(layers: Sequence[Int8Linear]) -> Int8Weight:
+    """The weights of layers of one input as one, whose outputs stand side by side; they share its memory from then on."""
+    parts = [layer.int8 for layer in layers]
+    if not lie_side_by_side([part.by_row for part in parts], 0):
+        whole, begin = Int8Weight.of(torch.cat([layer.weight for layer in layers])), 0
+        for layer in layers:
+            layer.int8 = whole.part(begin, begin + layer.out_features)
+            begin += layer.out_features
+        return whole
+    joined = (
+        as_one([getattr(part, name) for part in parts], 0) for name in ("by_row", "row_scales", "by_column")
+    )
+    return Int8Weight(*joined, parts[0].column_scales)
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -132,12 +154,12 @@ class _Product(torch.autograd.Function):
         return ctx.weight.backward(grad_outputs[0]), None, None
 
 
-def _quantised(x: Tensor, column_scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _quantised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of bf16 ``(rows, width)`` as int8, and the scale of each."""
     x = x.contiguous()
     out, scales = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
     arguments = _Quantise(
         x=x.data_ptr(),
-        column_scales=None if column_scales is None else column_scales.data_ptr(),
         num_rows=len(x),
         width=x.shape[1],
         out=out.data_ptr(),
@@ -148,14 +170,13 @@ def _quantised(x: Tensor, column_scales: Tensor | None = None) -> tuple[Tensor, 
     return out, scales
 
 
-def _dequantised(
-    sums: Tensor, scales: Tensor, column_scales: Tensor | None = None, bias: Tensor | None = None
-) -> Tensor:
+def _dequantised(sums: Tensor, scales: Tensor, column_scales: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Sums of products ``(rows, width)`` as bf16."""
     out = torch.empty(sums.shape, dtype=torch.bfloat16)
     arguments = _Dequantise(
         sums=sums.data_ptr(),
         scales=scales.data_ptr(),
-        column_scales=None if column_scales is None else column_scales.data_ptr(),
+        column_scales=column_scales.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
         num_rows=len(sums),
         width=sums.shape[1],
