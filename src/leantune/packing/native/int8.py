@@ -112,7 +112,7 @@ class Int8Linear(nn.Linear):
 
 
 def rounded_as_one(layers: Sequence[Int8Linear]) -> Int8Weight:
-    """The weights of layers of one input as one, whose outputs stand side by side; they share its memory from then on."""
+    """The weights of layers of one input as one, whose outputs stand side by side: they share memory from then on."""
     parts = [layer.int8 for layer in layers]
     if not lie_side_by_side([part.by_row for part in parts], 0):
         whole, begin = Int8Weight.of(torch.cat([layer.weight for layer in layers])), 0
@@ -120,10 +120,12 @@ def rounded_as_one(layers: Sequence[Int8Linear]) -> Int8Weight:
             layer.int8 = whole.part(begin, begin + layer.out_features)
             begin += layer.out_features
         return whole
-    joined = (
-        as_one([getattr(part, name) for part in parts], 0) for name in ("by_row", "row_scales", "by_column")
+    return Int8Weight(
+        by_row=as_one([part.by_row for part in parts], 0),
+        row_scales=as_one([part.row_scales for part in parts], 0),
+        by_column=as_one([part.by_column for part in parts], 0),
+        column_scales=parts[0].column_scales,
     )
-    return Int8Weight(*joined, parts[0].column_scales)
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
