@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from leantune.adalora.fused_qkv import projections
@@ -21,13 +26,12 @@ from leantune.model import PackedClassifier
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native import int8, library
-from leantune.packing.native.int8 import Int8Linear, Int8Weight, rounded_as_one, use_int8_products
-from leantune.packing.native.library import kernels
+from leantune.packing.native.int8 import Int8Linear, Int8Weight, round_as_one, use_int8_products, why_no_int8
 from leantune.pretrained import set_encoder_dtype
 from leantune.training.run import run_training
 from tiny import WORDS, quiet, random_tokens, recipe_for, tiny_model
 
-pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no kernels: {kernels().reason}")
+pytestmark = pytest.mark.skipif(bool(why_no_int8()), reason=why_no_int8())
 
 WIDTHS = st.sampled_from([16, 48, 384])
 
@@ -79,14 +83,14 @@ def test_both_passes_are_products_of_rounded_factors(rows, width, out, seed):
 
 def test_layers_of_one_input_are_rounded_once_and_share_memory():
     layers = [Int8Linear(layer_of(32, out)) for out in (16, 32, 48)]
-    whole, again = rounded_as_one(layers), rounded_as_one(layers)
+    whole, again = round_as_one(layers), round_as_one(layers)
     for part in ("by_row", "row_scales", "by_column", "column_scales"):
         assert getattr(whole, part).data_ptr() == getattr(again, part).data_ptr()
         assert torch.equal(getattr(whole, part), getattr(again, part))
     x, grad = torch.randn(5, 32).bfloat16(), torch.randn(5, 96).bfloat16()
-    assert torch.equal(whole.forward(x), torch.cat([layer.int8.forward(x) for layer in layers], 1))
+    assert torch.equal(whole.forward(x), torch.cat([layer.rounded.forward(x) for layer in layers], 1))
     alone = [
-        layer.int8.backward(part).float()
+        layer.rounded.backward(part).float()
         for layer, part in zip(layers, grad.split([16, 32, 48], 1), strict=True)
     ]
     torch.testing.assert_close(whole.backward(grad).float(), sum(alone), atol=0.02, rtol=0.02)
@@ -97,7 +101,7 @@ def test_what_is_not_finite_stays_so_in_its_row_alone(bad):
     x = torch.randn(3, 32).bfloat16()
     x[1, 5] = bad
     layer = Int8Linear(layer_of(32, 16))
-    for out in (layer.int8.forward(x), layer.int8.backward(torch.cat([x[:, :16]] * 1))):
+    for out in (layer.rounded.forward(x), layer.rounded.backward(x[:, :16])):
         assert not out[1].isfinite().any()
         assert out[[0, 2]].isfinite().all()
 
@@ -108,7 +112,7 @@ def test_the_number_of_threads_changes_no_bit():
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append((layer(x), layer.int8.backward(x[:, :48])))
+            found.append((layer(x), layer.rounded.backward(x[:, :48])))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for each in found[1:] for a, b in zip(found[0], each, strict=True))
@@ -211,11 +215,58 @@ def test_prediction_in_int8_is_near_that_in_fp32(run_in_bf16):
 
 
 def test_prediction_in_int8_needs_the_kernels(run_in_bf16, monkeypatch):
-    monkeypatch.setattr(library, "kernels", lambda: library.Kernels(None, "no C compiler"))
+    monkeypatch.setattr(int8, "kernels", lambda: library.Kernels(None, "no C compiler"))
     with pytest.raises(
-        UsageError, match=r"needs an x86 CPU and the native kernels \(here torch: no C compiler\)"
+        UsageError, match="precision=int8: no native kernels: no C compiler; use precision=auto"
     ):
         load_engine("torch", run_in_bf16, precision="int8")
+
+
+def test_prediction_in_int8_by_openvino_is_its_own_engine(run_in_bf16):
+    with pytest.raises(UsageError, match="precision=int8 is of --engine torch; use --engine openvino-int8"):
+        load_engine("openvino", run_in_bf16, precision="int8")
+
+
+@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE"])
+def test_where_sums_of_products_overflow_nothing_is_rounded(inputs, tmp_path, limit):
+    """Without VNNI oneDNN sums pairs of products in 16 bits."""
+    settings = ["precision=bf16", "init_rank=4", "target_rank=2", "epochs=1", "max_length=32"]
+    words = [
+        f"data={inputs / 'train.csv'}",
+        f"model={inputs / 'encoder'}",
+        f"output={tmp_path / 'run'}",
+        *settings,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "leantune.cli", "train", *words],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text("utf-8"))
+    assert record["recipe"]["int8_products"]
+    assert record["model"]["frozen_products"] == "bf16"
+
+
+def test_a_run_in_int8_resumes_bit_for_bit(inputs, tmp_path):
+    runs = [tmp_path / "whole", tmp_path / "resumed"]
+    recipes = [
+        recipe_for(inputs, run, precision="bf16", int8_products=True, epochs=2, save_every=4) for run in runs
+    ]
+    for recipe in recipes:
+        run_training(recipe, console=quiet())
+    checkpoints = sorted((runs[1] / "checkpoints").iterdir())
+    for path in checkpoints[1:]:
+        shutil.rmtree(path)
+    change_status(runs[1] / "record.json", "running")
+    run_training(recipes[1], console=quiet(), resume=True)
+    whole, resumed = (load_file(run / "adapter" / "adapter_model.safetensors") for run in runs)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def change_status(path: Path, status: str) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "status": status}), "utf-8")
 
 
 def test_layers_that_learn_or_are_not_in_bf16_are_left_alone():

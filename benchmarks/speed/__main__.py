@@ -27,7 +27,7 @@ from benchmarks.speed import inputs, pipelines, plot, report
 from benchmarks.speed.arithmetic import slug
 from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
 from benchmarks.speed.process import Workplace
-from leantune.packing.native.library import describe_kernels
+from leantune.packing.native.int8 import why_no_int8
 
 ROOT = Path(__file__).parents[2]
 VALIDATION_ROWS = 64
@@ -146,7 +146,7 @@ def prepare(
         precision=precision,
         learning_rate=model.learning_rate,
     )
-    has_int8 = describe_kernels(torch.device("cpu"), precision) == "native" and not torch.cuda.is_available()
+    has_int8 = precision == "bf16" and not torch.cuda.is_available() and not why_no_int8()
     shown = pipelines.pipelines_of(task, is_long=is_long, has_int8=has_int8)
     return Comparison(model, task, count, work, shown)
 

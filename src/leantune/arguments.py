@@ -159,7 +159,7 @@ def _add_column_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=("auto", "bf16", "fp16", "fp32", "int8"),
-        help="default: the recipe's; int8: bf16 with products in int8, on a CPU",
+        help="default: the recipe's; int8: bf16 with products in int8, on an x86 CPU with VNNI",
     )
     _add_trust(parser)
 

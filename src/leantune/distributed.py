@@ -81,7 +81,8 @@ def take_from_main(tensors: Sequence[Tensor]) -> None:
 
 
 def _in_one_buffer(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
-    """Let ``exchange`` change all tensors at once, whatever their strides."""
+    """Let ``exchange`` change all tensors, of one type, at once, whatever their strides."""
+    assert len({tensor.dtype for tensor in tensors}) == 1, "a buffer of several types would round some"
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     exchange(flat)
     pieces = torch.split(flat, [tensor.numel() for tensor in tensors])

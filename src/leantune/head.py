@@ -15,7 +15,7 @@ from leantune.pretrained import skeleton, tensor_names
 def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
     """Encoder modules that the head uses and the weights of ``source`` lack (a BERT pooler, say).
 
-    Reads only the header of its safetensors files.
+    Reads only the header of its safetensors files; none where there are no such files (see `unseen_head_modules`).
 
     Raises:
         CheckpointError: naming a file that is damaged.

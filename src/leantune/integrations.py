@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from peft.tuners.adalora import AdaLoraModel
@@ -19,6 +20,9 @@ from transformers import TrainerCallback
 
 from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.errors import DivergedError, UsageError
+
+_WITHOUT_PENALTY: WeakSet[AdaLoraModel] = WeakSet()
+"""Models that `exclude_penalty_from_evaluation` has changed."""
 
 __all__ = ["AdaLoraCallback", "exclude_penalty_from_evaluation", "live_ranks"]
 
@@ -54,8 +58,8 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
         """The rank budget of the run; None before it begins."""
         self.skipped_steps = 0
         """Optimiser steps that were left out because of gradients that were not finite."""
-        self._configured: tuple[float, float, float] | None = None
-        """Phases as the PEFT config had them before the first run: each run writes its own steps over them."""
+        self._configured: WeakKeyDictionary[AdaLoraModel, tuple[float, float, float]] = WeakKeyDictionary()
+        """Phases as the PEFT config of a model had them before its first run, which writes its steps over them."""
         self._is_cut = False
         self._is_finite = True
 
@@ -70,8 +74,7 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
         tuner = _tuner_of(model)
         _check_adapter(tuner)
         config = tuner.peft_config[tuner.trainable_adapter_name]
-        if self._configured is None:
-            self._configured = (config.tinit, config.tfinal, config.deltaT)
+        self._configured.setdefault(tuner, (config.tinit, config.tfinal, config.deltaT))
         self.schedule = schedule = self._schedule_for(tuner, state.max_steps)
         if schedule.prunes and state.global_step > schedule.warmup_steps:
             raise UsageError(
@@ -89,8 +92,7 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
             _warn_of_a_lost_penalty(tuner)
 
     def _schedule_for(self, tuner: AdaLoraModel, total_steps: int) -> RankSchedule:
-        assert self._configured is not None
-        allocator, (warmup, final, every) = tuner.rankallocator, self._configured
+        allocator, (warmup, final, every) = tuner.rankallocator, self._configured[tuner]
 
         def steps(chosen: float | None, configured: float) -> int:
             return steps_from(configured if chosen is None else chosen, total_steps)
@@ -194,6 +196,9 @@ def exclude_penalty_from_evaluation(model: nn.Module) -> None:
         UsageError: for a model without a trainable PEFT AdaLoRA adapter.
     """
     tuner = _tuner_of(model)
+    if tuner in _WITHOUT_PENALTY:  # two pairs of hooks would put back each other's zero
+        return
+    _WITHOUT_PENALTY.add(tuner)
     config = tuner.peft_config[tuner.trainable_adapter_name]
     set_aside: list[float] = []  # in training the config is left alone: the user may change it between steps
 

@@ -240,9 +240,7 @@ def load_classifier(source: str, config: Any, *, needs_head: bool) -> Any:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse a local folder of pickled or damaged weights before anything opens it."""
-    if not folder.is_dir():
-        return
+    """Refuse a folder of pickled or damaged weights before anything opens it."""
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
         _names_in(file)

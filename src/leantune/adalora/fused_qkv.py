@@ -85,7 +85,7 @@ def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
     dropouts = [layer.dropout for layer in layers if isinstance(layer, AdaLoraLinear)]
     if len(joint) < len(layers) or not (dropouts or torch.is_grad_enabled()):
         return tuple(layer(x) for layer in layers)
-    lay_side_by_side([each.weight for each in joint])
+    lay_side_by_side([each.base.weight for each in joint])
     dropout = dropouts[0] if dropouts else None
     assert dropout is None or isinstance(dropout, PooledDropout)
     return project(x, joint, dropout)
@@ -100,7 +100,7 @@ def _projection(layer: nn.Module, x: Tensor) -> Projection | None:
         return layer.projection(x.dtype) if can_adapt(layer.dropout, base, x) else None
     if learns(base.weight) or learns(base.bias):
         return None
-    return Projection.of(base)
+    return Projection(base)
 
 
 def fuse_self_attention(model: nn.Module, names: list[str]) -> None:

@@ -86,7 +86,7 @@ class AdaLoraLinear(nn.Module):
 
     def projection(self, dtype: torch.dtype) -> Projection:
         """The layer for `project`: its frozen part, and the factors of its update in ``dtype``."""
-        return Projection.of(self.base, *self._factors(dtype))
+        return Projection(self.base, *self._factors(dtype))
 
     def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """``scaling * A * E (R, in)`` and ``B (out, R)``."""

@@ -112,7 +112,8 @@ class Recipe:
         "auto",
     )
     int8_products: bool = _key(
-        "while training, products with frozen weights in int8 where the native kernels compute: in bf16 on a CPU",
+        "while training, products with frozen weights in int8 where precision is bf16, on an x86 CPU with VNNI and "
+        "the native kernels",
         True,
     )
     max_length: int = _key("tokens kept of a text", 256)

@@ -30,7 +30,7 @@ def stratified_holdout(
 
     Raises:
         UsageError: a size that is no count or share, or leaves either side fewer rows than classes.
-        DataError: a class with a single row.
+        DataError: a class with a single row, or more classes than half of the rows.
     """
     num_rows = len(label_ids)
     num_held_out = _num_held_out(size, num_rows)

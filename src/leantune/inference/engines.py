@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leantune.inference.load import RunClassifier, load_run
+from leantune.errors import UsageError
+from leantune.inference.load import INT8, RunClassifier, load_run
 
 
 def load_engine(
@@ -12,13 +13,23 @@ def load_engine(
 ) -> RunClassifier:
     """A finished run in ``torch``, ``openvino`` or ``openvino-int8``; the last two must be exported.
 
+    Args:
+        engine: one of the three.
+        run: the run folder.
+        precision: as `load_run` and `load_openvino` take it; ``int8`` is of ``torch`` alone.
+        trust_remote_code: allow code that comes with the model.
+
     Raises:
-        UsageError: if ``run`` is no run folder, or its export is not there.
+        UsageError: if ``run`` is no run folder, its export is not there, or the engine has no such precision.
         CheckpointError: if it is not finished, or what is loaded is damaged.
         UnsafeFileError: if the model comes with code that is not trusted.
     """
     if engine == "torch":
         return load_run(run, precision=precision, trust_remote_code=trust_remote_code)
+    if precision == INT8:
+        raise UsageError(
+            "precision=int8 is of --engine torch; use --engine openvino-int8 for that of OpenVINO"
+        )
     from leantune.inference.openvino import load_openvino
 
     return load_openvino(run, engine, precision=precision)

@@ -48,7 +48,7 @@ def export_run(
         return target
     if form == "adalora" and record["recipe"].get("method") == "lora":
         raise UsageError(f"{run}: trained with method=lora, there is no AdaLoRA of it; use lora or merged")
-    part = "merged" if form == "merged" else "adapter"
+    part = {"adalora": "adapter", "lora": "adapter", "merged": "merged"}[form]
     own = check_artefact(run, record, part)
     with atomic_folder(target) as folder:
         for name in record["artefacts"][part].get("files") or describe_folder(own):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from leantune import hardware
 from leantune.checksums import find_difference
@@ -24,8 +25,7 @@ from leantune.evaluation.evaluate import map_batches
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
-from leantune.packing.native.int8 import use_int8_products
-from leantune.packing.native.library import describe_kernels
+from leantune.packing.native.int8 import WIDTH_MULTIPLE, use_int8_products, why_no_int8
 from leantune.pretrained import config_of, first_line, load_classifier, set_encoder_dtype
 
 Logits = npt.NDArray[np.float32]
@@ -122,19 +122,27 @@ def load_run(
     model = load_merged(run, record, trust_remote_code=trust_remote_code)
     set_encoder_dtype(model, dtype)
     classifier = PackedClassifier(model, DropoutStream(0)).eval()
-    if chosen == INT8 and not (
-        device.type == "cpu" and use_int8_products(model.requires_grad_(False), predicts=True)
-    ):
-        raise UsageError(
-            f"precision=int8 needs an x86 CPU and the native kernels (here {describe_kernels(device, 'bf16')}); use "
-            "precision=auto"
-        )
+    if chosen == INT8:
+        _multiply_in_int8(model, device)
     return TrainedClassifier(
         classifier=classifier.to(device),
         tokeniser=Tokeniser(str(run / "merged"), recipe.max_length),
         labels=LabelMap.from_json(record["labels"]),
         recipe=recipe,
     )
+
+
+def _multiply_in_int8(model: Any, device: torch.device) -> None:
+    """Round the weights of ``model``, in bf16.
+
+    Raises:
+        UsageError: saying what is missing for it.
+    """
+    reason = "it is for CPUs" if device.type != "cpu" else why_no_int8()
+    if not reason and not use_int8_products(model.requires_grad_(False), predicts=True):
+        reason = f"no layer of this {model.config.model_type} has widths of a multiple of {WIDTH_MULTIPLE}"
+    if reason:
+        raise UsageError(f"precision=int8: {reason}; use precision=auto")
 
 
 def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:

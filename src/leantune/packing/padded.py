@@ -20,7 +20,7 @@ def padded_inputs(
 
     Args:
         token_lists: S arrays of token ids, special tokens included.
-        second_starts: index of the first token of each text's second one; its length without a pair.
+        second_starts: index of the first token of the second text; the number of tokens where there is none.
         length: L.
         pad_id: token of the padding.
     """

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import COUNT_MULTIPLE, Key, drop
-from leantune.packing.native.int8 import Int8Linear, Int8Weight, rounded_as_one
+from leantune.packing.native.int8 import Int8Linear, Int8Weight, round_as_one
 from leantune.packing.native.library import serves
 from leantune.packing.side_by_side import as_one
 
@@ -32,25 +32,16 @@ and oneDNN compiles a kernel for each new shape; batches without padding make al
 class Projection:
     """``W x + b + B A dropout(x)``, or ``W x + b`` alone."""
 
-    weight: Tensor
-    """W ``(out, D)`` bf16, frozen."""
-    bias: Tensor | None
-    """b ``(out,)`` bf16, frozen."""
-    int8: Int8Linear | None = None
-    """The layer, where it has W rounded for products while training."""
+    base: nn.Linear
+    """With W ``(out, D)`` and b ``(out,)``, bf16 and frozen."""
     A: Tensor | None = None
     """``(R, D)`` bf16."""
     B: Tensor | None = None
     """``(out, R)`` bf16."""
 
-    @classmethod
-    def of(cls, base: nn.Linear, A: Tensor | None = None, B: Tensor | None = None) -> Projection:
-        """Of a frozen layer and its update."""
-        return cls(base.weight, base.bias, base if isinstance(base, Int8Linear) else None, A, B)
-
 
 def can_adapt(dropout: nn.Module, base: nn.Linear, x: Tensor) -> TypeGuard[PooledDropout]:
-    """Whether `project` takes this layer: any other dropout it does not know."""
+    """Whether `project` takes this layer: it knows no other dropout than `PooledDropout`."""
     return (
         isinstance(dropout, PooledDropout)
         and x.shape[-1] % COUNT_MULTIPLE == 0
@@ -75,12 +66,11 @@ def project(
     p = dropout.p if dropout is not None and dropout.training else 0.0
     key = dropout.stream.key() if dropout is not None and p else (0, 0)
     x_TD = x.reshape(-1, x.shape[-1]).contiguous()
-    frozen = [(each.weight, each.bias) for each in projections]
-    rounded = [each.int8 for each in projections if each.int8 is not None]
-    trains_in_int8 = torch.is_grad_enabled() and len(rounded) == len(projections)
-    int8 = rounded_as_one(rounded) if trains_in_int8 else None
+    bases = [each.base for each in projections]
+    rounding = [base for base in bases if isinstance(base, Int8Linear) and base.rounds(x)]
+    rounded = round_as_one(rounding) if len(rounding) == len(bases) else None
     factors = [factor for each in projections for factor in (each.A, each.B)]
-    outputs = _Projections.apply(x_TD, frozen, int8, p, key, *factors)  # type: ignore[no-untyped-call]
+    outputs = _Projections.apply(x_TD, bases, rounded, p, key, *factors)  # type: ignore[no-untyped-call]
     return tuple(out.view(*x.shape[:-1], -1) for out in outputs)
 
 
@@ -89,21 +79,21 @@ class _Projections(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        frozen: list[tuple[Tensor, Tensor | None]],
-        int8: Int8Weight | None,
+        bases: list[nn.Linear],
+        rounded: Int8Weight | None,
         p: float,
         key: Key,
         *factors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        weight = as_one([weight for weight, _ in frozen], dim=0)
-        places = _places([len(weight) for weight, _ in frozen], factors)
-        A, B = _stacked(places, factors, [bias for _, bias in frozen], x)
+        weight = as_one([base.weight for base in bases], dim=0)
+        places = _places([base.out_features for base in bases], factors)
+        A, B = _stacked(places, factors, [base.bias for base in bases], x)
         dropped = drop(x, torch.empty_like(x), p, key) if p else x
         low_rank = dropped @ A.t()
         low_rank[:, -1] = 1  # what the biases are multiplied by
         ctx.save_for_backward(dropped, low_rank, A, B, weight)
-        ctx.places, ctx.p, ctx.key, ctx.int8 = places, p, key, int8
-        out = (int8.forward(x) if int8 else x @ weight.t()).addmm_(low_rank, B.t())
+        ctx.places, ctx.p, ctx.key, ctx.rounded = places, p, key, rounded
+        out = (x @ weight.t() if rounded is None else rounded.forward(x)).addmm_(low_rank, B.t())
         if len(places) == 1:
             return (out,)  # no view, which transformers' Longformer could not change in place
         return tuple(out[:, place.rows] for place in places)
@@ -135,7 +125,7 @@ class _Projections(torch.autograd.Function):
 def _grad_of_input(ctx: Any, grad_outputs: Sequence[Tensor], weight: Tensor) -> Tensor:
     """Through the frozen product alone."""
     grad = as_one(grad_outputs, dim=1)
-    return ctx.int8.backward(grad) if ctx.int8 else grad @ weight
+    return grad @ weight if ctx.rounded is None else ctx.rounded.backward(grad)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ arXiv 2208.07339, vector-wise quantisation), and their products are summed exact
 the gradient with columns of W in the same way; int8 gradients of inputs train as well as others (Wortsman et al., 2023,
 SwitchBack, arXiv 2304.13013), and frozen weights want none.
 
-Without a gradient, in evaluation and prediction, the layers compute in bf16 as ever.
+Without a gradient, in evaluation and prediction, the layers compute in bf16 as ever, unless they were made with
+``predicts``. Torch's product of int8 is a private operator, which torchao builds on, too; where it is missing or not
+exact there are no such layers.
 
 Shape letters: T tokens, D width of the input, F of the output.
 """
@@ -16,13 +18,14 @@ import ctypes
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leantune.packing.native.library import call, serves
+from leantune.packing.native.library import call, kernels, serves
 from leantune.packing.side_by_side import as_one, lie_side_by_side
 
 WIDTH_MULTIPLE = 16
@@ -68,23 +71,23 @@ class Int8Weight:
 
     @classmethod
     def of(cls, weight_FD: Tensor) -> Int8Weight:
-        """Round a bf16 weight."""
+        """Round a bf16 weight ``(F, D)``; F and D are multiples of 16."""
         with torch.inference_mode(False), torch.no_grad():  # else no later backward pass could keep it
             by_column, column_scales = _quantised(weight_FD.t())
             return cls(*_quantised(weight_FD), by_column.t().contiguous(), column_scales)
 
     def part(self, begin: int, end: int) -> Int8Weight:
-        """Of rows ``begin`` to ``end``, in the same memory."""
+        """Of rows ``begin:end``, in the same memory."""
         rows = slice(begin, end)
         return Int8Weight(self.by_row[rows], self.row_scales[rows], self.by_column[rows], self.column_scales)
 
     def forward(self, x_TD: Tensor, bias_F: Tensor | None = None) -> Tensor:
-        """``W x + b`` for each token: ``(T, F)`` bf16; b fp32."""
+        """``W x + b`` for each token: ``(T, D)`` bf16 to ``(T, F)`` bf16; b fp32."""
         x, scales_T = _quantised(x_TD)
         return _dequantised(torch._int_mm(x, self.by_row.t()), scales_T, self.row_scales, bias_F)
 
     def backward(self, grad_TF: Tensor) -> Tensor:
-        """The gradient of x ``(T, D)`` bf16."""
+        """The gradient of x ``(T, D)`` bf16, from that of the output ``(T, F)`` bf16."""
         grad, scales_T = _quantised(grad_TF)
         return _dequantised(torch._int_mm(grad, self.by_column), scales_T, self.column_scales)
 
@@ -100,7 +103,7 @@ class Int8Linear(nn.Linear):
     def __init__(self, base: nn.Linear, *, predicts: bool = False) -> None:
         super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
         self.weight, self.bias = base.weight, base.bias
-        self.int8, self.predicts = Int8Weight.of(base.weight), predicts
+        self.rounded, self.predicts = Int8Weight.of(base.weight), predicts
 
     def rounds(self, x: Tensor) -> bool:
         """Whether the product with ``x`` is in int8, here and now."""
@@ -111,13 +114,16 @@ class Int8Linear(nn.Linear):
         return _product(input, self, self.bias) if self.rounds(input) else super().forward(input)
 
 
-def rounded_as_one(layers: Sequence[Int8Linear]) -> Int8Weight:
-    """The weights of layers of one input as one, whose outputs stand side by side: they share memory from then on."""
-    parts = [layer.int8 for layer in layers]
+def round_as_one(layers: Sequence[Int8Linear]) -> Int8Weight:
+    """The weights of layers of one input as one, whose outputs stand side by side.
+
+    The first call rounds them anew, with common scales of columns, and puts the parts into the layers.
+    """
+    parts = [layer.rounded for layer in layers]
     if not lie_side_by_side([part.by_row for part in parts], 0):
         whole, begin = Int8Weight.of(torch.cat([layer.weight for layer in layers])), 0
         for layer in layers:
-            layer.int8 = whole.part(begin, begin + layer.out_features)
+            layer.rounded = whole.part(begin, begin + layer.out_features)
             begin += layer.out_features
         return whole
     return Int8Weight(
@@ -126,6 +132,24 @@ def rounded_as_one(layers: Sequence[Int8Linear]) -> Int8Weight:
         by_column=as_one([part.by_column for part in parts], 0),
         column_scales=parts[0].column_scales,
     )
+
+
+def why_no_int8() -> str:
+    """What this machine lacks for products in int8; empty if it has all."""
+    if kernels().library is None:
+        return f"no native kernels: {kernels().reason}"
+    if platform.machine() != "x86_64":
+        return f"torch has no fast products in int8 for {platform.machine()}"
+    return "" if _multiplies_exactly() else "the processor has no VNNI, or oneDNN is told not to use it"
+
+
+@lru_cache(maxsize=1)
+def _multiplies_exactly() -> bool:
+    """Whether torch's product of int8 is right: without VNNI pairs are summed in 16 bits, which overflow."""
+    if not hasattr(torch, "_int_mm"):
+        return False
+    x, w = (torch.full((64, 384), value, dtype=torch.int8) for value in (127, -127))
+    return bool((torch._int_mm(x, w.t()) == -127 * 127 * 384).all())
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -141,7 +165,7 @@ def product(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def _product(x: Tensor, layer: Int8Linear, bias: Tensor | None) -> Tensor:
-    flat: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), layer.int8, bias)  # type: ignore[no-untyped-call]
+    flat: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), layer.rounded, bias)  # type: ignore[no-untyped-call]
     return flat.view(*x.shape[:-1], -1)
 
 
@@ -158,6 +182,9 @@ class _Product(torch.autograd.Function):
 
 def _quantised(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of bf16 ``(rows, width)`` as int8, and the scale of each."""
+    assert (x.dtype, x.shape[1] % WIDTH_MULTIPLE) == (torch.bfloat16, 0), (
+        "the kernel reads memory as it is told"
+    )
     x = x.contiguous()
     out, scales = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
     arguments = _Quantise(
@@ -190,10 +217,14 @@ def _dequantised(sums: Tensor, scales: Tensor, column_scales: Tensor, bias: Tens
 
 
 def use_int8_products(model: nn.Module, *, predicts: bool = False) -> bool:
-    """Put `Int8Linear` in place of frozen linear layers of ``model`` that the kernels serve; whether there are any."""
-    found = False
-    if platform.machine() != "x86_64":  # the one that torch has fast integer products for
+    """Put `Int8Linear` in place of the frozen linear layers of ``model`` that the kernels serve.
+
+    Returns:
+        whether there are any; not where `why_no_int8` has a reason.
+    """
+    if why_no_int8():
         return False
+    found = False
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and _can_round(layer):
             model.set_submodule(name, Int8Linear(layer, predicts=predicts))
