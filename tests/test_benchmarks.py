@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def test_lines_are_medians_and_ratios_to_leantune() -> None:
         USUAL: [sample(10), sample(12), sample(11, peak_rss_bytes=3 * 10**9)],
         LEANTUNE: [sample(100), sample(96), sample(121)],
     }
-    samples[f"{LEANTUNE}, OpenVINO int8"] = samples[LEANTUNE]
+    samples["in int8"] = [replace(each, in_int8=True) for each in samples[LEANTUNE]]
     weights = LayerWeights(total=10, behind_last_attention=4)
     usual, ours, int8 = report.lines_of(samples, "training", weights, matrix_flops=1e6)
     assert usual.samples_per_s == 11

@@ -298,6 +298,10 @@ def test_a_line_that_is_tuned_as_another_takes_its_rates_and_runs_no_grid(tmp_pa
     assert {job.method.name for job in study.pending()} == {"leantune default"}
     assert work(study, fake_result, lambda: True, lambda text: None) == 2 + 1 + 2
     assert [job.learning_rate for job in study.runs_of(data, variant, PUBLISHED)] == [2e-3, 2e-3]
+    line = (
+        "variant against leantune default, seed by seed: +0.00 points (+0.00 to +0.00) over 2 pairs of runs."
+    )
+    assert f"- {line}" in report.markdown_of(study)
 
 
 def test_another_encoder_has_a_grid_of_its_own_and_the_methods_that_are_named(tmp_path, data):

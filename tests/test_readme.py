@@ -63,3 +63,16 @@ def test_the_pages_name_no_missing_file():
     for page in PAGES:
         for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", page.read_text("utf-8")):
             assert (page.parent / link.split("#")[0]).exists(), f"{page.name}: {link}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """As GitHub makes them from headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_anchor_of_the_pages_is_a_heading():
+    for page in PAGES:
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text("utf-8")):
+            target = page.parent / path if path else page
+            assert anchor in anchors_of(target), f"{page.name}: {path}#{anchor}"

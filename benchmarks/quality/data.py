@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.methods import DEFAULT, LORA_LINE, PEER_WITHOUT_DROPOUT, PEERS, UNIFORM
+from benchmarks.quality.methods import DEFAULT, INT8_LINE, LORA_LINE, PEER_WITHOUT_DROPOUT, PEERS, UNIFORM
 from benchmarks.speed.inputs import CACHE, SHARED_DATA, Rows, write_rows
 from leantune.data.assets import ASSETS, fetch
 
@@ -41,7 +41,7 @@ class Encoder:
         return float(f"{rate * self.rate_factor:.0e}")
 
 
-LARGE_METHODS = (DEFAULT, LORA_LINE, UNIFORM, *PEERS, PEER_WITHOUT_DROPOUT)
+LARGE_METHODS = (DEFAULT, LORA_LINE, UNIFORM, *PEERS, PEER_WITHOUT_DROPOUT, INT8_LINE)
 """What runs at RoBERTa-base's size."""
 
 MINILM = Encoder(model="asset:minilm")

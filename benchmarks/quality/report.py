@@ -13,6 +13,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from benchmarks.quality.data import DataSet
 from benchmarks.quality.methods import BUDGETS, DEFAULT, PEERS, PROBE, RIVALS, Method
 from benchmarks.quality.study import PUBLISHED, Study
 from benchmarks.results_folder import machine_name
@@ -122,6 +123,7 @@ def _table(study: Study) -> list[str]:
         *(line for method in study.methods if (line := _method_line(study, method, timed))),
         "",
         *_differences(study),
+        *_paired_differences(study),
     ]
 
 
@@ -219,6 +221,31 @@ def _differences(study: Study) -> list[str]:
         if len(pairs) == len(found) > 1:
             lines.append(f"- Mean over the sets: {DEFAULT} against {name}: {difference(pairs)}.")
     return lines
+
+
+def _paired_differences(study: Study) -> list[str]:
+    """Lines that are tuned as another against that one, seed by seed on all sets: chance that both share cancels."""
+    lines = []
+    for method in study.methods:
+        if method.tuned_as is None:
+            continue
+        gains = []
+        for data in study.sets:
+            own, other = (_accuracy_by_seed(study, data, each) for each in (method, method.tuned_as))
+            gains += [own[seed] - other[seed] for seed in own if seed in other]
+        if len(gains) > 1:
+            found = Estimate.of(gains)
+            low, high = found.mean - found.half_width, found.mean + found.half_width
+            lines.append(
+                f"- {method.name} against {method.tuned_as.name}, seed by seed: {found.mean:+.2f} points "
+                f"({low:+.2f} to {high:+.2f}) over {found.num_seeds} pairs of runs."
+            )
+    return lines
+
+
+def _accuracy_by_seed(study: Study, data: DataSet, method: Method) -> dict[int, float]:
+    jobs = study.runs_of(data, method, PUBLISHED)
+    return {job.seed: accuracies([result])[0] for job in jobs if (result := study.result(job))}
 
 
 def difference(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> str:

@@ -23,6 +23,8 @@ class Sample:
     """Training: the loss that is minimised (task and orthogonality penalty), step by step."""
     labels: tuple[str, ...] = ()
     """Prediction: the labels in input order."""
+    in_int8: bool = False
+    """Whether the products of the layers are in int8."""
 
 
 @dataclass(frozen=True, slots=True)

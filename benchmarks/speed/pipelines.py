@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,7 @@ def leantune_training(
             tokens=record["data"]["train"]["tokens"],
             peak_rss_bytes=outcome.peak_rss_bytes,
             objective=objective_before_cut(map(json.loads, history), record["recipe"]["orth_reg_weight"]),
+            in_int8=record["model"]["frozen_products"] == "int8",
         )
 
     return Pipeline(name, command, read)
@@ -193,7 +194,11 @@ def leantune_prediction(
         }
         return [sys.executable, "-m", "benchmarks.speed.predict_leantune", *_words(options)]
 
-    return Pipeline(name, command, _read_prediction, before=None if engine == "torch" else export)
+    def read(work: Workload, folder: Path, outcome: Outcome) -> Sample:
+        in_int8 = precision == "int8" or engine == "openvino-int8"
+        return replace(_read_prediction(work, folder, outcome), in_int8=in_int8)
+
+    return Pipeline(name, command, read, before=None if engine == "torch" else export)
 
 
 def _read_prediction(work: Workload, folder: Path, outcome: Outcome) -> Sample:

@@ -61,7 +61,7 @@ def lines_of(
                 samples_per_s=samples_per_s,
                 tokens_per_s=tokens_per_s,
                 leantune_speedup=None if name == LEANTUNE else speedup(samples[LEANTUNE], each),
-                share_of_limit=None if "int8" in name else flops / matrix_flops,
+                share_of_limit=None if any(s.in_int8 for s in each) else flops / matrix_flops,
                 peak_rss_bytes=median(s.peak_rss_bytes for s in each),
             )
         )
@@ -149,17 +149,19 @@ def markdown_of(result: Mapping[str, Any], plot: str) -> str:
 
 
 NOTES = (
-    "*usual*: transformers `Trainer` + PEFT AdaLoRA with dynamic padding; for prediction a plain fp32 loop "
-    "in input order. *best setting*: the same with batches of like length; for prediction bf16, sorted by "
-    "length. *few shapes*: lengths padded to multiples of 16 besides, which spares compiled kernels. *eager "
+    "*usual*: transformers `Trainer` + PEFT AdaLoRA with dynamic padding; for prediction a plain fp32 loop in "
+    "input order. *best setting*: the same with batches of like length; for prediction bf16, sorted by length. "
+    "*few shapes*: lengths padded to multiples of 16 besides, which spares compiled kernels. *eager "
     "attention*: in place of PyTorch's fused one, which is not always the faster one on a CPU. All train in "
-    "the machine's best precision unless they say fp32. The pipelines ran alternately, each in a fresh "
-    "process; ratios are taken within a round, with the least and the greatest in brackets. "
-    "Tokens are real tokens, without padding. *Of matrix rate*: the layer products of the real tokens over "
-    "the fastest measured matrix product; leantune's are counted without those that it leaves out, of all but "
-    "first tokens behind the last attention. Peak memory is that of the whole process. *OpenVINO*: the same run, "
-    "exported before the clock starts, int8 calibrated with training rows. The loss of MiniLM must "
-    "fall in every run; RoBERTa-base has random weights here, which a few steps teach nothing."
+    "the machine's best precision unless they say fp32; leantune multiplies with frozen weights in int8 while "
+    "it trains, unless it says *bf16 products*, and predicts in bf16, unless it says *int8*. The pipelines ran "
+    "alternately, each in a fresh process; ratios are taken within a round, with the least and the greatest in "
+    "brackets. Tokens are real tokens, without padding. *Of matrix rate*: the layer products of the real "
+    "tokens over the fastest measured matrix product, not of those in int8, whose rate is another; leantune's "
+    "are counted without those that it leaves out, of all but first tokens behind the last attention. Peak "
+    "memory is that of the whole process. *OpenVINO*: the same run, exported before the clock starts, int8 "
+    "calibrated with training rows. The loss of MiniLM must fall in every run; RoBERTa-base has random weights "
+    "here, which a few steps teach nothing."
 )
 
 

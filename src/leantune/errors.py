@@ -8,7 +8,7 @@ LeantuneError
 ├── ResourceError       6   disk or memory
 ├── DivergedError       7   a loss that is not finite, ranks that never moved
 ├── DistributedError    8   processes that disagree
-└── Interrupted   130/143   a signal, after a saved checkpoint
+└── Interrupted   130/143   a signal; training saves a checkpoint first
 
 The command line prints one line, ``leantune: error: FILE:ROW:COLUMN: what was found, what was
 expected, what to do``, and ends with the code. Tracebacks appear only with ``--debug``.
@@ -98,3 +98,9 @@ class Interrupted(LeantuneError):  # noqa: N818 - a signal is not an error, but 
     def __init__(self, message: str, *, signal_number: int) -> None:
         self.exit_code = 128 + signal_number
         super().__init__(message)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -20,7 +20,7 @@ from torch import nn
 from leantune.architectures import architecture_of, head_modules
 from leantune.checksums import update_from
 from leantune.data.labels import LabelMap
-from leantune.errors import CheckpointError, UnsafeFileError, UsageError
+from leantune.errors import CheckpointError, UnsafeFileError, UsageError, first_line
 
 _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
@@ -99,12 +99,6 @@ def _refuse_remote_code(source: str) -> None:
             )
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def skeleton(config: Any) -> Skeleton:
     """The classifier of ``config``, from `config_of`, on the meta device: names and shapes, no weights.
 
@@ -178,6 +172,11 @@ def quiet_transformers() -> Iterator[None]:
 
 def load_pretrained(source: str, config: Any, labels: LabelMap) -> Any:
     """The transformers classifier with pretrained weights in fp32 and a fresh head.
+
+    Args:
+        source: a folder.
+        config: from `config_of`; it gets the names of ``labels``.
+        labels: the classes.
 
     Raises:
         UsageError: if the model cannot be had.

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from leantune.data import token_cache
 from leantune.data.read import ExampleSource
-from leantune.errors import DataError, UsageError
+from leantune.errors import DataError, UsageError, first_line
 
 FORMAT_VERSION = 2
 """Part of the cache key: raise it when the table's columns change."""
@@ -69,8 +69,9 @@ class Tokeniser:
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UsageError(f"model {source}: its tokenizer cannot be loaded: {reason}") from error
+            raise UsageError(
+                f"model {source}: its tokenizer cannot be loaded: {first_line(error)}"
+            ) from error
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise UsageError(

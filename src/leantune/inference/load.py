@@ -20,13 +20,13 @@ from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
 from leantune.data.rows import Index
 from leantune.data.tokens import Encoded, Tokeniser
-from leantune.errors import CheckpointError, UsageError
+from leantune.errors import CheckpointError, UsageError, first_line
 from leantune.evaluation.evaluate import map_batches
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
 from leantune.packing.native.int8 import WIDTH_MULTIPLE, use_int8_products, why_no_int8
-from leantune.pretrained import config_of, first_line, load_classifier, set_encoder_dtype
+from leantune.pretrained import config_of, load_classifier, set_encoder_dtype
 
 Logits = npt.NDArray[np.float32]
 

@@ -23,10 +23,10 @@ from leantune.config import Recipe, load_recipe
 from leantune.data.labels import LabelMap
 from leantune.data.rows import Index, by_length
 from leantune.data.tokens import Encoded, Tokeniser
-from leantune.errors import CheckpointError, UsageError
+from leantune.errors import CheckpointError, UsageError, first_line
 from leantune.inference.load import Logits, RunClassifier, check_labels, read_record
 from leantune.packing.padded import Inputs, padded_inputs
-from leantune.pretrained import config_of, first_line
+from leantune.pretrained import config_of
 
 FORMS = ("openvino", "openvino-int8")
 """Engines besides PyTorch: each is an export format, and the name of its folder in the run."""

@@ -20,13 +20,13 @@ from leantune import __version__, hardware
 from leantune.checksums import describe_folder
 from leantune.data.rows import LabelledRows
 from leantune.data.tokens import Encoded
-from leantune.errors import UsageError
+from leantune.errors import UsageError, first_line
 from leantune.evaluation.comparison import Comparison, compare
 from leantune.inference.agreement import check_logits
 from leantune.inference.load import RunClassifier, TrainedClassifier, load_merged, load_run, read_record
 from leantune.inference.narrow import narrow_last_layer
 from leantune.inference.openvino import ABOUT, MODEL, import_extra, open_export, padded_batches
-from leantune.pretrained import first_line, quiet_transformers
+from leantune.pretrained import quiet_transformers
 
 CALIBRATION_ROWS = 512
 """Rows whose activations decide the ranges of int8."""

@@ -156,8 +156,9 @@ class _DelimitedWriter(_TextWriter):
 
 class _JsonLinesWriter(_TextWriter):
     def write(self, predictions: Predictions) -> None:
+        header = self.layout.header
         for row in self.layout.rows(predictions):
-            line = json.dumps(dict(zip(self.layout.header, row, strict=True)), ensure_ascii=False)
+            line = json.dumps(dict(zip(header, row, strict=True)), ensure_ascii=False)
             self._file.write(line + "\n")
 
 

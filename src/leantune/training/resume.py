@@ -69,6 +69,30 @@ def check_same_run(
         raise CheckpointError(f"cannot resume: the run began with something else: {'; '.join(differences)}")
 
 
+def check_same_model(before: Mapping[str, Any], recipe: Recipe, *, sha256: str, precision: str) -> None:
+    """Refuse to go on with other pretrained weights or another type of numbers.
+
+    Args:
+        before: the entry ``model`` of the run's record.
+        recipe: of the run.
+        sha256: of the weights that are there now.
+        precision: that ``recipe.precision`` means on this machine.
+
+    Raises:
+        CheckpointError: naming what changed.
+    """
+    if before["sha256"] != sha256:
+        raise CheckpointError(
+            f"cannot resume: the weights of {recipe.model} have changed (SHA-256 was {before['sha256'][:12]}…, "
+            f"is {sha256[:12]}…); put the first ones back, or start again with --overwrite"
+        )
+    if before["precision"] != precision:
+        raise CheckpointError(
+            f"cannot resume: the run computes in {before['precision']}, but precision={recipe.precision} is "
+            f"{precision} on this machine; go on where it began, or start again with --overwrite"
+        )
+
+
 def machine_lines(
     record: Mapping[str, Any], *, hardware: Mapping[str, Any], versions: Mapping[str, str]
 ) -> Iterator[str]:

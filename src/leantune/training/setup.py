@@ -24,7 +24,7 @@ from leantune.architectures import architecture_of, output_layer
 from leantune.atomic import write_text
 from leantune.config import Recipe
 from leantune.data.rows import LabelledRows
-from leantune.errors import CheckpointError, UsageError
+from leantune.errors import UsageError, first_line
 from leantune.evaluation.evaluate import batch_of
 from leantune.head import missing_head_modules, reinitialise_head
 from leantune.memory import is_out_of_memory
@@ -33,7 +33,6 @@ from leantune.packing.native.int8 import use_int8_products
 from leantune.packing.native.library import describe_kernels
 from leantune.pretrained import (
     config_of,
-    first_line,
     load_pretrained,
     skeleton,
     weights_sha256,
@@ -52,7 +51,7 @@ from leantune.training.prepare import (
     prepare_data,
     resolve,
 )
-from leantune.training.resume import check_directory, check_same_run
+from leantune.training.resume import check_directory, check_same_model, check_same_run
 
 
 @dataclass(slots=True)
@@ -183,18 +182,8 @@ def build_classifier(run: Run) -> PackedClassifier:
     """Pretrained weights, fresh head and adapters on the device of the run."""
     recipe = run.recipe
     digest = weights_sha256(run.model_source)
-    before = run.record.get("model", {}).get("sha256", digest)
-    if before != digest:
-        raise CheckpointError(
-            f"cannot resume: the weights of {recipe.model} have changed (SHA-256 was {before[:12]}…, "
-            f"is {digest[:12]}…); put the first ones back, or start again with --overwrite"
-        )
-    began_in = run.record.get("model", {}).get("precision", run.precision)
-    if began_in != run.precision:
-        raise CheckpointError(
-            f"cannot resume: the run computes in {began_in}, but precision={recipe.precision} is {run.precision} on "
-            "this machine; go on where it began, or start again with --overwrite"
-        )
+    if "model" in run.record:
+        check_same_model(run.record["model"], recipe, sha256=digest, precision=run.precision)
     # of training alone: what is saved keeps the config of the encoder
     model = load_pretrained(run.model_source, with_dropout(run.config, recipe.dropout), run.data.labels)
     missing_modules = missing_head_modules(run.config, run.model_source)
