@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from leantune import distributed
+from leantune.atomic import explained_disk_errors
 from leantune.cli import exit_code_of, main
 from leantune.errors import ResourceError, UsageError
 from leantune.training import warm_start
@@ -315,3 +316,18 @@ def test_killed_in_a_save_and_while_publishing_it_ends_with_the_same_bits(tmp_pa
     chain.finish()
     assert any(kills), "it ended before any kill"
     assert chain.fingerprint() == expected
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("run/out/file", "cannot write .*out: permission denied .*MiB free"),
+        ("run/.tmp-1-out/file", "cannot write .*out: permission denied .*MiB free"),
+        ("run", "cannot write .*out: permission denied .*MiB free"),
+        ("run/merged/model.safetensors", "merged/model.safetensors: permission denied$"),
+        ("elsewhere/file", "elsewhere/file: permission denied$"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_not_called_the_output(tmp_path, place, said):
+    with pytest.raises(ResourceError, match=said), explained_disk_errors(tmp_path / "run" / "out"):
+        raise PermissionError(errno.EACCES, "permission denied", str(tmp_path / place))

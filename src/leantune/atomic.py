@@ -144,10 +144,18 @@ def explained_disk_errors(target: Path) -> Iterator[None]:
         reason = disk_failure(error)
         if reason is None:
             raise
-        elsewhere = getattr(error, "filename", None)
-        if elsewhere and not Path(elsewhere).absolute().is_relative_to(target.absolute().parent):
-            raise ResourceError(f"{elsewhere}: {reason}") from error  # a file that is read from
+        place = getattr(error, "filename", None)
+        if place and not _is_part_of(Path(place).absolute(), target.absolute()):
+            raise ResourceError(f"{place}: {reason}") from error  # a file that is read from
         raise ResourceError(f"cannot write {target}: {reason}{_free_space(target)}") from error
+
+
+def _is_part_of(path: Path, target: Path) -> bool:
+    """Whether who writes ``target`` touches ``path``: the target, its temporaries beside it, and folders above."""
+    if path in target.parents or path.is_relative_to(target):
+        return True
+    beside = path.relative_to(target.parent).parts[0] if path.is_relative_to(target.parent) else ""
+    return beside.startswith((TEMPORARY_PREFIX, ASIDE_PREFIX))
 
 
 def disk_failure(error: Exception) -> str | None:
