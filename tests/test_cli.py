@@ -237,11 +237,12 @@ def test_predictions_do_not_depend_on_the_batch_or_the_order(run, inputs, tmp_pa
 
 
 @pytest.mark.parametrize("command", ["evaluate", "plan", "report"])
-def test_nobody_who_reads_the_output_is_no_error(run, inputs, command):
+def test_nobody_who_reads_the_output_is_no_error(run, inputs, tmp_path, command):
+    copy = shutil.copytree(run, tmp_path / "run")
     words = {
-        "evaluate": ["evaluate", str(run), "--data", str(inputs / "test.csv")],
+        "evaluate": ["evaluate", str(copy), "--data", str(inputs / "test.csv")],
         "plan": ["plan", f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", "init_rank=4"],
-        "report": ["report", str(run)],
+        "report": ["report", str(copy)],
     }
     with subprocess.Popen(
         [sys.executable, "-m", "leantune.cli", *words[command]],
