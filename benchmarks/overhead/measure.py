@@ -106,8 +106,10 @@ def _total_steps(steps: int) -> int:
     return WARM_STEPS + 2 * steps + 1
 
 
-def contestant(model: Path, rows: Path, folder: Path, method: str, steps: int) -> Contestant:
-    """A run before its first step; AdaLoRA allocates at every step and cuts between the two halves."""
+def contestant(model: Path, rows: Path, folder: Path, method: str, steps: int, **settings: str) -> Contestant:
+    """A run before its first step; AdaLoRA allocates at every step and cuts between the two halves. ``settings`` are
+    more keys of the recipe.
+    """
     recipe = load_recipe(
         None,
         {
@@ -126,6 +128,7 @@ def contestant(model: Path, rows: Path, folder: Path, method: str, steps: int) -
             "allocate_every": 1,
             "learning_rate": 1e-4,
             "seed": 1 if method == "adalora" else 2,
+            **settings,
         },
     )
     run = prepare_run(recipe, console=Console(quiet=True), overwrite=True, resume=False)

@@ -163,12 +163,11 @@ def trainer_of(
         callbacks.append(
             AdaLoraCallback(rank_warmup=RANK_WARMUP, rank_final=RANK_FINAL, allocate_every=ALLOCATE_EVERY)
         )
-    arguments = training_arguments(options, scratch)
     if options.loraplus_ratio:
         parts["optimizers"] = (loraplus_optimizer(options, model), None)
     return CountingTrainer(
         model,
-        arguments,
+        training_arguments(options, scratch),
         data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=options.pad_to_multiple_of),
         processing_class=tokenizer,
         callbacks=callbacks,

@@ -1,8 +1,8 @@
 """Where a training step goes: ``python -m benchmarks.profile``.
 
-Trains the benchmark's encoders on rows of AG News (else Reuters R8) with leantune's own kernels and with
-torch's, in fresh processes in turn, and prints the seconds of a step and the dearest operators of both. Writes
-JSON and Markdown into ``benchmarks/results/``.
+Trains the benchmark's encoders on rows of AG News (else Reuters R8) with leantune's own kernels, with these and
+products in bf16, and with torch's, in fresh processes in turn, and prints the seconds of a step and the dearest
+operators of native and torch's kernels. Writes JSON and Markdown into ``benchmarks/results/``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from benchmarks.speed.inputs import available_models, read_rows, repeated, write
 from benchmarks.speed.process import Workplace
 
 ROOT = Path(__file__).parents[2]
-KERNELS = {"native": "1", "torch": "0"}
-"""Values of ``LEANTUNE_NATIVE``."""
+KINDS = {"native": ("1", ()), "bf16": ("1", ("int8_products=false",)), "torch": ("0", ())}
+"""Of process: the value of ``LEANTUNE_NATIVE``, and keys of the recipe."""
+KERNELS = ("native", "torch")
+"""Kinds whose operators are shown."""
 SHOWN_OPERATORS = 14
 
 
@@ -63,11 +65,11 @@ def main() -> int:
 
 def in_turn(place: Workplace, words: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
     """What `benchmarks.profile.measure` found in ``rounds`` processes of each kind."""
-    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KERNELS}
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for _ in range(rounds):
-        for kind, switch in KERNELS.items():
+        for kind, (switch, settings) in KINDS.items():
             there = replace(place, environment={**place.environment, "LEANTUNE_NATIVE": switch})
-            command = [sys.executable, "-m", "benchmarks.profile.measure", *words]
+            command = [sys.executable, "-m", "benchmarks.profile.measure", *words, *settings]
             found[kind].append(json.loads(there.output_of(command)))
     return found
 
@@ -104,6 +106,14 @@ def markdown_of(result: Mapping[str, Any]) -> str:
         lines.append(
             f"| {name} | {tokens:,.0f} | {1e3 * native:.1f} ms | {1e3 * torch_:.1f} ms | {torch_ / native:.2f}x |"
         )
+    for name, found in result["models"].items():
+        if "bf16" in found:  # older results lack it
+            native, bf16 = (median(each["step_s"] for each in found[kind]) for kind in ("native", "bf16"))
+            lines += [
+                "",
+                f"{name} with native kernels and products in bf16 (`int8_products=false`): {1e3 * bf16:.1f} ms, "
+                f"{bf16 / native:.2f} times as long as by default.",
+            ]
     for name, found in result["models"].items():
         lines += ["", f"## {name}: operators by themselves, ms a step, with the profiler", ""]
         lines += ["| native kernels | | torch's kernels | |", "|---|---|---|---|"]

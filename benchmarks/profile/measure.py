@@ -1,7 +1,8 @@
-"""Where the time of a training step goes, in this process: ``python -m benchmarks.profile.measure MODEL ROWS STEPS``.
+"""Where the time of a training step goes, in this process: ``python -m benchmarks.profile.measure MODEL ROWS STEPS
+[KEY=VALUE...]``.
 
 Prints JSON: the median seconds of a step without the profiler, its tokens, and with it the seconds of every
-operator by itself. Environment variables (``LEANTUNE_NATIVE``) decide what is measured.
+operator by itself. Environment variables (``LEANTUNE_NATIVE``) and more keys of the recipe decide what is measured.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.overhead.measure import WARM_STEPS, Contestant, contestant
+from leantune.config.load import parse_overrides
 from leantune.memory import keep_freed_memory
 
 SETTLING_STEPS = 3 * WARM_STEPS
@@ -25,8 +27,9 @@ SETTLING_STEPS = 3 * WARM_STEPS
 
 def main() -> None:
     model, rows, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    settings = parse_overrides(sys.argv[4:])
     with tempfile.TemporaryDirectory() as folder:
-        run = contestant(model, rows, Path(folder) / "run", "adalora", steps)
+        run = contestant(model, rows, Path(folder) / "run", "adalora", steps, **settings)
         for _ in range(SETTLING_STEPS):
             run.step()
         timed = [run.step() for _ in range(steps - SETTLING_STEPS)]

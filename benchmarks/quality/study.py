@@ -51,7 +51,7 @@ class Study:
         """
         if not _belongs(method, data):
             return None
-        results = {job.learning_rate: self.result(job) for job in _grid(data, method.tuned_as or method)}
+        results = {job.learning_rate: self.result(job) for job in _grid(data, method)}
         if not all(results.values()):
             return None
         return min(sorted(results), key=lambda rate: validation_log_loss(results[rate]))
@@ -76,7 +76,7 @@ class Study:
         for method in self.methods:
             for data in self.sets:
                 if _belongs(method, data):
-                    yield from () if method.tuned_as else _grid(data, method)
+                    yield from _grid(data, method)
                     for budget in self.budgets:
                         if budget == PUBLISHED or method.is_in_sweep:
                             yield from self.runs_of(data, method, budget)
@@ -89,9 +89,9 @@ def _belongs(method: Method, data: DataSet) -> bool:
 
 
 def _grid(data: DataSet, method: Method) -> list[Job]:
-    chosen_on = data.rates_of or data
-    rates = [chosen_on.source.encoder.learning_rate(rate) for rate in method.learning_rates]
-    return [Job(chosen_on, method, PUBLISHED, rate, SEEDS[0]) for rate in rates]
+    chosen_on, tuned = data.rates_of or data, method.tuned_as or method
+    rates = [chosen_on.source.encoder.learning_rate(rate) for rate in tuned.learning_rates]
+    return [Job(chosen_on, tuned, PUBLISHED, rate, SEEDS[0]) for rate in rates]
 
 
 def validation_log_loss(result: dict[str, Any] | None) -> float:

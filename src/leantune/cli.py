@@ -68,9 +68,8 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
     return 0
 
 
-_MEMORY_ADVICE = (
-    "out of memory: a smaller --batch-size helps where the command has it"  # training names its own keys
-)
+# training names its own keys
+_MEMORY_ADVICE = "out of memory: a smaller --batch-size helps where the command has it"
 
 
 def _report(error: Exception, code: int, debug: bool, cause: BaseException | None = None) -> int:

@@ -21,10 +21,10 @@ from transformers import TrainerCallback
 from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.errors import DivergedError, UsageError
 
+__all__ = ["AdaLoraCallback", "exclude_penalty_from_evaluation", "live_ranks"]
+
 _WITHOUT_PENALTY: WeakSet[AdaLoraModel] = WeakSet()
 """Models that `exclude_penalty_from_evaluation` has changed."""
-
-__all__ = ["AdaLoraCallback", "exclude_penalty_from_evaluation", "live_ranks"]
 
 
 class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no types of transformers
