@@ -26,7 +26,13 @@ from leantune.model import PackedClassifier
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native import int8, library
-from leantune.packing.native.int8 import Int8Linear, Int8Weight, round_as_one, use_int8_products, why_no_int8
+from leantune.packing.native.int8 import (
+    Int8Linear,
+    Int8Weight,
+    rounded_as_one,
+    use_int8_products,
+    why_no_int8,
+)
 from leantune.pretrained import set_encoder_dtype
 from leantune.training.run import run_training
 from tiny import WORDS, quiet, random_tokens, recipe_for, tiny_model
@@ -41,59 +47,73 @@ def layer_of(width: int, out: int) -> nn.Linear:
 
 
 def rounded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row of ``x (T, D)`` as whole numbers from -127 to 127 and its scale ``(T, 1)``, in float64."""
-    scales = x.double().abs().amax(1, keepdim=True) / 127
-    return (x.double() / scales.where(scales > 0, 1)).round(), scales
+    """Each row of ``x (T, D)`` as the nearest whole numbers from -127 to 127 and its scale ``(T, 1)``, in float64."""
+    magnitudes = x.float().abs().amax(1, keepdim=True)
+    rates = torch.where(magnitudes > 0, torch.full_like(magnitudes, 127) / magnitudes, 0)
+    return (x.double() * rates.double()).round(), (magnitudes / 127).double()
+
+
+def assert_product_of_rounded(found, factors, bias=0.0):
+    (left, left_scales), (right, right_scales) = map(rounded, factors)
+    expected = (left @ right.t()) * left_scales * right_scales.t() + bias
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6 * expected.abs().max().item())
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=st.integers(1, 20), width=WIDTHS, exponent=st.integers(-30, 30), seed=st.integers(0, 5))
-def test_rows_are_rounded_to_the_nearest_with_a_scale_each(rows, width, exponent, seed):
+@given(
+    rows=st.integers(1, 40), width=WIDTHS, out=WIDTHS, exponent=st.integers(-30, 30), seed=st.integers(0, 5)
+)
+def test_both_passes_are_products_of_rounded_factors(rows, width, out, exponent, seed):
     torch.manual_seed(seed)
-    x = (torch.randn(rows, width) * 2.0**exponent).bfloat16()
+    x, grad = (torch.randn(rows, w) * 2.0**exponent for w in (width, out))
     x[0] = 0
-    found, scales = int8._quantised(x)
-    expected, exact_scales = rounded(x)
-    torch.testing.assert_close(scales.double(), exact_scales[:, 0], rtol=1e-6, atol=0)
-    # a number halfway between two may go to either
-    assert (found.double() * exact_scales - x.double()).abs().le(exact_scales * (0.5 + 1e-4)).all()
-    assert (found.double() != expected).double().mean() < 0.02
-    assert found.abs().max() == (127 if rows > 1 else 0)
+    x, grad, weight, bias = (
+        x.bfloat16(),
+        grad.bfloat16(),
+        layer_of(width, out).weight,
+        torch.randn(out).bfloat16(),
+    )
+    frozen = Int8Weight([weight])
+    assert_product_of_rounded(frozen.forward(x), (x, weight))
+    assert_product_of_rounded(frozen.forward(x, bias), (x, weight), bias.double())
+    assert_product_of_rounded(frozen.backward(grad), (grad, weight.t()))
+    exact = grad.double() @ weight.double()
+    assert (frozen.backward(grad).double() - exact).norm() < 0.02 * exact.norm()
 
 
-@settings(max_examples=60, deadline=None)
-@given(rows=st.integers(1, 40), width=WIDTHS, out=WIDTHS, seed=st.integers(0, 5))
-def test_both_passes_are_products_of_rounded_factors(rows, width, out, seed):
-    torch.manual_seed(seed)
-    x, grad = torch.randn(rows, width).bfloat16(), torch.randn(rows, out).bfloat16()
-    weight, bias = layer_of(width, out).weight, torch.randn(out)
-    frozen = Int8Weight.of(weight)
-    for found, factors, added in (
-        (frozen.forward(x, bias), (x, weight), bias.double()),
-        (frozen.backward(grad), (grad, weight.t()), 0),
-    ):
-        (left, left_scales), (right, right_scales) = (
-            (q.double(), s.double()[:, None]) for q, s in map(int8._quantised, factors)
-        )
-        expected = (left @ right.t()) * left_scales * right_scales.t() + added
-        torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
-        exact = factors[0].double() @ factors[1].double().t() + added
-        assert (found.double() - exact).norm() < 0.02 * exact.norm()
+@pytest.mark.parametrize("rows", [31, 32, 33, 127, 129, 257, 300])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_every_row_is_computed_by_one_thread_and_all_are(rows, threads):
+    x, weight = torch.randn(rows, 80).bfloat16(), torch.randn(112, 80).bfloat16()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert_product_of_rounded(Int8Weight([weight]).forward(x), (x, weight))
+    finally:
+        torch.set_num_threads(before)
 
 
-def test_layers_of_one_input_are_rounded_once_and_share_memory():
+def test_layers_of_one_input_are_rounded_once_as_one():
     layers = [Int8Linear(layer_of(32, out)) for out in (16, 32, 48)]
-    whole, again = round_as_one(layers), round_as_one(layers)
-    for part in ("by_row", "row_scales", "by_column", "column_scales"):
-        assert getattr(whole, part).data_ptr() == getattr(again, part).data_ptr()
-        assert torch.equal(getattr(whole, part), getattr(again, part))
     x, grad = torch.randn(5, 32).bfloat16(), torch.randn(5, 96).bfloat16()
+    whole = rounded_as_one(layers)
+    assert rounded_as_one(layers) is whole
+    assert rounded_as_one(layers[1:]) is not whole
+    assert rounded_as_one(layers[:1]) is layers[0].rounded
     assert torch.equal(whole.forward(x), torch.cat([layer.rounded.forward(x) for layer in layers], 1))
-    alone = [
-        layer.rounded.backward(part).float()
-        for layer, part in zip(layers, grad.split([16, 32, 48], 1), strict=True)
-    ]
-    torch.testing.assert_close(whole.backward(grad).float(), sum(alone), atol=0.02, rtol=0.02)
+    assert_product_of_rounded(whole.backward(grad), (grad, torch.cat([layer.weight for layer in layers]).t()))
+
+
+def test_a_layer_is_rounded_when_it_is_first_used():
+    layer = Int8Linear(layer_of(32, 16), predicts=True)
+    with torch.inference_mode():
+        before = layer(torch.ones(3, 32).bfloat16())
+    assert "by_column" not in vars(layer.rounded), "who only predicts needs no columns"
+    x = torch.ones(3, 32).bfloat16().requires_grad_()
+    out = layer(x)
+    out.sum().backward()  # what was rounded in inference mode serves here, too
+    assert torch.equal(out, before)
+    assert x.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -227,9 +247,39 @@ def test_prediction_in_int8_by_openvino_is_its_own_engine(run_in_bf16):
         load_engine("openvino", run_in_bf16, precision="int8")
 
 
-@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE"])
-def test_where_sums_of_products_overflow_nothing_is_rounded(inputs, tmp_path, limit):
-    """Without VNNI oneDNN sums pairs of products in 16 bits."""
+SHOW_PRODUCT = """
+import hashlib, torch
+from leantune.packing.native.int8 import Int8Matrix, why_no_int8
+torch.manual_seed(0)
+x, weight, bias = (torch.randn(shape).bfloat16() for shape in ((45, 208), (112, 208), (112,)))
+out = Int8Matrix.of(weight).times(x, bias)
+print(why_no_int8(), hashlib.sha256(out.view(torch.int16).numpy().tobytes()).hexdigest())
+"""
+NO_AMX = "-mno-amx-int8 -mno-amx-bf16 -mno-amx-tile"
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="what the processor has is read from /proc")
+def test_every_kind_of_processor_gives_the_same_bits(tmp_path):
+    found = {}
+    for kind, without in {
+        "own": "",
+        "vnni-512": NO_AMX,
+        "vnni-256": f"{NO_AMX} -mno-avx512f",
+        "none": f"{NO_AMX} -mno-avx512f -mno-avxvnni",
+    }.items():
+        done = subprocess.run(
+            [sys.executable, "-c", SHOW_PRODUCT],
+            env={**os.environ, "CC": f"gcc {without}", "LEANTUNE_CACHE": str(tmp_path / kind)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        *reason, found[kind] = done.stdout.split()
+        assert (reason == []) == (kind != "none"), done.stdout
+    assert len(set(found.values())) == 1, found
+
+
+def test_where_the_processor_has_no_fast_products_nothing_is_rounded(inputs, tmp_path):
     settings = ["precision=bf16", "init_rank=4", "target_rank=2", "epochs=1", "max_length=32"]
     words = [
         f"data={inputs / 'train.csv'}",
@@ -237,15 +287,17 @@ def test_where_sums_of_products_overflow_nothing_is_rounded(inputs, tmp_path, li
         f"output={tmp_path / 'run'}",
         *settings,
     ]
+    compiler = f"gcc {NO_AMX} -mno-avx512f -mno-avxvnni"
     done = subprocess.run(
         [sys.executable, "-m", "leantune.cli", "train", *words],
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit},
+        env={**os.environ, "CC": compiler, "LEANTUNE_CACHE": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "record.json").read_text("utf-8"))
     assert record["recipe"]["int8_products"]
+    assert record["hardware"]["kernels"] == "native"
     assert record["model"]["frozen_products"] == "bf16"
 
 

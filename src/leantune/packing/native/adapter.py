@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import COUNT_MULTIPLE, Key, drop
-from leantune.packing.native.int8 import Int8Linear, Int8Weight, round_as_one
+from leantune.packing.native.int8 import Int8Linear, Int8Weight, rounded_as_one
 from leantune.packing.native.library import serves
 from leantune.packing.side_by_side import as_one
 
@@ -68,7 +68,7 @@ def project(
     x_TD = x.reshape(-1, x.shape[-1]).contiguous()
     bases = [each.base for each in projections]
     rounding = [base for base in bases if isinstance(base, Int8Linear) and base.rounds(x)]
-    rounded = round_as_one(rounding) if len(rounding) == len(bases) else None
+    rounded = rounded_as_one(rounding) if len(rounding) == len(bases) else None
     factors = [factor for each in projections for factor in (each.A, each.B)]
     outputs = _Projections.apply(x_TD, bases, rounded, p, key, *factors)  # type: ignore[no-untyped-call]
     return tuple(out.view(*x.shape[:-1], -1) for out in outputs)

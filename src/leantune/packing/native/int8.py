@@ -1,13 +1,12 @@
 """Products with frozen weights in int8 while training: twice the rate of bf16 where a processor has VNNI or AMX.
 
 Rows of activations and rows of W are rounded to int8, each with a scale of its own (Dettmers et al., 2022, LLM.int8,
-arXiv 2208.07339, vector-wise quantisation), and their products are summed exactly. The backward pass multiplies rows of
-the gradient with columns of W in the same way; int8 gradients of inputs train as well as others (Wortsman et al., 2023,
-SwitchBack, arXiv 2304.13013), and frozen weights want none.
+arXiv 2208.07339, vector-wise quantisation), and their products are summed exactly (`int8.c`). The backward pass
+multiplies rows of the gradient with columns of W in the same way; int8 gradients of inputs train as well as others
+(Wortsman et al., 2023, SwitchBack, arXiv 2304.13013), and frozen weights want none.
 
 Without a gradient, in evaluation and prediction, the layers compute in bf16 as ever, unless they were made with
-``predicts``. Torch's product of int8 is a private operator, which torchao builds on, too; where it is missing or not
-exact there are no such layers.
+``predicts``.
 
 Shape letters: T tokens, D width of the input, F of the output.
 """
@@ -15,10 +14,10 @@ Shape letters: T tokens, D width of the input, F of the output.
 from __future__ import annotations
 
 import ctypes
-import platform
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from typing import Any, TypeGuard
 
 import torch
@@ -26,70 +25,122 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.packing.native.library import call, kernels, serves
-from leantune.packing.side_by_side import as_one, lie_side_by_side
+from leantune.packing.side_by_side import as_one
 
 WIDTH_MULTIPLE = 16
 """D and F: columns that the kernels take at once."""
+SIDE, STEP = 32, 64
+"""What F and D of a rounded weight are filled up to: ``byte_tiles.h``."""
 
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 
 
-class _Quantise(ctypes.Structure):
-    """``quantise`` of ``int8.c``, field by field."""
+class _Weight(ctypes.Structure):
+    """``weight`` of ``int8.c``, field by field."""
 
     _fields_ = (
-        ("x", _Pointer),
-        *((name, _Count) for name in ("num_rows", "width")),
+        ("w", _Pointer),
+        *((name, _Count) for name in ("F", "D")),
         *((name, _Pointer) for name in ("out", "scales")),
         ("num_threads", _Count),
     )
 
 
-class _Dequantise(ctypes.Structure):
-    """``dequantise`` of ``int8.c``, field by field."""
+class _Product(ctypes.Structure):
+    """``product`` of ``int8.c``, field by field."""
 
     _fields_ = (
-        *((name, _Pointer) for name in ("sums", "scales", "column_scales", "bias")),
-        *((name, _Count) for name in ("num_rows", "width")),
-        ("out", _Pointer),
+        ("x", _Pointer),
+        *((name, _Count) for name in ("T", "D", "F")),
+        *((name, _Pointer) for name in ("w", "w_scales", "bias", "out")),
         ("num_threads", _Count),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Weight:
-    """A frozen W, rounded by rows for the one pass and by columns for the other."""
+class Int8Matrix:
+    """A matrix ``(F, D)`` whose rows are rounded, in the order in which the kernel multiplies it."""
 
-    by_row: Tensor
-    """``(F, D)`` int8."""
-    row_scales: Tensor
-    """``(F,)`` fp32."""
-    by_column: Tensor
-    """``(F, D)`` int8."""
-    column_scales: Tensor
-    """``(D,)`` fp32."""
+    shape: tuple[int, int]
+    """F, D."""
+    panels: Tensor
+    """Bytes of all rows: F times D, both filled up."""
+    scales: Tensor
+    """``(F,)`` fp32: what a byte of the row counts."""
 
     @classmethod
-    def of(cls, weight_FD: Tensor) -> Int8Weight:
-        """Round a bf16 weight ``(F, D)``; F and D are multiples of 16."""
-        with torch.inference_mode(False), torch.no_grad():  # else no later backward pass could keep it
-            by_column, column_scales = _quantised(weight_FD.t())
-            return cls(*_quantised(weight_FD), by_column.t().contiguous(), column_scales)
+    def of(cls, matrix_FD: Tensor) -> Int8Matrix:
+        """Round a bf16 matrix; F and D are multiples of 16."""
+        matrix_FD = _checked(matrix_FD)
+        rows, width = matrix_FD.shape
+        panels = torch.empty((rows + -rows % SIDE) * (width + -width % STEP), dtype=torch.uint8)
+        scales = torch.empty(rows)
+        arguments = _Weight(
+            w=matrix_FD.data_ptr(),
+            F=rows,
+            D=width,
+            out=panels.data_ptr(),
+            scales=scales.data_ptr(),
+            num_threads=torch.get_num_threads(),
+        )
+        call("round_weight", arguments)
+        return cls((rows, width), panels, scales)
 
-    def part(self, begin: int, end: int) -> Int8Weight:
-        """Of rows ``begin:end``, in the same memory."""
-        rows = slice(begin, end)
-        return Int8Weight(self.by_row[rows], self.row_scales[rows], self.by_column[rows], self.column_scales)
+    def times(self, x_TD: Tensor, bias_F: Tensor | None = None) -> Tensor:
+        """The product with each row of x, rounded, plus the bias: ``(T, D)`` bf16 to ``(T, F)`` bf16; bias bf16."""
+        rows, width = self.shape
+        x_TD = _checked(x_TD)
+        assert x_TD.shape[1] == width, f"{x_TD.shape[1]} columns for a matrix of {width}"
+        assert bias_F is None or (bias_F.dtype, bias_F.shape) == (torch.bfloat16, (rows,))
+        out = torch.empty(len(x_TD), rows, dtype=torch.bfloat16)
+        arguments = _Product(
+            x=x_TD.data_ptr(),
+            T=len(x_TD),
+            D=width,
+            F=rows,
+            w=self.panels.data_ptr(),
+            w_scales=self.scales.data_ptr(),
+            bias=None if bias_F is None else bias_F.data_ptr(),
+            out=out.data_ptr(),
+            num_threads=torch.get_num_threads(),
+        )
+        call("multiply_rounded", arguments)
+        return out
+
+
+def _checked(x: Tensor) -> Tensor:
+    """``x`` as the kernels read memory: rows of bf16, one behind the other."""
+    assert (x.dtype, x.dim(), x.shape[1] % WIDTH_MULTIPLE) == (torch.bfloat16, 2, 0)
+    return x.contiguous()
+
+
+class Int8Weight:
+    """A frozen W, rounded by rows for the one pass and by columns for the other, each when it is first wanted.
+
+    Args:
+        weights: the parts of W ``(F, D)``, one below the other, bf16.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.weights = list(weights)
+
+    @cached_property
+    def by_row(self) -> Int8Matrix:
+        """W."""
+        return Int8Matrix.of(as_one(self.weights, 0))
+
+    @cached_property
+    def by_column(self) -> Int8Matrix:
+        """W transposed."""
+        return Int8Matrix.of(as_one(self.weights, 0).t())
 
     def forward(self, x_TD: Tensor, bias_F: Tensor | None = None) -> Tensor:
-        """``W x + b`` for each token: ``(T, D)`` bf16 to ``(T, F)`` bf16; b fp32."""
-        x, scales_T = _quantised(x_TD)
-        return _dequantised(torch._int_mm(x, self.by_row.t()), scales_T, self.row_scales, bias_F)
+        """``W x + b`` for each token: ``(T, D)`` bf16 to ``(T, F)`` bf16; b bf16."""
+        return self.by_row.times(x_TD, bias_F)
 
     def backward(self, grad_TF: Tensor) -> Tensor:
         """The gradient of x ``(T, D)`` bf16, from that of the output ``(T, F)`` bf16."""
-        grad, scales_T = _quantised(grad_TF)
-        return _dequantised(torch._int_mm(grad, self.by_column), scales_T, self.column_scales)
+        return self.by_column.times(grad_TF)
 
 
 class Int8Linear(nn.Linear):
@@ -103,7 +154,8 @@ class Int8Linear(nn.Linear):
     def __init__(self, base: nn.Linear, *, predicts: bool = False) -> None:
         super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
         self.weight, self.bias = base.weight, base.bias
-        self.rounded, self.predicts = Int8Weight.of(base.weight), predicts
+        self.rounded, self.predicts = Int8Weight([self.weight]), predicts
+        self.joint: Int8Weight | None = None
 
     def rounds(self, x: Tensor) -> bool:
         """Whether the product with ``x`` is in int8, here and now."""
@@ -114,42 +166,23 @@ class Int8Linear(nn.Linear):
         return _product(input, self, self.bias) if self.rounds(input) else super().forward(input)
 
 
-def round_as_one(layers: Sequence[Int8Linear]) -> Int8Weight:
-    """The weights of layers of one input as one, whose outputs stand side by side.
-
-    The first call rounds them anew, with common scales of columns, and puts the parts into the layers.
-    """
-    parts = [layer.rounded for layer in layers]
-    if not lie_side_by_side([part.by_row for part in parts], 0):
-        whole, begin = Int8Weight.of(torch.cat([layer.weight for layer in layers])), 0
-        for layer in layers:
-            layer.rounded = whole.part(begin, begin + layer.out_features)
-            begin += layer.out_features
-        return whole
-    return Int8Weight(
-        by_row=as_one([part.by_row for part in parts], 0),
-        row_scales=as_one([part.row_scales for part in parts], 0),
-        by_column=as_one([part.by_column for part in parts], 0),
-        column_scales=parts[0].column_scales,
-    )
+def rounded_as_one(layers: Sequence[Int8Linear]) -> Int8Weight:
+    """The weights of layers of one input as one, whose outputs stand side by side; the first layer keeps it."""
+    first, *others = layers
+    if not others:
+        return first.rounded
+    weights = [layer.weight for layer in layers]
+    if first.joint is None or not all(map(operator.is_, first.joint.weights, weights)):
+        first.joint = Int8Weight(weights)
+    return first.joint
 
 
 def why_no_int8() -> str:
     """What this machine lacks for products in int8; empty if it has all."""
-    if kernels().library is None:
+    library = kernels().library
+    if library is None:
         return f"no native kernels: {kernels().reason}"
-    if platform.machine() != "x86_64":
-        return f"torch has no fast products in int8 for {platform.machine()}"
-    return "" if _multiplies_exactly() else "the processor has no VNNI, or oneDNN is told not to use it"
-
-
-@lru_cache(maxsize=1)
-def _multiplies_exactly() -> bool:
-    """Whether torch's product of int8 is right: without VNNI pairs are summed in 16 bits, which overflow."""
-    if not hasattr(torch, "_int_mm"):
-        return False
-    x, w = (torch.full((64, 384), value, dtype=torch.int8) for value in (127, -127))
-    return bool((torch._int_mm(x, w.t()) == -127 * 127 * 384).all())
+    return "" if library.multiplies_bytes() else "the processor has neither VNNI nor AMX"
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
@@ -165,55 +198,19 @@ def product(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def _product(x: Tensor, layer: Int8Linear, bias: Tensor | None) -> Tensor:
-    flat: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), layer.rounded, bias)  # type: ignore[no-untyped-call]
+    flat: Tensor = _Rounded.apply(x.reshape(-1, x.shape[-1]), layer.rounded, bias)  # type: ignore[no-untyped-call]
     return flat.view(*x.shape[:-1], -1)
 
 
-class _Product(torch.autograd.Function):
+class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight: Int8Weight, bias: Tensor | None) -> Tensor:
         ctx.weight = weight
-        return weight.forward(x_TD, None if bias is None else bias.float())
+        return weight.forward(x_TD, bias)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         return ctx.weight.backward(grad_outputs[0]), None, None
-
-
-def _quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of bf16 ``(rows, width)`` as int8, and the scale of each."""
-    assert (x.dtype, x.shape[1] % WIDTH_MULTIPLE) == (torch.bfloat16, 0), (
-        "the kernel reads memory as it is told"
-    )
-    x = x.contiguous()
-    out, scales = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
-    arguments = _Quantise(
-        x=x.data_ptr(),
-        num_rows=len(x),
-        width=x.shape[1],
-        out=out.data_ptr(),
-        scales=scales.data_ptr(),
-        num_threads=torch.get_num_threads(),
-    )
-    call("quantise_rows", arguments)
-    return out, scales
-
-
-def _dequantised(sums: Tensor, scales: Tensor, column_scales: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Sums of products ``(rows, width)`` as bf16."""
-    out = torch.empty(sums.shape, dtype=torch.bfloat16)
-    arguments = _Dequantise(
-        sums=sums.data_ptr(),
-        scales=scales.data_ptr(),
-        column_scales=column_scales.data_ptr(),
-        bias=None if bias is None else bias.data_ptr(),
-        num_rows=len(sums),
-        width=sums.shape[1],
-        out=out.data_ptr(),
-        num_threads=torch.get_num_threads(),
-    )
-    call("dequantise_rows", arguments)
-    return out
 
 
 def use_int8_products(model: nn.Module, *, predicts: bool = False) -> bool:

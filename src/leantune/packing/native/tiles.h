@@ -16,13 +16,13 @@ typedef struct {
 } tile_config;
 
 /* Linux hands the tile registers out on request, to a whole process; 0 if it did. */
-static int request_tiles(void) { return (int)syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA); }
+INLINE int request_tiles(void) { return (int)syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA); }
 
-/* Three full tiles for this thread. oneDNN uses the same registers: what it had set comes back after. */
+/* All tiles of this thread, full ones. oneDNN uses the same registers: what it had set comes back after. */
 INLINE tile_config begin_tiles(void) {
     tile_config before, own = {.palette = 1};
     _tile_storeconfig(&before);
-    for (int i = 0; i < 3; i++) own.row_bytes[i] = 64, own.rows[i] = LANES;
+    for (int i = 0; i < 8; i++) own.row_bytes[i] = 64, own.rows[i] = LANES;
     _tile_loadconfig(&own);
     return before;
 }
@@ -33,7 +33,7 @@ INLINE void end_tiles(tile_config before) {
 }
 #else
 typedef int tile_config;
-static int request_tiles(void) { return 0; }
+INLINE int request_tiles(void) { return 0; }
 INLINE tile_config begin_tiles(void) { return 0; }
 INLINE void end_tiles(tile_config before) { (void)before; }
 #endif
