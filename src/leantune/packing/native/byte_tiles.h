@@ -16,15 +16,21 @@ INLINE i32x16 load_i32(const int32_t *from) {
     return x;
 }
 
-/* The lowest byte of each number. */
-INLINE void store_bytes(int8_t *to, u32x16 x) {
-#ifdef __AVX512F__
-    __m128i bytes = _mm512_cvtepi32_epi8((__m512i)x);
+/* The lowest byte of each number, STEP of them. */
+INLINE void store_bytes(int8_t *to, const u32x16 x[STEP / LANES]) {
+#ifdef __AVX512BW__
+    const u32x16 low = (u32x16){} + 0xff, places = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    __m512i words[2];
+    for (int i = 0; i < 2; i++) words[i] = _mm512_packus_epi32((__m512i)(x[2 * i] & low), (__m512i)(x[2 * i + 1] & low));
+    __m512i bytes = _mm512_permutexvar_epi32((__m512i)places, _mm512_packus_epi16(words[0], words[1]));
+    STORE(to, bytes);
 #else
     typedef uint8_t u8x16 __attribute__((vector_size(16)));
-    u8x16 bytes = __builtin_convertvector(x, u8x16);
+    for (int i = 0; i < STEP / LANES; i++) {
+        u8x16 bytes = __builtin_convertvector(x[i], u8x16);
+        STORE(to + i * LANES, bytes);
+    }
 #endif
-    STORE(to, bytes);
 }
 
 /* Where byte `d` of row `f` stands in a panel of W: for each STEP two tiles of sixteen rows, in which four bytes of
@@ -37,23 +43,30 @@ INLINE int64_t place_of(int64_t f, int64_t d) {
 
 enum { BYTE_PRODUCTS = 1, WEIGHT_OFFSET = 0 };
 
-/* sums (SIDE, SIDE) = x (SIDE, depth) w (SIDE, depth)^T; x: (steps, SIDE, STEP), w: a panel. */
-INLINE void block_product(int32_t *sums, const int8_t *x, const uint8_t *w, int64_t steps) {
-    enum { TILE = LANES * STEP, ROW = SIDE * sizeof *sums };
+/* sums (SIDE, SIDE) = x (SIDE, depth) w (SIDE, depth)^T, from begin_block to end_block a STEP of the depth at a time;
+   x: (SIDE, STEP), w: as much of a panel. Sums stay in tile registers meanwhile. */
+INLINE void begin_block(int32_t *sums) {
+    (void)sums;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t step = 0; step < steps; step++, x += SIDE * STEP, w += SIDE * STEP) {
-        _tile_loadd(4, x, STEP);
-        _tile_loadd(6, w, STEP);
-        _tile_dpbssd(0, 4, 6);
-        _tile_loadd(7, w + TILE, STEP);
-        _tile_dpbssd(1, 4, 7);
-        _tile_loadd(5, x + TILE, STEP);
-        _tile_dpbssd(2, 5, 6);
-        _tile_dpbssd(3, 5, 7);
-    }
+}
+
+INLINE void add_step(int32_t *sums, const int8_t *x, const uint8_t *w) {
+    (void)sums;
+    _tile_loadd(4, x, STEP);
+    _tile_loadd(6, w, STEP);
+    _tile_dpbssd(0, 4, 6);
+    _tile_loadd(7, w + LANES * STEP, STEP);
+    _tile_dpbssd(1, 4, 7);
+    _tile_loadd(5, x + LANES * STEP, STEP);
+    _tile_dpbssd(2, 5, 6);
+    _tile_dpbssd(3, 5, 7);
+}
+
+INLINE void end_block(int32_t *sums) {
+    enum { ROW = SIDE * sizeof *sums };
     _tile_stored(0, sums, ROW);
     _tile_stored(1, sums + LANES, ROW);
     _tile_stored(2, sums + LANES * SIDE, ROW);
@@ -85,24 +98,23 @@ INLINE i32x16 add_bytes(i32x16 sums, u32x16 w, uint32_t x) {
 }
 #endif
 
-INLINE void block_product(int32_t *sums, const int8_t *x, const uint8_t *w, int64_t steps) {
+INLINE void begin_block(int32_t *sums) { memset(sums, 0, SIDE * SIDE * sizeof *sums); }
+INLINE void end_block(int32_t *sums) { (void)sums; }
+
+INLINE void add_step(int32_t *sums, const int8_t *x, const uint8_t *w) {
     for (int first = 0; first < SIDE; first += ROWS) {
-        i32x16 sum[ROWS][2] = {};
-        for (int64_t step = 0; step < steps; step++)
-            for (int quad = 0; quad < STEP / 4; quad++) {
-                const uint8_t *columns = w + step * SIDE * STEP + quad * STEP;
-                u32x16 left = load_u32(columns), right = load_u32(columns + LANES * STEP);
-                for (int r = 0; r < ROWS; r++) {
-                    uint32_t bytes;
-                    memcpy(&bytes, x + (step * SIDE + first + r) * STEP + quad * 4, sizeof bytes);
-                    sum[r][0] = add_bytes(sum[r][0], left, bytes);
-                    sum[r][1] = add_bytes(sum[r][1], right, bytes);
-                }
+        i32x16 sum[ROWS][2];
+        memcpy(sum, sums + first * SIDE, sizeof sum);
+        for (int quad = 0; quad < STEP / 4; quad++) {
+            u32x16 left = load_u32(w + quad * STEP), right = load_u32(w + (LANES + quad) * STEP);
+            for (int r = 0; r < ROWS; r++) {
+                uint32_t bytes;
+                memcpy(&bytes, x + (first + r) * STEP + quad * 4, sizeof bytes);
+                sum[r][0] = add_bytes(sum[r][0], left, bytes);
+                sum[r][1] = add_bytes(sum[r][1], right, bytes);
             }
-        for (int r = 0; r < ROWS; r++) {
-            STORE(sums + (first + r) * SIDE, sum[r][0]);
-            STORE(sums + (first + r) * SIDE + LANES, sum[r][1]);
         }
+        memcpy(sums + first * SIDE, sum, sizeof sum);
     }
 }
 

@@ -1,5 +1,5 @@
 /* Products with frozen weights in int8: rows of x and rows of W are rounded, each with a scale of its own, their products
-   summed exactly, and the sums scaled to bf16. x is rounded a block at a time and the sums never leave the cache.
+   summed exactly, and the sums scaled to bf16. x is rounded a block of rows at a time and no sum leaves the cache.
 
    Letters: T rows of x, D their width, F rows of W. */
 #include <omp.h>
@@ -8,85 +8,158 @@
 #include "byte_tiles.h"
 #include "panels.h"
 
+/* A rounded matrix (rows, width): `panels` holds SIDE rows after SIDE rows, each at its `place_of`; both numbers,
+   multiples of 16, are rounded up to SIDE and STEP there, with zeros in between. */
+typedef struct {
+    const uint8_t *panels;
+    const float *scales; /* (rows) */
+    int64_t rows, width;
+} matrix;
+
 typedef struct {
     const uint16_t *w;   /* (F, D) contiguous bf16; F and D: multiples of 16 */
     int64_t F, D;
-    uint8_t *out;        /* panels of SIDE rows of W in the order that `block_product` wants: F and D rounded up to
-                            SIDE and STEP, zeros in between */
-    float *scales;       /* (F): the greatest |w| of a row becomes 127 */
+    uint8_t *panels;     /* of a `matrix` */
+    float *scales;       /* (F) */
     int64_t num_threads;
 } weight;
 
 typedef struct {
-    const uint16_t *x;   /* (T, D) contiguous bf16 */
-    int64_t T, D, F;
-    const uint8_t *w;    /* panels of W */
-    const float *w_scales;
+    const uint16_t *x;    /* (T, D) contiguous bf16 */
+    int64_t T;
+    matrix w;             /* (F, D) */
     const uint16_t *bias; /* (F) bf16; NULL: none */
-    uint16_t *out;       /* (T, F) bf16 */
+    uint16_t *out;        /* (T, F) bf16 */
     int64_t num_threads;
 } product;
 
-/* A thread's rounded rows of x, and what belongs to each of them. */
+enum { MOST_ROWS = 128 }; /* enough to use a panel of W several times while it is near */
+
+/* Rounded rows of a thread, and what belongs to each of them. */
 typedef struct {
-    int8_t *rows;     /* blocks of SIDE rows: (D / STEP, SIDE, STEP) */
+    int8_t *rows;     /* SIDE rows after SIDE rows: (width / STEP, SIDE, STEP) */
     float *scales;
     int32_t *offsets; /* what the sums are too large by */
     int32_t *sums;    /* two blocks of (SIDE, SIDE) */
 } workspace;
 
-enum { MOST_ROWS = 128 }; /* of a workspace: enough to use a panel of W several times while it is near */
+INLINE int64_t depth_of(int64_t width) { return round_up(width, STEP); }
+INLINE int64_t workspace_size(int64_t rows, int64_t width) { return rows * (depth_of(width) + 8) + 2 * SIDE * SIDE * 4; }
+
+INLINE workspace lay_out_workspace(char *memory, int64_t rows, int64_t width) {
+    char *behind = memory + rows * depth_of(width);
+    return (workspace){(int8_t *)memory, (float *)behind, (int32_t *)(behind + rows * 4), (int32_t *)(behind + rows * 8)};
+}
+
+/* Even shares for all threads, of `most` rows or fewer. */
+INLINE int64_t rows_at_once(int64_t rows, int64_t threads, int64_t most) {
+    const int64_t shares = threads * larger(1, (rows + most * threads - 1) / (most * threads));
+    return larger(SIDE, round_up((rows + shares - 1) / shares, SIDE));
+}
 
 /* As bits, so that what is not finite counts as more than all else and its scale tells: the row comes out as NaN. */
 INLINE float greatest_magnitude(const uint16_t *row, int64_t width) {
-    u32x16 greatest = {};
-    for (int64_t c = 0; c < width; c += LANES) {
-        u32x16 bits = (u32x16)widen(row + c) & 0x7fffffff;
-        u32x16 is_more = (u32x16)(bits > greatest);
-        greatest = (is_more & bits) | (~is_more & greatest);
-    }
+    u16x16 greatest = {};
+    for (int64_t c = 0; c < width; c += LANES) greatest = greater_words(greatest, load_u16(row + c) & 0x7fff);
     uint32_t most = 0;
     for (int i = 0; i < LANES; i++) most = greatest[i] > most ? greatest[i] : most;
+    most <<= 16;
     float magnitude;
     memcpy(&magnitude, &most, sizeof magnitude);
     return magnitude;
 }
 
-/* One row in pieces of STEP bytes, `stride` bytes from one to the next, and zeros behind its end; returns its scale. */
+/* A row of bf16 in pieces of STEP bytes, `stride` bytes from one to the next, zeros behind its end. Returns its scale, by
+   which the greatest magnitude is 127, and gives the sum of its bytes where that is asked for. */
 INLINE float round_row(int8_t *to, int64_t stride, const uint16_t *row, int64_t width, int32_t *sum) {
     const float to_integer = 12582912.0f; /* 1.5 * 2^23: the lowest byte of the sum is the nearest integer */
     const float magnitude = greatest_magnitude(row, width), rate = magnitude > 0 ? 127 / magnitude : 0;
     u32x16 sums = {};
-    for (int64_t c = 0; c < round_up(width, STEP); c += LANES) {
-        u32x16 x = {};
-        if (c < width) {
-            x = (u32x16)(widen(row + c) * rate + to_integer);
-            sums += x - 0x4b400000; /* the bits of 1.5 * 2^23 */
-        }
-        store_bytes(to + c / STEP * stride + c % STEP, x);
+    for (int64_t c = 0; c < width; c += STEP, to += stride) {
+        u32x16 x[STEP / LANES] = {};
+        for (int i = 0; i < STEP / LANES; i++)
+            if (c + i * LANES < width) {
+                x[i] = (u32x16)(widen(row + c + i * LANES) * rate + to_integer);
+                if (WEIGHT_OFFSET) sums += x[i] - 0x4b400000; /* the bits of 1.5 * 2^23 */
+            }
+        store_bytes(to, x);
     }
     *sum = 0;
-    for (int i = 0; i < LANES; i++) *sum += (int32_t)sums[i];
+    for (int i = 0; WEIGHT_OFFSET && i < LANES; i++) *sum += (int32_t)sums[i];
     return magnitude / 127;
 }
 
-/* Rounds W (F, D) once; 0 if there was memory for it. */
+/* As row `r` of a workspace. */
+INLINE void take_row(const workspace *w, int64_t r, const uint16_t *row, int64_t width) {
+    int8_t *to = w->rows + r / SIDE * SIDE * depth_of(width) + r % SIDE * STEP;
+    w->scales[r] = round_row(to, SIDE * STEP, row, width, w->offsets + r);
+    w->offsets[r] *= WEIGHT_OFFSET;
+}
+
+/* The products of `count` rows with all rows of a matrix. */
+typedef struct {
+    uint16_t *to;         /* (count, m->rows) bf16 */
+    const uint16_t *bias; /* (m->rows), may be NULL */
+    const workspace *w;
+    const matrix *m;
+} result;
+
+/* SIDE x SIDE sums of it. */
+typedef struct {
+    const int32_t *sums;
+    int64_t row, count, column;
+} block;
+
+/* Rows `from` to `end` of a block, scaled. */
+INLINE void finish_rows(const block *b, int64_t from, int64_t end, const result *a) {
+    for (int64_t c = b->column; c < smaller(b->column + SIDE, a->m->rows); c += LANES) {
+        const f32x16 scales = load_f32(a->m->scales + c), bias = a->bias ? widen(a->bias + c) : (f32x16){};
+        for (int64_t r = from; r < smaller(end, b->count); r++) {
+            i32x16 sum = load_i32(b->sums + r * SIDE + c - b->column);
+            if (WEIGHT_OFFSET) sum -= a->w->offsets[b->row + r];
+            f32x16 x = __builtin_convertvector(sum, f32x16) * (scales * a->w->scales[b->row + r]) + bias;
+            store_bf16(a->to + (b->row + r) * a->m->rows + c, x);
+        }
+    }
+}
+
+/* A block is finished while the next is multiplied: AMX works beside the other units of a core. */
+INLINE void multiply_taken(const result *a, int64_t count) {
+    const workspace *w = a->w;
+    const int64_t depth = depth_of(a->m->width), steps = depth / STEP, share = (SIDE + steps - 1) / steps;
+    block before = {};
+    for (int64_t column = 0; column < a->m->rows; column += SIDE)
+        for (int64_t row = 0; row < count; row += SIDE) {
+            const int8_t *x = w->rows + row * depth;
+            const uint8_t *panel = a->m->panels + column * depth;
+            int32_t *sums = before.sums == w->sums ? w->sums + SIDE * SIDE : w->sums;
+            begin_block(sums);
+            for (int64_t step = 0; step < steps; step++) {
+                add_step(sums, x + step * SIDE * STEP, panel + step * SIDE * STEP);
+                finish_rows(&before, share * step, share * (step + 1), a);
+            }
+            end_block(sums);
+            before = (block){sums, row, smaller(SIDE, count - row), column};
+        }
+    finish_rows(&before, 0, SIDE, a);
+}
+
+/* 0 if there was memory for it. */
 int round_weight(const weight *a) {
-    const int64_t depth = round_up(a->D, STEP);
+    const int64_t depth = depth_of(a->D);
     int8_t *memory = aligned_alloc(64, depth * a->num_threads);
     if (!memory) return 1;
 #pragma omp parallel num_threads(a->num_threads)
     {
         int8_t *row = memory + depth * omp_get_thread_num();
 #pragma omp for
-        for (int64_t panel = 0; panel < round_up(a->F, SIDE); panel += SIDE) {
-            uint8_t *to = a->out + panel * depth;
-            memset(to, WEIGHT_OFFSET, SIDE * depth);
-            for (int64_t f = panel; f < smaller(panel + SIDE, a->F); f++) {
+        for (int64_t first = 0; first < round_up(a->F, SIDE); first += SIDE) {
+            uint8_t *panel = a->panels + first * depth;
+            memset(panel, WEIGHT_OFFSET, SIDE * depth);
+            for (int64_t f = first; f < smaller(first + SIDE, a->F); f++) {
                 int32_t sum;
                 a->scales[f] = round_row(row, STEP, a->w + f * a->D, a->D, &sum);
-                for (int64_t d = 0; d < depth; d++)
-                    to[place_of(f - panel, d)] = (uint8_t)row[d] ^ WEIGHT_OFFSET;
+                for (int64_t d = 0; d < depth; d++) panel[place_of(f - first, d)] = (uint8_t)row[d] ^ WEIGHT_OFFSET;
             }
         }
     }
@@ -94,63 +167,23 @@ int round_weight(const weight *a) {
     return 0;
 }
 
-/* `count` sums of one block (SIDE, SIDE) as bf16. */
-INLINE void scale_block(const product *a, const workspace *mine, const int32_t *sums, int64_t first, int64_t row,
-                        int64_t count, int64_t column) {
-    const int64_t vectors = smaller(SIDE, a->F - column) / LANES;
-    f32x16 scales[SIDE / LANES], bias[SIDE / LANES] = {};
-    for (int64_t v = 0; v < vectors; v++) {
-        scales[v] = load_f32(a->w_scales + column + v * LANES);
-        if (a->bias) bias[v] = widen(a->bias + column + v * LANES);
-    }
-    for (int64_t r = 0; r < count; r++) {
-        uint16_t *to = a->out + (first + row + r) * a->F + column;
-        for (int64_t v = 0; v < vectors; v++) {
-            i32x16 sum = load_i32(sums + r * SIDE + v * LANES);
-            if (WEIGHT_OFFSET) sum -= mine->offsets[row + r];
-            f32x16 x = __builtin_convertvector(sum, f32x16) * (scales[v] * mine->scales[row + r]) + bias[v];
-            store_bf16(to + v * LANES, x);
-        }
-    }
-}
-
-/* Rows from `first` on, as many as the workspace holds, with all of W. */
-INLINE void multiply_rows(const product *a, const workspace *mine, int64_t first, int64_t count) {
-    const int64_t depth = round_up(a->D, STEP);
-    for (int64_t r = 0; r < count; r++) {
-        int8_t *to = mine->rows + r / SIDE * SIDE * depth + r % SIDE * STEP;
-        mine->scales[r] = round_row(to, SIDE * STEP, a->x + (first + r) * a->D, a->D, mine->offsets + r);
-        mine->offsets[r] *= WEIGHT_OFFSET;
-    }
-    for (int64_t column = 0; column < a->F; column += SIDE)
-        for (int64_t r = 0; r < count; r += SIDE) {
-            int32_t *sums = mine->sums + r % (2 * SIDE) * SIDE; /* in turn: one is read while the next is written */
-            block_product(sums, mine->rows + r * depth, a->w + column * depth, depth / STEP);
-            scale_block(a, mine, sums, first, r, smaller(SIDE, count - r), column);
-        }
-}
-
-/* Even shares for all threads, of as many rows as a workspace holds or fewer. */
-static int64_t rows_at_once(int64_t rows, int64_t threads) {
-    const int64_t shares = threads * larger(1, (rows + MOST_ROWS * threads - 1) / (MOST_ROWS * threads));
-    return larger(SIDE, round_up((rows + shares - 1) / shares, SIDE));
-}
-
-/* x W^T scaled, plus the bias; 0 if there was memory for it. */
+/* x W^T plus the bias; 0 if there was memory for it. */
 int multiply_rounded(const product *a) {
-    const int64_t at_once = rows_at_once(a->T, a->num_threads), rows_size = at_once * round_up(a->D, STEP);
-    const int64_t size = rows_size + at_once * 8 + 2 * SIDE * SIDE * 4;
+    const int64_t D = a->w.width, at_once = rows_at_once(a->T, a->num_threads, MOST_ROWS);
+    const int64_t size = round_up(workspace_size(at_once, D), 64);
     char *memory = aligned_alloc(64, size * a->num_threads);
     if (!memory) return 1;
 #pragma omp parallel num_threads(a->num_threads)
     {
-        char *own = memory + size * omp_get_thread_num();
-        const workspace mine = {(int8_t *)own, (float *)(own + rows_size), (int32_t *)(own + rows_size + at_once * 4),
-                                (int32_t *)(own + rows_size + at_once * 8)};
+        const workspace w = lay_out_workspace(memory + size * omp_get_thread_num(), at_once, D);
         tile_config before = begin_tiles();
 #pragma omp for schedule(static)
-        for (int64_t first = 0; first < a->T; first += at_once)
-            multiply_rows(a, &mine, first, smaller(at_once, a->T - first));
+        for (int64_t first = 0; first < a->T; first += at_once) {
+            const int64_t count = smaller(at_once, a->T - first);
+            for (int64_t r = 0; r < count; r++) take_row(&w, r, a->x + (first + r) * D, D);
+            const result out = {a->out + first * a->w.rows, a->bias, &w, &a->w};
+            multiply_taken(&out, count);
+        }
         end_tiles(before);
     }
     free(memory);

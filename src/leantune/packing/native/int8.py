@@ -41,8 +41,17 @@ class _Weight(ctypes.Structure):
     _fields_ = (
         ("w", _Pointer),
         *((name, _Count) for name in ("F", "D")),
-        *((name, _Pointer) for name in ("out", "scales")),
+        *((name, _Pointer) for name in ("panels", "scales")),
         ("num_threads", _Count),
+    )
+
+
+class _Matrix(ctypes.Structure):
+    """``matrix`` of ``int8.c``, field by field."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("panels", "scales")),
+        *((name, _Count) for name in ("rows", "width")),
     )
 
 
@@ -51,8 +60,9 @@ class _Product(ctypes.Structure):
 
     _fields_ = (
         ("x", _Pointer),
-        *((name, _Count) for name in ("T", "D", "F")),
-        *((name, _Pointer) for name in ("w", "w_scales", "bias", "out")),
+        ("T", _Count),
+        ("w", _Matrix),
+        *((name, _Pointer) for name in ("bias", "out")),
         ("num_threads", _Count),
     )
 
@@ -79,7 +89,7 @@ class Int8Matrix:
             w=matrix_FD.data_ptr(),
             F=rows,
             D=width,
-            out=panels.data_ptr(),
+            panels=panels.data_ptr(),
             scales=scales.data_ptr(),
             num_threads=torch.get_num_threads(),
         )
@@ -96,10 +106,7 @@ class Int8Matrix:
         arguments = _Product(
             x=x_TD.data_ptr(),
             T=len(x_TD),
-            D=width,
-            F=rows,
-            w=self.panels.data_ptr(),
-            w_scales=self.scales.data_ptr(),
+            w=_Matrix(panels=self.panels.data_ptr(), scales=self.scales.data_ptr(), rows=rows, width=width),
             bias=None if bias_F is None else bias_F.data_ptr(),
             out=out.data_ptr(),
             num_threads=torch.get_num_threads(),

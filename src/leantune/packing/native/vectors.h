@@ -57,6 +57,15 @@ INLINE u32x16 round_bf16(f32x16 x) {
     return bits + 0x7fff + ((bits >> 16) & 1);
 }
 
+INLINE u16x16 greater_words(u16x16 a, u16x16 b) {
+#ifdef __AVX2__
+    return (u16x16)_mm256_max_epu16((__m256i)a, (__m256i)b);
+#else
+    u16x16 is_more = (u16x16)(a > b);
+    return (is_more & a) | (~is_more & b);
+#endif
+}
+
 INLINE f32x16 first_of(u32x16 pairs) { return (f32x16)(pairs << 16); }
 INLINE f32x16 second_of(u32x16 pairs) { return (f32x16)(pairs & 0xffff0000); }
 
