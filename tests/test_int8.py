@@ -33,6 +33,7 @@ from leantune.packing.native.int8 import (
     use_int8_products,
     why_no_int8,
 )
+from leantune.packing.side_by_side import lie_side_by_side
 from leantune.pretrained import set_encoder_dtype
 from leantune.training.run import run_training
 from tiny import WORDS, quiet, random_tokens, recipe_for, tiny_model
@@ -102,6 +103,19 @@ def test_layers_of_one_input_are_rounded_once_as_one():
     assert rounded_as_one(layers[:1]) is layers[0].rounded
     assert torch.equal(whole.forward(x), torch.cat([layer.rounded.forward(x) for layer in layers], 1))
     assert_product_of_rounded(whole.backward(grad), (grad, torch.cat([layer.weight for layer in layers]).t()))
+
+
+def test_prediction_multiplies_layers_of_one_input_as_one(monkeypatch):
+    layers = [Int8Linear(layer_of(64, 64), predicts=True) for _ in range(3)]
+    x, used = torch.randn(1, 9, 64).bfloat16(), []
+    monkeypatch.setattr(
+        int8, "call", lambda name, arguments: used.append(name) or library.call(name, arguments)
+    )
+    with torch.inference_mode():
+        outputs = projections(x, list(layers))
+        assert used == ["round_weight", "multiply_rounded"]
+        assert lie_side_by_side(outputs, dim=-1)
+        assert all(torch.equal(out, layer(x)) for out, layer in zip(outputs, layers, strict=True))
 
 
 def test_a_layer_is_rounded_when_it_is_first_used():

@@ -14,7 +14,7 @@ from leantune.adalora.layer import AdaLoraLinear
 from leantune.packing.attention import packed_attention
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.adapter import Projection, can_adapt, project
-from leantune.packing.native.int8 import is_linear
+from leantune.packing.native.int8 import Int8Linear, is_linear, product_side_by_side
 from leantune.packing.native.library import learns, serves
 from leantune.packing.plan import AttentionPlan
 from leantune.packing.side_by_side import lay_side_by_side
@@ -79,12 +79,18 @@ def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
     """What each of ``layers`` makes of ``x``; by one product where the native kernels serve, with one dropout
     for the input of all adapters.
 
-    Frozen layers without a gradient stay apart: what is saved is saved backward and around adapters.
+    Frozen layers without a gradient stay apart, but in int8: what is saved is saved backward, around adapters, and by
+    rounding x once.
     """
     joint = [projection for layer in layers if (projection := _projection(layer, x)) is not None]
     dropouts = [layer.dropout for layer in layers if isinstance(layer, AdaLoraLinear)]
-    if len(joint) < len(layers) or not (dropouts or torch.is_grad_enabled()):
+    if len(joint) < len(layers):
         return tuple(layer(x) for layer in layers)
+    if not (dropouts or torch.is_grad_enabled()):
+        rounding = [layer for layer in layers if isinstance(layer, Int8Linear) and layer.rounds(x)]
+        if len(rounding) < len(layers):
+            return tuple(layer(x) for layer in layers)
+        return product_side_by_side(x, rounding)
     lay_side_by_side([each.base.weight for each in joint])
     dropout = dropouts[0] if dropouts else None
     assert dropout is None or isinstance(dropout, PooledDropout)

@@ -205,8 +205,19 @@ def product(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def _product(x: Tensor, layer: Int8Linear, bias: Tensor | None) -> Tensor:
-    flat: Tensor = _Rounded.apply(x.reshape(-1, x.shape[-1]), layer.rounded, bias)  # type: ignore[no-untyped-call]
-    return flat.view(*x.shape[:-1], -1)
+    flat = x.reshape(-1, x.shape[-1])
+    if torch.is_grad_enabled():
+        out: Tensor = _Rounded.apply(flat, layer.rounded, bias)  # type: ignore[no-untyped-call]
+    else:
+        out = layer.rounded.forward(flat, bias)
+    return out.view(*x.shape[:-1], -1)
+
+
+def product_side_by_side(x: Tensor, layers: Sequence[Int8Linear]) -> tuple[Tensor, ...]:
+    """What each of ``layers`` makes of ``x``, without a gradient: one product, x rounded once. All have a bias."""
+    bias = torch.cat([layer.bias for layer in layers])
+    out = rounded_as_one(layers).forward(x.reshape(-1, x.shape[-1]), bias).view(*x.shape[:-1], -1)
+    return torch.split(out, [layer.out_features for layer in layers], dim=-1)
 
 
 class _Rounded(torch.autograd.Function):
