@@ -244,7 +244,6 @@ METHODS: tuple[Method, ...] = (
         name=INT8_LINE,
         settings={**ADALORA, **_INT8},
         tuned_as=MAIN[0],
-        max_seeds=3,
     ),
     Method(
         name="fp32",
