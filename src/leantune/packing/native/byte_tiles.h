@@ -41,10 +41,10 @@ INLINE int64_t place_of(int64_t f, int64_t d) {
 
 #if defined __AMX_INT8__
 
-enum { BYTE_PRODUCTS = 1, WEIGHT_OFFSET = 0 };
+enum { BYTE_PRODUCTS = 1, WEIGHT_OFFSET = 0, STEPS_AT_ONCE = 1 };
 
-/* sums (SIDE, SIDE) = x (SIDE, depth) w (SIDE, depth)^T, from begin_block to end_block a STEP of the depth at a time;
-   x: (SIDE, STEP), w: as much of a panel. Sums stay in tile registers meanwhile. */
+/* sums (SIDE, SIDE) = x (SIDE, depth) w (SIDE, depth)^T, from begin_block to end_block STEPS_AT_ONCE of the depth or, at
+   its end, fewer; x: (steps, SIDE, STEP), w: as much of a panel. Sums stay in tile registers meanwhile. */
 INLINE void begin_block(int32_t *sums) {
     (void)sums;
     _tile_zero(0);
@@ -53,8 +53,8 @@ INLINE void begin_block(int32_t *sums) {
     _tile_zero(3);
 }
 
-INLINE void add_step(int32_t *sums, const int8_t *x, const uint8_t *w) {
-    (void)sums;
+INLINE void add_steps(int32_t *sums, const int8_t *x, const uint8_t *w, int64_t steps) {
+    (void)sums, (void)steps;
     _tile_loadd(4, x, STEP);
     _tile_loadd(6, w, STEP);
     _tile_dpbssd(0, 4, 6);
@@ -74,6 +74,8 @@ INLINE void end_block(int32_t *sums) {
 }
 
 #else
+
+enum { STEPS_AT_ONCE = 1 << 30 }; /* all: sums stay in registers */
 
 /* sums + the products of four bytes of x, the same for all lanes, and four of each column of W. */
 #if defined __AVX512VNNI__
@@ -98,23 +100,27 @@ INLINE i32x16 add_bytes(i32x16 sums, u32x16 w, uint32_t x) {
 }
 #endif
 
-INLINE void begin_block(int32_t *sums) { memset(sums, 0, SIDE * SIDE * sizeof *sums); }
+INLINE void begin_block(int32_t *sums) { (void)sums; }
 INLINE void end_block(int32_t *sums) { (void)sums; }
 
-INLINE void add_step(int32_t *sums, const int8_t *x, const uint8_t *w) {
+INLINE void add_steps(int32_t *sums, const int8_t *x, const uint8_t *w, int64_t steps) {
     for (int first = 0; first < SIDE; first += ROWS) {
-        i32x16 sum[ROWS][2];
-        memcpy(sum, sums + first * SIDE, sizeof sum);
-        for (int quad = 0; quad < STEP / 4; quad++) {
-            u32x16 left = load_u32(w + quad * STEP), right = load_u32(w + (LANES + quad) * STEP);
-            for (int r = 0; r < ROWS; r++) {
-                uint32_t bytes;
-                memcpy(&bytes, x + (first + r) * STEP + quad * 4, sizeof bytes);
-                sum[r][0] = add_bytes(sum[r][0], left, bytes);
-                sum[r][1] = add_bytes(sum[r][1], right, bytes);
+        i32x16 sum[ROWS][2] = {};
+        for (int64_t step = 0; step < steps; step++)
+            for (int quad = 0; quad < STEP / 4; quad++) {
+                const uint8_t *columns = w + step * SIDE * STEP + quad * STEP;
+                u32x16 left = load_u32(columns), right = load_u32(columns + LANES * STEP);
+                for (int r = 0; r < ROWS; r++) {
+                    uint32_t bytes;
+                    memcpy(&bytes, x + (step * SIDE + first + r) * STEP + quad * 4, sizeof bytes);
+                    sum[r][0] = add_bytes(sum[r][0], left, bytes);
+                    sum[r][1] = add_bytes(sum[r][1], right, bytes);
+                }
             }
+        for (int r = 0; r < ROWS; r++) {
+            STORE(sums + (first + r) * SIDE, sum[r][0]);
+            STORE(sums + (first + r) * SIDE + LANES, sum[r][1]);
         }
-        memcpy(sums + first * SIDE, sum, sizeof sum);
     }
 }
 

@@ -134,9 +134,10 @@ INLINE void multiply_taken(const result *a, int64_t count) {
             const uint8_t *panel = a->m->panels + column * depth;
             int32_t *sums = before.sums == w->sums ? w->sums + SIDE * SIDE : w->sums;
             begin_block(sums);
-            for (int64_t step = 0; step < steps; step++) {
-                add_step(sums, x + step * SIDE * STEP, panel + step * SIDE * STEP);
-                finish_rows(&before, share * step, share * (step + 1), a);
+            for (int64_t step = 0; step < steps; step += STEPS_AT_ONCE) {
+                const int64_t now = smaller(STEPS_AT_ONCE, steps - step);
+                add_steps(sums, x + step * SIDE * STEP, panel + step * SIDE * STEP, now);
+                finish_rows(&before, share * step, share * (step + now), a);
             }
             end_block(sums);
             before = (block){sums, row, smaller(SIDE, count - row), column};
