@@ -10,12 +10,6 @@ enum { SIDE = 32, STEP = 64 }; /* rows of a block; bytes of a row that are next 
 
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 
-INLINE i32x16 load_i32(const int32_t *from) {
-    i32x16 x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
 /* The lowest byte of each number, STEP of them. */
 INLINE void store_bytes(int8_t *to, const u32x16 x[STEP / LANES]) {
 #ifdef __AVX512BW__

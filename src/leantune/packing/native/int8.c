@@ -51,9 +51,9 @@ INLINE workspace lay_out_workspace(char *memory, int64_t rows, int64_t width) {
     return (workspace){(int8_t *)memory, (float *)behind, (int32_t *)(behind + rows * 4), (int32_t *)(behind + rows * 8)};
 }
 
-/* Even shares for all threads, of `most` rows or fewer. */
-INLINE int64_t rows_at_once(int64_t rows, int64_t threads, int64_t most) {
-    const int64_t shares = threads * larger(1, (rows + most * threads - 1) / (most * threads));
+/* Even shares for all threads, of MOST_ROWS or fewer. */
+INLINE int64_t rows_at_once(int64_t rows, int64_t threads) {
+    const int64_t rounds = (rows + MOST_ROWS * threads - 1) / (MOST_ROWS * threads), shares = threads * larger(1, rounds);
     return larger(SIDE, round_up((rows + shares - 1) / shares, SIDE));
 }
 
@@ -115,7 +115,7 @@ INLINE void finish_rows(const block *b, int64_t from, int64_t end, const result 
     for (int64_t c = b->column; c < smaller(b->column + SIDE, a->m->rows); c += LANES) {
         const f32x16 scales = load_f32(a->m->scales + c), bias = a->bias ? widen(a->bias + c) : (f32x16){};
         for (int64_t r = from; r < smaller(end, b->count); r++) {
-            i32x16 sum = load_i32(b->sums + r * SIDE + c - b->column);
+            i32x16 sum = (i32x16)load_u32(b->sums + r * SIDE + c - b->column);
             if (WEIGHT_OFFSET) sum -= a->w->offsets[b->row + r];
             f32x16 x = __builtin_convertvector(sum, f32x16) * (scales * a->w->scales[b->row + r]) + bias;
             store_bf16(a->to + (b->row + r) * a->m->rows + c, x);
@@ -170,7 +170,7 @@ int round_weight(const weight *a) {
 
 /* x W^T plus the bias; 0 if there was memory for it. */
 int multiply_rounded(const product *a) {
-    const int64_t D = a->w.width, at_once = rows_at_once(a->T, a->num_threads, MOST_ROWS);
+    const int64_t D = a->w.width, at_once = rows_at_once(a->T, a->num_threads);
     const int64_t size = round_up(workspace_size(at_once, D), 64);
     char *memory = aligned_alloc(64, size * a->num_threads);
     if (!memory) return 1;

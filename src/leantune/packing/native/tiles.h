@@ -3,7 +3,7 @@
 
 #include "vectors.h"
 
-#ifdef __AMX_BF16__
+#ifdef __AMX_TILE__
 #include <sys/syscall.h>
 #include <unistd.h>
 
