@@ -270,6 +270,7 @@ out = Int8Matrix.of(weight).times(x, bias)
 print(why_no_int8(), hashlib.sha256(out.view(torch.int16).numpy().tobytes()).hexdigest())
 """
 NO_AMX = "-mno-amx-int8 -mno-amx-bf16 -mno-amx-tile"
+COMPILER = next(filter(None, map(shutil.which, library.COMPILERS)), "no compiler")
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="what the processor has is read from /proc")
@@ -284,7 +285,7 @@ def test_every_kind_of_processor_gives_the_same_bits(tmp_path):
     ):
         done = subprocess.run(
             [sys.executable, "-c", SHOW_PRODUCT],
-            env={**os.environ, "CC": f"gcc {without}", "LEANTUNE_CACHE": str(tmp_path / kind)},
+            env={**os.environ, "CC": f"{COMPILER} {without}", "LEANTUNE_CACHE": str(tmp_path / kind)},
             capture_output=True,
             text=True,
             check=True,
@@ -302,7 +303,7 @@ def test_where_the_processor_has_no_fast_products_nothing_is_rounded(inputs, tmp
         f"output={tmp_path / 'run'}",
         *settings,
     ]
-    compiler = f"gcc {NO_AMX} -mno-avx512f -mno-avxvnni"
+    compiler = f"{COMPILER} {NO_AMX} -mno-avx512f -mno-avxvnni"
     done = subprocess.run(
         [sys.executable, "-m", "leantune.cli", "train", *words],
         env={**os.environ, "CC": compiler, "LEANTUNE_CACHE": str(tmp_path / "cache")},
