@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -261,57 +260,42 @@ def test_prediction_in_int8_by_openvino_is_its_own_engine(run_in_bf16):
         load_engine("openvino", run_in_bf16, precision="int8")
 
 
-SHOW_PRODUCT = """
-import hashlib, torch
-from leantune.packing.native.int8 import Int8Matrix, why_no_int8
-torch.manual_seed(0)
-x, weight, bias = (torch.randn(shape).bfloat16() for shape in ((45, 208), (112, 208), (112,)))
-out = Int8Matrix.of(weight).times(x, bias)
-print(why_no_int8(), hashlib.sha256(out.view(torch.int16).numpy().tobytes()).hexdigest())
-"""
-NO_AMX = "-mno-amx-int8 -mno-amx-bf16 -mno-amx-tile"
+NO_AMX = ("-mno-amx-int8", "-mno-amx-bf16", "-mno-amx-tile")
+NO_VNNI = (*NO_AMX, "-mno-avx512f", "-mno-avxvnni")
 COMPILER = next(filter(None, map(shutil.which, library.COMPILERS)), "no compiler")
 
 
+def kernels_without(flags: tuple[str, ...], folder: Path) -> library.Kernels:
+    """The products alone, as a processor without these abilities has them."""
+    source, target = Path(int8.__file__).with_name("int8.c"), folder / f"{len(flags)}.so"
+    subprocess.run([COMPILER, *library.FLAGS, *flags, str(source), "-o", str(target)], check=True)
+    return library.Kernels(ctypes.CDLL(str(target)))
+
+
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="what the processor has is read from /proc")
-def test_every_kind_of_processor_gives_the_same_bits(tmp_path):
+def test_every_kind_of_processor_gives_the_same_bits(tmp_path, monkeypatch):
     has = set(Path("/proc/cpuinfo").read_text("utf-8").split())
+    x, weight, bias = (torch.randn(shape).bfloat16() for shape in ((45, 208), (112, 208), (112,)))
     found = {}
     for kind, without, is_fast in (
-        ("own", "", True),
+        ("own", (), True),
         ("vnni-512", NO_AMX, bool(has & {"avx512_vnni", "avx_vnni"})),
-        ("vnni-256", f"{NO_AMX} -mno-avx512f", "avx_vnni" in has),
-        ("none", f"{NO_AMX} -mno-avx512f -mno-avxvnni", False),
+        ("vnni-256", (*NO_AMX, "-mno-avx512f"), "avx_vnni" in has),
+        ("none", NO_VNNI, False),
     ):
-        done = subprocess.run(
-            [sys.executable, "-c", SHOW_PRODUCT],
-            env={**os.environ, "CC": f"{COMPILER} {without}", "LEANTUNE_CACHE": str(tmp_path / kind)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        *reason, found[kind] = done.stdout.split()
-        assert (reason == []) == is_fast, done.stdout
-    assert len(set(found.values())) == 1, found
+        kernels = kernels_without(without, tmp_path)
+        for module in (int8, library):
+            monkeypatch.setattr(module, "kernels", lambda kernels=kernels: kernels)
+        assert (why_no_int8() == "") == is_fast, kind
+        found[kind] = int8.Int8Matrix.of(weight).times(x, bias)
+    assert all(torch.equal(each, found["own"]) for each in found.values()), found
 
 
-def test_where_the_processor_has_no_fast_products_nothing_is_rounded(inputs, tmp_path):
-    settings = ["precision=bf16", "init_rank=4", "target_rank=2", "epochs=1", "max_length=32"]
-    words = [
-        f"data={inputs / 'train.csv'}",
-        f"model={inputs / 'encoder'}",
-        f"output={tmp_path / 'run'}",
-        *settings,
-    ]
-    compiler = f"{COMPILER} {NO_AMX} -mno-avx512f -mno-avxvnni"
-    done = subprocess.run(
-        [sys.executable, "-m", "leantune.cli", "train", *words],
-        env={**os.environ, "CC": compiler, "LEANTUNE_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "run" / "record.json").read_text("utf-8"))
+def test_where_the_processor_has_no_fast_products_nothing_is_rounded(inputs, tmp_path, monkeypatch):
+    kernels = kernels_without(NO_VNNI, tmp_path)
+    monkeypatch.setattr(int8, "kernels", lambda: kernels)
+    recipe = recipe_for(inputs, tmp_path / "run", precision="bf16", int8_products=True, epochs=1)
+    record = json.loads((run_training(recipe, console=quiet()) / "record.json").read_text("utf-8"))
     assert record["recipe"]["int8_products"]
     assert record["hardware"]["kernels"] == "native"
     assert record["model"]["frozen_products"] == "bf16"
