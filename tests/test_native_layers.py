@@ -139,7 +139,11 @@ def test_a_residual_block_equals_fp32(rows, width, has_dense, seed):
     for found, wanted in zip(torch.autograd.grad(out, inputs, weight), gradients, strict=True):
         torch.testing.assert_close(found.float(), wanted, atol=0.05, rtol=0.02)
     with torch.no_grad():
-        assert torch.equal(block(*inputs), out)
+        again = block(*inputs)
+    if has_dense:  # may be one pass, which rounds less (`test_dense.py`)
+        torch.testing.assert_close(again.float(), expected, atol=0.05, rtol=0.02)
+    else:
+        assert torch.equal(again, out)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5])

@@ -14,6 +14,7 @@ from leantune.adalora.layer import AdaLoraLinear
 from leantune.packing.attention import packed_attention
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.adapter import Projection, can_adapt, project
+from leantune.packing.native.dense import can_multiply, dense
 from leantune.packing.native.int8 import Int8Linear, is_linear, product_side_by_side
 from leantune.packing.native.library import learns, serves
 from leantune.packing.plan import AttentionPlan
@@ -79,9 +80,11 @@ def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
     """What each of ``layers`` makes of ``x``; by one product where the native kernels serve, with one dropout
     for the input of all adapters.
 
-    Frozen layers without a gradient stay apart, but in int8: what is saved is saved backward, around adapters, and by
-    rounding x once.
+    Frozen layers without a gradient stay apart where torch multiplies bf16: what is saved is saved backward and around
+    adapters, or by reading or rounding x once.
     """
+    if can_multiply(layers, x):
+        return dense(x, layers)
     joint = [projection for layer in layers if (projection := _projection(layer, x)) is not None]
     dropouts = [layer.dropout for layer in layers if isinstance(layer, AdaLoraLinear)]
     if len(joint) < len(layers):

@@ -120,7 +120,7 @@ def load_run(
     chosen = precision or recipe.precision
     dtype = hardware.DTYPES[hardware.pick_precision("bf16" if chosen == INT8 else chosen, device)]
     model = load_merged(run, record, trust_remote_code=trust_remote_code)
-    set_encoder_dtype(model, dtype)
+    set_encoder_dtype(model.requires_grad_(False), dtype)
     classifier = PackedClassifier(model, DropoutStream(0)).eval()
     if chosen == INT8:
         _multiply_in_int8(model, device)
@@ -139,7 +139,7 @@ def _multiply_in_int8(model: Any, device: torch.device) -> None:
         UsageError: saying what is missing for it.
     """
     reason = "it is for CPUs" if device.type != "cpu" else why_no_int8()
-    if not reason and not use_int8_products(model.requires_grad_(False), predicts=True):
+    if not reason and not use_int8_products(model, predicts=True):
         reason = f"no layer of this {model.config.model_type} has widths of a multiple of {WIDTH_MULTIPLE}"
     if reason:
         raise UsageError(f"precision=int8: {reason}; use precision=auto")

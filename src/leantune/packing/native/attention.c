@@ -51,7 +51,7 @@ INLINE f32x16 softmax_panel(task *t, int64_t query, int64_t first, int64_t last,
     for (int64_t key = first; key < end; key++) {
         f32x16 score = scores_of(t, query, key, biased);
         if (windowed) score = choose(visible(a->window, query, key), score, lowest);
-        highest = choose((u32x16)(score > highest), score, highest);
+        highest = greater_f32(score, highest);
     }
     for (int64_t key = first; key < end; key += 2) {
         f32x16 weight[2] = {};
@@ -233,6 +233,7 @@ static void fetch_text(const task *t) {
     fetch_rows(a->k + t->first * a->k_strides[0], a->k_strides[0], t->length, width);
     fetch_rows(a->v + t->first * a->v_strides[0], a->v_strides[0], t->length, width);
     fetch_rows(a->out + place, width, t->queries, width);
+    if (!a->grad_out) return;
     fetch_rows(a->grad_out + place, width, t->queries, width);
     const int64_t grad_place = t->first * a->grad_stride;
     fetch_rows(a->grad_q + grad_place, a->grad_stride, t->queries, width);
@@ -252,8 +253,8 @@ static int variant_of(const attention *a) {
 static int run_all(const attention *a, run_task *const variants[]) {
     run_task *run = variants[variant_of(a)];
     const int64_t size = lay_out(&(task){}, NULL, a->longest, a->head_width);
-    /* eight arrays of the longest text beside the buffers in a cache of a megabyte or two */
-    const int fits = a->grad_out && a->longest * a->num_heads * a->head_width * 8 * 2 <= 3 << 19;
+    /* up to eight arrays of the longest text beside the buffers in a cache of a megabyte or two */
+    const int fits = a->longest * a->num_heads * a->head_width * 8 * 2 <= 3 << 19;
     const int64_t heads = fits && a->num_texts >= 8 * a->num_threads ? a->num_heads : 1;
     char *memory = aligned_alloc(64, size * a->num_threads);
     if (!memory) return 1;

@@ -6,7 +6,7 @@
 
 #include "tiles.h"
 
-enum { SIDE = 32, STEP = 64 }; /* rows of a block; bytes of a row that are next to each other */
+enum { STEP = 64 }; /* bytes of a row that are next to each other */
 
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 
@@ -49,12 +49,12 @@ INLINE void begin_block(int32_t *sums) {
 
 INLINE void add_steps(int32_t *sums, const int8_t *x, const uint8_t *w, int64_t steps) {
     (void)sums, (void)steps;
-    _tile_loadd(4, x, STEP);
+    _tile_stream_loadd(4, x, STEP); /* past the first cache, where W shall stay for the next rows */
     _tile_loadd(6, w, STEP);
     _tile_dpbssd(0, 4, 6);
     _tile_loadd(7, w + LANES * STEP, STEP);
     _tile_dpbssd(1, 4, 7);
-    _tile_loadd(5, x + LANES * STEP, STEP);
+    _tile_stream_loadd(5, x + LANES * STEP, STEP);
     _tile_dpbssd(2, 5, 6);
     _tile_dpbssd(3, 5, 7);
 }

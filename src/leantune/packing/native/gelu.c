@@ -1,10 +1,6 @@
-/* GELU(x) = x Phi(x) of bf16 numbers, and its derivative Phi(x) + x phi(x); Phi and phi are the normal
-   distribution's (Hendrycks and Gimpel, 2016, arXiv 1606.08415).
-
-   Both factors are 1/2 plus an odd function that ends at 1/2: a polynomial fitted to the least greatest error
-   (Chebyshev), which leaves 3e-5 in GELU and 7e-5 in the derivative. Half a step of bf16 is more for every
-   value above 0.014. */
-#include "vectors.h"
+/* GELU of bf16 numbers, and its derivative Phi(x) + x phi(x), by polynomials of the same kind (`gelu.h`): 7e-5 are
+   left in the derivative. */
+#include "gelu.h"
 
 typedef struct {
     const uint16_t *x;      /* (rows, width) contiguous, as all that follow */
@@ -15,21 +11,6 @@ typedef struct {
     uint16_t *grad_x;
     int64_t num_threads;
 } gelu;
-
-/* 1/2 + x P(2 (x / end)^2 - 1) with x no further than `end` from 0. */
-INLINE f32x16 sigmoid_like(f32x16 x, const float end, const float *coefficients, const int count) {
-    x = at_most(at_least(x, -end), end);
-    f32x16 z = x * x * (2 / (end * end)) - 1.0f, p = (f32x16){} + coefficients[0];
-    for (int i = 1; i < count; i++) p = p * z + coefficients[i];
-    return x * p + 0.5f;
-}
-
-INLINE f32x16 value(f32x16 x) {
-    const float end = 4.375f; /* what is left of the factor there times -1e30 would not be nothing */
-    const float p[] = {2.62538833e-3f,  -7.55199045e-3f, 1.06758773e-2f,  -1.57629531e-2f, 2.65808757e-2f,
-                       -3.99557017e-2f, 5.53448051e-2f,  -7.89732412e-2f, 0.161302656f};
-    return at_least(x, -end) * sigmoid_like(x, end, p, 9);
-}
 
 INLINE f32x16 slope(f32x16 x) {
     const float p[] = {-2.82570608e-2f, 6.28308356e-2f,  -4.74346168e-2f, 4.59291488e-2f,  -8.8143944e-2f,
@@ -46,7 +27,7 @@ int gelu_forward(const gelu *a) {
 #pragma omp parallel for num_threads(a->num_threads)
     for (int64_t row = 0; row < a->num_rows; row++)
         for (int64_t c = 0; c < a->width; c += LANES)
-            store_bf16(a->out + row * a->width + c, value(sum_at(a, row, c)));
+            store_bf16(a->out + row * a->width + c, gelu_of(sum_at(a, row, c)));
     return 0;
 }
 

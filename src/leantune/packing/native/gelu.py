@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leantune.packing.native.feed_forward import FeedForward
 from leantune.packing.native.int8 import is_linear, product
 from leantune.packing.native.library import call, learns, serves
 
@@ -51,9 +52,12 @@ class GeluLayer(nn.Module):
     def __init__(self, dense: nn.Module, activation: NativeGelu) -> None:
         super().__init__()
         self.dense, self.intermediate_act_fn = dense, activation
+        self.block: FeedForward | None = None
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """``(..., D)`` to ``(..., F)``."""
+        """``(..., D)`` to ``(..., F)``; what came in, where the module behind does all of the block."""
+        if self.block is not None and self.block.serves(hidden_states):
+            return hidden_states
         if bias_apart(self.dense) and serves(hidden_states):
             return gelu(product(hidden_states, self.dense), self.dense.bias)
         activated: Tensor = self.intermediate_act_fn(self.dense(hidden_states))

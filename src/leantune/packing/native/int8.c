@@ -33,7 +33,9 @@ typedef struct {
     int64_t num_threads;
 } product;
 
-enum { MOST_ROWS = 128 }; /* enough to use a panel of W several times while it is near */
+/* Rows at once: enough to use a panel of W several times while it is near, and more of them where W is too large to stay
+   in the second cache from one block of rows to the next. */
+INLINE int64_t most_rows(const matrix *w) { return w->rows * w->width > 1 << 20 ? 256 : 128; }
 
 /* Rounded rows of a thread, and what belongs to each of them. */
 typedef struct {
@@ -49,12 +51,6 @@ INLINE int64_t workspace_size(int64_t rows, int64_t width) { return rows * (dept
 INLINE workspace lay_out_workspace(char *memory, int64_t rows, int64_t width) {
     char *behind = memory + rows * depth_of(width);
     return (workspace){(int8_t *)memory, (float *)behind, (int32_t *)(behind + rows * 4), (int32_t *)(behind + rows * 8)};
-}
-
-/* Even shares for all threads, of MOST_ROWS or fewer. */
-INLINE int64_t rows_at_once(int64_t rows, int64_t threads) {
-    const int64_t rounds = (rows + MOST_ROWS * threads - 1) / (MOST_ROWS * threads), shares = threads * larger(1, rounds);
-    return larger(SIDE, round_up((rows + shares - 1) / shares, SIDE));
 }
 
 /* As bits, so that what is not finite counts as more than all else and its scale tells: the row comes out as NaN. */
@@ -123,6 +119,11 @@ INLINE void finish_rows(const block *b, int64_t from, int64_t end, const result 
     }
 }
 
+/* Ask for where rows `from` to `end` of a block will be written: each is a cache line far from the next. */
+INLINE void fetch_target(const result *a, int64_t column, int64_t from, int64_t end) {
+    for (int64_t r = from; r < end; r++) __builtin_prefetch(a->to + r * a->m->rows + column, 1);
+}
+
 /* A block is finished while the next is multiplied: AMX works beside the other units of a core. */
 INLINE void multiply_taken(const result *a, int64_t count) {
     const workspace *w = a->w;
@@ -137,6 +138,7 @@ INLINE void multiply_taken(const result *a, int64_t count) {
             for (int64_t step = 0; step < steps; step += STEPS_AT_ONCE) {
                 const int64_t now = smaller(STEPS_AT_ONCE, steps - step);
                 add_steps(sums, x + step * SIDE * STEP, panel + step * SIDE * STEP, now);
+                fetch_target(a, column, row + share * step, row + smaller(SIDE, share * (step + now)));
                 finish_rows(&before, share * step, share * (step + now), a);
             }
             end_block(sums);
@@ -170,7 +172,7 @@ int round_weight(const weight *a) {
 
 /* x W^T plus the bias; 0 if there was memory for it. */
 int multiply_rounded(const product *a) {
-    const int64_t D = a->w.width, at_once = rows_at_once(a->T, a->num_threads);
+    const int64_t D = a->w.width, at_once = rows_at_once(a->T, a->num_threads, most_rows(&a->w), SIDE);
     const int64_t size = round_up(workspace_size(at_once, D), 64);
     char *memory = aligned_alloc(64, size * a->num_threads);
     if (!memory) return 1;

@@ -10,6 +10,12 @@ static int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1)
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* Even shares of `rows` for all threads, whole `unit`s of them, of `most` or fewer. */
+static int64_t rows_at_once(int64_t rows, int64_t threads, int64_t most, int64_t unit) {
+    const int64_t rounds = (rows + most * threads - 1) / (most * threads), shares = threads * larger(1, rounds);
+    return larger(unit, round_up((rows + shares - 1) / shares, unit));
+}
+
 /* `count` rows of H, and rows of zeros up to `padded`. */
 INLINE void copy_rows(uint16_t *to, const uint16_t *from, int64_t stride, int64_t count, int64_t padded, int64_t H) {
     for (int64_t r = 0; r < count; r++) memcpy(to + r * H, from + r * stride, H * sizeof *to);
@@ -61,8 +67,12 @@ INLINE void write_columns(uint16_t *to, int64_t stride, const float *columns, f3
 /* (padded or 16 rows) = rows (.., depth) columns (depth, 16), sixteen rows at a time. */
 INLINE void products(float *to, const uint16_t *rows, int64_t row, const uint32_t *columns, int64_t first,
                      int64_t last, int64_t depth) {
-    for (int64_t r = first; r < last; r += LANES)
-        tile_product(to + r * LANES, LANES, rows + r * row, row, columns, LANES, depth, 0);
+    int64_t r = first;
+#ifdef __AMX_BF16__
+    for (; r + TILES_AT_ONCE * LANES <= last; r += TILES_AT_ONCE * LANES)
+        tile_products(to + r * LANES, LANES, rows + r * row, row, columns, LANES, depth);
+#endif
+    for (; r < last; r += LANES) tile_product(to + r * LANES, LANES, rows + r * row, row, columns, LANES, depth, 0);
 }
 
 INLINE void fetch_rows(const uint16_t *x, int64_t stride, int64_t count, int64_t width) {

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from leantune.packing.dropout import DropoutStream, PooledDropout
+from leantune.packing.native.dense import can_multiply, dense_and_norm
 from leantune.packing.native.dropout import LEVELS, native_levels
-from leantune.packing.native.gelu import bias_apart
-from leantune.packing.native.int8 import product
+from leantune.packing.native.feed_forward import FeedForward
+from leantune.packing.native.gelu import GeluLayer, bias_apart
+from leantune.packing.native.int8 import is_linear, product
 from leantune.packing.native.library import call, serves
 from leantune.packing.native.norm import Norm, is_frozen_norm
 
@@ -51,9 +53,12 @@ class ResidualBlock(nn.Module):
     def __init__(self, dense: nn.Module, dropout: PooledDropout, norm: nn.LayerNorm) -> None:
         super().__init__()
         self.dense, self.dropout, self.LayerNorm = dense, dropout, norm
+        self.block: FeedForward | None = None
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         """``(..., in)`` and ``(..., D)`` to ``(..., D)``."""
+        if self.block is not None and self.block.serves(input_tensor):
+            return self.block(input_tensor)
         return add_and_norm(self.dense, self.dropout, self.LayerNorm, hidden_states, input_tensor)
 
 
@@ -64,12 +69,14 @@ def add_and_norm(
     if not (is_frozen_norm(norm, residual) and residual.shape[-1] % WIDTH_MULTIPLE == 0 and serves(residual)):
         normed: Tensor = norm(dropout(dense(hidden)) + residual)
         return normed
-    bias = None
+    p, bias = dropout.p if dropout.training else 0.0, None
+    if is_linear(dense) and p == 0 and can_multiply([dense], hidden):
+        return dense_and_norm(hidden, dense, residual, norm)
     if bias_apart(dense):
         x, bias = product(hidden, dense), dense.bias
     else:
         x = dense(hidden)
-    x, residual, p = x.contiguous(), residual.contiguous(), dropout.p if dropout.training else 0.0
+    x, residual = x.contiguous(), residual.contiguous()
     if not torch.is_grad_enabled():
         return _forward(_arguments(x, residual, bias, norm, p, dropout.stream), x)
     out: Tensor = _Residual.apply(x, residual, bias, norm, p, dropout.stream)  # type: ignore[no-untyped-call]
@@ -132,9 +139,15 @@ def _forward(arguments: _Arguments, x: Tensor) -> Tensor:
 
 
 def replace_residual_blocks(model: nn.Module, names: list[str]) -> None:
-    """Put `ResidualBlock` where ``model`` has modules with these names; their dropout is pooled already."""
+    """Put `ResidualBlock` where ``model`` has modules with these names; their dropout is pooled already, and
+    `GeluLayer` where it belongs.
+    """
     for name in names:
         block: Any = model.get_submodule(name)
         children = dict(block.named_children())
         assert list(children) == ["dense", "LayerNorm", "dropout"], f"{name} has {', '.join(children)}"
-        model.set_submodule(name, ResidualBlock(block.dense, block.dropout, block.LayerNorm))
+        replaced = ResidualBlock(block.dense, block.dropout, block.LayerNorm)
+        model.set_submodule(name, replaced)
+        before = getattr(model.get_submodule(name.rpartition(".")[0]), "intermediate", None)
+        if isinstance(before, GeluLayer):
+            before.block = replaced.block = FeedForward(before, replaced)

@@ -3,6 +3,8 @@
 
 #include "vectors.h"
 
+enum { SIDE = 32 }; /* rows and columns of a block: two tiles each way */
+
 #ifdef __AMX_TILE__
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -47,6 +49,33 @@ INLINE f32x16 add_pairs(f32x16 sum, uint32_t pair, u32x16 pairs) {
     return sum + first_of(same) * first_of(pairs) + second_of(same) * second_of(pairs);
 #endif
 }
+
+#ifdef __AMX_BF16__
+enum { TILES_AT_ONCE = 4 };
+
+/* c (64, 16) = a (64, depth) b (depth, 16) as below: b is loaded once, and no product waits for the one before. */
+INLINE void tile_products(float *c, long c_row, const uint16_t *a, long a_row, const uint32_t *b, long b_row, long depth) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (long k = 0; k < depth; k += DEPTH) {
+        _tile_loadd(4, b + k / 2 * b_row, b_row * 4);
+        _tile_loadd(5, a + k, a_row * 2);
+        _tile_dpbf16ps(0, 5, 4);
+        _tile_loadd(6, a + LANES * a_row + k, a_row * 2);
+        _tile_dpbf16ps(1, 6, 4);
+        _tile_loadd(5, a + 2 * LANES * a_row + k, a_row * 2);
+        _tile_dpbf16ps(2, 5, 4);
+        _tile_loadd(6, a + 3 * LANES * a_row + k, a_row * 2);
+        _tile_dpbf16ps(3, 6, 4);
+    }
+    _tile_stored(0, c, c_row * 4);
+    _tile_stored(1, c + LANES * c_row, c_row * 4);
+    _tile_stored(2, c + 2 * LANES * c_row, c_row * 4);
+    _tile_stored(3, c + 3 * LANES * c_row, c_row * 4);
+}
+#endif
 
 /* c (16, 16) = a (16, depth) b (depth, 16), or c += it.
 

@@ -98,6 +98,15 @@ INLINE f32x16 choose(u32x16 mask, f32x16 a, f32x16 b) {
     return (f32x16)((mask & (u32x16)a) | (~mask & (u32x16)b));
 }
 
+/* a where it is greater, else b. */
+INLINE f32x16 greater_f32(f32x16 a, f32x16 b) {
+#ifdef __AVX512F__
+    return (f32x16)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return choose((u32x16)(a > b), a, b);
+#endif
+}
+
 /* x or a bound; a NaN stays one: of the two, the instructions then return the second. */
 #ifdef __AVX512F__
 INLINE f32x16 at_least(f32x16 x, float low) { return (f32x16)_mm512_max_ps((__m512)((f32x16){} + low), (__m512)x); }
