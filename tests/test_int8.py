@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -25,6 +26,8 @@ from leantune.model import PackedClassifier
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native import int8, library
+from leantune.packing.native.feed_forward import FeedForward
+from leantune.packing.native.gelu import GeluLayer, NativeGelu, gelu
 from leantune.packing.native.int8 import (
     Int8Linear,
     Int8Weight,
@@ -32,6 +35,7 @@ from leantune.packing.native.int8 import (
     use_int8_products,
     why_no_int8,
 )
+from leantune.packing.native.residual import ResidualBlock
 from leantune.packing.side_by_side import lie_side_by_side
 from leantune.pretrained import set_encoder_dtype
 from leantune.training.run import run_training
@@ -91,6 +95,48 @@ def test_every_row_is_computed_by_one_thread_and_all_are(rows, threads):
         assert_product_of_rounded(Int8Weight([weight]).forward(x), (x, weight))
     finally:
         torch.set_num_threads(before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 70), width=WIDTHS, out=WIDTHS, seed=st.integers(0, 5))
+def test_gelu_and_its_slope_are_taken_where_products_are_finished(rows, width, out, seed):
+    torch.manual_seed(seed)
+    x, grad = torch.randn(rows, width).bfloat16(), torch.randn(rows, width).bfloat16()
+    weight, bias = layer_of(width, out).weight, torch.randn(out).bfloat16()
+    matrix = int8.Int8Matrix.of(weight)
+    before, activated = matrix.times_then_gelu(x, bias, keeps=True)
+    assert torch.equal(before, matrix.times(x))
+    assert torch.equal(activated, gelu(before, bias))
+    assert torch.equal(matrix.times_then_gelu(x, bias, keeps=False)[1], activated)
+    exact = (before.double() + bias.double()).requires_grad_()
+    (slope,) = torch.autograd.grad(F.gelu(exact).sum(), exact)
+    found, product = matrix.times_slope(grad, before, bias).double(), matrix.times(grad).double()
+    torch.testing.assert_close(found, product * slope, rtol=2**-7, atol=1e-4 * product.abs().max().item())
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_a_feed_forward_block_in_int8_is_its_layers(p, monkeypatch):
+    torch.manual_seed(0)
+    first, last = Int8Linear(layer_of(64, 96)), Int8Linear(layer_of(96, 64))
+    norm = nn.LayerNorm(64).bfloat16().requires_grad_(False)
+    inner = GeluLayer(first, NativeGelu())
+    outer = ResidualBlock(last, PooledDropout(p, DropoutStream(2)), norm)
+    x, weight = torch.randn(1, 45, 64).bfloat16().requires_grad_(), torch.randn(1, 45, 64).bfloat16()
+    apart = outer(inner(x), x)
+    (slope_apart,) = torch.autograd.grad(apart, x, weight)
+    outer.dropout.stream = DropoutStream(2)
+    inner.block = outer.block = FeedForward(inner, outer)
+    used = []
+    for module in ("int8", "gelu"):
+        monkeypatch.setattr(
+            f"leantune.packing.native.{module}.call",
+            lambda name, arguments: used.append(name) or library.call(name, arguments),
+        )
+    joint = outer(inner(x), x)
+    (slope,) = torch.autograd.grad(joint, x, weight)
+    assert torch.equal(joint, apart)
+    torch.testing.assert_close(slope.float(), slope_apart.float(), rtol=0.05, atol=0.05)
+    assert used == ["multiply_rounded"] * 4
 
 
 def test_layers_of_one_input_are_rounded_once_as_one():
@@ -287,7 +333,8 @@ def test_every_kind_of_processor_gives_the_same_bits(tmp_path, monkeypatch):
         for module in (int8, library):
             monkeypatch.setattr(module, "kernels", lambda kernels=kernels: kernels)
         assert (why_no_int8() == "") == is_fast, kind
-        found[kind] = int8.Int8Matrix.of(weight).times(x, bias)
+        matrix = int8.Int8Matrix.of(weight)
+        found[kind] = torch.cat([matrix.times(x, bias), *matrix.times_then_gelu(x, bias, keeps=True)])
     assert all(torch.equal(each, found["own"]) for each in found.values()), found
 
 

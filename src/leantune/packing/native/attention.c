@@ -275,8 +275,25 @@ static int run_all(const attention *a, run_task *const variants[]) {
     return 0;
 }
 
-int attention_forward(const attention *a) { return run_all(a, forward_task_variants); }
-int attention_backward(const attention *a) { return run_all(a, backward_task_variants); }
+/* Zero the rows that no task writes: tokens of no text, or all but the first of each. */
+static void clear_unwritten(const attention *a, uint16_t *x, int64_t stride, int only_first) {
+    const int64_t first = only_first ? 0 : a->cu_seqlens[a->num_texts];
+#pragma omp parallel for num_threads(a->num_threads) if (only_first)
+    for (int64_t row = first; row < a->num_tokens; row++)
+        memset(x + row * stride, 0, a->num_heads * a->head_width * sizeof *x);
+}
+
+int attention_forward(const attention *a) {
+    clear_unwritten(a, a->out, a->num_heads * a->head_width, a->only_first);
+    return run_all(a, forward_task_variants);
+}
+
+int attention_backward(const attention *a) {
+    clear_unwritten(a, a->grad_q, a->grad_stride, a->only_first);
+    clear_unwritten(a, a->grad_k, a->grad_stride, 0);
+    clear_unwritten(a, a->grad_v, a->grad_stride, 0);
+    return run_all(a, backward_task_variants);
+}
 
 /* Once, before anything else; 0 if all is well. */
 int prepare(void) { return request_tiles(); }

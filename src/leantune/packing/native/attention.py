@@ -63,7 +63,7 @@ def attend(
     if torch.is_grad_enabled():
         return NativeAttention.apply(q_TNH, k_TNH, v_TNH, *settings)  # type: ignore[no-untyped-call, no-any-return]
     q, k, v = (_dense_heads(x) for x in (q_TNH, k_TNH, v_TNH))
-    return _forward(_arguments(q, k, v, *settings), q, plan, only_first)
+    return _forward(_arguments(q, k, v, *settings), q)
 
 
 class NativeAttention(torch.autograd.Function):
@@ -75,11 +75,10 @@ class NativeAttention(torch.autograd.Function):
         arguments = _arguments(q, k, v, plan, *settings)
         stats = torch.empty(2, q.shape[1], q.shape[0])
         arguments.stats = stats.data_ptr()
-        only_first = settings[-1]
-        out = _forward(arguments, q, plan, only_first)
+        out = _forward(arguments, q)
         ctx.save_for_backward(q, k, v, out, stats)
         # the plan keeps the memory of cu_seqlens and of what distances add
-        ctx.arguments, ctx.plan, ctx.only_first = arguments, plan, only_first
+        ctx.arguments, ctx.plan = arguments, plan
         return out
 
     @staticmethod
@@ -88,9 +87,6 @@ class NativeAttention(torch.autograd.Function):
         arguments: _Arguments = ctx.arguments
         grad_out = grad_outputs[0].contiguous()
         grad_q, grad_k, grad_v = _like([q, k, v])
-        _clear_unwritten(grad_q, ctx.plan, ctx.only_first)
-        _clear_unwritten(grad_k, ctx.plan, False)
-        _clear_unwritten(grad_v, ctx.plan, False)
         arguments.grad_out, arguments.grad_stride = grad_out.data_ptr(), grad_q.stride(0)
         arguments.grad_q, arguments.grad_k, arguments.grad_v = (
             x.data_ptr() for x in (grad_q, grad_k, grad_v)
@@ -135,8 +131,8 @@ def _arguments(
     )
 
 
-def _forward(arguments: _Arguments, q: Tensor, plan: AttentionPlan, only_first: bool) -> Tensor:
-    out = _clear_unwritten(q.new_empty(q.shape), plan, only_first)
+def _forward(arguments: _Arguments, q: Tensor) -> Tensor:
+    out = q.new_empty(q.shape)
     arguments.out = out.data_ptr()
     call("attention_forward", arguments)
     return out
@@ -148,12 +144,6 @@ def _like(heads: list[Tensor]) -> tuple[Tensor, ...]:
     if lie_side_by_side([x.flatten(1) for x in heads], dim=1):
         return heads[0].new_empty(num_tokens, 3, *shape).unbind(1)
     return heads[0].new_empty(3, num_tokens, *shape).unbind(0)
-
-
-def _clear_unwritten(x_TNH: Tensor, plan: AttentionPlan, only_first: bool) -> Tensor:
-    """Zero what no kernel writes: tokens of no text, or all but the first."""
-    x_TNH[0 if only_first else plan.num_tokens :] = 0
-    return x_TNH
 
 
 def _dense_heads(x_TNH: Tensor) -> Tensor:

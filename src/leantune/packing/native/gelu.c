@@ -1,5 +1,4 @@
-/* GELU of bf16 numbers, and its derivative Phi(x) + x phi(x), by polynomials of the same kind (`gelu.h`): 7e-5 are
-   left in the derivative. */
+/* GELU of bf16 numbers and its derivative, one pass each way. */
 #include "gelu.h"
 
 typedef struct {
@@ -11,12 +10,6 @@ typedef struct {
     uint16_t *grad_x;
     int64_t num_threads;
 } gelu;
-
-INLINE f32x16 slope(f32x16 x) {
-    const float p[] = {-2.82570608e-2f, 6.28308356e-2f,  -4.74346168e-2f, 4.59291488e-2f,  -8.8143944e-2f,
-                       0.10480044f,     -9.25141796e-2f, 8.30253884e-2f,  -8.76449645e-2f, 0.156998083f};
-    return sigmoid_like(x, 4.5625f, p, 10);
-}
 
 INLINE f32x16 sum_at(const gelu *a, int64_t row, int64_t column) {
     f32x16 x = widen(a->x + row * a->width + column);
@@ -35,7 +28,7 @@ int gelu_backward(const gelu *a) {
 #pragma omp parallel for num_threads(a->num_threads)
     for (int64_t row = 0; row < a->num_rows; row++)
         for (int64_t c = 0; c < a->width; c += LANES) {
-            f32x16 grad = widen(a->grad_out + row * a->width + c) * slope(sum_at(a, row, c));
+            f32x16 grad = widen(a->grad_out + row * a->width + c) * gelu_slope(sum_at(a, row, c));
             store_bf16(a->grad_x + row * a->width + c, grad);
         }
     return 0;

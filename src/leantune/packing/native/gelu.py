@@ -55,8 +55,8 @@ class GeluLayer(nn.Module):
         self.block: FeedForward | None = None
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """``(..., D)`` to ``(..., F)``; what came in, where the module behind does all of the block."""
-        if self.block is not None and self.block.serves(hidden_states):
+        """``(..., D)`` to ``(..., F)``; what came in, where the module behind computes for both."""
+        if self.block is not None and self.block.computes(hidden_states):
             return hidden_states
         if bias_apart(self.dense) and serves(hidden_states):
             return gelu(product(hidden_states, self.dense), self.dense.bias)

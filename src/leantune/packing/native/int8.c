@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "byte_tiles.h"
+#include "gelu.h"
 #include "panels.h"
 
 /* A rounded matrix (rows, width): `panels` holds SIDE rows after SIDE rows, each at its `place_of`; both numbers,
@@ -29,9 +30,14 @@ typedef struct {
     int64_t T;
     matrix w;             /* (F, D) */
     const uint16_t *bias; /* (F) bf16; NULL: none */
-    uint16_t *out;        /* (T, F) bf16 */
+    uint16_t *out;        /* (T, F) bf16; NULL: only `activated` is wanted */
+    const uint16_t *gelu_bias; /* (F) bf16, of what follows */
+    uint16_t *activated;       /* (T, F) bf16: GELU(out + gelu_bias); NULL: none */
+    const uint16_t *before;    /* (T, F) bf16: out is multiplied by GELU's slope at before + gelu_bias; NULL: it is not */
     int64_t num_threads;
 } product;
+
+enum { AS_IT_IS, THEN_GELU, TIMES_SLOPE }; /* what becomes of a product */
 
 /* Rows at once: enough to use a panel of W several times while it is near, and more of them where W is too large to stay
    in the second cache from one block of rows to the next. */
@@ -92,12 +98,11 @@ INLINE void take_row(const workspace *w, int64_t r, const uint16_t *row, int64_t
     w->offsets[r] *= WEIGHT_OFFSET;
 }
 
-/* The products of `count` rows with all rows of a matrix. */
+/* The products of a block of rows with all rows of a matrix. */
 typedef struct {
-    uint16_t *to;         /* (count, m->rows) bf16 */
-    const uint16_t *bias; /* (m->rows), may be NULL */
+    const product *of;
     const workspace *w;
-    const matrix *m;
+    int64_t first, count; /* rows */
 } result;
 
 /* SIDE x SIDE sums of it. */
@@ -106,45 +111,62 @@ typedef struct {
     int64_t row, count, column;
 } block;
 
+INLINE int64_t place_in(const result *a, int64_t row, int64_t column) { return (a->first + row) * a->of->w.rows + column; }
+
 /* Rows `from` to `end` of a block, scaled. */
-INLINE void finish_rows(const block *b, int64_t from, int64_t end, const result *a) {
-    for (int64_t c = b->column; c < smaller(b->column + SIDE, a->m->rows); c += LANES) {
-        const f32x16 scales = load_f32(a->m->scales + c), bias = a->bias ? widen(a->bias + c) : (f32x16){};
+INLINE void finish_rows(const block *b, int64_t from, int64_t end, const result *a, const int kind) {
+    const product *p = a->of;
+    for (int64_t c = b->column; c < smaller(b->column + SIDE, p->w.rows); c += LANES) {
+        const f32x16 scales = load_f32(p->w.scales + c), bias = p->bias ? widen(p->bias + c) : (f32x16){};
+        const f32x16 gelu_bias = kind ? widen(p->gelu_bias + c) : (f32x16){};
         for (int64_t r = from; r < smaller(end, b->count); r++) {
+            const int64_t place = place_in(a, b->row + r, c);
             i32x16 sum = (i32x16)load_u32(b->sums + r * SIDE + c - b->column);
             if (WEIGHT_OFFSET) sum -= a->w->offsets[b->row + r];
             f32x16 x = __builtin_convertvector(sum, f32x16) * (scales * a->w->scales[b->row + r]) + bias;
-            store_bf16(a->to + (b->row + r) * a->m->rows + c, x);
+            if (kind == TIMES_SLOPE) x *= gelu_slope(widen(p->before + place) + gelu_bias);
+            if (kind == THEN_GELU) {
+                x = (f32x16)(round_bf16(x) & 0xffff0000); /* its slope will be taken at what is stored */
+                store_bf16(p->activated + place, gelu_of(x + gelu_bias));
+            }
+            if (p->out) store_bf16(p->out + place, x);
         }
     }
 }
 
-/* Ask for where rows `from` to `end` of a block will be written: each is a cache line far from the next. */
-INLINE void fetch_target(const result *a, int64_t column, int64_t from, int64_t end) {
-    for (int64_t r = from; r < end; r++) __builtin_prefetch(a->to + r * a->m->rows + column, 1);
+/* Ask for what rows `from` to `end` of a block are written to and read with: each is a cache line far from the next. */
+INLINE void fetch_rows_of(const result *a, int64_t column, int64_t from, int64_t end, const int kind) {
+    const product *p = a->of;
+    for (int64_t r = from; r < end; r++) {
+        const int64_t place = place_in(a, r, column);
+        if (p->out) __builtin_prefetch(p->out + place, 1);
+        if (kind == THEN_GELU) __builtin_prefetch(p->activated + place, 1);
+        if (kind == TIMES_SLOPE) __builtin_prefetch(p->before + place, 0);
+    }
 }
 
 /* A block is finished while the next is multiplied: AMX works beside the other units of a core. */
-INLINE void multiply_taken(const result *a, int64_t count) {
+INLINE void multiply_taken(const result *a, const int kind) {
     const workspace *w = a->w;
-    const int64_t depth = depth_of(a->m->width), steps = depth / STEP, share = (SIDE + steps - 1) / steps;
+    const matrix *m = &a->of->w;
+    const int64_t depth = depth_of(m->width), steps = depth / STEP, share = (SIDE + steps - 1) / steps;
     block before = {};
-    for (int64_t column = 0; column < a->m->rows; column += SIDE)
-        for (int64_t row = 0; row < count; row += SIDE) {
+    for (int64_t column = 0; column < m->rows; column += SIDE)
+        for (int64_t row = 0; row < a->count; row += SIDE) {
             const int8_t *x = w->rows + row * depth;
-            const uint8_t *panel = a->m->panels + column * depth;
+            const uint8_t *panel = m->panels + column * depth;
             int32_t *sums = before.sums == w->sums ? w->sums + SIDE * SIDE : w->sums;
             begin_block(sums);
             for (int64_t step = 0; step < steps; step += STEPS_AT_ONCE) {
                 const int64_t now = smaller(STEPS_AT_ONCE, steps - step);
                 add_steps(sums, x + step * SIDE * STEP, panel + step * SIDE * STEP, now);
-                fetch_target(a, column, row + share * step, row + smaller(SIDE, share * (step + now)));
-                finish_rows(&before, share * step, share * (step + now), a);
+                fetch_rows_of(a, column, row + share * step, row + smaller(SIDE, share * (step + now)), kind);
+                finish_rows(&before, share * step, share * (step + now), a, kind);
             }
             end_block(sums);
-            before = (block){sums, row, smaller(SIDE, count - row), column};
+            before = (block){sums, row, smaller(SIDE, a->count - row), column};
         }
-    finish_rows(&before, 0, SIDE, a);
+    finish_rows(&before, 0, SIDE, a, kind);
 }
 
 /* 0 if there was memory for it. */
@@ -170,7 +192,7 @@ int round_weight(const weight *a) {
     return 0;
 }
 
-/* x W^T plus the bias; 0 if there was memory for it. */
+/* x W^T plus the bias, and what becomes of it; 0 if there was memory for it. */
 int multiply_rounded(const product *a) {
     const int64_t D = a->w.width, at_once = rows_at_once(a->T, a->num_threads, most_rows(&a->w), SIDE);
     const int64_t size = round_up(workspace_size(at_once, D), 64);
@@ -184,8 +206,10 @@ int multiply_rounded(const product *a) {
         for (int64_t first = 0; first < a->T; first += at_once) {
             const int64_t count = smaller(at_once, a->T - first);
             for (int64_t r = 0; r < count; r++) take_row(&w, r, a->x + (first + r) * D, D);
-            const result out = {a->out + first * a->w.rows, a->bias, &w, &a->w};
-            multiply_taken(&out, count);
+            const result out = {a, &w, first, count};
+            if (a->activated) multiply_taken(&out, THEN_GELU);
+            else if (a->before) multiply_taken(&out, TIMES_SLOPE);
+            else multiply_taken(&out, AS_IT_IS);
         }
         end_tiles(before);
     }

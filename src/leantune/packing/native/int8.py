@@ -62,7 +62,7 @@ class _Product(ctypes.Structure):
         ("x", _Pointer),
         ("T", _Count),
         ("w", _Matrix),
-        *((name, _Pointer) for name in ("bias", "out")),
+        *((name, _Pointer) for name in ("bias", "out", "gelu_bias", "activated", "before")),
         ("num_threads", _Count),
     )
 
@@ -98,21 +98,41 @@ class Int8Matrix:
 
     def times(self, x_TD: Tensor, bias_F: Tensor | None = None) -> Tensor:
         """The product with each row of x, rounded, plus the bias: ``(T, D)`` bf16 to ``(T, F)`` bf16; bias bf16."""
+        out = self._empty(x_TD)
+        self._multiply(x_TD, bias=bias_F, out=out)
+        return out
+
+    def times_then_gelu(self, x_TD: Tensor, bias_F: Tensor, *, keeps: bool) -> tuple[Tensor | None, Tensor]:
+        """The product, if ``keeps`` says so, and GELU of it and the bias, each ``(T, F)`` bf16."""
+        out, activated = self._empty(x_TD) if keeps else None, self._empty(x_TD)
+        self._multiply(x_TD, out=out, gelu_bias=bias_F, activated=activated)
+        return out, activated
+
+    def times_slope(self, x_TD: Tensor, before_TF: Tensor, bias_F: Tensor) -> Tensor:
+        """The product, multiplied by the slope of GELU at ``before + bias``: ``(T, F)`` bf16."""
+        assert (before_TF.dtype, before_TF.is_contiguous()) == (torch.bfloat16, True)
+        assert before_TF.shape == (len(x_TD), self.shape[0])
+        out = self._empty(x_TD)
+        self._multiply(x_TD, out=out, gelu_bias=bias_F, before=before_TF)
+        return out
+
+    def _empty(self, x_TD: Tensor) -> Tensor:
+        return torch.empty(len(x_TD), self.shape[0], dtype=torch.bfloat16)
+
+    def _multiply(self, x_TD: Tensor, **others: Tensor | None) -> None:
         rows, width = self.shape
         x_TD = _checked(x_TD)
         assert x_TD.shape[1] == width, f"{x_TD.shape[1]} columns for a matrix of {width}"
-        assert bias_F is None or (bias_F.dtype, bias_F.shape) == (torch.bfloat16, (rows,))
-        out = torch.empty(len(x_TD), rows, dtype=torch.bfloat16)
+        for bias in (others.get("bias"), others.get("gelu_bias")):
+            assert bias is None or (bias.dtype, bias.shape) == (torch.bfloat16, (rows,))
         arguments = _Product(
             x=x_TD.data_ptr(),
             T=len(x_TD),
             w=_Matrix(panels=self.panels.data_ptr(), scales=self.scales.data_ptr(), rows=rows, width=width),
-            bias=None if bias_F is None else bias_F.data_ptr(),
-            out=out.data_ptr(),
             num_threads=torch.get_num_threads(),
+            **{name: None if each is None else each.data_ptr() for name, each in others.items()},
         )
         call("multiply_rounded", arguments)
-        return out
 
 
 def _checked(x: Tensor) -> Tensor:

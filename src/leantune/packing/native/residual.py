@@ -19,7 +19,7 @@ from leantune.packing.native.dense import can_multiply, dense_and_norm
 from leantune.packing.native.dropout import LEVELS, native_levels
 from leantune.packing.native.feed_forward import FeedForward
 from leantune.packing.native.gelu import GeluLayer, bias_apart
-from leantune.packing.native.int8 import is_linear, product
+from leantune.packing.native.int8 import product
 from leantune.packing.native.library import call, serves
 from leantune.packing.native.norm import Norm, is_frozen_norm
 
@@ -57,8 +57,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         """``(..., in)`` and ``(..., D)`` to ``(..., D)``."""
-        if self.block is not None and self.block.serves(input_tensor):
-            return self.block(input_tensor)
+        if self.block is not None and self.block.is_one_pass(input_tensor):
+            return self.block.one_pass(input_tensor)
+        if self.block is not None and self.block.is_rounded(input_tensor):
+            x, bias = self.block.rounded(input_tensor)
+            return _norm_of_sum(x, bias, self.dropout, self.LayerNorm, input_tensor)
         return add_and_norm(self.dense, self.dropout, self.LayerNorm, hidden_states, input_tensor)
 
 
@@ -66,17 +69,27 @@ def add_and_norm(
     dense: nn.Module, dropout: PooledDropout, norm: nn.LayerNorm, hidden: Tensor, residual: Tensor
 ) -> Tensor:
     """LayerNorm(dropout(dense(hidden)) + residual): ``(..., in)`` and ``(..., D)`` to ``(..., D)``."""
-    if not (is_frozen_norm(norm, residual) and residual.shape[-1] % WIDTH_MULTIPLE == 0 and serves(residual)):
-        normed: Tensor = norm(dropout(dense(hidden)) + residual)
-        return normed
-    p, bias = dropout.p if dropout.training else 0.0, None
-    if is_linear(dense) and p == 0 and can_multiply([dense], hidden):
+    if not (_is_for(norm, residual) and bias_apart(dense)):
+        return _norm_of_sum(dense(hidden), None, dropout, norm, residual)
+    drops = dropout.training and dropout.p > 0
+    if not drops and can_multiply([dense], hidden):
         return dense_and_norm(hidden, dense, residual, norm)
-    if bias_apart(dense):
-        x, bias = product(hidden, dense), dense.bias
-    else:
-        x = dense(hidden)
-    x, residual = x.contiguous(), residual.contiguous()
+    return _norm_of_sum(product(hidden, dense), dense.bias, dropout, norm, residual)
+
+
+def _is_for(norm: nn.LayerNorm, residual: Tensor) -> bool:
+    """Whether the kernel takes them."""
+    return is_frozen_norm(norm, residual) and residual.shape[-1] % WIDTH_MULTIPLE == 0 and serves(residual)
+
+
+def _norm_of_sum(
+    x: Tensor, bias: Tensor | None, dropout: PooledDropout, norm: nn.LayerNorm, residual: Tensor
+) -> Tensor:
+    """LayerNorm(dropout(x + bias) + residual), of ``(..., D)``."""
+    if not _is_for(norm, residual):
+        normed: Tensor = norm(dropout(x if bias is None else x + bias) + residual)
+        return normed
+    x, residual, p = x.contiguous(), residual.contiguous(), dropout.p if dropout.training else 0.0
     if not torch.is_grad_enabled():
         return _forward(_arguments(x, residual, bias, norm, p, dropout.stream), x)
     out: Tensor = _Residual.apply(x, residual, bias, norm, p, dropout.stream)  # type: ignore[no-untyped-call]
