@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import gc
+import platform
 import shutil
 import subprocess
 import weakref
@@ -216,6 +217,42 @@ def test_products_in_int8_stay_so_in_prediction_and_are_none_in_evaluation(used)
     assert "dense_forward" not in used
 
 
+def changed_in_place(layer: nn.Linear) -> None:
+    with torch.no_grad():
+        layer.weight.mul_(2)
+
+
+def loaded_anew(layer: nn.Linear) -> None:
+    layer.load_state_dict(linear(layer.in_features, layer.out_features).state_dict())
+
+
+def moved(layer: nn.Linear) -> None:
+    layer.weight.data = torch.randn_like(layer.weight)
+
+
+def with_another_bias(layer: nn.Linear) -> None:
+    layer.bias = nn.Parameter(layer.bias + 1, requires_grad=False)
+
+
+@pytest.mark.parametrize("change", [changed_in_place, loaded_anew, moved, with_another_bias])
+def test_parameters_that_changed_are_laid_out_again(change):
+    x, layer = torch.randn(3, 32).bfloat16(), linear(32, 64)
+    with torch.inference_mode():
+        dense(x, [layer])
+    change(layer)
+    with torch.inference_mode():
+        assert_near(dense(x, [layer])[0], exact(layer, x.float()))
+
+
+def test_what_stands_between_the_layers_of_a_block_is_not_left_out(used):
+    classifier = classifier_of("bert")
+    layer = classifier.model.bert.encoder.layer[0]
+    inner = layer.intermediate
+    layer.intermediate = nn.Sequential(inner, nn.Tanh())
+    with torch.inference_mode(), pytest.raises(AssertionError, match="64 columns for"):
+        classifier(batch())
+
+
 def test_weights_are_laid_out_once_and_go_with_the_layer():
     x, layers = torch.randn(3, 32).bfloat16(), [linear(32, 32), linear(32, 64)]
     dense(x, layers)
@@ -237,6 +274,7 @@ NO_AMX = ("-mno-amx-int8", "-mno-amx-bf16", "-mno-amx-tile")
 NO_BF16 = (*NO_AMX, "-mno-avx512f")
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="no such flags of the compiler")
 @pytest.mark.skipif(not any(map(shutil.which, library.COMPILERS)), reason="no C compiler")
 @pytest.mark.parametrize("flags", [NO_AMX, NO_BF16])
 def test_other_processors_compute_the_same_and_torch_is_faster_there(flags, tmp_path, monkeypatch):

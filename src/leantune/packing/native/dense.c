@@ -26,7 +26,7 @@ typedef struct {
 typedef struct {
     const uint16_t *x;        /* (T, D) contiguous bf16, as all that follow */
     int64_t T;
-    layer before;             /* with GELU behind it; or none */
+    layer before;             /* with GELU behind it; or none, as without a residual */
     layer last;
     const uint16_t *residual; /* (T, F), to which the last layer is added for `norm`; NULL: neither */
     norm norm;
@@ -235,20 +235,21 @@ int dense_forward(const dense *a) {
     const int64_t most = larger(SIDE, (a->before.panels ? FOR_TWO_LAYERS : FOR_ONE_LAYER) / row_size / SIDE * SIDE);
     const int64_t at_once = rows_at_once(a->T, a->num_threads, most, SIDE);
     const int64_t size = round_up(at_once * row_size + 2 * SIDE * SIDE * sizeof(float), 4096);
-    char *memory = aligned_alloc(4096, size * a->num_threads);
-    if (!memory) return 1;
-#pragma omp parallel num_threads(a->num_threads)
-    {
-        char *own = memory + size * omp_get_thread_num();
+    int fails = 0;
+#pragma omp parallel num_threads(a->num_threads) reduction(| : fails)
+    { /* each has memory of its own: that of many threads in one piece would be mapped anew in every call */
+        char *memory = aligned_alloc(4096, size);
         tile_config before = begin_tiles();
+        fails = !memory;
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < a->T; first += at_once) {
+            if (!memory) continue;
             const int64_t count = smaller(at_once, a->T - first);
-            const workspace w = lay_out_workspace(a, own, round_up(count, SIDE));
+            const workspace w = lay_out_workspace(a, memory, round_up(count, SIDE));
             run_rows(a, &w, first, count);
         }
         end_tiles(before);
+        free(memory);
     }
-    free(memory);
-    return 0;
+    return fails;
 }

@@ -9,7 +9,6 @@ Shape letters: T tokens, D width of the input, F of the output.
 from __future__ import annotations
 
 import ctypes
-import operator
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -64,6 +63,31 @@ class _Arguments(ctypes.Structure):
 
 
 @dataclass(frozen=True, slots=True)
+class _Source:
+    """A tensor as it was: what is written to it is noticed, but for changes through ``.data`` and in inference mode."""
+
+    tensor: TensorWeakRef
+    address: int
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Source:
+        return cls(TensorWeakRef(tensor), tensor.data_ptr(), _version_of(tensor))
+
+    def is_still(self, tensor: Tensor) -> bool:
+        return (
+            self.tensor() is tensor
+            and self.address == tensor.data_ptr()
+            and self.version == _version_of(tensor)
+        )
+
+
+def _version_of(tensor: Tensor) -> int:
+    """How often it was written to; an inference tensor does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+@dataclass(frozen=True, slots=True)
 class Panels:
     """Frozen layers of one input as one, in the order in which the kernel multiplies them."""
 
@@ -73,8 +97,8 @@ class Panels:
     """``(F,)`` bf16."""
     shape: tuple[int, int]
     """F, D."""
-    weights: tuple[TensorWeakRef, ...]
-    """The parts of W they were made of."""
+    sources: tuple[_Source, ...]
+    """The parameters they were made of."""
 
     @classmethod
     def of(cls, layers: Sequence[nn.Linear]) -> Panels:
@@ -90,14 +114,16 @@ class Panels:
             num_threads=torch.get_num_threads(),
         )
         call("lay_out_weight", arguments)
-        weights = tuple(TensorWeakRef(layer.weight) for layer in layers)
         bias = torch.cat([layer.bias.detach() for layer in layers])
-        return cls(panels, bias, (rows, width), weights)
+        sources = tuple(_Source.of(parameter) for layer in layers for parameter in (layer.weight, layer.bias))
+        return cls(panels, bias, (rows, width), sources)
 
     def are_of(self, layers: Sequence[nn.Linear]) -> bool:
-        """Whether they were made of these layers."""
-        found = [weight() for weight in self.weights]
-        return len(found) == len(layers) and all(map(operator.is_, found, (each.weight for each in layers)))
+        """Whether they were made of the parameters of these layers, as they are now."""
+        parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+        return len(parameters) == len(self.sources) and all(
+            source.is_still(parameter) for source, parameter in zip(self.sources, parameters, strict=True)
+        )
 
     def as_argument(self) -> _Layer:
         """What the kernel is given."""
@@ -162,7 +188,8 @@ def _forward(
     x: Tensor, last: Panels, before: Panels | None, residual: Tensor | None, norm: nn.LayerNorm | None
 ) -> Tensor:
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
-    layer = last.as_argument()
+    layer, width = last.as_argument(), (before or last).shape[1]
+    assert x.shape[-1] == width, f"{x.shape[-1]} columns for a layer of {width}"
     out = x.new_empty(*x.shape[:-1], layer.rows)
     arguments = _Arguments(
         x=x.data_ptr(),

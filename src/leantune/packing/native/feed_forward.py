@@ -1,4 +1,4 @@
-"""A feed-forward block of a layer with less passes over what lies between its layers.
+"""A feed-forward block of a layer with fewer passes over what lies between its layers.
 
 Without a gradient in bf16 all of it is one pass (`dense.c`). In int8 GELU is computed where the first layer's products
 are finished, and its slope where those of the backward pass are (`int8.c`).

@@ -30,7 +30,7 @@ from leantune.packing.side_by_side import as_one
 WIDTH_MULTIPLE = 16
 """D and F: columns that the kernels take at once."""
 SIDE, STEP = 32, 64
-"""What F and D of a rounded weight are filled up to: ``byte_tiles.h``."""
+"""What F and D of a rounded weight are filled up to: ``tiles.h`` and ``byte_tiles.h``."""
 
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 

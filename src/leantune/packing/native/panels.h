@@ -64,7 +64,7 @@ INLINE void write_columns(uint16_t *to, int64_t stride, const float *columns, f3
     }
 }
 
-/* (padded or 16 rows) = rows (.., depth) columns (depth, 16), sixteen rows at a time. */
+/* (padded or 16 rows) = rows (.., depth) columns (depth, 16), up to four tiles of rows at a time. */
 INLINE void products(float *to, const uint16_t *rows, int64_t row, const uint32_t *columns, int64_t first,
                      int64_t last, int64_t depth) {
     int64_t r = first;

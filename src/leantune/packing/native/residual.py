@@ -57,12 +57,12 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         """``(..., in)`` and ``(..., D)`` to ``(..., D)``."""
-        if self.block is not None and self.block.is_one_pass(input_tensor):
+        if self.block is None or hidden_states is not input_tensor:
+            return add_and_norm(self.dense, self.dropout, self.LayerNorm, hidden_states, input_tensor)
+        if self.block.is_one_pass(input_tensor):  # the layer before left all to this one
             return self.block.one_pass(input_tensor)
-        if self.block is not None and self.block.is_rounded(input_tensor):
-            x, bias = self.block.rounded(input_tensor)
-            return _norm_of_sum(x, bias, self.dropout, self.LayerNorm, input_tensor)
-        return add_and_norm(self.dense, self.dropout, self.LayerNorm, hidden_states, input_tensor)
+        x, bias = self.block.rounded(input_tensor)
+        return _norm_of_sum(x, bias, self.dropout, self.LayerNorm, input_tensor)
 
 
 def add_and_norm(
@@ -152,8 +152,8 @@ def _forward(arguments: _Arguments, x: Tensor) -> Tensor:
 
 
 def replace_residual_blocks(model: nn.Module, names: list[str]) -> None:
-    """Put `ResidualBlock` where ``model`` has modules with these names; their dropout is pooled already, and
-    `GeluLayer` where it belongs.
+    """Put `ResidualBlock` where ``model`` has modules with these names, and pair it with the `GeluLayer` before
+    it; their dropout is pooled, and `replace_gelu` has been called.
     """
     for name in names:
         block: Any = model.get_submodule(name)
