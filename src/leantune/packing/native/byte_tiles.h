@@ -41,10 +41,7 @@ enum { BYTE_PRODUCTS = 1, WEIGHT_OFFSET = 0, STEPS_AT_ONCE = 1 };
    its end, fewer; x: (steps, SIDE, STEP), w: as much of a panel. Sums stay in tile registers meanwhile. */
 INLINE void begin_block(int32_t *sums) {
     (void)sums;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    zero_tiles();
 }
 
 INLINE void add_steps(int32_t *sums, const int8_t *x, const uint8_t *w, int64_t steps) {
@@ -59,13 +56,7 @@ INLINE void add_steps(int32_t *sums, const int8_t *x, const uint8_t *w, int64_t 
     _tile_dpbssd(3, 5, 7);
 }
 
-INLINE void end_block(int32_t *sums) {
-    enum { ROW = SIDE * sizeof *sums };
-    _tile_stored(0, sums, ROW);
-    _tile_stored(1, sums + LANES, ROW);
-    _tile_stored(2, sums + LANES * SIDE, ROW);
-    _tile_stored(3, sums + LANES * SIDE + LANES, ROW);
-}
+INLINE void end_block(int32_t *sums) { store_block(sums, SIDE * sizeof *sums); }
 
 #else
 

@@ -27,10 +27,7 @@ INLINE void begin_sums(float *to, int64_t stride, const float *from, int64_t fro
         _tile_loadd(2, from + LANES * from_stride, from_stride * 4);
         _tile_loadd(3, from + LANES * from_stride + LANES, from_stride * 4);
     } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
+        zero_tiles();
     }
 }
 
@@ -46,12 +43,7 @@ INLINE void add_slab(float *to, int64_t stride, const uint16_t *x, const uint16_
     _tile_dpbf16ps(3, 5, 7);
 }
 
-INLINE void end_sums(float *to, int64_t stride) {
-    _tile_stored(0, to, stride * 4);
-    _tile_stored(1, to + LANES, stride * 4);
-    _tile_stored(2, to + LANES * stride, stride * 4);
-    _tile_stored(3, to + LANES * stride + LANES, stride * 4);
-}
+INLINE void end_sums(float *to, int64_t stride) { store_block(to, stride * 4); }
 
 #else /* right, but slower than the libraries of torch */
 

@@ -59,7 +59,7 @@ class ResidualBlock(nn.Module):
         """``(..., in)`` and ``(..., D)`` to ``(..., D)``."""
         if self.block is None or hidden_states is not input_tensor:
             return add_and_norm(self.dense, self.dropout, self.LayerNorm, hidden_states, input_tensor)
-        if self.block.is_one_pass(input_tensor):  # the layer before left all to this one
+        if not self.block.is_rounded(input_tensor):  # the layer before left it, so it is one or the other
             return self.block.one_pass(input_tensor)
         x, bias = self.block.rounded(input_tensor)
         return _norm_of_sum(x, bias, self.dropout, self.LayerNorm, input_tensor)

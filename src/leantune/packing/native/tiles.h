@@ -33,6 +33,23 @@ INLINE void end_tiles(tile_config before) {
     if (before.palette) _tile_loadconfig(&before);
     else _tile_release();
 }
+
+/* The first four tiles. */
+INLINE void zero_tiles(void) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+/* The same as a block of SIDE x SIDE numbers of four bytes. */
+INLINE void store_block(void *to, long row_bytes) {
+    char *below = (char *)to + LANES * row_bytes;
+    _tile_stored(0, to, row_bytes);
+    _tile_stored(1, (char *)to + 64, row_bytes);
+    _tile_stored(2, below, row_bytes);
+    _tile_stored(3, below + 64, row_bytes);
+}
 #else
 typedef int tile_config;
 INLINE int request_tiles(void) { return 0; }
@@ -55,10 +72,7 @@ enum { TILES_AT_ONCE = 4 };
 
 /* c (64, 16) = a (64, depth) b (depth, 16) as below: b is loaded once, and no product waits for the one before. */
 INLINE void tile_products(float *c, long c_row, const uint16_t *a, long a_row, const uint32_t *b, long b_row, long depth) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    zero_tiles();
     for (long k = 0; k < depth; k += DEPTH) {
         _tile_loadd(4, b + k / 2 * b_row, b_row * 4);
         _tile_loadd(5, a + k, a_row * 2);
