@@ -127,7 +127,9 @@ def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_siz
     _check_finite(inputs, rows)
     features = scaler.fit_transform(inputs)
     rng = np.random.default_rng([seed, 0x9B0C])
-    with threadpool_limits(1, user_api="blas"):  # threads that wait for each other in small products: 5.0 s for 1.2
+    with threadpool_limits(
+        1, user_api="blas"
+    ):  # threads that wait for each other in small products: 5.0 s for 1.2
         inverse_penalty = _best_inverse_penalty(features, rows.label_ids, rng)
         probe = _logistic(inverse_penalty).fit(features, rows.label_ids)
     coefficients, intercepts = probe.coef_, probe.intercept_

@@ -1,7 +1,7 @@
 """A feed-forward block of a layer with fewer passes over what lies between its layers.
 
-Without a gradient in bf16 all of it is one pass (`dense.c`). In int8 GELU is computed where the first layer's products
-are finished, and its slope where those of the backward pass are (`int8.c`).
+Without a gradient in bf16 all of it is one pass (`dense.c`). In int8 both products and GELU are one (`int8.c`), and so
+are those of the backward pass and GELU's slope.
 
 T packed tokens, D model width.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from leantune.packing.native.dense import can_multiply, feed_forward
-from leantune.packing.native.int8 import Int8Linear
+from leantune.packing.native.int8 import Int8Linear, times_gelu_times, times_slope_times
 from leantune.packing.native.norm import is_frozen_norm
 
 
@@ -57,8 +57,9 @@ class FeedForward:
         if torch.is_grad_enabled():
             out: Tensor = _RoundedFeedForward.apply(flat, first, last)  # type: ignore[no-untyped-call]
         else:
-            _, activated = first.rounded.by_row.times_then_gelu(flat, first.bias, keeps=False)
-            out = last.rounded.forward(activated)
+            _, out = times_gelu_times(
+                flat, first.rounded.by_row, first.bias, last.rounded.by_row, keeps=False
+            )
         return out.view(x_TD.shape), last.bias
 
     @property
@@ -71,13 +72,19 @@ class _RoundedFeedForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, first: Int8Linear, last: Int8Linear) -> Tensor:
-        before, activated = first.rounded.by_row.times_then_gelu(x_TD, first.bias, keeps=True)
+        before, out = times_gelu_times(
+            x_TD, first.rounded.by_row, first.bias, last.rounded.by_row, keeps=True
+        )
         ctx.save_for_backward(before)
         ctx.layers = first, last
-        return last.rounded.forward(activated)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (before,), (first, last) = ctx.saved_tensors, ctx.layers
-        grad = last.rounded.by_column.times_slope(grad_outputs[0], before, first.bias)
-        return first.rounded.backward(grad), None, None
+        columns = first.rounded.by_column
+        return (
+            times_slope_times(grad_outputs[0], last.rounded.by_column, before, first.bias, columns),
+            None,
+            None,
+        )

@@ -26,22 +26,26 @@ typedef struct {
 } weight;
 
 typedef struct {
-    const uint16_t *x;    /* (T, D) contiguous bf16 */
+    const uint16_t *x;         /* (T, D) contiguous bf16 */
     int64_t T;
-    matrix w;             /* (F, D) */
-    const uint16_t *bias; /* (F) bf16; NULL: none */
-    uint16_t *out;        /* (T, F) bf16; NULL: only `activated` is wanted */
-    const uint16_t *gelu_bias; /* (F) bf16, of what follows */
-    uint16_t *activated;       /* (T, F) bf16: GELU(out + gelu_bias); NULL: none */
-    const uint16_t *before;    /* (T, F) bf16: out is multiplied by GELU's slope at before + gelu_bias; NULL: it is not */
+    matrix first;              /* (F, D): x goes through it and GELU, or through it and GELU's slope; no panels: none */
+    const uint16_t *gelu_bias; /* (F) bf16, on the way to GELU */
+    uint16_t *before;          /* (T, F) bf16: the first product, without that bias; NULL: nobody wants it */
+    int64_t takes_slope;       /* the first product is multiplied by GELU's slope at before + gelu_bias, which is there */
+    matrix last;               /* (width of out, D or F) */
+    const uint16_t *bias;      /* (width of out) bf16; NULL: none */
+    uint16_t *out;             /* (T, width of out) bf16 */
     int64_t num_threads;
 } product;
 
 enum { AS_IT_IS, THEN_GELU, TIMES_SLOPE }; /* what becomes of a product */
 
-/* Rows at once: enough to use a panel of W several times while it is near, and more of them where W is too large to stay
-   in the second cache from one block of rows to the next. */
-INLINE int64_t most_rows(const matrix *w) { return w->rows * w->width > 1 << 20 ? 256 : 128; }
+/* Rows at once: enough to use a panel of W several times while it is near; fewer where what lies between two products shall
+   stay in the second cache beside both; and more where W does not, from one block of rows to the next. */
+INLINE int64_t most_rows(const product *a) {
+    const int64_t bytes = a->first.rows * a->first.width + a->last.rows * a->last.width;
+    return bytes > 5 << 18 ? 256 : a->first.panels ? 64 : 128;
+}
 
 /* Rounded rows of a thread, and what belongs to each of them. */
 typedef struct {
@@ -91,18 +95,24 @@ INLINE float round_row(int8_t *to, int64_t stride, const uint16_t *row, int64_t 
     return magnitude / 127;
 }
 
-/* As row `r` of a workspace. */
-INLINE void take_row(const workspace *w, int64_t r, const uint16_t *row, int64_t width) {
-    int8_t *to = w->rows + r / SIDE * SIDE * depth_of(width) + r % SIDE * STEP;
-    w->scales[r] = round_row(to, SIDE * STEP, row, width, w->offsets + r);
-    w->offsets[r] *= WEIGHT_OFFSET;
+/* `count` of `rows` rows, rounded into this memory. */
+INLINE workspace take_rows(char *memory, int64_t rows, const uint16_t *x, int64_t count, int64_t width) {
+    const workspace w = lay_out_workspace(memory, rows, width);
+    for (int64_t r = 0; r < count; r++) {
+        int8_t *to = w.rows + r / SIDE * SIDE * depth_of(width) + r % SIDE * STEP;
+        w.scales[r] = round_row(to, SIDE * STEP, x + r * width, width, w.offsets + r);
+        w.offsets[r] *= WEIGHT_OFFSET;
+    }
+    return w;
 }
 
-/* The products of a block of rows with all rows of a matrix. */
+/* The products of a block of rows with all rows of a matrix, and what belongs to them from the first of these rows on. */
 typedef struct {
-    const product *of;
-    const workspace *w;
-    int64_t first, count; /* rows */
+    const workspace *x;
+    int64_t count; /* rows */
+    const matrix *w;
+    const uint16_t *bias;
+    uint16_t *before, *out;
 } result;
 
 /* SIDE x SIDE sums of it. */
@@ -111,44 +121,42 @@ typedef struct {
     int64_t row, count, column;
 } block;
 
-INLINE int64_t place_in(const result *a, int64_t row, int64_t column) { return (a->first + row) * a->of->w.rows + column; }
-
 /* Rows `from` to `end` of a block, scaled. */
 INLINE void finish_rows(const block *b, int64_t from, int64_t end, const result *a, const int kind) {
-    const product *p = a->of;
-    for (int64_t c = b->column; c < smaller(b->column + SIDE, p->w.rows); c += LANES) {
-        const f32x16 scales = load_f32(p->w.scales + c), bias = p->bias ? widen(p->bias + c) : (f32x16){};
-        const f32x16 gelu_bias = kind ? widen(p->gelu_bias + c) : (f32x16){};
+    for (int64_t c = b->column; c < smaller(b->column + SIDE, a->w->rows); c += LANES) {
+        const f32x16 scales = load_f32(a->w->scales + c), bias = a->bias ? widen(a->bias + c) : (f32x16){};
         for (int64_t r = from; r < smaller(end, b->count); r++) {
-            const int64_t place = place_in(a, b->row + r, c);
+            const int64_t row = b->row + r, place = row * a->w->rows + c;
             i32x16 sum = (i32x16)load_u32(b->sums + r * SIDE + c - b->column);
-            if (WEIGHT_OFFSET) sum -= a->w->offsets[b->row + r];
-            f32x16 x = __builtin_convertvector(sum, f32x16) * (scales * a->w->scales[b->row + r]) + bias;
-            if (kind == TIMES_SLOPE) x *= gelu_slope(widen(p->before + place) + gelu_bias);
+            if (WEIGHT_OFFSET) sum -= a->x->offsets[row];
+            f32x16 x = __builtin_convertvector(sum, f32x16) * (scales * a->x->scales[row]);
+            if (kind == AS_IT_IS) x += bias;
+            if (kind == TIMES_SLOPE) x *= gelu_slope(widen(a->before + place) + bias);
             if (kind == THEN_GELU) {
                 x = (f32x16)(round_bf16(x) & 0xffff0000); /* its slope will be taken at what is stored */
-                store_bf16(p->activated + place, gelu_of(x + gelu_bias));
+                if (a->before) store_bf16(a->before + place, x);
+                x = gelu_of(x + bias);
             }
-            if (p->out) store_bf16(p->out + place, x);
+            store_bf16(a->out + place, x);
         }
     }
 }
 
-/* Ask for what rows `from` to `end` of a block are written to and read with: each is a cache line far from the next. */
+/* Ask for what rows `from` to `end` of a block are written to or read with: each is a cache line far from the next. What
+   becomes of a first product is near. */
 INLINE void fetch_rows_of(const result *a, int64_t column, int64_t from, int64_t end, const int kind) {
-    const product *p = a->of;
     for (int64_t r = from; r < end; r++) {
-        const int64_t place = place_in(a, r, column);
-        if (p->out) __builtin_prefetch(p->out + place, 1);
-        if (kind == THEN_GELU) __builtin_prefetch(p->activated + place, 1);
-        if (kind == TIMES_SLOPE) __builtin_prefetch(p->before + place, 0);
+        const int64_t place = r * a->w->rows + column;
+        if (kind == AS_IT_IS) __builtin_prefetch(a->out + place, 1);
+        if (kind == THEN_GELU && a->before) __builtin_prefetch(a->before + place, 1);
+        if (kind == TIMES_SLOPE) __builtin_prefetch(a->before + place, 0);
     }
 }
 
 /* A block is finished while the next is multiplied: AMX works beside the other units of a core. */
 INLINE void multiply_taken(const result *a, const int kind) {
-    const workspace *w = a->w;
-    const matrix *m = &a->of->w;
+    const workspace *w = a->x;
+    const matrix *m = a->w;
     const int64_t depth = depth_of(m->width), steps = depth / STEP, share = (SIDE + steps - 1) / steps;
     block before = {};
     for (int64_t column = 0; column < m->rows; column += SIDE)
@@ -192,24 +200,34 @@ int round_weight(const weight *a) {
     return 0;
 }
 
-/* x W^T plus the bias, and what becomes of it; 0 if there was memory for it. */
+/* x through one matrix, or through two and what is between them; 0 if there was memory for it. */
 int multiply_rounded(const product *a) {
-    const int64_t D = a->w.width, at_once = rows_at_once(a->T, a->num_threads, most_rows(&a->w), SIDE);
-    const int64_t size = round_up(workspace_size(at_once, D), 64);
+    const matrix *one = &a->first, *other = &a->last;
+    const int64_t at_once = rows_at_once(a->T, a->num_threads, most_rows(a), SIDE);
+    const int64_t rounded = round_up(workspace_size(at_once, larger(one->width, other->width)), 64);
+    const int64_t size = rounded + round_up(at_once * one->rows * sizeof(uint16_t), 64);
     char *memory = aligned_alloc(64, size * a->num_threads);
     if (!memory) return 1;
 #pragma omp parallel num_threads(a->num_threads)
     {
-        const workspace w = lay_out_workspace(memory + size * omp_get_thread_num(), at_once, D);
+        char *own = memory + size * omp_get_thread_num();
+        uint16_t *between = (uint16_t *)(own + rounded); /* (rows at once, F) */
         tile_config before = begin_tiles();
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < a->T; first += at_once) {
             const int64_t count = smaller(at_once, a->T - first);
-            for (int64_t r = 0; r < count; r++) take_row(&w, r, a->x + (first + r) * D, D);
-            const result out = {a, &w, first, count};
-            if (a->activated) multiply_taken(&out, THEN_GELU);
-            else if (a->before) multiply_taken(&out, TIMES_SLOPE);
-            else multiply_taken(&out, AS_IT_IS);
+            const uint16_t *x = a->x + first * (one->panels ? one : other)->width;
+            if (one->panels) {
+                const workspace w = take_rows(own, at_once, x, count, one->width);
+                uint16_t *kept = a->before ? a->before + first * one->rows : NULL;
+                const result activated = {&w, count, one, a->gelu_bias, kept, between};
+                if (a->takes_slope) multiply_taken(&activated, TIMES_SLOPE);
+                else multiply_taken(&activated, THEN_GELU);
+                x = between;
+            }
+            const workspace w = take_rows(own, at_once, x, count, other->width);
+            const result out = {&w, count, other, a->bias, NULL, a->out + first * other->rows};
+            multiply_taken(&out, AS_IT_IS);
         }
         end_tiles(before);
     }

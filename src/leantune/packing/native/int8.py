@@ -61,8 +61,11 @@ class _Product(ctypes.Structure):
     _fields_ = (
         ("x", _Pointer),
         ("T", _Count),
-        ("w", _Matrix),
-        *((name, _Pointer) for name in ("bias", "out", "gelu_bias", "activated", "before")),
+        ("first", _Matrix),
+        *((name, _Pointer) for name in ("gelu_bias", "before")),
+        ("takes_slope", _Count),
+        ("last", _Matrix),
+        *((name, _Pointer) for name in ("bias", "out")),
         ("num_threads", _Count),
     )
 
@@ -98,41 +101,78 @@ class Int8Matrix:
 
     def times(self, x_TD: Tensor, bias_F: Tensor | None = None) -> Tensor:
         """The product with each row of x, rounded, plus the bias: ``(T, D)`` bf16 to ``(T, F)`` bf16; bias bf16."""
-        out = self._empty(x_TD)
-        self._multiply(x_TD, bias=bias_F, out=out)
-        return out
+        return _multiply(x_TD, self, bias_F)
 
-    def times_then_gelu(self, x_TD: Tensor, bias_F: Tensor, *, keeps: bool) -> tuple[Tensor | None, Tensor]:
-        """The product, if ``keeps`` says so, and GELU of it and the bias, each ``(T, F)`` bf16."""
-        out, activated = self._empty(x_TD) if keeps else None, self._empty(x_TD)
-        self._multiply(x_TD, out=out, gelu_bias=bias_F, activated=activated)
-        return out, activated
-
-    def times_slope(self, x_TD: Tensor, before_TF: Tensor, bias_F: Tensor) -> Tensor:
-        """The product, multiplied by the slope of GELU at ``before + bias``: ``(T, F)`` bf16."""
-        assert (before_TF.dtype, before_TF.is_contiguous()) == (torch.bfloat16, True)
-        assert before_TF.shape == (len(x_TD), self.shape[0])
-        out = self._empty(x_TD)
-        self._multiply(x_TD, out=out, gelu_bias=bias_F, before=before_TF)
-        return out
-
-    def _empty(self, x_TD: Tensor) -> Tensor:
-        return torch.empty(len(x_TD), self.shape[0], dtype=torch.bfloat16)
-
-    def _multiply(self, x_TD: Tensor, **others: Tensor | None) -> None:
+    def as_argument(self) -> _Matrix:
+        """What the kernel is given."""
         rows, width = self.shape
-        x_TD = _checked(x_TD)
-        assert x_TD.shape[1] == width, f"{x_TD.shape[1]} columns for a matrix of {width}"
-        for bias in (others.get("bias"), others.get("gelu_bias")):
-            assert bias is None or (bias.dtype, bias.shape) == (torch.bfloat16, (rows,))
-        arguments = _Product(
-            x=x_TD.data_ptr(),
-            T=len(x_TD),
-            w=_Matrix(panels=self.panels.data_ptr(), scales=self.scales.data_ptr(), rows=rows, width=width),
-            num_threads=torch.get_num_threads(),
-            **{name: None if each is None else each.data_ptr() for name, each in others.items()},
-        )
-        call("multiply_rounded", arguments)
+        return _Matrix(panels=self.panels.data_ptr(), scales=self.scales.data_ptr(), rows=rows, width=width)
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What is between two products: GELU, or its slope."""
+
+    first: Int8Matrix
+    """``(F, D)``, the first factor."""
+    bias: Tensor
+    """``(F,)`` bf16, added before GELU."""
+    before: Tensor | None
+    """``(T, F)`` bf16: what the first product was, or is to be written to; None: nobody wants it."""
+    takes_slope: bool
+    """Whether the first product is multiplied by the slope of GELU at ``before + bias``, for a backward pass."""
+
+
+def times_gelu_times(
+    x_TD: Tensor, first: Int8Matrix, bias_F: Tensor, last: Int8Matrix, *, keeps: bool
+) -> tuple[Tensor | None, Tensor]:
+    """``last(GELU(first(x) + bias))``, rounded again before the last product: ``(T, D)`` bf16 to ``(T, D)`` bf16.
+
+    Returns:
+        ``first(x)`` ``(T, F)`` bf16 if ``keeps`` says so, for `times_slope_times`, and the result.
+    """
+    before = torch.empty(len(x_TD), first.shape[0], dtype=torch.bfloat16) if keeps else None
+    return before, _multiply(x_TD, last, None, Activation(first, bias_F, before, takes_slope=False))
+
+
+def times_slope_times(
+    x_TD: Tensor, first: Int8Matrix, before_TF: Tensor, bias_F: Tensor, last: Int8Matrix
+) -> Tensor:
+    """``last(first(x) * slope of GELU at (before + bias))``: ``(T, D)`` bf16 to ``(T, D)`` bf16."""
+    return _multiply(x_TD, last, None, Activation(first, bias_F, before_TF, takes_slope=True))
+
+
+def _multiply(
+    x_TD: Tensor, last: Int8Matrix, bias: Tensor | None, activation: Activation | None = None
+) -> Tensor:
+    x_TD = _checked(x_TD)
+    out = torch.empty(len(x_TD), last.shape[0], dtype=torch.bfloat16)
+    arguments = _Product(
+        x=x_TD.data_ptr(),
+        T=len(x_TD),
+        last=last.as_argument(),
+        bias=_address(bias, last.shape[:1]),
+        out=out.data_ptr(),
+        num_threads=torch.get_num_threads(),
+    )
+    if activation is not None:
+        first = activation.first
+        assert first.shape[0] == last.shape[1], f"{first.shape[0]} columns for a matrix of {last.shape[1]}"
+        arguments.first, arguments.takes_slope = first.as_argument(), activation.takes_slope
+        arguments.gelu_bias = _address(activation.bias, first.shape[:1])
+        arguments.before = _address(activation.before, (len(x_TD), first.shape[0]))
+    width = (last if activation is None else activation.first).shape[1]
+    assert x_TD.shape[1] == width, f"{x_TD.shape[1]} columns for a matrix of {width}"
+    call("multiply_rounded", arguments)
+    return out
+
+
+def _address(tensor: Tensor | None, shape: tuple[int, ...]) -> int | None:
+    """Where the kernel finds a tensor of bf16; None, NULL, without one."""
+    if tensor is None:
+        return None
+    assert (tensor.dtype, tensor.shape, tensor.is_contiguous()) == (torch.bfloat16, shape, True)
+    return tensor.data_ptr()
 
 
 def _checked(x: Tensor) -> Tensor:
