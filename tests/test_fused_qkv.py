@@ -97,6 +97,62 @@ def test_one_mask_serves_all_adapters_forward_and_backward():
     torch.testing.assert_close(gradient.float(), 2 * is_kept / 0.75, rtol=0.01, atol=0)
 
 
+def thin_passes(rows: int, ranks: tuple[int, ...], p: float) -> dict[str, Tensor]:
+    """What `adapter` gives for random factors, by name."""
+    torch.manual_seed(rows)
+    layers = [nn.Linear(WIDTH, 96).bfloat16().requires_grad_(False) for _ in ranks]
+    drawn = [(torch.randn(rank, WIDTH).bfloat16(), torch.randn(96, rank).bfloat16()) for rank in ranks]
+    factors = [factor.requires_grad_() for pair in drawn for factor in pair]
+    pairs = zip(layers, factors[::2], factors[1::2], strict=True)
+    projected = [
+        adapter.Projection(layer, A if len(A) else None, B if len(A) else None) for layer, A, B in pairs
+    ]
+    x = torch.randn(rows, WIDTH).bfloat16().requires_grad_()
+    dropout = PooledDropout(p, DropoutStream(3))
+    outputs = adapter.project(x, projected, dropout)
+    grads = torch.autograd.grad(
+        outputs, [x, *factors], [torch.randn(rows, 96).bfloat16() for _ in ranks], allow_unused=True
+    )
+    names = ["x", *(f"{side}{number}" for number in range(len(ranks)) for side in "AB")]
+    found = {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
+    return {**found, **{f"out{number}": out.detach() for number, out in enumerate(outputs)}}
+
+
+@needs_kernels
+@pytest.mark.parametrize("ranks", [(11, 0, 11), (33, 7, 0), (0, 0, 5)])
+def test_the_number_of_threads_changes_no_bit_of_the_thin_passes(ranks):
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(thin_passes(1_000, ranks, 0.2))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        assert all(torch.equal(other[name], found[0][name]) for name in other)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "rows", [31, 300, 2_500]
+)  # of one share, of several, of more than a share takes at once
+def test_the_thin_passes_of_many_rows_equal_float64(rows, monkeypatch):
+    found = thin_passes(rows, (11, 0, 20), 0.0)
+    monkeypatch.setattr(adapter._Projections, "apply", in_float64)
+    for name, exact in thin_passes(rows, (11, 0, 20), 0.0).items():
+        error = (found[name].double() - exact.double()).norm() / exact.double().norm()
+        assert error < 0.01, f"{name}: {error}"
+
+
+def in_float64(x, bases, rounded, drops, mask, *factors):
+    """Stands in for `adapter._Projections.apply`, rounded once at the end."""
+    pairs = zip(bases, factors[::2], factors[1::2], strict=True)
+    outs = [(x.double() @ base.weight.double().t() + base.bias.double(), A, B) for base, A, B in pairs]
+    wholes = [out if A is None else out + x.double() @ A.double().t() @ B.double().t() for out, A, B in outs]
+    return [whole.bfloat16() for whole in wholes]
+
+
 @needs_kernels
 def test_the_frozen_weights_move_into_one_buffer_once():
     layers = layers_of((3, 0, 5))

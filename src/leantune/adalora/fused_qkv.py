@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.packing.attention import packed_attention
 from leantune.packing.dropout import PooledDropout
-from leantune.packing.native.adapter import Projection, can_adapt, project
+from leantune.packing.native.adapter import Projection, can_adapt, can_project, project
 from leantune.packing.native.dense import can_multiply, dense
 from leantune.packing.native.int8 import Int8Linear, is_linear, product_side_by_side
-from leantune.packing.native.library import learns, serves
+from leantune.packing.native.library import learns
 from leantune.packing.plan import AttentionPlan
 from leantune.packing.side_by_side import lay_side_by_side
 
@@ -103,7 +103,7 @@ def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
 def _projection(layer: nn.Module, x: Tensor) -> Projection | None:
     """``layer`` for `project`, or None if it is not for that."""
     base = layer.base if isinstance(layer, AdaLoraLinear) else layer
-    if not is_linear(base) or base.bias is None or base.weight.dtype != x.dtype or not serves(x):
+    if not is_linear(base) or base.bias is None or not can_project(base, x):
         return None
     if isinstance(layer, AdaLoraLinear):
         return layer.projection(x.dtype) if can_adapt(layer.dropout, base, x) else None

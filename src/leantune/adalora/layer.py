@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.adalora.triplets import Draw, Triplets, draw_normal
-from leantune.packing.native.adapter import RANK_MULTIPLE, Projection, can_adapt, project
+from leantune.packing.native.adapter import Projection, can_adapt, project
+
+SHAPE_MULTIPLE = 8
+"""torch multiplies at the next multiple of this rank, with zeros. After pruning every layer has a rank of its own, and
+oneDNN compiles a kernel for each new shape; batches without padding make all shapes new at every step."""
 
 
 class AdaLoraLinear(nn.Module):
@@ -78,7 +82,7 @@ class AdaLoraLinear(nn.Module):
             return project(x, [self.projection(x.dtype)], self.dropout)[0]
         scaled_A, B = self._factors(x.dtype)
         frozen = self.base(x)
-        spare = -self.rank % RANK_MULTIPLE
+        spare = -self.rank % SHAPE_MULTIPLE
         scaled_A, padded_B = F.pad(scaled_A, (0, 0, 0, spare)), F.pad(B, (0, spare))
         low_rank = F.linear(self.dropout(x), scaled_A).flatten(0, -2)  # (rows, R + spare)
         update = torch.addmm(frozen.flatten(0, -2), low_rank, padded_B.t())

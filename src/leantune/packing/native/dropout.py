@@ -18,6 +18,17 @@ COUNT_MULTIPLE = 32
 Key = tuple[int, int]
 
 
+class Mask(ctypes.Structure):
+    """``dropout_mask`` of ``dropout.h``, field by field."""
+
+    _fields_ = (("kept_levels", ctypes.c_uint32), ("key", ctypes.c_uint32 * 2))
+
+    @classmethod
+    def of(cls, p: float, key: Key) -> Mask:
+        """The mask of dropout ``p`` that ``key`` draws; p is 0 for none."""
+        return cls(native_levels(p), key)
+
+
 class _Arguments(ctypes.Structure):
     """``dropout`` of ``dropout.c``, field by field."""
 
@@ -25,9 +36,7 @@ class _Arguments(ctypes.Structure):
         ("x", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("count", ctypes.c_int64),
-        ("adds", ctypes.c_int64),
-        ("kept_levels", ctypes.c_uint32),
-        ("key", ctypes.c_uint32 * 2),
+        ("mask", Mask),
         ("num_threads", ctypes.c_int64),
     )
 
@@ -44,31 +53,28 @@ def can_drop(x: Tensor) -> bool:
     return x.numel() % COUNT_MULTIPLE == 0 and serves(x)
 
 
-def drop(x: Tensor, out: Tensor, p: float, key: Key, *, adds: bool = False) -> Tensor:
-    """Write dropout(x) to ``out``, or add it; both contiguous bf16 of the same number of elements."""
-    arguments = _Arguments(
-        x=x.data_ptr(),
-        out=out.data_ptr(),
-        count=x.numel(),
-        adds=adds,
-        kept_levels=native_levels(p),
-        key=key,
-        num_threads=torch.get_num_threads(),
-    )
-    call("dropout_apply", arguments)
-    return out
-
-
 class NativeDropout(torch.autograd.Function):
     """Dropout of a whole tensor as a graph node."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, key: Key) -> Tensor:
-        ctx.p, ctx.key = p, key
-        x = x.contiguous()
-        return drop(x, torch.empty_like(x), p, key)
+        ctx.mask = Mask.of(p, key)
+        return _dropped(x, ctx.mask)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        grad_out = grad_outputs[0].contiguous()
-        return drop(grad_out, torch.empty_like(grad_out), ctx.p, ctx.key), None, None
+        return _dropped(grad_outputs[0], ctx.mask), None, None
+
+
+def _dropped(x: Tensor, mask: Mask) -> Tensor:
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    arguments = _Arguments(
+        x=x.data_ptr(),
+        out=out.data_ptr(),
+        count=x.numel(),
+        mask=mask,
+        num_threads=torch.get_num_threads(),
+    )
+    call("dropout_apply", arguments)
+    return out

@@ -34,6 +34,8 @@ typedef struct {
     int64_t takes_slope;       /* the first product is multiplied by GELU's slope at before + gelu_bias, which is there */
     matrix last;               /* (width of out, D or F) */
     const uint16_t *bias;      /* (width of out) bf16; NULL: none */
+    const uint16_t *low, *up;  /* (T rounded up to SIDE, R) and (width of out, R) bf16: their product is added; NULL: none */
+    int64_t R;                 /* a multiple of DEPTH */
     uint16_t *out;             /* (T, width of out) bf16 */
     int64_t num_threads;
 } product;
@@ -53,14 +55,16 @@ typedef struct {
     float *scales;
     int32_t *offsets; /* what the sums are too large by */
     int32_t *sums;    /* two blocks of (SIDE, SIDE) */
+    float *updates;   /* (SIDE, SIDE) */
 } workspace;
 
 INLINE int64_t depth_of(int64_t width) { return round_up(width, STEP); }
-INLINE int64_t workspace_size(int64_t rows, int64_t width) { return rows * (depth_of(width) + 8) + 2 * SIDE * SIDE * 4; }
+INLINE int64_t workspace_size(int64_t rows, int64_t width) { return rows * (depth_of(width) + 8) + 3 * SIDE * SIDE * 4; }
 
 INLINE workspace lay_out_workspace(char *memory, int64_t rows, int64_t width) {
     char *behind = memory + rows * depth_of(width);
-    return (workspace){(int8_t *)memory, (float *)behind, (int32_t *)(behind + rows * 4), (int32_t *)(behind + rows * 8)};
+    int32_t *sums = (int32_t *)(behind + rows * 8);
+    return (workspace){(int8_t *)memory, (float *)behind, (int32_t *)(behind + rows * 4), sums, (float *)(sums + 2 * SIDE * SIDE)};
 }
 
 /* As bits, so that what is not finite counts as more than all else and its scale tells: the row comes out as NaN. */
@@ -113,11 +117,15 @@ typedef struct {
     const matrix *w;
     const uint16_t *bias;
     uint16_t *before, *out;
+    const uint16_t *low; /* (count rounded up to SIDE, R) */
+    const uint32_t *up;  /* (R / 2, rows of w): pairs */
+    int64_t R;
 } result;
 
 /* SIDE x SIDE sums of it. */
 typedef struct {
     const int32_t *sums;
+    const float *updates; /* NULL: none */
     int64_t row, count, column;
 } block;
 
@@ -131,6 +139,7 @@ INLINE void finish_rows(const block *b, int64_t from, int64_t end, const result 
             if (WEIGHT_OFFSET) sum -= a->x->offsets[row];
             f32x16 x = __builtin_convertvector(sum, f32x16) * (scales * a->x->scales[row]);
             if (kind == AS_IT_IS) x += bias;
+            if (kind == AS_IT_IS && b->updates) x += load_f32(b->updates + r * SIDE + c - b->column);
             if (kind == TIMES_SLOPE) x *= gelu_slope(widen(a->before + place) + bias);
             if (kind == THEN_GELU) {
                 x = (f32x16)(round_bf16(x) & 0xffff0000); /* its slope will be taken at what is stored */
@@ -153,6 +162,14 @@ INLINE void fetch_rows_of(const result *a, int64_t column, int64_t from, int64_t
     }
 }
 
+/* The block of low times up. */
+INLINE const float *updates_of(const result *a, float *updates, int64_t row, int64_t column) {
+    for (int64_t c = 0; c < smaller(SIDE, a->w->rows - column); c += LANES)
+        for (int64_t r = 0; r < SIDE; r += LANES)
+            tile_product(updates + r * SIDE + c, SIDE, a->low + (row + r) * a->R, a->R, a->up + column + c, a->w->rows, a->R, 0);
+    return updates;
+}
+
 /* A block is finished while the next is multiplied: AMX works beside the other units of a core. */
 INLINE void multiply_taken(const result *a, const int kind) {
     const workspace *w = a->x;
@@ -172,7 +189,8 @@ INLINE void multiply_taken(const result *a, const int kind) {
                 finish_rows(&before, share * step, share * (step + now), a, kind);
             }
             end_block(sums);
-            before = (block){sums, row, smaller(SIDE, a->count - row), column};
+            before = (block){sums, NULL, row, smaller(SIDE, a->count - row), column};
+            if (kind == AS_IT_IS && a->low) before.updates = updates_of(a, w->updates, row, column);
         }
     finish_rows(&before, 0, SIDE, a, kind);
 }
@@ -206,11 +224,14 @@ int multiply_rounded(const product *a) {
     const int64_t at_once = rows_at_once(a->T, a->num_threads, most_rows(a), SIDE);
     const int64_t rounded = round_up(workspace_size(at_once, larger(one->width, other->width)), 64);
     const int64_t size = rounded + round_up(at_once * one->rows * sizeof(uint16_t), 64);
-    char *memory = aligned_alloc(64, size * a->num_threads);
+    const int64_t for_up = round_up(a->R * other->rows * sizeof(uint16_t), 64);
+    char *memory = aligned_alloc(64, for_up + size * a->num_threads);
     if (!memory) return 1;
+    uint32_t *up = (uint32_t *)memory;
+    if (a->low) transpose_dwords(up, (const uint32_t *)a->up, other->rows, a->R / 2);
 #pragma omp parallel num_threads(a->num_threads)
     {
-        char *own = memory + size * omp_get_thread_num();
+        char *own = memory + for_up + size * omp_get_thread_num();
         uint16_t *between = (uint16_t *)(own + rounded); /* (rows at once, F) */
         tile_config before = begin_tiles();
 #pragma omp for schedule(static)
@@ -220,13 +241,14 @@ int multiply_rounded(const product *a) {
             if (one->panels) {
                 const workspace w = take_rows(own, at_once, x, count, one->width);
                 uint16_t *kept = a->before ? a->before + first * one->rows : NULL;
-                const result activated = {&w, count, one, a->gelu_bias, kept, between};
+                const result activated = {&w, count, one, a->gelu_bias, kept, between, NULL, NULL, 0};
                 if (a->takes_slope) multiply_taken(&activated, TIMES_SLOPE);
                 else multiply_taken(&activated, THEN_GELU);
                 x = between;
             }
             const workspace w = take_rows(own, at_once, x, count, other->width);
-            const result out = {&w, count, other, a->bias, NULL, a->out + first * other->rows};
+            const uint16_t *low = a->low ? a->low + first * a->R : NULL;
+            const result out = {&w, count, other, a->bias, NULL, a->out + first * other->rows, low, up, a->R};
             multiply_taken(&out, AS_IT_IS);
         }
         end_tiles(before);

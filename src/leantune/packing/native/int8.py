@@ -32,6 +32,9 @@ WIDTH_MULTIPLE = 16
 SIDE, STEP = 32, 64
 """What F and D of a rounded weight are filled up to: ``tiles.h`` and ``byte_tiles.h``."""
 
+UPDATE_MULTIPLE = 32
+"""Numbers of bf16 that a product sums over at once: ``DEPTH`` of ``vectors.h``."""
+
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -65,9 +68,16 @@ class _Product(ctypes.Structure):
         *((name, _Pointer) for name in ("gelu_bias", "before")),
         ("takes_slope", _Count),
         ("last", _Matrix),
-        *((name, _Pointer) for name in ("bias", "out")),
+        *((name, _Pointer) for name in ("bias", "low", "up")),
+        ("R", _Count),
+        ("out", _Pointer),
         ("num_threads", _Count),
     )
+
+
+Update = tuple[Tensor, Tensor]
+"""Factors in bf16 of what is added to a product: ``(T, R)``, with rows of any numbers up to a multiple of `SIDE`, and
+``(F, R)``; R is a multiple of `UPDATE_MULTIPLE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +109,9 @@ class Int8Matrix:
         call("round_weight", arguments)
         return cls((rows, width), panels, scales)
 
-    def times(self, x_TD: Tensor, bias_F: Tensor | None = None) -> Tensor:
-        """The product with each row of x, rounded, plus the bias: ``(T, D)`` bf16 to ``(T, F)`` bf16; bias bf16."""
-        return _multiply(x_TD, self, bias_F)
+    def times(self, x_TD: Tensor, bias_F: Tensor | None = None, *, update: Update | None = None) -> Tensor:
+        """The product with each row of x, rounded, plus bias, bf16, and update: ``(T, D)`` bf16 to ``(T, F)`` bf16."""
+        return _multiply(x_TD, self, bias_F, update=update)
 
     def as_argument(self) -> _Matrix:
         """What the kernel is given."""
@@ -143,7 +153,11 @@ def times_slope_times(
 
 
 def _multiply(
-    x_TD: Tensor, last: Int8Matrix, bias: Tensor | None, activation: Activation | None = None
+    x_TD: Tensor,
+    last: Int8Matrix,
+    bias: Tensor | None,
+    activation: Activation | None = None,
+    update: Update | None = None,
 ) -> Tensor:
     x_TD = _checked(x_TD)
     out = torch.empty(len(x_TD), last.shape[0], dtype=torch.bfloat16)
@@ -161,6 +175,12 @@ def _multiply(
         arguments.first, arguments.takes_slope = first.as_argument(), activation.takes_slope
         arguments.gelu_bias = _address(activation.bias, first.shape[:1])
         arguments.before = _address(activation.before, (len(x_TD), first.shape[0]))
+    if update is not None:
+        low, up = update
+        rank = up.shape[1]
+        assert rank % UPDATE_MULTIPLE == 0, rank
+        arguments.low = _address(low, (len(x_TD) + -len(x_TD) % SIDE, rank))
+        arguments.up, arguments.R = _address(up, (last.shape[0], rank)), rank
     width = (last if activation is None else activation.first).shape[1]
     assert x_TD.shape[1] == width, f"{x_TD.shape[1]} columns for a matrix of {width}"
     call("multiply_rounded", arguments)
@@ -201,9 +221,9 @@ class Int8Weight:
         """W transposed."""
         return Int8Matrix.of(as_one(self.weights, 0).t())
 
-    def forward(self, x_TD: Tensor, bias_F: Tensor | None = None) -> Tensor:
-        """``W x + b`` for each token: ``(T, D)`` bf16 to ``(T, F)`` bf16; b bf16."""
-        return self.by_row.times(x_TD, bias_F)
+    def forward(self, x_TD: Tensor, bias_F: Tensor | None = None, *, update: Update | None = None) -> Tensor:
+        """``W x + b`` and an update for each token: ``(T, D)`` bf16 to ``(T, F)`` bf16; b bf16."""
+        return self.by_row.times(x_TD, bias_F, update=update)
 
     def backward(self, grad_TF: Tensor) -> Tensor:
         """The gradient of x ``(T, D)`` bf16, from that of the output ``(T, F)`` bf16."""

@@ -1,4 +1,5 @@
 /* LayerNorm(dropout(x + bias) + residual), forward and backward, one pass over the rows each. */
+#include "dropout.h"
 #include "norm.h"
 
 typedef struct {
@@ -6,8 +7,7 @@ typedef struct {
     const uint16_t *bias;              /* (width); NULL: none */
     norm norm;
     int64_t num_rows, width;           /* a multiple of 32 */
-    uint32_t kept_levels;              /* of 65,536; all of them: no dropout */
-    uint32_t key[2];                   /* of the dropout */
+    dropout_mask mask;                 /* all levels kept: no dropout */
     uint16_t *out, *sum;               /* sum: dropout(x + bias) + residual, for the backward pass; may be NULL */
     moments *stats;                    /* (rows); may be NULL */
     const uint16_t *grad_out;
@@ -15,21 +15,13 @@ typedef struct {
     int64_t num_threads;
 } residual;
 
-/* The dropout of columns c to c + 31 of a row: zeros, or what keeps the expectation. */
-INLINE void factors_of(const residual *a, int64_t row, int64_t c, f32x16 factor[2]) {
-    const f32x16 value = (f32x16){} + 65536.0f / a->kept_levels;
-    u32x16 levels = random_bits((uint32_t)((row * a->width + c) / 2), a->key);
-    factor[0] = kept((u32x16)((levels & 0xffff) < a->kept_levels), value);
-    factor[1] = kept((u32x16)((levels >> 16) < a->kept_levels), value);
-}
-
 INLINE void forward_row(const residual *a, int64_t row, const int drops) {
     const int64_t D = a->width, first = row * D;
     float values[D];
     f32x16 sum = {};
     for (int64_t c = 0; c < D; c += 2 * LANES) {
         f32x16 factor[2];
-        if (drops) factors_of(a, row, c, factor);
+        if (drops) dropout_factors(factor, first + c, a->mask);
         for (int i = 0; i < 2; i++) {
             const int64_t column = c + i * LANES;
             f32x16 x = widen(a->x + first + column);
@@ -60,7 +52,7 @@ INLINE void backward_row(const residual *a, int64_t row, const int drops) {
     const float mean_grad = total(sum) / D, mean_product = total(products) / D;
     for (int64_t c = 0; c < D; c += 2 * LANES) {
         f32x16 factor[2];
-        if (drops) factors_of(a, row, c, factor);
+        if (drops) dropout_factors(factor, first + c, a->mask);
         for (int i = 0; i < 2; i++) {
             const int64_t column = c + i * LANES;
             f32x16 grad = (load_f32(grads + column) - mean_grad - load_f32(normal + column) * mean_product) * rate;
@@ -73,7 +65,7 @@ INLINE void backward_row(const residual *a, int64_t row, const int drops) {
 int residual_forward(const residual *a) {
 #pragma omp parallel for num_threads(a->num_threads)
     for (int64_t row = 0; row < a->num_rows; row++)
-        if (a->kept_levels < 65536) forward_row(a, row, 1);
+        if (a->mask.kept_levels < 65536) forward_row(a, row, 1);
         else forward_row(a, row, 0);
     return 0;
 }
@@ -81,7 +73,7 @@ int residual_forward(const residual *a) {
 int residual_backward(const residual *a) {
 #pragma omp parallel for num_threads(a->num_threads)
     for (int64_t row = 0; row < a->num_rows; row++)
-        if (a->kept_levels < 65536) backward_row(a, row, 1);
+        if (a->mask.kept_levels < 65536) backward_row(a, row, 1);
         else backward_row(a, row, 0);
     return 0;
 }

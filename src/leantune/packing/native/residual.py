@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native.dense import can_multiply, dense_and_norm
-from leantune.packing.native.dropout import LEVELS, native_levels
+from leantune.packing.native.dropout import LEVELS, Mask
 from leantune.packing.native.feed_forward import FeedForward
 from leantune.packing.native.gelu import GeluLayer, bias_apart
 from leantune.packing.native.int8 import product
@@ -34,8 +34,7 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("x", "residual", "bias")),
         ("norm", Norm),
         *((name, ctypes.c_int64) for name in ("num_rows", "width")),
-        ("kept_levels", ctypes.c_uint32),
-        ("key", ctypes.c_uint32 * 2),
+        ("mask", Mask),
         *((name, ctypes.c_void_p) for name in ("out", "sum", "stats", "grad_out", "grad_x", "grad_residual")),
         ("num_threads", ctypes.c_int64),
     )
@@ -120,7 +119,7 @@ class _Residual(torch.autograd.Function):
         arguments: _Arguments = ctx.arguments
         grad_out = grad_outputs[0].contiguous()
         grad_residual = torch.empty_like(total)
-        drops = arguments.kept_levels < LEVELS
+        drops = arguments.mask.kept_levels < LEVELS
         grad_x = torch.empty_like(total) if drops else grad_residual
         arguments.grad_out = grad_out.data_ptr()
         arguments.grad_x, arguments.grad_residual = grad_x.data_ptr(), grad_residual.data_ptr()
@@ -138,8 +137,7 @@ def _arguments(
         norm=Norm.of(norm),
         num_rows=x.numel() // x.shape[-1],
         width=x.shape[-1],
-        kept_levels=native_levels(p),
-        key=stream.key() if p else (0, 0),
+        mask=Mask.of(p, stream.key() if p else (0, 0)),
         num_threads=torch.get_num_threads(),
     )
 

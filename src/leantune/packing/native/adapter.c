@@ -1,0 +1,229 @@
+/* Low-rank updates of frozen layers of one input: what is thin in their passes, in one pass over the rows each way.
+
+   Letters: T rows of x, D their width, F columns of all outputs, R rank of all updates, filled up with zeros to a multiple
+   of DEPTH. D and F: multiples of 32. */
+#include <omp.h>
+#include <stdlib.h>
+
+#include "dropout.h"
+#include "panels.h"
+
+typedef struct {
+    const uint16_t *x; /* (T, D) contiguous bf16, as all that follow */
+    const uint16_t *A; /* (R, D) */
+    int64_t T, D, R;
+    uint16_t *dropped; /* (T, D): dropout(x); NULL: there is none */
+    uint16_t *low;     /* (T rounded up to SIDE, R): dropout(x) A^T, and ones in the last column */
+    dropout_mask mask;
+    int64_t num_threads;
+} adapter_forward;
+
+typedef struct {
+    const uint16_t *grad;         /* (T, F) contiguous bf16, of the outputs, as all that follow */
+    const uint16_t *dropped;      /* (T, D): dropout(x), or x */
+    const uint16_t *low;          /* (T, R) */
+    const uint16_t *A, *B;        /* (R, D) and (F, R) */
+    const int64_t *spans;         /* (R / 16, 2): the columns of outputs that sixteen ranks can change, whole SIDEs of them;
+                                     from no column to none: no rank is among them */
+    int64_t T, D, F, R;
+    uint16_t *grad_x;             /* (T, D): the gradient through the update is added; NULL: nobody wants it */
+    uint16_t *grad_A, *grad_B;    /* (R, D) and (R, F), transposed; written where spans say */
+    dropout_mask mask;            /* all levels kept: no dropout */
+    int64_t num_threads;
+} adapter_backward;
+
+enum { MOST_ROWS = 128, MOST_SHARES = 16 };
+
+/* Rows of whose products each has sums of its own, added in order: no bit depends on the number of threads. */
+static int64_t rows_of_share(int64_t T) { return round_up((T + MOST_SHARES - 1) / MOST_SHARES, SIDE); }
+
+/* (rows, R) sums, R / 16 blocks of sixteen columns, as rows of bf16. */
+INLINE void write_low(uint16_t *low, const float *sums, int64_t rows, int64_t R) {
+    for (int64_t column = 0; column < R; column += LANES, sums += rows * LANES)
+        for (int64_t r = 0; r < rows; r++) store_bf16(low + r * R + column, load_f32(sums + r * LANES));
+}
+
+/* `rows` (padded, depth), or a copy of them with zeros behind where there are fewer. */
+INLINE const uint16_t *full_rows(uint16_t *copy, const uint16_t *rows, int64_t count, int64_t padded, int64_t depth) {
+    if (count == padded) return rows;
+    copy_rows(copy, rows, depth, count, padded, depth);
+    return copy;
+}
+
+/* W (R, depth) as panels of sixteen rows of it. */
+static void lay_out_panels(uint32_t *panels, const uint16_t *W, int64_t R, int64_t depth) {
+    for (int64_t r = 0; r < R; r += LANES) panel_of(panels + r * depth / 2, W + r * depth, depth, LANES, depth);
+}
+
+INLINE void drop_row(const adapter_forward *a, int64_t row) {
+    for (int64_t i = row * a->D; i < (row + 1) * a->D; i += 2 * LANES) {
+        f32x16 factor[2];
+        dropout_factors(factor, i, a->mask);
+        store_bf16(a->dropped + i, widen(a->x + i) * factor[0]);
+        store_bf16(a->dropped + i + LANES, widen(a->x + i + LANES) * factor[1]);
+    }
+}
+
+/* 0 if there was memory for it. */
+int adapter_down(const adapter_forward *a) {
+    const int64_t D = a->D, R = a->R, at_once = rows_at_once(a->T, a->num_threads, MOST_ROWS, SIDE);
+    const int64_t for_sums = at_once * R * sizeof(float), size = round_up(for_sums + at_once * D * 2, 64);
+    char *memory = aligned_alloc(64, round_up(R * D * 2, 64) + size * a->num_threads);
+    if (!memory) return 1;
+    uint32_t *panels = (uint32_t *)memory;
+    lay_out_panels(panels, a->A, R, D);
+#pragma omp parallel num_threads(a->num_threads)
+    {
+        char *own = memory + round_up(R * D * 2, 64) + size * omp_get_thread_num();
+        tile_config before = begin_tiles();
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < a->T; first += at_once) {
+            const int64_t count = smaller(at_once, a->T - first), padded = round_up(count, SIDE);
+            for (int64_t r = 0; a->dropped && r < count; r++) drop_row(a, first + r);
+            const uint16_t *x = (a->dropped ? a->dropped : a->x) + first * D;
+            float *sums = (float *)own;
+            x = full_rows((uint16_t *)(own + for_sums), x, count, padded, D);
+            for (int64_t r = 0; r < R; r += LANES) products(sums + r * padded, x, D, panels + r * D / 2, 0, padded, D);
+            write_low(a->low + first * R, sums, padded, R);
+            for (int64_t r = 0; r < padded; r++) a->low[(first + r + 1) * R - 1] = 0x3f80; /* 1 */
+        }
+        end_tiles(before);
+    }
+    free(memory);
+    return 0;
+}
+
+/* What a thread holds for some rows of a backward pass. */
+typedef struct {
+    int64_t count, padded;            /* these rows, and with zeros behind */
+    uint16_t *copy;                   /* (MOST_ROWS, F): rows of grad with zeros behind */
+    float *sums;                      /* (R / 16, MOST_ROWS, 16) */
+    uint16_t *grad_low;               /* (MOST_ROWS, R) */
+    uint32_t *pairs;                  /* (MOST_ROWS / 2, SIDE or R) */
+    uint32_t *low_rows, *grad_low_rows; /* (R, MOST_ROWS / 2): transposed, pairs of tokens */
+} workspace;
+
+/* Cuts this thread's memory into its buffers; without memory it says how much that is. */
+static size_t lay_out(workspace *w, char *memory, int64_t F, int64_t R) {
+    size_t used = 0;
+#define TAKE(buffer, count) (w->buffer = (void *)(memory + used), used += round_up((count) * sizeof *w->buffer, 64))
+    TAKE(copy, MOST_ROWS * F), TAKE(sums, MOST_ROWS * R), TAKE(grad_low, MOST_ROWS * R);
+    TAKE(pairs, MOST_ROWS / 2 * larger(SIDE, R));
+    TAKE(low_rows, R * MOST_ROWS / 2), TAKE(grad_low_rows, R * MOST_ROWS / 2);
+#undef TAKE
+    return used;
+}
+
+INLINE int64_t begin_of(const adapter_backward *a, int64_t r) { return a->spans[r / LANES * 2]; }
+INLINE int64_t end_of(const adapter_backward *a, int64_t r) { return a->spans[r / LANES * 2 + 1]; }
+
+/* grad B, of these rows. */
+INLINE void find_grad_low(const adapter_backward *a, const workspace *w, const uint16_t *grad, const uint32_t *B_panels) {
+    grad = full_rows(w->copy, grad, w->count, w->padded, a->F);
+    for (int64_t r = 0; r < a->R; r += LANES) {
+        const int64_t begin = begin_of(a, r), depth = end_of(a, r) - begin;
+        float *sums = w->sums + r * w->padded;
+        if (depth) products(sums, grad + begin, a->F, B_panels + (r * a->F + begin * LANES) / 2, 0, w->padded, depth);
+        else memset(sums, 0, w->padded * LANES * sizeof *sums);
+    }
+    write_low(w->grad_low, w->sums, w->padded, a->R);
+}
+
+/* (count, R) bf16 as (R, padded) bf16, in dwords. */
+INLINE void transpose_low(const workspace *w, uint32_t *to, const uint16_t *low, int64_t R) {
+    pair_rows(w->pairs, low, R, w->count, w->padded, R);
+    transpose_dwords(to, w->pairs, w->padded / 2, R);
+}
+
+/* to (R, width), rows `stride` apart, = or += low (R, padded) x (count, width), where spans say; `is_whole`: in all columns
+   that any rank has. */
+INLINE void add_outer(const adapter_backward *a, const workspace *w, float *to, int64_t stride, const uint32_t *low,
+                      const uint16_t *x, int64_t width, int is_whole, int adds) {
+    for (int64_t column = 0; column < width; column += SIDE) {
+        int is_paired = 0;
+        for (int64_t r = 0; r < a->R; r += LANES) {
+            const int64_t begin = begin_of(a, r), end = end_of(a, r);
+            if (begin == end || (!is_whole && (column < begin || column >= end))) continue;
+            if (!is_paired) pair_rows(w->pairs, x + column, width, w->count, w->padded, SIDE), is_paired = 1;
+            for (int64_t c = 0; c < SIDE; c += LANES)
+                tile_product(to + r * stride + column + c, stride, (const uint16_t *)(low + r * w->padded / 2), w->padded,
+                             w->pairs + c, SIDE, w->padded, adds);
+        }
+    }
+}
+
+/* grad_x += the mask times grad_low A. */
+INLINE void add_to_input(const adapter_backward *a, const workspace *w, const uint32_t *A_pairs, int64_t first) {
+    const int64_t D = a->D;
+    float sums[LANES * SIDE];
+    for (int64_t row = 0; row < w->count; row += LANES)
+        for (int64_t column = 0; column < D; column += SIDE) {
+            for (int64_t c = 0; c < SIDE; c += LANES)
+                tile_product(sums + c, SIDE, w->grad_low + row * a->R, a->R, A_pairs + column + c, D, a->R, 0);
+            for (int64_t r = 0; r < smaller(LANES, w->count - row); r++) {
+                const int64_t place = (first + row + r) * D + column;
+                f32x16 factor[2];
+                dropout_factors(factor, place, a->mask);
+                for (int i = 0; i < 2; i++) {
+                    uint16_t *to = a->grad_x + place + i * LANES;
+                    store_bf16(to, load_f32(sums + r * SIDE + i * LANES) * factor[i] + widen(to));
+                }
+            }
+        }
+}
+
+/* Sums over all shares, each (R, F + D), as bf16. */
+static void write_sums(uint16_t *to, const float *sums, int64_t width, int64_t share, int64_t num_shares) {
+    for (int64_t c = 0; c < width; c += LANES) {
+        f32x16 sum = load_f32(sums + c);
+        for (int64_t i = 1; i < num_shares; i++) sum += load_f32(sums + i * share + c);
+        store_bf16(to + c, sum);
+    }
+}
+
+/* 0 if there was memory for it. */
+int adapter_up(const adapter_backward *a) {
+    const int64_t T = a->T, D = a->D, F = a->F, R = a->R, width = F + D;
+    const int64_t rows = rows_of_share(T), num_shares = (T + rows - 1) / rows, share = R * width;
+    workspace w;
+    const size_t for_factors = round_up(R * width * 2, 64), for_sums = num_shares * share * sizeof(float);
+    const size_t size = lay_out(&w, NULL, F, R);
+    char *memory = aligned_alloc(64, round_up(for_factors + for_sums + size * a->num_threads, 64));
+    if (!memory) return 1;
+    uint32_t *B_panels = (uint32_t *)memory, *A_pairs = B_panels + R * F / 2;
+    float *sums = (float *)(memory + for_factors);
+    pair_rows(A_pairs, a->A, D, R, R, D);
+#pragma omp parallel num_threads(a->num_threads) private(w)
+    {
+        tile_config before = begin_tiles();
+        lay_out(&w, memory + for_factors + for_sums + size * omp_get_thread_num(), F, R);
+#pragma omp for schedule(static)
+        for (int64_t f = 0; f < F; f += 2 * LANES) /* B (F, R): pairs of rows, sixteen columns next to each other */
+            for (int64_t r = 0; r < R; r += LANES)
+                pair_rows(B_panels + r * F / 2 + f / 2 * LANES, a->B + f * R + r, R, 2 * LANES, 2 * LANES, LANES);
+#pragma omp for schedule(static)
+        for (int64_t begin = 0; begin < T; begin += rows) {
+            float *own = sums + begin / rows * share;
+            const int64_t end = smaller(begin + rows, T);
+            for (int64_t first = begin; first < end; first += MOST_ROWS) {
+                const uint16_t *grad = a->grad + first * F;
+                w.count = smaller(MOST_ROWS, end - first), w.padded = round_up(w.count, SIDE);
+                find_grad_low(a, &w, grad, B_panels);
+                transpose_low(&w, w.low_rows, a->low + first * R, R);
+                transpose_low(&w, w.grad_low_rows, w.grad_low, R);
+                add_outer(a, &w, own, width, w.low_rows, grad, F, 0, first > begin);
+                add_outer(a, &w, own + F, width, w.grad_low_rows, a->dropped + first * D, D, 1, first > begin);
+                if (a->grad_x) add_to_input(a, &w, A_pairs, first);
+            }
+        }
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < R; r++) {
+            const int64_t begin = begin_of(a, r), end = end_of(a, r);
+            write_sums(a->grad_B + r * F + begin, sums + r * width + begin, end - begin, share, num_shares);
+            if (begin < end) write_sums(a->grad_A + r * D, sums + r * width + F, D, share, num_shares);
+        }
+        end_tiles(before);
+    }
+    free(memory);
+    return 0;
+}

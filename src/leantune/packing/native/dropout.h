@@ -1,0 +1,17 @@
+/* Dropout whose mask is drawn again wherever it is needed, from the place of an element and a key. */
+#pragma once
+
+#include "vectors.h"
+
+typedef struct {
+    uint32_t kept_levels; /* of 65,536: random numbers below keep their element */
+    uint32_t key[2];
+} dropout_mask;
+
+/* What two vectors of elements from number `first` on are multiplied by: zeros, or what keeps the expectation. */
+INLINE void dropout_factors(f32x16 factor[2], int64_t first, dropout_mask mask) {
+    const f32x16 value = (f32x16){} + 65536.0f / mask.kept_levels;
+    const u32x16 levels = random_bits((uint32_t)(first / 2), mask.key);
+    factor[0] = kept((u32x16)((levels & 0xffff) < mask.kept_levels), value);
+    factor[1] = kept((u32x16)((levels >> 16) < mask.kept_levels), value);
+}
