@@ -78,7 +78,7 @@ def folder(tmp_path_factory) -> Path:
 
 def test_two_processes_equal_one_on_the_same_batches(folder, tmp_path):
     # 163 rows: 54, 54, 54 and 1
-    words = settings(folder, lora_dropout=0.0, batch_size=54, orth_reg_weight=0.5)
+    words = settings(folder, lora_dropout=0.0, batch_size=54, orth_reg_weight=0.5, supcon_weight=0.5)
     train(1, *words, f"output={tmp_path / 'one'}")
     train(2, *words, f"output={tmp_path / 'two'}")
     (one, steps_one), (two, steps_two) = read(tmp_path / "one"), read(tmp_path / "two")

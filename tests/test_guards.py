@@ -293,6 +293,14 @@ def test_the_divergence_of_r_drop_is_in_the_gradient_and_not_in_the_loss(start):
     assert not same(weak.after[1], strong.after[1])
 
 
+def test_the_contrast_is_in_the_gradient_and_not_in_the_loss(start):
+    without, weak, strong = (start(supcon_weight=weight, lora_dropout=0) for weight in (0.0, 1e-6, 10.0))
+    for each in (without, weak, strong):
+        each.train(2)
+    assert without.results[0].loss == weak.results[0].loss == strong.results[0].loss
+    assert not same(weak.after[1], strong.after[1])
+
+
 def test_decays_of_the_recipe_reach_the_optimiser_and_the_allocator(start):
     state = start(weight_decay=0.3, beta1=0.7, beta2=0.6).state
     assert {group["weight_decay"] for group in state.optimizer.param_groups} == {0.0, 0.3}

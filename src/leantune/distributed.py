@@ -109,6 +109,15 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def gather_tensors(own: Tensor) -> list[Tensor]:
+    """The tensor of every process, by rank, on every process; all have the same shape and type."""
+    if world_size() == 1:
+        return [own]
+    tensors = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(tensors, own)
+    return tensors
+
+
 def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:

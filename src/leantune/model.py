@@ -116,6 +116,19 @@ class PackedClassifier(nn.Module):
             return self._padded_logits(batch)
         return self.classify(self.pool(batch))
 
+    def logits_and_head_inputs(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """`forward`, and what the head's output layer gets for every text ``(S, D)``; where it classifies tokens and
+        the head means their logits (EuroBERT), the mean of it, which has the same logits.
+        """
+        seen: list[Tensor] = []
+        _, layer = output_layer(self.model)
+        hook = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        try:
+            logits = self(batch)
+        finally:
+            hook.remove()
+        return logits, _of_texts(seen[0], batch)
+
     def pool(self, batch: PackedBatch) -> Tensor:
         """One vector a text ``(S, D)``, in the encoder's type."""
         assert self.architecture.pool is not None
@@ -165,6 +178,15 @@ class PackedClassifier(nn.Module):
             types["token_type_ids"] = torch.where(is_real, batch.token_type_ids[index], 0)
         logits: Tensor = self.model(input_ids=input_ids, attention_mask=is_real.long(), **types).logits
         return logits.float()
+
+
+def _of_texts(inputs: Tensor, batch: PackedBatch) -> Tensor:
+    """``(S, D)`` of ``(S, D)``, or of ``(S, L, D)`` with padding behind each text."""
+    if inputs.ndim == 2:
+        return inputs
+    place = torch.arange(inputs.shape[1], device=inputs.device)
+    is_real = place < batch.cu_seqlens.diff()[:, None]
+    return (inputs * is_real[..., None]).sum(1) / is_real.sum(1, keepdim=True)
 
 
 def _interface_attention(model: Any) -> None:

@@ -86,6 +86,11 @@ class Recipe:
         "alpha); above 0 a step takes twice as long",
         0.0,
     )
+    supcon_weight: float = _key(
+        "weight of the supervised contrastive loss, which draws texts of one label together before the output layer",
+        0.0,
+    )
+    supcon_temperature: float = _key("what cosines are divided by in the supervised contrastive loss", 0.2)
     class_weights: Literal["none", "balanced"] = _key(
         "weights of the classes in the loss: none, or balanced as in scikit-learn", "none"
     )
@@ -158,6 +163,7 @@ class Recipe:
             "head_learning_rate_ratio",
             "hidden_learning_rate_ratio",
             "warm_start_scale",
+            "supcon_temperature",
             "allocate_every",
             "validation_size",
         ):
@@ -168,7 +174,7 @@ class Recipe:
         for name in ("alpha", "learning_rate"):
             value = getattr(self, name)
             yield _must_be(name, value, "above 0", value is None or value > 0)
-        for name in ("weight_decay", "max_grad_norm", "orth_reg_weight", "r_drop"):
+        for name in ("weight_decay", "max_grad_norm", "orth_reg_weight", "r_drop", "supcon_weight"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
         for name in ("dropout", "lora_dropout", "label_smoothing"):
             value = getattr(self, name)

@@ -20,12 +20,14 @@ from leantune import distributed
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.layer import orthogonal_penalty
 from leantune.adalora.prune import prune
+from leantune.architectures import output_layer
 from leantune.config import Recipe
 from leantune.data.rows import LabelledRows, shuffled
 from leantune.errors import DivergedError
 from leantune.evaluation.evaluate import batch_of
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch
+from leantune.training.contrast import of_all_processes, supervised_contrast, take_no_part
 from leantune.training.optimizer import learning_rate_at, set_learning_rate
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -102,9 +104,16 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         )
         set_learning_rate(state.optimizer, result.learning_rate)
 
-        sizes = BatchSize(len(positions), _weight_of(phase, phase.rows[positions]))
         own = positions[distributed.rank() :: distributed.world_size()]
-        micro_steps = np.array_split(own, min(recipe.accumulate, max(1, len(own))))
+        most = math.ceil(
+            len(positions) / distributed.world_size()
+        )  # of any process: all take as many micro-steps
+        micro_steps = np.array_split(own, min(recipe.accumulate, most))
+        sizes = BatchSize(
+            len(positions),
+            _weight_of(phase, phase.rows[positions]),
+            math.ceil(most / len(micro_steps)),
+        )
         losses = [_backward(state, phase, phase.rows[micro], sizes, recipe, result) for micro in micro_steps]
         result.loss, result.orthogonality = torch.stack(losses).double().sum(0).tolist()  # host sync
         _sum_over_processes(state, result)  # scaled, so that all processes find the same overflow
@@ -148,11 +157,13 @@ def _learning_rate(state: TrainingState, phase: Phase, recipe: Recipe) -> float:
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
-    """What sums over the rows of a batch, over all its micro-steps and processes, are divided by."""
+    """A batch over all its micro-steps and processes: what sums over its rows are divided by."""
 
     rows: int
     weight: float
     """Its rows, or their class weights: for the loss."""
+    most_at_once: int
+    """Rows of a micro-step of any process at most."""
 
 
 def _weight_of(phase: Phase, rows: LabelledRows) -> float:
@@ -172,15 +183,24 @@ def _backward(
     """Forward and backward of one micro-step: its share of loss and orthogonality ``(2,)``, on the device."""
     penalty = torch.zeros((), device=state.classifier.device)
     if not len(rows):  # more processes than rows in the last batch
+        if recipe.supcon_weight:
+            take_no_part(
+                output_layer(state.classifier.model)[1].in_features, whole.most_at_once, penalty.device
+            )
         return torch.stack([penalty, penalty])
     batch = batch_of(state.classifier, rows)
-    logits = state.classifier(batch)
+    logits, inputs = state.classifier.logits_and_head_inputs(batch)
     loss = _task_loss(phase, logits, batch, recipe) / whole.weight
     total = loss
     if recipe.r_drop:
         others = state.classifier(batch)
         loss = (loss + _task_loss(phase, others, batch, recipe) / whole.weight) / 2
         total = loss + recipe.r_drop / 2 * symmetric_divergence(logits, others) / whole.rows
+    if recipe.supcon_weight:
+        assert batch.labels is not None
+        texts = of_all_processes(inputs.float(), batch.labels, whole.most_at_once)
+        contrast = supervised_contrast(*texts, recipe.supcon_temperature)
+        total = total + recipe.supcon_weight * contrast / whole.rows
     # once a step over all processes: the penalty does not depend on the rows
     if recipe.orth_reg_weight and not result.micro_sizes and distributed.is_main():
         penalty = orthogonal_penalty(list(state.classifier.layers().values()))

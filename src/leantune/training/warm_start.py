@@ -21,7 +21,6 @@ from leantune.data.rows import LabelledRows
 from leantune.errors import DivergedError
 from leantune.evaluation.evaluate import map_rows
 from leantune.model import PackedClassifier
-from leantune.packing.batch import PackedBatch
 
 ENOUGH_ROWS = 5_000
 """More of them, 9,000 of AG News, made no better classifier (docs/adalora.md)."""
@@ -40,31 +39,8 @@ a probe of ten times the C has weights that training does not make up for."""
 
 
 def head_inputs(classifier: PackedClassifier, rows: LabelledRows, batch_size: int) -> npt.NDArray[np.float32]:
-    """What the head's output layer gets for every row ``(N, D)``; where it classifies tokens and the head means their
-    logits (EuroBERT), the mean of it, which has the same logits.
-    """
-    seen: list[torch.Tensor] = []
-    _, layer = output_layer(classifier.model)
-    hook = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-
-    def inputs(batch: PackedBatch) -> torch.Tensor:
-        seen.clear()
-        classifier(batch)
-        return _of_texts(seen[0], batch)
-
-    try:
-        return map_rows(classifier, rows, batch_size, inputs)
-    finally:
-        hook.remove()
-
-
-def _of_texts(inputs: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-    """``(S, D)`` of ``(S, D)``, or of ``(S, L, D)`` with padding behind each text."""
-    if inputs.ndim == 2:
-        return inputs
-    place = torch.arange(inputs.shape[1], device=inputs.device)
-    is_real = place < batch.cu_seqlens.diff()[:, None]
-    return (inputs * is_real[..., None]).sum(1) / is_real.sum(1, keepdim=True)
+    """What the head's output layer gets for every row ``(N, D)``."""
+    return map_rows(classifier, rows, batch_size, lambda batch: classifier.logits_and_head_inputs(batch)[1])
 
 
 def _logistic(inverse_penalty: float) -> LogisticRegression:
