@@ -12,7 +12,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.methods import DEFAULT, INT8_LINE, LORA_LINE, PEER_WITHOUT_DROPOUT, PEERS, UNIFORM
+from benchmarks.quality.methods import (
+    DEFAULT,
+    INT8_LINE,
+    LORA_LINE,
+    PEER_WITHOUT_DROPOUT,
+    PEERS,
+    PLAIN,
+    PLAIN_LORA,
+    PLAIN_UNIFORM,
+    UNIFORM,
+)
 from benchmarks.speed.inputs import CACHE, SHARED_DATA, Rows, write_rows
 from leantune.data.assets import ASSETS, fetch
 
@@ -41,7 +51,8 @@ class Encoder:
         return float(f"{rate * self.rate_factor:.0e}")
 
 
-LARGE_METHODS = (DEFAULT, LORA_LINE, UNIFORM, *PEERS, PEER_WITHOUT_DROPOUT, INT8_LINE)
+_PLAIN_LINES = (PLAIN, PLAIN_LORA, PLAIN_UNIFORM)
+LARGE_METHODS = (DEFAULT, LORA_LINE, UNIFORM, *PEERS, PEER_WITHOUT_DROPOUT, INT8_LINE, *_PLAIN_LINES)
 """What runs at RoBERTa-base's size."""
 
 MINILM = Encoder(model="asset:minilm")
@@ -82,7 +93,7 @@ SOURCES: Mapping[str, Source] = {
         rows="ag_news",
         train=9_000,
         rates_of="agnews",
-        methods=(DEFAULT, LORA_LINE, PEERS[1]),
+        methods=(DEFAULT, LORA_LINE, PEERS[1], *_PLAIN_LINES),
         about="9,000 training and 1,000 validation rows, with the learning rates of agnews.",
     ),
     "agnews-mpnet": Source(

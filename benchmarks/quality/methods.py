@@ -49,7 +49,7 @@ class Method:
 COMMON: Mapping[str, Any] = {"max_length": 128, "epochs": 3, "batch_size": 32, "keep_best": 1}
 """Of every run of leantune; the pipelines have the same length, epochs and batch."""
 
-UNNAMED: Mapping[str, Any] = {"int8_products": False}
+UNNAMED: Mapping[str, Any] = {"int8_products": False, "supcon_weight": 0}
 """Keys that are newer than most results, where settings do not name them."""
 
 _SLOW_HEAD: Mapping[str, Any] = {"head_learning_rate_ratio": 1}
@@ -96,7 +96,11 @@ _INT8: Mapping[str, Any] = {"int8_products": True}
 
 _ONE_SE: Mapping[str, Any] = {"selection": "one-se"}
 
+_CONTRAST: Mapping[str, Any] = {"supcon_weight": 0.2, "supcon_temperature": 0.2}
+
 _OURS: Mapping[str, Any] = {**_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE, **_NO_DROPOUT}
+_TODAY: Mapping[str, Any] = {**_CONTRAST, **_INT8}
+"""What the default has, and most results are older than."""
 ADALORA = {**_FROM_LORA, **_OURS}
 LORA = {**_LORA, **_OURS}
 
@@ -122,15 +126,19 @@ PEER_WITHOUT_DROPOUT = "PEFT AdaLoRA, encoder without dropout"
 RIVALS = (PEER_WITHOUT_DROPOUT, LORA_LINE, UNIFORM)
 """What the default is held against one by one, beside the best of `PEERS`: PEFT with our dropout, and uniform rank with
 as many parameters as the default has at the start, and at the end."""
-INT8_LINE = "int8 products"
-"""The default as it has been since: products with frozen weights in int8."""
+PLAIN = "without contrast, in bf16"
+"""The default as it was, without the supervised contrastive loss and with all products in bf16: the other lines that
+follow vary this one."""
+PLAIN_LORA = "LoRA, without contrast, in bf16"
+PLAIN_UNIFORM = "uniform rank at the final count, without contrast, in bf16"
+INT8_LINE = "without contrast"
 PROBE = "linear probe"
 """Not trained by itself: the baseline that every run of the default measures first."""
 
 MAIN: tuple[Method, ...] = (
-    Method(name=DEFAULT, settings=ADALORA, learning_rates=SHORT_GRID, is_in_sweep=True),
-    Method(name=LORA_LINE, settings=LORA, learning_rates=SHORT_GRID, is_in_sweep=True),
-    Method(name=UNIFORM, settings={**LORA, **_EVEN}, learning_rates=SHORT_GRID),
+    Method(name=DEFAULT, settings={**ADALORA, **_TODAY}, learning_rates=SHORT_GRID),
+    Method(name=LORA_LINE, settings={**LORA, **_TODAY}, learning_rates=SHORT_GRID),
+    Method(name=UNIFORM, settings={**LORA, **_EVEN, **_TODAY}, learning_rates=SHORT_GRID),
     Method(name=PEERS[0], pipeline="lora", max_seeds=3),
     Method(name=PEERS[1], pipeline="adalora", learning_rates=PEFT_ADALORA_GRID, max_seeds=3),
     Method(
@@ -151,8 +159,13 @@ MAIN: tuple[Method, ...] = (
 )
 """The lines of README's table, and full fine-tuning."""
 
+_PLAIN = Method(name=PLAIN, settings=ADALORA, learning_rates=SHORT_GRID, is_in_sweep=True)
+
 METHODS: tuple[Method, ...] = (
     *MAIN,
+    _PLAIN,
+    Method(name=PLAIN_LORA, settings=LORA, learning_rates=SHORT_GRID, is_in_sweep=True),
+    Method(name=PLAIN_UNIFORM, settings={**LORA, **_EVEN}, learning_rates=SHORT_GRID),
     # what PEFT offers to make LoRA better, on the set that tells most apart
     Method(
         name="PEFT LoRA, PiSSA",
@@ -196,7 +209,7 @@ METHODS: tuple[Method, ...] = (
         settings={**_LORA, **_WARM, **_EVEN},
         learning_rates=SHORT_GRID,  # 1e-2 was far worse on AG News, as it is for PEFT's LoRA everywhere
     ),
-    # what could make the default better
+    # what could make it better
     Method(
         name="normal start",
         settings={**ADALORA, "adapter_init": "normal", "orth_reg_weight": 0.5},
@@ -243,7 +256,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         name=INT8_LINE,
         settings={**ADALORA, **_INT8},
-        tuned_as=MAIN[0],
+        tuned_as=_PLAIN,
     ),
     Method(
         name="fp32",
