@@ -154,6 +154,16 @@ def in_float64(x, bases, rounded, drops, mask, *factors):
 
 
 @needs_kernels
+def test_second_derivatives_are_refused_rather_than_wrong():
+    layers = layers_of((3, 0, 5))
+    x = torch.randn(4, WIDTH).bfloat16().requires_grad_()
+    total = sum(out.float().square().sum() for out in projections(x, layers))
+    (gradient,) = torch.autograd.grad(total, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@needs_kernels
 def test_the_frozen_weights_move_into_one_buffer_once():
     layers = layers_of((3, 0, 5))
     weights = [layers[0].base.weight, layers[1].weight, layers[2].base.weight]

@@ -143,9 +143,10 @@ def test_a_run_folder_cannot_trust_itself(unsummed):
         load_run(unsummed)
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "qwen2"])
+@pytest.mark.parametrize("model_type", ["gpt2", "qwen2", "modernbert-decoder", "ctrl"])
 def test_a_decoder_is_refused_by_name(inputs, tmp_path, capsys, model_type):
-    config = AutoConfig.for_model(model_type, vocab_size=120, hidden_size=32, num_attention_heads=2)
+    tokens = {f"{name}_token_id": 1 for name in ("pad", "bos", "eos", "cls", "sep")}
+    config = AutoConfig.for_model(model_type, vocab_size=120, hidden_size=32, num_attention_heads=2, **tokens)
     shutil.copytree(inputs / "encoder", tmp_path / "decoder")
     config.save_pretrained(tmp_path / "decoder")
     words = [f"model={tmp_path / 'decoder'}", f"data={inputs / 'train.csv'}", f"output={tmp_path / 'run'}"]

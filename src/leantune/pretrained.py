@@ -99,6 +99,10 @@ def _refuse_remote_code(source: str) -> None:
             )
 
 
+OTHER_DECODERS = ("ctrl", "modernbert-decoder")
+"""Whose heads have the name that encoders' have."""
+
+
 def skeleton(config: Any) -> Skeleton:
     """The classifier of ``config``, from `config_of`, on the meta device: names and shapes, no weights.
 
@@ -116,8 +120,8 @@ def skeleton(config: Any) -> Skeleton:
             f"transformers has no sequence classifier of {config.model_type}; take a BERT, RoBERTa, ELECTRA, "
             "DistilBERT, ModernBERT, DeBERTa or the like"
         ) from error
-    # the name of every decoder's head in transformers
-    if isinstance(getattr(model, "score", None), nn.Linear):
+    # the name of other decoders' heads in transformers
+    if config.model_type in OTHER_DECODERS or isinstance(getattr(model, "score", None), nn.Linear):
         raise UsageError(
             f"{config.model_type} is a decoder, which classifies by the last token of a text; leantune trains "
             "encoders: take a BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, DeBERTa or the like"

@@ -35,7 +35,7 @@ typedef struct {
 enum { MOST_ROWS = 128, MOST_SHARES = 16 };
 
 /* Rows of whose products each has sums of its own, added in order: no bit depends on the number of threads. */
-static int64_t rows_of_share(int64_t T) { return round_up((T + MOST_SHARES - 1) / MOST_SHARES, SIDE); }
+static int64_t rows_of_share(int64_t T) { return round_up(larger(1, (T + MOST_SHARES - 1) / MOST_SHARES), SIDE); }
 
 /* (rows, R) sums, R / 16 blocks of sixteen columns, as rows of bf16. */
 INLINE void write_low(uint16_t *low, const float *sums, int64_t rows, int64_t R) {
@@ -175,8 +175,8 @@ INLINE void add_to_input(const adapter_backward *a, const workspace *w, const ui
 /* Sums over all shares, each (R, F + D), as bf16. */
 static void write_sums(uint16_t *to, const float *sums, int64_t width, int64_t share, int64_t num_shares) {
     for (int64_t c = 0; c < width; c += LANES) {
-        f32x16 sum = load_f32(sums + c);
-        for (int64_t i = 1; i < num_shares; i++) sum += load_f32(sums + i * share + c);
+        f32x16 sum = {};
+        for (int64_t i = 0; i < num_shares; i++) sum += load_f32(sums + i * share + c);
         store_bf16(to + c, sum);
     }
 }

@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import Mask
@@ -128,6 +129,7 @@ class _Projections(torch.autograd.Function):
         return tuple(out[:, place.rows] for place in places)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         dropped, low, A, B, weight = ctx.saved_tensors
         grad, grad_x = as_one(grad_outputs, dim=1).contiguous(), None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from leantune.packing.native.dropout import native_levels
 from leantune.packing.native.library import call, serves
@@ -82,6 +83,7 @@ class NativeAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *_ = ctx.saved_tensors
         arguments: _Arguments = ctx.arguments

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from leantune.packing.native.library import call, serves
 
@@ -62,6 +63,7 @@ class NativeDropout(torch.autograd.Function):
         return _dropped(x, ctx.mask)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         return _dropped(grad_outputs[0], ctx.mask), None, None
 

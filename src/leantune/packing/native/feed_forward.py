@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from leantune.packing.native.dense import can_multiply, feed_forward
 from leantune.packing.native.int8 import Int8Linear, times_gelu_times, times_slope_times
@@ -80,6 +81,7 @@ class _RoundedFeedForward(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (before,), (first, last) = ctx.saved_tensors, ctx.layers
         columns = first.rounded.by_column

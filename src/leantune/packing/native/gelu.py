@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from leantune.packing.native.feed_forward import FeedForward
 from leantune.packing.native.int8 import is_linear, product
@@ -88,6 +89,7 @@ class _Gelu(torch.autograd.Function):
         return _forward(ctx.arguments, x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         x, _ = ctx.saved_tensors
         grad_out, grad_x = grad_outputs[0].contiguous(), torch.empty_like(x)

@@ -23,6 +23,7 @@ from typing import Any, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from leantune.packing.native.library import call, kernels, serves
 from leantune.packing.side_by_side import as_one
@@ -307,6 +308,7 @@ class _Rounded(torch.autograd.Function):
         return weight.forward(x_TD, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         return ctx.weight.backward(grad_outputs[0]), None, None
 

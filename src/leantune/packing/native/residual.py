@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native.dense import can_multiply, dense_and_norm
@@ -114,6 +115,7 @@ class _Residual(torch.autograd.Function):
         return _forward(arguments, x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         total, *_ = ctx.saved_tensors
         arguments: _Arguments = ctx.arguments
