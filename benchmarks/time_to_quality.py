@@ -6,13 +6,14 @@ Trains leantune with its defaults, and transformers' Trainer + PEFT with the ada
 --peers, in batches of like length (@usual: in random order, which takes more than twice as long), in fresh
 processes on the shared AG News rows, under the same limit on parameters, and measures the 3,800 test rows every
 --every steps. Everything is counted from the start of the process, imports, tokenising and the linear probe
-included, but not these measurements. Writes Markdown and JSON into benchmarks/results/.
+included, but not these measurements; no tokens are cached. Writes Markdown and JSON into benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,7 @@ def peer_curve(peer: str, options: argparse.Namespace, folder: Path) -> Curve:
         *("--adapter", adapter, "--learning-rate", learning_rate, "--max-length", "128"),
         *("--eval-steps", str(options.every), "--attention", options.attention, *words),
     ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=_uncached(folder))
     evaluations = json.loads(output.read_text("utf-8"))["evaluations"]
     measured_s, seconds = 0.0, []
     for evaluation in evaluations:
@@ -81,7 +82,9 @@ def leantune_curve(options: argparse.Namespace, folder: Path) -> Curve:
         *options.keys,
     ]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_uncached(folder)
+    )
     first_step = None
     while process.poll() is None:
         if first_step is None and _events(run, "step"):
@@ -97,6 +100,11 @@ def leantune_curve(options: argparse.Namespace, folder: Path) -> Curve:
         [begun + each["train_s"] for each in evaluations],
         [each["validation"]["accuracy"] for each in evaluations],
     )
+
+
+def _uncached(folder: Path) -> dict[str, str]:
+    """An environment in which nothing that an earlier run has tokenised is found."""
+    return {**os.environ, "LEANTUNE_TOKEN_CACHE_MIB": "0", "HF_DATASETS_CACHE": str(folder / "datasets")}
 
 
 def _events(run: Path, kind: str) -> list[dict[str, Any]]:

@@ -135,10 +135,12 @@ INT8_LINE = "without contrast"
 PROBE = "linear probe"
 """Not trained by itself: the baseline that every run of the default measures first."""
 
+_DEFAULT = Method(name=DEFAULT, settings={**ADALORA, **_TODAY}, learning_rates=SHORT_GRID)
+
 MAIN: tuple[Method, ...] = (
-    Method(name=DEFAULT, settings={**ADALORA, **_TODAY}, learning_rates=SHORT_GRID),
-    Method(name=LORA_LINE, settings={**LORA, **_TODAY}, learning_rates=SHORT_GRID),
-    Method(name=UNIFORM, settings={**LORA, **_EVEN, **_TODAY}, learning_rates=SHORT_GRID),
+    _DEFAULT,
+    Method(name=LORA_LINE, settings={**LORA, **_TODAY}, tuned_as=_DEFAULT),
+    Method(name=UNIFORM, settings={**LORA, **_EVEN, **_TODAY}, tuned_as=_DEFAULT),
     Method(name=PEERS[0], pipeline="lora", max_seeds=3),
     Method(name=PEERS[1], pipeline="adalora", learning_rates=PEFT_ADALORA_GRID, max_seeds=3),
     Method(

@@ -87,8 +87,9 @@ class Recipe:
         0.0,
     )
     supcon_weight: float = _key(
-        "weight of the supervised contrastive loss, which draws texts of one label together before the output layer",
-        0.0,
+        "weight of the supervised contrastive loss, which draws texts of one label in a micro-step together before the "
+        "output layer",
+        0.2,
     )
     supcon_temperature: float = _key("what cosines are divided by in the supervised contrastive loss", 0.2)
     class_weights: Literal["none", "balanced"] = _key(

@@ -1,6 +1,8 @@
 """Supervised contrastive loss on what the head's output layer sees (Khosla et al., 2020, arXiv 2004.11362; beside
 cross-entropy Gunel et al., 2021, arXiv 2011.01403).
 
+The texts are those of one micro-step, of all processes: with ``accumulate`` fewer are compared.
+
 S texts, D width.
 """
 
