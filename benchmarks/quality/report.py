@@ -136,7 +136,7 @@ def _probe_line(study: Study, timed: Timed | None) -> str:
         if baseline:
             means.append(100 * baseline["test"]["accuracy"])
         cells.append(f"{means[-1]:.2f} (1)" if baseline else "")
-    average = f"{mean(means):.2f}" if len(means) == len(study.sets) else ""
+    average = f"{mean(means):.2f}" if 0 < len(means) == len(study.sets) else ""
     return f"| {PROBE} | {' | '.join(cells)} | {average} | the head | |{' |' if timed else ''}"
 
 
