@@ -134,9 +134,7 @@ def test_the_number_of_threads_changes_no_bit_of_the_thin_passes(ranks):
 
 
 @needs_kernels
-@pytest.mark.parametrize(
-    "rows", [31, 300, 2_500]
-)  # of one share, of several, of more than a share takes at once
+@pytest.mark.parametrize("rows", [31, 300, 2_500])  # one share, several, more than one takes at once
 def test_the_thin_passes_of_many_rows_equal_float64(rows, monkeypatch):
     found = thin_passes(rows, (11, 0, 20), 0.0)
     monkeypatch.setattr(adapter._Projections, "apply", in_float64)

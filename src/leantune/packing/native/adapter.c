@@ -56,12 +56,7 @@ static void lay_out_panels(uint32_t *panels, const uint16_t *W, int64_t R, int64
 }
 
 INLINE void drop_row(const adapter_forward *a, int64_t row) {
-    for (int64_t i = row * a->D; i < (row + 1) * a->D; i += 2 * LANES) {
-        f32x16 factor[2];
-        dropout_factors(factor, i, a->mask);
-        store_bf16(a->dropped + i, widen(a->x + i) * factor[0]);
-        store_bf16(a->dropped + i + LANES, widen(a->x + i + LANES) * factor[1]);
-    }
+    for (int64_t i = row * a->D; i < (row + 1) * a->D; i += 2 * LANES) drop_two_vectors(a->dropped, a->x, i, a->mask);
 }
 
 /* 0 if there was memory for it. */

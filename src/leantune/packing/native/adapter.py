@@ -21,12 +21,10 @@ from torch.autograd.function import once_differentiable
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import Mask
-from leantune.packing.native.int8 import Int8Linear, Int8Weight, rounded_as_one
+from leantune.packing.native.int8 import SIDE, UPDATE_MULTIPLE, Int8Linear, Int8Weight, rounded_as_one
 from leantune.packing.native.library import call, serves
 from leantune.packing.side_by_side import as_one
 
-RANK_MULTIPLE = 32
-"""Numbers that a product sums over at once: A and B are filled up to it with zeros."""
 TILE = 16
 """Ranks that are multiplied together."""
 WIDTH_MULTIPLE = 32
@@ -156,7 +154,7 @@ def _product_and_update(
 def _down(x: Tensor, A: Tensor, drops: bool, mask: Mask) -> tuple[Tensor, Tensor]:
     """dropout(x) ``(T, D)``, and its product with each row of A, ``(T, R)`` and rows behind; its last column is one."""
     dropped = torch.empty_like(x) if drops else x
-    low = x.new_empty(len(x) + -len(x) % RANK_MULTIPLE, len(A))
+    low = x.new_empty(len(x) + -len(x) % SIDE, len(A))
     arguments = _Forward(
         x=x.data_ptr(),
         A=A.data_ptr(),
@@ -250,7 +248,7 @@ def _laid_out(sizes: list[int], ranks: list[int], unit: int) -> list[_Place]:
 def _rank_of(places: list[_Place]) -> int:
     """R, with a column of B that holds the biases."""
     columns = places[-1].first + places[-1].rank + 1
-    return columns + -columns % RANK_MULTIPLE
+    return columns + -columns % UPDATE_MULTIPLE
 
 
 def _spans(places: list[_Place], rank: int) -> list[tuple[int, int]]:

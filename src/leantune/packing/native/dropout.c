@@ -11,13 +11,7 @@ typedef struct {
 
 int dropout_apply(const dropout *a) {
 #pragma omp parallel for num_threads(a->num_threads)
-    for (int64_t first = 0; first < a->count; first += 2 * LANES) {
-        f32x16 factor[2];
-        dropout_factors(factor, first, a->mask);
-        for (int i = 0; i < 2; i++) {
-            uint16_t *to = a->out + first + i * LANES;
-            store_bf16(to, widen(a->x + first + i * LANES) * factor[i]);
-        }
-    }
+    for (int64_t first = 0; first < a->count; first += 2 * LANES)
+        drop_two_vectors(a->out, a->x, first, a->mask);
     return 0;
 }

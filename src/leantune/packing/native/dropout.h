@@ -15,3 +15,10 @@ INLINE void dropout_factors(f32x16 factor[2], int64_t first, dropout_mask mask) 
     factor[0] = kept((u32x16)((levels & 0xffff) < mask.kept_levels), value);
     factor[1] = kept((u32x16)((levels >> 16) < mask.kept_levels), value);
 }
+
+/* The elements from number `first` on, dropped. */
+INLINE void drop_two_vectors(uint16_t *to, const uint16_t *from, int64_t first, dropout_mask mask) {
+    f32x16 factor[2];
+    dropout_factors(factor, first, mask);
+    for (int i = 0; i < 2; i++) store_bf16(to + first + i * LANES, widen(from + first + i * LANES) * factor[i]);
+}
