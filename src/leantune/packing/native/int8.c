@@ -30,7 +30,7 @@ typedef struct {
     int64_t T;
     matrix first;              /* (F, D): x goes through it and GELU, or through it and GELU's slope; no panels: none */
     const uint16_t *gelu_bias; /* (F) bf16, on the way to GELU */
-    uint16_t *before;          /* (T, F) bf16: the first product, without that bias; NULL: nobody wants it */
+    uint16_t *before;          /* (T, F) bf16 in blocks: the first product, without that bias; NULL: nobody wants it */
     int64_t takes_slope;       /* the first product is multiplied by GELU's slope at before + gelu_bias, which is there */
     matrix last;               /* (width of out, D or F) */
     const uint16_t *bias;      /* (width of out) bf16; NULL: none */
@@ -48,6 +48,24 @@ INLINE int64_t most_rows(const product *a) {
     const int64_t bytes = a->first.rows * a->first.width + a->last.rows * a->last.width;
     return bytes > 5 << 18 ? 256 : a->first.panels ? 64 : 128;
 }
+
+/* What is between two products stands in blocks of SIDE x SIDE, all of SIDE rows before the next; both numbers are rounded up
+   to SIDE. A block is one stretch of memory, where rows of it would be far from each other, and share sets of a cache. */
+INLINE int64_t blocks_of(int64_t rows, int64_t width) { return round_up(rows, SIDE) * round_up(width, SIDE); }
+INLINE int64_t place_in_blocks(int64_t row, int64_t column, int64_t width) {
+    return row / SIDE * blocks_of(SIDE, width) + column / SIDE * SIDE * SIDE + row % SIDE * SIDE + column % SIDE;
+}
+
+/* A row of bf16: `apart` numbers from one SIDE of it to the next. */
+typedef struct {
+    const uint16_t *at;
+    int64_t width, apart;
+} row;
+
+INLINE row row_of(const uint16_t *x, int64_t r, int64_t width, const int in_blocks) {
+    return in_blocks ? (row){x + place_in_blocks(r, 0, width), width, SIDE * SIDE} : (row){x + r * width, width, SIDE};
+}
+INLINE const uint16_t *column_of(row x, int64_t column) { return x.at + column / SIDE * x.apart + column % SIDE; }
 
 /* Rounded rows of a thread, and what belongs to each of them. */
 typedef struct {
@@ -68,9 +86,9 @@ INLINE workspace lay_out_workspace(char *memory, int64_t rows, int64_t width) {
 }
 
 /* As bits, so that what is not finite counts as more than all else and its scale tells: the row comes out as NaN. */
-INLINE float greatest_magnitude(const uint16_t *row, int64_t width) {
+INLINE float greatest_magnitude(row x) {
     u16x16 greatest = {};
-    for (int64_t c = 0; c < width; c += LANES) greatest = greater_words(greatest, load_u16(row + c) & 0x7fff);
+    for (int64_t c = 0; c < x.width; c += LANES) greatest = greater_words(greatest, load_u16(column_of(x, c)) & 0x7fff);
     uint32_t most = 0;
     for (int i = 0; i < LANES; i++) most = greatest[i] > most ? greatest[i] : most;
     most <<= 16;
@@ -81,15 +99,15 @@ INLINE float greatest_magnitude(const uint16_t *row, int64_t width) {
 
 /* A row of bf16 in pieces of STEP bytes, `stride` bytes from one to the next, zeros behind its end. Returns its scale, by
    which the greatest magnitude is 127, and gives the sum of its bytes where that is asked for. */
-INLINE float round_row(int8_t *to, int64_t stride, const uint16_t *row, int64_t width, int32_t *sum) {
+INLINE float round_row(int8_t *to, int64_t stride, row from, int32_t *sum) {
     const float to_integer = 12582912.0f; /* 1.5 * 2^23: the lowest byte of the sum is the nearest integer */
-    const float magnitude = greatest_magnitude(row, width), rate = magnitude > 0 ? 127 / magnitude : 0;
+    const float magnitude = greatest_magnitude(from), rate = magnitude > 0 ? 127 / magnitude : 0;
     u32x16 sums = {};
-    for (int64_t c = 0; c < width; c += STEP, to += stride) {
+    for (int64_t c = 0; c < from.width; c += STEP, to += stride) {
         u32x16 x[STEP / LANES] = {};
         for (int i = 0; i < STEP / LANES; i++)
-            if (c + i * LANES < width) {
-                x[i] = (u32x16)(widen(row + c + i * LANES) * rate + to_integer);
+            if (c + i * LANES < from.width) {
+                x[i] = (u32x16)(widen(column_of(from, c + i * LANES)) * rate + to_integer);
                 if (WEIGHT_OFFSET) sums += x[i] - 0x4b400000; /* the bits of 1.5 * 2^23 */
             }
         store_bytes(to, x);
@@ -100,11 +118,11 @@ INLINE float round_row(int8_t *to, int64_t stride, const uint16_t *row, int64_t 
 }
 
 /* `count` of `rows` rows, rounded into this memory. */
-INLINE workspace take_rows(char *memory, int64_t rows, const uint16_t *x, int64_t count, int64_t width) {
+INLINE workspace take_rows(char *memory, int64_t rows, const uint16_t *x, int64_t count, int64_t width, const int in_blocks) {
     const workspace w = lay_out_workspace(memory, rows, width);
     for (int64_t r = 0; r < count; r++) {
         int8_t *to = w.rows + r / SIDE * SIDE * depth_of(width) + r % SIDE * STEP;
-        w.scales[r] = round_row(to, SIDE * STEP, x + r * width, width, w.offsets + r);
+        w.scales[r] = round_row(to, SIDE * STEP, row_of(x, r, width, in_blocks), w.offsets + r);
         w.offsets[r] *= WEIGHT_OFFSET;
     }
     return w;
@@ -116,7 +134,7 @@ typedef struct {
     int64_t count; /* rows */
     const matrix *w;
     const uint16_t *bias;
-    uint16_t *before, *out;
+    uint16_t *before, *out; /* in blocks, but for the out of a last product */
     const uint16_t *low; /* (count rounded up to SIDE, R) */
     const uint32_t *up;  /* (R / 2, rows of w): pairs */
     int64_t R;
@@ -129,33 +147,49 @@ typedef struct {
     int64_t row, count, column;
 } block;
 
-/* Rows `from` to `end` of a block, scaled. */
-INLINE void finish_rows(const block *b, int64_t from, int64_t end, const result *a, const int kind) {
-    for (int64_t c = b->column; c < smaller(b->column + SIDE, a->w->rows); c += LANES) {
-        const f32x16 scales = load_f32(a->w->scales + c), bias = a->bias ? widen(a->bias + c) : (f32x16){};
-        for (int64_t r = from; r < smaller(end, b->count); r++) {
-            const int64_t row = b->row + r, place = row * a->w->rows + c;
-            i32x16 sum = (i32x16)load_u32(b->sums + r * SIDE + c - b->column);
-            if (WEIGHT_OFFSET) sum -= a->x->offsets[row];
-            f32x16 x = __builtin_convertvector(sum, f32x16) * (scales * a->x->scales[row]);
-            if (kind == AS_IT_IS) x += bias;
-            if (kind == AS_IT_IS && b->updates) x += load_f32(b->updates + r * SIDE + c - b->column);
-            if (kind == TIMES_SLOPE) x *= gelu_slope(widen(a->before + place) + bias);
-            if (kind == THEN_GELU) {
-                x = (f32x16)(round_bf16(x) & 0xffff0000); /* its slope will be taken at what is stored */
-                if (a->before) store_bf16(a->before + place, x);
-                x = gelu_of(x + bias);
-            }
-            store_bf16(a->out + place, x);
+/* Where a row of a block is written, or what is read with it. */
+INLINE int64_t place_of_row(const result *a, int64_t row, int64_t column, const int kind) {
+    return kind == AS_IT_IS ? row * a->w->rows + column : place_in_blocks(row, column, a->w->rows);
+}
+
+/* Rows `from` to `end` of a block, of which there are `halves` of LANES columns, scaled. */
+INLINE void finish_columns(const block *b, int64_t from, int64_t end, const result *a, const int kind, const int halves) {
+    f32x16 scales[2], bias[2] = {};
+    for (int i = 0; i < halves; i++) {
+        scales[i] = load_f32(a->w->scales + b->column + i * LANES);
+        if (a->bias) bias[i] = widen(a->bias + b->column + i * LANES);
+    }
+    for (int64_t r = from; r < smaller(end, b->count); r++) {
+        const int64_t place = place_of_row(a, b->row + r, b->column, kind);
+        const float scale = a->x->scales[b->row + r];
+        f32x16 x[2] = {};
+        for (int i = 0; i < halves; i++) {
+            i32x16 sum = (i32x16)load_u32(b->sums + r * SIDE + i * LANES);
+            if (WEIGHT_OFFSET) sum -= a->x->offsets[b->row + r];
+            x[i] = __builtin_convertvector(sum, f32x16) * (scales[i] * scale);
+            if (kind == AS_IT_IS) x[i] += bias[i];
+            if (kind == AS_IT_IS && b->updates) x[i] += load_f32(b->updates + r * SIDE + i * LANES);
+            if (kind == TIMES_SLOPE) x[i] *= gelu_slope(widen(a->before + place + i * LANES) + bias[i]);
+            if (kind == THEN_GELU) x[i] = (f32x16)(round_bf16(x[i]) & 0xffff0000); /* its slope will be taken at what is stored */
         }
+        if (kind == THEN_GELU) {
+            if (a->before) store_two_bf16(a->before + place, x);
+            for (int i = 0; i < halves; i++) x[i] = gelu_of(x[i] + bias[i]);
+        }
+        if (halves == 2) store_two_bf16(a->out + place, x);
+        else store_bf16(a->out + place, x[0]);
     }
 }
 
-/* Ask for what rows `from` to `end` of a block are written to or read with: each is a cache line far from the next. What
-   becomes of a first product is near. */
+INLINE void finish_rows(const block *b, int64_t from, int64_t end, const result *a, const int kind) {
+    if (a->w->rows - b->column < SIDE) finish_columns(b, from, end, a, kind, 1);
+    else finish_columns(b, from, end, a, kind, 2);
+}
+
+/* Ask for what rows `from` to `end` of a block are written to or read with. What becomes of a first product is near. */
 INLINE void fetch_rows_of(const result *a, int64_t column, int64_t from, int64_t end, const int kind) {
     for (int64_t r = from; r < end; r++) {
-        const int64_t place = r * a->w->rows + column;
+        const int64_t place = place_of_row(a, r, column, kind);
         if (kind == AS_IT_IS) __builtin_prefetch(a->out + place, 1);
         if (kind == THEN_GELU && a->before) __builtin_prefetch(a->before + place, 1);
         if (kind == TIMES_SLOPE) __builtin_prefetch(a->before + place, 0);
@@ -202,15 +236,15 @@ int round_weight(const weight *a) {
     if (!memory) return 1;
 #pragma omp parallel num_threads(a->num_threads)
     {
-        int8_t *row = memory + depth * omp_get_thread_num();
+        int8_t *rounded = memory + depth * omp_get_thread_num();
 #pragma omp for
         for (int64_t first = 0; first < round_up(a->F, SIDE); first += SIDE) {
             uint8_t *panel = a->panels + first * depth;
             memset(panel, WEIGHT_OFFSET, SIDE * depth);
             for (int64_t f = first; f < smaller(first + SIDE, a->F); f++) {
                 int32_t sum;
-                a->scales[f] = round_row(row, STEP, a->w + f * a->D, a->D, &sum);
-                for (int64_t d = 0; d < depth; d++) panel[place_of(f - first, d)] = (uint8_t)row[d] ^ WEIGHT_OFFSET;
+                a->scales[f] = round_row(rounded, STEP, row_of(a->w, f, a->D, 0), &sum);
+                for (int64_t d = 0; d < depth; d++) panel[place_of(f - first, d)] = (uint8_t)rounded[d] ^ WEIGHT_OFFSET;
             }
         }
     }
@@ -223,7 +257,7 @@ int multiply_rounded(const product *a) {
     const matrix *one = &a->first, *other = &a->last;
     const int64_t at_once = rows_at_once(a->T, a->num_threads, most_rows(a), SIDE);
     const int64_t rounded = round_up(workspace_size(at_once, larger(one->width, other->width)), 64);
-    const int64_t size = rounded + round_up(at_once * one->rows * sizeof(uint16_t), 64);
+    const int64_t size = rounded + blocks_of(at_once, one->rows) * sizeof(uint16_t);
     const int64_t for_up = round_up(a->R * other->rows * sizeof(uint16_t), 64);
     char *memory = aligned_alloc(64, for_up + size * a->num_threads);
     if (!memory) return 1;
@@ -232,21 +266,21 @@ int multiply_rounded(const product *a) {
 #pragma omp parallel num_threads(a->num_threads)
     {
         char *own = memory + for_up + size * omp_get_thread_num();
-        uint16_t *between = (uint16_t *)(own + rounded); /* (rows at once, F) */
+        uint16_t *between = (uint16_t *)(own + rounded); /* (rows at once, F) in blocks */
         tile_config before = begin_tiles();
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < a->T; first += at_once) {
             const int64_t count = smaller(at_once, a->T - first);
             const uint16_t *x = a->x + first * (one->panels ? one : other)->width;
             if (one->panels) {
-                const workspace w = take_rows(own, at_once, x, count, one->width);
-                uint16_t *kept = a->before ? a->before + first * one->rows : NULL;
+                const workspace w = take_rows(own, at_once, x, count, one->width, 0);
+                uint16_t *kept = a->before ? a->before + blocks_of(first, one->rows) : NULL;
                 const result activated = {&w, count, one, a->gelu_bias, kept, between, NULL, NULL, 0};
                 if (a->takes_slope) multiply_taken(&activated, TIMES_SLOPE);
                 else multiply_taken(&activated, THEN_GELU);
                 x = between;
             }
-            const workspace w = take_rows(own, at_once, x, count, other->width);
+            const workspace w = take_rows(own, at_once, x, count, other->width, x == between);
             const uint16_t *low = a->low ? a->low + first * a->R : NULL;
             const result out = {&w, count, other, a->bias, NULL, a->out + first * other->rows, low, up, a->R};
             multiply_taken(&out, AS_IT_IS);

@@ -129,7 +129,7 @@ class Activation:
     bias: Tensor
     """``(F,)`` bf16, added before GELU."""
     before: Tensor | None
-    """``(T, F)`` bf16: what the first product was, or is to be written to; None: nobody wants it."""
+    """What the first product was, or is to be written to, as `_blocks` has it; None: nobody wants it."""
     takes_slope: bool
     """Whether the first product is multiplied by the slope of GELU at ``before + bias``, for a backward pass."""
 
@@ -140,17 +140,24 @@ def times_gelu_times(
     """``last(GELU(first(x) + bias))``, rounded again before the last product: ``(T, D)`` bf16 to ``(T, D)`` bf16.
 
     Returns:
-        ``first(x)`` ``(T, F)`` bf16 if ``keeps`` says so, for `times_slope_times`, and the result.
+        ``first(x)`` if ``keeps`` says so, for `times_slope_times`, as `_blocks` has it, and the result.
     """
-    before = torch.empty(len(x_TD), first.shape[0], dtype=torch.bfloat16) if keeps else None
+    before = torch.empty(_blocks(len(x_TD), first.shape[0]), dtype=torch.bfloat16) if keeps else None
     return before, _multiply(x_TD, last, None, Activation(first, bias_F, before, takes_slope=False))
 
 
 def times_slope_times(
-    x_TD: Tensor, first: Int8Matrix, before_TF: Tensor, bias_F: Tensor, last: Int8Matrix
+    x_TD: Tensor, first: Int8Matrix, before: Tensor, bias_F: Tensor, last: Int8Matrix
 ) -> Tensor:
     """``last(first(x) * slope of GELU at (before + bias))``: ``(T, D)`` bf16 to ``(T, D)`` bf16."""
-    return _multiply(x_TD, last, None, Activation(first, bias_F, before_TF, takes_slope=True))
+    return _multiply(x_TD, last, None, Activation(first, bias_F, before, takes_slope=True))
+
+
+def _blocks(rows: int, width: int) -> tuple[int, int, int, int]:
+    """The shape of ``(rows, width)`` numbers in blocks, which are near to each other: those of some rows and columns
+    first, those of the same rows and the next columns behind; rows and columns filled up.
+    """
+    return -(-rows // SIDE), -(-width // SIDE), SIDE, SIDE
 
 
 def _multiply(
@@ -175,7 +182,7 @@ def _multiply(
         assert first.shape[0] == last.shape[1], f"{first.shape[0]} columns for a matrix of {last.shape[1]}"
         arguments.first, arguments.takes_slope = first.as_argument(), activation.takes_slope
         arguments.gelu_bias = _address(activation.bias, first.shape[:1])
-        arguments.before = _address(activation.before, (len(x_TD), first.shape[0]))
+        arguments.before = _address(activation.before, _blocks(len(x_TD), first.shape[0]))
     if update is not None:
         low, up = update
         rank = up.shape[1]

@@ -93,6 +93,16 @@ INLINE void store_bf16(uint16_t *to, f32x16 x) {
     STORE(to, half);
 }
 
+/* 2 LANES numbers next to each other. */
+INLINE void store_two_bf16(uint16_t *to, const f32x16 x[2]) {
+#ifdef __AVX512BF16__
+    __m512bh both = _mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]);
+    STORE(to, both);
+#else
+    for (int i = 0; i < 2; i++) store_bf16(to + i * LANES, x[i]);
+#endif
+}
+
 /* a where the mask (all bits or none, as comparisons give it) is set, else b. */
 INLINE f32x16 choose(u32x16 mask, f32x16 a, f32x16 b) {
     return (f32x16)((mask & (u32x16)a) | (~mask & (u32x16)b));
