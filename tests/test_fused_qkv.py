@@ -101,11 +101,15 @@ def thin_passes(rows: int, ranks: tuple[int, ...], p: float) -> dict[str, Tensor
     """What `adapter` gives for random factors, by name."""
     torch.manual_seed(rows)
     layers = [nn.Linear(WIDTH, 96).bfloat16().requires_grad_(False) for _ in ranks]
-    drawn = [(torch.randn(rank, WIDTH).bfloat16(), torch.randn(96, rank).bfloat16()) for rank in ranks]
-    factors = [factor.requires_grad_() for pair in drawn for factor in pair]
-    pairs = zip(layers, factors[::2], factors[1::2], strict=True)
+    factors = [
+        torch.randn(shape).requires_grad_()
+        for rank in ranks
+        for shape in ((rank, WIDTH), (rank, 1), (96, rank))
+    ]
+    triples = zip(layers, *(factors[side::3] for side in range(3)), strict=True)
     projected = [
-        adapter.Projection(layer, A if len(A) else None, B if len(A) else None) for layer, A, B in pairs
+        adapter.Projection(layer, adapter.Update(A, E, B, 0.5) if len(A) else None)
+        for layer, A, E, B in triples
     ]
     x = torch.randn(rows, WIDTH).bfloat16().requires_grad_()
     dropout = PooledDropout(p, DropoutStream(3))
@@ -113,7 +117,7 @@ def thin_passes(rows: int, ranks: tuple[int, ...], p: float) -> dict[str, Tensor
     grads = torch.autograd.grad(
         outputs, [x, *factors], [torch.randn(rows, 96).bfloat16() for _ in ranks], allow_unused=True
     )
-    names = ["x", *(f"{side}{number}" for number in range(len(ranks)) for side in "AB")]
+    names = ["x", *(f"{side}{number}" for number in range(len(ranks)) for side in "AEB")]
     found = {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
     return {**found, **{f"out{number}": out.detach() for number, out in enumerate(outputs)}}
 
@@ -143,12 +147,15 @@ def test_the_thin_passes_of_many_rows_equal_float64(rows, monkeypatch):
         assert error < 0.01, f"{name}: {error}"
 
 
-def in_float64(x, bases, rounded, drops, mask, *factors):
+def in_float64(x, projections, weight, drops, mask, *factors):
     """Stands in for `adapter._Projections.apply`, rounded once at the end."""
-    pairs = zip(bases, factors[::2], factors[1::2], strict=True)
-    outs = [(x.double() @ base.weight.double().t() + base.bias.double(), A, B) for base, A, B in pairs]
-    wholes = [out if A is None else out + x.double() @ A.double().t() @ B.double().t() for out, A, B in outs]
-    return [whole.bfloat16() for whole in wholes]
+    outs = []
+    for each, A, E, B in zip(projections, *(factors[side::3] for side in range(3)), strict=True):
+        out = x.double() @ each.base.weight.double().t() + each.base.bias.double()
+        if A is not None:
+            out = out + x.double() @ (A * E).double().t() @ B.double().t() * each.update.scaling
+        outs.append(out.bfloat16())
+    return outs
 
 
 @needs_kernels

@@ -18,7 +18,6 @@ from leantune.packing.native.dense import can_multiply, dense
 from leantune.packing.native.int8 import Int8Linear, is_linear, product_side_by_side
 from leantune.packing.native.library import learns
 from leantune.packing.plan import AttentionPlan
-from leantune.packing.side_by_side import lay_side_by_side
 
 
 class FusedSelfAttention(nn.Module):
@@ -94,7 +93,6 @@ def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
         if len(rounding) < len(layers):
             return tuple(layer(x) for layer in layers)
         return product_side_by_side(x, rounding)
-    lay_side_by_side([each.base.weight for each in joint])
     dropout = dropouts[0] if dropouts else None
     assert dropout is None or isinstance(dropout, PooledDropout)
     return project(x, joint, dropout)
@@ -106,7 +104,7 @@ def _projection(layer: nn.Module, x: Tensor) -> Projection | None:
     if not is_linear(base) or base.bias is None or not can_project(base, x):
         return None
     if isinstance(layer, AdaLoraLinear):
-        return layer.projection(x.dtype) if can_adapt(layer.dropout, base, x) else None
+        return layer.projection() if can_adapt(layer.dropout, base, x) else None
     if learns(base.weight) or learns(base.bias):
         return None
     return Projection(base)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.adalora.triplets import Draw, Triplets, draw_normal
-from leantune.packing.native.adapter import Projection, can_adapt, project
+from leantune.packing.native.adapter import Projection, Update, can_adapt, project
 
 SHAPE_MULTIPLE = 8
 """torch multiplies at the next multiple of this rank, with zeros. After pruning every layer has a rank of its own, and
@@ -79,8 +79,8 @@ class AdaLoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``, in the type of ``x``."""
         if can_adapt(self.dropout, self.base, x):
-            return project(x, [self.projection(x.dtype)], self.dropout)[0]
-        scaled_A, B = self._factors(x.dtype)
+            return project(x, [self.projection()], self.dropout)[0]
+        scaled_A, B = (self.lora_A * (self.lora_E * self.scaling)).to(x.dtype), self.lora_B.to(x.dtype)
         frozen = self.base(x)
         spare = -self.rank % SHAPE_MULTIPLE
         scaled_A, padded_B = F.pad(scaled_A, (0, 0, 0, spare)), F.pad(B, (0, spare))
@@ -88,13 +88,9 @@ class AdaLoraLinear(nn.Module):
         update = torch.addmm(frozen.flatten(0, -2), low_rank, padded_B.t())
         return update.view(frozen.shape)
 
-    def projection(self, dtype: torch.dtype) -> Projection:
-        """The layer for `project`: its frozen part, and the factors of its update in ``dtype``."""
-        return Projection(self.base, *self._factors(dtype))
-
-    def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """``scaling * A * E (R, in)`` and ``B (out, R)``."""
-        return (self.lora_A * (self.lora_E * self.scaling)).to(dtype), self.lora_B.to(dtype)
+    def projection(self) -> Projection:
+        """The layer for `project`."""
+        return Projection(self.base, Update(self.lora_A, self.lora_E, self.lora_B, self.scaling))
 
     @torch.no_grad()
     def delta_weight(self) -> Tensor:

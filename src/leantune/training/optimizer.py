@@ -46,7 +46,7 @@ def adamw(
         lr=0.0,
         betas=(0.9, 0.999),
         eps=1e-8,
-        foreach=True,
+        fused=True,
     )
 
 

@@ -8,10 +8,21 @@
 #include "dropout.h"
 #include "panels.h"
 
+/* A frozen layer of the input, and its update scaling B (A * E). */
+typedef struct {
+    const float *A, *E, *B;          /* (rank, D), (rank) and (columns, rank), contiguous; NULL: there is no update */
+    const uint16_t *bias;            /* (columns) bf16; NULL: none */
+    int64_t columns, rank;
+    int64_t column, first;           /* where they begin among all columns and ranks */
+    float scaling;
+    float *grad_A, *grad_E, *grad_B; /* of A, E and B; grad_E: NULL if nobody wants it */
+} projection;
+
 typedef struct {
     const uint16_t *x; /* (T, D) contiguous bf16, as all that follow */
-    const uint16_t *A; /* (R, D) */
-    int64_t T, D, R;
+    const projection *projections;
+    int64_t num_projections, T, D, F, R;
+    uint16_t *A, *B;   /* (R, D): rows of A, scaled by E; (F, R): B, and the biases in the last column; zero where nothing is */
     uint16_t *dropped; /* (T, D): dropout(x); NULL: there is none */
     uint16_t *low;     /* (T rounded up to SIDE, R): dropout(x) A^T, and ones in the last column */
     dropout_mask mask;
@@ -23,11 +34,9 @@ typedef struct {
     const uint16_t *dropped;      /* (T, D): dropout(x), or x */
     const uint16_t *low;          /* (T, R) */
     const uint16_t *A, *B;        /* (R, D) and (F, R) */
-    const int64_t *spans;         /* (R / 16, 2): the columns of outputs that sixteen ranks can change, whole SIDEs of them;
-                                     from no column to none: no rank is among them */
-    int64_t T, D, F, R;
+    const projection *projections;
+    int64_t num_projections, T, D, F, R;
     uint16_t *grad_x;             /* (T, D): the gradient through the update is added; NULL: nobody wants it */
-    uint16_t *grad_A, *grad_B;    /* (R, D) and (R, F), transposed; written where spans say */
     dropout_mask mask;            /* all levels kept: no dropout */
     int64_t num_threads;
 } adapter_backward;
@@ -55,6 +64,34 @@ static void lay_out_panels(uint32_t *panels, const uint16_t *W, int64_t R, int64
     for (int64_t r = 0; r < R; r += LANES) panel_of(panels + r * depth / 2, W + r * depth, depth, LANES, depth);
 }
 
+/* Fewer than LANES numbers, or as many. */
+INLINE void store_some_bf16(uint16_t *to, const float *from, int64_t count) {
+    f32x16 x = {};
+    uint16_t rounded[LANES];
+    memcpy(&x, from, count * sizeof *from);
+    store_bf16(rounded, x);
+    memcpy(to, rounded, count * sizeof *to);
+}
+
+/* A and B of all projections. */
+static void join_factors(const adapter_forward *a) {
+    const int64_t D = a->D, R = a->R;
+    memset(a->A, 0, R * D * sizeof *a->A);
+    memset(a->B, 0, a->F * R * sizeof *a->B);
+    for (const projection *p = a->projections; p < a->projections + a->num_projections; p++) {
+        for (int64_t r = 0; p->A && r < p->rank; r++) {
+            const float scale = p->E[r] * p->scaling;
+            for (int64_t d = 0; d < D; d += LANES) store_bf16(a->A + (p->first + r) * D + d, load_f32(p->A + r * D + d) * scale);
+        }
+        for (int64_t c = 0; c < p->columns; c++) {
+            uint16_t *row = a->B + (p->column + c) * R;
+            for (int64_t r = 0; p->A && r < p->rank; r += LANES)
+                store_some_bf16(row + p->first + r, p->B + c * p->rank + r, smaller(LANES, p->rank - r));
+            if (p->bias) row[R - 1] = p->bias[c];
+        }
+    }
+}
+
 INLINE void drop_row(const adapter_forward *a, int64_t row) {
     for (int64_t i = row * a->D; i < (row + 1) * a->D; i += 2 * LANES) drop_two_vectors(a->dropped, a->x, i, a->mask);
 }
@@ -66,6 +103,7 @@ int adapter_down(const adapter_forward *a) {
     char *memory = aligned_alloc(64, round_up(R * D * 2, 64) + size * a->num_threads);
     if (!memory) return 1;
     uint32_t *panels = (uint32_t *)memory;
+    join_factors(a);
     lay_out_panels(panels, a->A, R, D);
 #pragma omp parallel num_threads(a->num_threads)
     {
@@ -90,6 +128,8 @@ int adapter_down(const adapter_forward *a) {
 
 /* What a thread holds for some rows of a backward pass. */
 typedef struct {
+    const int64_t *spans;             /* (R / 16, 2): the columns of outputs that sixteen ranks can change, whole SIDEs of
+                                         them; from no column to none: no rank is among them */
     int64_t count, padded;            /* these rows, and with zeros behind */
     uint16_t *copy;                   /* (MOST_ROWS, F): rows of grad with zeros behind */
     float *sums;                      /* (R / 16, MOST_ROWS, 16) */
@@ -109,14 +149,25 @@ static size_t lay_out(workspace *w, char *memory, int64_t F, int64_t R) {
     return used;
 }
 
-INLINE int64_t begin_of(const adapter_backward *a, int64_t r) { return a->spans[r / LANES * 2]; }
-INLINE int64_t end_of(const adapter_backward *a, int64_t r) { return a->spans[r / LANES * 2 + 1]; }
+INLINE int64_t begin_of(const workspace *w, int64_t r) { return w->spans[r / LANES * 2]; }
+INLINE int64_t end_of(const workspace *w, int64_t r) { return w->spans[r / LANES * 2 + 1]; }
+
+static void find_spans(int64_t *spans, const adapter_backward *a) {
+    for (int64_t r = 0; r < a->R; r += LANES, spans += 2) {
+        spans[0] = spans[1] = 0;
+        for (const projection *p = a->projections; p < a->projections + a->num_projections; p++) {
+            if (!p->A || p->first >= r + LANES || p->first + p->rank <= r) continue;
+            if (spans[0] == spans[1]) spans[0] = p->column;
+            spans[1] = p->column + p->columns;
+        }
+    }
+}
 
 /* grad B, of these rows. */
 INLINE void find_grad_low(const adapter_backward *a, const workspace *w, const uint16_t *grad, const uint32_t *B_panels) {
     grad = full_rows(w->copy, grad, w->count, w->padded, a->F);
     for (int64_t r = 0; r < a->R; r += LANES) {
-        const int64_t begin = begin_of(a, r), depth = end_of(a, r) - begin;
+        const int64_t begin = begin_of(w, r), depth = end_of(w, r) - begin;
         float *sums = w->sums + r * w->padded;
         if (depth) products(sums, grad + begin, a->F, B_panels + (r * a->F + begin * LANES) / 2, 0, w->padded, depth);
         else memset(sums, 0, w->padded * LANES * sizeof *sums);
@@ -137,7 +188,7 @@ INLINE void add_outer(const adapter_backward *a, const workspace *w, float *to, 
     for (int64_t column = 0; column < width; column += SIDE) {
         int is_paired = 0;
         for (int64_t r = 0; r < a->R; r += LANES) {
-            const int64_t begin = begin_of(a, r), end = end_of(a, r);
+            const int64_t begin = begin_of(w, r), end = end_of(w, r);
             if (begin == end || (!is_whole && (column < begin || column >= end))) continue;
             if (!is_paired) pair_rows(w->pairs, x + column, width, w->count, w->padded, SIDE), is_paired = 1;
             for (int64_t c = 0; c < SIDE; c += LANES)
@@ -167,12 +218,37 @@ INLINE void add_to_input(const adapter_backward *a, const workspace *w, const ui
         }
 }
 
-/* Sums over all shares, each (R, F + D), as bf16. */
-static void write_sums(uint16_t *to, const float *sums, int64_t width, int64_t share, int64_t num_shares) {
-    for (int64_t c = 0; c < width; c += LANES) {
-        f32x16 sum = {};
-        for (int64_t i = 0; i < num_shares; i++) sum += load_f32(sums + i * share + c);
-        store_bf16(to + c, sum);
+/* Of all rows of x: (R, F), the gradients of B, transposed, beside (R, D), those of A, scaled; a share of them after the
+   other. */
+typedef struct {
+    const float *sums;
+    int64_t width, share, count;
+} shares;
+
+INLINE f32x16 sum_of(const shares *s, int64_t rank, int64_t column) {
+    f32x16 sum = {};
+    for (int64_t i = 0; i < s->count; i++) sum += load_f32(s->sums + i * s->share + rank * s->width + column);
+    return sum;
+}
+
+/* Those of a row of A and its E. */
+INLINE void write_grad_A(const adapter_backward *a, const shares *s, const projection *p, int64_t r) {
+    const float scale = p->E[r] * p->scaling;
+    f32x16 products = {};
+    for (int64_t d = 0; d < a->D; d += LANES) {
+        const f32x16 grad = sum_of(s, p->first + r, a->F + d);
+        products += grad * load_f32(p->A + r * a->D + d);
+        const f32x16 scaled = grad * scale;
+        STORE(p->grad_A + r * a->D + d, scaled);
+    }
+    if (p->grad_E) p->grad_E[r] = total(products) * p->scaling;
+}
+
+/* Those of sixteen rows of B. */
+INLINE void write_grad_B(const shares *s, const projection *p, int64_t row) {
+    for (int64_t r = 0; r < p->rank; r++) {
+        const f32x16 grad = sum_of(s, p->first + r, p->column + row);
+        for (int i = 0; i < LANES; i++) p->grad_B[(row + i) * p->rank + r] = grad[i];
     }
 }
 
@@ -182,16 +258,20 @@ int adapter_up(const adapter_backward *a) {
     const int64_t rows = rows_of_share(T), num_shares = (T + rows - 1) / rows, share = R * width;
     workspace w;
     const size_t for_factors = round_up(R * width * 2, 64), for_sums = num_shares * share * sizeof(float);
+    int64_t spans[R / LANES * 2];
+    find_spans(spans, a);
     const size_t size = lay_out(&w, NULL, F, R);
     char *memory = aligned_alloc(64, round_up(for_factors + for_sums + size * a->num_threads, 64));
     if (!memory) return 1;
     uint32_t *B_panels = (uint32_t *)memory, *A_pairs = B_panels + R * F / 2;
     float *sums = (float *)(memory + for_factors);
+    const shares all = {sums, width, share, num_shares};
     pair_rows(A_pairs, a->A, D, R, R, D);
 #pragma omp parallel num_threads(a->num_threads) private(w)
     {
         tile_config before = begin_tiles();
         lay_out(&w, memory + for_factors + for_sums + size * omp_get_thread_num(), F, R);
+        w.spans = spans;
 #pragma omp for schedule(static)
         for (int64_t f = 0; f < F; f += 2 * LANES) /* B (F, R): pairs of rows, sixteen columns next to each other */
             for (int64_t r = 0; r < R; r += LANES)
@@ -211,11 +291,12 @@ int adapter_up(const adapter_backward *a) {
                 if (a->grad_x) add_to_input(a, &w, A_pairs, first);
             }
         }
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < R; r++) {
-            const int64_t begin = begin_of(a, r), end = end_of(a, r);
-            write_sums(a->grad_B + r * F + begin, sums + r * width + begin, end - begin, share, num_shares);
-            if (begin < end) write_sums(a->grad_A + r * D, sums + r * width + F, D, share, num_shares);
+        for (const projection *p = a->projections; p < a->projections + a->num_projections; p++) {
+            if (!p->A) continue;
+#pragma omp for schedule(static) nowait
+            for (int64_t r = 0; r < p->rank; r++) write_grad_A(a, &all, p, r);
+#pragma omp for schedule(static) nowait
+            for (int64_t row = 0; row < p->columns; row += LANES) write_grad_B(&all, p, row);
         }
         end_tiles(before);
     }

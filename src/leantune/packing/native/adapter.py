@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import torch
@@ -23,7 +23,7 @@ from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import Mask
 from leantune.packing.native.int8 import SIDE, UPDATE_MULTIPLE, Int8Linear, Int8Weight, rounded_as_one
 from leantune.packing.native.library import call, serves
-from leantune.packing.side_by_side import as_one
+from leantune.packing.side_by_side import as_one, lay_side_by_side
 
 TILE = 16
 """Ranks that are multiplied together."""
@@ -33,13 +33,24 @@ WIDTH_MULTIPLE = 32
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 
 
+class _Projection(ctypes.Structure):
+    """``projection`` of ``adapter.c``, field by field."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("A", "E", "B", "bias")),
+        *((name, _Count) for name in ("columns", "rank", "column", "first")),
+        ("scaling", ctypes.c_float),
+        *((name, _Pointer) for name in ("grad_A", "grad_E", "grad_B")),
+    )
+
+
 class _Forward(ctypes.Structure):
     """``adapter_forward`` of ``adapter.c``, field by field."""
 
     _fields_ = (
-        *((name, _Pointer) for name in ("x", "A")),
-        *((name, _Count) for name in ("T", "D", "R")),
-        *((name, _Pointer) for name in ("dropped", "low")),
+        *((name, _Pointer) for name in ("x", "projections")),
+        *((name, _Count) for name in ("num_projections", "T", "D", "F", "R")),
+        *((name, _Pointer) for name in ("A", "B", "dropped", "low")),
         ("mask", Mask),
         ("num_threads", _Count),
     )
@@ -49,24 +60,34 @@ class _Backward(ctypes.Structure):
     """``adapter_backward`` of ``adapter.c``, field by field."""
 
     _fields_ = (
-        *((name, _Pointer) for name in ("grad", "dropped", "low", "A", "B", "spans")),
-        *((name, _Count) for name in ("T", "D", "F", "R")),
-        *((name, _Pointer) for name in ("grad_x", "grad_A", "grad_B")),
+        *((name, _Pointer) for name in ("grad", "dropped", "low", "A", "B", "projections")),
+        *((name, _Count) for name in ("num_projections", "T", "D", "F", "R")),
+        ("grad_x", _Pointer),
         ("mask", Mask),
         ("num_threads", _Count),
     )
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """``scaling * B (A * E)``; the factors are contiguous fp32."""
+
+    A: Tensor
+    """``(rank, D)``."""
+    E: Tensor
+    """``(rank, 1)``."""
+    B: Tensor
+    """``(out, rank)``."""
+    scaling: float
+
+
+@dataclass(frozen=True, slots=True)
 class Projection:
-    """``W x + b + B A dropout(x)``, or ``W x + b`` alone."""
+    """``W x + b``, plus its update of dropout(x)."""
 
     base: nn.Linear
     """With W ``(out, D)`` and b ``(out,)``, bf16 and frozen."""
-    A: Tensor | None = None
-    """``(rank, D)`` bf16."""
-    B: Tensor | None = None
-    """``(out, rank)`` bf16."""
+    update: Update | None = None
 
 
 def can_project(base: nn.Linear, x: Tensor) -> bool:
@@ -83,11 +104,11 @@ def can_adapt(dropout: nn.Module, base: nn.Linear, x: Tensor) -> TypeGuard[Poole
 def project(
     x: Tensor, projections: Sequence[Projection], dropout: PooledDropout | None
 ) -> tuple[Tensor, ...]:
-    """The outputs of all projections side by side in one buffer, with gradients for ``x`` and each A and B.
+    """The outputs of all projections side by side in one buffer, with gradients for ``x`` and each A, E and B.
 
     Args:
         x: ``(..., D)`` bf16.
-        projections: of this input; the same memory must hold their weights in a row, or they are copied.
+        projections: of this input; in bf16 their weights move into one buffer.
         dropout: of the input of the updates; None where there are none.
 
     Returns:
@@ -98,10 +119,38 @@ def project(
     x_TD = x.reshape(-1, x.shape[-1]).contiguous()
     bases = [each.base for each in projections]
     rounding = [base for base in bases if isinstance(base, Int8Linear) and base.rounds(x)]
-    rounded = rounded_as_one(rounding) if len(rounding) == len(bases) else None
-    factors = [factor for each in projections for factor in (each.A, each.B)]
-    outputs = _Projections.apply(x_TD, bases, rounded, p > 0, mask, *factors)  # type: ignore[no-untyped-call]
+    weight = _Bf16Weight.of(bases) if len(rounding) < len(bases) else rounded_as_one(rounding)
+    factors = [
+        factor
+        for each in projections
+        for factor in ((each.update.A, each.update.E, each.update.B) if each.update else (None, None, None))
+    ]
+    outputs = _Projections.apply(x_TD, projections, weight, p > 0, mask, *factors)  # type: ignore[no-untyped-call]
     return tuple(out.view(*x.shape[:-1], -1) for out in outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bf16Weight:
+    """Frozen weights in bf16, one below the other; `Int8Weight` is the same in int8."""
+
+    whole: Tensor
+    """``(F, D)``."""
+
+    @classmethod
+    def of(cls, layers: Sequence[nn.Linear]) -> _Bf16Weight:
+        """The weights of ``layers``, which move into one buffer."""
+        weights = [layer.weight for layer in layers]
+        lay_side_by_side(weights)
+        return cls(as_one(weights, dim=0))
+
+    def forward(self, x_TD: Tensor, *, update: tuple[Tensor, Tensor]) -> Tensor:
+        """``W x`` and an update for each token: ``(T, D)`` to ``(T, F)``."""
+        low, B = update
+        return (x_TD @ self.whole.t()).addmm_(low[: len(x_TD)], B.t())
+
+    def backward(self, grad_TF: Tensor) -> Tensor:
+        """The gradient of x ``(T, D)``."""
+        return grad_TF @ self.whole
 
 
 class _Projections(torch.autograd.Function):
@@ -109,19 +158,20 @@ class _Projections(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        bases: list[nn.Linear],
-        rounded: Int8Weight | None,
+        projections: Sequence[Projection],
+        weight: Int8Weight | _Bf16Weight,
         drops: bool,
         mask: Mask,
         *factors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        weight = as_one([base.weight for base in bases], dim=0)
-        places = _places([base.out_features for base in bases], factors)
-        A, B = _stacked(places, factors, [base.bias for base in bases], x)
-        dropped, low = _down(x, A, drops, mask)
-        ctx.save_for_backward(dropped, low, A, B, weight)
-        ctx.places, ctx.mask, ctx.rounded = places, mask, rounded
-        out = _product_and_update(x, weight, rounded, low, B)
+        places = _places(
+            tuple(each.base.out_features for each in projections),
+            tuple(0 if each.update is None else len(each.update.A) for each in projections),
+        )
+        A, B, dropped, low = _down(x, places, projections, drops, mask)
+        ctx.save_for_backward(dropped, low, A, B, *factors)
+        ctx.weight, ctx.projections, ctx.places, ctx.mask = weight, projections, places, mask
+        out = weight.forward(x, update=(low, B))
         if len(places) == 1:
             return (out,)  # no view, which transformers' Longformer could not change in place
         return tuple(out[:, place.rows] for place in places)
@@ -129,45 +179,47 @@ class _Projections(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        dropped, low, A, B, weight = ctx.saved_tensors
-        grad, grad_x = as_one(grad_outputs, dim=1).contiguous(), None
-        if ctx.needs_input_grad[0]:
-            grad_x = grad @ weight if ctx.rounded is None else ctx.rounded.backward(grad)
-        if not any(place.rank for place in ctx.places):
-            return grad_x, *[None] * (4 + 2 * len(ctx.places))
-        grad_A, grad_B = _up(grad, dropped, low, A, B, _spans(ctx.places, len(A)), grad_x, ctx.mask)
-        factors = (
-            (grad_A[place.ranks], grad_B[place.ranks, place.rows].t()) if place.rank else (None, None)
-            for place in ctx.places
-        )
-        return grad_x, None, None, None, None, *chain.from_iterable(factors)
+        dropped, low, A, B, *factors = ctx.saved_tensors
+        grad = as_one(grad_outputs, dim=1).contiguous()
+        grad_x = ctx.weight.backward(grad) if ctx.needs_input_grad[0] else None
+        wanted = ctx.needs_input_grad[-len(factors) :]
+        grads = [
+            torch.empty_like(f) if f is not None and w else None for f, w in zip(factors, wanted, strict=True)
+        ]
+        if any(place.rank for place in ctx.places):
+            filled = _described(ctx.places, ctx.projections, grads)
+            _up(grad, dropped, low, A, B, filled, grad_x, ctx.mask)
+        return grad_x, None, None, None, None, *grads
 
 
-def _product_and_update(
-    x: Tensor, weight: Tensor, rounded: Int8Weight | None, low: Tensor, B: Tensor
-) -> Tensor:
-    if rounded is not None:
-        return rounded.forward(x, update=(low, B))
-    return (x @ weight.t()).addmm_(low[: len(x)], B.t())
-
-
-def _down(x: Tensor, A: Tensor, drops: bool, mask: Mask) -> tuple[Tensor, Tensor]:
-    """dropout(x) ``(T, D)``, and its product with each row of A, ``(T, R)`` and rows behind; its last column is one."""
+def _down(
+    x: Tensor, places: Sequence[_Place], projections: Sequence[Projection], drops: bool, mask: Mask
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A ``(R, D)`` and B ``(F, R)`` of all projections in bf16, rows of A scaled by E; dropout(x) ``(T, D)``; and its
+    product with each row of A, ``(T, R)`` and rows behind. Its last column is one, and that of B holds the biases.
+    """
+    rank, columns = _rank_of(places), places[-1].rows.stop
+    A, B = x.new_empty(rank, x.shape[1]), x.new_empty(columns, rank)
     dropped = torch.empty_like(x) if drops else x
-    low = x.new_empty(len(x) + -len(x) % SIDE, len(A))
+    low = x.new_empty(len(x) + -len(x) % SIDE, rank)
+    described = _described(places, projections)
     arguments = _Forward(
         x=x.data_ptr(),
-        A=A.data_ptr(),
+        projections=ctypes.addressof(described),
+        num_projections=len(described),
         T=len(x),
         D=x.shape[1],
-        R=len(A),
+        F=columns,
+        R=rank,
+        A=A.data_ptr(),
+        B=B.data_ptr(),
         dropped=dropped.data_ptr() if drops else None,
         low=low.data_ptr(),
         mask=mask,
         num_threads=torch.get_num_threads(),
     )
     call("adapter_down", arguments)
-    return dropped, low
+    return A, B, dropped, low
 
 
 def _up(
@@ -176,34 +228,47 @@ def _up(
     low: Tensor,
     A: Tensor,
     B: Tensor,
-    spans: list[tuple[int, int]],
+    described: ctypes.Array[_Projection],
     grad_x: Tensor | None,
     mask: Mask,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of A ``(R, D)`` and of B, transposed ``(R, F)``, where ``spans`` say there are any; the one through the
-    update is added to ``grad_x``.
-    """
-    rank, width = A.shape
-    grad_A, grad_B = torch.empty_like(A), B.new_empty(rank, len(B))
+) -> None:
+    """Fill the gradients of all factors; the one through the update is added to ``grad_x``."""
     arguments = _Backward(
         grad=grad.data_ptr(),
         dropped=dropped.data_ptr(),
         low=low.data_ptr(),
         A=A.data_ptr(),
         B=B.data_ptr(),
-        spans=ctypes.cast((_Count * (2 * len(spans)))(*chain.from_iterable(spans)), _Pointer),
+        projections=ctypes.addressof(described),
+        num_projections=len(described),
         T=len(grad),
-        D=width,
+        D=A.shape[1],
         F=len(B),
-        R=rank,
+        R=len(A),
         grad_x=None if grad_x is None else grad_x.data_ptr(),
-        grad_A=grad_A.data_ptr(),
-        grad_B=grad_B.data_ptr(),
         mask=mask,
         num_threads=torch.get_num_threads(),
     )
     call("adapter_up", arguments)
-    return grad_A, grad_B
+
+
+def _described(
+    places: Sequence[_Place], projections: Sequence[Projection], grads: Sequence[Tensor | None] | None = None
+) -> ctypes.Array[_Projection]:
+    """What the kernels are told of each projection, and where ``grads`` of its A, E and B go."""
+    described = (_Projection * len(places))()
+    for number, (to, place, each) in enumerate(zip(described, places, projections, strict=True)):
+        to.columns, to.rank, to.column, to.first = place.size, place.rank, place.row, place.first
+        to.bias = None if each.base.bias is None else each.base.bias.data_ptr()
+        if each.update is not None:
+            update = each.update
+            to.A, to.E, to.B = update.A.data_ptr(), update.E.data_ptr(), update.B.data_ptr()
+            to.scaling = update.scaling
+            if grads is not None:
+                to.grad_A, to.grad_E, to.grad_B = (
+                    None if grad is None else grad.data_ptr() for grad in grads[3 * number : 3 * number + 3]
+                )
+    return described
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,51 +289,23 @@ class _Place:
         """Its rows of B."""
         return slice(self.row, self.row + self.size)
 
-    @property
-    def ranks(self) -> slice:
-        """Its rows of A and columns of B."""
-        return slice(self.first, self.first + self.rank)
 
-
-def _places(sizes: list[int], factors: Sequence[Tensor | None]) -> list[_Place]:
-    """Each begins a new sixteen of ranks, which so have fewer outputs (`_spans`), unless R grows by it."""
-    ranks = [0 if A is None else len(A) for A in factors[::2]]
+@lru_cache(maxsize=256)
+def _places(sizes: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[_Place, ...]:
+    """Each begins a new sixteen of ranks, which so have fewer outputs to multiply, unless R grows by it."""
     apart, together = (_laid_out(sizes, ranks, unit) for unit in (TILE, 1))
     return apart if _rank_of(apart) == _rank_of(together) else together
 
 
-def _laid_out(sizes: list[int], ranks: list[int], unit: int) -> list[_Place]:
+def _laid_out(sizes: tuple[int, ...], ranks: tuple[int, ...], unit: int) -> tuple[_Place, ...]:
     places, row, first = [], 0, 0
     for size, rank in zip(sizes, ranks, strict=True):
         places.append(_Place(row, size, first, rank))
         row, first = row + size, first + rank + -rank % unit
-    return places
+    return tuple(places)
 
 
-def _rank_of(places: list[_Place]) -> int:
+def _rank_of(places: Sequence[_Place]) -> int:
     """R, with a column of B that holds the biases."""
     columns = places[-1].first + places[-1].rank + 1
     return columns + -columns % UPDATE_MULTIPLE
-
-
-def _spans(places: list[_Place], rank: int) -> list[tuple[int, int]]:
-    """Of each sixteen of all ``rank`` ranks, from which column of the outputs to which their updates are."""
-    spans = []
-    for first in range(0, rank, TILE):
-        own = [each for each in places if each.rank and each.first < first + TILE and each.ranks.stop > first]
-        spans.append((own[0].rows.start, own[-1].rows.stop) if own else (0, 0))
-    return spans
-
-
-def _stacked(
-    places: list[_Place], factors: Sequence[Tensor | None], biases: list[Tensor | None], x: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One A and one B for all, zero where they do not meet; the last column of B holds the biases."""
-    rank = _rank_of(places)
-    all_A, all_B = x.new_zeros(rank, x.shape[1]), x.new_zeros(places[-1].rows.stop, rank)
-    for place, A, B, bias in zip(places, factors[::2], factors[1::2], biases, strict=True):
-        if A is not None and B is not None:
-            all_A[place.ranks], all_B[place.rows, place.ranks] = A, B
-        if bias is not None:
-            all_B[place.rows, -1] = bias
-    return all_A, all_B

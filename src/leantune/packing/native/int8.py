@@ -76,7 +76,7 @@ class _Product(ctypes.Structure):
     )
 
 
-Update = tuple[Tensor, Tensor]
+Factors = tuple[Tensor, Tensor]
 """Factors in bf16 of what is added to a product: ``(T, R)``, with rows of any numbers up to a multiple of `SIDE`, and
 ``(F, R)``; R is a multiple of `UPDATE_MULTIPLE`."""
 
@@ -110,7 +110,7 @@ class Int8Matrix:
         call("round_weight", arguments)
         return cls((rows, width), panels, scales)
 
-    def times(self, x_TD: Tensor, bias_F: Tensor | None = None, *, update: Update | None = None) -> Tensor:
+    def times(self, x_TD: Tensor, bias_F: Tensor | None = None, *, update: Factors | None = None) -> Tensor:
         """The product with each row of x, rounded, plus bias, bf16, and update: ``(T, D)`` bf16 to ``(T, F)`` bf16."""
         return _multiply(x_TD, self, bias_F, update=update)
 
@@ -165,7 +165,7 @@ def _multiply(
     last: Int8Matrix,
     bias: Tensor | None,
     activation: Activation | None = None,
-    update: Update | None = None,
+    update: Factors | None = None,
 ) -> Tensor:
     x_TD = _checked(x_TD)
     out = torch.empty(len(x_TD), last.shape[0], dtype=torch.bfloat16)
@@ -229,7 +229,7 @@ class Int8Weight:
         """W transposed."""
         return Int8Matrix.of(as_one(self.weights, 0).t())
 
-    def forward(self, x_TD: Tensor, bias_F: Tensor | None = None, *, update: Update | None = None) -> Tensor:
+    def forward(self, x_TD: Tensor, bias_F: Tensor | None = None, *, update: Factors | None = None) -> Tensor:
         """``W x + b`` and an update for each token: ``(T, D)`` bf16 to ``(T, F)`` bf16; b bf16."""
         return self.by_row.times(x_TD, bias_F, update=update)
 

@@ -3,16 +3,6 @@
 
 #include "vectors.h"
 
-INLINE float total(f32x16 x) {
-#ifdef __AVX512F__
-    return _mm512_reduce_add_ps((__m512)x); /* by halves: one number after the other takes as long as half of the row */
-#else
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += x[i];
-    return sum;
-#endif
-}
-
 typedef struct {
     const uint16_t *gamma, *beta; /* (width) */
     float epsilon;

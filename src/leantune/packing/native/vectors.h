@@ -132,6 +132,16 @@ INLINE f32x16 at_most(f32x16 x, float high) {
 }
 #endif
 
+INLINE float total(f32x16 x) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)x); /* by halves: one number after the other takes as long as half of the row */
+#else
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+#endif
+}
+
 INLINE f32x16 kept(u32x16 mask, f32x16 x) { return (f32x16)(mask & (u32x16)x); }
 
 /* 2^x to 2e-7, for x below 127; NaN stays NaN. */
