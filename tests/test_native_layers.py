@@ -20,7 +20,7 @@ from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native import embedding as native_embedding
 from leantune.packing.native import gelu as native_gelu
 from leantune.packing.native import library
-from leantune.packing.native import residual as native_residual
+from leantune.packing.native import norm as native_norm
 from leantune.packing.native.embedding import EmbeddingBlock
 from leantune.packing.native.gelu import GeluLayer, NativeGelu, gelu
 from leantune.packing.native.library import kernels
@@ -286,7 +286,7 @@ def test_a_trainable_norm_gets_its_gradient_from_torch():
 
 def test_what_could_learn_goes_through_the_kernels_when_no_gradient_is_wanted(monkeypatch):
     used: list[str] = []
-    for module in (native_embedding, native_gelu, native_residual):
+    for module in (native_embedding, native_gelu, native_norm):
         monkeypatch.setattr(module, "call", lambda name, arguments: used.append(name))
     block = block_of(64, 0.0, nn.Linear(64, 64)).requires_grad_(True)
     layer = GeluLayer(nn.Linear(64, 64), NativeGelu()).bfloat16()

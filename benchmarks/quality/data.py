@@ -93,7 +93,7 @@ SOURCES: Mapping[str, Source] = {
         rows="ag_news",
         train=9_000,
         rates_of="agnews",
-        methods=(DEFAULT, LORA_LINE, PEERS[1], *_PLAIN_LINES),
+        methods=(DEFAULT, LORA_LINE, PEERS[1], INT8_LINE, *_PLAIN_LINES),
         about="9,000 training and 1,000 validation rows, with the learning rates of agnews.",
     ),
     "agnews-mpnet": Source(

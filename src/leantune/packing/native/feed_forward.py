@@ -1,7 +1,8 @@
 """A feed-forward block of a layer with fewer passes over what lies between its layers.
 
 Without a gradient in bf16 all of it is one pass (`dense.c`). In int8 both products and GELU are one (`int8.c`), and so
-are those of the backward pass and GELU's slope.
+are those of the backward pass and GELU's slope; norm and residual are in the same graph node, so that no sum of two
+gradients is a pass of its own.
 
 T packed tokens, D model width.
 """
@@ -12,56 +13,53 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from leantune.packing.native.dense import can_multiply, feed_forward
 from leantune.packing.native.int8 import Int8Linear, times_gelu_times, times_slope_times
-from leantune.packing.native.norm import is_frozen_norm
+from leantune.packing.native.norm import NormOfSum, can_normalise, is_frozen_norm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeedForward:
     """Two modules that transformers calls one after the other; the second computes for both where it can."""
 
-    first: nn.Module
+    first: Any
     """GELU(dense(x)): a `GeluLayer`."""
-    last: nn.Module
+    last: Any
     """LayerNorm(dropout(dense(y)) + x): a `ResidualBlock`."""
 
     def computes(self, x_TD: Tensor) -> bool:
         """Whether the first module leaves ``x_TD`` to the second, here and now."""
-        return self.is_one_pass(x_TD) or self.is_rounded(x_TD)
+        return self._is_one_pass(x_TD) or self._is_rounded(x_TD)
 
-    def is_one_pass(self, x_TD: Tensor) -> bool:
-        """Whether `one_pass` is for ``x_TD``."""
-        last: Any = self.last
-        drops = last.dropout.training and last.dropout.p > 0
-        return not drops and can_multiply(self._layers, x_TD) and is_frozen_norm(last.LayerNorm, x_TD)
+    def whole(self, x_TD: Tensor) -> Tensor:
+        """The whole block, if it `computes`: ``(..., D)`` to ``(..., D)``."""
+        (first, last), block = self._layers, self.last
+        if not self._is_rounded(x_TD):
+            return feed_forward(x_TD, first, last, block.LayerNorm)
+        norm = NormOfSum.of(block.LayerNorm, last.bias, block.dropout)
+        flat = x_TD.reshape(-1, x_TD.shape[-1]).contiguous()
+        if torch.is_grad_enabled():
+            out: Tensor = _RoundedFeedForward.apply(flat, first, last, norm)  # type: ignore[no-untyped-call]
+        else:
+            _, product = times_gelu_times(
+                flat, first.rounded.by_row, first.bias, last.rounded.by_row, keeps=False
+            )
+            out = norm.of_sum(product, flat)
+        return out.view(x_TD.shape)
 
-    def one_pass(self, x_TD: Tensor) -> Tensor:
-        """The whole block: ``(..., D)`` to ``(..., D)``."""
-        last: Any = self.last
-        return feed_forward(x_TD, *self._layers, last.LayerNorm)
+    def _is_one_pass(self, x_TD: Tensor) -> bool:
+        block = self.last
+        drops = block.dropout.training and block.dropout.p > 0
+        return not drops and can_multiply(self._layers, x_TD) and is_frozen_norm(block.LayerNorm, x_TD)
 
-    def is_rounded(self, x_TD: Tensor) -> bool:
-        """Whether `rounded` is for ``x_TD``."""
-        return all(
+    def _is_rounded(self, x_TD: Tensor) -> bool:
+        return can_normalise(self.last.LayerNorm, x_TD) and all(
             isinstance(layer, Int8Linear) and layer.rounds(x_TD) and layer.bias is not None
             for layer in self._layers
         )
-
-    def rounded(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Both layers in int8, ``(..., D)`` to ``(..., D)``, and the last bias ``(D,)``, which is still to be added."""
-        first, last = self._layers
-        flat = x_TD.reshape(-1, x_TD.shape[-1])
-        if torch.is_grad_enabled():
-            out: Tensor = _RoundedFeedForward.apply(flat, first, last)  # type: ignore[no-untyped-call]
-        else:
-            _, out = times_gelu_times(
-                flat, first.rounded.by_row, first.bias, last.rounded.by_row, keeps=False
-            )
-        return out.view(x_TD.shape), last.bias
 
     @property
     def _layers(self) -> tuple[Any, Any]:
@@ -69,24 +67,24 @@ class FeedForward:
 
 
 class _RoundedFeedForward(torch.autograd.Function):
-    """Stored for the backward pass: what comes before GELU."""
+    """Stored for the backward pass: what comes before GELU, and the sum before the norm."""
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, first: Int8Linear, last: Int8Linear) -> Tensor:
-        before, out = times_gelu_times(
+    def forward(ctx: Any, x_TD: Tensor, first: Int8Linear, last: Int8Linear, norm: NormOfSum) -> Tensor:
+        before, product = times_gelu_times(
             x_TD, first.rounded.by_row, first.bias, last.rounded.by_row, keeps=True
         )
-        ctx.save_for_backward(before)
-        ctx.layers = first, last
+        out, total, stats = norm.forward(product, x_TD, into=product)
+        ctx.save_for_backward(before, total, stats)
+        ctx.layers, ctx.norm = (first, last), norm
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (before,), (first, last) = ctx.saved_tensors, ctx.layers
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        before, total, stats = ctx.saved_tensors
+        first, last = ctx.layers
+        grad, grad_x = ctx.norm.backward(total, stats, grad_outputs[0])
         columns = first.rounded.by_column
-        return (
-            times_slope_times(grad_outputs[0], last.rounded.by_column, before, first.bias, columns),
-            None,
-            None,
-        )
+        times_slope_times(grad, last.rounded.by_column, before, first.bias, columns, onto=grad_x)
+        return grad_x, None, None, None

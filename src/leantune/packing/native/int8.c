@@ -36,7 +36,8 @@ typedef struct {
     const uint16_t *bias;      /* (width of out) bf16; NULL: none */
     const uint16_t *low, *up;  /* (T rounded up to SIDE, R) and (width of out, R) bf16: their product is added; NULL: none */
     int64_t R;                 /* a multiple of DEPTH */
-    uint16_t *out;             /* (T, width of out) bf16 */
+    uint16_t *out;             /* (T, width of out) bf16; x may be the same memory */
+    int64_t adds;              /* the result is added to what out holds */
     int64_t num_threads;
 } product;
 
@@ -137,7 +138,7 @@ typedef struct {
     uint16_t *before, *out; /* in blocks, but for the out of a last product */
     const uint16_t *low; /* (count rounded up to SIDE, R) */
     const uint32_t *up;  /* (R / 2, rows of w): pairs */
-    int64_t R;
+    int64_t R, adds;
 } result;
 
 /* SIDE x SIDE sums of it. */
@@ -168,6 +169,7 @@ INLINE void finish_columns(const block *b, int64_t from, int64_t end, const resu
             if (WEIGHT_OFFSET) sum -= a->x->offsets[b->row + r];
             x[i] = __builtin_convertvector(sum, f32x16) * (scales[i] * scale);
             if (kind == AS_IT_IS) x[i] += bias[i];
+            if (kind == AS_IT_IS && a->adds) x[i] += widen(a->out + place + i * LANES);
             if (kind == AS_IT_IS && b->updates) x[i] += load_f32(b->updates + r * SIDE + i * LANES);
             if (kind == TIMES_SLOPE) x[i] *= gelu_slope(widen(a->before + place + i * LANES) + bias[i]);
             if (kind == THEN_GELU) x[i] = (f32x16)(round_bf16(x[i]) & 0xffff0000); /* its slope will be taken at what is stored */
@@ -275,14 +277,14 @@ int multiply_rounded(const product *a) {
             if (one->panels) {
                 const workspace w = take_rows(own, at_once, x, count, one->width, 0);
                 uint16_t *kept = a->before ? a->before + blocks_of(first, one->rows) : NULL;
-                const result activated = {&w, count, one, a->gelu_bias, kept, between, NULL, NULL, 0};
+                const result activated = {&w, count, one, a->gelu_bias, kept, between, NULL, NULL, 0, 0};
                 if (a->takes_slope) multiply_taken(&activated, TIMES_SLOPE);
                 else multiply_taken(&activated, THEN_GELU);
                 x = between;
             }
             const workspace w = take_rows(own, at_once, x, count, other->width, x == between);
             const uint16_t *low = a->low ? a->low + first * a->R : NULL;
-            const result out = {&w, count, other, a->bias, NULL, a->out + first * other->rows, low, up, a->R};
+            const result out = {&w, count, other, a->bias, NULL, a->out + first * other->rows, low, up, a->R, a->adds};
             multiply_taken(&out, AS_IT_IS);
         }
         end_tiles(before);

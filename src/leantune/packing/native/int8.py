@@ -72,6 +72,7 @@ class _Product(ctypes.Structure):
         *((name, _Pointer) for name in ("bias", "low", "up")),
         ("R", _Count),
         ("out", _Pointer),
+        ("adds", _Count),
         ("num_threads", _Count),
     )
 
@@ -110,9 +111,18 @@ class Int8Matrix:
         call("round_weight", arguments)
         return cls((rows, width), panels, scales)
 
-    def times(self, x_TD: Tensor, bias_F: Tensor | None = None, *, update: Factors | None = None) -> Tensor:
-        """The product with each row of x, rounded, plus bias, bf16, and update: ``(T, D)`` bf16 to ``(T, F)`` bf16."""
-        return _multiply(x_TD, self, bias_F, update=update)
+    def times(
+        self,
+        x_TD: Tensor,
+        bias_F: Tensor | None = None,
+        *,
+        update: Factors | None = None,
+        onto: Tensor | None = None,
+    ) -> Tensor:
+        """The product with each row of x, rounded, plus bias, bf16, and update: ``(T, D)`` bf16 to ``(T, F)`` bf16; in
+        the memory of ``onto`` and added to it, if that is given.
+        """
+        return _multiply(x_TD, self, bias_F, update=update, onto=onto)
 
     def as_argument(self) -> _Matrix:
         """What the kernel is given."""
@@ -147,10 +157,18 @@ def times_gelu_times(
 
 
 def times_slope_times(
-    x_TD: Tensor, first: Int8Matrix, before: Tensor, bias_F: Tensor, last: Int8Matrix
+    x_TD: Tensor,
+    first: Int8Matrix,
+    before: Tensor,
+    bias_F: Tensor,
+    last: Int8Matrix,
+    *,
+    onto: Tensor | None = None,
 ) -> Tensor:
-    """``last(first(x) * slope of GELU at (before + bias))``: ``(T, D)`` bf16 to ``(T, D)`` bf16."""
-    return _multiply(x_TD, last, None, Activation(first, bias_F, before, takes_slope=True))
+    """``last(first(x) * slope of GELU at (before + bias))``: ``(T, D)`` bf16 to ``(T, D)`` bf16; ``onto`` as in
+    `Int8Matrix.times`, which may be ``x_TD``.
+    """
+    return _multiply(x_TD, last, None, Activation(first, bias_F, before, takes_slope=True), onto=onto)
 
 
 def _blocks(rows: int, width: int) -> tuple[int, int, int, int]:
@@ -166,15 +184,17 @@ def _multiply(
     bias: Tensor | None,
     activation: Activation | None = None,
     update: Factors | None = None,
+    onto: Tensor | None = None,
 ) -> Tensor:
     x_TD = _checked(x_TD)
-    out = torch.empty(len(x_TD), last.shape[0], dtype=torch.bfloat16)
+    out = torch.empty(len(x_TD), last.shape[0], dtype=torch.bfloat16) if onto is None else onto
     arguments = _Product(
         x=x_TD.data_ptr(),
         T=len(x_TD),
         last=last.as_argument(),
         bias=_address(bias, last.shape[:1]),
-        out=out.data_ptr(),
+        out=_address(out, (len(x_TD), last.shape[0])),
+        adds=onto is not None,
         num_threads=torch.get_num_threads(),
     )
     if activation is not None:
@@ -233,9 +253,9 @@ class Int8Weight:
         """``W x + b`` and an update for each token: ``(T, D)`` bf16 to ``(T, F)`` bf16; b bf16."""
         return self.by_row.times(x_TD, bias_F, update=update)
 
-    def backward(self, grad_TF: Tensor) -> Tensor:
-        """The gradient of x ``(T, D)`` bf16, from that of the output ``(T, F)`` bf16."""
-        return self.by_column.times(grad_TF)
+    def backward(self, grad_TF: Tensor, *, onto: Tensor | None = None) -> Tensor:
+        """The gradient of x ``(T, D)`` bf16, from that of the output ``(T, F)`` bf16; ``onto`` as in `Int8Matrix.times`."""
+        return self.by_column.times(grad_TF, onto=onto)
 
 
 class Int8Linear(nn.Linear):

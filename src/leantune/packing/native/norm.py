@@ -1,12 +1,23 @@
-"""LayerNorm as the kernels take it (`norm.h`)."""
+"""LayerNorm(dropout(x + bias) + residual), one pass each way, whose mask is drawn inside (`residual.c`): torch makes
+four passes and a mask, and four more back.
+
+Shape letters: T rows, D width.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from leantune.packing.native.library import learns
+from leantune.packing.dropout import PooledDropout
+from leantune.packing.native.dropout import LEVELS, Mask
+from leantune.packing.native.library import call, learns, serves
+
+WIDTH_MULTIPLE = 32
+"""D: the kernel takes the two halves of a random dword for two registers of columns."""
 
 
 class Norm(ctypes.Structure):
@@ -20,6 +31,85 @@ class Norm(ctypes.Structure):
         return cls(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
 
 
+class _Arguments(ctypes.Structure):
+    """``residual`` of ``residual.c``, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "residual", "bias")),
+        ("norm", Norm),
+        *((name, ctypes.c_int64) for name in ("num_rows", "width")),
+        ("mask", Mask),
+        *((name, ctypes.c_void_p) for name in ("out", "sum", "stats", "grad_out", "grad_x", "grad_residual")),
+        ("num_threads", ctypes.c_int64),
+    )
+
+
 def is_frozen_norm(norm: nn.LayerNorm, x: Tensor) -> bool:
     """Whether ``norm`` gets no gradient and its parameters are of the type of ``x``."""
     return not (learns(norm.weight) or learns(norm.bias)) and norm.weight.dtype == x.dtype
+
+
+def can_normalise(norm: nn.LayerNorm, residual: Tensor) -> bool:
+    """Whether `NormOfSum` is for them."""
+    return is_frozen_norm(norm, residual) and residual.shape[-1] % WIDTH_MULTIPLE == 0 and serves(residual)
+
+
+@dataclass(frozen=True, slots=True)
+class NormOfSum:
+    """LayerNorm(dropout(x + bias) + residual) of contiguous bf16."""
+
+    norm: nn.LayerNorm
+    """Over D, frozen."""
+    bias: Tensor | None
+    """``(D,)``; None: none."""
+    mask: Mask
+    """Of dropout, the same both ways."""
+
+    @classmethod
+    def of(cls, norm: nn.LayerNorm, bias: Tensor | None, dropout: PooledDropout) -> NormOfSum:
+        """With a new mask, where ``dropout`` drops."""
+        p = dropout.p if dropout.training else 0.0
+        return cls(norm, bias, Mask.of(p, dropout.stream.key() if p else (0, 0)))
+
+    def of_sum(self, x: Tensor, residual: Tensor) -> Tensor:
+        """``(..., D)`` each; nothing is kept."""
+        out = torch.empty_like(x)
+        arguments = self._arguments(x)
+        arguments.x, arguments.residual, arguments.out = x.data_ptr(), residual.data_ptr(), out.data_ptr()
+        call("residual_forward", arguments)
+        return out
+
+    def forward(
+        self, x: Tensor, residual: Tensor, *, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and for `backward` the sum ``(..., D)`` and two fp32 numbers a row; ``into`` is memory for the sum,
+        which may be that of ``x``.
+        """
+        out, arguments = torch.empty_like(x), self._arguments(x)
+        total = torch.empty_like(x) if into is None else into
+        stats = torch.empty(arguments.num_rows, 2)
+        arguments.x, arguments.residual, arguments.out = x.data_ptr(), residual.data_ptr(), out.data_ptr()
+        arguments.sum, arguments.stats = total.data_ptr(), stats.data_ptr()
+        call("residual_forward", arguments)
+        return out, total, stats
+
+    def backward(self, total: Tensor, stats: Tensor, grad_out: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of x and of the residual; without dropout they are one tensor."""
+        grad_out, arguments = grad_out.contiguous(), self._arguments(total)
+        grad_residual = torch.empty_like(total)
+        grad_x = torch.empty_like(total) if self.mask.kept_levels < LEVELS else grad_residual
+        arguments.sum, arguments.stats = total.data_ptr(), stats.data_ptr()
+        arguments.grad_out = grad_out.data_ptr()
+        arguments.grad_x, arguments.grad_residual = grad_x.data_ptr(), grad_residual.data_ptr()
+        call("residual_backward", arguments)
+        return grad_x, grad_residual
+
+    def _arguments(self, x: Tensor) -> _Arguments:
+        return _Arguments(
+            bias=None if self.bias is None else self.bias.data_ptr(),
+            norm=Norm.of(self.norm),
+            num_rows=x.numel() // x.shape[-1],
+            width=x.shape[-1],
+            mask=self.mask,
+            num_threads=torch.get_num_threads(),
+        )
