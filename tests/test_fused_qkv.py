@@ -147,10 +147,10 @@ def test_the_thin_passes_of_many_rows_equal_float64(rows, monkeypatch):
         assert error < 0.01, f"{name}: {error}"
 
 
-def in_float64(x, projections, weight, drops, mask, *factors):
+def in_float64(x, joint, *factors):
     """Stands in for `adapter._Projections.apply`, rounded once at the end."""
     outs = []
-    for each, A, E, B in zip(projections, *(factors[side::3] for side in range(3)), strict=True):
+    for each, A, E, B in zip(joint.projections, *(factors[side::3] for side in range(3)), strict=True):
         out = x.double() @ each.base.weight.double().t() + each.base.bias.double()
         if A is not None:
             out = out + x.double() @ (A * E).double().t() @ B.double().t() * each.update.scaling

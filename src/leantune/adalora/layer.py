@@ -90,7 +90,8 @@ class AdaLoraLinear(nn.Module):
 
     def projection(self) -> Projection:
         """The layer for `project`."""
-        return Projection(self.base, Update(self.lora_A, self.lora_E, self.lora_B, self.scaling))
+        A, E, B = (factor.float().contiguous() for factor in (self.lora_A, self.lora_E, self.lora_B))
+        return Projection(self.base, Update(A, E, B, self.scaling))
 
     @torch.no_grad()
     def delta_weight(self) -> Tensor:

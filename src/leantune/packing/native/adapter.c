@@ -15,7 +15,7 @@ typedef struct {
     int64_t columns, rank;
     int64_t column, first;           /* where they begin among all columns and ranks */
     float scaling;
-    float *grad_A, *grad_E, *grad_B; /* of A, E and B; grad_E: NULL if nobody wants it */
+    float *grad_A, *grad_E, *grad_B; /* of A, E and B; NULL: nobody wants it */
 } projection;
 
 typedef struct {
@@ -239,7 +239,7 @@ INLINE void write_grad_A(const adapter_backward *a, const shares *s, const proje
         const f32x16 grad = sum_of(s, p->first + r, a->F + d);
         products += grad * load_f32(p->A + r * a->D + d);
         const f32x16 scaled = grad * scale;
-        STORE(p->grad_A + r * a->D + d, scaled);
+        if (p->grad_A) STORE(p->grad_A + r * a->D + d, scaled);
     }
     if (p->grad_E) p->grad_E[r] = total(products) * p->scaling;
 }
@@ -296,7 +296,8 @@ int adapter_up(const adapter_backward *a) {
 #pragma omp for schedule(static) nowait
             for (int64_t r = 0; r < p->rank; r++) write_grad_A(a, &all, p, r);
 #pragma omp for schedule(static) nowait
-            for (int64_t row = 0; row < p->columns; row += LANES) write_grad_B(&all, p, row);
+            for (int64_t row = 0; row < p->columns; row += LANES)
+                if (p->grad_B) write_grad_B(&all, p, row);
         }
         end_tiles(before);
     }

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from leantune.packing.dropout import PooledDropout
-from leantune.packing.native.dropout import Mask
+from leantune.packing.native.dropout import LEVELS, Mask
 from leantune.packing.native.int8 import SIDE, UPDATE_MULTIPLE, Int8Linear, Int8Weight, rounded_as_one
 from leantune.packing.native.library import call, serves
 from leantune.packing.side_by_side import as_one, lay_side_by_side
@@ -114,91 +114,128 @@ def project(
     Returns:
         ``(..., out)`` for each.
     """
-    p = dropout.p if dropout is not None and dropout.training else 0.0
-    mask = Mask.of(p, dropout.stream.key() if dropout is not None and p else (0, 0))
     x_TD = x.reshape(-1, x.shape[-1]).contiguous()
-    bases = [each.base for each in projections]
-    rounding = [base for base in bases if isinstance(base, Int8Linear) and base.rounds(x)]
-    weight = _Bf16Weight.of(bases) if len(rounding) < len(bases) else rounded_as_one(rounding)
-    factors = [
-        factor
-        for each in projections
-        for factor in ((each.update.A, each.update.E, each.update.B) if each.update else (None, None, None))
-    ]
-    outputs = _Projections.apply(x_TD, projections, weight, p > 0, mask, *factors)  # type: ignore[no-untyped-call]
+    joint = Joint.of(x, projections, dropout)
+    outputs = _Projections.apply(x_TD, joint, *joint.factors())  # type: ignore[no-untyped-call]
     return tuple(out.view(*x.shape[:-1], -1) for out in outputs)
 
 
+Saved = tuple[Tensor, Tensor, Tensor, Tensor]
+"""What a forward pass keeps for the backward pass: A ``(R, D)`` and B ``(F, R)`` of all projections in bf16, dropout(x)
+``(T, D)`` and its product with A, ``(T, R)`` and rows behind."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Bf16Weight:
+class Joint:
+    """Projections of one input as one."""
+
+    projections: tuple[Projection, ...]
+    weight: Int8Weight | Bf16Weight
+    """W ``(F, D)`` of all."""
+    mask: Mask
+    """Of the dropout of x, the same both ways."""
+
+    @classmethod
+    def of(cls, x: Tensor, projections: Sequence[Projection], dropout: PooledDropout | None) -> Joint:
+        """Of projections of ``x``, with a new mask where ``dropout`` drops."""
+        p = dropout.p if dropout is not None and dropout.training else 0.0
+        mask = Mask.of(p, dropout.stream.key() if dropout is not None and p else (0, 0))
+        return cls(tuple(projections), weight_of([each.base for each in projections], x), mask)
+
+    def factors(self) -> list[Tensor | None]:
+        """A, E and B of each, or three times None."""
+        return [
+            factor
+            for each in self.projections
+            for factor in ((each.update.A, each.update.E, each.update.B) if each.update else (None,) * 3)
+        ]
+
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Saved]:
+        """All outputs ``(T, F)``, and what `backward` wants."""
+        saved = _down(x_TD, self._places(), self.projections, self.mask)
+        _, B, _, low = saved
+        return self.weight.forward(x_TD, update=(low, B)), saved
+
+    def backward(
+        self,
+        saved: Saved,
+        grad_TF: Tensor,
+        wants_factors: Sequence[bool],
+        *,
+        wants_x: bool,
+        onto: Tensor | None = None,
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """The gradients of x, added to ``onto`` if that is given, and of those `factors` that are wanted."""
+        grad_x = self.weight.backward(grad_TF, onto=onto) if wants_x else None
+        grads = [
+            torch.empty_like(factor) if factor is not None and wanted else None
+            for factor, wanted in zip(self.factors(), wants_factors, strict=True)
+        ]
+        if any(each.update is not None for each in self.projections):
+            _up(grad_TF, saved, _described(self._places(), self.projections, grads), grad_x, self.mask)
+        return grad_x, grads
+
+    def _places(self) -> tuple[_Place, ...]:
+        return _places(
+            tuple(each.base.out_features for each in self.projections),
+            tuple(0 if each.update is None else len(each.update.A) for each in self.projections),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bf16Weight:
     """Frozen weights in bf16, one below the other; `Int8Weight` is the same in int8."""
 
     whole: Tensor
     """``(F, D)``."""
 
     @classmethod
-    def of(cls, layers: Sequence[nn.Linear]) -> _Bf16Weight:
+    def of(cls, layers: Sequence[nn.Linear]) -> Bf16Weight:
         """The weights of ``layers``, which move into one buffer."""
         weights = [layer.weight for layer in layers]
         lay_side_by_side(weights)
         return cls(as_one(weights, dim=0))
 
-    def forward(self, x_TD: Tensor, *, update: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_TD: Tensor, *, update: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """``W x`` and an update for each token: ``(T, D)`` to ``(T, F)``."""
-        low, B = update
-        return (x_TD @ self.whole.t()).addmm_(low[: len(x_TD)], B.t())
+        out = x_TD @ self.whole.t()
+        return out if update is None else out.addmm_(update[0][: len(x_TD)], update[1].t())
 
-    def backward(self, grad_TF: Tensor) -> Tensor:
-        """The gradient of x ``(T, D)``."""
-        return grad_TF @ self.whole
+    def backward(self, grad_TF: Tensor, *, onto: Tensor | None = None) -> Tensor:
+        """The gradient of x ``(T, D)``, in the memory of ``onto`` and added to it, if that is given."""
+        return grad_TF @ self.whole if onto is None else onto.addmm_(grad_TF, self.whole)
+
+
+def weight_of(layers: Sequence[nn.Linear], x: Tensor) -> Int8Weight | Bf16Weight:
+    """The weights of frozen layers of ``x`` as one; in int8 if all of them round it."""
+    rounding = [layer for layer in layers if isinstance(layer, Int8Linear) and layer.rounds(x)]
+    return rounded_as_one(rounding) if len(rounding) == len(layers) else Bf16Weight.of(layers)
 
 
 class _Projections(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        projections: Sequence[Projection],
-        weight: Int8Weight | _Bf16Weight,
-        drops: bool,
-        mask: Mask,
-        *factors: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        places = _places(
-            tuple(each.base.out_features for each in projections),
-            tuple(0 if each.update is None else len(each.update.A) for each in projections),
-        )
-        A, B, dropped, low = _down(x, places, projections, drops, mask)
-        ctx.save_for_backward(dropped, low, A, B, *factors)
-        ctx.weight, ctx.projections, ctx.places, ctx.mask = weight, projections, places, mask
-        out = weight.forward(x, update=(low, B))
-        if len(places) == 1:
+    def forward(ctx: Any, x_TD: Tensor, joint: Joint, *factors: Tensor | None) -> tuple[Tensor, ...]:
+        out, saved = joint.forward(x_TD)
+        ctx.save_for_backward(*saved, *factors)  # those of joint: what changes in them is noticed
+        ctx.joint = joint
+        if len(joint.projections) == 1:
             return (out,)  # no view, which transformers' Longformer could not change in place
-        return tuple(out[:, place.rows] for place in places)
+        return torch.split(out, [each.base.out_features for each in joint.projections], dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        dropped, low, A, B, *factors = ctx.saved_tensors
+        saved = ctx.saved_tensors[:4]
+        wants_x, _, *wants_factors = ctx.needs_input_grad
         grad = as_one(grad_outputs, dim=1).contiguous()
-        grad_x = ctx.weight.backward(grad) if ctx.needs_input_grad[0] else None
-        wanted = ctx.needs_input_grad[-len(factors) :]
-        grads = [
-            torch.empty_like(f) if f is not None and w else None for f, w in zip(factors, wanted, strict=True)
-        ]
-        if any(place.rank for place in ctx.places):
-            filled = _described(ctx.places, ctx.projections, grads)
-            _up(grad, dropped, low, A, B, filled, grad_x, ctx.mask)
-        return grad_x, None, None, None, None, *grads
+        grad_x, grads = ctx.joint.backward(saved, grad, wants_factors, wants_x=wants_x)
+        return grad_x, None, *grads
 
 
-def _down(
-    x: Tensor, places: Sequence[_Place], projections: Sequence[Projection], drops: bool, mask: Mask
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A ``(R, D)`` and B ``(F, R)`` of all projections in bf16, rows of A scaled by E; dropout(x) ``(T, D)``; and its
-    product with each row of A, ``(T, R)`` and rows behind. Its last column is one, and that of B holds the biases.
-    """
-    rank, columns = _rank_of(places), places[-1].rows.stop
+def _down(x: Tensor, places: Sequence[_Place], projections: Sequence[Projection], mask: Mask) -> Saved:
+    """Rows of A are scaled by E. The last column of the product is one, and that of B holds the biases."""
+    rank, columns = _rank_of(places), places[-1].row + places[-1].size
+    drops = mask.kept_levels < LEVELS
     A, B = x.new_empty(rank, x.shape[1]), x.new_empty(columns, rank)
     dropped = torch.empty_like(x) if drops else x
     low = x.new_empty(len(x) + -len(x) % SIDE, rank)
@@ -223,16 +260,10 @@ def _down(
 
 
 def _up(
-    grad: Tensor,
-    dropped: Tensor,
-    low: Tensor,
-    A: Tensor,
-    B: Tensor,
-    described: ctypes.Array[_Projection],
-    grad_x: Tensor | None,
-    mask: Mask,
+    grad: Tensor, saved: Saved, described: ctypes.Array[_Projection], grad_x: Tensor | None, mask: Mask
 ) -> None:
     """Fill the gradients of all factors; the one through the update is added to ``grad_x``."""
+    A, B, dropped, low = saved
     arguments = _Backward(
         grad=grad.data_ptr(),
         dropped=dropped.data_ptr(),
@@ -283,11 +314,6 @@ class _Place:
     """Its first row of A and column of B."""
     rank: int
     """0 without an update."""
-
-    @property
-    def rows(self) -> slice:
-        """Its rows of B."""
-        return slice(self.row, self.row + self.size)
 
 
 @lru_cache(maxsize=256)

@@ -254,7 +254,7 @@ class Int8Weight:
         return self.by_row.times(x_TD, bias_F, update=update)
 
     def backward(self, grad_TF: Tensor, *, onto: Tensor | None = None) -> Tensor:
-        """The gradient of x ``(T, D)`` bf16, from that of the output ``(T, F)`` bf16; ``onto`` as in `Int8Matrix.times`."""
+        """The gradient of x ``(T, D)`` bf16, of that of the output ``(T, F)``; ``onto``: see `Int8Matrix.times`."""
         return self.by_column.times(grad_TF, onto=onto)
 
 
