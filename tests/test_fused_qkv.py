@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from leantune.adalora.fused_qkv import FusedSelfAttention, projections
+from leantune.adalora.attention import PackedAttention, projections
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.model import PackedClassifier
 from leantune.packing.dropout import DropoutStream, PooledDropout
@@ -197,7 +197,7 @@ def test_the_attention_of_these_is_replaced_and_keeps_its_names(model_type):
     model = tiny_model(model_type)
     names = set(model.state_dict())
     classifier = PackedClassifier(model, DropoutStream(0))
-    fused = [module for module in model.modules() if isinstance(module, FusedSelfAttention)]
+    fused = [module for module in model.modules() if isinstance(module, PackedAttention)]
     assert len(fused) == model.config.num_hidden_layers
     assert set(classifier.model.state_dict()) == names
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from leantune.adalora.fused_qkv import projections
+from leantune.adalora.attention import projections
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.errors import UsageError
 from leantune.inference.engines import load_engine

@@ -67,9 +67,9 @@ class Architecture:
     embeddings: str | None = None
     """Name of a module that computes dropout(LayerNorm(word + token type + position)) of embeddings."""
 
-    self_attentions: tuple[str, ...] = ()
-    """Names of modules that compute attention of query(x), key(x) and value(x), with children so named;
-    ``{layer}`` is the layer's number."""
+    attention_blocks: tuple[str, ...] = ()
+    """Names of modules that compute LayerNorm(dropout(dense(attention of query(x), key(x) and value(x))) + x), with the
+    children that `PackedAttention` has; ``{layer}`` is the layer's number."""
 
     residual_blocks: tuple[str, ...] = ()
     """Names of modules that compute LayerNorm(dropout(dense(x)) + input), with children so named;
@@ -156,8 +156,8 @@ def _bert_like(prefix: str, **rest: Any) -> Architecture:
         attention_targets=("query", "value"),
         narrowing=Narrowing(f"{last}.self", f"{last}.output"),
         embeddings=f"{prefix}.embeddings",
-        self_attentions=(f"{layer}.attention.self",),
-        residual_blocks=(f"{layer}.attention.output", f"{layer}.output"),
+        attention_blocks=(f"{layer}.attention",),
+        residual_blocks=(f"{layer}.output",),
         gelu_layers=(f"{layer}.intermediate",),
         **rest,
     )

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leantune.adalora.attention import pack_attention
 from leantune.adalora.budget import ParameterPlan, Target, plan_parameters
-from leantune.adalora.fused_qkv import fuse_self_attention
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.method import METHODS
 from leantune.adalora.prune import adapted_layers
@@ -65,7 +65,7 @@ class PackedClassifier(nn.Module):
         if self.architecture.embeddings:
             replace_embeddings(model, self.architecture.embeddings)
         replace_gelu(model, self._in_every_layer(self.architecture.gelu_layers))
-        fuse_self_attention(model, self._in_every_layer(self.architecture.self_attentions))
+        pack_attention(model, self._in_every_layer(self.architecture.attention_blocks))
         replace_residual_blocks(model, self._in_every_layer(self.architecture.residual_blocks))
         for name in self.architecture.head_in_encoder:
             model.get_submodule(name).register_forward_pre_hook(_in_float)
@@ -161,10 +161,14 @@ class PackedClassifier(nn.Module):
         if narrowing is None:
             return None
         last = self.config.num_hidden_layers - 1
-        if narrowing.behind is not None:
-            behind = self.model.get_submodule(narrowing.behind.format(last=last))
-            behind.register_forward_pre_hook(_only_first_tokens)
-        last_attention: nn.Module = self.model.get_submodule(narrowing.attention.format(last=last))
+        if self.architecture.attention_blocks:  # which go on with first tokens themselves
+            name = self._in_every_layer(self.architecture.attention_blocks)[-1]
+        else:
+            name = narrowing.attention.format(last=last)
+            if narrowing.behind is not None:
+                behind = self.model.get_submodule(narrowing.behind.format(last=last))
+                behind.register_forward_pre_hook(_only_first_tokens)
+        last_attention: nn.Module = self.model.get_submodule(name)
         return last_attention
 
     def _padded_logits(self, batch: PackedBatch) -> Tensor:

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leantune.adalora.fused_qkv import attended
+from leantune.adalora.attention import Heads, attend_and_norm
 from leantune.packing.distance import DistanceBias
 from leantune.packing.dropout import PooledDropout
-from leantune.packing.native.residual import add_and_norm
 from leantune.packing.plan import AttentionPlan, block_width
 
 
@@ -43,12 +42,9 @@ class PackedMPNetAttention(nn.Module):
         comes in the place of ``position_bias``, the one argument that transformers' layer hands on.
         """
         attn: Any = self.attn
-        layers = [attn.q, attn.k, attn.v]
         assert position_bias is not None
-        heads = attended(self, hidden_states, layers, attn.dropout, attn.attention_head_size, position_bias)
-        if position_bias.last_attention is self:
-            heads, hidden_states = (x[:, position_bias.first_tokens] for x in (heads, hidden_states))
-        return (add_and_norm(attn.o, self.dropout, self.LayerNorm, heads, hidden_states),)
+        heads = Heads(self, [attn.q, attn.k, attn.v], attn.dropout, attn.attention_head_size)
+        return (attend_and_norm(heads, hidden_states, position_bias, attn.o, self.dropout, self.LayerNorm),)
 
 
 def replace_attention(model: Any) -> None:

@@ -64,7 +64,7 @@ def packed_attention(
     q_TNH, k_TNH, v_TNH = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     if query.device.type == "cpu":
         only_first = packed.last_attention is module
-        if native.can_attend(q_TNH):
+        if native.can_attend(q_TNH, q_TNH.shape[-1]):
             out = native.attend(q_TNH, k_TNH, v_TNH, packed, scaling, dropout, sliding_window, only_first)
         elif dropout == 0 and not torch.is_grad_enabled():
             out = attend_without_gradients(q_TNH, k_TNH, v_TNH, packed, scaling, sliding_window, only_first)

@@ -6,6 +6,8 @@ Shape letters: T packed tokens, N heads, H head width.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,9 +46,9 @@ class _Arguments(ctypes.Structure):
     )
 
 
-def can_attend(q_TNH: Tensor) -> bool:
-    """Whether the kernels take these heads."""
-    return q_TNH.shape[-1] % WIDTH_MULTIPLE == 0 and serves(q_TNH)
+def can_attend(x: Tensor, head_width: int) -> bool:
+    """Whether the kernels take heads of this width and of the kind of ``x``."""
+    return head_width % WIDTH_MULTIPLE == 0 and serves(x)
 
 
 def attend(
@@ -73,28 +75,48 @@ class NativeAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *settings: Any) -> Tensor:
         q, k, v = (_dense_heads(x) for x in (q, k, v))
-        arguments = _arguments(q, k, v, plan, *settings)
-        stats = torch.empty(2, q.shape[1], q.shape[0])
-        arguments.stats = stats.data_ptr()
-        out = _forward(arguments, q)
+        attention = Attention.of(q, k, v, plan, *settings)
+        out, stats = attention.forward(q)
         ctx.save_for_backward(q, k, v, out, stats)
-        # the plan keeps the memory of cu_seqlens and of what distances add
-        ctx.arguments, ctx.plan = arguments, plan
+        ctx.attention = attention
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *_ = ctx.saved_tensors
-        arguments: _Arguments = ctx.arguments
-        grad_out = grad_outputs[0].contiguous()
-        grad_q, grad_k, grad_v = _like([q, k, v])
-        arguments.grad_out, arguments.grad_stride = grad_out.data_ptr(), grad_q.stride(0)
-        arguments.grad_q, arguments.grad_k, arguments.grad_v = (
+        grads = _like([q, k, v])
+        ctx.attention.backward(grad_outputs[0].contiguous(), grads)
+        return *grads, None, None, None, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Both passes over the same heads, which somebody has to keep until the last."""
+
+    arguments: _Arguments
+    plan: AttentionPlan
+    """It keeps the memory of ``cu_seqlens`` and of what distances add."""
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *settings: Any) -> Attention:
+        """Of heads ``(T, N, H)`` bf16, whose H numbers are next to each other; ``settings`` as in `attend`."""
+        return cls(_arguments(q, k, v, plan, *settings), plan)
+
+    def forward(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """What the heads give, like ``q``, and two fp32 numbers for each query and head; to be kept, too."""
+        stats = torch.empty(2, q.shape[1], q.shape[0])
+        self.arguments.stats = stats.data_ptr()
+        return _forward(self.arguments, q), stats
+
+    def backward(self, grad_out: Tensor, grads: Sequence[Tensor]) -> None:
+        """Write the gradients of q, k and v, whose tokens are equally far from each other in all three."""
+        grad_q, grad_k, grad_v = grads
+        self.arguments.grad_out, self.arguments.grad_stride = grad_out.data_ptr(), grad_q.stride(0)
+        self.arguments.grad_q, self.arguments.grad_k, self.arguments.grad_v = (
             x.data_ptr() for x in (grad_q, grad_k, grad_v)
         )
-        call("attention_backward", arguments)
-        return grad_q, grad_k, grad_v, None, None, None, None, None
+        call("attention_backward", self.arguments)
 
 
 def _arguments(

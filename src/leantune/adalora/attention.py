@@ -1,0 +1,178 @@
+"""Self-attention whose query, key and value are one product, whichever of them have adapters, and what is behind it.
+
+T packed tokens, S texts, N heads, H head width, D model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leantune.adalora.layer import AdaLoraLinear
+from leantune.packing.attention import packed_attention
+from leantune.packing.dropout import PooledDropout
+from leantune.packing.native.adapter import Projection, can_adapt, can_project, project
+from leantune.packing.native.attention import can_attend
+from leantune.packing.native.attention_block import AttentionBlock
+from leantune.packing.native.dense import can_multiply, dense
+from leantune.packing.native.gelu import bias_apart
+from leantune.packing.native.int8 import Int8Linear, is_linear, product_side_by_side
+from leantune.packing.native.library import learns
+from leantune.packing.native.norm import can_normalise
+from leantune.packing.native.residual import add_and_norm
+from leantune.packing.plan import AttentionPlan
+
+
+class PackedAttention(nn.Module):
+    """Drop-in for transformers' ``BertAttention`` and its like, with the same children.
+
+    Args:
+        attention: with the children ``query``, ``key``, ``value``, from D to N * H, and ``dropout``, of its weights.
+        output: with the children ``dense``, ``dropout`` and ``LayerNorm``.
+        head_width: H.
+    """
+
+    def __init__(self, attention: nn.Module, output: nn.Module, head_width: int) -> None:
+        super().__init__()
+        self.add_module("self", attention)
+        self.output, self.head_width = output, head_width
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        packed: AttentionPlan,
+        **unused: Any,
+    ) -> tuple[Tensor, None]:
+        """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` of first tokens where the plan wants no others."""
+        attention: Any = self.get_submodule("self")
+        output: Any = self.output
+        layers = [attention.query, attention.key, attention.value]
+        heads = Heads(self, layers, attention.dropout, self.head_width)
+        return attend_and_norm(
+            heads, hidden_states, packed, output.dense, output.dropout, output.LayerNorm
+        ), None
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What computes the heads of an attention."""
+
+    module: nn.Module
+    """The attention that the plan knows."""
+    layers: list[nn.Module]
+    """Query, key and value: frozen linear layers, or adapted ones."""
+    dropout: PooledDropout
+    """Of the attention weights."""
+    width: int
+    """H."""
+
+
+def attend_and_norm(
+    heads: Heads,
+    x: Tensor,
+    packed: AttentionPlan,
+    dense: nn.Module,
+    dropout: PooledDropout,
+    norm: nn.LayerNorm,
+) -> Tensor:
+    """LayerNorm(dropout(dense(heads(x))) + x): ``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` of first tokens where
+    the plan wants no others of this attention.
+    """
+    only_first = packed.last_attention is heads.module
+    joint = _projections_of(heads.layers, x)
+    if (
+        joint is not None
+        and torch.is_grad_enabled()
+        and can_attend(x, heads.width)
+        and can_normalise(norm, x)
+        and bias_apart(dense)
+    ):
+        block = AttentionBlock.of(
+            x,
+            joint,
+            _dropout_of(heads.layers),
+            head_width=heads.width,
+            attention_dropout=heads.dropout,
+            plan=packed,
+            only_first=only_first,
+            dense=dense,
+            dropout=dropout,
+            norm=norm,
+        )
+        return block(x)
+    attended = _attended(heads, x, packed)
+    if only_first:
+        attended, x = (each[:, packed.first_tokens] for each in (attended, x))
+    return add_and_norm(dense, dropout, norm, attended, x)
+
+
+def _attended(heads: Heads, x: Tensor, packed: AttentionPlan) -> Tensor:
+    """What the heads give for ``x`` ``(1, T, D)``: ``(1, T, N * H)``."""
+    query, key, value = (
+        out.view(*out.shape[:-1], -1, heads.width).transpose(1, 2) for out in projections(x, heads.layers)
+    )
+    p = heads.dropout.p if heads.dropout.training else 0.0
+    out, _ = packed_attention(heads.module, query, key, value, None, dropout=p, packed=packed)
+    return out.flatten(-2)
+
+
+def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
+    """What each of ``layers`` makes of ``x``; by one product where the native kernels serve, with one dropout
+    for the input of all adapters.
+
+    Frozen layers without a gradient stay apart where torch multiplies bf16: what is saved is saved backward and around
+    adapters, or by reading or rounding x once.
+    """
+    if can_multiply(layers, x):
+        return dense(x, layers)
+    joint, dropout = _projections_of(layers, x), _dropout_of(layers)
+    if joint is None:
+        return tuple(layer(x) for layer in layers)
+    if dropout is None and not torch.is_grad_enabled():
+        rounding = [layer for layer in layers if isinstance(layer, Int8Linear) and layer.rounds(x)]
+        if len(rounding) < len(layers):
+            return tuple(layer(x) for layer in layers)
+        return product_side_by_side(x, rounding)
+    return project(x, joint, dropout)
+
+
+def _projections_of(layers: list[nn.Module], x: Tensor) -> list[Projection] | None:
+    """All ``layers`` for `project`, or None if one is not for that."""
+    found = [projection for layer in layers if (projection := _projection(layer, x)) is not None]
+    return found if len(found) == len(layers) else None
+
+
+def _dropout_of(layers: list[nn.Module]) -> PooledDropout | None:
+    """Of the input of all adapters; None where there are none."""
+    found = [layer.dropout for layer in layers if isinstance(layer, AdaLoraLinear)]
+    dropout = found[0] if found else None
+    assert dropout is None or isinstance(dropout, PooledDropout)
+    return dropout
+
+
+def _projection(layer: nn.Module, x: Tensor) -> Projection | None:
+    """``layer`` for `project`, or None if it is not for that."""
+    base = layer.base if isinstance(layer, AdaLoraLinear) else layer
+    if not is_linear(base) or base.bias is None or not can_project(base, x):
+        return None
+    if isinstance(layer, AdaLoraLinear):
+        return layer.projection() if can_adapt(layer.dropout, base, x) else None
+    if learns(base.weight) or learns(base.bias):
+        return None
+    return Projection(base)
+
+
+def pack_attention(model: nn.Module, names: list[str]) -> None:
+    """Put `PackedAttention` where ``model`` has modules with these names; their dropout is pooled already."""
+    for name in names:
+        block: Any = model.get_submodule(name)
+        children = {child: list(dict(module.named_children())) for child, module in block.named_children()}
+        expected = {"self": ["query", "key", "value", "dropout"], "output": ["dense", "LayerNorm", "dropout"]}
+        assert children == expected, f"{name} has {children}"
+        attention = block.get_submodule("self")
+        model.set_submodule(name, PackedAttention(attention, block.output, attention.attention_head_size))
