@@ -67,9 +67,9 @@ class Architecture:
     embeddings: str | None = None
     """Name of a module that computes dropout(LayerNorm(word + token type + position)) of embeddings."""
 
-    attention_blocks: tuple[str, ...] = ()
-    """Names of modules that compute LayerNorm(dropout(dense(attention of query(x), key(x) and value(x))) + x), with the
-    children that `PackedAttention` has; ``{layer}`` is the layer's number."""
+    layers: tuple[str, ...] = ()
+    """Names of modules that compute a whole layer, with the children that `PackedLayer` has; ``{layer}`` is the layer's
+    number."""
 
     residual_blocks: tuple[str, ...] = ()
     """Names of modules that compute LayerNorm(dropout(dense(x)) + input), with children so named;
@@ -156,7 +156,7 @@ def _bert_like(prefix: str, **rest: Any) -> Architecture:
         attention_targets=("query", "value"),
         narrowing=Narrowing(f"{last}.self", f"{last}.output"),
         embeddings=f"{prefix}.embeddings",
-        attention_blocks=(f"{layer}.attention",),
+        layers=(layer,),
         residual_blocks=(f"{layer}.output",),
         gelu_layers=(f"{layer}.intermediate",),
         **rest,

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leantune.adalora.attention import pack_attention
+from leantune.adalora.attention import pack_layers
 from leantune.adalora.budget import ParameterPlan, Target, plan_parameters
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.method import METHODS
@@ -65,7 +65,7 @@ class PackedClassifier(nn.Module):
         if self.architecture.embeddings:
             replace_embeddings(model, self.architecture.embeddings)
         replace_gelu(model, self._in_every_layer(self.architecture.gelu_layers))
-        pack_attention(model, self._in_every_layer(self.architecture.attention_blocks))
+        pack_layers(model, self._in_every_layer(self.architecture.layers))
         replace_residual_blocks(model, self._in_every_layer(self.architecture.residual_blocks))
         for name in self.architecture.head_in_encoder:
             model.get_submodule(name).register_forward_pre_hook(_in_float)
@@ -161,8 +161,8 @@ class PackedClassifier(nn.Module):
         if narrowing is None:
             return None
         last = self.config.num_hidden_layers - 1
-        if self.architecture.attention_blocks:  # which go on with first tokens themselves
-            name = self._in_every_layer(self.architecture.attention_blocks)[-1]
+        if self.architecture.layers:  # whose attention goes on with first tokens itself
+            name = f"{self._in_every_layer(self.architecture.layers)[-1]}.attention"
         else:
             name = narrowing.attention.format(last=last)
             if narrowing.behind is not None:

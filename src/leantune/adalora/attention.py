@@ -167,12 +167,31 @@ def _projection(layer: nn.Module, x: Tensor) -> Projection | None:
     return Projection(base)
 
 
-def pack_attention(model: nn.Module, names: list[str]) -> None:
-    """Put `PackedAttention` where ``model`` has modules with these names; their dropout is pooled already."""
+class PackedLayer(nn.Module):
+    """Drop-in for transformers' ``BertLayer`` and its like, with the same children.
+
+    Args:
+        attention: `PackedAttention`.
+        intermediate, output: of the feed-forward block.
+    """
+
+    def __init__(self, attention: PackedAttention, intermediate: nn.Module, output: nn.Module) -> None:
+        super().__init__()
+        self.attention, self.intermediate, self.output = attention, intermediate, output
+
+    def forward(self, hidden_states: Tensor, *unused: Any, packed: AttentionPlan, **more: Any) -> Tensor:
+        """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` as `PackedAttention`."""
+        hidden, _ = self.attention(hidden_states, packed=packed)
+        out: Tensor = self.output(self.intermediate(hidden), hidden)
+        return out
+
+
+def pack_layers(model: nn.Module, names: list[str]) -> None:
+    """Put `PackedLayer` where ``model`` has modules with these names; their dropout is pooled already."""
     for name in names:
-        block: Any = model.get_submodule(name)
-        children = {child: list(dict(module.named_children())) for child, module in block.named_children()}
-        expected = {"self": ["query", "key", "value", "dropout"], "output": ["dense", "LayerNorm", "dropout"]}
-        assert children == expected, f"{name} has {children}"
-        attention = block.get_submodule("self")
-        model.set_submodule(name, PackedAttention(attention, block.output, attention.attention_head_size))
+        layer: Any = model.get_submodule(name)
+        children = sorted(child for child, _ in layer.named_modules() if child and "." not in child)
+        assert children == ["attention", "intermediate", "output"], f"{name} has {', '.join(children)}"
+        attention = layer.attention.get_submodule("self")
+        packed = PackedAttention(attention, layer.attention.output, attention.attention_head_size)
+        model.set_submodule(name, PackedLayer(packed, layer.intermediate, layer.output))
