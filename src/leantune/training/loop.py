@@ -119,7 +119,8 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         _sum_over_processes(state, result)  # scaled, so that all processes find the same overflow
         state.scaler.unscale_(state.optimizer)
         _check_loss(result, phase.rows, positions)
-        grads = [p.grad for p in state.classifier.parameters() if p.grad is not None]
+        parameters = (p for group in state.optimizer.param_groups for p in group["params"])
+        grads = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads).item()
 
         if math.isfinite(norm):  # host sync: the loop must know before it steps
