@@ -136,7 +136,7 @@ def used(monkeypatch) -> list[str]:
         library.call(name, arguments)
 
     monkeypatch.setattr(native_dense, "_blocks_are_fast", lambda: True)
-    for module in ("dense", "gelu", "norm", "int8"):
+    for module in ("dense", "gelu", "norm", "rounded"):
         monkeypatch.setattr(f"leantune.packing.native.{module}.call", call)
     return names
 

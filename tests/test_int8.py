@@ -27,6 +27,7 @@ from leantune.model import PackedClassifier
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native import int8, library
+from leantune.packing.native import rounded as rounded_rows
 from leantune.packing.native.feed_forward import FeedForward
 from leantune.packing.native.gelu import GeluLayer, NativeGelu, gelu
 from leantune.packing.native.int8 import (
@@ -111,18 +112,18 @@ def test_two_products_with_gelu_or_its_slope_between_them_are_what_they_are_apar
     torch.manual_seed(seed)
     x, grad = torch.randn(rows, width).bfloat16(), torch.randn(rows, width).bfloat16()
     weight, bias = layer_of(width, out).weight, torch.randn(out).bfloat16()
-    matrix = int8.Int8Matrix.of(weight)
-    last = int8.Int8Matrix.of(layer_of(out, last_width).weight)
-    before, found = int8.times_gelu_times(x, matrix, bias, last, keeps=True)
+    matrix = rounded_rows.Int8Matrix.of(weight)
+    last = rounded_rows.Int8Matrix.of(layer_of(out, last_width).weight)
+    before, found = rounded_rows.times_gelu_times(x, matrix, bias, last, keeps=True)
     kept = in_rows(before, rows, out)
     assert torch.equal(kept, matrix.times(x))
     assert torch.equal(found, last.times(gelu(kept, bias)))
-    nothing, again = int8.times_gelu_times(x, matrix, bias, last, keeps=False)
+    nothing, again = rounded_rows.times_gelu_times(x, matrix, bias, last, keeps=False)
     assert nothing is None
     assert torch.equal(again, found)
     exact = (kept.double() + bias.double()).requires_grad_()
     (slope,) = torch.autograd.grad(F.gelu(exact).sum(), exact)
-    found = int8.times_slope_times(grad, matrix, before, bias, last).double()
+    found = rounded_rows.times_slope_times(grad, matrix, before, bias, last).double()
     apart = last.times((matrix.times(grad).double() * slope).bfloat16()).double()
     assert (found - apart).norm() <= 0.03 * apart.norm()  # what is next to a half is rounded the other way
 
@@ -140,7 +141,7 @@ def test_a_feed_forward_block_in_int8_is_its_layers(p, monkeypatch):
     outer.dropout.stream = DropoutStream(2)
     inner.block = outer.block = FeedForward(inner, outer)
     used = []
-    for module in ("int8", "gelu"):
+    for module in ("rounded", "gelu"):
         monkeypatch.setattr(
             f"leantune.packing.native.{module}.call",
             lambda name, arguments: used.append(name) or library.call(name, arguments),
@@ -167,7 +168,7 @@ def test_prediction_multiplies_layers_of_one_input_as_one(monkeypatch):
     layers = [Int8Linear(layer_of(64, 64), predicts=True) for _ in range(3)]
     x, used = torch.randn(1, 9, 64).bfloat16(), []
     monkeypatch.setattr(
-        int8, "call", lambda name, arguments: used.append(name) or library.call(name, arguments)
+        rounded_rows, "call", lambda name, arguments: used.append(name) or library.call(name, arguments)
     )
     with torch.inference_mode():
         outputs = projections(x, list(layers))
@@ -347,10 +348,10 @@ def test_every_kind_of_processor_gives_the_same_bits(tmp_path, monkeypatch):
         for module in (int8, library):
             monkeypatch.setattr(module, "kernels", lambda kernels=kernels: kernels)
         assert (why_no_int8() == "") == is_fast, kind
-        matrix = int8.Int8Matrix.of(weight)
-        columns = int8.Int8Matrix.of(weight.t())
-        before, out = int8.times_gelu_times(x, matrix, bias, columns, keeps=True)
-        back = int8.times_slope_times(x, matrix, before, bias, columns)
+        matrix = rounded_rows.Int8Matrix.of(weight)
+        columns = rounded_rows.Int8Matrix.of(weight.t())
+        before, out = rounded_rows.times_gelu_times(x, matrix, bias, columns, keeps=True)
+        back = rounded_rows.times_slope_times(x, matrix, before, bias, columns)
         kept = in_rows(before, *matrix.times(x).shape)
         found[kind] = torch.cat([each.flatten() for each in (matrix.times(x, bias), kept, out, back)])
     assert all(torch.equal(each, found["own"]) for each in found.values()), found

@@ -84,14 +84,8 @@ def attend_and_norm(
     the plan wants no others of this attention.
     """
     only_first = packed.last_attention is heads.module
-    joint = _projections_of(heads.layers, x)
-    if (
-        joint is not None
-        and torch.is_grad_enabled()
-        and can_attend(x, heads.width)
-        and can_normalise(norm, x)
-        and bias_apart(dense)
-    ):
+    joint = _projections_of(heads.layers, x) if torch.is_grad_enabled() else None
+    if joint is not None and can_attend(x, heads.width) and can_normalise(norm, x) and bias_apart(dense):
         block = AttentionBlock.of(
             x,
             joint,

@@ -25,7 +25,8 @@ from leantune.evaluation.evaluate import map_batches
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
-from leantune.packing.native.int8 import WIDTH_MULTIPLE, use_int8_products, why_no_int8
+from leantune.packing.native.int8 import use_int8_products, why_no_int8
+from leantune.packing.native.rounded import WIDTH_MULTIPLE
 from leantune.pretrained import config_of, load_classifier, set_encoder_dtype
 
 Logits = npt.NDArray[np.float32]

@@ -21,8 +21,9 @@ from torch.autograd.function import once_differentiable
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import LEVELS, Mask
-from leantune.packing.native.int8 import SIDE, UPDATE_MULTIPLE, Int8Linear, Int8Weight, rounded_as_one
+from leantune.packing.native.int8 import Int8Linear, rounded_as_one
 from leantune.packing.native.library import call, serves
+from leantune.packing.native.rounded import SIDE, UPDATE_MULTIPLE, Int8Weight
 from leantune.packing.side_by_side import as_one, lay_side_by_side
 
 TILE = 16

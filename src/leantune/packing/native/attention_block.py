@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.adapter import Bf16Weight, Joint, Projection, weight_of
 from leantune.packing.native.attention import Attention
-from leantune.packing.native.int8 import Int8Weight
 from leantune.packing.native.norm import NormOfSum
+from leantune.packing.native.rounded import Int8Weight
 from leantune.packing.plan import AttentionPlan
 
 

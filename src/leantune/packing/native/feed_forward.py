@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from leantune.packing.native.dense import can_multiply, feed_forward
-from leantune.packing.native.int8 import Int8Linear, times_gelu_times, times_slope_times
+from leantune.packing.native.int8 import Int8Linear
 from leantune.packing.native.norm import NormOfSum, can_normalise, is_frozen_norm
+from leantune.packing.native.rounded import times_gelu_times, times_slope_times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
