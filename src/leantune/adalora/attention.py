@@ -85,7 +85,13 @@ def attend_and_norm(
     """
     only_first = packed.last_attention is heads.module
     joint = _projections_of(heads.layers, x) if torch.is_grad_enabled() else None
-    if joint is not None and can_attend(x, heads.width) and can_normalise(norm, x) and bias_apart(dense):
+    if (
+        joint is not None
+        and can_attend(x, heads.width)
+        and can_normalise(norm, x)
+        and bias_apart(dense)
+        and not learns(dense.weight)
+    ):
         block = AttentionBlock.of(
             x,
             joint,
@@ -124,9 +130,10 @@ def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
     """
     if can_multiply(layers, x):
         return dense(x, layers)
-    joint, dropout = _projections_of(layers, x), _dropout_of(layers)
+    joint = _projections_of(layers, x)
     if joint is None:
         return tuple(layer(x) for layer in layers)
+    dropout = _dropout_of(layers)
     if dropout is None and not torch.is_grad_enabled():
         rounding = [layer for layer in layers if isinstance(layer, Int8Linear) and layer.rounds(x)]
         if len(rounding) < len(layers):

@@ -67,7 +67,7 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
         moments = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
         if moments:
             state.optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
+                key: value.to(parameter.device) for key, value in moments.items()
             }
     state.allocator.load_state_tensors(
         {key[len("allocator.") :]: value for key, value in tensors.items() if key.startswith("allocator.")},

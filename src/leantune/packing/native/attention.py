@@ -62,11 +62,11 @@ def attend(
     only_first: bool,
 ) -> Tensor:
     """What `GroupedAttention` computes: ``(T, N, H)`` bf16 to ``(T, N, H)``, by the kernels."""
-    settings = (plan, scaling, dropout, sliding_window, only_first)
+    settings = (scaling, dropout, sliding_window, only_first)
     if torch.is_grad_enabled():
-        return NativeAttention.apply(q_TNH, k_TNH, v_TNH, *settings)  # type: ignore[no-untyped-call, no-any-return]
+        return NativeAttention.apply(q_TNH, k_TNH, v_TNH, plan, *settings)  # type: ignore[no-untyped-call, no-any-return]
     q, k, v = (_dense_heads(x) for x in (q_TNH, k_TNH, v_TNH))
-    return _forward(_arguments(q, k, v, *settings), q)
+    return Attention.of(plan, *settings).of_heads(q, k, v)
 
 
 class NativeAttention(torch.autograd.Function):
@@ -75,8 +75,8 @@ class NativeAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *settings: Any) -> Tensor:
         q, k, v = (_dense_heads(x) for x in (q, k, v))
-        attention = Attention.of(q, k, v, plan, *settings)
-        out, stats = attention.forward(q)
+        attention = Attention.of(plan, *settings)
+        out, stats = attention.forward(q, k, v)
         ctx.save_for_backward(q, k, v, out, stats)
         ctx.attention = attention
         return out
@@ -84,85 +84,92 @@ class NativeAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *_ = ctx.saved_tensors
-        grads = _like([q, k, v])
-        ctx.attention.backward(grad_outputs[0].contiguous(), grads)
+        kept = ctx.saved_tensors
+        grads = _like(kept[:3])
+        ctx.attention.backward(kept, grad_outputs[0].contiguous(), grads)
         return *grads, None, None, None, None, None
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Both passes over the same heads, which somebody has to keep until the last."""
+    """Attention of heads ``(T, N, H)`` bf16, whose H numbers are next to each other, with one mask for both passes."""
 
-    arguments: _Arguments
     plan: AttentionPlan
-    """It keeps the memory of ``cu_seqlens`` and of what distances add."""
+    scaling: float
+    kept_levels: int
+    key: tuple[int, int]
+    """Of dropout."""
+    window: int
+    """0: none."""
+    only_first: bool
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *settings: Any) -> Attention:
-        """Of heads ``(T, N, H)`` bf16, whose H numbers are next to each other; ``settings`` as in `attend`."""
-        return cls(_arguments(q, k, v, plan, *settings), plan)
+    def of(
+        cls,
+        plan: AttentionPlan,
+        scaling: float,
+        dropout: float,
+        sliding_window: int | None,
+        only_first: bool,
+    ) -> Attention:
+        """With a new mask, where it drops."""
+        key = plan.stream.key() if dropout else (0, 0)
+        return cls(plan, scaling, native_levels(dropout), key, sliding_window or 0, only_first)
 
-    def forward(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """What the heads give, like ``q``, and two fp32 numbers for each query and head; to be kept, too."""
-        stats = torch.empty(2, q.shape[1], q.shape[0])
-        self.arguments.stats = stats.data_ptr()
-        return _forward(self.arguments, q), stats
+    def of_heads(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What the heads give, like ``q``; nothing is kept."""
+        out, arguments = q.new_empty(q.shape), self._arguments(q, k, v)
+        arguments.out = out.data_ptr()
+        call("attention_forward", arguments)
+        return out
 
-    def backward(self, grad_out: Tensor, grads: Sequence[Tensor]) -> None:
-        """Write the gradients of q, k and v, whose tokens are equally far from each other in all three."""
-        grad_q, grad_k, grad_v = grads
-        self.arguments.grad_out, self.arguments.grad_stride = grad_out.data_ptr(), grad_q.stride(0)
-        self.arguments.grad_q, self.arguments.grad_k, self.arguments.grad_v = (
-            x.data_ptr() for x in (grad_q, grad_k, grad_v)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and two fp32 numbers for each query and head, for `backward`."""
+        out, stats = q.new_empty(q.shape), torch.empty(2, q.shape[1], q.shape[0])
+        arguments = self._arguments(q, k, v)
+        arguments.out, arguments.stats = out.data_ptr(), stats.data_ptr()
+        call("attention_forward", arguments)
+        return out, stats
+
+    def backward(self, kept: Sequence[Tensor], grad_out: Tensor, grads: Sequence[Tensor]) -> None:
+        """Write the gradients of q, k and v, whose tokens are equally far from each other in all three; ``kept`` is
+        what came into `forward` and what it gave.
+        """
+        q, k, v, out, stats = kept
+        arguments = self._arguments(q, k, v)
+        arguments.out, arguments.stats = out.data_ptr(), stats.data_ptr()
+        arguments.grad_out, arguments.grad_stride = grad_out.data_ptr(), grads[0].stride(0)
+        arguments.grad_q, arguments.grad_k, arguments.grad_v = (grad.data_ptr() for grad in grads)
+        call("attention_backward", arguments)
+
+    def _arguments(self, q: Tensor, k: Tensor, v: Tensor) -> _Arguments:
+        plan = self.plan
+        by_distance = None if plan.distance_bias is None else plan.distance_bias.by_distance
+        return _Arguments(
+            q=q.data_ptr(),
+            k=k.data_ptr(),
+            v=v.data_ptr(),
+            q_strides=q.stride()[:2],
+            k_strides=k.stride()[:2],
+            v_strides=v.stride()[:2],
+            cu_seqlens=plan.cu_seqlens.data_ptr(),
+            num_texts=len(plan.cu_seqlens) - 1,
+            num_heads=q.shape[1],
+            head_width=q.shape[2],
+            num_tokens=q.shape[0],
+            longest=plan.max_seqlen,
+            window=self.window,
+            only_first=self.only_first,
+            by_distance=None if by_distance is None else by_distance.data_ptr(),
+            distances=0 if by_distance is None else by_distance.shape[1],
+            scaling=self.scaling,
+            kept_levels=self.kept_levels,
+            key=self.key,
+            num_threads=torch.get_num_threads(),
         )
-        call("attention_backward", self.arguments)
 
 
-def _arguments(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    plan: AttentionPlan,
-    scaling: float,
-    dropout: float,
-    sliding_window: int | None,
-    only_first: bool,
-) -> _Arguments:
-    key = plan.stream.key() if dropout else (0, 0)
-    by_distance = None if plan.distance_bias is None else plan.distance_bias.by_distance
-    return _Arguments(
-        q=q.data_ptr(),
-        k=k.data_ptr(),
-        v=v.data_ptr(),
-        q_strides=q.stride()[:2],
-        k_strides=k.stride()[:2],
-        v_strides=v.stride()[:2],
-        cu_seqlens=plan.cu_seqlens.data_ptr(),
-        num_texts=len(plan.cu_seqlens) - 1,
-        num_heads=q.shape[1],
-        head_width=q.shape[2],
-        num_tokens=q.shape[0],
-        longest=plan.max_seqlen,
-        window=sliding_window or 0,
-        only_first=only_first,
-        by_distance=None if by_distance is None else by_distance.data_ptr(),
-        distances=0 if by_distance is None else by_distance.shape[1],
-        scaling=scaling,
-        kept_levels=native_levels(dropout),
-        key=key,
-        num_threads=torch.get_num_threads(),
-    )
-
-
-def _forward(arguments: _Arguments, q: Tensor) -> Tensor:
-    out = q.new_empty(q.shape)
-    arguments.out = out.data_ptr()
-    call("attention_forward", arguments)
-    return out
-
-
-def _like(heads: list[Tensor]) -> tuple[Tensor, ...]:
+def _like(heads: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Memory for three gradients ``(T, N, H)``: side by side where ``heads`` are, for the product behind."""
     num_tokens, *shape = heads[0].shape
     if lie_side_by_side([x.flatten(1) for x in heads], dim=1):

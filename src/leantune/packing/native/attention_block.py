@@ -66,7 +66,7 @@ class AttentionBlock:
     def __call__(self, x: Tensor) -> Tensor:
         """``(1, T, D)`` to ``(1, T or S, D)``."""
         factors = self.joint.factors()
-        out: Tensor = _AttentionBlock.apply(x.flatten(0, 1), self, *factors)  # type: ignore[no-untyped-call]
+        out: Tensor = _AttentionBlock.apply(x.flatten(0, 1).contiguous(), self, *factors)  # type: ignore[no-untyped-call]
         return out[None]
 
 
@@ -76,8 +76,8 @@ class _AttentionBlock(torch.autograd.Function):
         projected, saved = block.joint.forward(x_TD)
         q, k, v = _heads_of(projected, block.head_width)
         settings = (block.head_width**-0.5, block.attention_dropout, None, block.only_first)
-        ctx.attention = Attention.of(q, k, v, block.plan, *settings)
-        heads, stats = ctx.attention.forward(q)
+        attention = Attention.of(block.plan, *settings)
+        heads, stats = attention.forward(q, k, v)
         hidden, residual, rows = heads.flatten(1), x_TD, None
         if block.only_first:
             rows = block.plan.first_tokens
@@ -85,7 +85,7 @@ class _AttentionBlock(torch.autograd.Function):
         summed = block.behind.forward(hidden)
         out, total, moments = block.norm.forward(summed, residual, into=summed)
         ctx.save_for_backward(*saved, projected, heads, stats, total, moments, rows, *factors)
-        ctx.block = block
+        ctx.block, ctx.attention = block, attention
         return out
 
     @staticmethod
@@ -93,7 +93,7 @@ class _AttentionBlock(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         block: AttentionBlock = ctx.block
         wants_x, _, *wants_factors = ctx.needs_input_grad
-        *saved, projected, heads, _, total, moments, rows = ctx.saved_tensors[:10]
+        *saved, projected, heads, stats, total, moments, rows = ctx.saved_tensors[:10]
         grad, residual = block.norm.backward(total, moments, grad_outputs[0])
         grad_heads = block.behind.backward(grad)
         if rows is not None:
@@ -102,7 +102,8 @@ class _AttentionBlock(torch.autograd.Function):
             )  # others are not read
             residual = residual.new_zeros(len(heads), residual.shape[1]).index_copy_(0, rows, residual)
         grad_projected = torch.empty_like(projected)
-        ctx.attention.backward(grad_heads, _heads_of(grad_projected, block.head_width))
+        kept = (*_heads_of(projected, block.head_width), heads, stats)
+        ctx.attention.backward(kept, grad_heads, _heads_of(grad_projected, block.head_width))
         grad_x, grads = block.joint.backward(
             saved, grad_projected, wants_factors, wants_x=wants_x, onto=residual
         )

@@ -11,7 +11,7 @@ typedef struct {
     uint16_t *out, *sum;               /* sum: dropout(x + bias) + residual, for the backward pass; may be NULL */
     moments *stats;                    /* (rows); may be NULL */
     const uint16_t *grad_out;
-    uint16_t *grad_x, *grad_residual;  /* without dropout they are equal, and grad_x is NULL */
+    uint16_t *grad_x, *grad_residual;  /* without dropout both are one */
     int64_t num_threads;
 } residual;
 

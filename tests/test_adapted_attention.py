@@ -1,9 +1,11 @@
-"""Query, key and value as one product compute what each computes alone, and learn the same."""
+"""Query, key and value as one product, and attention with what is behind it as one graph node, compute what their parts
+compute alone, and learn the same."""
 
 from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,14 +15,22 @@ from torch import Tensor, nn
 from leantune.adalora.attention import PackedAttention, projections
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.model import PackedClassifier
+from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native import adapter
+from leantune.packing.native.int8 import use_int8_products, why_no_int8
 from leantune.packing.native.library import kernels
+from leantune.packing.plan import AttentionPlan
 from leantune.packing.side_by_side import as_one, lay_side_by_side, lie_side_by_side
 from tiny import tiny_model
 
 needs_kernels = pytest.mark.skipif(kernels().library is None, reason=f"no kernels: {kernels().reason}")
 WIDTH = 64
+
+
+def plan_of(lengths: list[int]) -> AttentionPlan:
+    batch = pack([np.zeros(length, np.int32) for length in lengths], np.arange(len(lengths)))
+    return AttentionPlan.of(batch, DropoutStream(0))
 
 
 def layers_of(ranks: tuple[int, ...], p: float = 0.0) -> list[nn.Module]:
@@ -95,6 +105,108 @@ def test_one_mask_serves_all_adapters_forward_and_backward():
     assert abs(is_kept.double().mean().item() - 0.75) < 0.02
     (gradient,) = torch.autograd.grad([query, value], x, [torch.ones_like(query)] * 2)
     torch.testing.assert_close(gradient.float(), 2 * is_kept / 0.75, rtol=0.01, atol=0)
+
+
+def attention_of(ranks: tuple[int, ...], *, rounds: bool = False, p: float = 0.0) -> PackedAttention:
+    """Two heads of 32, with adapters of these ranks, the layer behind them and its norm."""
+    inner, output = nn.Module(), nn.Module()
+    inner.query, inner.key, inner.value = layers_of(ranks, p)
+    inner.dropout = PooledDropout(p, DropoutStream(4))
+    output.dense, output.dropout = nn.Linear(WIDTH, WIDTH), PooledDropout(p, DropoutStream(5))
+    output.LayerNorm = nn.LayerNorm(WIDTH)
+    nn.init.normal_(output.LayerNorm.weight)
+    attention = PackedAttention(inner, output.bfloat16().requires_grad_(False), 32)
+    if rounds:
+        use_int8_products(attention)
+    return attention
+
+
+def gradients_of(
+    module: PackedAttention, x: Tensor, plan: AttentionPlan, weight: Tensor
+) -> dict[str, Tensor]:
+    """What comes out, and the gradients of all that learns and of ``x``, by name."""
+    out, _ = module(x, packed=plan)
+    learns = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    learns |= {"x": x} if x.requires_grad else {}
+    grads = torch.autograd.grad(out, list(learns.values()), weight.to(out.dtype))
+    return {"out": out.detach(), **dict(zip(learns, grads, strict=True))}
+
+
+@needs_kernels
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    ranks=st.tuples(*[st.integers(0, 17)] * 3).filter(any),
+    needs_input_grad=st.booleans(),
+    only_first=st.booleans(),
+    seed=st.integers(0, 5),
+)
+def test_attention_with_what_is_behind_it_equals_fp32(lengths, ranks, needs_input_grad, only_first, seed):
+    torch.manual_seed(seed)
+    module, plan = attention_of(ranks), plan_of(sorted(lengths))
+    plan.last_attention = module if only_first else None
+    x = torch.randn(1, sum(lengths) + 3, WIDTH).bfloat16().requires_grad_(needs_input_grad)
+    exact_module, exact_plan = copy.deepcopy(module).float(), plan_of(sorted(lengths))
+    exact_plan.last_attention = exact_module if only_first else None
+    rows = len(lengths) if only_first else x.shape[1]
+    weight = torch.randn(1, rows, WIDTH).bfloat16()
+    if not only_first:
+        weight[:, sum(lengths) :] = 0  # what belongs to no text
+    found = gradients_of(module, x, plan, weight)
+    exact = x.detach().float().requires_grad_(needs_input_grad)
+    expected = gradients_of(exact_module, exact, exact_plan, weight)
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        if name == "out":
+            found[name], wanted = (each[:, : min(rows, sum(lengths))] for each in (found[name], wanted))
+        scale = max(1.0, wanted.abs().max().item())
+        torch.testing.assert_close(found[name].float(), wanted.float(), atol=0.06 * scale, rtol=0, msg=name)
+
+
+@needs_kernels
+@pytest.mark.parametrize("rounds", [False, True])
+def test_saved_tensors_that_come_back_elsewhere_give_the_same_gradients(rounds):
+    if rounds and why_no_int8():
+        pytest.skip(why_no_int8())
+    module, plan = attention_of((3, 0, 5), rounds=rounds), plan_of([9, 30])
+    x, weight = torch.randn(1, 39, WIDTH).bfloat16().requires_grad_(), torch.randn(1, 39, WIDTH).bfloat16()
+    assert "_AttentionBlock" in str(module(x, packed=plan)[0].grad_fn.next_functions)
+    expected = gradients_of(module, x, plan, weight)
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone):
+        found = gradients_of(module, x, plan, weight)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@needs_kernels
+def test_rows_that_are_apart_in_memory_are_read_where_they_are():
+    module, plan = attention_of((3, 0, 5)), plan_of([9, 30])
+    wide, weight = torch.randn(1, 39, 2 * WIDTH).bfloat16(), torch.randn(1, 39, WIDTH).bfloat16()
+    apart = gradients_of(module, wide[..., :WIDTH], plan, weight)
+    together = gradients_of(module, wide[..., :WIDTH].contiguous(), plan, weight)
+    assert all(torch.equal(apart[name], together[name]) for name in together)
+
+
+@needs_kernels
+@pytest.mark.parametrize("learning", ["output.dense.weight", "output.dense.bias", "output.LayerNorm.weight"])
+def test_what_learns_behind_the_heads_gets_its_gradient(learning):
+    module, plan = attention_of((3, 0, 5)), plan_of([9, 30])
+    module.get_parameter(learning).requires_grad_(True)
+    x, weight = torch.randn(1, 39, WIDTH).bfloat16(), torch.randn(1, 39, WIDTH).bfloat16()
+    found = gradients_of(module, x, plan, weight)
+    expected = gradients_of(copy.deepcopy(module).float(), x.float(), plan_of([9, 30]), weight)
+    for name, wanted in expected.items():
+        scale = max(1.0, wanted.abs().max().item())
+        torch.testing.assert_close(found[name].float(), wanted, atol=0.06 * scale, rtol=0, msg=name)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_adapters_with_another_dropout_are_computed_each_by_itself(dtype):
+    module = attention_of((3, 0, 5)).to(dtype)
+    for layer in (module.get_submodule("self").query, module.get_submodule("self").value):
+        layer.dropout = nn.Dropout(0.5)
+    x = torch.randn(1, 39, WIDTH, dtype=dtype)
+    assert len(gradients_of(module, x, plan_of([9, 30]), x)) == 7
 
 
 def thin_passes(rows: int, ranks: tuple[int, ...], p: float) -> dict[str, Tensor]:
