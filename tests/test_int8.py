@@ -128,6 +128,25 @@ def test_two_products_with_gelu_or_its_slope_between_them_are_what_they_are_apar
     assert (found - apart).norm() <= 0.03 * apart.norm()  # what is next to a half is rounded the other way
 
 
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 150), width=WIDTHS, out=WIDTHS, seed=st.integers(0, 5))
+def test_a_product_is_added_to_what_is_there(rows, width, out, seed):
+    torch.manual_seed(seed)
+    x, there = torch.randn(rows, width).bfloat16(), torch.randn(rows, out).bfloat16()
+    weight, bias = layer_of(width, out).weight, torch.randn(out).bfloat16()
+    first, memory = rounded_rows.Int8Matrix.of(weight), there.clone()
+    assert first.times(x, onto=memory) is memory
+    assert_product_of_rounded(memory, (x, weight), there.double())
+    back = rounded_rows.Int8Matrix.of(layer_of(out, width).weight)
+    before, _ = rounded_rows.times_gelu_times(x, first, bias, back, keeps=True)
+    apart = rounded_rows.times_slope_times(x, first, before, bias, back, onto=x.clone())
+    in_place = x.clone()
+    rounded_rows.times_slope_times(in_place, first, before, bias, back, onto=in_place)
+    assert torch.equal(in_place, apart)
+    alone = rounded_rows.times_slope_times(x, first, before, bias, back).double() + x.double()
+    torch.testing.assert_close(apart.double(), alone, rtol=2**-7, atol=2**-7 * alone.abs().max().item())
+
+
 @pytest.mark.parametrize("p", [0.0, 0.1])
 def test_a_feed_forward_block_in_int8_is_its_layers(p, monkeypatch):
     torch.manual_seed(0)

@@ -62,7 +62,8 @@ class Architecture:
     """Modules inside the encoder that only the head uses; trained if the checkpoint lacks them."""
 
     narrowing: Narrowing | None = None
-    """Only the first token of the last layer is ever read. None: all rows go to the end."""
+    """Only the first token of the last layer is ever read. None: all rows go to the end. ``layers`` know that by
+    themselves: these are then names of transformers' own modules, for exports."""
 
     embeddings: str | None = None
     """Name of a module that computes dropout(LayerNorm(word + token type + position)) of embeddings."""
