@@ -125,7 +125,7 @@ def gradients_of(
     module: PackedAttention, x: Tensor, plan: AttentionPlan, weight: Tensor
 ) -> dict[str, Tensor]:
     """What comes out, and the gradients of all that learns and of ``x``, by name."""
-    out, _ = module(x, packed=plan)
+    out = module(x, plan)
     learns = {name: p for name, p in module.named_parameters() if p.requires_grad}
     learns |= {"x": x} if x.requires_grad else {}
     grads = torch.autograd.grad(out, list(learns.values()), weight.to(out.dtype))
@@ -170,7 +170,7 @@ def test_saved_tensors_that_come_back_elsewhere_give_the_same_gradients(rounds):
         pytest.skip(why_no_int8())
     module, plan = attention_of((3, 0, 5), rounds=rounds), plan_of([9, 30])
     x, weight = torch.randn(1, 39, WIDTH).bfloat16().requires_grad_(), torch.randn(1, 39, WIDTH).bfloat16()
-    assert "_AttentionBlock" in str(module(x, packed=plan)[0].grad_fn.next_functions)
+    assert "_AttentionBlock" in str(module(x, plan).grad_fn.next_functions)
     expected = gradients_of(module, x, plan, weight)
     with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone):
         found = gradients_of(module, x, plan, weight)

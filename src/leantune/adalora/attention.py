@@ -14,20 +14,27 @@ from torch import Tensor, nn
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.packing.attention import packed_attention
 from leantune.packing.dropout import PooledDropout
-from leantune.packing.native.adapter import Projection, can_adapt, can_project, project
-from leantune.packing.native.attention import can_attend
+from leantune.packing.native.adapter import (
+    Joint,
+    Projection,
+    can_adapt,
+    can_project,
+    project,
+    weight_of,
+)
+from leantune.packing.native.attention import Attention, can_attend
 from leantune.packing.native.attention_block import AttentionBlock
 from leantune.packing.native.dense import can_multiply, dense
 from leantune.packing.native.gelu import bias_apart
-from leantune.packing.native.int8 import Int8Linear, is_linear, product_side_by_side
+from leantune.packing.native.int8 import is_linear, product_side_by_side, rounding_of
 from leantune.packing.native.library import learns
-from leantune.packing.native.norm import can_normalise
+from leantune.packing.native.norm import NormOfSum, can_normalise
 from leantune.packing.native.residual import add_and_norm
 from leantune.packing.plan import AttentionPlan
 
 
 class PackedAttention(nn.Module):
-    """Drop-in for transformers' ``BertAttention`` and its like, with the same children.
+    """In place of transformers' ``BertAttention`` and its like, with the same children, in a `PackedLayer`.
 
     Args:
         attention: with the children ``query``, ``key``, ``value``, from D to N * H, and ``dropout``, of its weights.
@@ -40,22 +47,13 @@ class PackedAttention(nn.Module):
         self.add_module("self", attention)
         self.output, self.head_width = output, head_width
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        packed: AttentionPlan,
-        **unused: Any,
-    ) -> tuple[Tensor, None]:
+    def forward(self, hidden_states: Tensor, packed: AttentionPlan) -> Tensor:
         """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` of first tokens where the plan wants no others."""
         attention: Any = self.get_submodule("self")
         output: Any = self.output
         layers = [attention.query, attention.key, attention.value]
         heads = Heads(self, layers, attention.dropout, self.head_width)
-        return attend_and_norm(
-            heads, hidden_states, packed, output.dense, output.dropout, output.LayerNorm
-        ), None
+        return attend_and_norm(heads, hidden_states, packed, output.dense, output.dropout, output.LayerNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +69,11 @@ class Heads:
     width: int
     """H."""
 
+    @property
+    def dropped(self) -> float:
+        """The probability of dropping an attention weight, here and now."""
+        return self.dropout.p if self.dropout.training else 0.0
+
 
 def attend_and_norm(
     heads: Heads,
@@ -84,25 +87,20 @@ def attend_and_norm(
     the plan wants no others of this attention.
     """
     only_first = packed.last_attention is heads.module
-    joint = _projections_of(heads.layers, x) if torch.is_grad_enabled() else None
+    projected = _projections_of(heads.layers, x) if torch.is_grad_enabled() else None
     if (
-        joint is not None
+        projected is not None
         and can_attend(x, heads.width)
         and can_normalise(norm, x)
         and bias_apart(dense)
         and not learns(dense.weight)
     ):
-        block = AttentionBlock.of(
-            x,
-            joint,
-            _dropout_of(heads.layers),
-            head_width=heads.width,
-            attention_dropout=heads.dropout,
-            plan=packed,
-            only_first=only_first,
-            dense=dense,
-            dropout=dropout,
-            norm=norm,
+        block = AttentionBlock(
+            Joint.of(x, projected, _dropout_of(heads.layers)),
+            Attention.of(packed, heads.width**-0.5, heads.dropped, None, only_first),
+            heads.width,
+            weight_of([dense], x),
+            NormOfSum.of(norm, dense.bias, dropout),
         )
         return block(x)
     attended = _attended(heads, x, packed)
@@ -116,8 +114,7 @@ def _attended(heads: Heads, x: Tensor, packed: AttentionPlan) -> Tensor:
     query, key, value = (
         out.view(*out.shape[:-1], -1, heads.width).transpose(1, 2) for out in projections(x, heads.layers)
     )
-    p = heads.dropout.p if heads.dropout.training else 0.0
-    out, _ = packed_attention(heads.module, query, key, value, None, dropout=p, packed=packed)
+    out, _ = packed_attention(heads.module, query, key, value, None, dropout=heads.dropped, packed=packed)
     return out.flatten(-2)
 
 
@@ -135,8 +132,8 @@ def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
         return tuple(layer(x) for layer in layers)
     dropout = _dropout_of(layers)
     if dropout is None and not torch.is_grad_enabled():
-        rounding = [layer for layer in layers if isinstance(layer, Int8Linear) and layer.rounds(x)]
-        if len(rounding) < len(layers):
+        rounding = rounding_of(layers, x)
+        if rounding is None:
             return tuple(layer(x) for layer in layers)
         return product_side_by_side(x, rounding)
     return project(x, joint, dropout)
@@ -182,7 +179,7 @@ class PackedLayer(nn.Module):
 
     def forward(self, hidden_states: Tensor, *unused: Any, packed: AttentionPlan, **more: Any) -> Tensor:
         """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` as `PackedAttention`."""
-        hidden, _ = self.attention(hidden_states, packed=packed)
+        hidden = self.attention(hidden_states, packed)
         out: Tensor = self.output(self.intermediate(hidden), hidden)
         return out
 
@@ -191,7 +188,7 @@ def pack_layers(model: nn.Module, names: list[str]) -> None:
     """Put `PackedLayer` where ``model`` has modules with these names; their dropout is pooled already."""
     for name in names:
         layer: Any = model.get_submodule(name)
-        children = sorted(child for child, _ in layer.named_modules() if child and "." not in child)
+        children = sorted(child for child, _ in layer.named_children())
         assert children == ["attention", "intermediate", "output"], f"{name} has {', '.join(children)}"
         attention = layer.attention.get_submodule("self")
         packed = PackedAttention(attention, layer.attention.output, attention.attention_head_size)

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import LEVELS, Mask
-from leantune.packing.native.int8 import Int8Linear, rounded_as_one
+from leantune.packing.native.int8 import rounded_as_one, rounding_of
 from leantune.packing.native.library import call, serves
 from leantune.packing.native.rounded import SIDE, UPDATE_MULTIPLE, Int8Weight
 from leantune.packing.side_by_side import as_one, lay_side_by_side
@@ -209,8 +209,8 @@ class Bf16Weight:
 
 def weight_of(layers: Sequence[nn.Linear], x: Tensor) -> Int8Weight | Bf16Weight:
     """The weights of frozen layers of ``x`` as one; in int8 if all of them round it."""
-    rounding = [layer for layer in layers if isinstance(layer, Int8Linear) and layer.rounds(x)]
-    return rounded_as_one(rounding) if len(rounding) == len(layers) else Bf16Weight.of(layers)
+    rounding = rounding_of(layers, x)
+    return Bf16Weight.of(layers) if rounding is None else rounded_as_one(rounding)
 
 
 class _Projections(torch.autograd.Function):

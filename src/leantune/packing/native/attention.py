@@ -116,20 +116,17 @@ class Attention:
         key = plan.stream.key() if dropout else (0, 0)
         return cls(plan, scaling, native_levels(dropout), key, sliding_window or 0, only_first)
 
-    def of_heads(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What the heads give, like ``q``; nothing is kept."""
+    def of_heads(self, q: Tensor, k: Tensor, v: Tensor, *, stats: Tensor | None = None) -> Tensor:
+        """What the heads give, like ``q``; ``stats`` is memory for what `backward` wants."""
         out, arguments = q.new_empty(q.shape), self._arguments(q, k, v)
-        arguments.out = out.data_ptr()
+        arguments.out, arguments.stats = out.data_ptr(), None if stats is None else stats.data_ptr()
         call("attention_forward", arguments)
         return out
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and two fp32 numbers for each query and head, for `backward`."""
-        out, stats = q.new_empty(q.shape), torch.empty(2, q.shape[1], q.shape[0])
-        arguments = self._arguments(q, k, v)
-        arguments.out, arguments.stats = out.data_ptr(), stats.data_ptr()
-        call("attention_forward", arguments)
-        return out, stats
+        stats = torch.empty(2, q.shape[1], q.shape[0])
+        return self.of_heads(q, k, v, stats=stats), stats
 
     def backward(self, kept: Sequence[Tensor], grad_out: Tensor, grads: Sequence[Tensor]) -> None:
         """Write the gradients of q, k and v, whose tokens are equally far from each other in all three; ``kept`` is

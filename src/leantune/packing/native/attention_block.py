@@ -1,25 +1,22 @@
-"""Self-attention with its adapters, the layer behind it, residual and norm as one graph node: in place of four it keeps
-one buffer of each kind, and no sum of two gradients is a pass of its own.
+"""Self-attention with its adapters, the layer behind it, residual and norm as one graph node instead of four: no sum of
+two gradients is a pass of its own.
 
 Shape letters: T packed tokens, S texts, N heads, H head width, D model width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from leantune.packing.dropout import PooledDropout
-from leantune.packing.native.adapter import Bf16Weight, Joint, Projection, weight_of
+from leantune.packing.native.adapter import Bf16Weight, Joint
 from leantune.packing.native.attention import Attention
 from leantune.packing.native.norm import NormOfSum
 from leantune.packing.native.rounded import Int8Weight
-from leantune.packing.plan import AttentionPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,40 +25,12 @@ class AttentionBlock:
 
     joint: Joint
     """Query, key and value, each from D to N * H."""
+    attention: Attention
     head_width: int
-    attention_dropout: float
-    plan: AttentionPlan
-    only_first: bool
     behind: Int8Weight | Bf16Weight
     """W of the layer behind the heads."""
     norm: NormOfSum
     """With the bias of that layer."""
-
-    @classmethod
-    def of(
-        cls,
-        x: Tensor,
-        projections: Sequence[Projection],
-        adapter_dropout: PooledDropout | None,
-        *,
-        head_width: int,
-        attention_dropout: PooledDropout,
-        plan: AttentionPlan,
-        only_first: bool,
-        dense: nn.Linear,
-        dropout: PooledDropout,
-        norm: nn.LayerNorm,
-    ) -> AttentionBlock:
-        """For ``x``; ``dense``, with its ``dropout``, and ``norm`` are frozen."""
-        return cls(
-            Joint.of(x, projections, adapter_dropout),
-            head_width,
-            attention_dropout.p if attention_dropout.training else 0.0,
-            plan,
-            only_first,
-            weight_of([dense], x),
-            NormOfSum.of(norm, dense.bias, dropout),
-        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(1, T, D)`` to ``(1, T or S, D)``."""
@@ -75,17 +44,15 @@ class _AttentionBlock(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, block: AttentionBlock, *factors: Tensor | None) -> Tensor:
         projected, saved = block.joint.forward(x_TD)
         q, k, v = _heads_of(projected, block.head_width)
-        settings = (block.head_width**-0.5, block.attention_dropout, None, block.only_first)
-        attention = Attention.of(block.plan, *settings)
-        heads, stats = attention.forward(q, k, v)
+        heads, stats = block.attention.forward(q, k, v)
         hidden, residual, rows = heads.flatten(1), x_TD, None
-        if block.only_first:
-            rows = block.plan.first_tokens
+        if block.attention.only_first:
+            rows = block.attention.plan.first_tokens
             hidden, residual = hidden[rows], residual[rows]
         summed = block.behind.forward(hidden)
         out, total, moments = block.norm.forward(summed, residual, into=summed)
         ctx.save_for_backward(*saved, projected, heads, stats, total, moments, rows, *factors)
-        ctx.block, ctx.attention = block, attention
+        ctx.block = block
         return out
 
     @staticmethod
@@ -97,13 +64,12 @@ class _AttentionBlock(torch.autograd.Function):
         grad, residual = block.norm.backward(total, moments, grad_outputs[0])
         grad_heads = block.behind.backward(grad)
         if rows is not None:
-            grad_heads = (
-                torch.empty_like(heads).flatten(1).index_copy_(0, rows, grad_heads)
-            )  # others are not read
+            read = grad_heads  # of rows that are no first token nothing is read
+            grad_heads = torch.empty_like(heads).flatten(1).index_copy_(0, rows, read)
             residual = residual.new_zeros(len(heads), residual.shape[1]).index_copy_(0, rows, residual)
         grad_projected = torch.empty_like(projected)
         kept = (*_heads_of(projected, block.head_width), heads, stats)
-        ctx.attention.backward(kept, grad_heads, _heads_of(grad_projected, block.head_width))
+        block.attention.backward(kept, grad_heads, _heads_of(grad_projected, block.head_width))
         grad_x, grads = block.joint.backward(
             saved, grad_projected, wants_factors, wants_x=wants_x, onto=residual
         )

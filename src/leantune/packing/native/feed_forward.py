@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from leantune.packing.native.dense import can_multiply, feed_forward
-from leantune.packing.native.int8 import Int8Linear
+from leantune.packing.native.int8 import Int8Linear, rounding_of
 from leantune.packing.native.norm import NormOfSum, can_normalise, is_frozen_norm
 from leantune.packing.native.rounded import times_gelu_times, times_slope_times
 
@@ -57,10 +57,9 @@ class FeedForward:
         return not drops and can_multiply(self._layers, x_TD) and is_frozen_norm(block.LayerNorm, x_TD)
 
     def _is_rounded(self, x_TD: Tensor) -> bool:
-        return can_normalise(self.last.LayerNorm, x_TD) and all(
-            isinstance(layer, Int8Linear) and layer.rounds(x_TD) and layer.bias is not None
-            for layer in self._layers
-        )
+        rounding = rounding_of(self._layers, x_TD)
+        has_biases = rounding is not None and all(layer.bias is not None for layer in rounding)
+        return has_biases and can_normalise(self.last.LayerNorm, x_TD)
 
     @property
     def _layers(self) -> tuple[Any, Any]:

@@ -45,6 +45,12 @@ class Int8Linear(nn.Linear):
         return _product(input, self, self.bias) if self.rounds(input) else super().forward(input)
 
 
+def rounding_of(layers: Sequence[nn.Module], x: Tensor) -> list[Int8Linear] | None:
+    """All ``layers``, if each rounds ``x``; else None."""
+    found = [layer for layer in layers if isinstance(layer, Int8Linear) and layer.rounds(x)]
+    return found if len(found) == len(layers) else None
+
+
 def rounded_as_one(layers: Sequence[Int8Linear]) -> Int8Weight:
     """The weights of layers of one input as one, whose outputs stand side by side; the first layer keeps it."""
     first, *others = layers
