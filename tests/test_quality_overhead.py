@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 from benchmarks.overhead.__main__ import markdown_of
 from benchmarks.overhead.measure import BATCH_SIZE, contestant, in_turn, measure, rows_needed
 from benchmarks.profile.__main__ import markdown_of as profile_markdown_of
+from benchmarks.speed.arithmetic import LayerWeights
 
 from leantune.adalora.allocator import RankAllocator
 from leantune.hardware import describe_hardware, describe_versions, pick_device
@@ -82,3 +84,26 @@ def test_the_profile_shows_medians_and_the_dearest_operators_of_both_kernels():
     assert "| MiniLM-L6 | 1,700 | 100.0 ms | 200.0 ms | 2.00x |" in text
     assert "| `mm` | 40.0 | `bmm` | 40.0 |" in text
     assert "| everything else | 0.8 |" in text  # eight of the twenty small ones
+
+
+def test_the_profile_says_how_near_a_step_is_to_the_limit():
+    weights = LayerWeights(total=10_000_000, behind_last_attention=1_000_000)
+    result = {
+        "date": "2026-01-31",
+        "command": "python -m benchmarks.profile",
+        "hardware": {"cpu": "a processor", "gpu": None, "cores": 2},
+        "versions": {"torch": "2", "transformers": "5"},
+        "rounds": 1,
+        "models": {
+            "tiny": {
+                "native": [{"step_s": 0.064, "tokens": 1600, "operators_s": {}}],
+                "torch": [{"step_s": 0.128, "tokens": 1600, "operators_s": {}}],
+            }
+        },
+        "weights": {"tiny": asdict(weights)},
+        "matrix_flops": 2e12,
+    }
+    text = profile_markdown_of(result)
+    # 25,000 tokens/s times 4 operations a weight: 1.0 of 2 TFLOP/s; left out: a tenth of 49 of 50 tokens
+    assert "| native kernels, products in int8 | 64.0 | 500 | 25,000 | 1,000 | 50% | 45% |" in text
+    assert "| torch's kernels | 128.0 | 250 | 12,500 | 1,000 | 25% | 23% |" in text

@@ -1,8 +1,9 @@
 """Where a training step goes: ``python -m benchmarks.profile``.
 
 Trains the benchmark's encoders on rows of AG News (else Reuters R8) with leantune's own kernels, with these and
-products in bf16, and with torch's, in fresh processes in turn, and prints the seconds of a step and the dearest
-operators of native and torch's kernels. Writes JSON and Markdown into ``benchmarks/results/``.
+products in bf16, and with torch's, in fresh processes in turn, and prints the seconds of a step, how near that is to
+the machine's limit, and the dearest operators of native and torch's kernels. Writes JSON and Markdown into
+``benchmarks/results/``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from statistics import median
@@ -23,6 +24,7 @@ from rich.console import Console
 from benchmarks.overhead.measure import BATCH_SIZE, rows_needed
 from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
 from benchmarks.speed.__main__ import workplace
+from benchmarks.speed.arithmetic import LayerWeights, layer_flops_per_s
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
 from benchmarks.speed.process import Workplace
 
@@ -31,6 +33,11 @@ KINDS = {"native": ("1", ()), "bf16": ("1", ("int8_products=false",)), "torch": 
 """Of process: the value of ``LEANTUNE_NATIVE``, and keys of the recipe."""
 KERNELS = ("native", "torch")
 """Kinds whose operators are shown."""
+IN_WORDS = {
+    "native": "native kernels, products in int8",
+    "bf16": "native kernels, products in bf16",
+    "torch": "torch's kernels",
+}
 SHOWN_OPERATORS = 14
 
 
@@ -41,7 +48,9 @@ def main() -> int:
         **origin_of("benchmarks.profile"),
         "rounds": options.rounds,
         "models": {},
+        "weights": {},
     }
+    matrix_flops = []
     with tempfile.TemporaryDirectory() as name:
         place = workplace(Path(name), console)
         models, missing = available_models(place)
@@ -54,13 +63,23 @@ def main() -> int:
             if options.only in model.name:
                 place.say(f"{model.name}: {options.rounds} times {options.steps} steps of each on {data}")
                 words = [str(model.folder), str(file), str(options.steps)]
+                matrix_flops.append(matrix_rate(place))
                 result["models"][model.name] = in_turn(place, words, options.rounds)
+                result["weights"][model.name] = asdict(model.weights)
+        # the highest: a limit must not be what a busy moment allowed
+        result["matrix_flops"] = max([*matrix_flops, matrix_rate(place)])
     text = markdown_of(result)
     console.print(text, highlight=False, soft_wrap=True)
     stem = stem_of("profile", result["hardware"], result["date"])
     for path in write_result(Path(options.output), stem, result, text):
         console.print(path, highlight=False, soft_wrap=True)
     return 0
+
+
+def matrix_rate(place: Workplace) -> float:
+    """Operations a second of the fastest product in bf16, now."""
+    machine = json.loads(place.output_of([sys.executable, "-m", "benchmarks.speed.machine"]))
+    return float(machine["matrix_flops"]["bf16"])
 
 
 def in_turn(place: Workplace, words: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -114,12 +133,48 @@ def markdown_of(result: Mapping[str, Any]) -> str:
                 f"{name} with native kernels and products in bf16 (`int8_products=false`): {1e3 * bf16:.1f} ms, "
                 f"{bf16 / native:.2f} times as long as by default.",
             ]
+    if "matrix_flops" in result:
+        lines += _of_the_limit(result)
     for name, found in result["models"].items():
         lines += ["", f"## {name}: operators by themselves, ms a step, with the profiler", ""]
         lines += ["| native kernels | | torch's kernels | |", "|---|---|---|---|"]
         columns = [_dearest(found[kind]) for kind in KERNELS]
         lines += [f"| {' | '.join((*a, *b))} |" for a, b in zip_longest(*columns, fillvalue=("", ""))]
     return "\n".join([*lines, ""])
+
+
+def _of_the_limit(result: Mapping[str, Any]) -> list[str]:
+    """Steps as texts a second, and as a share of what the matrix-product rate allows."""
+    rate = result["matrix_flops"]
+    lines = [
+        "",
+        f"The limit: all products of all layers for all tokens, forward and backward, at {rate / 1e12:.2f} TFLOP/s, "
+        "the fastest product in bf16 that was measured, and nothing else. *Of it, computed*: without the products that "
+        "are left out, of all but first tokens behind the last attention. In int8 the processor multiplies faster than "
+        "the rate that both are counted by.",
+        "",
+        "| | | ms a step | texts/s | tokens/s | limit, texts/s | reached | of it, computed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in result["models"].items():
+        for kind, each in found.items():
+            seconds, tokens = (median(process[key] for process in each) for key in ("step_s", "tokens"))
+            texts_per_s, tokens_per_s = BATCH_SIZE / seconds, tokens / seconds
+            whole, computed = (
+                layer_flops_per_s(
+                    LayerWeights(**result["weights"][name]),
+                    "training",
+                    samples_per_s=texts_per_s,
+                    tokens_per_s=tokens_per_s,
+                    narrows=narrows,
+                )
+                for narrows in (False, True)
+            )
+            lines.append(
+                f"| {name} | {IN_WORDS[kind]} | {1e3 * seconds:.1f} | {texts_per_s:,.0f} | {tokens_per_s:,.0f} | "
+                f"{texts_per_s * rate / whole:,.0f} | {whole / rate:.0%} | {computed / rate:.0%} |"
+            )
+    return lines
 
 
 def _dearest(processes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
