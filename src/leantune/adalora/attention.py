@@ -156,13 +156,12 @@ def _dropout_of(layers: list[nn.Module]) -> PooledDropout | None:
 def _projection(layer: nn.Module, x: Tensor) -> Projection | None:
     """``layer`` for `project`, or None if it is not for that."""
     base = layer.base if isinstance(layer, AdaLoraLinear) else layer
-    if not is_linear(base) or base.bias is None or not can_project(base, x):
+    if not is_linear(base) or base.bias is None:
         return None
     if isinstance(layer, AdaLoraLinear):
         return layer.projection() if can_adapt(layer.dropout, base, x) else None
-    if learns(base.weight) or learns(base.bias):
-        return None
-    return Projection(base)
+    is_frozen = not (learns(base.weight) or learns(base.bias))
+    return Projection(base) if is_frozen and can_project(base, x) else None
 
 
 class PackedLayer(nn.Module):

@@ -93,8 +93,8 @@ class Projection:
 
 def can_project(base: nn.Linear, x: Tensor) -> bool:
     """Whether `project` takes this frozen layer."""
-    widths = base.weight.shape
-    return not any(width % WIDTH_MULTIPLE for width in widths) and base.weight.dtype == x.dtype and serves(x)
+    is_odd = base.in_features % WIDTH_MULTIPLE or base.out_features % WIDTH_MULTIPLE
+    return not is_odd and base.weight.dtype == x.dtype and serves(x)
 
 
 def can_adapt(dropout: nn.Module, base: nn.Linear, x: Tensor) -> TypeGuard[PooledDropout]:
@@ -133,6 +133,7 @@ class Joint:
     projections: tuple[Projection, ...]
     weight: Int8Weight | Bf16Weight
     """W ``(F, D)`` of all."""
+    places: tuple[_Place, ...]
     mask: Mask
     """Of the dropout of x, the same both ways."""
 
@@ -141,7 +142,11 @@ class Joint:
         """Of projections of ``x``, with a new mask where ``dropout`` drops."""
         p = dropout.p if dropout is not None and dropout.training else 0.0
         mask = Mask.of(p, dropout.stream.key() if dropout is not None and p else (0, 0))
-        return cls(tuple(projections), weight_of([each.base for each in projections], x), mask)
+        places = _places(
+            tuple(each.base.out_features for each in projections),
+            tuple(0 if each.update is None else each.update.A.shape[0] for each in projections),
+        )
+        return cls(tuple(projections), weight_of([each.base for each in projections], x), places, mask)
 
     def factors(self) -> list[Tensor | None]:
         """A, E and B of each, or three times None."""
@@ -153,7 +158,7 @@ class Joint:
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Saved]:
         """All outputs ``(T, F)``, and what `backward` wants."""
-        saved = _down(x_TD, self._places(), self.projections, self.mask)
+        saved = _down(x_TD, self.places, self.projections, self.mask)
         _, B, _, low = saved
         return self.weight.forward(x_TD, update=(low, B)), saved
 
@@ -173,14 +178,8 @@ class Joint:
             for factor, wanted in zip(self.factors(), wants_factors, strict=True)
         ]
         if any(each.update is not None for each in self.projections):
-            _up(grad_TF, saved, _described(self._places(), self.projections, grads), grad_x, self.mask)
+            _up(grad_TF, saved, _described(self.places, self.projections, grads), grad_x, self.mask)
         return grad_x, grads
-
-    def _places(self) -> tuple[_Place, ...]:
-        return _places(
-            tuple(each.base.out_features for each in self.projections),
-            tuple(0 if each.update is None else len(each.update.A) for each in self.projections),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,18 +234,18 @@ class _Projections(torch.autograd.Function):
 
 def _down(x: Tensor, places: Sequence[_Place], projections: Sequence[Projection], mask: Mask) -> Saved:
     """Rows of A are scaled by E. The last column of the product is one, and that of B holds the biases."""
-    rank, columns = _rank_of(places), places[-1].row + places[-1].size
+    (rows, width), rank, columns = x.shape, _rank_of(places), places[-1].row + places[-1].size
     drops = mask.kept_levels < LEVELS
-    A, B = x.new_empty(rank, x.shape[1]), x.new_empty(columns, rank)
+    A, B = x.new_empty(rank, width), x.new_empty(columns, rank)
     dropped = torch.empty_like(x) if drops else x
-    low = x.new_empty(len(x) + -len(x) % SIDE, rank)
+    low = x.new_empty(rows + -rows % SIDE, rank)
     described = _described(places, projections)
     arguments = _Forward(
         x=x.data_ptr(),
         projections=ctypes.addressof(described),
         num_projections=len(described),
-        T=len(x),
-        D=x.shape[1],
+        T=rows,
+        D=width,
         F=columns,
         R=rank,
         A=A.data_ptr(),
@@ -273,10 +272,10 @@ def _up(
         B=B.data_ptr(),
         projections=ctypes.addressof(described),
         num_projections=len(described),
-        T=len(grad),
+        T=grad.shape[0],
         D=A.shape[1],
-        F=len(B),
-        R=len(A),
+        F=B.shape[0],
+        R=A.shape[0],
         grad_x=None if grad_x is None else grad_x.data_ptr(),
         mask=mask,
         num_threads=torch.get_num_threads(),

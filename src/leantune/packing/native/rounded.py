@@ -144,7 +144,7 @@ def times_gelu_times(
     Returns:
         ``first(x)`` if ``keeps`` says so, for `times_slope_times`, as `_blocks` has it, and the result.
     """
-    before = torch.empty(_blocks(len(x_TD), first.shape[0]), dtype=torch.bfloat16) if keeps else None
+    before = torch.empty(_blocks(x_TD.shape[0], first.shape[0]), dtype=torch.bfloat16) if keeps else None
     return before, _multiply(x_TD, last, None, Activation(first, bias_F, before, takes_slope=False))
 
 
@@ -179,13 +179,14 @@ def _multiply(
     onto: Tensor | None = None,
 ) -> Tensor:
     x_TD = _checked(x_TD)
-    out = torch.empty(len(x_TD), last.shape[0], dtype=torch.bfloat16) if onto is None else onto
+    rows, width = x_TD.shape
+    out = torch.empty(rows, last.shape[0], dtype=torch.bfloat16) if onto is None else onto
     arguments = _Product(
         x=x_TD.data_ptr(),
-        T=len(x_TD),
+        T=rows,
         last=last.as_argument(),
         bias=_address(bias, last.shape[:1]),
-        out=_address(out, (len(x_TD), last.shape[0])),
+        out=_address(out, (rows, last.shape[0])),
         adds=onto is not None,
         num_threads=torch.get_num_threads(),
     )
@@ -194,15 +195,15 @@ def _multiply(
         assert first.shape[0] == last.shape[1], f"{first.shape[0]} columns for a matrix of {last.shape[1]}"
         arguments.first, arguments.takes_slope = first.as_argument(), activation.takes_slope
         arguments.gelu_bias = _address(activation.bias, first.shape[:1])
-        arguments.before = _address(activation.before, _blocks(len(x_TD), first.shape[0]))
+        arguments.before = _address(activation.before, _blocks(rows, first.shape[0]))
     if update is not None:
         low, up = update
         rank = up.shape[1]
         assert rank % UPDATE_MULTIPLE == 0, rank
-        arguments.low = _address(low, (len(x_TD) + -len(x_TD) % SIDE, rank))
+        arguments.low = _address(low, (rows + -rows % SIDE, rank))
         arguments.up, arguments.R = _address(up, (last.shape[0], rank)), rank
-    width = (last if activation is None else activation.first).shape[1]
-    assert x_TD.shape[1] == width, f"{x_TD.shape[1]} columns for a matrix of {width}"
+    wanted = (last if activation is None else activation.first).shape[1]
+    assert width == wanted, f"{width} columns for a matrix of {wanted}"
     call("multiply_rounded", arguments)
     return out
 
