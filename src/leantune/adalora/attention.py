@@ -20,7 +20,6 @@ from leantune.packing.native.adapter import (
     can_adapt,
     can_project,
     project,
-    weight_of,
 )
 from leantune.packing.native.attention import Attention, can_attend
 from leantune.packing.native.attention_block import AttentionBlock
@@ -30,6 +29,7 @@ from leantune.packing.native.int8 import is_linear, product_side_by_side, roundi
 from leantune.packing.native.library import learns
 from leantune.packing.native.norm import NormOfSum, can_normalise
 from leantune.packing.native.residual import add_and_norm
+from leantune.packing.native.weight import weight_of
 from leantune.packing.plan import AttentionPlan
 
 

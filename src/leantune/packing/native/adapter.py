@@ -21,10 +21,10 @@ from torch.autograd.function import once_differentiable
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import LEVELS, Mask
-from leantune.packing.native.int8 import rounded_as_one, rounding_of
 from leantune.packing.native.library import call, serves
-from leantune.packing.native.rounded import SIDE, UPDATE_MULTIPLE, Int8Weight
-from leantune.packing.side_by_side import as_one, lay_side_by_side
+from leantune.packing.native.rounded import SIDE, UPDATE_MULTIPLE
+from leantune.packing.native.weight import FrozenWeight, weight_of
+from leantune.packing.side_by_side import as_one
 
 TILE = 16
 """Ranks that are multiplied together."""
@@ -131,9 +131,10 @@ class Joint:
     """Projections of one input as one."""
 
     projections: tuple[Projection, ...]
-    weight: Int8Weight | Bf16Weight
+    weight: FrozenWeight
     """W ``(F, D)`` of all."""
     places: tuple[_Place, ...]
+    """Where each stands in A and B of all."""
     mask: Mask
     """Of the dropout of x, the same both ways."""
 
@@ -180,36 +181,6 @@ class Joint:
         if any(each.update is not None for each in self.projections):
             _up(grad_TF, saved, _described(self.places, self.projections, grads), grad_x, self.mask)
         return grad_x, grads
-
-
-@dataclass(frozen=True, slots=True)
-class Bf16Weight:
-    """Frozen weights in bf16, one below the other; `Int8Weight` is the same in int8."""
-
-    whole: Tensor
-    """``(F, D)``."""
-
-    @classmethod
-    def of(cls, layers: Sequence[nn.Linear]) -> Bf16Weight:
-        """The weights of ``layers``, which move into one buffer."""
-        weights = [layer.weight for layer in layers]
-        lay_side_by_side(weights)
-        return cls(as_one(weights, dim=0))
-
-    def forward(self, x_TD: Tensor, *, update: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """``W x`` and an update for each token: ``(T, D)`` to ``(T, F)``."""
-        out = x_TD @ self.whole.t()
-        return out if update is None else out.addmm_(update[0][: len(x_TD)], update[1].t())
-
-    def backward(self, grad_TF: Tensor, *, onto: Tensor | None = None) -> Tensor:
-        """The gradient of x ``(T, D)``, in the memory of ``onto`` and added to it, if that is given."""
-        return grad_TF @ self.whole if onto is None else onto.addmm_(grad_TF, self.whole)
-
-
-def weight_of(layers: Sequence[nn.Linear], x: Tensor) -> Int8Weight | Bf16Weight:
-    """The weights of frozen layers of ``x`` as one; in int8 if all of them round it."""
-    rounding = rounding_of(layers, x)
-    return Bf16Weight.of(layers) if rounding is None else rounded_as_one(rounding)
 
 
 class _Projections(torch.autograd.Function):

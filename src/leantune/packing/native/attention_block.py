@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from leantune.packing.native.adapter import Bf16Weight, Joint
+from leantune.packing.native.adapter import Joint
 from leantune.packing.native.attention import Attention
 from leantune.packing.native.norm import NormOfSum
-from leantune.packing.native.rounded import Int8Weight
+from leantune.packing.native.weight import FrozenWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class AttentionBlock:
     """Query, key and value, each from D to N * H."""
     attention: Attention
     head_width: int
-    behind: Int8Weight | Bf16Weight
+    behind: FrozenWeight
     """W of the layer behind the heads."""
     norm: NormOfSum
     """With the bias of that layer."""
