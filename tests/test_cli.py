@@ -439,6 +439,10 @@ BAD_RECIPES = [
         ["train", "data=x.csv", "model=m", "init_r=8", "target_r=8"],
         "init_rank must be above target_rank=8. Got 8",
     ),
+    (
+        ["train", "data=x.csv", "model=m", "method=lora", "init_rank=4", "target_rank=1"],
+        "init_rank must be target_rank=1 with method=lora, which prunes nothing; or give one of them. Got 4",
+    ),
     (["train", "quickstart", "epochs"], "'epochs' is not key=value"),
     (
         ["train", "quickstart", "r_drop=1", "lora_dropout=0"],

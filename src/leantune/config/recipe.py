@@ -191,6 +191,14 @@ class Recipe:
                 self.init_rank > self.target_rank,
             )
         yield _must_be(
+            "init_rank",
+            self.init_rank,
+            f"target_rank={self.target_rank} with method=lora, which prunes nothing; or give one of them",
+            self.method == "adalora"
+            or self.init_rank == self.target_rank
+            or None in (self.init_rank, self.target_rank),
+        )
+        yield _must_be(
             "adapter_init",
             self.adapter_init,
             "gradient or lora with method=lora, which has no other",
