@@ -62,25 +62,32 @@ def test_both_take_their_steps_in_turn_and_only_one_allocates(rows, tmp_path, mo
     assert not any(answer for allocator, answer in due if allocator is plain.state.allocator)
 
 
+def profiled(model: str, processes: dict) -> dict:
+    """A result of the profile, of one model."""
+    return {
+        "date": "2026-01-31",
+        "command": "python -m benchmarks.profile",
+        "hardware": {"cpu": "a processor", "gpu": None, "cores": 2},
+        "versions": {"torch": "2", "transformers": "5"},
+        "rounds": len(processes["native"]),
+        "models": {model: processes},
+    }
+
+
 def test_the_profile_shows_medians_and_the_dearest_operators_of_both_kernels():
     def process(step_s: float, **operators_s: float) -> dict:
         return {"step_s": step_s, "tokens": 1700, "operators_s": operators_s}
 
     many = {f"small{i}": 1e-4 for i in range(20)}
-    result = {
-        "date": "2026-01-31",
-        "command": "python -m benchmarks.profile",
-        "hardware": {"cpu": "a processor", "gpu": None, "cores": 2},
-        "versions": {"torch": "2", "transformers": "5"},
-        "rounds": 2,
-        "models": {
-            "MiniLM-L6": {
+    text = profile_markdown_of(
+        profiled(
+            "MiniLM-L6",
+            {
                 "native": [process(0.09, mm=0.05), process(0.11, mm=0.03)],
                 "torch": [process(0.2, mm=0.02, bmm=0.04, **many), process(0.2, mm=0.02, bmm=0.04, **many)],
-            }
-        },
-    }
-    text = profile_markdown_of(result)
+            },
+        )
+    )
     assert "| MiniLM-L6 | 1,700 | 100.0 ms | 200.0 ms | 2.00x |" in text
     assert "| `mm` | 40.0 | `bmm` | 40.0 |" in text
     assert "| everything else | 0.8 |" in text  # eight of the twenty small ones
@@ -88,21 +95,11 @@ def test_the_profile_shows_medians_and_the_dearest_operators_of_both_kernels():
 
 def test_the_profile_says_how_near_a_step_is_to_the_limit():
     weights = LayerWeights(total=10_000_000, behind_last_attention=1_000_000)
-    result = {
-        "date": "2026-01-31",
-        "command": "python -m benchmarks.profile",
-        "hardware": {"cpu": "a processor", "gpu": None, "cores": 2},
-        "versions": {"torch": "2", "transformers": "5"},
-        "rounds": 1,
-        "models": {
-            "tiny": {
-                "native": [{"step_s": 0.064, "tokens": 1600, "operators_s": {}}],
-                "torch": [{"step_s": 0.128, "tokens": 1600, "operators_s": {}}],
-            }
-        },
-        "weights": {"tiny": asdict(weights)},
-        "matrix_flops": 2e12,
+    processes = {
+        "native": [{"step_s": 0.064, "tokens": 1600, "operators_s": {}}],
+        "torch": [{"step_s": 0.128, "tokens": 1600, "operators_s": {}}],
     }
+    result = profiled("tiny", processes) | {"weights": {"tiny": asdict(weights)}, "matrix_flops": 2e12}
     text = profile_markdown_of(result)
     # 25,000 tokens/s times 4 operations a weight: 1.0 of 2 TFLOP/s; left out: a tenth of 49 of 50 tokens
     assert "| native kernels, products in int8 | 64.0 | 500 | 25,000 | 1,000 | 50% | 45% |" in text
