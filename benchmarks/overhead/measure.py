@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,8 +42,14 @@ class Contestant:
     def step(self) -> tuple[float, int]:
         """Take a step: its seconds and its tokens."""
         tokens = self.state.train_tokens
-        seconds = _seconds(lambda: train(self.state, self.phase, self.recipe, _OneStep()), self._device)
+        seconds = _seconds(lambda: self.take(1), self._device)
         return seconds, self.state.train_tokens - tokens
+
+    def take(self, steps: int) -> list[StepResult]:
+        """So many steps in a row, as a run takes them: what each did."""
+        observer = _Taken(steps)
+        train(self.state, self.phase, self.recipe, observer)
+        return observer.results
 
     def seconds_of(self, part: Callable[[], object]) -> float:
         """The median of a part that is measured alone."""
@@ -55,9 +61,14 @@ class Contestant:
         return self.state.classifier.device
 
 
-class _OneStep:
+@dataclass(slots=True)
+class _Taken:
+    wanted: int
+    results: list[StepResult] = field(default_factory=list)
+
     def after_step(self, state: TrainingState, result: StepResult) -> bool:
-        return False
+        self.results.append(result)
+        return len(self.results) < self.wanted
 
 
 def rows_needed(steps: int) -> int:

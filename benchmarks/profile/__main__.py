@@ -23,7 +23,7 @@ from rich.console import Console
 
 from benchmarks.overhead.measure import BATCH_SIZE, rows_needed
 from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
-from benchmarks.speed.__main__ import workplace
+from benchmarks.speed.__main__ import at_its_best, describe_machine, workplace
 from benchmarks.speed.arithmetic import LayerWeights, layer_flops_per_s
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
 from benchmarks.speed.process import Workplace
@@ -50,36 +50,29 @@ def main() -> int:
         "models": {},
         "weights": {},
     }
-    matrix_flops = []
     with tempfile.TemporaryDirectory() as name:
         place = workplace(Path(name), console)
         models, missing = available_models(place)
         for sentence in missing:
             place.say(sentence)
         data, rows = read_rows(place)
+        machine = describe_machine(place)
         count = rows_needed(options.steps) + BATCH_SIZE
         file = write_rows(Path(name) / "rows.csv", islice(repeated(rows, count), count))
         for model in models:
             if options.only in model.name:
                 place.say(f"{model.name}: {options.rounds} times {options.steps} steps of each on {data}")
                 words = [str(model.folder), str(file), str(options.steps)]
-                matrix_flops.append(matrix_rate(place))
                 result["models"][model.name] = in_turn(place, words, options.rounds)
                 result["weights"][model.name] = asdict(model.weights)
-        # the highest: a limit must not be what a busy moment allowed
-        result["matrix_flops"] = max([*matrix_flops, matrix_rate(place)])
+                machine = at_its_best(machine, describe_machine(place))
+        result["matrix_flops"] = machine["matrix_flops"]["bf16"]
     text = markdown_of(result)
     console.print(text, highlight=False, soft_wrap=True)
     stem = stem_of("profile", result["hardware"], result["date"])
     for path in write_result(Path(options.output), stem, result, text):
         console.print(path, highlight=False, soft_wrap=True)
     return 0
-
-
-def matrix_rate(place: Workplace) -> float:
-    """Operations a second of the fastest product in bf16, now."""
-    machine = json.loads(place.output_of([sys.executable, "-m", "benchmarks.speed.machine"]))
-    return float(machine["matrix_flops"]["bf16"])
 
 
 def in_turn(place: Workplace, words: list[str], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -133,8 +126,7 @@ def markdown_of(result: Mapping[str, Any]) -> str:
                 f"{name} with native kernels and products in bf16 (`int8_products=false`): {1e3 * bf16:.1f} ms, "
                 f"{bf16 / native:.2f} times as long as by default.",
             ]
-    if "matrix_flops" in result:
-        lines += _of_the_limit(result)
+    lines += _of_the_limit(result)
     for name, found in result["models"].items():
         lines += ["", f"## {name}: operators by themselves, ms a step, with the profiler", ""]
         lines += ["| native kernels | | torch's kernels | |", "|---|---|---|---|"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +20,6 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.overhead.measure import WARM_STEPS, Contestant, contestant
 from leantune.config.load import parse_overrides
 from leantune.memory import keep_freed_memory
-from leantune.training.loop import StepResult, TrainingState, train
 
 SETTLING_STEPS = 3 * WARM_STEPS
 """Kernels are compiled for new shapes meanwhile."""
@@ -34,7 +32,7 @@ def main() -> None:
     settings = NO_PENALTY | parse_overrides(sys.argv[4:])
     with tempfile.TemporaryDirectory() as folder:
         run = contestant(model, rows, Path(folder) / "run", "adalora", steps, **settings)
-        timed = take_steps(run, steps)[SETTLING_STEPS:]
+        timed = run.take(steps)[SETTLING_STEPS:]
         result = {
             "step_s": median(step.seconds for step in timed),
             "tokens": median(step.num_tokens for step in timed),
@@ -43,29 +41,10 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def take_steps(run: Contestant, steps: int) -> list[StepResult]:
-    """So many in a row, as a run takes them."""
-    observer = Steps(steps)
-    train(run.state, run.phase, run.recipe, observer)
-    return observer.taken
-
-
-@dataclass(slots=True)
-class Steps:
-    """Keeps what each step did, and stops after `wanted` of them."""
-
-    wanted: int
-    taken: list[StepResult] = field(default_factory=list)
-
-    def after_step(self, state: TrainingState, result: StepResult) -> bool:
-        self.taken.append(result)
-        return len(self.taken) < self.wanted
-
-
 def seconds_by_operator(run: Contestant, steps: int) -> dict[str, Any]:
     """Seconds a step that each operator takes by itself, without those it calls; the dearest first."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
-        take_steps(run, steps)
+        run.take(steps)
     seconds = {event.key: event.self_cpu_time_total / 1e6 / steps for event in found.key_averages()}
     return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 

@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.packing.attention import packed_attention
 from leantune.packing.dropout import PooledDropout
-from leantune.packing.native.adapter import (
-    Joint,
-    Projection,
-    can_adapt,
-    can_project,
-    project,
-)
+from leantune.packing.native.adapter import Joint, Projection, can_adapt, can_project, project
 from leantune.packing.native.attention import Attention, can_attend
 from leantune.packing.native.attention_block import AttentionBlock
 from leantune.packing.native.dense import can_multiply, dense

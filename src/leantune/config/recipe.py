@@ -183,21 +183,14 @@ class Recipe:
         for name in ("beta1", "beta2"):  # without an average nothing is uncertain, and every importance zero
             value = getattr(self, name)
             yield _must_be(name, value, "above 0 and below 1", 0 < value < 1)
-        if self.init_rank is not None and self.target_rank is not None and self.method == "adalora":
-            yield _must_be(
-                "init_rank",
-                self.init_rank,
-                f"above target_rank={self.target_rank}",
-                self.init_rank > self.target_rank,
-            )
-        yield _must_be(
-            "init_rank",
-            self.init_rank,
-            f"target_rank={self.target_rank} with method=lora, which prunes nothing; or give one of them",
-            self.method == "adalora"
-            or self.init_rank == self.target_rank
-            or None in (self.init_rank, self.target_rank),
-        )
+        if self.init_rank is not None and self.target_rank is not None:
+            target = f"target_rank={self.target_rank}"
+            if self.method == "adalora":
+                expected, holds = f"above {target}", self.init_rank > self.target_rank
+            else:
+                expected = f"{target} with method=lora, which prunes nothing; or give one of them"
+                holds = self.init_rank == self.target_rank
+            yield _must_be("init_rank", self.init_rank, expected, holds)
         yield _must_be(
             "adapter_init",
             self.adapter_init,
