@@ -19,7 +19,7 @@ import torch
 
 from leantune.adalora.export import write_lora
 from leantune.arguments import build_parser, parse, recipe_from
-from leantune.cli import COMMANDS, main
+from leantune.cli import COMMANDS, _stop, exit_code_of, main
 from leantune.config.convert import convert
 from leantune.config.load import load_recipe
 from leantune.data.labels import LabelMap
@@ -652,6 +652,23 @@ def test_a_prediction_that_is_stopped_leaves_no_file(run, tmp_path):
     assert process.returncode == 143
     assert said.strip().splitlines()[-1] == "leantune: error: stopped by SIGTERM"
     assert [path.name for path in tmp_path.iterdir()] == ["new.csv"]
+
+
+def test_a_stop_that_comes_while_an_object_is_finalised_is_not_lost():
+    class Finalised:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def command():
+        Finalised()
+        time.sleep(10)
+        raise AssertionError("the stop was lost")
+
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        assert exit_code_of(command) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_predictions_are_utf8_whatever_the_terminal_is(run, tmp_path):

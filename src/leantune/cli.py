@@ -10,8 +10,10 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from leantune.arguments import keys_from_flags, parse, recipe_from
@@ -38,9 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code_of(lambda: run(options), debug=options.debug)
 
 
-def _stop(number: int, frame: object) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     """End as after an error, so that temporary files go."""
+    if _is_in_finalizer(frame):  # Python would print what is raised there, and go on
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        return
     raise Interrupted("stopped by SIGTERM", signal_number=number)
+
+
+def _is_in_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
