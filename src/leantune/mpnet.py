@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leantune.adalora.attention import Heads, attend_and_norm
+from leantune.adalora.attention import AttentionParts
 from leantune.packing.distance import DistanceBias
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.plan import AttentionPlan, block_width
@@ -43,8 +43,9 @@ class PackedMPNetAttention(nn.Module):
         """
         attn: Any = self.attn
         assert position_bias is not None
-        heads = Heads(self, [attn.q, attn.k, attn.v], attn.dropout, attn.attention_head_size)
-        return (attend_and_norm(heads, hidden_states, position_bias, attn.o, self.dropout, self.LayerNorm),)
+        layers, behind = [attn.q, attn.k, attn.v], (attn.o, self.dropout, self.LayerNorm)
+        parts = AttentionParts(self, layers, attn.dropout, attn.attention_head_size, *behind)
+        return (parts(hidden_states, position_bias),)
 
 
 def replace_attention(model: Any) -> None:

@@ -20,11 +20,74 @@ from leantune.packing.native.attention_block import AttentionBlock
 from leantune.packing.native.dense import can_multiply, dense
 from leantune.packing.native.gelu import bias_apart
 from leantune.packing.native.int8 import is_linear, product_side_by_side, rounding_of
+from leantune.packing.native.layer import RoundedLayer
 from leantune.packing.native.library import learns
 from leantune.packing.native.norm import NormOfSum, can_normalise
 from leantune.packing.native.residual import add_and_norm
 from leantune.packing.native.weight import weight_of
 from leantune.packing.plan import AttentionPlan
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionParts:
+    """What computes LayerNorm(dropout(dense(heads(x))) + x), whatever an encoder calls it."""
+
+    module: nn.Module
+    """The attention that the plan knows."""
+    layers: list[nn.Module]
+    """Query, key and value, from D to N * H: frozen linear layers, or adapted ones."""
+    weights_dropout: PooledDropout
+    """Of the attention weights."""
+    head_width: int
+    """H."""
+    dense: nn.Module
+    dropout: PooledDropout
+    norm: nn.LayerNorm
+
+    def __call__(self, x: Tensor, packed: AttentionPlan) -> Tensor:
+        """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` of first tokens where the plan wants no others of this
+        attention.
+        """
+        block = self.block(x, packed)
+        return self.one_by_one(x, packed) if block is None else block(x)
+
+    def block(self, x: Tensor, packed: AttentionPlan) -> AttentionBlock | None:
+        """All of it as one graph node, where there is a graph and the kernels serve."""
+        projected = _projections_of(self.layers, x) if torch.is_grad_enabled() else None
+        if not (
+            projected is not None
+            and can_attend(x, self.head_width)
+            and can_normalise(self.norm, x)
+            and bias_apart(self.dense)
+            and not learns(self.dense.weight)
+        ):
+            return None
+        only_first = packed.last_attention is self.module
+        return AttentionBlock(
+            Joint.of(x, projected, _dropout_of(self.layers)),
+            Attention.of(packed, self.head_width**-0.5, self._dropped, None, only_first),
+            self.head_width,
+            weight_of([self.dense], x),
+            NormOfSum.of(self.norm, self.dense.bias, self.dropout),
+        )
+
+    def one_by_one(self, x: Tensor, packed: AttentionPlan) -> Tensor:
+        """The same by an operation after the other."""
+        query, key, value = (
+            out.view(*out.shape[:-1], -1, self.head_width).transpose(1, 2)
+            for out in projections(x, self.layers)
+        )
+        heads, _ = packed_attention(
+            self.module, query, key, value, None, dropout=self._dropped, packed=packed
+        )
+        attended = heads.flatten(-2)  # (1, T, N * H)
+        if packed.last_attention is self.module:
+            attended, x = (each[:, packed.first_tokens] for each in (attended, x))
+        return add_and_norm(self.dense, self.dropout, self.norm, attended, x)
+
+    @property
+    def _dropped(self) -> float:
+        return self.weights_dropout.p if self.weights_dropout.training else 0.0
 
 
 class PackedAttention(nn.Module):
@@ -43,73 +106,15 @@ class PackedAttention(nn.Module):
 
     def forward(self, hidden_states: Tensor, packed: AttentionPlan) -> Tensor:
         """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` of first tokens where the plan wants no others."""
+        return self.parts()(hidden_states, packed)
+
+    def parts(self) -> AttentionParts:
+        """Its modules as they are now: pruning puts others in their place."""
         attention: Any = self.get_submodule("self")
         output: Any = self.output
         layers = [attention.query, attention.key, attention.value]
-        heads = Heads(self, layers, attention.dropout, self.head_width)
-        return attend_and_norm(heads, hidden_states, packed, output.dense, output.dropout, output.LayerNorm)
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """What computes the heads of an attention."""
-
-    module: nn.Module
-    """The attention that the plan knows."""
-    layers: list[nn.Module]
-    """Query, key and value: frozen linear layers, or adapted ones."""
-    dropout: PooledDropout
-    """Of the attention weights."""
-    width: int
-    """H."""
-
-    @property
-    def dropped(self) -> float:
-        """The probability of dropping an attention weight, here and now."""
-        return self.dropout.p if self.dropout.training else 0.0
-
-
-def attend_and_norm(
-    heads: Heads,
-    x: Tensor,
-    packed: AttentionPlan,
-    dense: nn.Module,
-    dropout: PooledDropout,
-    norm: nn.LayerNorm,
-) -> Tensor:
-    """LayerNorm(dropout(dense(heads(x))) + x): ``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` of first tokens where
-    the plan wants no others of this attention.
-    """
-    only_first = packed.last_attention is heads.module
-    projected = _projections_of(heads.layers, x) if torch.is_grad_enabled() else None
-    if (
-        projected is not None
-        and can_attend(x, heads.width)
-        and can_normalise(norm, x)
-        and bias_apart(dense)
-        and not learns(dense.weight)
-    ):
-        block = AttentionBlock(
-            Joint.of(x, projected, _dropout_of(heads.layers)),
-            Attention.of(packed, heads.width**-0.5, heads.dropped, None, only_first),
-            heads.width,
-            weight_of([dense], x),
-            NormOfSum.of(norm, dense.bias, dropout),
-        )
-        return block(x)
-    attended = _attended(heads, x, packed)
-    if only_first:
-        attended, x = (each[:, packed.first_tokens] for each in (attended, x))
-    return add_and_norm(dense, dropout, norm, attended, x)
-
-
-def _attended(heads: Heads, x: Tensor, packed: AttentionPlan) -> Tensor:
-    """What the heads give for ``x`` ``(1, T, D)``: ``(1, T, N * H)``."""
-    query, key, value = (
-        out.view(*out.shape[:-1], -1, heads.width).transpose(1, 2) for out in projections(x, heads.layers)
-    )
-    out, _ = packed_attention(heads.module, query, key, value, None, dropout=heads.dropped, packed=packed)
-    return out.flatten(-2)
+        behind = (output.dense, output.dropout, output.LayerNorm)
+        return AttentionParts(self, layers, attention.dropout, self.head_width, *behind)
 
 
 def projections(x: Tensor, layers: list[nn.Module]) -> tuple[Tensor, ...]:
@@ -172,7 +177,14 @@ class PackedLayer(nn.Module):
 
     def forward(self, hidden_states: Tensor, *unused: Any, packed: AttentionPlan, **more: Any) -> Tensor:
         """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` as `PackedAttention`."""
-        hidden = self.attention(hidden_states, packed)
+        parts = self.attention.parts()
+        block, feed_forward = parts.block(hidden_states, packed), self.output.block
+        if block is None:
+            hidden = parts.one_by_one(hidden_states, packed)
+        elif feed_forward is not None and (whole := RoundedLayer.of(block, feed_forward, hidden_states)):
+            return whole(hidden_states)
+        else:
+            hidden = block(hidden_states)
         out: Tensor = self.output(self.intermediate(hidden), hidden)
         return out
 

@@ -5,41 +5,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "dropout.h"
+#include "adapter.h"
 #include "panels.h"
-
-/* A frozen layer of the input, and its update scaling B (A * E). */
-typedef struct {
-    const float *A, *E, *B;          /* (rank, D), (rank) and (columns, rank), contiguous; NULL: there is no update */
-    const uint16_t *bias;            /* (columns) bf16; NULL: none */
-    int64_t columns, rank;
-    int64_t column, first;           /* where they begin among all columns and ranks */
-    float scaling;
-    float *grad_A, *grad_E, *grad_B; /* of A, E and B; NULL: nobody wants it */
-} projection;
-
-typedef struct {
-    const uint16_t *x; /* (T, D) contiguous bf16, as all that follow */
-    const projection *projections;
-    int64_t num_projections, T, D, F, R;
-    uint16_t *A, *B;   /* (R, D): rows of A, scaled by E; (F, R): B, and the biases in the last column; zero where nothing is */
-    uint16_t *dropped; /* (T, D): dropout(x); NULL: there is none */
-    uint16_t *low;     /* (T rounded up to SIDE, R): dropout(x) A^T, and ones in the last column */
-    dropout_mask mask;
-    int64_t num_threads;
-} adapter_forward;
-
-typedef struct {
-    const uint16_t *grad;         /* (T, F) contiguous bf16, of the outputs, as all that follow */
-    const uint16_t *dropped;      /* (T, D): dropout(x), or x */
-    const uint16_t *low;          /* (T, R) */
-    const uint16_t *A, *B;        /* (R, D) and (F, R) */
-    const projection *projections;
-    int64_t num_projections, T, D, F, R;
-    uint16_t *grad_x;             /* (T, D): the gradient through the update is added; NULL: nobody wants it */
-    dropout_mask mask;            /* all levels kept: no dropout */
-    int64_t num_threads;
-} adapter_backward;
 
 enum { MOST_ROWS = 128, MOST_SHARES = 16 };
 
@@ -96,7 +63,6 @@ INLINE void drop_row(const adapter_forward *a, int64_t row) {
     for (int64_t i = row * a->D; i < (row + 1) * a->D; i += 2 * LANES) drop_two_vectors(a->dropped, a->x, i, a->mask);
 }
 
-/* 0 if there was memory for it. */
 int adapter_down(const adapter_forward *a) {
     const int64_t D = a->D, R = a->R, at_once = rows_at_once(a->T, a->num_threads, MOST_ROWS, SIDE);
     const int64_t for_sums = at_once * R * sizeof(float), size = round_up(for_sums + at_once * D * 2, 64);
@@ -252,10 +218,16 @@ INLINE void write_grad_B(const shares *s, const projection *p, int64_t row) {
     }
 }
 
-/* 0 if there was memory for it. */
+static int has_updates(const adapter_backward *a) {
+    for (int64_t i = 0; i < a->num_projections; i++)
+        if (a->projections[i].A) return 1;
+    return 0;
+}
+
 int adapter_up(const adapter_backward *a) {
     const int64_t T = a->T, D = a->D, F = a->F, R = a->R, width = F + D;
     const int64_t rows = rows_of_share(T), num_shares = (T + rows - 1) / rows, share = R * width;
+    if (!has_updates(a)) return 0;
     workspace w;
     const size_t for_factors = round_up(R * width * 2, 64), for_sums = num_shares * share * sizeof(float);
     int64_t spans[R / LANES * 2];

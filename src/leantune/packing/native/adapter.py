@@ -35,7 +35,7 @@ _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 
 
 class _Projection(ctypes.Structure):
-    """``projection`` of ``adapter.c``, field by field."""
+    """``projection`` of ``adapter.h``, field by field."""
 
     _fields_ = (
         *((name, _Pointer) for name in ("A", "E", "B", "bias")),
@@ -45,11 +45,15 @@ class _Projection(ctypes.Structure):
     )
 
 
-class _Forward(ctypes.Structure):
-    """``adapter_forward`` of ``adapter.c``, field by field."""
+Projections = ctypes.POINTER(_Projection)
+
+
+class AdapterForward(ctypes.Structure):
+    """``adapter_forward`` of ``adapter.h``, field by field."""
 
     _fields_ = (
-        *((name, _Pointer) for name in ("x", "projections")),
+        ("x", _Pointer),
+        ("projections", Projections),
         *((name, _Count) for name in ("num_projections", "T", "D", "F", "R")),
         *((name, _Pointer) for name in ("A", "B", "dropped", "low")),
         ("mask", Mask),
@@ -58,10 +62,11 @@ class _Forward(ctypes.Structure):
 
 
 class _Backward(ctypes.Structure):
-    """``adapter_backward`` of ``adapter.c``, field by field."""
+    """``adapter_backward`` of ``adapter.h``, field by field."""
 
     _fields_ = (
-        *((name, _Pointer) for name in ("grad", "dropped", "low", "A", "B", "projections")),
+        *((name, _Pointer) for name in ("grad", "dropped", "low", "A", "B")),
+        ("projections", Projections),
         *((name, _Count) for name in ("num_projections", "T", "D", "F", "R")),
         ("grad_x", _Pointer),
         ("mask", Mask),
@@ -159,9 +164,38 @@ class Joint:
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Saved]:
         """All outputs ``(T, F)``, and what `backward` wants."""
-        saved = _down(x_TD, self.places, self.projections, self.mask)
+        arguments, saved = self.down(x_TD)
+        call("adapter_down", arguments)
         _, B, _, low = saved
         return self.weight.forward(x_TD, update=(low, B)), saved
+
+    def down(self, x_TD: Tensor) -> tuple[AdapterForward, Saved]:
+        """What ``adapter_down`` is given and writes. Rows of A are scaled by E; the last column of the product is one,
+        and that of B holds the biases.
+        """
+        (rows, width), rank = x_TD.shape, _rank_of(self.places)
+        columns = self.places[-1].row + self.places[-1].size
+        drops = self.mask.kept_levels < LEVELS
+        A, B = x_TD.new_empty(rank, width), x_TD.new_empty(columns, rank)
+        dropped = torch.empty_like(x_TD) if drops else x_TD
+        low = x_TD.new_empty(rows + -rows % SIDE, rank)
+        described = self.described()
+        arguments = AdapterForward(
+            x=x_TD.data_ptr(),
+            projections=described,
+            num_projections=len(described),
+            T=rows,
+            D=width,
+            F=columns,
+            R=rank,
+            A=A.data_ptr(),
+            B=B.data_ptr(),
+            dropped=dropped.data_ptr() if drops else None,
+            low=low.data_ptr(),
+            mask=self.mask,
+            num_threads=torch.get_num_threads(),
+        )
+        return arguments, (A, B, dropped, low)
 
     def backward(
         self,
@@ -174,13 +208,35 @@ class Joint:
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """The gradients of x, added to ``onto`` if that is given, and of those `factors` that are wanted."""
         grad_x = self.weight.backward(grad_TF, onto=onto) if wants_x else None
-        grads = [
+        grads = self.gradients(wants_factors)
+        _up(grad_TF, saved, self.described(grads), grad_x, self.mask)
+        return grad_x, grads
+
+    def gradients(self, wants_factors: Sequence[bool]) -> list[Tensor | None]:
+        """Memory for those of `factors` that are wanted."""
+        return [
             torch.empty_like(factor) if factor is not None and wanted else None
             for factor, wanted in zip(self.factors(), wants_factors, strict=True)
         ]
-        if any(each.update is not None for each in self.projections):
-            _up(grad_TF, saved, _described(self.places, self.projections, grads), grad_x, self.mask)
-        return grad_x, grads
+
+    def described(self, grads: Sequence[Tensor | None] | None = None) -> ctypes.Array[_Projection]:
+        """What the kernels are told of each projection, and where ``grads`` of its A, E and B go."""
+        described = (_Projection * len(self.places))()
+        for number, (to, place, each) in enumerate(
+            zip(described, self.places, self.projections, strict=True)
+        ):
+            to.columns, to.rank, to.column, to.first = place.size, place.rank, place.row, place.first
+            to.bias = None if each.base.bias is None else each.base.bias.data_ptr()
+            if each.update is not None:
+                update = each.update
+                to.A, to.E, to.B = update.A.data_ptr(), update.E.data_ptr(), update.B.data_ptr()
+                to.scaling = update.scaling
+                if grads is not None:
+                    to.grad_A, to.grad_E, to.grad_B = (
+                        None if grad is None else grad.data_ptr()
+                        for grad in grads[3 * number : 3 * number + 3]
+                    )
+        return described
 
 
 class _Projections(torch.autograd.Function):
@@ -203,33 +259,6 @@ class _Projections(torch.autograd.Function):
         return grad_x, None, *grads
 
 
-def _down(x: Tensor, places: Sequence[_Place], projections: Sequence[Projection], mask: Mask) -> Saved:
-    """Rows of A are scaled by E. The last column of the product is one, and that of B holds the biases."""
-    (rows, width), rank, columns = x.shape, _rank_of(places), places[-1].row + places[-1].size
-    drops = mask.kept_levels < LEVELS
-    A, B = x.new_empty(rank, width), x.new_empty(columns, rank)
-    dropped = torch.empty_like(x) if drops else x
-    low = x.new_empty(rows + -rows % SIDE, rank)
-    described = _described(places, projections)
-    arguments = _Forward(
-        x=x.data_ptr(),
-        projections=ctypes.addressof(described),
-        num_projections=len(described),
-        T=rows,
-        D=width,
-        F=columns,
-        R=rank,
-        A=A.data_ptr(),
-        B=B.data_ptr(),
-        dropped=dropped.data_ptr() if drops else None,
-        low=low.data_ptr(),
-        mask=mask,
-        num_threads=torch.get_num_threads(),
-    )
-    call("adapter_down", arguments)
-    return A, B, dropped, low
-
-
 def _up(
     grad: Tensor, saved: Saved, described: ctypes.Array[_Projection], grad_x: Tensor | None, mask: Mask
 ) -> None:
@@ -241,7 +270,7 @@ def _up(
         low=low.data_ptr(),
         A=A.data_ptr(),
         B=B.data_ptr(),
-        projections=ctypes.addressof(described),
+        projections=described,
         num_projections=len(described),
         T=grad.shape[0],
         D=A.shape[1],
@@ -252,25 +281,6 @@ def _up(
         num_threads=torch.get_num_threads(),
     )
     call("adapter_up", arguments)
-
-
-def _described(
-    places: Sequence[_Place], projections: Sequence[Projection], grads: Sequence[Tensor | None] | None = None
-) -> ctypes.Array[_Projection]:
-    """What the kernels are told of each projection, and where ``grads`` of its A, E and B go."""
-    described = (_Projection * len(places))()
-    for number, (to, place, each) in enumerate(zip(described, places, projections, strict=True)):
-        to.columns, to.rank, to.column, to.first = place.size, place.rank, place.row, place.first
-        to.bias = None if each.base.bias is None else each.base.bias.data_ptr()
-        if each.update is not None:
-            update = each.update
-            to.A, to.E, to.B = update.A.data_ptr(), update.E.data_ptr(), update.B.data_ptr()
-            to.scaling = update.scaling
-            if grads is not None:
-                to.grad_A, to.grad_E, to.grad_B = (
-                    None if grad is None else grad.data_ptr() for grad in grads[3 * number : 3 * number + 3]
-                )
-    return described
 
 
 @dataclass(frozen=True, slots=True)

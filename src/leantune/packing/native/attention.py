@@ -26,8 +26,8 @@ _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 _Strides = ctypes.c_int64 * 2
 
 
-class _Arguments(ctypes.Structure):
-    """``attention`` of ``attention.c``, field by field."""
+class AttentionArguments(ctypes.Structure):
+    """``attention`` of ``attention.h``, field by field."""
 
     _fields_ = (
         *((name, _Pointer) for name in ("q", "k", "v")),
@@ -118,7 +118,7 @@ class Attention:
 
     def of_heads(self, q: Tensor, k: Tensor, v: Tensor, *, stats: Tensor | None = None) -> Tensor:
         """What the heads give, like ``q``; ``stats`` is memory for what `backward` wants."""
-        out, arguments = q.new_empty(q.shape), self._arguments(q, k, v)
+        out, arguments = q.new_empty(q.shape), self._of_three(q, k, v)
         arguments.out, arguments.stats = out.data_ptr(), None if stats is None else stats.data_ptr()
         call("attention_forward", arguments)
         return out
@@ -133,27 +133,30 @@ class Attention:
         what came into `forward` and what it gave.
         """
         q, k, v, out, stats = kept
-        arguments = self._arguments(q, k, v)
+        arguments = self._of_three(q, k, v)
         arguments.out, arguments.stats = out.data_ptr(), stats.data_ptr()
         arguments.grad_out, arguments.grad_stride = grad_out.data_ptr(), grads[0].stride(0)
         arguments.grad_q, arguments.grad_k, arguments.grad_v = (grad.data_ptr() for grad in grads)
         call("attention_backward", arguments)
 
-    def _arguments(self, q: Tensor, k: Tensor, v: Tensor) -> _Arguments:
+    def _of_three(self, q: Tensor, k: Tensor, v: Tensor) -> AttentionArguments:
+        arguments = self.arguments(*q.shape)
+        arguments.q, arguments.k, arguments.v = q.data_ptr(), k.data_ptr(), v.data_ptr()
+        arguments.q_strides, arguments.k_strides, arguments.v_strides = (
+            each.stride()[:2] for each in (q, k, v)
+        )
+        return arguments
+
+    def arguments(self, num_tokens: int, num_heads: int, head_width: int) -> AttentionArguments:
+        """What the kernels are given, but for where anything is."""
         plan = self.plan
         by_distance = None if plan.distance_bias is None else plan.distance_bias.by_distance
-        return _Arguments(
-            q=q.data_ptr(),
-            k=k.data_ptr(),
-            v=v.data_ptr(),
-            q_strides=q.stride()[:2],
-            k_strides=k.stride()[:2],
-            v_strides=v.stride()[:2],
+        return AttentionArguments(
             cu_seqlens=plan.cu_seqlens.data_ptr(),
             num_texts=len(plan.cu_seqlens) - 1,
-            num_heads=q.shape[1],
-            head_width=q.shape[2],
-            num_tokens=q.shape[0],
+            num_heads=num_heads,
+            head_width=head_width,
+            num_tokens=num_tokens,
             longest=plan.max_seqlen,
             window=self.window,
             only_first=self.only_first,

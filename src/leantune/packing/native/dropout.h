@@ -8,6 +8,9 @@ typedef struct {
     uint32_t key[2];
 } dropout_mask;
 
+/* Whether it drops anything. */
+INLINE int drops_some(dropout_mask mask) { return mask.kept_levels < 65536; }
+
 /* What two vectors of elements from number `first` on are multiplied by: zeros, or what keeps the expectation. */
 INLINE void dropout_factors(f32x16 factor[2], int64_t first, dropout_mask mask) {
     const f32x16 value = (f32x16){} + 65536.0f / mask.kept_levels;

@@ -33,14 +33,14 @@ class FeedForward:
 
     def computes(self, x_TD: Tensor) -> bool:
         """Whether the first module leaves ``x_TD`` to the second, here and now."""
-        return self._is_one_pass(x_TD) or self._is_rounded(x_TD)
+        return self._is_one_pass(x_TD) or self.is_rounded(x_TD)
 
     def whole(self, x_TD: Tensor) -> Tensor:
         """The whole block, if it `computes`: ``(..., D)`` to ``(..., D)``."""
-        (first, last), block = self._layers, self.last
-        if not self._is_rounded(x_TD):
-            return feed_forward(x_TD, first, last, block.LayerNorm)
-        norm = NormOfSum.of(block.LayerNorm, last.bias, block.dropout)
+        first, last = self.layers
+        if not self.is_rounded(x_TD):
+            return feed_forward(x_TD, first, last, self.last.LayerNorm)
+        norm = self.norm()
         flat = x_TD.reshape(-1, x_TD.shape[-1]).contiguous()
         if torch.is_grad_enabled():
             out: Tensor = _RoundedFeedForward.apply(flat, first, last, norm)  # type: ignore[no-untyped-call]
@@ -54,15 +54,21 @@ class FeedForward:
     def _is_one_pass(self, x_TD: Tensor) -> bool:
         block = self.last
         drops = block.dropout.training and block.dropout.p > 0
-        return not drops and can_multiply(self._layers, x_TD) and is_frozen_norm(block.LayerNorm, x_TD)
+        return not drops and can_multiply(self.layers, x_TD) and is_frozen_norm(block.LayerNorm, x_TD)
 
-    def _is_rounded(self, x_TD: Tensor) -> bool:
-        rounding = rounding_of(self._layers, x_TD)
+    def is_rounded(self, x_TD: Tensor) -> bool:
+        """Whether it is computed in int8, here and now."""
+        rounding = rounding_of(self.layers, x_TD)
         has_biases = rounding is not None and all(layer.bias is not None for layer in rounding)
         return has_biases and can_normalise(self.last.LayerNorm, x_TD)
 
+    def norm(self) -> NormOfSum:
+        """What is behind the last layer, with its bias, and a new mask where it drops."""
+        return NormOfSum.of(self.last.LayerNorm, self.last.dense.bias, self.last.dropout)
+
     @property
-    def _layers(self) -> tuple[Any, Any]:
+    def layers(self) -> tuple[Any, Any]:
+        """Both linear layers."""
         return self.first.dense, self.last.dense
 
 

@@ -31,8 +31,8 @@ class Norm(ctypes.Structure):
         return cls(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
 
 
-class _Arguments(ctypes.Structure):
-    """``residual`` of ``residual.c``, field by field."""
+class NormArguments(ctypes.Structure):
+    """``residual`` of ``residual.h``, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "residual", "bias")),
@@ -73,8 +73,7 @@ class NormOfSum:
 
     def of_sum(self, x: Tensor, residual: Tensor) -> Tensor:
         """``(..., D)`` each; nothing is kept."""
-        out = torch.empty_like(x)
-        arguments = self._arguments(x)
+        out, arguments = torch.empty_like(x), self._of(x)
         arguments.x, arguments.residual, arguments.out = x.data_ptr(), residual.data_ptr(), out.data_ptr()
         call("residual_forward", arguments)
         return out
@@ -85,7 +84,7 @@ class NormOfSum:
         """The same, and for `backward` the sum ``(..., D)`` and two fp32 numbers a row; ``into`` is memory for the sum,
         which may be that of ``x``.
         """
-        out, arguments = torch.empty_like(x), self._arguments(x)
+        out, arguments = torch.empty_like(x), self._of(x)
         total = torch.empty_like(x) if into is None else into
         stats = torch.empty(arguments.num_rows, 2)
         arguments.x, arguments.residual, arguments.out = x.data_ptr(), residual.data_ptr(), out.data_ptr()
@@ -95,7 +94,7 @@ class NormOfSum:
 
     def backward(self, total: Tensor, stats: Tensor, grad_out: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of x and of the residual; without dropout they are one tensor."""
-        grad_out, arguments = grad_out.contiguous(), self._arguments(total)
+        grad_out, arguments = grad_out.contiguous(), self._of(total)
         grad_residual = torch.empty_like(total)
         grad_x = torch.empty_like(total) if self.mask.kept_levels < LEVELS else grad_residual
         arguments.sum, arguments.stats = total.data_ptr(), stats.data_ptr()
@@ -104,12 +103,16 @@ class NormOfSum:
         call("residual_backward", arguments)
         return grad_x, grad_residual
 
-    def _arguments(self, x: Tensor) -> _Arguments:
-        return _Arguments(
+    def _of(self, x: Tensor) -> NormArguments:
+        return self.arguments(x.numel() // x.shape[-1], x.shape[-1])
+
+    def arguments(self, num_rows: int, width: int) -> NormArguments:
+        """What the kernels are given, but for where anything is."""
+        return NormArguments(
             bias=None if self.bias is None else self.bias.data_ptr(),
             norm=Norm.of(self.norm),
-            num_rows=x.numel() // x.shape[-1],
-            width=x.shape[-1],
+            num_rows=num_rows,
+            width=width,
             mask=self.mask,
             num_threads=torch.get_num_threads(),
         )

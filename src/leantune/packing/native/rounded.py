@@ -42,8 +42,8 @@ class _Weight(ctypes.Structure):
     )
 
 
-class _Matrix(ctypes.Structure):
-    """``matrix`` of ``int8.c``, field by field."""
+class MatrixArgument(ctypes.Structure):
+    """``matrix`` of ``int8.h``, field by field."""
 
     _fields_ = (
         *((name, _Pointer) for name in ("panels", "scales")),
@@ -52,15 +52,15 @@ class _Matrix(ctypes.Structure):
 
 
 class _Product(ctypes.Structure):
-    """``product`` of ``int8.c``, field by field."""
+    """``product`` of ``int8.h``, field by field."""
 
     _fields_ = (
         ("x", _Pointer),
         ("T", _Count),
-        ("first", _Matrix),
+        ("first", MatrixArgument),
         *((name, _Pointer) for name in ("gelu_bias", "before")),
         ("takes_slope", _Count),
-        ("last", _Matrix),
+        ("last", MatrixArgument),
         *((name, _Pointer) for name in ("bias", "low", "up")),
         ("R", _Count),
         ("out", _Pointer),
@@ -116,10 +116,9 @@ class Int8Matrix:
         """
         return _multiply(x_TD, self, bias_F, update=update, onto=onto)
 
-    def as_argument(self) -> _Matrix:
-        """What the kernel is given."""
-        rows, width = self.shape
-        return _Matrix(panels=self.panels.data_ptr(), scales=self.scales.data_ptr(), rows=rows, width=width)
+    def as_argument(self) -> MatrixArgument:
+        """What the kernels are given."""
+        return MatrixArgument(self.panels.data_ptr(), self.scales.data_ptr(), *self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,7 @@ class Activation:
     bias: Tensor
     """``(F,)`` bf16, added before GELU."""
     before: Tensor | None
-    """What the first product was, or is to be written to, as `_blocks` has it; None: nobody wants it."""
+    """What the first product was, or is to be written to, as `blocks_of` has it; None: nobody wants it."""
     takes_slope: bool
     """Whether the first product is multiplied by the slope of GELU at ``before + bias``, for a backward pass."""
 
@@ -142,9 +141,9 @@ def times_gelu_times(
     """``last(GELU(first(x) + bias))``, rounded again before the last product: ``(T, D)`` bf16 to ``(T, D)`` bf16.
 
     Returns:
-        ``first(x)`` if ``keeps`` says so, for `times_slope_times`, as `_blocks` has it, and the result.
+        ``first(x)`` if ``keeps`` says so, for `times_slope_times`, as `blocks_of` has it, and the result.
     """
-    before = torch.empty(_blocks(x_TD.shape[0], first.shape[0]), dtype=torch.bfloat16) if keeps else None
+    before = torch.empty(blocks_of(x_TD.shape[0], first.shape[0]), dtype=torch.bfloat16) if keeps else None
     return before, _multiply(x_TD, last, None, Activation(first, bias_F, before, takes_slope=False))
 
 
@@ -163,7 +162,7 @@ def times_slope_times(
     return _multiply(x_TD, last, None, Activation(first, bias_F, before, takes_slope=True), onto=onto)
 
 
-def _blocks(rows: int, width: int) -> tuple[int, int, int, int]:
+def blocks_of(rows: int, width: int) -> tuple[int, int, int, int]:
     """The shape of ``(rows, width)`` numbers in blocks, which are near to each other: those of some rows and columns
     first, those of the same rows and the next columns behind; rows and columns filled up.
     """
@@ -195,7 +194,7 @@ def _multiply(
         assert first.shape[0] == last.shape[1], f"{first.shape[0]} columns for a matrix of {last.shape[1]}"
         arguments.first, arguments.takes_slope = first.as_argument(), activation.takes_slope
         arguments.gelu_bias = _address(activation.bias, first.shape[:1])
-        arguments.before = _address(activation.before, _blocks(rows, first.shape[0]))
+        arguments.before = _address(activation.before, blocks_of(rows, first.shape[0]))
     if update is not None:
         low, up = update
         rank = up.shape[1]

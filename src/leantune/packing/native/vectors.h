@@ -103,6 +103,28 @@ INLINE void store_two_bf16(uint16_t *to, const f32x16 x[2]) {
 #endif
 }
 
+/* The same past the caches: memory that is not read again soon need not be fetched before it is written. `to` is a whole
+   cache line, and `end_streams` comes before anybody reads. */
+INLINE void stream_two_bf16(uint16_t *to, const f32x16 x[2]) {
+#ifdef __AVX512BF16__
+    _mm512_stream_si512((__m512i *)to, (__m512i)_mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]));
+#else
+    store_two_bf16(to, x);
+#endif
+}
+INLINE void write_two_bf16(uint16_t *to, const f32x16 x[2], const int streams) {
+    if (streams) stream_two_bf16(to, x);
+    else store_two_bf16(to, x);
+}
+INLINE void end_streams(void) {
+#ifdef __AVX512BF16__
+    _mm_sfence();
+#endif
+}
+
+/* Whether rows of bf16, `stride` numbers from one to the next, are whole cache lines. */
+INLINE int are_lines(const uint16_t *x, int64_t stride) { return ((uintptr_t)x | (uintptr_t)stride * 2) % 64 == 0; }
+
 /* a where the mask (all bits or none, as comparisons give it) is set, else b. */
 INLINE f32x16 choose(u32x16 mask, f32x16 a, f32x16 b) {
     return (f32x16)((mask & (u32x16)a) | (~mask & (u32x16)b));

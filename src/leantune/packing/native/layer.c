@@ -1,0 +1,167 @@
+/* A layer of BERT's kind in int8 as one call each way: attention with adapters, what is behind it, and the feed-forward block.
+
+   Behind attention some rows at a time pass through all that is left of the layer, and come back through it, before the next
+   do: what lies between stays in the second cache.
+
+   Letters: T tokens, D model width, F width between both layers of the feed-forward block, S texts. Rows behind attention: T,
+   or S where only first tokens are wanted. */
+#include <omp.h>
+#include <stdlib.h>
+
+#include "adapter.h"
+#include "attention.h"
+#include "residual.h"
+#include "rounded.h"
+
+typedef struct {
+    adapter_forward down;                   /* x, and the updates of query, key and value */
+    attention heads;                        /* but for query, key, value and gradients */
+    residual norm, last_norm;               /* behind attention and behind all, with their sums and stats; last_norm.out is
+                                               the layer's */
+    matrix projected, behind, first, last;  /* W of query, key and value (3 D, D), of the layer behind attention (D, D) and of
+                                               the feed-forward block (F, D) and (D, F) */
+    const uint16_t *gelu_bias;              /* (F) */
+    uint16_t *qkv;                          /* (T, 3 D) */
+    uint16_t *before;                       /* of the feed-forward block: see `product` */
+    uint16_t *scratch;                      /* (2, rows, D) memory */
+
+    const uint16_t *grad_out;               /* from here on for the backward pass: (rows, D) */
+    const projection *gradients;            /* the projections of `down`, and where gradients of their factors go */
+    matrix projected_back, behind_back, first_back, last_back; /* columns of W, rounded */
+    uint16_t *grad_qkv;                     /* (T, 3 D) memory */
+    uint16_t *grad_heads;                   /* (T, D) memory */
+    uint16_t *grad_x;                       /* (T, D) */
+    int64_t wants_x;                        /* whether it is wanted; else it is memory */
+} layer;
+
+static attention heads_of(const layer *a) {
+    attention heads = a->heads;
+    const int64_t D = a->down.D;
+    heads.q = a->qkv, heads.k = a->qkv + D, heads.v = a->qkv + 2 * D;
+    heads.q_strides[0] = heads.k_strides[0] = heads.v_strides[0] = heads.grad_stride = 3 * D;
+    heads.q_strides[1] = heads.k_strides[1] = heads.v_strides[1] = heads.head_width;
+    heads.grad_out = a->grad_heads;
+    heads.grad_q = a->grad_qkv, heads.grad_k = a->grad_qkv + D, heads.grad_v = a->grad_qkv + 2 * D;
+    return heads;
+}
+
+/* (T, D), or its first tokens as (S, D) where no others are wanted. */
+static const uint16_t *wanted_rows(const layer *a, uint16_t *memory, const uint16_t *x) {
+    const int64_t D = a->down.D;
+    if (!a->heads.only_first) return x;
+    for (int64_t s = 0; s < a->heads.num_texts; s++) memcpy(memory + s * D, x + a->heads.cu_seqlens[s] * D, D * sizeof *x);
+    return memory;
+}
+
+/* (S, D) to where first tokens are in (T, D). */
+static void put_first_rows(const layer *a, uint16_t *to, const uint16_t *x) {
+    const int64_t D = a->down.D;
+    for (int64_t s = 0; s < a->heads.num_texts; s++) memcpy(to + a->heads.cu_seqlens[s] * D, x + s * D, D * sizeof *x);
+}
+
+/* What a thread holds of some rows. */
+typedef struct {
+    int64_t rows;
+    char *rounded;
+    uint16_t *between;                /* (rows, F) in blocks */
+    uint16_t *one, *other, *third;    /* (rows, D) */
+} bench;
+
+/* Cuts memory into the buffers of a thread; without memory it says how much that is. */
+static size_t lay_out(bench *b, char *memory, int64_t D, int64_t F) {
+    size_t used = 0;
+#define TAKE(buffer, count) (b->buffer = (void *)(memory + used), used += round_up((count) * sizeof *b->buffer, 64))
+    TAKE(rounded, workspace_size(b->rows, larger(D, F)));
+    TAKE(between, blocks_of(b->rows, F));
+    TAKE(one, b->rows * D), TAKE(other, b->rows * D), TAKE(third, b->rows * D);
+#undef TAKE
+    return used;
+}
+
+/* Rows from `first` on, from attention to the end of the layer. */
+static void rows_forward(const layer *a, const bench *b, const uint16_t *attended, const uint16_t *x, int64_t first, int64_t count) {
+    const int64_t D = a->down.D, place = first * D;
+    uint16_t *hidden = b->one;
+    const result behind = {.count = count, .w = &a->behind, .out = b->other};
+    const result activated = {.count = count, .w = &a->first, .bias = a->gelu_bias,
+                              .before = a->before + blocks_of(first, a->first.rows), .out = b->between};
+    const result last = {.count = count, .w = &a->last, .out = b->other};
+    multiply(behind, b->rounded, b->rows, attended + place, 0);
+    forward_rows(&a->norm, first, count, behind.out, x + place, hidden, are_lines(a->norm.sum, D));
+    multiply_then_gelu(activated, b->rounded, b->rows, hidden, 0);
+    multiply(last, b->rounded, b->rows, b->between, 1);
+    forward_rows(&a->last_norm, first, count, last.out, hidden, a->last_norm.out + place, are_lines(a->last_norm.sum, D));
+}
+
+/* And back: gradients of what came from attention, and of what came past it. */
+static void rows_backward(const layer *a, const bench *b, uint16_t *grad_heads, uint16_t *grad_x, int64_t first, int64_t count) {
+    const int64_t D = a->down.D, place = first * D;
+    uint16_t *grad_hidden = drops_some(a->last_norm.mask) ? b->other : b->one;
+    uint16_t *grad_behind = drops_some(a->norm.mask) ? b->third : grad_x + place;
+    const result sloped = {.count = count, .w = &a->last_back, .bias = a->gelu_bias,
+                           .before = a->before + blocks_of(first, a->first.rows), .out = b->between};
+    const result hidden = {.count = count, .w = &a->first_back, .out = grad_hidden, .adds = 1};
+    const result heads = {.count = count, .w = &a->behind_back, .out = grad_heads + place, .streams = are_lines(grad_heads, D)};
+    backward_rows(&a->last_norm, first, count, a->grad_out + place, b->one, grad_hidden);
+    multiply_times_slope(sloped, b->rounded, b->rows, b->one, 0);
+    multiply(hidden, b->rounded, b->rows, b->between, 1);
+    backward_rows(&a->norm, first, count, grad_hidden, b->third, grad_x + place);
+    multiply(heads, b->rounded, b->rows, grad_behind, 0);
+}
+
+/* All rows behind attention: forward, or backward into `grad_heads` and `grad_x`; 0 if there was memory for it. */
+static int all_rows(const layer *a, const uint16_t *attended, const uint16_t *x, uint16_t *grad_heads, uint16_t *grad_x) {
+    const int64_t rows = a->norm.num_rows, D = a->down.D, F = a->first.rows, threads = a->down.num_threads;
+    bench b = {.rows = rows_at_once(rows, threads, most_rows(D * D + 2 * D * F, 1), SIDE)};
+    const size_t size = lay_out(&b, NULL, D, F);
+    char *memory = aligned_alloc(64, size * threads);
+    if (!memory) return 1;
+#pragma omp parallel num_threads(threads) firstprivate(b)
+    {
+        lay_out(&b, memory + size * omp_get_thread_num(), D, F);
+        tile_config before = begin_tiles();
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < rows; first += b.rows) {
+            const int64_t count = smaller(b.rows, rows - first);
+            if (grad_heads) rows_backward(a, &b, grad_heads, grad_x, first, count);
+            else rows_forward(a, &b, attended, x, first, count);
+        }
+        end_streams();
+        end_tiles(before);
+    }
+    free(memory);
+    return 0;
+}
+
+/* 0 if there was memory for it. */
+int layer_forward(const layer *a) {
+    const adapter_forward *down = &a->down;
+    const product projected = {.x = down->x, .T = down->T, .last = a->projected, .low = down->low, .up = down->B, .R = down->R,
+                               .out = a->qkv, .num_threads = down->num_threads};
+    const attention heads = heads_of(a);
+    if (adapter_down(down) || multiply_rounded(&projected) || attention_forward(&heads)) return 1;
+    const uint16_t *attended = wanted_rows(a, a->scratch, heads.out);
+    const uint16_t *x = wanted_rows(a, a->scratch + a->norm.num_rows * down->D, down->x);
+    return all_rows(a, attended, x, NULL, NULL);
+}
+
+/* 0 if there was memory for it. */
+int layer_backward(const layer *a) {
+    const adapter_forward *down = &a->down;
+    const int64_t T = down->T, D = down->D, threads = down->num_threads;
+    const int only_first = a->heads.only_first != 0;
+    uint16_t *grad_heads = only_first ? a->scratch : a->grad_heads;
+    uint16_t *grad_x = only_first ? a->scratch + a->norm.num_rows * D : a->grad_x;
+    if (all_rows(a, NULL, NULL, grad_heads, grad_x)) return 1;
+    if (only_first) {
+        put_first_rows(a, a->grad_heads, grad_heads); /* of other rows nothing is read */
+        memset(a->grad_x, 0, T * D * sizeof *a->grad_x), put_first_rows(a, a->grad_x, grad_x);
+    }
+    const attention heads = heads_of(a);
+    const product projected = {.x = a->grad_qkv, .T = T, .last = a->projected_back, .out = a->grad_x, .adds = 1, .num_threads = threads};
+    const adapter_backward up = {.grad = a->grad_qkv, .dropped = down->dropped ? down->dropped : down->x, .low = down->low,
+                                 .A = down->A, .B = down->B, .projections = a->gradients,
+                                 .num_projections = down->num_projections, .T = T, .D = D, .F = down->F, .R = down->R,
+                                 .grad_x = a->wants_x ? a->grad_x : NULL, .mask = down->mask, .num_threads = threads};
+    return attention_backward(&heads) || (a->wants_x && multiply_rounded(&projected)) || adapter_up(&up);
+}
