@@ -99,6 +99,15 @@ def test_every_row_is_computed_by_one_thread_and_all_are(rows, threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("out", [384, 400])
+def test_a_product_that_no_cache_holds_is_the_same_row_by_row(out):
+    x, weight = torch.randn(1_400, 48).bfloat16(), layer_of(48, out).weight
+    matrix = rounded_rows.Int8Matrix.of(weight)
+    whole = matrix.times(x)
+    assert whole.numel() > 1 << 19  # which goes past the caches, if its rows are whole cache lines
+    assert torch.equal(whole, torch.cat([matrix.times(part) for part in x.split(100)]))
+
+
 def in_rows(blocks, rows, width):
     """What a first product keeps, without what its blocks are filled up with."""
     return blocks.transpose(1, 2).flatten(2).flatten(0, 1)[:rows, :width]

@@ -18,6 +18,7 @@ from leantune.packing.native.adapter import Joint, Projection, can_adapt, can_pr
 from leantune.packing.native.attention import Attention, can_attend
 from leantune.packing.native.attention_block import AttentionBlock
 from leantune.packing.native.dense import can_multiply, dense
+from leantune.packing.native.feed_forward import FeedForward
 from leantune.packing.native.gelu import bias_apart
 from leantune.packing.native.int8 import is_linear, product_side_by_side, rounding_of
 from leantune.packing.native.layer import RoundedLayer
@@ -178,15 +179,16 @@ class PackedLayer(nn.Module):
     def forward(self, hidden_states: Tensor, *unused: Any, packed: AttentionPlan, **more: Any) -> Tensor:
         """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` as `PackedAttention`."""
         parts = self.attention.parts()
-        block, feed_forward = parts.block(hidden_states, packed), self.output.block
-        if block is None:
-            hidden = parts.one_by_one(hidden_states, packed)
-        elif feed_forward is not None and (whole := RoundedLayer.of(block, feed_forward, hidden_states)):
+        block = parts.block(hidden_states, packed)
+        if block is not None and (whole := self._whole(block, hidden_states)) is not None:
             return whole(hidden_states)
-        else:
-            hidden = block(hidden_states)
+        hidden = parts.one_by_one(hidden_states, packed) if block is None else block(hidden_states)
         out: Tensor = self.output(self.intermediate(hidden), hidden)
         return out
+
+    def _whole(self, block: AttentionBlock, x: Tensor) -> RoundedLayer | None:
+        feed_forward: FeedForward | None = getattr(self.output, "block", None)
+        return None if feed_forward is None else RoundedLayer.of(block, feed_forward, x)
 
 
 def pack_layers(model: nn.Module, names: list[str]) -> None:

@@ -167,7 +167,7 @@ INLINE void fetch_rows_of(const result *a, int64_t column, int64_t from, int64_t
 INLINE const float *updates_of(const result *a, float *updates, int64_t row, int64_t column) {
     const uint16_t *low = a->low + row * a->R;
     const uint32_t *up = a->up + column;
-    if (a->w->rows - column >= SIDE) block_product(updates, SIDE, low, a->R, up, a->w->rows, a->R);
+    if (a->w->rows - column >= SIDE) block_product(updates, SIDE, low, a->R, up, a->w->rows, a->R, 0);
     else
         for (int64_t r = 0; r < SIDE; r += LANES)
             tile_product(updates + r * SIDE, SIDE, low + r * a->R, a->R, up, a->w->rows, a->R, 0);
