@@ -1,4 +1,4 @@
-"""The heap of a process of leantune: what is freed is kept, in huge pages where the system has them."""
+"""The heap of a process of leantune: what is freed is kept, while training in huge pages where the system has them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import ctypes, resource, sys
 limit = int(sys.argv[1])
 if limit:
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-from leantune.memory import keep_freed_memory
+from leantune.memory import keep_freed_memory, use_huge_pages
 keep_freed_memory()
+if int(sys.argv[2]):
+    use_huge_pages()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 places = [libc.malloc(16 << 20) for _ in range(8)]
@@ -32,23 +34,33 @@ print(size.split()[1], rss.split()[1], "hg" in flags.split())
 """
 
 
-def heap_after(limit: int) -> tuple[int, int, bool]:
+def heap_after(limit: int, *, huge: bool) -> tuple[int, int, bool]:
     """Size and resident part of the heap in kB, and whether it asks for huge pages."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(limit)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", SCRIPT, str(limit), str(int(huge))],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     size, resident, is_huge = done.stdout.split()
     return int(size), int(resident), is_huge == "True"
 
 
 def test_the_heap_keeps_what_is_freed_and_asks_for_huge_pages():
-    size, resident, is_huge = heap_after(0)
+    size, resident, is_huge = heap_after(0, huge=True)
     assert is_huge
     assert resident >= 128 << 10  # all of it was freed
     assert resident < 256 << 10 < size  # what was not written takes no memory
 
 
 def test_where_address_space_is_limited_none_is_taken_ahead():
-    size, resident, is_huge = heap_after(1 << 30)
+    size, resident, is_huge = heap_after(1 << 30, huge=True)
+    assert not is_huge
+    assert 128 << 10 <= resident <= size < 256 << 10
+
+
+def test_without_huge_pages_what_is_freed_is_kept_too():
+    size, resident, is_huge = heap_after(0, huge=False)
     assert not is_huge
     assert 128 << 10 <= resident <= size < 256 << 10

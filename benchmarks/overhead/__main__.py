@@ -23,7 +23,7 @@ from benchmarks.results_folder import machine_name, origin_of, stem_of, write_re
 from benchmarks.speed.__main__ import workplace
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
 from leantune.hardware import pick_device
-from leantune.memory import keep_freed_memory
+from leantune.memory import keep_freed_memory, use_huge_pages
 
 ROOT = Path(__file__).parents[2]
 LIMIT = {"cpu": 0.02, "cuda": 0.03}
@@ -33,6 +33,7 @@ LIMIT = {"cpu": 0.02, "cuda": 0.03}
 def main() -> int:
     options = parse_options()
     keep_freed_memory()  # as the command line does
+    use_huge_pages()
     console = Console()
     device = pick_device()
     result: dict[str, Any] = {

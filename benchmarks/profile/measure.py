@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.overhead.measure import WARM_STEPS, Contestant, contestant
 from leantune.config.load import parse_overrides
-from leantune.memory import keep_freed_memory
+from leantune.memory import keep_freed_memory, use_huge_pages
 
 SETTLING_STEPS = 3 * WARM_STEPS
 """Kernels are compiled for new shapes meanwhile."""
@@ -52,4 +52,5 @@ def seconds_by_operator(run: Contestant, steps: int) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_interop_threads(1)
     keep_freed_memory()  # as the command line does
+    use_huge_pages()
     main()

@@ -20,7 +20,7 @@ from leantune.arguments import keys_from_flags, parse, recipe_from
 from leantune.atomic import disk_failure
 from leantune.config import Recipe, load_recipe
 from leantune.errors import Interrupted, LeantuneError, ResourceError, UsageError
-from leantune.memory import is_out_of_memory, keep_freed_memory
+from leantune.memory import is_out_of_memory, keep_freed_memory, use_huge_pages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     keep_freed_memory()
+    if options.command == "train":
+        use_huge_pages()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without a character shows its number
             stream.reconfigure(errors="backslashreplace")
