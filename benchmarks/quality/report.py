@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev, variance
@@ -14,7 +14,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from benchmarks.quality.data import DataSet
-from benchmarks.quality.methods import BUDGETS, DEFAULT, PEERS, PROBE, RIVALS, Method
+from benchmarks.quality.methods import BUDGETS, DEFAULT, LORA_LINE, PEERS, PROBE, RIVALS, Method
 from benchmarks.quality.study import PUBLISHED, Study
 from benchmarks.results_folder import machine_name
 
@@ -183,7 +183,7 @@ def _about_seconds(study: Study) -> list[str]:
 
 def _differences(study: Study) -> list[str]:
     """What the goal of the study asks: the default against the best PEFT pipeline of every set and on average,
-    against PEFT with our dropout, and against uniform rank.
+    against PEFT with our dropout, and against uniform rank; and LoRA of the whole limit against PEFT, too.
     """
     by_name = {method.name: method for method in study.methods}
     found = {
@@ -195,32 +195,32 @@ def _differences(study: Study) -> list[str]:
         for data in study.sets
     }
     lines: list[str] = []
-    pairs: list[tuple[Sequence[float], Sequence[float]]] = []
     for data_name, values in found.items():
         if DEFAULT not in values:
             continue
-        others = [name for name in RIVALS if name in values]
-        peers = [name for name in PEERS if name in values]
-        if peers:
-            best = max(peers, key=lambda name: mean(values[name]))
-            if len(peers) == len(PEERS):  # one that has not run yet may be better
-                pairs.append((values[DEFAULT], values[best]))
-            others = [best, *others]
+        others = [name for name in (_best_peer(values), *RIVALS) if name in values]
         lines += [
             f"- {data_name}: {DEFAULT} against {name}: {difference([(values[DEFAULT], values[name])])}."
             for name in others
         ]
-    if len(pairs) == len(found) > 1:
-        lines.append(
-            f"- Mean over the sets: {DEFAULT} against the best PEFT pipeline of each: {difference(pairs)}."
-        )
-    elif len(found) > 1:
+    for own in (DEFAULT, LORA_LINE):
+        pairs = [(v[own], v[_best_peer(v)]) for v in found.values() if own in v and all(map(v.get, PEERS))]
+        if len(pairs) == len(found) > 1:
+            lines.append(
+                f"- Mean over the sets: {own} against the best PEFT pipeline of each: {difference(pairs)}."
+            )
+    if any(peer not in values for values in found.values() for peer in PEERS) and len(found) > 1:
         lines.append("- Mean over the sets: open until every PEFT pipeline has run on every set.")
     for name in RIVALS:
         pairs = [(v[DEFAULT], v[name]) for v in found.values() if DEFAULT in v and name in v]
         if len(pairs) == len(found) > 1:
             lines.append(f"- Mean over the sets: {DEFAULT} against {name}: {difference(pairs)}.")
     return lines
+
+
+def _best_peer(values: Mapping[str, Sequence[float]]) -> str:
+    """The pipeline of PEFT with the highest mean; empty if none has run."""
+    return max((name for name in PEERS if name in values), key=lambda name: mean(values[name]), default="")
 
 
 def _paired_differences(study: Study) -> list[str]:
