@@ -84,7 +84,7 @@ def test_a_plan_never_exceeds_its_limit_or_names_one_that_fits(limit, head, modu
         ),
         (
             {"init_rank": 8, "target_rank": 8},
-            "Got init_rank=8 target_rank=8 instead; for example init_rank=12",
+            "Got init_rank=8 target_rank=8 instead; for example init_rank=10",
         ),
         ({"init_rank": 1}, "Got init_rank=1 target_rank=1 instead"),
     ],
@@ -96,9 +96,9 @@ def test_what_cannot_fit_is_refused_with_the_nearest_that_can(arguments, message
 
 
 def test_a_rank_alone_decides_the_other():
-    assert plan_parameters(SQUARE, head=0, base=0, init_rank=12).target_rank == 8
-    assert plan_parameters(SQUARE, head=0, base=0, target_rank=8).init_rank == 12
-    assert plan_parameters(SQUARE, head=0, base=0).init_rank == 12
+    assert plan_parameters(SQUARE, head=0, base=0, init_rank=12).target_rank == 10
+    assert plan_parameters(SQUARE, head=0, base=0, target_rank=10).init_rank == 12
+    assert plan_parameters(SQUARE, head=0, base=0).init_rank == 10
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from benchmarks.quality.methods import (
     PLAIN,
     PLAIN_LORA,
     PLAIN_UNIFORM,
+    TWO_THIRDS,
     UNIFORM,
 )
 from benchmarks.speed.inputs import CACHE, SHARED_DATA, Rows, write_rows
@@ -52,7 +53,16 @@ class Encoder:
 
 
 _PLAIN_LINES = (PLAIN, PLAIN_LORA, PLAIN_UNIFORM)
-LARGE_METHODS = (DEFAULT, LORA_LINE, UNIFORM, *PEERS, PEER_WITHOUT_DROPOUT, INT8_LINE, *_PLAIN_LINES)
+LARGE_METHODS = (
+    DEFAULT,
+    TWO_THIRDS,
+    LORA_LINE,
+    UNIFORM,
+    *PEERS,
+    PEER_WITHOUT_DROPOUT,
+    INT8_LINE,
+    *_PLAIN_LINES,
+)
 """What runs at RoBERTa-base's size."""
 
 MINILM = Encoder(model="asset:minilm")
@@ -93,7 +103,7 @@ SOURCES: Mapping[str, Source] = {
         rows="ag_news",
         train=9_000,
         rates_of="agnews",
-        methods=(DEFAULT, LORA_LINE, PEERS[1], INT8_LINE, *_PLAIN_LINES),
+        methods=(DEFAULT, TWO_THIRDS, LORA_LINE, PEERS[1], INT8_LINE, *_PLAIN_LINES),
         about="9,000 training and 1,000 validation rows, with the learning rates of agnews.",
     ),
     "agnews-mpnet": Source(

@@ -69,6 +69,15 @@ class Job:
         self._plan(limit=self.limit, targets=own["targets"], method=own["method"])
         return {**COMMON, **self.encoder.recipe, **own, "max_trainable_params": self.limit, **common}
 
+    @property
+    def unnamed_ranks(self) -> dict[str, int]:
+        """Of AdaLoRA whose settings name none: most results are of a package that kept two thirds."""
+        own = self.method.settings
+        if self.method.is_peer or own["method"] != "adalora" or "target_rank" in own:
+            return {}
+        rank = self._plan(limit=self.limit, targets=own["targets"], method=own["method"]).init_rank
+        return {"init_rank": rank, "target_rank": max(1, rank * 2 // 3)}
+
     def _plan(self, **settings: Any) -> ParameterPlan:
         return _plan(self.encoder.model, self.data.num_labels, **settings)
 
@@ -121,6 +130,7 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
         recipe = {
             **UNNAMED,
+            **job.unnamed_ranks,
             **job.settings,
             **paths,
             "model": job.encoder.model,

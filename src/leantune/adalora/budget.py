@@ -138,7 +138,7 @@ def plan_parameters(
     """Find ranks for ``limit``, or check the ranks that the user gives.
 
     Given only the limit, the initial rank is the largest that fits and the target rank the method's
-    share of it: two thirds, or in plain LoRA all of it. Given a rank, the other follows by the same
+    share of it: five sixths, or in plain LoRA all of it. Given a rank, the other follows by the same
     share. Given neither rank nor limit, the target is the paper's 8.
 
     Args:

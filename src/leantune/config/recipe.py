@@ -44,7 +44,7 @@ class Recipe:
     max_trainable_params: int | None = _key("limit on trainable parameters at any time of the run", None)
     init_rank: int | None = _key("triplets per adapted layer at the start; default: from the limit", None)
     target_rank: int | None = _key(
-        "mean triplets per adapted layer at the end; default: 2/3 of init_rank, in LoRA all of it", None
+        "mean triplets per adapted layer at the end; default: 5/6 of init_rank, in LoRA all of it", None
     )
     targets: str = _key(
         "layers to adapt: attention (query and value), all-linear, or parts of names: query,value",
