@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from leantune.packing.native.adapter import AdapterForward, Projections
 from leantune.packing.native.attention import AttentionArguments
 from leantune.packing.native.attention_block import AttentionBlock
 from leantune.packing.native.feed_forward import FeedForward
-from leantune.packing.native.int8 import Int8Linear
 from leantune.packing.native.library import call
 from leantune.packing.native.norm import NormArguments, NormOfSum
 from leantune.packing.native.rounded import Int8Weight, MatrixArgument, blocks_of
@@ -44,24 +43,54 @@ class _Arguments(ctypes.Structure):
     )
 
 
+class _Kept(NamedTuple):
+    """What the kernels keep for the backward pass; ``rows`` are T, or S of first tokens."""
+
+    A: Tensor
+    """This and the next three: see `Saved`."""
+    B: Tensor
+    dropped: Tensor
+    low: Tensor
+    qkv: Tensor
+    """``(T, 3 D)``."""
+    heads: Tensor
+    """``(T, D)``."""
+    stats: Tensor
+    """``(2, N, T)`` fp32."""
+    total: Tensor
+    """``(rows, D)``, before the first norm."""
+    moments: Tensor
+    """``(rows, 2)`` fp32, of it."""
+    before: Tensor
+    """Before GELU, as `blocks_of` has it."""
+    last_total: Tensor
+    last_moments: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class RoundedLayer:
     """Attention and feed-forward block, each with its residual and norm."""
 
     block: AttentionBlock
     """With weights in int8."""
-    first: Int8Linear
-    last: Int8Linear
+    weights: tuple[Int8Weight, ...]
+    """In the order of `_MATRICES`."""
+    gelu_bias: Tensor
+    """``(F,)``."""
     norm: NormOfSum
     """Behind the feed-forward block, with the bias of its last layer."""
 
     @classmethod
     def of(cls, block: AttentionBlock, feed_forward: FeedForward, x: Tensor) -> RoundedLayer | None:
-        """Both blocks as one for ``x``; None where a product is not in int8."""
-        is_rounded = isinstance(block.joint.weight, Int8Weight) and isinstance(block.behind, Int8Weight)
-        if not (is_rounded and feed_forward.is_rounded(x)):
+        """Both blocks as one for ``x``; None where a product is not in int8, or all heads are not as wide as x."""
+        projected, behind = block.joint.weight, block.behind
+        if not (isinstance(projected, Int8Weight) and isinstance(behind, Int8Weight)):
             return None
-        return cls(block, *feed_forward.layers, feed_forward.norm())
+        if behind.weights[0].shape[1] != x.shape[-1] or not feed_forward.is_rounded(x):
+            return None
+        first, last = feed_forward.layers
+        weights = (projected, behind, first.rounded, last.rounded)
+        return cls(block, weights, first.bias, feed_forward.norm())
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` as `AttentionBlock`."""
@@ -69,16 +98,8 @@ class RoundedLayer:
         out: Tensor = _RoundedLayer.apply(x.flatten(0, 1).contiguous(), self, *factors)  # type: ignore[no-untyped-call]
         return out[None]
 
-    @property
-    def weights(self) -> tuple[Int8Weight, ...]:
-        """In the order of `_MATRICES`."""
-        projected, behind = self.block.joint.weight, self.block.behind
-        assert isinstance(projected, Int8Weight)
-        assert isinstance(behind, Int8Weight)
-        return projected, behind, self.first.rounded, self.last.rounded
-
-    def forward(self, x_TD: Tensor) -> tuple[Tensor, _Arguments, tuple[Tensor, ...]]:
-        """The layer's output, what the kernels were given, and what they kept: see `point_to`."""
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, _Arguments, _Kept]:
+        """The layer's output, what the kernels were given, and what they kept."""
         block, (num_tokens, width) = self.block, x_TD.shape
         only_first = block.attention.only_first
         rows = len(block.attention.plan.lengths) if only_first else num_tokens
@@ -89,20 +110,20 @@ class RoundedLayer:
             heads=block.attention.arguments(num_tokens, num_heads, block.head_width),
             norm=block.norm.arguments(rows, width),
             last_norm=self.norm.arguments(rows, width),
-            gelu_bias=self.first.bias.data_ptr(),
+            gelu_bias=self.gelu_bias.data_ptr(),
         )
         for name, weight in zip(_MATRICES, self.weights, strict=True):
             setattr(arguments, name, weight.by_row.as_argument())
-        kept = (
+        kept = _Kept(
             *saved,
-            x_TD.new_empty(num_tokens, 3 * width),
-            x_TD.new_empty(num_tokens, width),
-            torch.empty(2, num_heads, num_tokens),
-            x_TD.new_empty(rows, width),
-            torch.empty(rows, 2),
-            x_TD.new_empty(blocks_of(rows, self.first.out_features)),
-            x_TD.new_empty(rows, width),
-            torch.empty(rows, 2),
+            qkv=x_TD.new_empty(num_tokens, 3 * width),
+            heads=x_TD.new_empty(num_tokens, width),
+            stats=torch.empty(2, num_heads, num_tokens),
+            total=x_TD.new_empty(rows, width),
+            moments=torch.empty(rows, 2),
+            before=x_TD.new_empty(blocks_of(rows, len(self.gelu_bias))),
+            last_total=x_TD.new_empty(rows, width),
+            last_moments=torch.empty(rows, 2),
         )
         point_to(arguments, kept)
         out, scratch = x_TD.new_empty(rows, width), x_TD.new_empty(2, rows, width)
@@ -113,16 +134,16 @@ class RoundedLayer:
     def backward(
         self,
         arguments: _Arguments,
-        kept: Sequence[Tensor],
+        kept: _Kept,
         grad_out: Tensor,
         wants_factors: Sequence[bool],
         *,
         wants_x: bool,
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """The gradients of x and of the factors of the adapters that are wanted."""
-        grad_out, x, qkv = grad_out.contiguous(), kept[2], kept[4]
+        grad_out, x = grad_out.contiguous(), kept.dropped
         grads = self.block.joint.gradients(wants_factors)
-        grad_qkv, (grad_heads, grad_x) = torch.empty_like(qkv), (torch.empty_like(x) for _ in range(2))
+        grad_qkv, (grad_heads, grad_x) = torch.empty_like(kept.qkv), (torch.empty_like(x) for _ in range(2))
         scratch = x.new_empty(2, *grad_out.shape)
         point_to(arguments, kept)
         for name, weight in zip(_MATRICES, self.weights, strict=True):
@@ -135,7 +156,7 @@ class RoundedLayer:
         return grad_x if wants_x else None, grads
 
 
-def point_to(arguments: _Arguments, kept: Sequence[Tensor]) -> None:
+def point_to(arguments: _Arguments, kept: _Kept) -> None:
     """Tell the kernels where it is, which a backward pass must not take for granted: a graph that computes again what
     it did not keep has it in another place.
     """
@@ -159,14 +180,14 @@ class _RoundedLayer(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, layer: RoundedLayer, *factors: Tensor | None) -> Tensor:
         out, ctx.arguments, kept = layer.forward(x_TD)
         ctx.save_for_backward(*kept, *factors)  # those of the adapters: what changes in them is noticed
-        ctx.layer, ctx.num_kept = layer, len(kept)
+        ctx.layer = layer
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         wants_x, _, *wants_factors = ctx.needs_input_grad
-        kept = ctx.saved_tensors[: ctx.num_kept]
+        kept = _Kept(*ctx.saved_tensors[: len(_Kept._fields)])
         grad_x, grads = ctx.layer.backward(
             ctx.arguments, kept, grad_outputs[0], wants_factors, wants_x=wants_x
         )
