@@ -32,8 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     keep_freed_memory()
-    if options.command == "train":
-        use_huge_pages()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without a character shows its number
             stream.reconfigure(errors="backslashreplace")
@@ -103,6 +101,7 @@ def _console() -> Any:
 
 
 def _train(options: argparse.Namespace) -> None:
+    use_huge_pages()
     from leantune.distributed import barrier, is_main, process_group
     from leantune.report import write_model_card, write_report
     from leantune.terminal import print_result

@@ -56,9 +56,8 @@ def use_huge_pages() -> None:
     for line in Path("/proc/self/maps").read_text("utf-8").splitlines():
         if line.endswith("[heap]"):
             begin, end = (int(address, 16) for address in line.split()[0].split("-"))
-            libc.madvise(
-                begin, end - begin, mmap.MADV_HUGEPAGE
-            )  # advice: where it is not taken, nothing is lost
+            # advice: where it is not taken, nothing is lost
+            libc.madvise(begin, end - begin, mmap.MADV_HUGEPAGE)
 
 
 def _glibc() -> ctypes.CDLL | None:

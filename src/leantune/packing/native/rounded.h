@@ -167,7 +167,7 @@ INLINE void fetch_rows_of(const result *a, int64_t column, int64_t from, int64_t
 INLINE const float *updates_of(const result *a, float *updates, int64_t row, int64_t column) {
     const uint16_t *low = a->low + row * a->R;
     const uint32_t *up = a->up + column;
-    if (a->w->rows - column >= SIDE) block_product(updates, SIDE, low, a->R, up, a->w->rows, a->R, 0);
+    if (a->w->rows - column >= SIDE) block_product(updates, SIDE, low, a->R, up, a->w->rows, a->R);
     else
         for (int64_t r = 0; r < SIDE; r += LANES)
             tile_product(updates + r * SIDE, SIDE, low + r * a->R, a->R, up, a->w->rows, a->R, 0);
@@ -199,7 +199,7 @@ INLINE void multiply_taken(const result *a, const int kind) {
     finish_rows(&before, 0, SIDE, a, kind);
 }
 
-/* `count` rows of bf16 from `x` on, in `blocks` or not, rounded into memory for `rows` of them, through a matrix. */
+/* Rows of bf16 from `x` on, in blocks or not, rounded into memory for `rows` of them, through a matrix. */
 #define MULTIPLY(name, kind)                                                                                       \
     static void name(result a, char *memory, int64_t rows, const uint16_t *x, const int in_blocks) {               \
         const workspace taken = take_rows(memory, rows, x, a.count, a.w->width, in_blocks);                        \

@@ -42,16 +42,7 @@ INLINE void zero_tiles(void) {
     _tile_zero(3);
 }
 
-/* Them, from a block of SIDE x SIDE numbers of four bytes. */
-INLINE void load_block(const void *from, long row_bytes) {
-    const char *below = (const char *)from + LANES * row_bytes;
-    _tile_loadd(0, from, row_bytes);
-    _tile_loadd(1, (const char *)from + 64, row_bytes);
-    _tile_loadd(2, below, row_bytes);
-    _tile_loadd(3, below + 64, row_bytes);
-}
-
-/* And back. */
+/* The same as a block of SIDE x SIDE numbers of four bytes. */
 INLINE void store_block(void *to, long row_bytes) {
     char *below = (char *)to + LANES * row_bytes;
     _tile_stored(0, to, row_bytes);
@@ -133,11 +124,10 @@ INLINE void tile_product(float *c, long c_row, const uint16_t *a, long a_row, co
 #endif
 }
 
-/* The same for c (SIDE, SIDE), a (SIDE, depth) and b (depth, SIDE): four tiles, of which none waits for another. */
-INLINE void block_product(float *c, long c_row, const uint16_t *a, long a_row, const uint32_t *b, long b_row, long depth, int add) {
+/* c (SIDE, SIDE) = a (SIDE, depth) b (depth, SIDE), as above: four tiles, of which none waits for another. */
+INLINE void block_product(float *c, long c_row, const uint16_t *a, long a_row, const uint32_t *b, long b_row, long depth) {
 #ifdef __AMX_BF16__
-    if (add) load_block(c, c_row * 4);
-    else zero_tiles();
+    zero_tiles();
     for (long k = 0; k < depth; k += DEPTH) {
         _tile_loadd(4, a + k, a_row * 2);
         _tile_loadd(6, b + k / 2 * b_row, b_row * 4);
@@ -152,6 +142,6 @@ INLINE void block_product(float *c, long c_row, const uint16_t *a, long a_row, c
 #else
     for (int row = 0; row < SIDE; row += LANES)
         for (int column = 0; column < SIDE; column += LANES)
-            tile_product(c + row * c_row + column, c_row, a + row * a_row, a_row, b + column, b_row, depth, add);
+            tile_product(c + row * c_row + column, c_row, a + row * a_row, a_row, b + column, b_row, depth, 0);
 #endif
 }
