@@ -35,14 +35,15 @@ typedef struct {
 } dense;
 
 enum {
-    MOST_DEPTH = 768,      /* numbers that a block is multiplied over at once: SIDE rows of W fit the first cache */
+    MOST_DEPTH = 512,      /* numbers that a block is multiplied over at once: SIDE rows of W stay in the first cache */
+    MOST_INNER = 768,      /* numbers of a row between two layers that are held at once */
     /* bytes of the second cache for what a thread holds; the rest is for W, of which two layers have more */
     FOR_ONE_LAYER = 3 << 18, FOR_TWO_LAYERS = 3 << 19
 };
 
-/* A width in even pieces of MOST_DEPTH or fewer. */
-INLINE int64_t piece_of(int64_t width) {
-    const int64_t pieces = (width + MOST_DEPTH - 1) / MOST_DEPTH;
+/* A width in even pieces of `most` or fewer. */
+INLINE int64_t piece_of(int64_t width, int64_t most) {
+    const int64_t pieces = (width + most - 1) / most;
     return round_up((width + pieces - 1) / pieces, DEPTH);
 }
 
@@ -50,32 +51,23 @@ INLINE int64_t piece_of(int64_t width) {
 typedef struct {
     int64_t rows;
     float *finishing; /* two blocks */
-    float *partial;   /* (rows, MOST_DEPTH): sums over a piece of D, of as many columns */
-    float *whole;     /* (rows, F): what comes before the norm */
+    float *part;      /* (rows / SIDE, block): sums of SIDE columns over some of the depth */
+    float *whole;     /* (F / SIDE, rows / SIDE, block): what comes before the norm */
     uint16_t *x;      /* (rows / SIDE, D / DEPTH, slab) */
     uint16_t *inner;  /* the same of a piece of what is behind GELU */
 } workspace;
 
-/* Numbers of a row in each of these, in that order; returns their bytes. */
-static int64_t row_sizes(const dense *a, int64_t *partial, int64_t *whole, int64_t *x, int64_t *inner) {
-    const layer *first = a->before.panels ? &a->before : &a->last;
-    const int is_finished = a->before.panels || !a->residual; /* the first layer, other than by a norm */
-    *partial = is_finished && first->width > MOST_DEPTH ? MOST_DEPTH : 0;
-    *whole = a->residual ? a->last.rows : 0;
-    *x = first->width;
-    *inner = a->before.panels ? piece_of(a->last.width) : 0;
-    return (*partial + *whole) * sizeof(float) + (*x + *inner) * sizeof(uint16_t);
-}
-
-static workspace lay_out_workspace(const dense *a, char *memory, int64_t rows) {
-    int64_t partial, whole, x, inner;
-    row_sizes(a, &partial, &whole, &x, &inner);
-    workspace w = {.rows = rows, .finishing = (float *)memory};
-    w.partial = w.finishing + 2 * SIDE * SIDE;
-    w.whole = w.partial + rows * partial;
-    w.x = (uint16_t *)(w.whole + rows * whole);
-    w.inner = w.x + rows * x;
-    return w;
+/* Cuts memory into all of it but `finishing`; without memory it says how much that is. */
+static size_t lay_out(workspace *w, char *memory, const dense *a) {
+    const int has_two = a->before.panels != NULL;
+    size_t used = 0;
+#define TAKE(buffer, count) (w->buffer = (void *)(memory + used), used += (count) * sizeof *w->buffer)
+    TAKE(part, w->rows * SIDE);
+    TAKE(whole, a->residual ? w->rows * a->last.rows : 0);
+    TAKE(x, w->rows * (has_two ? a->before.width : a->last.width));
+    TAKE(inner, has_two ? w->rows * piece_of(a->last.width, MOST_INNER) : 0);
+#undef TAKE
+    return used;
 }
 
 /* `count` rows as slabs, and rows of zeros behind them. */
@@ -132,60 +124,78 @@ typedef struct {
     int64_t x_width, w_width, rows, columns, depth;
 } factors;
 
-/* Ask for a share of the next columns' slab while one of `blocks` of rows is multiplied by this one. */
-INLINE void fetch_slab(const uint16_t *slab, int64_t block, int64_t blocks) {
-    enum { LINE = 32, LINES = SLAB / LINE };
-    const int64_t share = (LINES + blocks - 1) / blocks;
-    for (int64_t i = share * block; i < smaller(LINES, share * (block + 1)); i++) __builtin_prefetch(slab + i * LINE, 0, 1);
+/* Ask for one of even shares of what is multiplied next. Neighbours are asked for one after the other: each page is looked
+   up once, and the processor goes on by itself. */
+INLINE void fetch_share(const uint16_t *next, int64_t index, int64_t lines) {
+    enum { LINE = 32 };
+    for (int64_t i = 0; i < lines; i++) __builtin_prefetch(next + (index * lines + i) * LINE, 0, 1);
 }
 
-/* sums (rows, columns), or += ; with a target they do not go back to `sums`, but are finished. A block is finished while
-   the next is multiplied: AMX works beside the other units of a core. */
-INLINE void multiply(const factors *f, float *sums, int64_t stride, int adds, const target *t, float *finishing) {
-    const int64_t steps = f->depth / DEPTH, share = (SIDE + steps - 1) / steps;
+/* Columns of a product that are multiplied over some of the depth. */
+typedef struct {
+    int64_t column, first, depth;
+    const uint16_t *next; /* the slabs of W that come after these */
+} piece;
+
+/* sums (rows / SIDE, block), or += ; with a target they do not go back to `sums`, but are finished. A block is finished
+   while the next is multiplied: AMX works beside the other units of a core. */
+INLINE void multiply_piece(const factors *f, const piece *p, float *sums, int adds, const target *t, block *before, float *finishing) {
+    const int64_t steps = p->depth / DEPTH, share = (SIDE + steps - 1) / steps;
+    const int64_t lines = (SIDE * SIDE + f->rows - 1) / f->rows; /* of a slab's SIDE, for each block of rows */
+    const uint16_t *w = f->w + p->column * f->w_width + p->first * SIDE;
+    for (int64_t row = 0; row < f->rows; row += SIDE) {
+        const uint16_t *x = f->x + row * f->x_width + p->first * SIDE;
+        float *own = sums + row * SIDE, *other = before->sums == finishing ? finishing + SIDE * SIDE : finishing;
+        float *to = t ? other : own;
+        begin_sums(to, SIDE, adds ? own : NULL, SIDE);
+        for (int64_t step = 0; step < steps; step++) {
+            add_slab(to, SIDE, x + step * SLAB, w + step * SLAB);
+            fetch_share(p->next, row / SIDE * steps + step, lines);
+            if (t) fetch_target(t, row, p->column, share * step, share * (step + 1));
+            if (t) finish_rows(before, t, share * step, share * (step + 1));
+        }
+        end_sums(to, SIDE);
+        if (t) *before = (block){to, row, p->column};
+    }
+}
+
+/* sums (columns / SIDE, rows / SIDE, block), or += ; with a target they are finished, and there is memory for SIDE columns. */
+INLINE void multiply(const factors *f, float *sums, int adds, const target *t, float *finishing) {
+    const int64_t depth = piece_of(f->depth, MOST_DEPTH);
     block before = {};
     for (int64_t column = 0; column < f->columns; column += SIDE)
-        for (int64_t row = 0; row < f->rows; row += SIDE) {
-            const uint16_t *x = f->x + row * f->x_width, *w = f->w + column * f->w_width;
-            const float *from = adds ? sums + row * stride + column : NULL;
-            float *other = before.sums == finishing ? finishing + SIDE * SIDE : finishing;
-            float *to = t ? other : sums + row * stride + column;
-            const int64_t to_stride = t ? SIDE : stride;
-            begin_sums(to, to_stride, from, stride);
-            for (int64_t step = 0; step < steps; step++) {
-                add_slab(to, to_stride, x + step * SLAB, w + step * SLAB);
-                fetch_slab(w + SIDE * f->w_width + step * SLAB, row / SIDE, f->rows / SIDE);
-                if (t) fetch_target(t, row, column, share * step, share * (step + 1));
-                if (t) finish_rows(&before, t, share * step, share * (step + 1));
-            }
-            end_sums(to, to_stride);
-            if (t) before = (block){to, row, column};
+        for (int64_t first = 0; first < f->depth; first += depth) {
+            const int64_t end = smaller(first + depth, f->depth);
+            const int is_last = end == f->depth;
+            const uint16_t *next = is_last ? f->w + (column + SIDE) * f->w_width : f->w + column * f->w_width + end * SIDE;
+            const piece p = {column, first, end - first, next};
+            multiply_piece(f, &p, t ? sums : sums + column * f->rows, adds || first, is_last ? t : NULL, &before, finishing);
         }
     if (t) finish_rows(&before, t, 0, SIDE);
 }
 
-/* Columns of a layer from `first` on, MOST_DEPTH or fewer, finished. */
+/* `columns` of a layer from `first` on, finished. */
 INLINE void finish_layer(const workspace *w, const layer *l, int64_t first, int64_t columns, const target *t) {
-    const int64_t D = l->width, piece = piece_of(D);
-    for (int64_t d = 0; d < D; d += piece) {
-        const factors f = {w->x + d * SIDE, l->panels + first * D + d * SIDE, D, D, w->rows, columns, smaller(piece, D - d)};
-        multiply(&f, w->partial, MOST_DEPTH, d > 0, d + piece < D ? NULL : t, w->finishing);
-    }
+    const factors f = {w->x, l->panels + first * l->width, l->width, l->width, w->rows, columns, l->width};
+    multiply(&f, w->part, 0, t, w->finishing);
 }
 
 /* What comes before the norm: all of the last layer's sums. */
 INLINE void sum_layers(const dense *a, const workspace *w) {
     const layer *last = &a->last;
-    const int64_t D = last->width, piece = piece_of(D);
-    for (int64_t d = 0; d < D; d += piece) {
-        const int64_t depth = smaller(piece, D - d);
-        factors f = {w->x + d * SIDE, last->panels + d * SIDE, D, D, w->rows, last->rows, depth};
-        if (a->before.panels) {
-            const target inner = {w->inner, SIDE * depth, SLAB, DEPTH, w->rows, a->before.bias + d, 1};
-            finish_layer(w, &a->before, d, depth, &inner);
-            f.x = w->inner, f.x_width = depth;
-        }
-        multiply(&f, w->whole, last->rows, d > 0, NULL, NULL);
+    const int64_t D = last->width;
+    if (!a->before.panels) {
+        const factors f = {w->x, last->panels, D, D, w->rows, last->rows, D};
+        multiply(&f, w->whole, 0, NULL, NULL);
+        return;
+    }
+    const int64_t most = piece_of(D, MOST_INNER);
+    for (int64_t d = 0; d < D; d += most) {
+        const int64_t depth = smaller(most, D - d);
+        const target inner = {w->inner, SIDE * depth, SLAB, DEPTH, w->rows, a->before.bias + d, 1};
+        finish_layer(w, &a->before, d, depth, &inner);
+        const factors f = {w->inner, last->panels + d * SIDE, depth, D, w->rows, last->rows, depth};
+        multiply(&f, w->whole, d > 0, NULL, NULL);
     }
 }
 
@@ -193,10 +203,10 @@ INLINE void sum_layers(const dense *a, const workspace *w) {
 INLINE void norm_rows(const dense *a, const workspace *w, int64_t first, int64_t count) {
     const int64_t F = a->last.rows;
     for (int64_t r = 0; r < count; r++) {
-        float *row = w->whole + r * F;
+        float *sums = w->whole + r * SIDE, row[F]; /* of the first SIDE columns; those of the next stand `rows` such rows behind */
         f32x16 sum = {};
         for (int64_t c = 0; c < F; c += LANES) {
-            f32x16 x = load_f32(row + c) + widen(a->last.bias + c) + widen(a->residual + (first + r) * F + c);
+            f32x16 x = load_f32(sums + c / SIDE * w->rows * SIDE + c % SIDE) + widen(a->last.bias + c) + widen(a->residual + (first + r) * F + c);
             STORE(row + c, x);
             sum += x;
         }
@@ -212,10 +222,8 @@ INLINE void run_rows(const dense *a, const workspace *w, int64_t first, int64_t 
         norm_rows(a, w, first, count);
         return;
     }
-    for (int64_t f = 0; f < F; f += MOST_DEPTH) {
-        const target out = {a->out + first * F + f, SIDE * F, SIDE, F, count, a->last.bias + f, 0};
-        finish_layer(w, &a->last, f, smaller(MOST_DEPTH, F - f), &out);
-    }
+    const target out = {a->out + first * F, SIDE * F, SIDE, F, count, a->last.bias, 0};
+    finish_layer(w, &a->last, 0, F, &out);
 }
 
 /* Whether products are faster here than torch's. */
@@ -230,22 +238,24 @@ int lay_out_weight(const weight *a) {
 
 /* 0 if there was memory for it. Every row is computed alone, so neither threads nor other rows change its bits. */
 int dense_forward(const dense *a) {
-    int64_t partial, whole, x, inner;
-    const int64_t row_size = row_sizes(a, &partial, &whole, &x, &inner);
-    const int64_t most = larger(SIDE, (a->before.panels ? FOR_TWO_LAYERS : FOR_ONE_LAYER) / row_size / SIDE * SIDE);
-    const int64_t at_once = rows_at_once(a->T, a->num_threads, most, SIDE);
-    const int64_t size = round_up(at_once * row_size + 2 * SIDE * SIDE * sizeof(float), 4096);
+    workspace w = {.rows = SIDE};
+    const int64_t most = (a->before.panels ? FOR_TWO_LAYERS : FOR_ONE_LAYER) / lay_out(&w, NULL, a) * SIDE;
+    w.rows = rows_at_once(a->T, a->num_threads, larger(SIDE, most), SIDE);
+    const int64_t at_once = w.rows, size = round_up(lay_out(&w, NULL, a), 4096);
     int fails = 0;
-#pragma omp parallel num_threads(a->num_threads) reduction(| : fails)
+#pragma omp parallel num_threads(a->num_threads) firstprivate(w) reduction(| : fails)
     { /* each has memory of its own: that of many threads in one piece would be mapped anew in every call */
         char *memory = aligned_alloc(4096, size);
+        float finishing[2 * SIDE * SIDE] __attribute__((aligned(64)));
         tile_config before = begin_tiles();
+        w.finishing = finishing;
         fails = !memory;
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < a->T; first += at_once) {
             if (!memory) continue;
             const int64_t count = smaller(at_once, a->T - first);
-            const workspace w = lay_out_workspace(a, memory, round_up(count, SIDE));
+            w.rows = round_up(count, SIDE);
+            lay_out(&w, memory, a);
             run_rows(a, &w, first, count);
         }
         end_tiles(before);
