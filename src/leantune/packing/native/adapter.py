@@ -173,29 +173,34 @@ class Joint:
         """What ``adapter_down`` is given and writes. Rows of A are scaled by E; the last column of the product is one,
         and that of B holds the biases.
         """
-        (rows, width), rank = x_TD.shape, _rank_of(self.places)
-        columns = self.places[-1].row + self.places[-1].size
-        drops = self.mask.kept_levels < LEVELS
+        arguments = self.arguments(x_TD)
+        rows, width, columns, rank = arguments.T, arguments.D, arguments.F, arguments.R
         A, B = x_TD.new_empty(rank, width), x_TD.new_empty(columns, rank)
-        dropped = torch.empty_like(x_TD) if drops else x_TD
+        dropped = torch.empty_like(x_TD) if self.drops else x_TD
         low = x_TD.new_empty(rows + -rows % SIDE, rank)
-        described = self.described()
-        arguments = AdapterForward(
+        arguments.A, arguments.B, arguments.low = A.data_ptr(), B.data_ptr(), low.data_ptr()
+        arguments.dropped = dropped.data_ptr() if self.drops else None
+        return arguments, (A, B, dropped, low)
+
+    @property
+    def drops(self) -> bool:
+        """Whether the updates see dropout(x), not x."""
+        return self.mask.kept_levels < LEVELS
+
+    def arguments(self, x_TD: Tensor) -> AdapterForward:
+        """What ``adapter_down`` is given, but for where it writes."""
+        (rows, width), described = x_TD.shape, self.described()
+        return AdapterForward(
             x=x_TD.data_ptr(),
             projections=described,
             num_projections=len(described),
             T=rows,
             D=width,
-            F=columns,
-            R=rank,
-            A=A.data_ptr(),
-            B=B.data_ptr(),
-            dropped=dropped.data_ptr() if drops else None,
-            low=low.data_ptr(),
+            F=self.places[-1].row + self.places[-1].size,
+            R=_rank_of(self.places),
             mask=self.mask,
             num_threads=torch.get_num_threads(),
         )
-        return arguments, (A, B, dropped, low)
 
     def backward(
         self,

@@ -14,34 +14,78 @@
 #include "rounded.h"
 
 typedef struct {
-    adapter_forward down;                   /* x, and the updates of query, key and value */
-    attention heads;                        /* but for query, key, value and gradients */
-    residual norm, last_norm;               /* behind attention and behind all, with their sums and stats; last_norm.out is
-                                               the layer's */
+    adapter_forward down;                   /* x, and the updates of query, key and value, without memory for anything */
+    attention heads;                        /* the texts and how their heads attend, no more */
+    residual norm, last_norm;               /* behind attention and behind all; last_norm.out is the layer's */
     matrix projected, behind, first, last;  /* W of query, key and value (3 D, D), of the layer behind attention (D, D) and of
                                                the feed-forward block (F, D) and (D, F) */
     const uint16_t *gelu_bias;              /* (F) */
-    uint16_t *qkv;                          /* (T, 3 D) */
-    uint16_t *before;                       /* of the feed-forward block: see `product` */
-    uint16_t *scratch;                      /* (2, rows, D) memory */
+    char *kept;                             /* what the forward pass leaves for the backward pass */
+    int64_t kept_bytes;                     /* of it: written by layer_measure */
 
     const uint16_t *grad_out;               /* from here on for the backward pass: (rows, D) */
     const projection *gradients;            /* the projections of `down`, and where gradients of their factors go */
     matrix projected_back, behind_back, first_back, last_back; /* columns of W, rounded */
-    uint16_t *grad_qkv;                     /* (T, 3 D) memory */
-    uint16_t *grad_heads;                   /* (T, D) memory */
     uint16_t *grad_x;                       /* (T, D) */
     int64_t wants_x;                        /* whether it is wanted; else it is memory */
 } layer;
 
-static attention heads_of(const layer *a) {
-    attention heads = a->heads;
-    const int64_t D = a->down.D;
-    heads.q = a->qkv, heads.k = a->qkv + D, heads.v = a->qkv + 2 * D;
+/* A layer on its way through a pass, with a place for all that its parts write. */
+typedef struct {
+    layer of;
+    uint16_t *qkv;                    /* (T, 3 D) */
+    uint16_t *before;                 /* of the feed-forward block: see `product` */
+    uint16_t *grad_qkv, *grad_heads;  /* (T, 3 D) and (T, D): of a backward pass */
+    uint16_t *scratch;                /* (2, rows, D), where only first tokens are wanted */
+} pass;
+
+#define TAKE(buffer, count) (buffer = (void *)(memory + used), used += round_up((count) * sizeof *buffer, 64))
+
+/* Cuts the memory of what is kept into its parts; without memory it says how much that is. */
+static size_t lay_out_kept(pass *p, char *memory) {
+    layer *a = &p->of;
+    adapter_forward *down = &a->down;
+    const int64_t T = down->T, D = down->D, R = down->R, rows = a->norm.num_rows;
+    size_t used = 0;
+    TAKE(down->A, R * D), TAKE(down->B, down->F * R), TAKE(down->low, round_up(T, SIDE) * R);
+    if (drops_some(down->mask)) TAKE(down->dropped, T * D);
+    TAKE(p->qkv, T * 3 * D);
+    TAKE(a->heads.out, T * D), TAKE(a->heads.stats, 2 * a->heads.num_heads * T);
+    TAKE(a->norm.sum, rows * D), TAKE(a->norm.stats, rows);
+    TAKE(p->before, blocks_of(rows, a->first.rows));
+    TAKE(a->last_norm.sum, rows * D), TAKE(a->last_norm.stats, rows);
+    return used;
+}
+
+/* The same of what a pass needs for itself. */
+static size_t lay_out_own(pass *p, char *memory, const int is_backward) {
+    const int64_t T = p->of.down.T, D = p->of.down.D;
+    size_t used = 0;
+    TAKE(p->scratch, p->of.heads.only_first ? 2 * p->of.norm.num_rows * D : 0);
+    if (is_backward) TAKE(p->grad_qkv, T * 3 * D), TAKE(p->grad_heads, T * D);
+    return used;
+}
+
+static pass begin_pass(const layer *a) {
+    pass p = {.of = *a};
+    lay_out_kept(&p, a->kept);
+    return p;
+}
+
+int layer_measure(layer *a) {
+    pass p = {.of = *a};
+    a->kept_bytes = lay_out_kept(&p, NULL);
+    return 0;
+}
+
+static attention heads_of(const pass *p) {
+    attention heads = p->of.heads;
+    const int64_t D = p->of.down.D;
+    heads.q = p->qkv, heads.k = p->qkv + D, heads.v = p->qkv + 2 * D;
     heads.q_strides[0] = heads.k_strides[0] = heads.v_strides[0] = heads.grad_stride = 3 * D;
     heads.q_strides[1] = heads.k_strides[1] = heads.v_strides[1] = heads.head_width;
-    heads.grad_out = a->grad_heads;
-    heads.grad_q = a->grad_qkv, heads.grad_k = a->grad_qkv + D, heads.grad_v = a->grad_qkv + 2 * D;
+    heads.grad_out = p->grad_heads;
+    heads.grad_q = p->grad_qkv, heads.grad_k = p->grad_qkv + D, heads.grad_v = p->grad_qkv + 2 * D;
     return heads;
 }
 
@@ -70,21 +114,20 @@ typedef struct {
 /* Cuts memory into the buffers of a thread; without memory it says how much that is. */
 static size_t lay_out(bench *b, char *memory, int64_t D, int64_t F) {
     size_t used = 0;
-#define TAKE(buffer, count) (b->buffer = (void *)(memory + used), used += round_up((count) * sizeof *b->buffer, 64))
-    TAKE(rounded, workspace_size(b->rows, larger(D, F)));
-    TAKE(between, blocks_of(b->rows, F));
-    TAKE(one, b->rows * D), TAKE(other, b->rows * D), TAKE(third, b->rows * D);
-#undef TAKE
+    TAKE(b->rounded, workspace_size(b->rows, larger(D, F)));
+    TAKE(b->between, blocks_of(b->rows, F));
+    TAKE(b->one, b->rows * D), TAKE(b->other, b->rows * D), TAKE(b->third, b->rows * D);
     return used;
 }
 
 /* Rows from `first` on, from attention to the end of the layer. */
-static void rows_forward(const layer *a, const bench *b, const uint16_t *attended, const uint16_t *x, int64_t first, int64_t count) {
+static void rows_forward(const pass *p, const bench *b, const uint16_t *attended, const uint16_t *x, int64_t first, int64_t count) {
+    const layer *a = &p->of;
     const int64_t D = a->down.D, place = first * D;
     uint16_t *hidden = b->one;
     const result behind = {.count = count, .w = &a->behind, .out = b->other};
     const result activated = {.count = count, .w = &a->first, .bias = a->gelu_bias,
-                              .before = a->before + blocks_of(first, a->first.rows), .out = b->between};
+                              .before = p->before + blocks_of(first, a->first.rows), .out = b->between};
     const result last = {.count = count, .w = &a->last, .out = b->other};
     multiply(behind, b->rounded, b->rows, attended + place, 0);
     forward_rows(&a->norm, first, count, behind.out, x + place, hidden, are_lines(a->norm.sum, D));
@@ -94,12 +137,13 @@ static void rows_forward(const layer *a, const bench *b, const uint16_t *attende
 }
 
 /* And back: gradients of what came from attention, and of what came past it. */
-static void rows_backward(const layer *a, const bench *b, uint16_t *grad_heads, uint16_t *grad_x, int64_t first, int64_t count) {
+static void rows_backward(const pass *p, const bench *b, uint16_t *grad_heads, uint16_t *grad_x, int64_t first, int64_t count) {
+    const layer *a = &p->of;
     const int64_t D = a->down.D, place = first * D;
     uint16_t *grad_hidden = drops_some(a->last_norm.mask) ? b->other : b->one;
     uint16_t *grad_behind = drops_some(a->norm.mask) ? b->third : grad_x + place;
     const result sloped = {.count = count, .w = &a->last_back, .bias = a->gelu_bias,
-                           .before = a->before + blocks_of(first, a->first.rows), .out = b->between};
+                           .before = p->before + blocks_of(first, a->first.rows), .out = b->between};
     const result hidden = {.count = count, .w = &a->first_back, .out = grad_hidden, .adds = 1};
     const result heads = {.count = count, .w = &a->behind_back, .out = grad_heads + place, .streams = are_lines(grad_heads, D)};
     backward_rows(&a->last_norm, first, count, a->grad_out + place, b->one, grad_hidden);
@@ -110,7 +154,8 @@ static void rows_backward(const layer *a, const bench *b, uint16_t *grad_heads, 
 }
 
 /* All rows behind attention: forward, or backward into `grad_heads` and `grad_x`; 0 if there was memory for it. */
-static int all_rows(const layer *a, const uint16_t *attended, const uint16_t *x, uint16_t *grad_heads, uint16_t *grad_x) {
+static int all_rows(const pass *p, const uint16_t *attended, const uint16_t *x, uint16_t *grad_heads, uint16_t *grad_x) {
+    const layer *a = &p->of;
     const int64_t rows = a->norm.num_rows, D = a->down.D, F = a->first.rows, threads = a->down.num_threads;
     bench b = {.rows = rows_at_once(rows, threads, most_rows(D * D + 2 * D * F, 1), SIDE)};
     const size_t size = lay_out(&b, NULL, D, F);
@@ -123,8 +168,8 @@ static int all_rows(const layer *a, const uint16_t *attended, const uint16_t *x,
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < rows; first += b.rows) {
             const int64_t count = smaller(b.rows, rows - first);
-            if (grad_heads) rows_backward(a, &b, grad_heads, grad_x, first, count);
-            else rows_forward(a, &b, attended, x, first, count);
+            if (grad_heads) rows_backward(p, &b, grad_heads, grad_x, first, count);
+            else rows_forward(p, &b, attended, x, first, count);
         }
         end_streams();
         end_tiles(before);
@@ -133,35 +178,49 @@ static int all_rows(const layer *a, const uint16_t *attended, const uint16_t *x,
     return 0;
 }
 
-/* 0 if there was memory for it. */
-int layer_forward(const layer *a) {
+static int forward(const pass *p) {
+    const layer *a = &p->of;
     const adapter_forward *down = &a->down;
     const product projected = {.x = down->x, .T = down->T, .last = a->projected, .low = down->low, .up = down->B, .R = down->R,
-                               .out = a->qkv, .num_threads = down->num_threads};
-    const attention heads = heads_of(a);
+                               .out = p->qkv, .num_threads = down->num_threads};
+    const attention heads = heads_of(p);
     if (adapter_down(down) || multiply_rounded(&projected) || attention_forward(&heads)) return 1;
-    const uint16_t *attended = wanted_rows(a, a->scratch, heads.out);
-    const uint16_t *x = wanted_rows(a, a->scratch + a->norm.num_rows * down->D, down->x);
-    return all_rows(a, attended, x, NULL, NULL);
+    const uint16_t *attended = wanted_rows(a, p->scratch, heads.out);
+    const uint16_t *x = wanted_rows(a, p->scratch + a->norm.num_rows * down->D, down->x);
+    return all_rows(p, attended, x, NULL, NULL);
 }
 
-/* 0 if there was memory for it. */
-int layer_backward(const layer *a) {
+static int backward(const pass *p) {
+    const layer *a = &p->of;
     const adapter_forward *down = &a->down;
     const int64_t T = down->T, D = down->D, threads = down->num_threads;
     const int only_first = a->heads.only_first != 0;
-    uint16_t *grad_heads = only_first ? a->scratch : a->grad_heads;
-    uint16_t *grad_x = only_first ? a->scratch + a->norm.num_rows * D : a->grad_x;
-    if (all_rows(a, NULL, NULL, grad_heads, grad_x)) return 1;
+    uint16_t *grad_heads = only_first ? p->scratch : p->grad_heads;
+    uint16_t *grad_x = only_first ? p->scratch + a->norm.num_rows * D : a->grad_x;
+    if (all_rows(p, NULL, NULL, grad_heads, grad_x)) return 1;
     if (only_first) {
-        put_first_rows(a, a->grad_heads, grad_heads); /* of other rows nothing is read */
+        put_first_rows(a, p->grad_heads, grad_heads); /* of other rows nothing is read */
         memset(a->grad_x, 0, T * D * sizeof *a->grad_x), put_first_rows(a, a->grad_x, grad_x);
     }
-    const attention heads = heads_of(a);
-    const product projected = {.x = a->grad_qkv, .T = T, .last = a->projected_back, .out = a->grad_x, .adds = 1, .num_threads = threads};
-    const adapter_backward up = {.grad = a->grad_qkv, .dropped = down->dropped ? down->dropped : down->x, .low = down->low,
+    const attention heads = heads_of(p);
+    const product projected = {.x = p->grad_qkv, .T = T, .last = a->projected_back, .out = a->grad_x, .adds = 1, .num_threads = threads};
+    const adapter_backward up = {.grad = p->grad_qkv, .dropped = down->dropped ? down->dropped : down->x, .low = down->low,
                                  .A = down->A, .B = down->B, .projections = a->gradients,
                                  .num_projections = down->num_projections, .T = T, .D = D, .F = down->F, .R = down->R,
                                  .grad_x = a->wants_x ? a->grad_x : NULL, .mask = down->mask, .num_threads = threads};
     return attention_backward(&heads) || (a->wants_x && multiply_rounded(&projected)) || adapter_up(&up);
 }
+
+/* 0 if there was memory for it. */
+static int run(const layer *a, const int is_backward) {
+    pass p = begin_pass(a);
+    char *memory = aligned_alloc(64, larger(64, lay_out_own(&p, NULL, is_backward)));
+    if (!memory) return 1;
+    lay_out_own(&p, memory, is_backward);
+    const int fails = is_backward ? backward(&p) : forward(&p);
+    free(memory);
+    return fails;
+}
+
+int layer_forward(const layer *a) { return run(a, 0); }
+int layer_backward(const layer *a) { return run(a, 1); }
