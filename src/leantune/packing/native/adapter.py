@@ -185,7 +185,7 @@ class Joint:
     @property
     def drops(self) -> bool:
         """Whether the updates see dropout(x), not x."""
-        return self.mask.kept_levels < LEVELS
+        return bool(self.mask.kept_levels < LEVELS)
 
     def arguments(self, x_TD: Tensor) -> AdapterForward:
         """What ``adapter_down`` is given, but for where it writes."""
