@@ -124,13 +124,6 @@ typedef struct {
     int64_t x_width, w_width, rows, columns, depth;
 } factors;
 
-/* Ask for one of even shares of what is multiplied next. Neighbours are asked for one after the other: each page is looked
-   up once, and the processor goes on by itself. */
-INLINE void fetch_share(const uint16_t *next, int64_t index, int64_t lines) {
-    enum { LINE = 32 };
-    for (int64_t i = 0; i < lines; i++) __builtin_prefetch(next + (index * lines + i) * LINE, 0, 1);
-}
-
 /* Columns of a product that are multiplied over some of the depth. */
 typedef struct {
     int64_t column, first, depth;
@@ -150,7 +143,7 @@ INLINE void multiply_piece(const factors *f, const piece *p, float *sums, int ad
         begin_sums(to, SIDE, adds ? own : NULL, SIDE);
         for (int64_t step = 0; step < steps; step++) {
             add_slab(to, SIDE, x + step * SLAB, w + step * SLAB);
-            fetch_share(p->next, row / SIDE * steps + step, lines);
+            fetch_lines(p->next, (row / SIDE * steps + step) * lines, lines);
             if (t) fetch_target(t, row, p->column, share * step, share * (step + 1));
             if (t) finish_rows(before, t, share * step, share * (step + 1));
         }

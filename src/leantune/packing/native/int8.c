@@ -28,8 +28,7 @@ int round_weight(const weight *a) {
             uint8_t *panel = a->panels + first * depth;
             memset(panel, WEIGHT_OFFSET, SIDE * depth);
             for (int64_t f = first; f < smaller(first + SIDE, a->F); f++) {
-                int32_t sum;
-                a->scales[f] = round_row(rounded, STEP, row_of(a->w, f, a->D, 0), &sum);
+                a->scales[f] = round_row(rounded, STEP, row_of(a->w, f, a->D, 0));
                 for (int64_t d = 0; d < depth; d++) panel[place_of(f - first, d)] = (uint8_t)rounded[d] ^ WEIGHT_OFFSET;
             }
         }

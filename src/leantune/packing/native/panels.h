@@ -79,3 +79,9 @@ INLINE void fetch_rows(const uint16_t *x, int64_t stride, int64_t count, int64_t
     for (int64_t r = 0; r < count; r++)
         for (int64_t c = 0; c < width; c += 32) __builtin_prefetch(x + r * stride + c, 0, 2);
 }
+
+/* Ask for `count` cache lines of what is multiplied next, a share of it. Neighbours are asked for one after the other: each page
+   is looked up once, and the processor goes on by itself. */
+INLINE void fetch_lines(const void *next, int64_t first, int64_t count) {
+    for (int64_t i = first; i < first + count; i++) __builtin_prefetch((const char *)next + i * 64, 0, 1);
+}

@@ -53,42 +53,86 @@ INLINE workspace lay_out_workspace(char *memory, int64_t rows, int64_t width) {
 /* As bits, so that what is not finite counts as more than all else and its scale tells: the row comes out as NaN. */
 INLINE float greatest_magnitude(row x) {
     u16x16 greatest = {};
-    for (int64_t c = 0; c < x.width; c += LANES) greatest = greater_words(greatest, load_u16(column_of(x, c)) & 0x7fff);
-    uint32_t most = 0;
-    for (int i = 0; i < LANES; i++) most = greatest[i] > most ? greatest[i] : most;
-    most <<= 16;
+    int64_t c = 0;
+#ifdef __AVX512BW__
+    __m512i most[2] = {};
+    for (; c + 2 * SIDE <= x.width; c += 2 * SIDE)
+        for (int i = 0; i < 2; i++) {
+            const __m512i magnitudes = _mm512_and_si512((__m512i)load_u32(column_of(x, c + i * SIDE)), _mm512_set1_epi16(0x7fff));
+            most[i] = _mm512_max_epu16(most[i], magnitudes);
+        }
+    most[0] = _mm512_max_epu16(most[0], most[1]);
+    greatest = greater_words((u16x16)_mm512_castsi512_si256(most[0]), (u16x16)_mm512_extracti64x4_epi64(most[0], 1));
+#endif
+    for (; c < x.width; c += LANES) greatest = greater_words(greatest, load_u16(column_of(x, c)) & 0x7fff);
+    const uint32_t bits = (uint32_t)greatest_word(greatest) << 16;
     float magnitude;
-    memcpy(&magnitude, &most, sizeof magnitude);
+    memcpy(&magnitude, &bits, sizeof magnitude);
     return magnitude;
 }
 
-/* A row of bf16 in pieces of STEP bytes, `stride` bytes from one to the next, zeros behind its end. Returns its scale, by
-   which the greatest magnitude is 127, and gives the sum of its bytes where that is asked for. */
-INLINE float round_row(int8_t *to, int64_t stride, row from, int32_t *sum) {
+/* STEP numbers of a row of bf16 from column `c` on, times `rate`, as the nearest bytes, zeros behind its end; what is added to
+   `sums` adds up to the sum of these bytes. */
+INLINE void round_step(int8_t *to, row from, int64_t c, float rate, u32x16 *sums) {
     const float to_integer = 12582912.0f; /* 1.5 * 2^23: the lowest byte of the sum is the nearest integer */
-    const float magnitude = greatest_magnitude(from), rate = magnitude > 0 ? 127 / magnitude : 0;
-    u32x16 sums = {};
-    for (int64_t c = 0; c < from.width; c += STEP, to += stride) {
-        u32x16 x[STEP / LANES] = {};
-        for (int i = 0; i < STEP / LANES; i++)
-            if (c + i * LANES < from.width) {
-                x[i] = (u32x16)(widen(column_of(from, c + i * LANES)) * rate + to_integer);
-                if (WEIGHT_OFFSET) sums += x[i] - 0x4b400000; /* the bits of 1.5 * 2^23 */
-            }
-        store_bytes(to, x);
+    const uint32_t zero = 0x4b400000;     /* the bits of 1.5 * 2^23 */
+#ifdef __AVX512BW__
+    if (c + STEP <= from.width) { /* neighbours share a dword before and after: fewer steps to take them apart and pack them */
+        for (int i = 0; i < STEP / SIDE; i++) {
+            const u32x16 pairs = load_u32(column_of(from, c + i * SIDE));
+            const u32x16 first = (u32x16)(first_of(pairs) * rate + to_integer), second = (u32x16)(second_of(pairs) * rate + to_integer);
+            if (WEIGHT_OFFSET) *sums += first + second - 2 * zero;
+            u16x16 bytes = low_words((first & 0xff) | (second << 8));
+            STORE(to + i * SIDE, bytes);
+        }
+        return;
     }
-    *sum = 0;
-    for (int i = 0; WEIGHT_OFFSET && i < LANES; i++) *sum += (int32_t)sums[i];
+#endif
+    u32x16 x[STEP / LANES] = {};
+    for (int i = 0; i < STEP / LANES; i++)
+        if (c + i * LANES < from.width) {
+            x[i] = (u32x16)(widen(column_of(from, c + i * LANES)) * rate + to_integer);
+            if (WEIGHT_OFFSET) *sums += x[i] - zero;
+        }
+    store_bytes(to, x);
+}
+
+INLINE float rate_of(float magnitude) { return magnitude > 0 ? 127 / magnitude : 0; }
+
+/* A row of bf16 in pieces of STEP bytes, `stride` bytes from one to the next, zeros behind its end. Returns its scale, by
+   which the greatest magnitude is 127. */
+INLINE float round_row(int8_t *to, int64_t stride, row from) {
+    const float magnitude = greatest_magnitude(from), rate = rate_of(magnitude);
+    u32x16 sums = {};
+    for (int64_t c = 0; c < from.width; c += STEP, to += stride) round_step(to, from, c, rate, &sums);
     return magnitude / 127;
+}
+
+/* Up to SIDE rows side by side; a step of all of them is one stretch of memory. */
+INLINE void round_rows(int8_t *to, float *scales, int32_t *offsets, const row rows[SIDE], int64_t count) {
+    float rates[SIDE];
+    u32x16 sums[SIDE] = {};
+    for (int64_t r = 0; r < count; r++) {
+        const float magnitude = greatest_magnitude(rows[r]);
+        rates[r] = rate_of(magnitude), scales[r] = magnitude / 127;
+    }
+    for (int64_t c = 0; c < rows[0].width; c += STEP)
+        for (int64_t r = 0; r < count; r++) round_step(to + c * SIDE + r * STEP, rows[r], c, rates[r], sums + r);
+    for (int64_t r = 0; r < count; r++) {
+        uint32_t sum = 0;
+        for (int i = 0; WEIGHT_OFFSET && i < LANES; i++) sum += sums[r][i];
+        offsets[r] = WEIGHT_OFFSET * (int32_t)sum;
+    }
 }
 
 /* `count` of `rows` rows, rounded into this memory. */
 INLINE workspace take_rows(char *memory, int64_t rows, const uint16_t *x, int64_t count, int64_t width, const int in_blocks) {
     const workspace w = lay_out_workspace(memory, rows, width);
-    for (int64_t r = 0; r < count; r++) {
-        int8_t *to = w.rows + r / SIDE * SIDE * depth_of(width) + r % SIDE * STEP;
-        w.scales[r] = round_row(to, SIDE * STEP, row_of(x, r, width, in_blocks), w.offsets + r);
-        w.offsets[r] *= WEIGHT_OFFSET;
+    for (int64_t first = 0; first < count; first += SIDE) {
+        const int64_t some = smaller(SIDE, count - first);
+        row from[SIDE];
+        for (int64_t r = 0; r < some; r++) from[r] = row_of(x, first + r, width, in_blocks);
+        round_rows(w.rows + first * depth_of(width), w.scales + first, w.offsets + first, from, some);
     }
     return w;
 }
@@ -174,11 +218,19 @@ INLINE const float *updates_of(const result *a, float *updates, int64_t row, int
     return updates;
 }
 
+/* Lines of W to ask for in each step, so that those of the next columns are there when these are done; 0 where all of W stays
+   in the second cache. */
+INLINE int64_t lines_ahead(const matrix *w, int64_t rows) {
+    const int64_t blocks = (rows + SIDE - 1) / SIDE;
+    return w->rows * w->width > 1 << 20 ? (SIDE * STEP / 64 + blocks - 1) / blocks : 0;
+}
+
 /* A block is finished while the next is multiplied: AMX works beside the other units of a core. */
 INLINE void multiply_taken(const result *a, const int kind) {
     const workspace *w = a->x;
     const matrix *m = a->w;
     const int64_t depth = depth_of(m->width), steps = depth / STEP, share = (SIDE + steps - 1) / steps;
+    const int64_t lines = lines_ahead(m, a->count);
     block before = {};
     for (int64_t column = 0; column < m->rows; column += SIDE)
         for (int64_t row = 0; row < a->count; row += SIDE) {
@@ -189,6 +241,7 @@ INLINE void multiply_taken(const result *a, const int kind) {
             for (int64_t step = 0; step < steps; step += STEPS_AT_ONCE) {
                 const int64_t now = smaller(STEPS_AT_ONCE, steps - step);
                 add_steps(sums, x + step * SIDE * STEP, panel + step * SIDE * STEP, now);
+                fetch_lines(panel + SIDE * depth, (row / SIDE * steps + step) * lines, lines * now);
                 fetch_rows_of(a, column, row + share * step, row + smaller(SIDE, share * (step + now)), kind);
                 finish_rows(&before, share * step, share * (step + now), a, kind);
             }

@@ -66,6 +66,17 @@ INLINE u16x16 greater_words(u16x16 a, u16x16 b) {
 #endif
 }
 
+INLINE uint16_t greatest_word(u16x16 x) {
+#ifdef __AVX2__
+    const __m128i most = _mm_max_epu16(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    return ~_mm_cvtsi128_si32(_mm_minpos_epu16(_mm_xor_si128(most, _mm_set1_epi32(-1))));
+#else
+    uint16_t most = 0;
+    for (int i = 0; i < LANES; i++) most = x[i] > most ? x[i] : most;
+    return most;
+#endif
+}
+
 INLINE f32x16 first_of(u32x16 pairs) { return (f32x16)(pairs << 16); }
 INLINE f32x16 second_of(u32x16 pairs) { return (f32x16)(pairs & 0xffff0000); }
 
