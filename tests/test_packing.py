@@ -354,9 +354,8 @@ def test_the_encoder_sees_a_round_number_of_tokens_and_their_surplus_changes_not
     classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0))
     batch = pack(random_tokens(LENGTHS), np.arange(len(LENGTHS)), position_offset=classifier.position_offset)
     seen: list[int] = []
-    classifier.model.base_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
-    )
+    embeddings = classifier.model.get_input_embeddings()
+    embeddings.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
 
     def logits_and_gradients():
         classifier.zero_grad()

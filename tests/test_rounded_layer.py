@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from leantune.adalora.attention import PackedAttention, PackedLayer
+from leantune.adalora.attention import PackedAttention, PackedLayer, encode
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
@@ -69,14 +69,17 @@ def in_parts() -> Iterator[None]:
 
 
 def learnt(
-    module: PackedLayer, x: Tensor, lengths: list[int], weight: Tensor, *, first: bool
+    module: PackedLayer | nn.ModuleList, x: Tensor, lengths: list[int], weight: Tensor, *, first: bool
 ) -> dict[str, Tensor]:
     """What comes out, and the gradients of all that learns and of ``x``, by name."""
-    module.attention.get_submodule("self").dropout.stream.reseed(7, 0, 0)
+    layers: Any = module if isinstance(module, nn.ModuleList) else [module]
+    streams = {id(each.stream): each.stream for each in module.modules() if isinstance(each, PooledDropout)}
+    for stream in streams.values():
+        stream.reseed(7, 0, 0)
     batch = pack([np.zeros(length, np.int32) for length in lengths], np.arange(len(lengths)))
-    plan = AttentionPlan.of(batch, DropoutStream(0), module.attention if first else None)
-    plan.stream = module.attention.get_submodule("self").dropout.stream
-    out = module(x, packed=plan)
+    plan = AttentionPlan.of(batch, DropoutStream(0), layers[-1].attention if first else None)
+    plan.stream = next(iter(streams.values()))
+    out = encode(layers, x, plan)
     learns = {name: p for name, p in module.named_parameters() if p.requires_grad}
     learns |= {"x": x} if x.requires_grad else {}
     grads = torch.autograd.grad(out, list(learns.values()), weight)
@@ -116,6 +119,38 @@ def test_a_layer_is_its_parts(lengths, ranks, wants_x, first, p, seed):
         expected = learnt(module, x, lengths, weight, first=first)
     assert_same(found, expected)
     assert all(torch.isfinite(value).all() for value in found.values())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    ranks=st.lists(st.tuples(*[st.sampled_from([0, 3, 17])] * 3), min_size=2, max_size=4).filter(
+        lambda ranks: any(map(any, ranks))
+    ),
+    frozen=st.sets(st.integers(0, 3)),
+    wants_x=st.booleans(),
+    first=st.booleans(),
+    p=st.sampled_from([0.0, 0.3]),
+)
+def test_layers_together_are_one_after_the_other(ranks, frozen, wants_x, first, p):
+    torch.manual_seed(0)
+    lengths, layers = [3, 40, 77], nn.ModuleList(layer_of(each, p) for each in ranks)
+    x, weight = rows_for(lengths, first=first, wants_x=wants_x)
+    for number in frozen & set(range(len(ranks))):
+        layers[number].requires_grad_(False)
+    assume(wants_x or any(parameter.requires_grad for parameter in layers.parameters()))
+    found = learnt(layers, x, lengths, weight, first=first)
+    with in_parts():
+        assert_same(found, learnt(layers, x, lengths, weight, first=first))
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_a_layer_that_goes_by_parts_may_be_among_them(odd):
+    lengths, layers = [9, 30], nn.ModuleList(layer_of((3, 0, 5), 0.0) for _ in range(3))
+    layers[odd].attention.output.LayerNorm.requires_grad_(True)
+    x, weight = rows_for(lengths, first=False, wants_x=True)
+    found = learnt(layers, x, lengths, weight, first=False)
+    with in_parts():
+        assert_same(found, learnt(layers, x, lengths, weight, first=False))
 
 
 def test_a_layer_without_adapters_hands_gradients_on():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from leantune import mpnet
+from leantune.adalora.attention import encode
 from leantune.errors import UsageError
 from leantune.packing.batch import PackedBatch
 from leantune.packing.plan import AttentionPlan
@@ -28,6 +29,14 @@ def _from_zero(model: Any) -> int:
 def _encode(model: Any, inputs: Mapping[str, Tensor], plan: AttentionPlan) -> Tensor:
     hidden: Tensor = model.base_model(**inputs, packed=plan).last_hidden_state
     return hidden
+
+
+def _encode_bert_like(model: Any, inputs: Mapping[str, Tensor], plan: AttentionPlan) -> Tensor:
+    encoder = model.base_model
+    hidden: Tensor = encoder.embeddings(**inputs)
+    if hasattr(encoder, "embeddings_project"):  # ELECTRA's may be narrower than its layers
+        hidden = encoder.embeddings_project(hidden)
+    return encode(encoder.encoder.layer, hidden, plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,7 @@ def _bert_like(prefix: str, **rest: Any) -> Architecture:
     return Architecture(
         attention_targets=("query", "value"),
         narrowing=Narrowing(f"{last}.self", f"{last}.output"),
+        encode=_encode_bert_like,
         embeddings=f"{prefix}.embeddings",
         layers=(layer,),
         residual_blocks=(f"{layer}.output",),

@@ -5,6 +5,7 @@ T packed tokens, S texts, N heads, H head width, D model width.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from leantune.packing.native.dense import can_multiply, dense
 from leantune.packing.native.feed_forward import FeedForward
 from leantune.packing.native.gelu import bias_apart
 from leantune.packing.native.int8 import is_linear, product_side_by_side, rounding_of
-from leantune.packing.native.layer import RoundedLayer
+from leantune.packing.native.layer import RoundedLayer, through_layers
 from leantune.packing.native.library import learns
 from leantune.packing.native.norm import NormOfSum, can_normalise
 from leantune.packing.native.residual import add_and_norm
@@ -178,17 +179,39 @@ class PackedLayer(nn.Module):
 
     def forward(self, hidden_states: Tensor, *unused: Any, packed: AttentionPlan, **more: Any) -> Tensor:
         """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` as `PackedAttention`."""
-        parts = self.attention.parts()
-        block = parts.block(hidden_states, packed)
-        if block is not None and (whole := self._whole(block, hidden_states)) is not None:
-            return whole(hidden_states)
-        hidden = parts.one_by_one(hidden_states, packed) if block is None else block(hidden_states)
-        out: Tensor = self.output(self.intermediate(hidden), hidden)
-        return out
+        return encode([self], hidden_states, packed)
 
-    def _whole(self, block: AttentionBlock, x: Tensor) -> RoundedLayer | None:
+    def prepared(self, x: Tensor, packed: AttentionPlan) -> RoundedLayer | Callable[[Tensor], Tensor]:
+        """What computes the layer for inputs like ``x``, with its masks drawn."""
+        parts = self.attention.parts()
+        block = parts.block(x, packed)
         feed_forward: FeedForward | None = getattr(self.output, "block", None)
-        return None if feed_forward is None else RoundedLayer.of(block, feed_forward, x)
+        if block is not None and feed_forward is not None:
+            whole = RoundedLayer.of(block, feed_forward, x)
+            if whole is not None:
+                return whole
+
+        def in_parts(x: Tensor) -> Tensor:
+            hidden = parts.one_by_one(x, packed) if block is None else block(x)
+            out: Tensor = self.output(self.intermediate(hidden), hidden)
+            return out
+
+        return in_parts
+
+
+def encode(layers: Iterable[PackedLayer], x: Tensor, packed: AttentionPlan) -> Tensor:
+    """``(1, T, D)`` through one layer after the other, those in int8 together: ``(1, T, D)``, or ``(1, S, D)`` as
+    `PackedAttention`.
+    """
+    together: list[RoundedLayer] = []
+    for layer in layers:
+        prepared = layer.prepared(x, packed)
+        if isinstance(prepared, RoundedLayer):
+            together.append(prepared)
+            continue
+        x = prepared(through_layers(x, together) if together else x)
+        together = []
+    return through_layers(x, together) if together else x
 
 
 def pack_layers(model: nn.Module, names: list[str]) -> None:

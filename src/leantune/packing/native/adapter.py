@@ -162,6 +162,11 @@ class Joint:
             for factor in ((each.update.A, each.update.E, each.update.B) if each.update else (None,) * 3)
         ]
 
+    @property
+    def num_factors(self) -> int:
+        """How many `factors` there are."""
+        return 3 * len(self.projections)
+
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Saved]:
         """All outputs ``(T, F)``, and what `backward` wants."""
         arguments, saved = self.down(x_TD)

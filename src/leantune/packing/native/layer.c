@@ -1,4 +1,4 @@
-/* A layer of BERT's kind in int8 as one call each way: attention with adapters, what is behind it, and the feed-forward block.
+/* Layers of BERT's kind in int8 as one call each way: attention with adapters, what is behind it, and the feed-forward block.
 
    Behind attention some rows at a time pass through all that is left of the layer, and come back through it, before the next
    do: what lies between stays in the second cache.
@@ -29,6 +29,12 @@ typedef struct {
     uint16_t *grad_x;                       /* (T, D) */
     int64_t wants_x;                        /* whether it is wanted; else it is memory */
 } layer;
+
+/* Layers, of which each takes what the one before gives. */
+typedef struct {
+    const layer *const *layers;
+    int64_t num_layers;
+} stack;
 
 /* A layer on its way through a pass, with a place for all that its parts write. */
 typedef struct {
@@ -222,5 +228,14 @@ static int run(const layer *a, const int is_backward) {
     return fails;
 }
 
-int layer_forward(const layer *a) { return run(a, 0); }
-int layer_backward(const layer *a) { return run(a, 1); }
+int layers_forward(const stack *s) {
+    int fails = 0;
+    for (int64_t i = 0; !fails && i < s->num_layers; i++) fails = run(s->layers[i], 0);
+    return fails;
+}
+
+int layers_backward(const stack *s) {
+    int fails = 0;
+    for (int64_t i = s->num_layers; !fails && i > 0; i--) fails = run(s->layers[i - 1], 1);
+    return fails;
+}

@@ -1,4 +1,4 @@
-"""A layer of BERT's kind in int8 as one graph node and, each way, as one call (`layer.c`): with a call for every kernel
+"""Layers of BERT's kind in int8 as one graph node and, each way, as one call (`layer.c`): with a call for every kernel
 a quarter of a step of MiniLM was Python between them.
 
 Shape letters: T packed tokens, S texts, N heads, D model width, F width between the layers of the feed-forward block.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -45,6 +46,16 @@ class _Arguments(ctypes.Structure):
     )
 
 
+class _Stack(ctypes.Structure):
+    """``stack`` of ``layer.c``, field by field."""
+
+    _fields_ = (("layers", ctypes.POINTER(ctypes.POINTER(_Arguments))), ("num_layers", ctypes.c_int64))
+
+    @classmethod
+    def of(cls, layers: Sequence[_Arguments]) -> _Stack:
+        return cls((ctypes.POINTER(_Arguments) * len(layers))(*map(ctypes.pointer, layers)), len(layers))
+
+
 @dataclass(frozen=True, slots=True)
 class RoundedLayer:
     """Attention and feed-forward block, each with its residual and norm."""
@@ -70,14 +81,8 @@ class RoundedLayer:
         weights = (projected, behind, first.rounded, last.rounded)
         return cls(block, weights, first.bias, feed_forward.norm())
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` as `AttentionBlock`."""
-        factors = self.block.joint.factors()
-        out: Tensor = _RoundedLayer.apply(x.flatten(0, 1).contiguous(), self, *factors)  # type: ignore[no-untyped-call]
-        return out[None]
-
-    def forward(self, x_TD: Tensor) -> tuple[Tensor, _Arguments, Tensor]:
-        """The layer's output, what the kernels were given, and the memory of what they keep for the backward pass."""
+    def arguments(self, x_TD: Tensor) -> _Arguments:
+        """What the kernels are given to go forward, but for where ``x`` is and where they write."""
         block, (num_tokens, width) = self.block, x_TD.shape
         only_first = block.attention.only_first
         rows = len(block.attention.plan.lengths) if only_first else num_tokens
@@ -90,48 +95,77 @@ class RoundedLayer:
         )
         for name, weight in zip(_MATRICES, self.weights, strict=True):
             setattr(arguments, name, weight.by_row.as_argument())
-        call("layer_measure", arguments)
-        kept, out = torch.empty(arguments.kept_bytes, dtype=torch.uint8), x_TD.new_empty(rows, width)
-        arguments.kept, arguments.last_norm.out = kept.data_ptr(), out.data_ptr()
-        call("layer_forward", arguments)
-        return out, arguments, kept
+        return arguments
 
-    def backward(
-        self,
-        arguments: _Arguments,
-        grad_out: Tensor,
-        grad_x: Tensor,
-        wants_factors: Sequence[bool],
-    ) -> list[Tensor | None]:
-        """The gradients of those factors of the adapters that are wanted; that of x goes to ``grad_x``, if
-        ``arguments`` say so.
-        """
+    def add_gradients(self, arguments: _Arguments, wants_factors: Sequence[bool]) -> list[Tensor | None]:
+        """Tell the kernels to come back, too; returns memory for the gradients of the adapters' factors."""
         grads = self.block.joint.gradients(wants_factors)
+        arguments.gradients = self.block.joint.described(grads)
         for name, weight in zip(_MATRICES, self.weights, strict=True):
             setattr(arguments, f"{name}_back", weight.by_column.as_argument())
-        arguments.gradients = self.block.joint.described(grads)
-        arguments.grad_out, arguments.grad_x = grad_out.data_ptr(), grad_x.data_ptr()
-        call("layer_backward", arguments)
         return grads
 
 
-class _RoundedLayer(torch.autograd.Function):
+def through_layers(x: Tensor, layers: Sequence[RoundedLayer]) -> Tensor:
+    """``(1, T, D)`` through one layer after the other: ``(1, T, D)``, or ``(1, S, D)`` as `AttentionBlock`."""
+    x_TD = x.flatten(0, 1).contiguous()
+    below = 0 if x.requires_grad else sum(1 for _ in takewhile(_learns_nothing, layers))
+    for layer in layers[:below]:  # each lets go of what it kept before the next begins
+        x_TD = _through(x_TD, [layer])
+    return (_through(x_TD, layers[below:]) if layers[below:] else x_TD)[None]
+
+
+def _learns_nothing(layer: RoundedLayer) -> bool:
+    return not any(factor is not None and factor.requires_grad for factor in layer.block.joint.factors())
+
+
+def _through(x_TD: Tensor, layers: Sequence[RoundedLayer]) -> Tensor:
+    factors = [factor for layer in layers for factor in layer.block.joint.factors()]
+    out: Tensor = _RoundedLayers.apply(x_TD, layers, *factors)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _RoundedLayers(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, layer: RoundedLayer, *factors: Tensor | None) -> Tensor:
-        out, ctx.arguments, kept = layer.forward(x_TD)
-        x = None if layer.block.joint.drops else x_TD  # else what is left of it is kept
-        ctx.save_for_backward(kept, x, *factors)  # those of the adapters: what changes in them is noticed
-        ctx.layer, ctx.shape = layer, x_TD.shape
-        return out
+    def forward(ctx: Any, x_TD: Tensor, layers: Sequence[RoundedLayer], *factors: Tensor | None) -> Tensor:
+        outputs, kept, stack = [x_TD], [], []
+        for layer in layers:
+            arguments = layer.arguments(outputs[-1])
+            call("layer_measure", arguments)
+            outputs.append(x_TD.new_empty(arguments.last_norm.num_rows, x_TD.shape[1]))
+            kept.append(torch.empty(arguments.kept_bytes, dtype=torch.uint8))
+            arguments.last_norm.out, arguments.kept = outputs[-1].data_ptr(), kept[-1].data_ptr()
+            stack.append(arguments)
+        call("layers_forward", _Stack.of(stack))
+        # of an input that is dropped out what is left is among what is kept
+        inputs = [
+            None if layer.block.joint.drops else x for layer, x in zip(layers, outputs[:-1], strict=True)
+        ]
+        ctx.save_for_backward(*kept, *inputs, *factors)  # factors: what changes in them is noticed
+        ctx.layers, ctx.stack, ctx.shape = layers, stack, x_TD.shape
+        return outputs[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        layers, count = ctx.layers, len(ctx.layers)
         wants_x, _, *wants_factors = ctx.needs_input_grad
-        (kept, x), arguments = ctx.saved_tensors[:2], ctx.arguments
-        # a graph that computes again what it did not keep has it in another place
-        arguments.kept, arguments.down.x = kept.data_ptr(), None if x is None else x.data_ptr()
-        arguments.wants_x, grad_out = wants_x, grad_outputs[0].contiguous()
-        grad_x = grad_out.new_empty(ctx.shape)
-        grads = ctx.layer.backward(arguments, grad_out, grad_x, wants_factors)
-        return grad_x if wants_x else None, None, *grads
+        kept, inputs = ctx.saved_tensors[:count], ctx.saved_tensors[count : 2 * count]
+        grads: list[Tensor | None] = []
+        passed = [grad_outputs[0].new_empty(ctx.shape) for _ in range(2)]  # from layer to layer, in turn
+        above = grad_outputs[0].contiguous()
+        for number in reversed(range(count)):
+            arguments, below = ctx.stack[number], passed[number % 2]
+            # a graph that computes again what it did not keep has it in another place
+            arguments.kept, arguments.down.x = kept[number].data_ptr(), _address(inputs[number])
+            arguments.grad_out, arguments.grad_x = above.data_ptr(), below.data_ptr()
+            arguments.wants_x, above = wants_x or number > 0, below
+            own = layers[number].block.joint.num_factors
+            wanted, wants_factors = wants_factors[-own:], wants_factors[:-own]
+            grads = layers[number].add_gradients(arguments, wanted) + grads
+        call("layers_backward", _Stack.of(ctx.stack))
+        return above if wants_x else None, None, *grads
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
