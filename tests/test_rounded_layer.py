@@ -20,7 +20,6 @@ from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native.feed_forward import FeedForward
 from leantune.packing.native.gelu import GeluLayer, NativeGelu
 from leantune.packing.native.int8 import use_int8_products, why_no_int8
-from leantune.packing.native.layer import RoundedLayer
 from leantune.packing.native.residual import ResidualBlock
 from leantune.packing.plan import AttentionPlan
 
@@ -64,7 +63,7 @@ def norm() -> nn.LayerNorm:
 @contextmanager
 def in_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RoundedLayer, "of", classmethod(lambda *_: None))
+        patch.setattr(PackedLayer, "whole", lambda *_: None)
         yield
 
 
@@ -191,11 +190,11 @@ def test_a_second_backward_pass_is_refused_and_a_changed_factor_noticed():
     module = layer_of((3, 0, 5), 0.0)
     x, _ = rows_for([9, 30], first=False, wants_x=True)
     batch = pack([np.zeros(length, np.int32) for length in (9, 30)], np.arange(2))
-    total = module(x, packed=AttentionPlan.of(batch, DropoutStream(0))).float().sum()
+    total = encode([module], x, AttentionPlan.of(batch, DropoutStream(0))).float().sum()
     total.backward()
     with pytest.raises(RuntimeError, match="second time"):
         total.backward()
-    total = module(x, packed=AttentionPlan.of(batch, DropoutStream(0))).float().sum()
+    total = encode([module], x, AttentionPlan.of(batch, DropoutStream(0))).float().sum()
     with torch.no_grad():
         module.get_parameter("attention.self.query.lora_A").add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -5,7 +5,7 @@ T packed tokens, S texts, N heads, H head width, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,39 +179,31 @@ class PackedLayer(nn.Module):
 
     def forward(self, hidden_states: Tensor, *unused: Any, packed: AttentionPlan, **more: Any) -> Tensor:
         """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` as `PackedAttention`."""
-        return encode([self], hidden_states, packed)
+        hidden = self.attention(hidden_states, packed)
+        out: Tensor = self.output(self.intermediate(hidden), hidden)
+        return out
 
-    def prepared(self, x: Tensor, packed: AttentionPlan) -> RoundedLayer | Callable[[Tensor], Tensor]:
-        """What computes the layer for inputs like ``x``, with its masks drawn."""
-        parts = self.attention.parts()
-        block = parts.block(x, packed)
+    def whole(self, x: Tensor, packed: AttentionPlan) -> RoundedLayer | None:
+        """The layer for inputs like ``x`` in int8, with its masks drawn; None where it goes by parts."""
         feed_forward: FeedForward | None = getattr(self.output, "block", None)
-        if block is not None and feed_forward is not None:
-            whole = RoundedLayer.of(block, feed_forward, x)
-            if whole is not None:
-                return whole
-
-        def in_parts(x: Tensor) -> Tensor:
-            hidden = parts.one_by_one(x, packed) if block is None else block(x)
-            out: Tensor = self.output(self.intermediate(hidden), hidden)
-            return out
-
-        return in_parts
+        if feed_forward is None or not feed_forward.is_rounded(x):
+            return None
+        block = self.attention.parts().block(x, packed)
+        return None if block is None else RoundedLayer.of(block, feed_forward, x)
 
 
 def encode(layers: Iterable[PackedLayer], x: Tensor, packed: AttentionPlan) -> Tensor:
-    """``(1, T, D)`` through one layer after the other, those in int8 together: ``(1, T, D)``, or ``(1, S, D)`` as
-    `PackedAttention`.
+    """``(1, T, D)`` through one layer after the other, those in int8 together and without a call of their modules:
+    ``(1, T, D)``, or ``(1, S, D)`` as `PackedAttention`.
     """
     together: list[RoundedLayer] = []
     for layer in layers:
-        prepared = layer.prepared(x, packed)
-        if isinstance(prepared, RoundedLayer):
-            together.append(prepared)
-            continue
-        x = prepared(through_layers(x, together) if together else x)
-        together = []
-    return through_layers(x, together) if together else x
+        whole = layer.whole(x, packed)
+        if whole is not None:
+            together.append(whole)
+        else:
+            x, together = layer(through_layers(x, together), packed=packed), []
+    return through_layers(x, together)
 
 
 def pack_layers(model: nn.Module, names: list[str]) -> None:

@@ -71,11 +71,13 @@ class RoundedLayer:
 
     @classmethod
     def of(cls, block: AttentionBlock, feed_forward: FeedForward, x: Tensor) -> RoundedLayer | None:
-        """Both blocks as one for ``x``; None where a product is not in int8, or all heads are not as wide as x."""
+        """Both blocks as one for ``x``, of which the second is in int8; None where the first is not, or all heads are not
+        as wide as x.
+        """
         projected, behind = block.joint.weight, block.behind
         if not (isinstance(projected, Int8Weight) and isinstance(behind, Int8Weight)):
             return None
-        if behind.weights[0].shape[1] != x.shape[-1] or not feed_forward.is_rounded(x):
+        if behind.weights[0].shape[1] != x.shape[-1]:
             return None
         first, last = feed_forward.layers
         weights = (projected, behind, first.rounded, last.rounded)
@@ -108,6 +110,8 @@ class RoundedLayer:
 
 def through_layers(x: Tensor, layers: Sequence[RoundedLayer]) -> Tensor:
     """``(1, T, D)`` through one layer after the other: ``(1, T, D)``, or ``(1, S, D)`` as `AttentionBlock`."""
+    if not layers:
+        return x
     x_TD = x.flatten(0, 1).contiguous()
     below = 0 if x.requires_grad else sum(1 for _ in takewhile(_learns_nothing, layers))
     for layer in layers[:below]:  # each lets go of what it kept before the next begins
