@@ -71,8 +71,8 @@ class RoundedLayer:
 
     @classmethod
     def of(cls, block: AttentionBlock, feed_forward: FeedForward, x: Tensor) -> RoundedLayer | None:
-        """Both blocks as one for ``x``, of which the second is in int8; None where the first is not, or all heads are not
-        as wide as x.
+        """Both blocks as one for ``x``, of which the second is in int8; None where the first is not, or where all heads
+        are not as wide as x.
         """
         projected, behind = block.joint.weight, block.behind
         if not (isinstance(projected, Int8Weight) and isinstance(behind, Int8Weight)):
