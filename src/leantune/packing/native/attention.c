@@ -112,20 +112,21 @@ INLINE void softmax_backward_panel(task *t, const int64_t H, int64_t query, int6
     }
     for (int64_t key = first; key < end; key += 2) {
         u32x16 levels = drops ? levels_of(t, query, key) : (u32x16){};
-        f32x16 grad[2] = {};
+        f32x16 grad[2] = {}, dropped[2] = {};
         for (int i = 0; i < 2 && key + i < end; i++, levels >>= 16) {
             f32x16 weight = exp2_f32(scores_of(t, query, key + i, biased) - stats[0]) * stats[1];
             if (windowed) weight = kept(visible(a->window, query, key + i), weight);
-            f32x16 dropped = weight, grad_weight = load_f32(t->grad_weights + (key + i) * LANES);
+            dropped[i] = weight;
+            f32x16 grad_weight = load_f32(t->grad_weights + (key + i) * LANES);
             if (drops) {
                 u32x16 mask = (u32x16)((levels & 0xffff) < a->kept_levels);
-                dropped = kept(mask, weight), grad_weight = kept(mask, grad_weight) * kept_value;
+                dropped[i] = kept(mask, weight), grad_weight = kept(mask, grad_weight) * kept_value;
             }
             grad[i] = weight * (grad_weight - mean);
-            store_bf16(t->weight_rows + (key + i) * DEPTH + query % DEPTH, dropped);
-            store_bf16(t->grad_rows + (key + i) * DEPTH + query % DEPTH, grad[i]);
         }
-        u32x16 pairs = pairs_bf16(grad[0], grad[1]);
+        const int64_t place = key * DEPTH + query % DEPTH; /* behind an odd last key there is a row, too */
+        store_rows_bf16(t->weight_rows + place, DEPTH, dropped);
+        u32x16 pairs = store_rows_bf16(t->grad_rows + place, DEPTH, grad);
         STORE(t->weight_pairs + key / 2 * LANES, pairs);
     }
     for (int64_t p = (end + 1) / 2; p < last / 2; p++) memset(t->weight_pairs + p * LANES, 0, 64);
@@ -186,9 +187,14 @@ INLINE void backward_task(task *t, const int64_t H, const int drops, const int w
     const int64_t place = t->first * a->grad_stride + t->head * H;
     const float kept_value = 65536.0f / a->kept_levels;
     for (int64_t key = 0; key < t->length; key++)
-        for (int64_t h = 0; h < H; h += LANES) {
-            store_bf16(a->grad_k + place + key * a->grad_stride + h, load_f32(t->grad_k + key * H + h) * a->scaling);
-            store_bf16(a->grad_v + place + key * a->grad_stride + h, load_f32(t->grad_v + key * H + h) * kept_value);
+        for (int64_t h = 0; h < H; h += 2 * LANES) {
+            f32x16 k[2], v[2];
+            for (int i = 0; i < 2; i++) {
+                k[i] = load_f32(t->grad_k + key * H + h + i * LANES) * a->scaling;
+                v[i] = load_f32(t->grad_v + key * H + h + i * LANES) * kept_value;
+            }
+            store_two_bf16(a->grad_k + place + key * a->grad_stride + h, k);
+            store_two_bf16(a->grad_v + place + key * a->grad_stride + h, v);
         }
 }
 

@@ -80,16 +80,22 @@ INLINE uint16_t greatest_word(u16x16 x) {
 INLINE f32x16 first_of(u32x16 pairs) { return (f32x16)(pairs << 16); }
 INLINE f32x16 second_of(u32x16 pairs) { return (f32x16)(pairs & 0xffff0000); }
 
-/* Two rows as pairs: the first in the lower half of each dword. */
-INLINE u32x16 pairs_bf16(f32x16 first, f32x16 second) {
 #ifdef __AVX512BF16__
+/* Two rows of bf16 as pairs: the first in the lower half of each dword. */
+INLINE u32x16 pairs_of_rows(__m512i rows) {
 #define PAIR(i) i, 16 + i
     typedef uint16_t u16x32 __attribute__((vector_size(64)));
-    u16x32 rows = (u16x32)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
     const u16x32 places = {PAIR(0), PAIR(1), PAIR(2),  PAIR(3),  PAIR(4),  PAIR(5),  PAIR(6),  PAIR(7),
                            PAIR(8), PAIR(9), PAIR(10), PAIR(11), PAIR(12), PAIR(13), PAIR(14), PAIR(15)};
 #undef PAIR
-    return (u32x16)_mm512_permutexvar_epi16((__m512i)places, (__m512i)rows);
+    return (u32x16)_mm512_permutexvar_epi16((__m512i)places, rows);
+}
+#endif
+
+/* The same of two rows of fp32. */
+INLINE u32x16 pairs_bf16(f32x16 first, f32x16 second) {
+#ifdef __AVX512BF16__
+    return pairs_of_rows((__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
 #else
     return (round_bf16(first) >> 16) | (round_bf16(second) & 0xffff0000);
 #endif
@@ -111,6 +117,20 @@ INLINE void store_two_bf16(uint16_t *to, const f32x16 x[2]) {
     STORE(to, both);
 #else
     for (int i = 0; i < 2; i++) store_bf16(to + i * LANES, x[i]);
+#endif
+}
+
+/* Two vectors to rows that are `stride` apart; returns them as pairs. */
+INLINE u32x16 store_rows_bf16(uint16_t *to, int64_t stride, const f32x16 x[2]) {
+#ifdef __AVX512BF16__
+    const __m512i rows = (__m512i)_mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]);
+    const __m256i first = _mm512_castsi512_si256(rows), second = _mm512_extracti64x4_epi64(rows, 1);
+    STORE(to, first);
+    STORE(to + stride, second);
+    return pairs_of_rows(rows);
+#else
+    for (int i = 0; i < 2; i++) store_bf16(to + i * stride, x[i]);
+    return pairs_bf16(x[0], x[1]);
 #endif
 }
 
