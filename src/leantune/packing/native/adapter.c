@@ -107,11 +107,9 @@ typedef struct {
 /* Cuts this thread's memory into its buffers; without memory it says how much that is. */
 static size_t lay_out(workspace *w, char *memory, int64_t F, int64_t R) {
     size_t used = 0;
-#define TAKE(buffer, count) (w->buffer = (void *)(memory + used), used += round_up((count) * sizeof *w->buffer, 64))
-    TAKE(copy, MOST_ROWS * F), TAKE(sums, MOST_ROWS * R), TAKE(grad_low, MOST_ROWS * R);
-    TAKE(pairs, MOST_ROWS / 2 * larger(SIDE, R));
-    TAKE(low_rows, R * MOST_ROWS / 2), TAKE(grad_low_rows, R * MOST_ROWS / 2);
-#undef TAKE
+    TAKE(w->copy, MOST_ROWS * F), TAKE(w->sums, MOST_ROWS * R), TAKE(w->grad_low, MOST_ROWS * R);
+    TAKE(w->pairs, MOST_ROWS / 2 * larger(SIDE, R));
+    TAKE(w->low_rows, R * MOST_ROWS / 2), TAKE(w->grad_low_rows, R * MOST_ROWS / 2);
     return used;
 }
 

@@ -61,12 +61,10 @@ typedef struct {
 static size_t lay_out(workspace *w, char *memory, const dense *a) {
     const int has_two = a->before.panels != NULL;
     size_t used = 0;
-#define TAKE(buffer, count) (w->buffer = (void *)(memory + used), used += (count) * sizeof *w->buffer)
-    TAKE(part, w->rows * SIDE);
-    TAKE(whole, a->residual ? w->rows * a->last.rows : 0);
-    TAKE(x, w->rows * (has_two ? a->before.width : a->last.width));
-    TAKE(inner, has_two ? w->rows * piece_of(a->last.width, MOST_INNER) : 0);
-#undef TAKE
+    TAKE(w->part, w->rows * SIDE);
+    TAKE(w->whole, a->residual ? w->rows * a->last.rows : 0);
+    TAKE(w->x, w->rows * (has_two ? a->before.width : a->last.width));
+    TAKE(w->inner, has_two ? w->rows * piece_of(a->last.width, MOST_INNER) : 0);
     return used;
 }
 

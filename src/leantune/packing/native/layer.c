@@ -45,8 +45,6 @@ typedef struct {
     uint16_t *scratch;                /* (2, rows, D), where only first tokens are wanted */
 } pass;
 
-#define TAKE(buffer, count) (buffer = (void *)(memory + used), used += round_up((count) * sizeof *buffer, 64))
-
 /* Cuts the memory of what is kept into its parts; without memory it says how much that is. */
 static size_t lay_out_kept(pass *p, char *memory) {
     layer *a = &p->of;

@@ -108,15 +108,15 @@ INLINE float round_row(int8_t *to, int64_t stride, row from) {
     return magnitude / 127;
 }
 
-/* Up to SIDE rows side by side; a step of all of them is one stretch of memory. */
-INLINE void round_rows(int8_t *to, float *scales, int32_t *offsets, const row rows[SIDE], int64_t count) {
+/* Up to SIDE rows of this width side by side; a step of all of them is one stretch of memory. */
+INLINE void round_rows(int8_t *to, float *scales, int32_t *offsets, const row rows[SIDE], int64_t count, int64_t width) {
     float rates[SIDE];
     u32x16 sums[SIDE] = {};
     for (int64_t r = 0; r < count; r++) {
         const float magnitude = greatest_magnitude(rows[r]);
         rates[r] = rate_of(magnitude), scales[r] = magnitude / 127;
     }
-    for (int64_t c = 0; c < rows[0].width; c += STEP)
+    for (int64_t c = 0; c < width; c += STEP)
         for (int64_t r = 0; r < count; r++) round_step(to + c * SIDE + r * STEP, rows[r], c, rates[r], sums + r);
     for (int64_t r = 0; r < count; r++) {
         uint32_t sum = 0;
@@ -132,7 +132,7 @@ INLINE workspace take_rows(char *memory, int64_t rows, const uint16_t *x, int64_
         const int64_t some = smaller(SIDE, count - first);
         row from[SIDE];
         for (int64_t r = 0; r < some; r++) from[r] = row_of(x, first + r, width, in_blocks);
-        round_rows(w.rows + first * depth_of(width), w.scales + first, w.offsets + first, from, some);
+        round_rows(w.rows + first * depth_of(width), w.scales + first, w.offsets + first, from, some, width);
     }
     return w;
 }

@@ -27,14 +27,12 @@ typedef struct {
 /* Cuts this thread's memory into the buffers of a task; without memory it says how much that is. */
 static size_t lay_out(task *t, char *memory, int64_t longest, int64_t H) {
     size_t used = 0, L = round_up(longest, DEPTH);
-#define TAKE(buffer, count) (t->buffer = (void *)(memory + used), used += round_up((count) * sizeof *t->buffer, 64))
-    TAKE(k_rows, L * H), TAKE(v_rows, L * H);
-    TAKE(k_columns, L * H / 2), TAKE(v_columns, L * H / 2), TAKE(pairs, L * H / 2);
-    TAKE(q_panel, 8 * H), TAKE(o_panel, 8 * H), TAKE(grad_panel, 8 * H);
-    TAKE(q_pairs, 16 * H), TAKE(grad_pairs, 16 * H);
-    TAKE(scores, L * LANES), TAKE(grad_weights, L * LANES), TAKE(weight_pairs, L * LANES / 2);
-    TAKE(weight_rows, L * DEPTH), TAKE(grad_rows, L * DEPTH);
-    TAKE(columns, H * LANES), TAKE(grad_k, L * H), TAKE(grad_v, L * H);
-#undef TAKE
+    TAKE(t->k_rows, L * H), TAKE(t->v_rows, L * H);
+    TAKE(t->k_columns, L * H / 2), TAKE(t->v_columns, L * H / 2), TAKE(t->pairs, L * H / 2);
+    TAKE(t->q_panel, 8 * H), TAKE(t->o_panel, 8 * H), TAKE(t->grad_panel, 8 * H);
+    TAKE(t->q_pairs, 16 * H), TAKE(t->grad_pairs, 16 * H);
+    TAKE(t->scores, L * LANES), TAKE(t->grad_weights, L * LANES), TAKE(t->weight_pairs, L * LANES / 2);
+    TAKE(t->weight_rows, L * DEPTH), TAKE(t->grad_rows, L * DEPTH);
+    TAKE(t->columns, H * LANES), TAKE(t->grad_k, L * H), TAKE(t->grad_v, L * H);
     return used;
 }
