@@ -166,7 +166,7 @@ def _projection(layer: nn.Module, x: Tensor) -> Projection | None:
 
 
 class PackedLayer(nn.Module):
-    """Drop-in for transformers' ``BertLayer`` and its like, with the same children.
+    """In place of transformers' ``BertLayer`` and its like, with the same children, for `encode`.
 
     Args:
         attention: `PackedAttention`.
@@ -177,7 +177,7 @@ class PackedLayer(nn.Module):
         super().__init__()
         self.attention, self.intermediate, self.output = attention, intermediate, output
 
-    def forward(self, hidden_states: Tensor, *unused: Any, packed: AttentionPlan, **more: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, packed: AttentionPlan) -> Tensor:
         """``(1, T, D)`` to ``(1, T, D)``, or ``(1, S, D)`` as `PackedAttention`."""
         hidden = self.attention(hidden_states, packed)
         out: Tensor = self.output(self.intermediate(hidden), hidden)
@@ -202,7 +202,7 @@ def encode(layers: Iterable[PackedLayer], x: Tensor, packed: AttentionPlan) -> T
         if whole is not None:
             together.append(whole)
         else:
-            x, together = layer(through_layers(x, together), packed=packed), []
+            x, together = layer(through_layers(x, together), packed), []
     return through_layers(x, together)
 
 

@@ -53,9 +53,7 @@ class EmbeddingBlock(nn.Module):
         self.token_type_embeddings = token_type_embeddings
         self.LayerNorm, self.dropout = norm, dropout
 
-    def forward(
-        self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, **unused: Any
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Three times ``(1, T)`` int64 to ``(1, T, D)``."""
         tables = [self.word_embeddings, self.token_type_embeddings, self.position_embeddings]
         ids = [input_ids, token_type_ids, position_ids]
