@@ -13,8 +13,11 @@ PACKAGE = Path(__file__).parents[1] / "src" / "leantune"
 
 FLOORS = (
     "errors",
+    "file_names",
+    "trusted_files",
     "atomic",
     "checksums",
+    "run_record",
     "memory",
     "console",
     "hardware",

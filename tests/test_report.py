@@ -467,9 +467,9 @@ def test_a_folder_without_a_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "place"),
     [
-        ("record.json", b'{"leantune": ', "record.json: expected JSON"),
-        ("record.json", b"[]", "record.json: expected a JSON object, found list"),
-        ("record.json", b"\xff\xfe\xff", "record.json: expected JSON"),
+        ("record.json", b'{"leantune": ', "record.json: damaged: Invalid JSON"),
+        ("record.json", b"[]", "record.json: damaged: Input should be an object"),
+        ("record.json", b"\xff\xfe\xff", "record.json: damaged: Invalid JSON"),
         ("history.jsonl", b'{"event": "step", "step": 1}\n{"eve\n{}\n', "history.jsonl:2: expected JSON"),
     ],
 )

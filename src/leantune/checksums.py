@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from leantune.file_names import entry_of
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -25,15 +27,24 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 
 def describe_folder(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every file in ``folder`` by its path there, but README.md, which is for people to edit."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
-    return {path.relative_to(folder).as_posix(): describe_file(path) for path in paths}
+    """Every file in ``folder`` by its name, but README.md, which is for people to edit.
+
+    Raises:
+        UnsafeFileError: for a link that leads out of the folder.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != "README.md")
+    return {name: describe_file(entry_of(folder, name)) for name in names}
 
 
 def find_difference(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The first file that is not as `describe_folder` said, and how; None if all are. Others may be there."""
+    """The first file that is not as `describe_folder` said, and how; None if all are. Others may be there.
+
+    Raises:
+        UnsafeFileError: for a name that is no plain one, or a link that leads out of the folder.
+    """
+    paths = {name: entry_of(folder, name) for name in files}
     for name, expected in files.items():
-        path = folder / name
+        path = paths[name]
         if not path.is_file():
             return f"{name} is missing"
         size = path.stat().st_size

@@ -27,7 +27,8 @@ from leantune.errors import DataError, Interrupted, UsageError
 from leantune.inference.load import TrainedClassifier, load_run
 from leantune.inference.predict import predict_texts
 from leantune.report import write_model_card, write_report
-from leantune.training.folder import RECORD, check_folder
+from leantune.run_record import RECORD, read_record
+from leantune.training.folder import check_folder
 from leantune.training.run import run_training
 
 SET_BY_ARGUMENTS = {"data", "labels", "max_trainable_params", "model", "output"}
@@ -196,9 +197,7 @@ def _lines_of(texts: Sequence[str], labels: npt.NDArray[Any]) -> str:
 
 def _record_in(output: Path) -> dict[str, Any]:
     """The record of the run in a folder; empty if there is none."""
-    path = output / RECORD
-    record: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return record
+    return read_record(output) if (output / RECORD).is_file() else {}
 
 
 def _remove_rows_of_no_run(output: Path, written: Sequence[Path]) -> None:

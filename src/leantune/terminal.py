@@ -16,12 +16,13 @@ from leantune.config import Recipe
 from leantune.console import console
 from leantune.data.wording import place_name
 from leantune.evaluation.metrics import Metrics
+from leantune.run_record import read_record
 from leantune.training.planning import Plan
 
 
 def print_result(folder: Path) -> None:
     """The end of a training run, on standard output."""
-    record = json.loads((folder / "record.json").read_text("utf-8"))
+    record = read_record(folder, needs=("metrics", "parameters", "timings", "ranks", "selected"))
     terminal = console()
     table = Table(box=None, pad_edge=False)
     for name in ("", "accuracy", "95 % interval", "macro F1", "rows"):

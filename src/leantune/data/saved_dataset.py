@@ -14,6 +14,7 @@ from leantune.data.sniff import sniff
 from leantune.data.strict_json import parse_json
 from leantune.data.wording import listed, place_name, shown
 from leantune.errors import DataError, UsageError
+from leantune.file_names import is_plain_name
 
 
 def open_saved_dataset(folder: Path, split: str) -> tuple[ArrowTable, tuple[Content, ...]]:
@@ -75,7 +76,7 @@ def _data_files(folder: Path) -> list[str]:
 
 def _plain(name: object, where: Path) -> str:
     """The name itself, unless it would lead out of the folder."""
-    if not isinstance(name, str) or Path(name).name != name or name in (".", ".."):
+    if not isinstance(name, str) or not is_plain_name(name):
         raise DataError(
             f"{shown(name)} is not the name of a file in this folder: save the dataset again",
             path=place_name(str(where)),

@@ -13,7 +13,7 @@ from leantune.adalora.export import write_lora
 from leantune.atomic import atomic_folder
 from leantune.checksums import describe_folder
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.load import check_artefact, read_record
+from leantune.inference.load import check_artefact
 from leantune.inference.openvino import FORMS
 from leantune.inference.openvino_export import (
     AccuracyCost,
@@ -22,6 +22,7 @@ from leantune.inference.openvino_export import (
     write_int8,
     write_openvino,
 )
+from leantune.run_record import read_finished_record
 
 FOLDERS = {form: f"export-{form}" for form in ("adalora", "lora", "merged")} | {form: form for form in FORMS}
 """Format -> its folder in a run; prediction looks for those of OpenVINO under their own names."""
@@ -40,7 +41,7 @@ def export_run(
             installed.
         CheckpointError: if the run is damaged.
     """
-    record = read_record(run)
+    record = read_finished_record(run)
     target = _target(run, form, output, overwrite=overwrite)
     if form == "openvino":
         with atomic_folder(target) as folder:
@@ -101,7 +102,7 @@ def export_int8(
         UsageError: if the folder exists, or OpenVINO or NNCF are not installed.
         CheckpointError: if the run is damaged.
     """
-    read_record(run)
+    read_finished_record(run)
     target = _target(run, "openvino-int8", output, overwrite=overwrite)
     import_quantisation()
     rows = read_rows()

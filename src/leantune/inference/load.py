@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,12 +21,14 @@ from leantune.data.rows import Index
 from leantune.data.tokens import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError, first_line
 from leantune.evaluation.evaluate import map_batches
+from leantune.file_names import entry_of
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
 from leantune.packing.native.int8 import use_int8_products, why_no_int8
 from leantune.packing.native.rounded import WIDTH_MULTIPLE
 from leantune.pretrained import config_of, load_classifier, set_encoder_dtype
+from leantune.run_record import read_finished_record
 
 Logits = npt.NDArray[np.float32]
 
@@ -68,35 +69,6 @@ class TrainedClassifier(RunClassifier):
         return map_batches(self.classifier, rows.lengths, batch_size, batch_at, self.classifier)
 
 
-NEEDED_OF_RECORD = ("run_id", "recipe", "labels", "artefacts")
-"""Parts of a finished run's record without which it cannot be used."""
-
-
-def read_record(run: Path) -> dict[str, Any]:
-    """``record.json`` of a finished run.
-
-    Raises:
-        UsageError: if ``run`` is no run folder.
-        CheckpointError: if the run did not finish, or the record is damaged.
-    """
-    path = run / "record.json"
-    if not path.is_file():
-        raise UsageError(f"{run}: no run there (no record.json); give the output folder of 'leantune train'")
-    try:
-        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        status = record["status"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged: {first_line(error)}") from error
-    if status != "finished":
-        raise CheckpointError(
-            f"{run}: the run is not finished; go on with: leantune train --resume {shlex.quote(str(run))}"
-        )
-    absent = [part for part in NEEDED_OF_RECORD if part not in record]
-    if absent:
-        raise CheckpointError(f"{path}: damaged: no {absent[0]} in it")
-    return record
-
-
 def load_run(
     run: str | Path, *, precision: str | None = None, trust_remote_code: bool = False
 ) -> TrainedClassifier:
@@ -115,7 +87,7 @@ def load_run(
         UnsafeFileError: if the model comes with code, or its weights in a pickle.
     """
     run = Path(run)
-    record = read_record(run)
+    record = read_finished_record(run)
     recipe = load_recipe(str(run / "recipe.yaml"), {})
     device = hardware.pick_device()
     chosen = precision or recipe.precision
@@ -153,9 +125,10 @@ def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:
 
     Raises:
         CheckpointError: naming the file that is missing or was changed.
+        UnsafeFileError: if the record names something outside of the folder, or a link leads there.
     """
-    folder = run / name
-    problem = find_difference(folder, record["artefacts"][name].get("files", {}))
+    folder = entry_of(run, name)
+    problem = find_difference(folder, record["artefacts"][name].get("files") or {})
     if problem:
         raise CheckpointError(
             f"{folder}: {problem} by record.json: it was damaged or changed after training; put back what "

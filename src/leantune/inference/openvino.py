@@ -24,9 +24,10 @@ from leantune.data.labels import LabelMap
 from leantune.data.rows import Index, by_length
 from leantune.data.tokens import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError, first_line
-from leantune.inference.load import Logits, RunClassifier, check_labels, read_record
+from leantune.inference.load import Logits, RunClassifier, check_labels
 from leantune.packing.padded import Inputs, padded_inputs
 from leantune.pretrained import config_of
+from leantune.run_record import read_finished_record
 
 FORMS = ("openvino", "openvino-int8")
 """Engines besides PyTorch: each is an export format, and the name of its folder in the run."""
@@ -114,7 +115,7 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
         UsageError: if ``run`` is no run folder, the export is not there, or OpenVINO is not installed.
         CheckpointError: if the export is damaged or of another run.
     """
-    record = read_record(run)
+    record = read_finished_record(run)
     labels = LabelMap.from_json(record["labels"])
     recipe = load_recipe(str(run / "recipe.yaml"), {})
     folder, command = run / form, f"leantune export {shlex.quote(str(run))} --format {form}"

@@ -23,10 +23,11 @@ from leantune.data.tokens import Encoded
 from leantune.errors import UsageError, first_line
 from leantune.evaluation.comparison import Comparison, compare
 from leantune.inference.agreement import check_logits
-from leantune.inference.load import RunClassifier, TrainedClassifier, load_merged, load_run, read_record
+from leantune.inference.load import RunClassifier, TrainedClassifier, load_merged, load_run
 from leantune.inference.narrow import narrow_last_layer
 from leantune.inference.openvino import ABOUT, MODEL, import_extra, open_export, padded_batches
 from leantune.pretrained import quiet_transformers
+from leantune.run_record import read_finished_record
 
 CALIBRATION_ROWS = 512
 """Rows whose activations decide the ranges of int8."""
@@ -115,7 +116,7 @@ def import_quantisation() -> tuple[Any, Any]:
 
 
 def _converted(openvino: Any, run: Path, *, trust_remote_code: bool) -> Any:
-    model = load_merged(run, read_record(run), trust_remote_code=trust_remote_code).eval()
+    model = load_merged(run, read_finished_record(run), trust_remote_code=trust_remote_code).eval()
     narrow_last_layer(model)
     ids = torch.ones(2, 16, dtype=torch.int64)
     mask = torch.ones_like(ids)
@@ -185,7 +186,7 @@ def _write_model(openvino: Any, folder: Path, run: Path, trained: TrainedClassif
 def _write_about(folder: Path, run: Path, versions: dict[str, str], **more: Any) -> None:
     about = {
         "leantune": __version__,
-        "run_id": read_record(run)["run_id"],
+        "run_id": read_finished_record(run)["run_id"],
         "versions": versions,
         "files": describe_folder(folder),
         **more,

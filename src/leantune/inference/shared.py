@@ -24,12 +24,13 @@ from leantune.config import load_recipe
 from leantune.data.labels import LabelMap
 from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.load import TrainedClassifier, check_artefact, read_record
+from leantune.inference.load import TrainedClassifier, check_artefact
 from leantune.inference.predict import predict_texts
 from leantune.model import PackedClassifier
 from leantune.packing.batch import PackedBatch
 from leantune.packing.dropout import DropoutStream
 from leantune.pretrained import config_of, load_pretrained, set_encoder_dtype, skeleton, weights_sha256
+from leantune.run_record import read_finished_record
 from leantune.sources import resolve_model
 
 
@@ -84,7 +85,7 @@ class SharedEncoder:
             CheckpointError: if it is not finished, is damaged, or was trained on another encoder.
         """
         run = Path(run)
-        record = read_record(run)
+        record = read_finished_record(run)
         labels = LabelMap.from_json(record["labels"])
         folder = check_artefact(run, record, "adapter")
         adapter = read_adapter(folder)

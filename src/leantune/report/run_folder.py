@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leantune.errors import CheckpointError, UsageError
+from leantune.errors import CheckpointError
+from leantune.run_record import read_record
 
 Json = Mapping[str, Any]
 
@@ -56,10 +57,7 @@ def load_run(run_dir: Path) -> Run:
         UsageError: the folder holds no record.
         CheckpointError: the record or the history is damaged.
     """
-    path = run_dir / "record.json"
-    if not path.is_file():
-        raise UsageError(f"{run_dir}: found no record.json: name the folder that `leantune train` wrote")
-    record = _parse(path.read_bytes(), str(path))
+    record: Json = read_record(run_dir)
     events = list(_events(run_dir / "history.jsonl"))
     pruned = _by_step(events, "pruned")
     parameters = record.get("parameters")

@@ -20,6 +20,7 @@ from torch import Tensor
 from leantune.atomic import atomic_folder, discard_folder
 from leantune.checksums import describe_file, find_difference
 from leantune.errors import ResourceError
+from leantune.file_names import entry_of
 
 FORMAT_VERSION = 1
 MANIFEST, TENSORS, STATE = "MANIFEST.json", "state.safetensors", "state.json"
@@ -87,11 +88,18 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def find_problem(folder: Path) -> str | None:
-    """Why ``folder`` is not a valid checkpoint, or None if it is."""
+    """Why ``folder`` is not a valid checkpoint, or None if it is.
+
+    Raises:
+        UnsafeFileError: if its manifest names something outside of it, or a link leads there.
+    """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        files: Mapping[str, Mapping[str, Any]] = manifest["files"]
+        manifest = json.loads(entry_of(folder, MANIFEST).read_text("utf-8"))
         version = manifest["format"]
+        files: Mapping[str, Mapping[str, Any]] = {
+            name: {"bytes": int(about["bytes"]), "sha256": str(about["sha256"])}
+            for name, about in manifest["files"].items()
+        }
     except FileNotFoundError:
         return f"no {MANIFEST}"
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -101,7 +109,7 @@ def find_problem(folder: Path) -> str | None:
     unnamed = [name for name in (TENSORS, STATE) if name not in files]
     if unnamed:
         return f"{unnamed[0]} is missing in {MANIFEST}"
-    return find_difference(folder, {name: files[name] for name in (TENSORS, STATE)})
+    return find_difference(folder, files)
 
 
 def list_checkpoints(run: Path) -> dict[int, Path]:

@@ -10,9 +10,8 @@ from leantune.config import Recipe
 from leantune.data.wording import listed
 from leantune.errors import UsageError
 from leantune.inference.export import FOLDERS
+from leantune.run_record import RECORD
 
-RECORD = "record.json"
-"""What makes a folder a run."""
 RUN_FILES = ("recipe.yaml", "history.jsonl", "report.html", "README.md", RECORD)
 RUN_FOLDERS = ("checkpoints", "adapter", "merged", *FOLDERS.values())
 

@@ -15,8 +15,8 @@ from leantune.data.read import open_examples
 from leantune.data.rows import LabelledRows
 from leantune.data.tokens import Tokeniser, tokenise
 from leantune.errors import DataError, UsageError
-from leantune.inference.load import read_record
 from leantune.inference.openvino_export import CALIBRATION_ROWS, QuantisationRows
+from leantune.run_record import read_finished_record
 from leantune.training.prepare import PreparedData, columns_of, prepare_data
 
 
@@ -32,7 +32,7 @@ def quantisation_rows(run: Path, data: str | None) -> QuantisationRows:
         UsageError: if the source of the rows cannot be had, or the run has seen them all.
         DataError: if it has changed since training, or has rows or labels that are not what they must be.
     """
-    record = read_record(run)
+    record = read_finished_record(run)
     recipe = load_recipe(str(run / "recipe.yaml"), {})
     rng = np.random.default_rng(recipe.seed)
     if data is None:

@@ -38,8 +38,9 @@ from leantune.pretrained import (
     weights_sha256,
     with_dropout,
 )
+from leantune.run_record import NEEDED_TO_RESUME, RECORD, read_record
 from leantune.sources import public_name, resolve_model
-from leantune.training.folder import RECORD, check_folder, check_inputs_stay, clear_run
+from leantune.training.folder import check_folder, check_inputs_stay, clear_run
 from leantune.training.loop import TrainingState
 from leantune.training.notices import data_lines, disk_lines, kernel_lines, padding_lines
 from leantune.training.optimizer import adamw
@@ -93,7 +94,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
             check_inputs_stay(folder, recipe)
     record: dict[str, Any] = {}
     if resume:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
+        record = read_record(folder, needs=NEEDED_TO_RESUME)
         check_directory(record, recipe)
     model_source = resolve_model(recipe.model)
     recipe = resolve(recipe, config_of(model_source, trust_remote_code=recipe.trust_remote_code))

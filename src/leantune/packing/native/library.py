@@ -6,6 +6,7 @@ The kernels serve bf16 on the CPU, where torch's own operators spend most of a s
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import json
@@ -14,6 +15,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +25,8 @@ import torch
 from leantune.atomic import atomic_file, write_text
 from leantune.checksums import describe_file, find_difference
 from leantune.data.assets import default_cache_dir
-from leantune.errors import ResourceError, UsageError
+from leantune.errors import LeantuneError, UnsafeFileError
+from leantune.trusted_files import make_trusted_folder, open_trusted
 
 SWITCH = "LEANTUNE_NATIVE"
 """Environment variable: ``0`` turns the kernels off."""
@@ -58,8 +61,8 @@ def kernels() -> Kernels:
         )
         return Kernels(None, f"no C compiler: {tried}")
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, ResourceError, UsageError, subprocess.SubprocessError) as error:
+        library = _load(_compiled(compiler))
+    except (OSError, LeantuneError, subprocess.SubprocessError) as error:
         return Kernels(None, _reason(error))
     if library.prepare() != 0:
         return Kernels(None, "the system does not hand out AMX tiles")
@@ -110,7 +113,7 @@ def _compiled(compiler: list[str]) -> Path:
     version = _run([*compiler, "--version"])
     parts = [*(path.read_text("utf-8") for path in sources), *compiler, *FLAGS, version, _processor()]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    target = default_cache_dir() / "kernels" / f"{digest[:32]}.so"
+    target = _private_folder() / f"{digest[:32]}.so"
     if not _is_whole(target):
         with atomic_file(target) as temporary:  # another process may write the same at the same time
             units = [str(path) for path in sources if path.suffix == ".c"]
@@ -120,6 +123,33 @@ def _compiled(compiler: list[str]) -> Path:
     return target
 
 
+def _private_folder() -> Path:
+    """Where only the user writes: in the cache, or, if others can write there, one for this process alone."""
+    folder = default_cache_dir() / "kernels"
+    try:
+        make_trusted_folder(folder)
+    except UnsafeFileError:
+        folder = Path(tempfile.mkdtemp(prefix="leantune-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    """The library that was looked at, whatever has its name by now.
+
+    Raises:
+        UnsafeFileError: if others can write it.
+        OSError: if it is none.
+    """
+    descriptor = open_trusted(path)
+    try:
+        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    except OSError as error:
+        raise OSError(f"{path}: {error}") from error
+    finally:
+        os.close(descriptor)
+
+
 def _description(target: Path) -> Path:
     return target.with_suffix(".json")
 
@@ -127,9 +157,16 @@ def _description(target: Path) -> Path:
 def _is_whole(target: Path) -> bool:
     """Whether the library is what the compiler wrote: loading one that was cut would end the process."""
     try:
+        os.close(open_trusted(target))
         described = json.loads(_description(target).read_text("utf-8"))
         return find_difference(target.parent, {target.name: described}) is None
-    except (OSError, ValueError, LookupError, TypeError):  # as good as none: it is compiled again
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        UnsafeFileError,
+    ):  # as good as none: it is compiled again
         return False
 
 
