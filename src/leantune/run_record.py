@@ -24,7 +24,17 @@ RECORD = "record.json"
 """What makes a folder a run."""
 NEEDED_TO_USE = ("run_id", "recipe", "labels", "artefacts")
 """Parts without which a finished run cannot be used."""
-NEEDED_TO_RESUME = ("status", "recipe", "labels", "data", "parameters", "model", "hardware", "versions", "timings")
+NEEDED_TO_RESUME = (
+    "status",
+    "recipe",
+    "labels",
+    "data",
+    "parameters",
+    "model",
+    "hardware",
+    "versions",
+    "timings",
+)
 """Parts without which a run cannot go on."""
 
 

@@ -103,10 +103,23 @@ class ExampleSource:
         for cells in self._table.batches(self._wanted(), batch_rows):
             yield self._examples(start, cells, labels)
             start += len(cells.rows)
-        for content in self._contents:
-            content.check_unchanged()
-        if start == 0:
-            raise DataError("no rows, expected at least one", path=self.name)
+        self._check_all_read(start)
+
+    def labels(self) -> list[str] | None:
+        """The label text of every row in order, from the source itself; None if labels are not read.
+
+        Raises:
+            DataError: as `batches`.
+        """
+        column = self.columns.label
+        if column is None:
+            return None
+        reader = LabelReader(self.name, column, self.label_names)
+        texts: list[str] = []
+        for cells in self._table.batches([column], _HASH_ROWS):
+            texts += reader.texts_of(cells.cells[column], cells.rows)
+        self._check_all_read(len(texts))
+        return texts
 
     def locate(self, index: int) -> int:
         """The number to print for a 0-based row: a text file's line (read once more), or the 1-based row."""
@@ -125,6 +138,12 @@ class ExampleSource:
             for cells in self._table.batches(self._wanted(), _HASH_ROWS):
                 digest.update(repr(cells.cells).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
+
+    def _check_all_read(self, num_rows: int) -> None:
+        for content in self._contents:
+            content.check_unchanged()
+        if num_rows == 0:
+            raise DataError("no rows, expected at least one", path=self.name)
 
     def _wanted(self) -> list[str]:
         chosen = (self.columns.text, self.columns.text_pair, self.columns.label, self.columns.id)

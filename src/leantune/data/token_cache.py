@@ -15,7 +15,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from leantune.errors import UsageError
+from leantune.errors import UnsafeFileError, UsageError
+from leantune.trusted_files import make_trusted_folder
 
 LIMIT_VARIABLE = "LEANTUNE_TOKEN_CACHE_MIB"
 DEFAULT_LIMIT_MIB = 2048
@@ -48,14 +49,14 @@ def new_entry(path: Path) -> Iterator[Path]:
     """A temporary path to write; it becomes ``path`` if the block ends without an error.
 
     It is locked as long as this process lives, so that none takes it for a leftover. Where the folder cannot
-    be written, the path is one in the system's folder for temporary files and is not kept.
+    be written, or others can write it, the path is one in the system's folder for temporary files and is not kept.
     """
     temporary = path.with_suffix(f".{uuid.uuid4().hex}{NEW_SUFFIX}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_trusted_folder(path.parent)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-    except OSError as error:
-        if error.errno not in NO_FOLDER:
+    except (OSError, UnsafeFileError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_FOLDER:
             raise
         with tempfile.TemporaryDirectory(prefix="leantune-") as folder:
             yield Path(folder) / path.name
@@ -65,7 +66,8 @@ def new_entry(path: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         os.fsync(descriptor)  # else the name can survive a power cut that the content does not
-        os.replace(temporary, path)
+        with contextlib.suppress(IsADirectoryError):  # a folder has the name: the entry is not kept
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)

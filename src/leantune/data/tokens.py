@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import mmap
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from leantune.checksums import update_from
 from leantune.data import token_cache
 from leantune.data.read import ExampleSource
-from leantune.errors import DataError, UsageError, first_line
+from leantune.errors import DataError, UnsafeFileError, UsageError, first_line
+from leantune.trusted_files import open_trusted
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Part of the cache key: raise it when the table's columns change."""
 
 PART_CHARACTERS = 2**20
@@ -31,9 +35,10 @@ SCHEMA = pa.schema(
         pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("second_start", pa.int32(), nullable=False),
         pa.field("full_length", pa.int32(), nullable=False),
-        pa.field("label", pa.string()),
     ]
 )
+DIGEST_BYTES = hashlib.sha256().digest_size
+"""What follows the Arrow file in an entry of the cache: the SHA-256 of its key and of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,11 @@ class Tokeniser:
         self._truncating.enable_truncation(max_length, direction=self.tokenizer.truncation_side)
         known = (self.tokenizer.unk_token_id, self.tokenizer.pad_token_id, 0)
         self._of_nothing = next(i for i in known if i is not None)
+
+    @cached_property
+    def num_ids(self) -> int:
+        """One more than the largest id that a text can give."""
+        return 1 + max(self._whole.get_vocab(with_added_tokens=True).values(), default=0)
 
     @property
     def fingerprint(self) -> str:
@@ -151,13 +161,15 @@ def _parts(inputs: Sequence[str | tuple[str, str]]) -> Iterator[Sequence[str | t
 
 @dataclass(frozen=True)
 class TokenTable:
-    """A memory-mapped table of token rows; only lengths and labels are held in memory."""
+    """A memory-mapped table of token rows; only lengths and labels are held in memory, and labels are of the source."""
 
     batches: list[pa.RecordBatch] = field(repr=False)
     """Of the mapped file, which may have lost its name since."""
     source_name: str
     source_sha256: str
     """Of the content that the rows were read from."""
+    labels: list[str] | None = field(repr=False, default=None)
+    """As text, one a row; None if the rows were read without."""
 
     @cached_property
     def _first_rows(self) -> npt.NDArray[np.int64]:
@@ -189,17 +201,16 @@ class TokenTable:
         """``(N,)`` tokens of each row before truncation."""
         return self._column("full_length")
 
-    @cached_property
+    @property
     def label_texts(self) -> list[str]:
         """The labels as text, one a row.
 
         Raises:
             DataError: if the rows were read without labels.
         """
-        texts: list[str] = [label for batch in self.batches for label in batch.column("label").to_pylist()]
-        if None in texts:
+        if self.labels is None:
             raise DataError("has no label column; labels are needed here", path=self.source_name)
-        return texts
+        return self.labels
 
     def tokens(self, row: int) -> npt.NDArray[np.int32]:
         """Token ids of one row, a view of the mapped file."""
@@ -236,44 +247,94 @@ def tokenise(
             source.split,
             tokeniser.fingerprint,
             repr(source.columns),
-            source.label_names,  # cells may hold their numbers
         ]
-    )
-    path = cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{token_cache.SUFFIX}"
-    batches = _found(path)
-    if batches is None:
-        with token_cache.new_entry(path) as temporary:
-            _write_table(source, tokeniser, temporary, on_rows)
-            batches = _mapped(temporary)  # once it has its name, another process may remove it
-        token_cache.shrink(cache_dir, limit, keep=path)
-    return TokenTable(batches, source.name, source_sha256)
+    ).encode()
+    path = cache_dir / f"{hashlib.sha256(key).hexdigest()[:32]}{token_cache.SUFFIX}"
+    batches = _found(path, key, tokeniser)
+    if batches is not None:
+        found = TokenTable(batches, source.name, source_sha256, source.labels())
+        if found.labels is None or len(found.labels) == len(found):
+            return found
+    with token_cache.new_entry(path) as temporary:
+        labels = _write_table(source, tokeniser, temporary, on_rows)
+        _seal(temporary, key)
+        batches = _opened(temporary, key, tokeniser)  # once it has its name, another process may remove it
+    token_cache.shrink(cache_dir, limit, keep=path)
+    return TokenTable(batches, source.name, source_sha256, labels)
 
 
-def _found(path: Path) -> list[pa.RecordBatch] | None:
+def _found(path: Path, key: bytes, tokeniser: Tokeniser) -> list[pa.RecordBatch] | None:
+    """The rows of an entry, or None if there is none, others can write it, or it is not what was written."""
     try:
-        batches = _mapped(path)
-    except pa.ArrowInvalid:  # cut, or damaged
+        batches = _opened(path, key, tokeniser)
+    except (UnsafeFileError, _NotWhole):
         return None
     except OSError as error:
-        if error.errno is not None and error.errno not in token_cache.NO_FOLDER:
+        if error.errno not in token_cache.NO_FOLDER:
             raise
-        return None  # not there; without a number it is a footer that Arrow cannot make sense of
+        return None
     token_cache.mark_used(path)
     return batches
 
 
-def _mapped(path: Path) -> list[pa.RecordBatch]:
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+class _NotWhole(Exception):  # noqa: N818 - no error: the table is made again
+    """An entry is damaged, of another key, or of ids that the tokenizer has not."""
+
+
+def _seal(path: Path, key: bytes) -> None:
+    """Append the digest by which `_opened` knows that the entry is whole."""
+    digest = hashlib.sha256(key)
+    update_from(digest, path)
+    with path.open("ab") as file:
+        file.write(digest.digest())
+
+
+def _opened(path: Path, key: bytes, tokeniser: Tokeniser) -> list[pa.RecordBatch]:
+    """The rows of an entry, memory-mapped.
+
+    Raises:
+        _NotWhole: if it is not what `_seal` was given.
+        UnsafeFileError: if others can write it.
+        OSError: if there is none.
+    """
+    descriptor = open_trusted(path)
+    try:
+        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    except ValueError as error:  # empty
+        raise _NotWhole from error
+    finally:
+        os.close(descriptor)
+    content = memoryview(mapped)
+    digest = hashlib.sha256(key)
+    digest.update(content[:-DIGEST_BYTES])
+    if content[-DIGEST_BYTES:] != digest.digest():
+        raise _NotWhole
+    reader = pa.ipc.open_file(pa.py_buffer(content[:-DIGEST_BYTES]))
+    batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    if not reader.schema.equals(SCHEMA) or not all(_is_sound(batch, tokeniser) for batch in batches):
+        raise _NotWhole
+    return batches
+
+
+def _is_sound(batch: pa.RecordBatch, tokeniser: Tokeniser) -> bool:
+    """Whether every id is one of the tokenizer's, and every row has at least one."""
+    ids = batch.column("input_ids")
+    values = ids.flatten().to_numpy(zero_copy_only=True)
+    return (
+        bool((np.diff(ids.offsets.to_numpy()) > 0).all())
+        and int(values.min(initial=0)) >= 0
+        and int(values.max(initial=0)) < tokeniser.num_ids
+    )
 
 
 def _write_table(
     source: ExampleSource, tokeniser: Tokeniser, path: Path, on_rows: Callable[[int], None]
-) -> None:
+) -> list[str] | None:
+    """Write the tokens of all rows; returns their labels."""
     rows = 0
+    labels: list[str] | None = None if source.columns.label is None else []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in source.batches():
-            rows_in = len(batch.texts)
             encoded = tokeniser.encode(batch.texts, batch.pairs)
             writer.write_batch(
                 pa.record_batch(
@@ -281,17 +342,17 @@ def _write_table(
                         _ragged(encoded.input_ids),
                         pa.array(encoded.second_starts),
                         pa.array(encoded.full_lengths),
-                        pa.array(batch.labels, pa.string())
-                        if batch.labels
-                        else pa.nulls(rows_in, pa.string()),
                     ],
                     schema=SCHEMA,
                 )
             )
-            rows += rows_in
+            if labels is not None:
+                labels += batch.labels or []
+            rows += len(batch.texts)
             on_rows(rows)
     if rows == 0:
         raise DataError("has no rows", path=source.name)
+    return labels
 
 
 def _ragged(input_ids: list[npt.NDArray[np.int32]]) -> pa.ListArray:
