@@ -19,8 +19,10 @@ from typing import Any
 from leantune.arguments import keys_from_flags, parse, recipe_from
 from leantune.atomic import disk_failure
 from leantune.config import Recipe, load_recipe
-from leantune.errors import Interrupted, LeantuneError, ResourceError, UsageError
+from leantune.data.wording import one_line
+from leantune.errors import CheckpointError, Interrupted, LeantuneError, ResourceError, UsageError
 from leantune.memory import is_out_of_memory, keep_freed_memory, use_huge_pages
+from leantune.run_record import read_record
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +83,9 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
     return 0
 
 
+MAX_MESSAGE_CHARS = 4000
+"""Whatever a file holds that a message quotes."""
+
 # training names its own keys
 _MEMORY_ADVICE = "out of memory: a smaller --batch-size helps where the command has it"
 
@@ -88,7 +93,7 @@ _MEMORY_ADVICE = "out of memory: a smaller --batch-size helps where the command 
 def _report(error: Exception, code: int, debug: bool, cause: BaseException | None = None) -> int:
     if debug:
         raise error from cause
-    text = " ".join(str(error).split())
+    text = one_line(error, MAX_MESSAGE_CHARS)
     print(f"leantune: error: {text}", file=sys.stderr)
     return code
 
@@ -112,7 +117,8 @@ def _train(options: argparse.Namespace) -> None:
             raise UsageError("--resume goes on with the recipe of the run; give nothing else")
         path = os.path.join(options.resume, "recipe.yaml")
         if not os.path.isfile(path):
-            raise UsageError(f"{options.resume}: no run to resume there (no recipe.yaml)")
+            read_record(Path(options.resume))
+            raise CheckpointError(f"{options.resume}: no recipe.yaml in it; put back what the run wrote")
         recipe = load_recipe(path, {"output": options.resume})
     else:
         recipe = recipe_from(options)

@@ -7,6 +7,8 @@ import types
 import typing
 from typing import Any, Literal
 
+MAX_DIGITS = 18
+"""Of a whole number, its signs and separators counted: those of 64 bits."""
 _DIGITS = re.compile(r"[+-]?(\d[\d_]*|\d{1,3}(,\d{3})+)", re.ASCII)
 
 
@@ -50,9 +52,13 @@ def _to_bool(value: Any) -> bool:
 
 def _to_int(value: Any) -> int:
     """Digits, in groups of three or not, or a float such as ``1e6``."""
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:  # of which Python may refuse the text
+        raise ValueError(f"a whole number of at most {MAX_DIGITS} digits")
     text = str(value)
     try:
         if _DIGITS.fullmatch(text):
+            if len(text) > MAX_DIGITS:
+                raise ValueError
             return int(text.replace(",", ""))
         number = float(text)
     except ValueError:

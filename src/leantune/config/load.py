@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -14,7 +15,8 @@ import yaml
 
 from leantune.config.convert import convert
 from leantune.config.recipe import Recipe
-from leantune.errors import UsageError
+from leantune.errors import CheckpointError, UsageError
+from leantune.run_record import RECORD
 
 ALIASES: dict[str, str] = {
     "init_r": "init_rank",
@@ -53,6 +55,13 @@ OF_ANOTHER_MEANING = {
 """Words that users know and that no key stands for."""
 
 
+MAX_BYTES = 2**23
+MAX_DEPTH = 10
+"""Of a recipe file: its longest value is the list of the classes, of which there may be 65,536."""
+MAX_PROBLEMS = 20
+"""Named in one message."""
+
+
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with leantune."""
     folder = resources.files("leantune") / "recipes"
@@ -81,6 +90,18 @@ def load_recipe(source: str | None, overrides: Mapping[str, Any], *, place: str 
     return Recipe(**values)
 
 
+def recipe_of_run(run: Path, record: Mapping[str, Any]) -> Recipe:
+    """The recipe that a run was trained with, by its record: ``recipe.yaml`` beside it is for people to edit.
+
+    Raises:
+        CheckpointError: if it is none.
+    """
+    try:
+        return load_recipe(None, record["recipe"], place="recipe")
+    except UsageError as error:
+        raise CheckpointError(f"{run / RECORD}: damaged: {error}") from error
+
+
 def parse_overrides(words: Iterable[str]) -> dict[str, str]:
     """``key=value`` words as a dict.
 
@@ -98,6 +119,10 @@ def parse_overrides(words: Iterable[str]) -> dict[str, str]:
 
 def _read_yaml(source: str) -> Mapping[str, Any]:
     path = Path(source)
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise UsageError(
+            f"{source}: {path.stat().st_size:,} bytes, expected a recipe of at most {MAX_BYTES:,}"
+        )
     if source in shipped_recipes():
         text = (resources.files("leantune") / "recipes" / f"{source}.yaml").read_text("utf-8")
     elif path.is_file():
@@ -106,12 +131,13 @@ def _read_yaml(source: str) -> Mapping[str, Any]:
         except UnicodeDecodeError as error:
             raise UsageError(f"{source}: not UTF-8 text; expected a YAML recipe") from error
     else:
-        near = difflib.get_close_matches(source, shipped_recipes(), 1)
+        near = difflib.get_close_matches(source[:60], shipped_recipes(), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(
             f"no recipe '{source}': expected a YAML file or one of {', '.join(shipped_recipes())}{hint}"
         )
     try:
+        _refuse_bombs(text, source)
         node = yaml.compose(text, yaml.SafeLoader)
         _refuse_repeated_keys(node, source)
         values = yaml.safe_load(text)
@@ -126,6 +152,24 @@ def _read_yaml(source: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise UsageError(f"{source}: expected key: value lines, found {type(values).__name__}")
     return values
+
+
+def _refuse_bombs(text: str, source: str) -> None:
+    """A recipe is keys and lists: no alias, by which 600 bytes stand for gigabytes, and no deep nesting.
+
+    Raises:
+        UsageError: naming the line.
+    """
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        place = f"{source}:{event.start_mark.line + 1}" if event.start_mark else source
+        if isinstance(event, yaml.AliasEvent):
+            raise UsageError(
+                f"{place}: an alias (*{_shown(event.anchor)}), expected the value itself: write it again"
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise UsageError(f"{place}: nested more than {MAX_DEPTH} deep, expected key: value lines")
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, source: str) -> None:
@@ -164,15 +208,24 @@ def _typed(values: Mapping[str, Any], place: str) -> dict[str, Any]:
             problems.append(f"{' and '.join(words)} are words for one key; keep one of them")
             continue
         if name not in known:
-            near = difflib.get_close_matches(given, [*known, *ALIASES], 1)
-            problems.append(f"unknown key '{given}'" + (f" (did you mean {near[0]}?)" if near else ""))
+            near = difflib.get_close_matches(given[:60], [*known, *ALIASES], 1)
+            problems.append(f"unknown key {_shown(given)}" + (f" (did you mean {near[0]}?)" if near else ""))
             continue
         if name == "targets" and isinstance(value, list) and all(isinstance(each, str) for each in value):
             value = ",".join(value)  # as transformers' and PEFT's files have target_modules
         try:
             typed[name] = convert(value, hints[name])
         except ValueError as error:
-            problems.append(f"{given} must be {error}. Got {value!r} instead")
+            problems.append(f"{given} must be {error}. Got {_shown(value)} instead")
     if problems:
+        more = len(problems) - MAX_PROBLEMS
+        problems[MAX_PROBLEMS:] = [f"and {more} more"] if more > 0 else []
         raise UsageError(f"{place}: " + "; ".join(problems))
     return typed
+
+
+def _shown(value: object) -> str:
+    """``repr`` of a value, cut to a line."""
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = shortener.maxlong = 60
+    return shortener.repr(value)

@@ -225,4 +225,7 @@ class Recipe:
 
 
 def _must_be(name: str, value: object, expected: str, holds: bool) -> str:
-    return "" if holds else f"{name} must be {expected}. Got {value} instead"
+    given = str(value)
+    return (
+        "" if holds else f"{name} must be {expected}. Got {given[:100]}{'...' if given[100:] else ''} instead"
+    )

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from leantune.checksums import update_from
+from leantune.data.limits import mebibytes_of
 from leantune.data.wording import place_name
 from leantune.errors import DataError, ResourceError
 
@@ -36,9 +37,11 @@ PACKING_MAGIC: dict[bytes, Packing] = {
 }
 PACKING_SUFFIXES = (".gz", ".bz2", ".xz")
 
-# A packed file may unpack to this many bytes, or to RATIO times its own size if that is more.
+UNPACKED_VARIABLE = "LEANTUNE_MAX_UNPACKED_MIB"
+"""Environment variable: what a packed file may unpack to."""
 UNPACKED_BYTES = 2**30
 UNPACKED_RATIO = 100
+"""Without it: `UNPACKED_BYTES`, or this many times the size of the packed file if that is more."""
 
 HEAD_BYTES = 4096
 
@@ -47,6 +50,16 @@ _OPENERS: dict[Packing, Callable[[Path], object]] = {
     "bzip2": bz2.open,
     "xz": lzma.open,
 }
+
+
+def unpacked_limit(packed_bytes: int) -> int:
+    """Bytes that a packed file of this size may unpack to.
+
+    Raises:
+        UsageError: if ``$LEANTUNE_MAX_UNPACKED_MIB`` is not a whole number.
+    """
+    given = mebibytes_of(UNPACKED_VARIABLE)
+    return max(UNPACKED_BYTES, UNPACKED_RATIO * packed_bytes) if given is None else given
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +110,17 @@ class Content:
         with self.open() as stream, reading(self.name):
             stream.seek(-1, os.SEEK_END)
             return stream.read()
+
+    def check_unpacked(self) -> None:
+        """Unpack all of a packed file once: to find out by its rows that it is too much takes a hundred times as long.
+
+        Raises:
+            DataError: if it is, or is damaged.
+        """
+        if self.packing is not None:
+            with self.open() as stream:
+                while stream.read(2**20):
+                    pass
 
     def update_hash(self, digest: hashlib._Hash) -> None:
         """Feed the bytes of the file, as they are on disk, to a hash."""
@@ -158,7 +182,7 @@ class _Unpacked(io.RawIOBase):
         assert content.packing is not None
         self._stream = cast(BinaryIO, _OPENERS[content.packing](content.path))
         self._content = content
-        self._limit = max(UNPACKED_BYTES, UNPACKED_RATIO * content.stamp[0])
+        self._limit = unpacked_limit(content.stamp[0])
         self._count = 0
 
     def readable(self) -> bool:
@@ -176,8 +200,8 @@ class _Unpacked(io.RawIOBase):
         self._count += len(block)
         if self._count > self._limit:
             raise DataError(
-                f"the file unpacks to more than {self._limit:,} bytes: "
-                "unpack it yourself if that is what you expect",
+                f"the file unpacks to more than {self._limit:,} bytes: unpack it yourself if that is what you expect, "
+                f"or set {UNPACKED_VARIABLE}",
                 path=self._content.name,
             )
         buffer[: len(block)] = block

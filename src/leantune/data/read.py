@@ -212,6 +212,8 @@ def _open_table(location: str, split: str) -> tuple[Table, tuple[Content, ...]]:
 
 def _open_file(content: Content, split: str) -> Table:
     kind = sniff(content)
+    if kind in ("delimited", "jsonlines"):
+        content.check_unpacked()
     if kind == "delimited":
         return open_delimited(content)
     if kind == "jsonlines":

@@ -10,7 +10,8 @@ from leantune.data.wording import shown
 MAX_DEPTH = 100
 MAX_DIGITS = 4300
 
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+"""A string that is not closed matches to the end: to fail there would mean to begin again at every quote in it."""
 
 
 def parse_json(text: str) -> object:
@@ -40,8 +41,8 @@ def _check_depth(text: str) -> None:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
+        seen: set[str] = set()
+        double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {shown(double)} twice in one object")
     return result
 

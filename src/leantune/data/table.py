@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,7 +49,7 @@ class Table(Protocol):
 
 def check_unique(columns: Sequence[str], name: str, row: int | None = None) -> None:
     """Raise DataError if two columns have one name; a spreadsheet's empty columns have none."""
-    doubles = sorted({column for column in columns if column and columns.count(column) > 1})
+    doubles = sorted(column for column, count in Counter(columns).items() if column and count > 1)
     if doubles:
         raise DataError(
             f"more than one column is called {listed(doubles)}: give every column its own name",

@@ -15,7 +15,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from leantune.errors import UnsafeFileError, UsageError
+from leantune.data.limits import mebibytes_of
+from leantune.errors import UnsafeFileError
 from leantune.trusted_files import make_trusted_folder
 
 LIMIT_VARIABLE = "LEANTUNE_TOKEN_CACHE_MIB"
@@ -36,12 +37,8 @@ def limit_bytes() -> int:
     Raises:
         UsageError: if it is not a whole number.
     """
-    value = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_MIB)
-    if not (value.isascii() and value.isdigit()):
-        raise UsageError(
-            f"{LIMIT_VARIABLE} must be a whole number of MiB, {DEFAULT_LIMIT_MIB} by default. Got {value!r} instead"
-        )
-    return int(value) * 2**20
+    given = mebibytes_of(LIMIT_VARIABLE)
+    return DEFAULT_LIMIT_MIB * 2**20 if given is None else given
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import pyarrow as pa
 from leantune.checksums import update_from
 from leantune.data import token_cache
 from leantune.data.read import ExampleSource
-from leantune.errors import DataError, UnsafeFileError, UsageError, first_line
+from leantune.errors import CheckpointError, DataError, UnsafeFileError, UsageError, first_line
 from leantune.trusted_files import open_trusted
 
 FORMAT_VERSION = 3
@@ -85,6 +85,7 @@ class Tokeniser:
         self._backend = backend
         self.max_length = max_length
         self._check_room(is_pair=False)
+        self.saved_max_length = self.tokenizer.model_max_length
         self.tokenizer.model_max_length = max_length  # saved, so that other tools cut texts here, too
         backend.no_padding()
         backend.no_truncation()
@@ -94,6 +95,28 @@ class Tokeniser:
         self._truncating.enable_truncation(max_length, direction=self.tokenizer.truncation_side)
         known = (self.tokenizer.unk_token_id, self.tokenizer.pad_token_id, 0)
         self._of_nothing = next(i for i in known if i is not None)
+
+    @classmethod
+    def of_run(cls, folder: Path, max_length: int) -> Tokeniser:
+        """The tokenizer that a run saved beside its model.
+
+        Args:
+            folder: of the model or the adapter.
+            max_length: as the record of the run says.
+
+        Raises:
+            CheckpointError: if it cannot be loaded, or was saved with another ``max_length``.
+        """
+        try:
+            tokeniser = cls(str(folder), max_length)
+        except UsageError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
+        if tokeniser.saved_max_length != max_length:
+            raise CheckpointError(
+                f"{folder}: its tokenizer keeps {tokeniser.saved_max_length} tokens of a text, the record of the run "
+                f"says {max_length}: one of them was changed after training; put back what the run wrote"
+            )
+        return tokeniser
 
     @cached_property
     def num_ids(self) -> int:

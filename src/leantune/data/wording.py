@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import textwrap
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +19,10 @@ _TYPE_WORDS = {
 }
 
 
+MAX_COMPARED, MAX_COMPARED_CHARS = 1000, 100
+"""Names, and characters of each, that are compared for a suggestion."""
+
+
 @dataclass(frozen=True, slots=True)
 class Opaque:
     """A cell that holds neither a text nor a number; ``word`` says what: ``"a date"``."""
@@ -29,13 +33,13 @@ class Opaque:
 def shown(value: object, limit: int = 60) -> str:
     """``repr`` of a value, cut to ``limit`` characters.
 
-    Long texts and numbers are cut before ``repr``, so that a huge value costs nothing.
+    Long texts, numbers and collections are cut before ``repr``, so that a huge value costs nothing.
     """
     if isinstance(value, str) and len(value) > limit:
         return f"{value[:limit]!r}..."
     if isinstance(value, int) and value.bit_length() > 4 * limit:
         return f"a number of {value.bit_length()} bits"
-    text = repr(value)
+    text = reprlib.repr(value) if isinstance(value, list | tuple | dict | set) else repr(value)
     return text if len(text) <= limit + 2 else f"{text[:limit]}..."
 
 
@@ -54,18 +58,24 @@ def place_name(name: str) -> str:
 
 def listed(names: Iterable[str], limit: int = 10) -> str:
     """Names quoted and joined by commas; those after the first ``limit`` are counted."""
-    quoted = [shown(name) for name in names]
-    rest = len(quoted) - limit
-    return ", ".join(quoted[:limit]) + (f" and {rest} more" if rest > 0 else "")
+    names = list(names)
+    rest = len(names) - limit
+    return ", ".join(shown(name) for name in names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def nearest(wanted: str, names: Sequence[str]) -> str:
-    """``"; did you mean 'Text'?"`` when a name is close to the wanted one, else an empty text."""
-    lowered = {name.lower(): name for name in reversed(names)}
+    """``"; did you mean 'Text'?"`` when a name is close to the wanted one, else an empty text. The first thousand are
+    looked at, and none that is long: comparing takes the product of the lengths.
+    """
+    candidates = [name for name in names[:MAX_COMPARED] if len(name) <= MAX_COMPARED_CHARS]
+    lowered = {name.lower(): name for name in reversed(candidates)}
+    wanted = wanted[:MAX_COMPARED_CHARS]
     close = difflib.get_close_matches(wanted.lower(), lowered, n=1)
     return f"; did you mean {shown(lowered[close[0]])}?" if close else ""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's text without newlines, cut behind a word to ``limit`` characters."""
-    return textwrap.shorten(str(error), limit, placeholder=" …")
+    """An exception's text, cut to ``limit`` characters, without newlines and what a terminal would obey."""
+    text = " ".join(str(error).split())
+    cut = text if len(text) <= limit else f"{text[:limit]} …"
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

@@ -15,7 +15,7 @@ import torch
 
 from leantune import hardware
 from leantune.checksums import find_difference
-from leantune.config import Recipe, load_recipe
+from leantune.config import Recipe, recipe_of_run
 from leantune.data.labels import LabelMap
 from leantune.data.rows import Index
 from leantune.data.tokens import Encoded, Tokeniser
@@ -28,7 +28,7 @@ from leantune.packing.dropout import DropoutStream
 from leantune.packing.native.int8 import use_int8_products, why_no_int8
 from leantune.packing.native.rounded import WIDTH_MULTIPLE
 from leantune.pretrained import config_of, load_classifier, set_encoder_dtype
-from leantune.run_record import read_finished_record
+from leantune.run_record import RECORD, read_finished_record
 
 Logits = npt.NDArray[np.float32]
 
@@ -88,18 +88,24 @@ def load_run(
     """
     run = Path(run)
     record = read_finished_record(run)
-    recipe = load_recipe(str(run / "recipe.yaml"), {})
+    recipe = recipe_of_run(run, record)
     device = hardware.pick_device()
     chosen = precision or recipe.precision
     dtype = hardware.DTYPES[hardware.pick_precision("bf16" if chosen == INT8 else chosen, device)]
     model = load_merged(run, record, trust_remote_code=trust_remote_code)
     set_encoder_dtype(model.requires_grad_(False), dtype)
     classifier = PackedClassifier(model, DropoutStream(0)).eval()
+    longest = longest_text(model.config, classifier.position_offset)
+    if longest is not None and recipe.max_length > longest:
+        raise CheckpointError(
+            f"{run / RECORD}: damaged: max_length={recipe.max_length} is more than the "
+            f"{longest} tokens that the model can take"
+        )
     if chosen == INT8:
         _multiply_in_int8(model, device)
     return TrainedClassifier(
         classifier=classifier.to(device),
-        tokeniser=Tokeniser(str(run / "merged"), recipe.max_length),
+        tokeniser=Tokeniser.of_run(run / "merged", recipe.max_length),
         labels=LabelMap.from_json(record["labels"]),
         recipe=recipe,
     )
@@ -116,6 +122,12 @@ def _multiply_in_int8(model: Any, device: torch.device) -> None:
         reason = f"no layer of this {model.config.model_type} has widths of a multiple of {WIDTH_MULTIPLE}"
     if reason:
         raise UsageError(f"precision=int8: {reason}; use precision=auto")
+
+
+def longest_text(config: Any, position_offset: int) -> int | None:
+    """How many tokens a model has positions for; None if there is no limit, for which XLNet says -1."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return None if positions is None or positions < 1 else int(positions) - position_offset
 
 
 def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:

@@ -19,7 +19,7 @@ import torch
 
 from leantune import hardware
 from leantune.checksums import find_difference
-from leantune.config import Recipe, load_recipe
+from leantune.config import Recipe, recipe_of_run
 from leantune.data.labels import LabelMap
 from leantune.data.rows import Index, by_length
 from leantune.data.tokens import Encoded, Tokeniser
@@ -117,7 +117,7 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
     """
     record = read_finished_record(run)
     labels = LabelMap.from_json(record["labels"])
-    recipe = load_recipe(str(run / "recipe.yaml"), {})
+    recipe = recipe_of_run(run, record)
     folder, command = run / form, f"leantune export {shlex.quote(str(run))} --format {form}"
     if not folder.is_dir():
         raise UsageError(f"{folder}: not exported yet; make it with: {command}")
@@ -161,7 +161,7 @@ def open_export(
         raise CheckpointError(f"{folder}: cannot be loaded: {first_line(error)}") from error
     check_labels(folder, config, labels)
     return OpenVinoClassifier(
-        tokeniser=Tokeniser(str(folder), recipe.max_length),
+        tokeniser=Tokeniser.of_run(folder, recipe.max_length),
         labels=labels,
         recipe=recipe,
         compiled=compiled,

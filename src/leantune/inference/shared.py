@@ -20,7 +20,7 @@ from leantune import hardware
 from leantune.adalora.adapter_file import AdapterFile, copy_head, read_adapter
 from leantune.adalora.triplets import Triplets
 from leantune.architectures import head_modules
-from leantune.config import load_recipe
+from leantune.config import recipe_of_run
 from leantune.data.labels import LabelMap
 from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError, UsageError
@@ -91,8 +91,8 @@ class SharedEncoder:
         adapter = read_adapter(folder)
         if record["model"]["sha256"] != self._weights_sha256:
             raise CheckpointError(f"{run}: trained on another encoder than {self.source}: its weights differ")
-        recipe = load_recipe(str(run / "recipe.yaml"), {})
-        tokeniser = Tokeniser(str(folder), recipe.max_length)
+        recipe = recipe_of_run(run, record)
+        tokeniser = Tokeniser.of_run(folder, recipe.max_length)
         classifier = self.attach(adapter, len(labels.names))
         self._loaded[name] = TrainedClassifier(
             classifier=classifier, tokeniser=tokeniser, labels=labels, recipe=recipe

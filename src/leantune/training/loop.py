@@ -89,8 +89,8 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
     """Train from ``state.step`` to the end of the phase.
 
     Raises:
-        DivergedError: if a loss is not finite, too many steps in a row had to be skipped, or ranks are not
-            final at the end.
+        DivergedError: if a loss is not finite, too many steps in a row or most of all had to be skipped, or ranks
+            are not final at the end.
     """
     state.classifier.train()
     while state.step < phase.total_steps:
@@ -142,8 +142,10 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         state.train_samples += len(positions)
         state.train_tokens += result.num_tokens
         if not observer.after_step(state, result):
-            return
-    state.allocator.check_moved(phase.total_steps)
+            break
+    else:
+        state.allocator.check_moved(phase.total_steps)
+    _check_steps_taken(state)
 
 
 def _learning_rate(state: TrainingState, phase: Phase, recipe: Recipe) -> float:
@@ -270,6 +272,24 @@ def _check_loss(result: StepResult, rows: LabelledRows, positions: np.ndarray) -
             "to it again: start anew with a lower learning_rate or precision=fp32. Rows of the batch, counted from 0: "
             f"{rows.names_of(positions)}"
         )
+
+
+def _check_steps_taken(state: TrainingState) -> None:
+    """Refuse a phase that learnt from less than half of its steps.
+
+    Raises:
+        DivergedError: saying how many were skipped.
+    """
+    if 2 * state.skipped_steps > state.step:
+        raise DivergedError(
+            f"{skipped_line(state)}: what is left is no training; lower learning_rate, raise supcon_temperature, or "
+            "use precision=fp32"
+        )
+
+
+def skipped_line(state: TrainingState) -> str:
+    """How many steps were skipped, for the user."""
+    return f"{state.skipped_steps:,} of {state.step:,} steps were skipped, because their gradients were not finite"
 
 
 def _skip(state: TrainingState, result: StepResult) -> None:

@@ -58,13 +58,25 @@ class RunObserver:
         if is_saved or number is not None:
             self._save(state, predicted)
         if number is not None:
-            name = signal.Signals(number).name
-            raise Interrupted(
-                f"{name} after step {state.step}: saved {checkpoint_path(self.folder, state.step)}; "
-                f"go on with: {resume_command(self.folder)}",
-                signal_number=number,
-            )
+            raise self._interrupted(state, number)
         return not self.is_converged()
+
+    def stop_if_asked(self, state: TrainingState) -> None:
+        """After the last step, which is saved already.
+
+        Raises:
+            Interrupted: if a signal came since `after_step` looked.
+        """
+        number = self._signal()
+        if number is not None:
+            raise self._interrupted(state, number)
+
+    def _interrupted(self, state: TrainingState, number: int) -> Interrupted:
+        return Interrupted(
+            f"{signal.Signals(number).name} after step {state.step}: saved "
+            f"{checkpoint_path(self.folder, state.step)}; go on with: {resume_command(self.folder)}",
+            signal_number=number,
+        )
 
     def _signal(self) -> int | None:
         """The signal that this or another process got: all stop after the same step."""

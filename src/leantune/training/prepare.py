@@ -22,6 +22,7 @@ from leantune.data.rows import LabelledRows
 from leantune.data.split import stratified_holdout
 from leantune.data.tokens import Tokeniser, TokenTable, tokenise
 from leantune.errors import DataError, UsageError
+from leantune.inference.load import longest_text
 from leantune.sources import resolve_model
 from leantune.training.optimizer import default_learning_rate
 
@@ -221,11 +222,9 @@ def check_max_length(recipe: Recipe, config: Any, position_offset: int) -> None:
     Raises:
         UsageError: naming the largest that it has.
     """
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or positions < 1:  # XLNet says -1: there is no limit
-        return
-    if recipe.max_length > positions - position_offset:
+    longest = longest_text(config, position_offset)
+    if longest is not None and recipe.max_length > longest:
         raise UsageError(
-            f"max_length={recipe.max_length} is more than the {positions - position_offset} tokens that "
-            f"{recipe.model} can take; use max_length={positions - position_offset} or less"
+            f"max_length={recipe.max_length} is more than the {longest} tokens that {recipe.model} can take; use "
+            f"max_length={longest} or less"
         )

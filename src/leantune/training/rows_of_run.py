@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from leantune.config import Recipe, load_recipe
+from leantune.config import Recipe, recipe_of_run
 from leantune.data.assets import default_cache_dir, resolve_location
 from leantune.data.labels import LabelMap
 from leantune.data.read import open_examples
@@ -33,7 +33,7 @@ def quantisation_rows(run: Path, data: str | None) -> QuantisationRows:
         DataError: if it has changed since training, or has rows or labels that are not what they must be.
     """
     record = read_finished_record(run)
-    recipe = load_recipe(str(run / "recipe.yaml"), {})
+    recipe = recipe_of_run(run, record)
     rng = np.random.default_rng(recipe.seed)
     if data is None:
         if record.get("refit"):
@@ -70,7 +70,7 @@ def _read_again(run: Path, record: dict[str, Any], recipe: Recipe) -> PreparedDa
 
 def _read(run: Path, record: dict[str, Any], recipe: Recipe, data: str) -> LabelledRows:
     source = open_examples(resolve_location(data), columns_of(recipe), labels="required")
-    tokeniser = Tokeniser(str(run / "merged"), recipe.max_length)
+    tokeniser = Tokeniser.of_run(run / "merged", recipe.max_length)
     table = tokenise(source, tokeniser, default_cache_dir() / "tokens")
     labels = LabelMap.from_json(record["labels"])
     ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)

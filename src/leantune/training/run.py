@@ -23,7 +23,7 @@ from leantune.training.checkpoint import list_checkpoints
 from leantune.training.gradient_start import turn_to_gradient
 from leantune.training.interrupt import interruptible, resume_command
 from leantune.training.lock import run_lock
-from leantune.training.loop import Phase, TrainingState, train
+from leantune.training.loop import Phase, TrainingState, skipped_line, train
 from leantune.training.observer import RunObserver
 from leantune.training.outcome import evaluate_part, measure_test, publish_artefacts, refit, select_best
 from leantune.training.resume import machine_lines, newest_valid_checkpoint
@@ -210,6 +210,9 @@ def _train(run: Run, state: TrainingState, selection: Selection, history: Histor
         )
         if not observer.is_converged():  # a resumed run may have stopped early already
             train(state, phase, run.recipe, observer)
+    observer.stop_if_asked(state)  # the signal may have come while the last checkpoint was saved
+    if state.skipped_steps:
+        run.console.print(f"warning: {skipped_line(state)}")
     run.record["skipped_steps"] = state.skipped_steps
     run.record["timings"] |= {
         "train_s": state.train_s,

@@ -7,7 +7,7 @@ import lzma
 import zlib
 from typing import Protocol
 
-from leantune.data.content import UNPACKED_BYTES, UNPACKED_RATIO, Content, Packing, reading
+from leantune.data.content import Content, Packing, reading, unpacked_limit
 from leantune.data.pickles.columns import PickleTable
 from leantune.data.pickles.decode import decode
 from leantune.data.pickles.measure import check_size
@@ -60,7 +60,7 @@ def _whole(content: Content) -> bytes:
 
 
 def _unpacked(content: Content, packing: Packing, data: bytes) -> bytes:
-    limit = min(MAX_BYTES, max(UNPACKED_BYTES, UNPACKED_RATIO * len(data)))
+    limit = min(MAX_BYTES, unpacked_limit(len(data)))
     decompressor = _decompressor(packing)
     try:
         unpacked = decompressor.decompress(data, limit + 1)
