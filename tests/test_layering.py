@@ -14,6 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "leantune"
 FLOORS = (
     "errors",
     "file_names",
+    "environment",
+    "json_files",
     "trusted_files",
     "atomic",
     "checksums",

@@ -209,7 +209,7 @@ def test_a_limit_that_is_no_number_is_named(inputs, tmp_path, capsys, monkeypatc
     monkeypatch.setenv(LIMIT_VARIABLE, value)
     words = [f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", f"output={tmp_path / 'run'}"]
     assert main(["train", *words]) == 2
-    line = f"{LIMIT_VARIABLE} must be a whole number of MiB, at most 9 digits. Got {value!r} instead"
+    line = f"{LIMIT_VARIABLE} must be a whole number of MiB, of at most 9 digits. Got {value!r} instead"
     assert capsys.readouterr().err == f"leantune: error: {line}\n"
     assert not (tmp_path / "run").exists()
 

@@ -12,12 +12,13 @@ import errno
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from leantune.errors import ResourceError
+from leantune.errors import ResourceError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
 """New and not yet whole, or old and on its way out: may be removed."""
@@ -27,12 +28,15 @@ ASIDE_PREFIX = ".old-"
 DISK_FAILURES = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file would be larger than is allowed (ulimit -f)",
     errno.EIO: "the disk reports an input/output error",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",
     errno.EPERM: "operation not permitted",
 }
 
+MAX_NAME_BYTES = 255
+"""Of a file's name, in the file systems of Linux and macOS."""
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Arguments of renameat2(2)."""
@@ -45,8 +49,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
     Raises:
         ResourceError: if the disk is full or fails.
+        UsageError: if ``target`` is there and no regular file.
     """
-    target = target.resolve() if target.is_symlink() else target
+    target = file_to_replace(target)
     temporary = _beside(target, TEMPORARY_PREFIX)
     with explained_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +62,28 @@ def atomic_file(target: Path) -> Iterator[Path]:
             sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def file_to_replace(target: Path) -> Path:
+    """``target``, or what it links to: the name that a new file takes.
+
+    Raises:
+        UsageError: if links lead in a circle, or something has the name that is no regular file.
+    """
+    try:
+        followed = Path(os.path.realpath(target, strict=True)) if target.is_symlink() else target
+        mode = followed.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):  # who writes says so
+        return Path(os.path.realpath(target)) if target.is_symlink() else target
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UsageError(f"{target}: a link that leads back to itself; choose another name") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+        place = f"{target}: leads to {followed}, " if followed != target else f"{target}: "
+        raise UsageError(f"{place}{kind}; only a regular file is replaced: choose another name")
+    return followed
 
 
 @contextmanager
@@ -124,7 +151,7 @@ def remove_leftovers(folder: Path) -> list[str]:
     names = []
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         names.append(path.name)
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -171,7 +198,9 @@ def disk_failure(error: Exception) -> str | None:
 
 
 def _beside(target: Path, prefix: str) -> Path:
-    return target.with_name(f"{prefix}{uuid.uuid4().hex}-{target.name}")
+    """A new name in the folder of ``target`` that says whose it is; of a long name the beginning."""
+    name = os.fsencode(f"{prefix}{uuid.uuid4().hex}-{target.name}")
+    return target.with_name(os.fsdecode(name[:MAX_NAME_BYTES]))
 
 
 def _free_space(target: Path) -> str:

@@ -7,7 +7,6 @@ without it every function here is that of a single process.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from leantune.environment import whole_number
 from leantune.errors import DistributedError
 
 T = TypeVar("T")
@@ -30,13 +30,13 @@ def process_group() -> Iterator[None]:
     Raises:
         DistributedError: if the processes cannot find each other, or there are more than GPUs.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if (whole_number("WORLD_SIZE") or 1) == 1:
         yield
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     device = None
     if backend == "nccl":
-        local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        local, count = whole_number("LOCAL_RANK") or 0, torch.cuda.device_count()
         if local >= count:
             raise DistributedError(
                 f"more processes on this machine than its {count} GPU(s): start one a GPU (--nproc-per-node {count})"

@@ -7,18 +7,14 @@ alone, parts that are absent are None, and whoever reads says which ones are nee
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from leantune.errors import CheckpointError, UsageError
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from leantune.json_files import read_json
 
 RECORD = "record.json"
 """What makes a folder a run."""
@@ -279,9 +275,7 @@ def read_record(run: Path, *, needs: Sequence[str] = ()) -> dict[str, Any]:
     path = run / RECORD
     if not path.is_file():
         raise UsageError(f"{run}: no run there (no {RECORD}); give the output folder of 'leantune train'")
-    content = path.read_bytes()
-    _check(content, path)
-    record: dict[str, Any] = json.loads(content)
+    record = read_json(path, RunRecord)
     absent = [part for part in needs if record.get(part) is None]
     if absent:
         raise CheckpointError(f"{path}: damaged: no {absent[0]} in it")
@@ -300,28 +294,3 @@ def read_finished_record(run: Path) -> dict[str, Any]:
             f"{run}: the run is not finished; go on with: leantune train --resume {shlex.quote(str(run))}"
         )
     return read_record(run, needs=NEEDED_TO_USE)
-
-
-@lru_cache(maxsize=1)
-def _validator() -> TypeAdapter[RunRecord]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(RunRecord)
-
-
-def _check(content: bytes, path: Path) -> None:
-    """Refuse what is no JSON, or has a value of another type.
-
-    Raises:
-        CheckpointError: naming the first such place.
-    """
-    from pydantic import ValidationError
-
-    try:
-        _validator().validate_json(content, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))[:100]
-        raise CheckpointError(
-            f"{path}: damaged: {place + ': ' if place else ''}{first['msg']}; put back what the run wrote"
-        ) from None

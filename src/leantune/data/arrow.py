@@ -19,7 +19,7 @@ from leantune.data.content import Content
 from leantune.data.features import class_names
 from leantune.data.sniff import Kind
 from leantune.data.table import CellBatch, check_unique
-from leantune.data.wording import one_line, shown
+from leantune.data.wording import Opaque, one_line, shown
 from leantune.errors import DataError, UnsafeFileError
 
 BatchOpener = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
@@ -47,7 +47,7 @@ class ArrowTable:
                 large.validate(full=True)
                 for start in range(0, large.num_rows, batch_rows):
                     batch = large.slice(start, batch_rows)
-                    cells = {name: batch.column(name).to_pylist() for name in wanted}
+                    cells = {name: _cells_of(batch.column(name)) for name in wanted}
                     yield CellBatch(range(row, row + batch.num_rows), cells)
                     row += batch.num_rows
 
@@ -88,6 +88,25 @@ def table_of(name: str, schema: pa.Schema, open_batches: BatchOpener) -> ArrowTa
         return ArrowTable(name, tuple(schema.names), class_names(schema, name), open_batches)
 
 
+def _cells_of(column: pa.Array) -> list[object]:
+    """The cells in Python's types; dates and collections, which are neither text nor label, as their names alone,
+    since a date may be out of Python's range or of a time zone that it does not know.
+    """
+    kind = column.type
+    while pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) or hasattr(kind, "storage_type"):
+        kind = kind.storage_type if hasattr(kind, "storage_type") else kind.value_type
+    if pa.types.is_temporal(kind):
+        opaque = Opaque(f"a date or time ({str(kind)[:60]})")
+    elif pa.types.is_struct(kind) or pa.types.is_map(kind):
+        opaque = Opaque("an object")
+    elif pa.types.is_nested(kind):
+        opaque = Opaque("a list")
+    else:
+        cells: list[object] = column.to_pylist()
+        return cells
+    return [opaque if is_valid else None for is_valid in column.is_valid().to_pylist()]
+
+
 @contextmanager
 def arrow_errors(name: str) -> Iterator[None]:
     """Turn pyarrow's refusal to read a file into a DataError."""
@@ -113,7 +132,13 @@ def _file_batches(path: Path, wanted: Sequence[str], batch_rows: int) -> Iterato
 
 def _stream_batches(path: Path, wanted: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
     with pa.OSFile(str(path)) as source:
-        yield from pa.ipc.open_stream(source, options=_only(wanted, _stream_schema(path)))
+        reader = pa.ipc.open_stream(source, options=_only(wanted, _stream_schema(path)))
+        end = source.tell()
+        for batch in reader:
+            end = source.tell()
+            yield batch
+        if source.tell() == end:  # else the reader met the mark
+            raise pa.ArrowInvalid("an Arrow stream without its end mark: rows may be missing")
 
 
 def _only(wanted: Sequence[str], schema: pa.Schema) -> pa.ipc.IpcReadOptions:

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from leantune.checksums import update_from
-from leantune.data.limits import mebibytes_of
 from leantune.data.wording import place_name
+from leantune.environment import mebibytes
 from leantune.errors import DataError, ResourceError
 
 Packing = Literal["gzip", "bzip2", "xz"]
@@ -58,7 +58,7 @@ def unpacked_limit(packed_bytes: int) -> int:
     Raises:
         UsageError: if ``$LEANTUNE_MAX_UNPACKED_MIB`` is not a whole number.
     """
-    given = mebibytes_of(UNPACKED_VARIABLE)
+    given = mebibytes(UNPACKED_VARIABLE)
     return max(UNPACKED_BYTES, UNPACKED_RATIO * packed_bytes) if given is None else given
 
 

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from leantune.data.limits import mebibytes_of
+from leantune.environment import mebibytes
 from leantune.errors import UnsafeFileError
 from leantune.trusted_files import make_trusted_folder
 
@@ -37,7 +37,7 @@ def limit_bytes() -> int:
     Raises:
         UsageError: if it is not a whole number.
     """
-    given = mebibytes_of(LIMIT_VARIABLE)
+    given = mebibytes(LIMIT_VARIABLE)
     return DEFAULT_LIMIT_MIB * 2**20 if given is None else given
 
 

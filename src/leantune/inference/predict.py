@@ -13,7 +13,7 @@ from scipy.special import softmax
 from leantune.atomic import atomic_file
 from leantune.data.cells import list_of_texts
 from leantune.data.read import ExampleBatch, ExampleSource
-from leantune.errors import DataError, UsageError
+from leantune.errors import CheckpointError, DataError, UsageError
 from leantune.inference.load import RunClassifier
 from leantune.inference.write import Predictions, PredictionWriter
 
@@ -33,10 +33,20 @@ class PredictionSummary:
 def predict_rows(
     trained: RunClassifier, batch: ExampleBatch, batch_size: int
 ) -> tuple[Predictions, npt.NDArray[np.bool_]]:
-    """Probabilities of one chunk in its own order, and which rows were truncated ``(N,)``."""
+    """Probabilities of one chunk in its own order, and which rows were truncated ``(N,)``.
+
+    Raises:
+        CheckpointError: naming the first row whose prediction is not finite.
+    """
     encoded = trained.tokeniser.encode(batch.texts, batch.pairs)
     logits = trained.logits(encoded, batch_size)
     probabilities = softmax(logits.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    if len(bad):
+        raise CheckpointError(
+            f"row {batch.start + int(bad[0])} (counted from 0): the prediction is not a number: the weights of the run "
+            "are damaged, or its numbers overflow in this precision (--precision fp32 tells)"
+        )
     return Predictions(batch.ids, probabilities), encoded.full_lengths > encoded.lengths
 
 

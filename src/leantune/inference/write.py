@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from leantune.atomic import file_to_replace
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
 
@@ -190,16 +192,17 @@ def check_output(output: str, *, inputs: tuple[str, ...], overwrite: bool) -> st
         if sys.stdout is None:
             raise UsageError("output -: standard output is closed; give a file name")
         return ".csv"
-    path = Path(output)
-    suffix = path.suffix.lower()
+    path = file_to_replace(Path(output))
+    suffix = Path(output).suffix.lower()
     if suffix not in FORMATS:
         raise UsageError(
-            f"output {output}: unknown suffix '{path.suffix}', expected {', '.join(FORMATS)} or -"
+            f"output {output}: unknown suffix '{Path(output).suffix}', expected {', '.join(FORMATS)} or -"
         )
-    if any(each != "-" and Path(each).resolve() == path.resolve() for each in inputs):
+    if any(each != "-" and os.path.realpath(each) == os.path.realpath(path) for each in inputs):
         raise UsageError(f"output {output}: is also the input; choose another name")
-    if path.is_dir():
-        raise UsageError(f"output {output}: is a folder; give a file name")
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise UsageError(f"output {output}: {above} is no folder; choose another name")
     if path.exists() and not overwrite:
         raise UsageError(f"output {output}: exists already; add --overwrite to replace it")
     return suffix

@@ -39,7 +39,16 @@ class Checkpoint:
 
 def checkpoint_path(run: Path, step: int) -> Path:
     """Where the checkpoint of ``step`` is."""
-    return run / "checkpoints" / f"step-{step:06d}"
+    return checkpoints_folder(run) / f"step-{step:06d}"
+
+
+def checkpoints_folder(run: Path) -> Path:
+    """Where all of them are.
+
+    Raises:
+        UnsafeFileError: if it is a link that leads out of the run.
+    """
+    return entry_of(run, "checkpoints")
 
 
 def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint) -> Path:
@@ -115,7 +124,7 @@ def find_problem(folder: Path) -> str | None:
 def list_checkpoints(run: Path) -> dict[int, Path]:
     """Checkpoint folders by step, ascending; their validity is not looked at."""
     found = {}
-    for path in (run / "checkpoints").glob("step-*"):
+    for path in checkpoints_folder(run).glob("step-*"):
         match = _NAME.fullmatch(path.name)
         if match:
             found[int(match[1])] = path

@@ -14,7 +14,7 @@ from leantune.atomic import remove_leftovers
 from leantune.config import Recipe
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
-from leantune.training.checkpoint import Checkpoint, list_checkpoints, valid_checkpoints
+from leantune.training.checkpoint import Checkpoint, checkpoints_folder, list_checkpoints, valid_checkpoints
 
 
 def check_directory(record: Mapping[str, Any], recipe: Recipe) -> None:
@@ -110,7 +110,7 @@ def machine_lines(
 def newest_valid_checkpoint(run: Path, console: Console) -> tuple[int, Checkpoint] | None:
     """The valid checkpoint with the highest step; every newer invalid one is named with its reason."""
     if distributed.is_main():
-        for folder in (run, run / "checkpoints"):
+        for folder in (run, checkpoints_folder(run)):
             for name in remove_leftovers(folder):
                 console.print(f"removed {name}, left by an interrupted save")
     distributed.barrier()
