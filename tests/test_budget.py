@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leantune.adalora.budget import Target, plan_parameters
+from leantune.adalora.budget import Target, full_rank, plan_parameters
 from leantune.errors import UsageError
 from leantune.model import plan_model
 from leantune.pretrained import skeleton
@@ -67,7 +67,8 @@ def test_a_plan_never_exceeds_its_limit_or_names_one_that_fits(limit, head, modu
         assert smallest > limit
         assert plan_parameters(targets, head=head, base=0, limit=smallest).initial == smallest
         return
-    assert plan.initial <= limit < plan.initial + plan.per_rank
+    assert plan.initial <= limit
+    assert limit < plan.initial + plan.per_rank or plan.init_rank == full_rank(targets)
     assert 1 <= plan.target_rank < plan.init_rank
     low, high = plan.adapters_final_range
     assert low <= plan.adapters_final <= high

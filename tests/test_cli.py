@@ -450,9 +450,13 @@ BAD_RECIPES = [
     ),
     (["train", "quickstart", "epochs=inf"], "epochs must be a whole number. Got 'inf' instead"),
     (["train", "quickstart", "seed=nan"], "seed must be a whole number. Got 'nan' instead"),
+    (["train", "quickstart", "labels=a,b,"], "each once and none of them empty. Got a,b, instead"),
     (["train", "quickstart", "epochs=1,5"], "epochs must be a whole number. Got '1,5' instead"),
     (["train", "quickstart", "seed=-1"], "seed must be 0 to 4,294,967,295. Got -1 instead"),
-    (["train", "quickstart", "labels=a,b,a"], "labels must be two or more, each once. Got a,b,a instead"),
+    (
+        ["train", "quickstart", "labels=a,b,a"],
+        "labels must be two or more, each once and none of them empty. Got a,b,a instead",
+    ),
     (
         ["train", "quickstart", "init_rank=4", "init_r=8"],
         "init_r and init_rank are words for one key; keep one of them",

@@ -25,7 +25,7 @@ def test_a_given_order_is_kept_with_classes_that_no_row_has() -> None:
         LabelMap.of(["pos", "bad"], order=("pos", "neg"), source_name="a.csv")
 
 
-@given(st.lists(st.text(min_size=1), min_size=2, unique=True), st.randoms())
+@given(st.lists(st.text("abcxyz0123é語", min_size=1), min_size=2, unique=True), st.randoms())
 def test_row_order_never_changes_ids(labels: list[str], shuffler: random.Random) -> None:
     shuffled = labels * 2
     shuffler.shuffle(shuffled)

@@ -21,6 +21,7 @@ FLOORS = (
     "checksums",
     "run_record",
     "memory",
+    "damage",
     "console",
     "hardware",
     "distributed",
@@ -43,6 +44,7 @@ FLOORS = (
     "estimator",
     "terminal",
     "cli",
+    "__main__",
 )
 """Bottom to top: a room may import from rooms below it and from itself."""
 

@@ -647,9 +647,10 @@ def test_classes_that_look_alike_are_named(inputs, tmp_path):
     keys = {"data": str(tmp_path / "train.csv"), "test": None, "epochs": 1}
     run_training(recipe_for(inputs, tmp_path / "run", **keys), console=console)
     said = console.file.getvalue()
-    assert "classes that differ only in case" in said
-    assert "'Spam' and 'spam'" in said
-    assert r"'cafe\u0301' and 'caf\xe9'" in said
+    assert "classes that look alike" in said
+    assert "'Spam' (U+0053 U+0070 U+0061 U+006D) and 'spam' (U+0073 U+0070 U+0061 U+006D)" in said
+    assert "(U+0063 U+0061 U+0066 U+0065 U+0301) and" in said
+    assert "(U+0063 U+0061 U+0066 U+00E9)" in said
 
 
 def test_a_damaged_checkpoint_is_skipped_by_name(inputs, run, tmp_path, monkeypatch):

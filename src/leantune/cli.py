@@ -6,6 +6,7 @@ Results go to standard output; progress and errors to standard error.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import signal
@@ -34,12 +35,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     keep_freed_memory()
+    if sys.stderr is None:  # closed: what is printed there would go to standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    elif sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _lenient(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without a character shows its number
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _stop)  # training has its own, while it trains
     run = COMMANDS[options.command]
     return exit_code_of(lambda: run(options), debug=options.debug)
+
+
+class _Lenient(io.RawIOBase):
+    """A descriptor that takes everything: a full disk under the log changes nothing about what is done."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, content: Any) -> int:
+        with contextlib.suppress(OSError):
+            return os.write(self._descriptor, content)
+        return len(content)
+
+
+def _lenient(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Standard error, but that writing to it never fails."""
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Lenient(stream.fileno())),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=True,
+    )
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -62,6 +98,8 @@ def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
     """Run ``command``; what goes wrong becomes one line on standard error and an exit code."""
     try:
         command()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what fails after this is no longer reported
     except LeantuneError as error:
         return _report(error, error.exit_code, debug)
     except KeyboardInterrupt:

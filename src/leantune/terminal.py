@@ -17,6 +17,7 @@ from leantune.console import console
 from leantune.data.wording import place_name
 from leantune.evaluation.metrics import Metrics
 from leantune.run_record import read_record
+from leantune.training.notices import rank_lines
 from leantune.training.planning import Plan
 
 
@@ -91,6 +92,8 @@ def print_plan(planned: Plan, *, as_json: bool) -> None:
     terminal = console()
     terminal.print(_ledger(planned.parameters, planned.recipe, planned.num_labels))
     terminal.print(_schedule_text(planned), soft_wrap=True)
+    for line in rank_lines(planned.parameters):
+        terminal.print(line, soft_wrap=True)
     for name, count in planned.unseen.items():
         terminal.print(
             f"counted as if the weights, which are not here, had {name}: else its {count:,} parameters are trained",

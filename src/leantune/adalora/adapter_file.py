@@ -88,14 +88,15 @@ def read_adapter(folder: Path) -> AdapterFile:
             "(path_initial_model_for_weight_conversion)"
         )
     for name in (rank_key, "lora_alpha"):
-        if not isinstance(value := config.get(name), int | float) or value <= 0:
+        value = config.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise CheckpointError(f"{folder}/{CONFIG}: {name} is {value}, expected a number above 0")
     parts: dict[str, dict[str, Tensor]] = {}
     head = {}
     for key, tensor in tensors.items():
         match = _ADAPTER_KEY.fullmatch(key)
         if match:
-            parts.setdefault(match[1], {})[match[2]] = tensor.float()
+            parts.setdefault(match[1], {})[match[2]] = tensor
         else:
             head[key.removeprefix(PREFIX)] = tensor
     incomplete = [name for name, part in parts.items() if set(part) != set(letters)]
@@ -104,13 +105,18 @@ def read_adapter(folder: Path) -> AdapterFile:
         raise CheckpointError(
             f"{folder}: one of {names} is missing of {', '.join(incomplete) or 'all modules'}"
         )
+    for name, part in parts.items():
+        _check_shapes(folder, name, part)
     if "E" not in letters:
         try:
             _add_constant_e(parts, config)
-        except (re.error, TypeError, ZeroDivisionError) as error:
+        except (re.error, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
             raise CheckpointError(f"{folder}/{CONFIG}: alpha_pattern cannot be read: {error}") from error
     return AdapterFile(
-        modules={name: Triplets(**part) for name, part in parts.items()},
+        modules={
+            name: Triplets(**{letter: tensor.float() for letter, tensor in part.items()})
+            for name, part in parts.items()
+        },
         head=head,
         head_modules=tuple(config.get("modules_to_save") or ()),
         base_model=config.get("base_model_name_or_path") or "",
@@ -118,6 +124,27 @@ def read_adapter(folder: Path) -> AdapterFile:
         alpha=config["lora_alpha"],
         config=config,
     )
+
+
+def _check_shapes(folder: Path, name: str, part: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are no factors of one update.
+
+    Raises:
+        CheckpointError: naming the first and its shape.
+    """
+    ranks = {}
+    for letter, tensor in part.items():
+        if tensor.dim() != 2 or not tensor.is_floating_point():
+            found = f"{tuple(tensor.shape)} {tensor.dtype}"
+            raise CheckpointError(
+                f"{folder}: lora_{letter} of {name} is {found}, expected a matrix of floats"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{folder}: lora_{letter} of {name} is not finite: the adapter is damaged")
+        ranks[letter] = tensor.shape[1 if letter == "B" else 0]
+    if len(set(ranks.values())) > 1 or ("E" in part and part["E"].shape[1] != 1):
+        shapes = ", ".join(f"lora_{letter} {tuple(tensor.shape)}" for letter, tensor in part.items())
+        raise CheckpointError(f"{folder}: {name} has {shapes}, expected one rank")
 
 
 def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

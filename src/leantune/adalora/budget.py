@@ -158,7 +158,13 @@ def plan_parameters(
     if not targets:
         raise UsageError("no linear layer of the encoder matches targets: see 'leantune plan' for the names")
     per_rank = _per_rank(targets)
-    largest = (limit - head) // per_rank if limit is not None else None
+    full = full_rank(targets)
+    for name, rank in (("init_rank", init_rank), ("target_rank", target_rank)):
+        if rank is not None and rank > full:
+            raise UsageError(
+                f"{name} must be at most {full}, the rank of the largest target. Got {rank} instead"
+            )
+    largest = min((limit - head) // per_rank, full) if limit is not None else None
     _refuse_too_small(method, limit, head, targets, smaller_heads or {})
     init_rank, target_rank = _ranks(method, init_rank, target_rank, largest)
     plan = ParameterPlan(
@@ -177,6 +183,11 @@ def plan_parameters(
             f"the nearest that fits is init_rank={largest} ({head + largest * per_rank:,})"
         )
     return plan
+
+
+def full_rank(targets: Sequence[Target]) -> int:
+    """The rank above which no target can learn more: the smaller side of the largest."""
+    return max(min(target.in_features, target.out_features) for target in targets)
 
 
 def _per_rank(targets: Sequence[Target]) -> int:

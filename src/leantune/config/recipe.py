@@ -150,8 +150,8 @@ class Recipe:
         yield _must_be("output", "nothing", "a folder", bool(self.output))
         yield _must_be("seed", self.seed, "0 to 4,294,967,295", 0 <= self.seed < 2**32)
         names = self.labels or ("0", "1")
-        is_list = len(names) > 1 and len(set(names)) == len(names)
-        yield _must_be("labels", ",".join(names), "two or more, each once", is_list)
+        is_list = len(names) > 1 and len(set(names)) == len(names) and all(name.strip() for name in names)
+        yield _must_be("labels", ",".join(names), "two or more, each once and none of them empty", is_list)
         for name in ("epochs", "batch_size", "accumulate", "eval_batch_size", "max_length", "keep_best"):
             yield _must_be(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         for name in ("init_rank", "target_rank", "max_trainable_params"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,7 @@ class LabelMap:
             source_name: the file, for messages.
 
         Raises:
-            DataError: fewer than two different labels, or one that ``order`` lacks.
+            DataError: fewer than two different labels, one that shows nothing, or one that ``order`` lacks.
         """
         found = set(values)
         if len(found) < 2:
@@ -54,6 +55,7 @@ class LabelMap:
                 path=source_name,
             )
         if order is None:
+            _refuse_invisible(found, source_name)
             return cls(tuple(sorted(found, key=int if _all_integers(found) else None)))
         unknown = sorted(found - set(order))
         if unknown:
@@ -137,6 +139,45 @@ class LabelMap:
         if isinstance(value, Mapping) and value.get("sha256") != label_map.sha256:
             raise CheckpointError("label map: the names are not those that were saved (sha256 differs)")
         return label_map
+
+
+def look_alikes(names: Iterable[str]) -> Iterator[str]:
+    """Names that are most likely one class in several spellings, each with its code points; one text a class."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_appearance(name), []).append(name)
+    for group in groups.values():
+        if len(group) > 1:
+            yield " and ".join(f"{shown(name)} ({_code_points(name)})" for name in group)
+
+
+def _refuse_invisible(labels: Iterable[str], source_name: str | None) -> None:
+    for label in labels:
+        if not _appearance(label):
+            raise DataError(
+                f"the label {shown(label)} ({_code_points(label)}) shows nothing: expected a name",
+                path=source_name,
+            )
+
+
+def _appearance(label: str) -> str:
+    """What labels share that differ only in normal form, case, white space, invisible characters or the script of
+    digits.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+    letters = (str(unicodedata.digit(letter, letter)) for letter in folded if not _is_invisible(letter))
+    return " ".join("".join(letters).split())
+
+
+def _is_invisible(letter: str) -> bool:
+    """Joiners, marks of byte order, of direction and of variants, and controls that are no white space."""
+    is_format = unicodedata.category(letter) in ("Cf", "Cc") and not letter.isspace()
+    return is_format or "\ufe00" <= letter <= "\ufe0f" or letter == "\u034f"
+
+
+def _code_points(label: str, limit: int = 12) -> str:
+    points = " ".join(f"U+{ord(letter):04X}" for letter in label[:limit])
+    return points + (" ..." if len(label) > limit else "")
 
 
 def _all_integers(names: Iterable[str]) -> bool:

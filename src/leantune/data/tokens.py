@@ -7,6 +7,7 @@ import itertools
 import json
 import mmap
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from leantune.checksums import update_from
+from leantune.damage import explained_damage
 from leantune.data import token_cache
 from leantune.data.read import ExampleSource
 from leantune.errors import CheckpointError, DataError, UnsafeFileError, UsageError, first_line
@@ -29,6 +31,11 @@ FORMAT_VERSION = 3
 PART_CHARACTERS = 2**20
 """Tokenised at once. What is cut off of a text is held meanwhile, at some 100 bytes a character: 1,000 texts of 31,000
 characters took 1.3 GB more than they do in parts."""
+
+LONG_CHARACTERS, CUT_MARGIN = 2**18, 2**14
+"""Of a text that is cut before it is tokenised, and how far from the nearest token that is kept."""
+_LAST_SPACE = re.compile(r"\s(?=\S*\Z)")
+"""Of a window of a text."""
 
 SCHEMA = pa.schema(
     [
@@ -73,7 +80,7 @@ class Tokeniser:
 
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # tokenizers raises no narrower type for a file it cannot read
             raise UsageError(
                 f"model {source}: its tokenizer cannot be loaded: {first_line(error)}"
             ) from error
@@ -107,10 +114,8 @@ class Tokeniser:
         Raises:
             CheckpointError: if it cannot be loaded, or was saved with another ``max_length``.
         """
-        try:
+        with explained_damage(folder):
             tokeniser = cls(str(folder), max_length)
-        except UsageError as error:
-            raise CheckpointError(f"{folder}: {error}") from error
         if tokeniser.saved_max_length != max_length:
             raise CheckpointError(
                 f"{folder}: its tokenizer keeps {tokeniser.saved_max_length} tokens of a text, the record of the run "
@@ -158,6 +163,10 @@ class Tokeniser:
         )
 
     def _encode(self, inputs: Sequence[str | tuple[str, str]], *, is_pair: bool) -> Encoded:
+        inputs, long = list(inputs), {}
+        for i, text in enumerate(inputs):
+            if isinstance(text, str) and len(text) > LONG_CHARACTERS:
+                long[i], inputs[i] = text, self._shortened(text)
         encodings = self._truncating.encode_batch_fast(inputs)
         ids = [np.array(encoding.ids or [self._of_nothing], dtype=np.int32) for encoding in encodings]
         lengths = np.fromiter((len(tokens) for tokens in ids), dtype=np.int32, count=len(ids))
@@ -170,7 +179,42 @@ class Tokeniser:
         if cut:
             whole = self._whole.encode_batch_fast([inputs[i] for i in cut])
             full_lengths[cut] = [len(encoding.ids) for encoding in whole]
+        for i, text in long.items():
+            if inputs[i] != text:
+                full_lengths[i] = self._count(text)
         return Encoded(ids, second_starts, full_lengths)
+
+    def _shortened(self, text: str) -> str:
+        """A text with the tokens that are kept of ``text``: a tokenizer holds some 200 bytes of each character that
+        it is given. A long one is cut `CUT_MARGIN` characters behind (or before) the last token that is kept.
+        """
+        is_right = self.tokenizer.truncation_side == "right"
+        size = LONG_CHARACTERS
+        while size < len(text):
+            part = text[:size] if is_right else text[-size:]
+            encoding = self._whole.encode(part, add_special_tokens=False)
+            offsets = encoding.offsets
+            if len(offsets) > self.max_length:
+                first, last = (
+                    (0, self.max_length) if is_right else (len(offsets) - self.max_length, len(offsets))
+                )
+                margin = size - offsets[last - 1][1] if is_right else offsets[first][0]
+                if margin >= CUT_MARGIN:
+                    return part
+            size *= 4
+        return text
+
+    def _count(self, text: str) -> int:
+        """Tokens of a long text, special tokens included, counted in pieces that end where white space begins."""
+        count, start = int(self._backend.num_special_tokens_to_add(False)), 0
+        while start < len(text):
+            end = start + LONG_CHARACTERS
+            if end < len(text):
+                space = _LAST_SPACE.search(text, max(start + 1, end - CUT_MARGIN), end)
+                end = space.start() if space else end
+            count += len(self._whole.encode(text[start:end], add_special_tokens=False).ids)
+            start = end
+        return count
 
 
 def _parts(inputs: Sequence[str | tuple[str, str]]) -> Iterator[Sequence[str | tuple[str, str]]]:

@@ -8,6 +8,7 @@ from typing import Any
 from leantune import hardware
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
 from leantune.architectures import output_layer
+from leantune.damage import explained_damage
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
 from leantune.head import missing_head_parameters
@@ -38,7 +39,8 @@ def load_adapter(
         UsageError: if the base model cannot be had, or ``labels`` are not as many as the classes.
     """
     folder = Path(folder)
-    adapter = read_adapter(folder)
+    with explained_damage(folder):
+        adapter = read_adapter(folder)
     source = resolve_model(base or adapter.base_model)
     config = config_of(source, trust_remote_code=trust_remote_code)
     num_labels = count_classes(adapter, config)

@@ -12,6 +12,7 @@ from leantune.adalora.adapter_file import read_adapter
 from leantune.adalora.export import write_lora
 from leantune.atomic import atomic_folder
 from leantune.checksums import describe_folder
+from leantune.damage import explained_damage
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.load import check_artefact
 from leantune.inference.openvino import FORMS
@@ -51,6 +52,9 @@ def export_run(
         raise UsageError(f"{run}: trained with method=lora, there is no AdaLoRA of it; use lora or merged")
     part = {"adalora": "adapter", "lora": "adapter", "merged": "merged"}[form]
     own = check_artefact(run, record, part)
+    if part == "adapter":
+        with explained_damage(own):
+            read_adapter(own)
     with atomic_folder(target) as folder:
         for name in record["artefacts"][part].get("files") or describe_folder(own):
             shutil.copy2(own / name, folder / name)

@@ -16,10 +16,11 @@ import torch
 from leantune import hardware
 from leantune.checksums import find_difference
 from leantune.config import Recipe, recipe_of_run
+from leantune.damage import explained_damage
 from leantune.data.labels import LabelMap
 from leantune.data.rows import Index
 from leantune.data.tokens import Encoded, Tokeniser
-from leantune.errors import CheckpointError, UsageError, first_line
+from leantune.errors import CheckpointError, UsageError
 from leantune.evaluation.evaluate import map_batches
 from leantune.file_names import entry_of
 from leantune.model import PackedClassifier
@@ -93,9 +94,10 @@ def load_run(
     chosen = precision or recipe.precision
     dtype = hardware.DTYPES[hardware.pick_precision("bf16" if chosen == INT8 else chosen, device)]
     model = load_merged(run, record, trust_remote_code=trust_remote_code)
-    set_encoder_dtype(model.requires_grad_(False), dtype)
-    classifier = PackedClassifier(model, DropoutStream(0)).eval()
-    longest = longest_text(model.config, classifier.position_offset)
+    with explained_damage(run / "merged"):
+        set_encoder_dtype(model.requires_grad_(False), dtype)
+        classifier = PackedClassifier(model, DropoutStream(0)).eval()
+        longest = longest_text(model.config, classifier.position_offset)
     if longest is not None and recipe.max_length > longest:
         raise CheckpointError(
             f"{run / RECORD}: damaged: max_length={recipe.max_length} is more than the "
@@ -158,12 +160,10 @@ def load_merged(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool
     """
     labels = LabelMap.from_json(record["labels"])
     merged = check_artefact(run, record, "merged")
-    try:
+    with explained_damage(merged):
         config = config_of(str(merged), trust_remote_code=trust_remote_code)
+        check_labels(merged, config, labels)
         model = load_classifier(str(merged), config, needs_head=True)
-    except (OSError, UsageError) as error:
-        raise CheckpointError(f"{merged}: cannot be loaded: {first_line(error)}") from error
-    check_labels(merged, model.config, labels)
     return model
 
 

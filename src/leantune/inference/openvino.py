@@ -6,7 +6,6 @@ S texts of a batch, L tokens that they are padded to.
 from __future__ import annotations
 
 import importlib
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Set
@@ -20,14 +19,17 @@ import torch
 from leantune import hardware
 from leantune.checksums import find_difference
 from leantune.config import Recipe, recipe_of_run
+from leantune.damage import explained_damage
 from leantune.data.labels import LabelMap
 from leantune.data.rows import Index, by_length
 from leantune.data.tokens import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError, first_line
+from leantune.file_names import entry_of
 from leantune.inference.load import Logits, RunClassifier, check_labels
+from leantune.json_files import read_json
 from leantune.packing.padded import Inputs, padded_inputs
 from leantune.pretrained import config_of
-from leantune.run_record import read_finished_record
+from leantune.run_record import FileRecord, read_finished_record
 
 FORMS = ("openvino", "openvino-int8")
 """Engines besides PyTorch: each is an export format, and the name of its folder in the run."""
@@ -37,6 +39,14 @@ ABOUT = "export.json"
 """What leantune says of the export: of which run it is, and what quantisation cost."""
 LENGTH_MULTIPLE = 16
 """Lengths are padded to it: OpenVINO compiles its kernels anew for every shape."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRecord:
+    """What is read of `ABOUT`."""
+
+    run_id: str
+    files: dict[str, FileRecord] | None = None
 
 
 def import_extra(name: str, purpose: str) -> Any:
@@ -118,21 +128,18 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
     record = read_finished_record(run)
     labels = LabelMap.from_json(record["labels"])
     recipe = recipe_of_run(run, record)
-    folder, command = run / form, f"leantune export {shlex.quote(str(run))} --format {form}"
+    folder, command = entry_of(run, form), f"leantune export {shlex.quote(str(run))} --format {form}"
     if not folder.is_dir():
         raise UsageError(f"{folder}: not exported yet; make it with: {command}")
     try:
-        about = json.loads((folder / ABOUT).read_text("utf-8"))
-        made_of, files = about["run_id"], about.get("files", {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / ABOUT}: damaged: {first_line(error)}; export again with: {command} --overwrite"
-        ) from error
-    if made_of != record["run_id"]:
+        about = read_json(entry_of(folder, ABOUT), ExportRecord)
+    except (OSError, CheckpointError) as error:
+        raise CheckpointError(f"{first_line(error)}; export again with: {command} --overwrite") from error
+    if about["run_id"] != record["run_id"]:
         raise CheckpointError(
             f"{folder}: exported from an earlier run in this folder; export again with: {command} --overwrite"
         )
-    problem = find_difference(folder, files)
+    problem = find_difference(folder, about.get("files") or {})
     if problem:
         raise CheckpointError(
             f"{folder}: {problem} by {ABOUT}: it was damaged or changed after the export; export again with: "
@@ -154,12 +161,11 @@ def open_export(
     if precision is None:
         precision = "auto" if recipe.precision == "fp16" else recipe.precision  # fp16 is for GPUs
     settings = _settings(openvino, precision)
-    try:
+    with explained_damage(folder):
         config = config_of(str(folder))
+        check_labels(folder, config, labels)
         compiled = openvino.Core().compile_model(str(folder / MODEL), "CPU", settings)
-    except (RuntimeError, UsageError) as error:
-        raise CheckpointError(f"{folder}: cannot be loaded: {first_line(error)}") from error
-    check_labels(folder, config, labels)
+        compiled.output("logits")
     return OpenVinoClassifier(
         tokeniser=Tokeniser.of_run(folder, recipe.max_length),
         labels=labels,

@@ -21,6 +21,7 @@ from leantune.adalora.adapter_file import AdapterFile, copy_head, read_adapter
 from leantune.adalora.triplets import Triplets
 from leantune.architectures import head_modules
 from leantune.config import recipe_of_run
+from leantune.damage import explained_damage
 from leantune.data.labels import LabelMap
 from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError, UsageError
@@ -88,7 +89,8 @@ class SharedEncoder:
         record = read_finished_record(run)
         labels = LabelMap.from_json(record["labels"])
         folder = check_artefact(run, record, "adapter")
-        adapter = read_adapter(folder)
+        with explained_damage(folder):
+            adapter = read_adapter(folder)
         if record["model"]["sha256"] != self._weights_sha256:
             raise CheckpointError(f"{run}: trained on another encoder than {self.source}: its weights differ")
         recipe = recipe_of_run(run, record)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from torch import Tensor
 
 from leantune.atomic import atomic_folder, discard_folder
 from leantune.checksums import describe_file, find_difference
-from leantune.errors import ResourceError
+from leantune.damage import explained_damage
+from leantune.errors import CheckpointError, ResourceError
 from leantune.file_names import entry_of
+from leantune.json_files import read_json
+from leantune.run_record import FileRecord
 
 FORMAT_VERSION = 1
 MANIFEST, TENSORS, STATE = "MANIFEST.json", "state.safetensors", "state.json"
@@ -35,6 +38,14 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What is read of ``MANIFEST.json``."""
+
+    format: int
+    files: dict[str, FileRecord]
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -92,8 +103,9 @@ def valid_checkpoints(
 
 
 def _read(folder: Path) -> Checkpoint:
-    state = json.loads((folder / STATE).read_text("utf-8"))
-    return Checkpoint(safetensors.torch.load_file(folder / TENSORS), state)
+    with explained_damage(folder):
+        state = json.loads((folder / STATE).read_text("utf-8"))
+        return Checkpoint(safetensors.torch.load_file(folder / TENSORS), state)
 
 
 def find_problem(folder: Path) -> str | None:
@@ -103,16 +115,12 @@ def find_problem(folder: Path) -> str | None:
         UnsafeFileError: if its manifest names something outside of it, or a link leads there.
     """
     try:
-        manifest = json.loads(entry_of(folder, MANIFEST).read_text("utf-8"))
-        version = manifest["format"]
-        files: Mapping[str, Mapping[str, Any]] = {
-            name: {"bytes": int(about["bytes"]), "sha256": str(about["sha256"])}
-            for name, about in manifest["files"].items()
-        }
+        manifest = read_json(entry_of(folder, MANIFEST), Manifest)
     except FileNotFoundError:
         return f"no {MANIFEST}"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, CheckpointError):
         return f"{MANIFEST} is not readable"
+    version, files = manifest["format"], manifest["files"]
     if version != FORMAT_VERSION:
         return f"written in format {version}, this leantune reads {FORMAT_VERSION}"
     unnamed = [name for name in (TENSORS, STATE) if name not in files]

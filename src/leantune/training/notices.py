@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from leantune.adalora.budget import ParameterPlan
+from leantune.adalora.budget import ParameterPlan, full_rank
+from leantune.data.labels import look_alikes
 from leantune.data.rows import LabelledRows
 from leantune.packing.native.library import SWITCH, describe_kernels
 from leantune.training.selection import KEEP_LAST
@@ -45,20 +45,18 @@ def data_lines(description: dict[str, Any], max_length: int) -> Iterator[str]:
     ]
     if repeats:
         yield f"warning: equal texts: {'; '.join(repeats)}"
-    alike = _classes_that_look_alike(description["train"]["label_counts"])
+    alike = list(look_alikes(description["train"]["label_counts"]))
     if alike:
+        yield f"warning: classes that look alike: {'; '.join(alike)}. If they are one class, write it in one way"
+
+
+def rank_lines(plan: ParameterPlan) -> Iterator[str]:
+    """One line if the limit on parameters allows more than ranks can use, else none."""
+    if plan.limit is not None and plan.init_rank == full_rank(plan.targets):
         yield (
-            f"warning: classes that differ only in case, accents or invisible characters: {'; '.join(alike)}. "
-            "If they are one class, write it in one way"
+            f"init_rank is {plan.init_rank}, the rank of the largest target: of max_trainable_params={plan.limit:,} "
+            f"{plan.limit - plan.initial:,} are not used"
         )
-
-
-def _classes_that_look_alike(names: Iterable[str]) -> list[str]:
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        seen = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
-        groups.setdefault(seen.casefold().strip(), []).append(name)
-    return [" and ".join(map(ascii, group)) for group in groups.values() if len(group) > 1]
 
 
 def kernel_lines(device: torch.device, precision: str) -> Iterator[str]:

@@ -9,13 +9,14 @@ import numpy as np
 
 from leantune import distributed
 from leantune.adalora.schedule import RankSchedule
+from leantune.damage import explained_damage
 from leantune.errors import CheckpointError
 from leantune.evaluation.comparison import compare
 from leantune.evaluation.evaluate import evaluate
 from leantune.evaluation.metrics import Metrics, confusion_matrix, occupied_cells
 from leantune.model import PackedClassifier
 from leantune.training.artefacts import PROBE_ROWS, publish
-from leantune.training.checkpoint import valid_checkpoints
+from leantune.training.checkpoint import checkpoint_path, valid_checkpoints
 from leantune.training.loop import Phase, train
 from leantune.training.observer import SilentObserver
 from leantune.training.prepare import lr_warmup_steps
@@ -46,7 +47,8 @@ def select_best(run: Run, classifier: PackedClassifier, selection: Selection) ->
             f"{run.folder}: no valid checkpoint with final ranks; start again with --overwrite"
         )
     best, best_checkpoint = ranking[chosen[0]], chosen[1]
-    restore_weights(classifier, best_checkpoint)
+    with explained_damage(checkpoint_path(run.folder, best.step)):
+        restore_weights(classifier, best_checkpoint)
     label_ids, predicted = run.data.validation.label_ids, best_checkpoint.tensors["predicted"].numpy()
     comparison = None
     if rival is not None:

@@ -15,11 +15,12 @@ from rich.console import Console
 
 from leantune import distributed
 from leantune.config import Recipe
+from leantune.damage import explained_damage
 from leantune.errors import CheckpointError, Interrupted, ResourceError
 from leantune.hardware import describe_versions
 from leantune.memory import is_out_of_memory
 from leantune.model import PackedClassifier
-from leantune.training.checkpoint import list_checkpoints
+from leantune.training.checkpoint import checkpoint_path, list_checkpoints
 from leantune.training.gradient_start import turn_to_gradient
 from leantune.training.interrupt import interruptible, resume_command
 from leantune.training.lock import run_lock
@@ -169,16 +170,18 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
             f"{run.folder}: no valid checkpoint to resume from; start again with --overwrite"
         )
     step, checkpoint = found
-    restore(state, checkpoint)
+    with explained_damage(checkpoint_path(run.folder, step)):
+        restore(state, checkpoint)
+        run.started -= checkpoint.state["elapsed_s"]
+        selection.evaluations = [Evaluation(**each) for each in checkpoint.state["evaluations"]]
+        history_bytes = int(checkpoint.state["history_bytes"])
     if run.record["status"] == "interrupted":
         run.record["status"] = "running"
         run.save_record()
-    run.started -= checkpoint.state["elapsed_s"]
-    selection.evaluations = [Evaluation(**each) for each in checkpoint.state["evaluations"]]
     run.console.print(f"resumed from step {step} of {run.steps.total_steps}")
     for line in machine_lines(run.record, hardware=hardware_of(run), versions=describe_versions()):
         run.console.print(line, soft_wrap=True)
-    history = History(run.folder / "history.jsonl", keep_bytes=checkpoint.state["history_bytes"])
+    history = History(run.folder / "history.jsonl", keep_bytes=history_bytes)
     if history.lost_bytes:
         run.console.print(
             f"history.jsonl lacks {history.lost_bytes:,} bytes of what it had at step {step}: curves will have a gap"

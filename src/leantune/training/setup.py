@@ -42,7 +42,7 @@ from leantune.run_record import NEEDED_TO_RESUME, RECORD, read_record
 from leantune.sources import public_name, resolve_model
 from leantune.training.folder import check_folder, check_inputs_stay, clear_run
 from leantune.training.loop import TrainingState
-from leantune.training.notices import data_lines, disk_lines, kernel_lines, padding_lines
+from leantune.training.notices import data_lines, disk_lines, kernel_lines, padding_lines, rank_lines
 from leantune.training.optimizer import adamw
 from leantune.training.prepare import (
     PreparedData,
@@ -114,7 +114,11 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     run = Run(
         recipe, folder, console, model_source, config, data, plan, steps, device, precision, record, started
     )
-    for line in (*kernel_lines(device, precision), *disk_lines(folder, plan, keep_best=recipe.keep_best)):
+    for line in (
+        *rank_lines(plan),
+        *kernel_lines(device, precision),
+        *disk_lines(folder, plan, keep_best=recipe.keep_best),
+    ):
         console.print(line, soft_wrap=True)
     if resume:
         check_same_run(record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)

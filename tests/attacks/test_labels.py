@@ -1,0 +1,69 @@
+"""Labels that look alike are two classes only after both were named."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from leantune.cli import main
+from leantune.data.labels import LabelMap, look_alikes
+from leantune.errors import DataError
+from leantune.training.notices import data_lines
+
+PAIRS = {
+    "NFC and NFD": ("caf\u00e9", "cafe\u0301"),
+    "zero-width space": ("spam", "sp\u200bam"),
+    "no-break space": ("not spam", "not\u00a0spam"),
+    "mark of byte order": ("spam", "\ufeffspam"),
+    "case": ("Spam", "spam"),
+    "a boolean and a word": ("True", "true"),
+    "digits of two scripts": ("1", "\u0661"),
+    "full width": ("A1", "\uff21\uff11"),
+    "direction": ("spam", "\u202espam"),
+    "variant": ("\u2764", "\u2764\ufe0f"),
+    "ligature": ("file", "\ufb01le"),
+    "two blanks": ("not spam", "not  spam"),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_labels_that_look_alike_are_named_with_their_code_points(name):
+    first, second = PAIRS[name]
+    (said,) = look_alikes([first, "other", second])
+    for label in (first, second):
+        assert f"({' '.join(f'U+{ord(letter):04X}' for letter in label[:12])})" in said
+    rows = {"rows": 3, "tokens": 9, "truncated_rows": 0, "label_counts": {first: 1, second: 1, "other": 1}}
+    lines = list(data_lines({"train": rows, "validation": None, "test": None}, 16))
+    assert any(line.startswith("warning: classes that look alike: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a", "b"), ("1", "-1"), ("c", "c++"), ("\u0915\u093f", "\u0915\u0941"), ("\u0e01\u0e34", "\u0e01\u0e37"),
+        ("resume", "r\u00e9sum\u00e9"), ("1", "10"), ("+", "-"), ("#", "##"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_different_are_left_alone(first, second):
+    assert not list(look_alikes([first, second]))
+
+
+@pytest.mark.parametrize("label", ["\u200b", "\ufeff", "\u200d\u200e", "\u00ad"])
+def test_a_label_that_shows_nothing_is_refused(label):
+    with pytest.raises(DataError, match=rf"U\+{ord(label[0]):04X}.* shows nothing: expected a name"):
+        LabelMap.of(["a", label], source_name="rows.csv")
+
+
+def test_the_warning_reaches_the_terminal_escaped():
+    console = Console(file=io.StringIO(), width=300)
+    for line in look_alikes(["\x1b[31mspam", "\x1b[31mSPAM"]):
+        console.print(line, soft_wrap=True)
+    assert "\x1b" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize("labels", ["a,b,", ",a,b", "a,,b", "a, ,b"])
+def test_an_empty_name_of_a_class_is_refused(labels, capsys):
+    assert main(["plan", "data=x.csv", "model=m", f"labels={labels}"]) == 2
+    assert "each once and none of them empty" in capsys.readouterr().err
