@@ -23,7 +23,7 @@ from leantune.config import Recipe, load_recipe
 from leantune.data.wording import one_line
 from leantune.errors import CheckpointError, Interrupted, LeantuneError, ResourceError, UsageError
 from leantune.memory import is_out_of_memory, keep_freed_memory, use_huge_pages
-from leantune.run_record import read_record
+from leantune.run_record import RECORD
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,7 +155,8 @@ def _train(options: argparse.Namespace) -> None:
             raise UsageError("--resume goes on with the recipe of the run; give nothing else")
         path = os.path.join(options.resume, "recipe.yaml")
         if not os.path.isfile(path):
-            read_record(Path(options.resume))
+            if not (Path(options.resume) / RECORD).is_file():
+                raise UsageError(f"{options.resume}: no run to resume there (no {RECORD})")
             raise CheckpointError(f"{options.resume}: no recipe.yaml in it; put back what the run wrote")
         recipe = load_recipe(path, {"output": options.resume})
     else:

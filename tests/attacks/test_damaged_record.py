@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attacks.crafted import BROKEN
 from leantune.cli import main
 from leantune.errors import CheckpointError
 from leantune.estimator import LeanTextClassifier
@@ -29,33 +29,6 @@ def record(run) -> dict[str, Any]:
     return json.loads((run / "record.json").read_text("utf-8"))
 
 
-def cut(text: str) -> bytes:
-    return text[: len(text) // 2].encode()
-
-
-def not_utf8(text: str) -> bytes:
-    return text.replace('"labels"', '"lab\xff"').encode("latin-1", "replace")
-
-
-def nested(text: str) -> bytes:
-    return b"[" * 100_000
-
-
-def nested_inside(text: str) -> bytes:
-    return text.replace('"command":', '"x":' + "[" * 50_000 + "]" * 50_000 + ',"command":', 1).encode()
-
-
-def long_number(text: str) -> bytes:
-    return text.replace('"processes": 1', '"processes": ' + "1" * 5000, 1).encode()
-
-
-BROKEN: list[Callable[[str], bytes]] = [
-    cut, not_utf8, nested, nested_inside, long_number,
-    lambda text: b"", lambda text: b"[]", lambda text: b"null", lambda text: b"1", lambda text: b"\0" * 100,
-    lambda text: b"{}", lambda text: "﻿".encode() + b"{",
-]  # fmt: skip
-
-
 def commands(run: Path, inputs: Path, output: Path) -> list[list[str]]:
     return [
         ["train", "--resume", str(run)],
@@ -65,7 +38,7 @@ def commands(run: Path, inputs: Path, output: Path) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("damage", BROKEN)
+@pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN)
 def test_every_command_says_in_one_line_that_a_record_is_damaged(copy, run, inputs, tmp_path, capsys, damage):
     (copy / "record.json").write_bytes(damage((run / "record.json").read_text("utf-8")))
     for command in commands(copy, inputs, tmp_path):

@@ -7,25 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
+from attacks.inputs import PAIRS
 from leantune.cli import main
 from leantune.data.labels import LabelMap, look_alikes
 from leantune.errors import DataError
 from leantune.training.notices import data_lines
-
-PAIRS = {
-    "NFC and NFD": ("caf\u00e9", "cafe\u0301"),
-    "zero-width space": ("spam", "sp\u200bam"),
-    "no-break space": ("not spam", "not\u00a0spam"),
-    "mark of byte order": ("spam", "\ufeffspam"),
-    "case": ("Spam", "spam"),
-    "a boolean and a word": ("True", "true"),
-    "digits of two scripts": ("1", "\u0661"),
-    "full width": ("A1", "\uff21\uff11"),
-    "direction": ("spam", "\u202espam"),
-    "variant": ("\u2764", "\u2764\ufe0f"),
-    "ligature": ("file", "\ufb01le"),
-    "two blanks": ("not spam", "not  spam"),
-}
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from attacks.inputs import INPUTS
 from leantune.data.content import UNPACKED_VARIABLE
 from leantune.data.read import Columns, open_examples
 from leantune.errors import DataError, UsageError
@@ -30,23 +31,6 @@ try:
 except LeantuneError as error:
     print(str(error)[:300])
 """
-
-INPUTS = {
-    "open string.jsonl": ('{"text": "' + '\\"' * 500_000, "not JSON"),
-    "many open strings.jsonl": ('{"text": [[[' + '"\\' * 500_000, "not JSON"),
-    "brackets in an open string.jsonl": ('{"text": "' + "[{" * 500_000, "not JSON"),
-    "quotes after brackets.jsonl": ("[" * 0 + '{"text": ' + '["' * 300_000, "nested more than 100 deep"),
-    "duplicate keys.jsonl": (
-        "{" + ", ".join(f'"k{i}": 1' for i in range(100_000)) + ', "k99999": 2}',
-        "the key 'k99999' twice",
-    ),
-    "columns.csv": (",".join(f"c{i}" for i in range(50_000)) + "\nx\n", "no column 'text'"),
-    "columns of one name.csv": (",".join(["c"] * 50_000) + "\nx\n", "more than one column is called 'c'"),
-    "long column names.csv": (",".join(["t" * 5000 + str(i) for i in range(300)]) + "\nx\n", "no column"),
-    "quotes.csv": ("text\n" + '"' * 1_000_001 + "\n", "quote"),
-    "quotes.tsv": ("text\n" + '"' * 1_000_001 + "\n", "read"),
-    "a header in quotes.csv": ('"a";' * 200_000 + '"a"\nx\n', "it looks as if ';'"),
-}
 
 
 @pytest.mark.parametrize("name", INPUTS)

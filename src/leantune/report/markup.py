@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from leantune.report.wording import inert
+
 
 class Html(str):
     """Text that is markup already; every operation on it gives plain, unsafe text again."""
@@ -92,9 +94,9 @@ def _row(row: Sequence[object], look: Sequence[str | None]) -> Html:
 
 
 def _markup(part: object) -> str:
-    return part if isinstance(part, Html) else escape(str(part))
+    return part if isinstance(part, Html) else escape(inert(str(part)))
 
 
 def _attribute(key: str, value: object) -> str:
     name = key.rstrip("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{escape(str(value))}"'
+    return f" {name}" if value is True else f' {name}="{escape(inert(str(value)))}"'

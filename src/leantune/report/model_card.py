@@ -15,7 +15,7 @@ import yaml
 from leantune.atomic import write_text
 from leantune.report.results import final_metrics, validation_caveat
 from leantune.report.run_folder import Json, Run, load_run
-from leantune.report.wording import count, path_end, percent, rate_with_interval, significant
+from leantune.report.wording import count, inert, path_end, percent, rate_with_interval, significant
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 PAPERS = {
@@ -211,9 +211,9 @@ def _markdown_table(headings: list[str], rows: list[list[str]]) -> str:
 
 def _text(value: object) -> str:
     """Text that Markdown, the HTML in it and terminals leave alone, on one line."""
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda each: ascii(each[0])[1:-1], " ".join(str(value).split()))
+    line = inert(" ".join(str(value).split()))
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(line, quote=False))
 
 
 def _code(value: object) -> str:
-    return " ".join(str(value).replace("`", "'").split())
+    return inert(" ".join(str(value).replace("`", "'").split()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,3 +78,12 @@ def words(key: str) -> str:
 def path_end(path: str, num_parts: int) -> str:
     """The last parts of a path: ``reuters-r8/train.csv``."""
     return "/".join(path.rstrip("/").split("/")[-num_parts:])
+
+
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Controls, but for the tab and the end of a line, and marks that turn the direction of what follows."""
+
+
+def inert(text: str) -> str:
+    """Text in which terminals and browsers find nothing to obey: such characters are written as their numbers."""
+    return _OBEYED.sub(lambda each: ascii(each[0])[1:-1], text)
