@@ -470,7 +470,11 @@ def test_a_folder_without_a_record(tmp_path: Path) -> None:
         ("record.json", b'{"leantune": ', "record.json: damaged: Invalid JSON"),
         ("record.json", b"[]", "record.json: damaged: Input should be an object"),
         ("record.json", b"\xff\xfe\xff", "record.json: damaged: Invalid JSON"),
-        ("history.jsonl", b'{"event": "step", "step": 1}\n{"eve\n{}\n', "history.jsonl:2: expected JSON"),
+        (
+            "history.jsonl",
+            b'{"event": "step", "step": 1}\n{"eve\n{}\n',
+            "history.jsonl:2: damaged: Invalid JSON",
+        ),
     ],
 )
 def test_a_damaged_file_is_named_with_its_line(run_dir: Path, name: str, content: bytes, place: str) -> None:

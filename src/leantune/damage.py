@@ -11,8 +11,12 @@ from leantune.memory import is_out_of_memory
 
 
 @contextmanager
-def explained_damage(folder: Path) -> Iterator[None]:
-    """Turn whatever is raised while ``folder`` is read into an error that names it.
+def explained_damage(folder: Path | str, *, is_of_run: bool = True) -> Iterator[None]:
+    """Turn whatever a library raises while ``folder`` is read into an error that names it.
+
+    Args:
+        folder: what is read.
+        is_of_run: whether leantune wrote it: then what would be a user's mistake elsewhere is damage, too.
 
     transformers, safetensors and tokenizers check little of what they read and raise what they come upon:
     ``KeyError`` for an activation, ``ZeroDivisionError`` for no heads. ``--debug`` shows it.
@@ -22,10 +26,10 @@ def explained_damage(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except UsageError as error:
+    except LeantuneError as error:
+        if not (is_of_run and isinstance(error, UsageError)):
+            raise
         raise CheckpointError(f"{folder}: cannot be loaded: {first_line(error)}") from error
-    except LeantuneError:
-        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise

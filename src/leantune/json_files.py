@@ -24,16 +24,24 @@ def read_json(path: Path, kind: type) -> dict[str, Any]:
         CheckpointError: if it is no JSON, or a value is missing or of another type, naming the first such place.
         OSError: if it cannot be read.
     """
+    return parse_json(path.read_bytes(), kind, str(path))
+
+
+def parse_json(content: bytes, kind: type, place: str) -> dict[str, Any]:
+    """As `read_json`, of bytes that are at ``place``.
+
+    Raises:
+        CheckpointError: as `read_json`.
+    """
     from pydantic import ValidationError
 
-    content = path.read_bytes()
     try:
         _validator(kind).validate_json(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))[:100]
+        inside = ".".join(map(str, first["loc"]))[:100]
         raise CheckpointError(
-            f"{path}: damaged: {place + ': ' if place else ''}{first['msg']}; put back what was written"
+            f"{place}: damaged: {inside + ': ' if inside else ''}{first['msg']}; put back what was written"
         ) from None
     value: dict[str, Any] = json.loads(content)
     return value

@@ -5,7 +5,8 @@
     python tests/attacks --before OLD/src --output FILE.md   the table of before and after
 
 Each attack is a process of its own, forked from one that has imported everything. It held if the exit code is one of
-those that it may be, with at most one line of error, no traceback, no change outside of its folder, in 30 s and 2.5 GB.
+those that it may be, with at most one line of error, no traceback, no change outside of its folder, in 30 s of the
+processor and 2.5 GB.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ BOMB = "\n".join(["a: &a [x, x, x, x, x, x, x, x, x]"] + [
 BOMBS = [
     (BOMB, "an alias"),
     (f"{BOMB}\nmodel: *i", "an alias"),
-    ("data: " + "[" * 20_000, "nested more than 10 deep"),
-    ("data: " + "{a: " * 20_000, "nested more than 10 deep"),
-    ("- " * 5_000, "nested more than 10 deep"),
+    ("data: " + "[" * 20_000, "nest"),
+    ("data: " + "{a: " * 20_000, "nest"),
+    ("- " * 5_000, "nest"),
     (f"epochs: {'x' * 1_000_000}", "epochs must be a whole number"),
     (f"epochs: {'9' * 5000}", "5000"),
     (f"seed: {'9' * 4000}", "seed must be a whole number of at most 18 digits"),

@@ -28,7 +28,7 @@ os.environ.setdefault("LEANTUNE_NATIVE", "0")
 
 from attacks.box import CANARY, Attack, Box
 
-SECONDS = 30
+SECONDS, PROCESSOR_SECONDS = 90, 30
 MEMORY_MIB = 2500
 MESSAGE_CHARACTERS = 5000
 IMPORTED = (
@@ -106,6 +106,7 @@ def _run(attack: Attack, box: Box, root: Path) -> None:
         for number, name in ((1, "stdout"), (2, "prepared")):
             os.dup2(os.open(root / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
         resource.setrlimit(resource.RLIMIT_AS, (20 * 2**30, 20 * 2**30))
         words = attack.prepare(box)
         (root / "stderr").touch()
@@ -141,6 +142,8 @@ def _why_not_held(attack: Attack, root: Path, code: int, is_late: bool, used: in
         return "the attack itself is broken: " + (root / "broken").read_text().strip().splitlines()[-1]
     if is_late:
         return f"not done in {SECONDS} s"
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"not done in {PROCESSOR_SECONDS} s of the processor"
     said = (root / "stderr").read_text("utf-8", "replace") if (root / "stderr").exists() else ""
     outside = sorted(path.name for path in (root / "outside").iterdir())
     if (root / "outside" / "canary").read_text() != CANARY or "ran" in outside:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leantune.errors import CheckpointError
-from leantune.run_record import read_record
+from leantune.json_files import parse_json
+from leantune.run_record import Measures, read_record
 
 Json = Mapping[str, Any]
 
@@ -42,6 +41,27 @@ class Run:
         """The ranks of all modules by step, wherever the history holds them; a step that prunes may be there twice."""
         ranks = {event["step"]: event["ranks"] for event in (*self.steps, *self.pruned) if event.get("ranks")}
         return sorted(ranks.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A line of ``history.jsonl``; which values it has depends on the event."""
+
+    event: str
+    step: int
+    epoch: float | None = None
+    loss: float | None = None
+    orthogonality: float | None = None
+    learning_rate: float | None = None
+    tokens_per_s: float | None = None
+    budget: float | None = None
+    spent: float | None = None
+    live_triplets: int | None = None
+    ranks: dict[str, int] | None = None
+    skipped: bool | None = None
+    trainable: int | None = None
+    train_s: float | None = None
+    validation: Measures | None = None
 
 
 def final_or(parameters: Json, key: str, initial: int) -> int:
@@ -83,20 +103,10 @@ def _events(path: Path) -> Iterator[Json]:
     lines = path.read_bytes().split(b"\n")
     # The text after the last newline is a line still being written, or cut off by a crash.
     for number, line in enumerate(lines[:-1], start=1):
-        yield _parse(line, f"{path}:{number}")
-
-
-def _parse(text: bytes, place: str) -> Json:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{place}: expected JSON, found {str(error).lower()}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{place}: expected a JSON object, found {type(value).__name__}")
-    return value
+        yield parse_json(line, Event, f"{path}:{number}")
 
 
 def _by_step(events: list[Json], kind: str) -> tuple[Json, ...]:
     """Events of one kind by step; a resumed run repeats steps, and then the later line holds."""
-    latest = {event["step"]: event for event in events if event.get("event") == kind}
+    latest = {event["step"]: event for event in events if event["event"] == kind}
     return tuple(latest[step] for step in sorted(latest))

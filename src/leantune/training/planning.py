@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from leantune.adalora.budget import ParameterPlan
 from leantune.config import Recipe
+from leantune.damage import explained_damage
 from leantune.data.assets import resolve_location
 from leantune.data.read import open_examples
 from leantune.errors import UsageError
@@ -45,7 +46,8 @@ def plan(recipe: Recipe) -> Plan:
     """
     source = resolve_model(recipe.model, with_weights=False)
     # a model that cannot be is told before rows are read
-    recipe = resolve(recipe, config_of(source, trust_remote_code=recipe.trust_remote_code))
+    with explained_damage(f"model {recipe.model}", is_of_run=False):
+        recipe = resolve(recipe, config_of(source, trust_remote_code=recipe.trust_remote_code))
     missing = _why_no_rows(recipe)
     data = None if missing else prepare_data(recipe)
     num_labels = len(recipe.labels or ()) if data is None else len(data.labels.names)

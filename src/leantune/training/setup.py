@@ -23,6 +23,7 @@ from leantune.adalora.schedule import RankSchedule
 from leantune.architectures import architecture_of, output_layer
 from leantune.atomic import write_text
 from leantune.config import Recipe
+from leantune.damage import explained_damage
 from leantune.data.rows import LabelledRows
 from leantune.errors import UsageError, first_line
 from leantune.evaluation.evaluate import batch_of
@@ -97,7 +98,8 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
         record = read_record(folder, needs=NEEDED_TO_RESUME)
         check_directory(record, recipe)
     model_source = resolve_model(recipe.model)
-    recipe = resolve(recipe, config_of(model_source, trust_remote_code=recipe.trust_remote_code))
+    with explained_damage(f"model {recipe.model}", is_of_run=False):
+        recipe = resolve(recipe, config_of(model_source, trust_remote_code=recipe.trust_remote_code))
     with console.status("reading") as status:
         data = prepare_data(
             recipe, on_rows=lambda part, rows: status.update(f"reading {part}: {rows:,} rows")
@@ -127,7 +129,8 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
 
 def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
     """The ledger of a recipe for a model of this config."""
-    shell = skeleton(config)
+    with explained_damage(f"model {recipe.model}", is_of_run=False):
+        shell = skeleton(config)
     check_max_length(recipe, config, architecture_of(config).position_offset(shell.model))
     return plan_model(
         shell,
@@ -190,7 +193,8 @@ def build_classifier(run: Run) -> PackedClassifier:
     if "model" in run.record:
         check_same_model(run.record["model"], recipe, sha256=digest, precision=run.precision)
     # of training alone: what is saved keeps the config of the encoder
-    model = load_pretrained(run.model_source, with_dropout(run.config, recipe.dropout), run.data.labels)
+    with explained_damage(f"model {recipe.model}", is_of_run=False):
+        model = load_pretrained(run.model_source, with_dropout(run.config, recipe.dropout), run.data.labels)
     missing_modules = missing_head_modules(run.config, run.model_source)
     reinitialise_head(model, recipe.seed, missing_modules)
     if not architecture_of(run.config).is_packed:
