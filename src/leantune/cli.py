@@ -22,6 +22,7 @@ from leantune.atomic import disk_failure
 from leantune.config import Recipe, load_recipe
 from leantune.data.wording import one_line
 from leantune.errors import CheckpointError, Interrupted, LeantuneError, ResourceError, UsageError
+from leantune.file_names import entry_of
 from leantune.memory import is_out_of_memory, keep_freed_memory, use_huge_pages
 from leantune.run_record import RECORD
 
@@ -153,7 +154,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.resume:
         if options.recipe or options.overrides or options.overwrite or keys_from_flags(options):
             raise UsageError("--resume goes on with the recipe of the run; give nothing else")
-        path = os.path.join(options.resume, "recipe.yaml")
+        path = str(entry_of(Path(options.resume), "recipe.yaml"))
         if not os.path.isfile(path):
             if not (Path(options.resume) / RECORD).is_file():
                 raise UsageError(f"{options.resume}: no run to resume there (no {RECORD})")

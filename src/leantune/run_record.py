@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leantune.errors import CheckpointError, UsageError
+from leantune.file_names import entry_of
 from leantune.json_files import read_json
 
 RECORD = "record.json"
@@ -271,11 +272,12 @@ def read_record(run: Path, *, needs: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UsageError: if ``run`` is no run folder.
         CheckpointError: if the record is damaged or lacks one of ``needs``.
+        UnsafeFileError: if it is a link that leads out of the run.
     """
     path = run / RECORD
     if not path.is_file():
         raise UsageError(f"{run}: no run there (no {RECORD}); give the output folder of 'leantune train'")
-    record = read_json(path, RunRecord)
+    record = read_json(entry_of(run, RECORD), RunRecord)
     absent = [part for part in needs if record.get(part) is None]
     if absent:
         raise CheckpointError(f"{path}: damaged: no {absent[0]} in it")

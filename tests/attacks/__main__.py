@@ -125,7 +125,10 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="the short form")
     parser.add_argument("--only", default="", help="a part of the group or the name")
     parser.add_argument("--source", type=Path, default=HERE.parents[1] / "src")
-    parser.add_argument("--before", type=Path, help="the source of another version, attacked, too")
+    parser.add_argument(
+        "--before", type=Path, help="the source of another version, attacked, too; or what --save wrote of it"
+    )
+    parser.add_argument("--save", type=Path, help="a file for the results, one JSON object a line")
     parser.add_argument("--output", type=Path, help="a file for the table")
     parser.add_argument("--slowest", type=int, default=0, help="so many are listed")
     parser.add_argument("--processes", type=int, default=2)
@@ -136,7 +139,11 @@ def main() -> int:
     if not options.only or "by chance".startswith(options.only):
         jobs += [f"chance {options.count} {options.seed} {i}" for i in range(options.count)]
     started = time.monotonic()
-    before = run_attacks(options.before, jobs, options.processes) if options.before else None
+    before = None
+    if options.before and options.before.is_file():
+        before = [json.loads(line) for line in options.before.read_text("utf-8").splitlines()]
+    elif options.before:
+        before = run_attacks(options.before, jobs, options.processes)
     after = run_attacks(options.source, jobs, options.processes)
     failed = [each for each in after if not each["held"]]
     for each in failed:
@@ -145,6 +152,8 @@ def main() -> int:
     for each in slowest:
         print(f"{each['seconds']} s, {each['mib']} MiB: {each['group']}: {each['name']}")
     print(f"{len(after) - len(failed)} of {len(after)} attacks held, in {time.monotonic() - started:.0f} s")
+    if options.save:
+        options.save.write_text("".join(f"{json.dumps(each)}\n" for each in after), "utf-8")
     if options.output:
         words = [word for word in sys.argv[1:] if not word.startswith("/")]
         about = f"Made by `python tests/attacks {' '.join(words)}`; what an attack is, and when it held, says its help."

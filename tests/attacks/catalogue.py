@@ -95,6 +95,34 @@ def _names() -> Iterator[Attack]:
 
     yield Attack("15 checkpoints as a link", "resume", checkpoints_elsewhere, (4,), precious_is_there)
 
+    def written(name: str, command: str, box: Box) -> list[str]:
+        canary = box.outside / "canary"
+        if name in ("record.json", "recipe.yaml", "history.jsonl") and command != "train":
+            shutil.copy(box.run / name, canary)
+            (box.root / "before").write_bytes(canary.read_bytes())
+        (box.run / name).unlink(missing_ok=True)
+        (box.run / name).symlink_to(canary)
+        return _commands(box)[command]()
+
+    def is_not_written(box: Box) -> str | None:
+        before = box.root / "before"
+        if not before.exists():
+            return None  # the canary itself is looked at for every attack
+        canary = box.outside / "canary"
+        same = canary.read_bytes() == before.read_bytes()
+        canary.write_text(CANARY)
+        return None if same else "written through a link"
+
+    for name in ("run.lock", "record.json", "history.jsonl", "report.html", "README.md", "recipe.yaml"):
+        for command in ("resume", "report"):
+            yield Attack(
+                group,
+                f"{name} is a link, {command}",
+                partial(written, name, command),
+                (0, 2, 4),
+                is_not_written,
+            )
+
     def manifest(name: str, box: Box) -> list[str]:
         for folder in (box.run / "checkpoints").iterdir():
             files = json.loads((folder / "MANIFEST.json").read_text())["files"]

@@ -80,6 +80,25 @@ def test_predict_and_evaluate_refuse_such_a_run(copy, inputs, tmp_path):
     assert main(["evaluate", str(copy), "--data", rows]) == 4
 
 
+WRITTEN = ("run.lock", "record.json", "history.jsonl", "report.html", "README.md", "recipe.yaml")
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("is_there", [True, False])
+def test_no_link_in_a_run_is_written_through(run, tmp_path, name, is_there):
+    copy = Path(shutil.copytree(run, tmp_path / "stranger"))
+    outside = tmp_path / "bashrc"
+    if is_there:
+        outside.write_text((copy / name).read_text() if (copy / name).exists() else "mine")
+    before = outside.read_bytes() if is_there else None
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to(outside)
+    for command in (["train", "--resume", str(copy)], ["report", str(copy)]):
+        main(command)
+        assert (outside.read_bytes() if outside.exists() else None) == before
+    assert main(["train", "--resume", str(copy)]) in ((2, 4) if name == "record.json" else (4,))
+
+
 def test_a_manifest_of_a_checkpoint_names_plain_files(tmp_path):
     folder = save_checkpoint(tmp_path, 3, Checkpoint({"w": torch.ones(1)}, {}))
     manifest = json.loads((folder / MANIFEST).read_text())

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from leantune.atomic import write_text
+from leantune.file_names import entry_of
 from leantune.report.results import final_metrics, validation_caveat
 from leantune.report.run_folder import Json, Run, load_run
 from leantune.report.wording import count, inert, path_end, percent, rate_with_interval, significant
@@ -68,7 +69,7 @@ def write_model_card(run_dir: Path) -> Path:
         UsageError: the folder holds no record.
         CheckpointError: the record or the history is damaged.
     """
-    path = run_dir / "README.md"
+    path = entry_of(run_dir, "README.md")
     write_text(path, render(load_run(run_dir)))
     return path
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 
 from leantune.atomic import write_text
+from leantune.file_names import entry_of
 from leantune.report.adaptation import parameter_section, rank_section
 from leantune.report.curves import curve_section
 from leantune.report.markup import Html, join, tag
@@ -46,7 +47,7 @@ def write_report(run_dir: Path) -> Path:
         UsageError: the folder holds no record.
         CheckpointError: the record or the history is damaged.
     """
-    path = run_dir / "report.html"
+    path = entry_of(run_dir, "report.html")
     write_text(path, render(load_run(run_dir)))
     return path
 

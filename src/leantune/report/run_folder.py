@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leantune.file_names import entry_of
 from leantune.json_files import parse_json
 from leantune.run_record import Measures, read_record
 
@@ -78,7 +79,7 @@ def load_run(run_dir: Path) -> Run:
         CheckpointError: the record or the history is damaged.
     """
     record: Json = read_record(run_dir)
-    events = list(_events(run_dir / "history.jsonl"))
+    events = list(_events(entry_of(run_dir, "history.jsonl")))
     pruned = _by_step(events, "pruned")
     parameters = record.get("parameters")
     if parameters and record.get("status") != "finished":

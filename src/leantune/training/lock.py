@@ -11,6 +11,7 @@ from pathlib import Path
 
 from leantune import distributed
 from leantune.errors import UsageError
+from leantune.file_names import entry_of
 
 LOCK = "run.lock"
 
@@ -32,7 +33,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(folder / LOCK)
+        descriptor = _acquire(entry_of(folder, LOCK))
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UsageError(f"output {folder}: {error.strerror}; choose another folder") from error
     try:
@@ -49,7 +50,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 def _acquire(path: Path) -> int:
     """A descriptor of ``path`` that is locked."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -17,6 +17,7 @@ from leantune import distributed
 from leantune.config import Recipe
 from leantune.damage import explained_damage
 from leantune.errors import CheckpointError, Interrupted, ResourceError
+from leantune.file_names import entry_of
 from leantune.hardware import describe_versions
 from leantune.memory import is_out_of_memory
 from leantune.model import PackedClassifier
@@ -73,7 +74,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
             # probe and decompositions round as the processor does, and there may be several kinds
             distributed.take_from_main([p.data for p in classifier.trainable().values()])
             start_folder(run)
-            history = History(run.folder / "history.jsonl")
+            history = History(entry_of(run.folder, "history.jsonl"))
         with _interruption_noted(run):
             with history:
                 _train(run, state, selection, history)
@@ -181,7 +182,7 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
     run.console.print(f"resumed from step {step} of {run.steps.total_steps}")
     for line in machine_lines(run.record, hardware=hardware_of(run), versions=describe_versions()):
         run.console.print(line, soft_wrap=True)
-    history = History(run.folder / "history.jsonl", keep_bytes=history_bytes)
+    history = History(entry_of(run.folder, "history.jsonl"), keep_bytes=history_bytes)
     if history.lost_bytes:
         run.console.print(
             f"history.jsonl lacks {history.lost_bytes:,} bytes of what it had at step {step}: curves will have a gap"

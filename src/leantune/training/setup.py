@@ -27,6 +27,7 @@ from leantune.damage import explained_damage
 from leantune.data.rows import LabelledRows
 from leantune.errors import UsageError, first_line
 from leantune.evaluation.evaluate import batch_of
+from leantune.file_names import entry_of
 from leantune.head import missing_head_modules, reinitialise_head
 from leantune.memory import is_out_of_memory
 from leantune.model import PackedClassifier, build_trainable, plan_model
@@ -82,7 +83,9 @@ class Run:
     def save_record(self) -> None:
         """Write ``record.json`` as it stands."""
         if distributed.is_main():
-            write_text(self.folder / RECORD, json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
+            write_text(
+                entry_of(self.folder, RECORD), json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
+            )
 
 
 def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bool) -> Run:
@@ -177,7 +180,7 @@ def start_folder(run: Run) -> None:
     distributed.barrier()
     run.save_record()  # first, so that a run killed here is known as one
     if distributed.is_main():
-        write_text(run.folder / "recipe.yaml", run.recipe.to_yaml())
+        write_text(entry_of(run.folder, "recipe.yaml"), run.recipe.to_yaml())
 
 
 def hardware_of(run: Run) -> dict[str, Any]:
