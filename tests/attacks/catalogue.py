@@ -167,7 +167,9 @@ def _caches() -> Iterator[Attack]:
         if "label" not in read.schema.names:
             return read.slice(0, 20)
         return read.set_column(
-            read.schema.get_field_index("label"), "label", read["label"].take(range(len(read))[::-1])
+            read.schema.get_field_index("label"),
+            "label",
+            read["label"].take(pa.array(range(len(read))[::-1])),
         )
 
     def other_ids(read: pa.Table) -> pa.Table:
