@@ -5,7 +5,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "adapter.h"
+#include "dropout.h"
 #include "panels.h"
 
 enum { MOST_ROWS = 128, MOST_SHARES = 16 };

@@ -1,15 +1,6 @@
 /* LayerNorm(word + token type + position), one pass over the tokens. */
 #include "norm.h"
 
-typedef struct {
-    const int64_t *word_ids, *type_ids, *position_ids; /* (rows) */
-    const uint16_t *words, *types, *positions;         /* (ids, width) contiguous */
-    norm norm;
-    int64_t num_rows, width;                           /* a multiple of 16 */
-    uint16_t *out;                                     /* (rows, width) */
-    int64_t num_threads;
-} embedding;
-
 int embedding_forward(const embedding *a) {
     const int64_t D = a->width;
 #pragma omp parallel for num_threads(a->num_threads)

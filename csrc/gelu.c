@@ -1,16 +1,6 @@
 /* GELU of bf16 numbers and its derivative, one pass each way. */
 #include "gelu.h"
 
-typedef struct {
-    const uint16_t *x;      /* (rows, width) contiguous, as all that follow */
-    const uint16_t *bias;   /* (width) added to x first; NULL: none */
-    int64_t num_rows, width; /* width: a multiple of 16 */
-    uint16_t *out;
-    const uint16_t *grad_out;
-    uint16_t *grad_x;
-    int64_t num_threads;
-} gelu;
-
 INLINE f32x16 sum_at(const gelu *a, int64_t row, int64_t column) {
     f32x16 x = widen(a->x + row * a->width + column);
     return a->bias ? x + widen(a->bias + column) : x;

@@ -7,16 +7,7 @@
 
 #include "rounded.h"
 
-typedef struct {
-    const uint16_t *w;   /* (F, D) contiguous bf16; F and D: multiples of 16 */
-    int64_t F, D;
-    uint8_t *panels;     /* of a `matrix` */
-    float *scales;       /* (F) */
-    int64_t num_threads;
-} weight;
-
-/* 0 if there was memory for it. */
-int round_weight(const weight *a) {
+int round_weight(const int8_weight *a) {
     const int64_t depth = depth_of(a->D);
     int8_t *memory = aligned_alloc(64, depth * a->num_threads);
     if (!memory) return 1;
@@ -78,5 +69,4 @@ int multiply_rounded(const product *a) {
     return 0;
 }
 
-/* Whether this processor multiplies bytes faster than bf16. */
 int multiplies_bytes(void) { return BYTE_PRODUCTS; }
