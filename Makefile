@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # what the kernels are made of: when it changes, what is installed is out of date
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: quickstart test test-oldest check fmt bench wheel test-wheel clean
+.PHONY: quickstart test test-oldest sanitize check fmt bench wheel test-wheel clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
@@ -32,6 +32,21 @@ fmt: $(VENV)/.installed-test
 bench: $(VENV)/.installed-bench
 	$(BIN)/leantune assets
 	$(BIN)/python -m benchmarks.speed
+
+# the tests of the kernels with a library that watches its memory and arithmetic; the rest of the package is the same. libstdc++
+# comes first, too: else exceptions of torch find no handler
+SANITIZED := build/sanitized
+KERNEL_TESTS := tests/test_kernel_properties.py tests/test_native_attention.py tests/test_native_layers.py tests/test_dense.py \
+    tests/test_int8.py tests/test_rounded_layer.py tests/test_adapted_attention.py
+sanitize: $(VENV)/.installed-test
+	rm -rf $(SANITIZED)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(SANITIZED) --config-settings cmake.define.SANITIZE=ON \
+	    --config-settings build-dir=build/sanitize --config-settings install.strip=false .
+	PYTHONPATH=$(SANITIZED) \
+	    LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	    $(BIN)/python -c 'import sys, leantune, pytest; assert "/$(SANITIZED)/" in leantune.__file__; sys.exit(pytest.main(sys.argv[1:]))' \
+	    $(KERNEL_TESTS)
 
 # libtorch_cpu.so is torch's; see CMakeLists.txt
 wheel: | $(VENV)/bin/python

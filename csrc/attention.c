@@ -213,11 +213,11 @@ static void set_task(task *t, const attention *a, int64_t index) {
 
 typedef void run_task(task *t);
 
-/* With AVX512 the compiler knows the width of a head, and leaves out what is not asked for; elsewhere that buys nothing. */
+/* Where all is inlined, the compiler knows the width of a head, and leaves out what is not asked for. */
 #define VARIANT(name, suffix, H, drops, windowed, biased) \
     static void name##suffix(task *t) { name(t, H, drops, windowed, biased); }
 #define GENERAL(name) VARIANT(name, _any, t->of->head_width, t->of->kept_levels < 65536, t->of->window > 0, !!t->by_distance)
-#ifdef __AVX512F__
+#if IS_INLINED
 #define VARIANTS(name)                                                                                  \
     VARIANT(name, _32, 32, 0, 0, 0)                                                                     \
     VARIANT(name, _32_drops, 32, 1, 0, 0)                                                               \

@@ -18,9 +18,13 @@ typedef float f32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 
-#ifdef __AVX512F__
+/* A vector of 64 bytes is a register of AVX512. Where it is two of them, or where memory is watched, everything in one function
+   is too much for the compiler. */
+#if defined __AVX512F__ && !defined __SANITIZE_ADDRESS__
+#define IS_INLINED 1
 #define INLINE static inline __attribute__((always_inline))
 #else
+#define IS_INLINED 0
 #define INLINE static inline
 #endif
 
