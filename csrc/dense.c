@@ -216,7 +216,7 @@ int dense_forward(const dense *a) {
         tile_config before = begin_tiles();
         w.finishing = finishing;
         fails = !memory;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < a->T; first += at_once) {
             if (!memory) continue;
             const int64_t count = smaller(at_once, a->T - first);

@@ -3,7 +3,7 @@
 
 int embedding_forward(const embedding *a) {
     const int64_t D = a->width;
-#pragma omp parallel for num_threads(a->num_threads)
+#pragma omp parallel for schedule(dynamic, 32) num_threads(a->num_threads)
     for (int64_t row = 0; row < a->num_rows; row++) {
         const uint16_t *word = a->words + a->word_ids[row] * D, *type = a->types + a->type_ids[row] * D;
         const uint16_t *position = a->positions + a->position_ids[row] * D;

@@ -46,7 +46,7 @@ int multiply_rounded(const product *a) {
         char *own = memory + for_up + size * omp_get_thread_num();
         uint16_t *between = (uint16_t *)(own + rounded); /* (rows at once, F) in blocks */
         tile_config before = begin_tiles();
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < a->T; first += at_once) {
             const int64_t count = smaller(at_once, a->T - first);
             const uint16_t *x = a->x + first * (one->panels ? one : other)->width;

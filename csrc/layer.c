@@ -144,7 +144,7 @@ static int all_rows(const pass *p, const uint16_t *attended, const uint16_t *x, 
     {
         lay_out(&b, memory + size * omp_get_thread_num(), D, F);
         tile_config before = begin_tiles();
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < rows; first += b.rows) {
             const int64_t count = smaller(b.rows, rows - first);
             if (grad_heads) rows_backward(p, &b, grad_heads, grad_x, first, count);

@@ -16,6 +16,7 @@ FLOORS = (
     "atomic",
     "checksums",
     "memory",
+    "openmp",
     "console",
     "hardware",
     "distributed",

@@ -21,6 +21,7 @@ from leantune.atomic import disk_failure
 from leantune.config import Recipe, load_recipe
 from leantune.errors import Interrupted, LeantuneError, ResourceError, UsageError
 from leantune.memory import is_out_of_memory, keep_freed_memory, use_huge_pages
+from leantune.openmp import spin_briefly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    spin_briefly()
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without a character shows its number

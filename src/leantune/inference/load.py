@@ -117,6 +117,7 @@ def load_run(
     run = Path(run)
     record = read_record(run)
     recipe = load_recipe(str(run / "recipe.yaml"), {})
+    hardware.keep_to_allowed_cpus()
     device = hardware.pick_device()
     chosen = precision or recipe.precision
     dtype = hardware.DTYPES[hardware.pick_precision("bf16" if chosen == INT8 else chosen, device)]
