@@ -505,7 +505,12 @@ def test_busy_processes_end_with_the_measurement(monkeypatch):
     monkeypatch.setattr(
         contention.subprocess, "Popen", lambda *args: started.append(popen(*args)) or started[-1]
     )
-    with pytest.raises(ZeroDivisionError), contention.busy_processes(2):
+
+    @contention.busy_processes(2)
+    def measure() -> None:
         assert [process.poll() for process in started] == [None, None]
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        measure()
     assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
