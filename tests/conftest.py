@@ -7,8 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from leantune.packing.native.library import kernels
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "needs_kernels: skipped where the package has no kernels for this machine"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    found = kernels()
+    if found.library is None:
+        for item in items:
+            if item.get_closest_marker("needs_kernels"):
+                item.add_marker(pytest.mark.skip(reason=found.reason))
 
 
 @pytest.fixture(autouse=True)

@@ -19,12 +19,10 @@ from leantune.packing.batch import pack
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.native import adapter
 from leantune.packing.native.int8 import use_int8_products, why_no_int8
-from leantune.packing.native.library import kernels
 from leantune.packing.plan import AttentionPlan
 from leantune.packing.side_by_side import as_one, lay_side_by_side, lie_side_by_side
 from tiny import tiny_model
 
-needs_kernels = pytest.mark.skipif(kernels().library is None, reason=f"no kernels: {kernels().reason}")
 WIDTH = 64
 
 
@@ -48,7 +46,7 @@ def layers_of(ranks: tuple[int, ...], p: float = 0.0) -> list[nn.Module]:
     return layers
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 40),
@@ -86,7 +84,7 @@ def test_fused_projections_and_their_gradients_equal_fp32(rows, ranks, needs_inp
             torch.testing.assert_close(found.grad.float(), wanted.grad, atol=allowed, rtol=0)
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 def test_one_mask_serves_all_adapters_forward_and_backward():
     layers = layers_of((WIDTH, 0, WIDTH), p=0.25)
     for layer in layers:
@@ -132,7 +130,7 @@ def gradients_of(
     return {"out": out.detach(), **dict(zip(learns, grads, strict=True))}
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
@@ -163,7 +161,7 @@ def test_attention_with_what_is_behind_it_equals_fp32(lengths, ranks, needs_inpu
         torch.testing.assert_close(found[name].float(), wanted.float(), atol=0.06 * scale, rtol=0, msg=name)
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 @pytest.mark.parametrize("rounds", [False, True])
 def test_saved_tensors_that_come_back_elsewhere_give_the_same_gradients(rounds):
     if rounds and why_no_int8():
@@ -177,7 +175,7 @@ def test_saved_tensors_that_come_back_elsewhere_give_the_same_gradients(rounds):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 def test_rows_that_are_apart_in_memory_are_read_where_they_are():
     module, plan = attention_of((3, 0, 5)), plan_of([9, 30])
     wide, weight = torch.randn(1, 39, 2 * WIDTH).bfloat16(), torch.randn(1, 39, WIDTH).bfloat16()
@@ -186,7 +184,7 @@ def test_rows_that_are_apart_in_memory_are_read_where_they_are():
     assert all(torch.equal(apart[name], together[name]) for name in together)
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 @pytest.mark.parametrize("learning", ["output.dense.weight", "output.dense.bias", "output.LayerNorm.weight"])
 def test_what_learns_behind_the_heads_gets_its_gradient(learning):
     module, plan = attention_of((3, 0, 5)), plan_of([9, 30])
@@ -199,7 +197,7 @@ def test_what_learns_behind_the_heads_gets_its_gradient(learning):
         torch.testing.assert_close(found[name].float(), wanted, atol=0.06 * scale, rtol=0, msg=name)
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_adapters_with_another_dropout_are_computed_each_by_itself(dtype):
     module = attention_of((3, 0, 5)).to(dtype)
@@ -234,7 +232,7 @@ def thin_passes(rows: int, ranks: tuple[int, ...], p: float) -> dict[str, Tensor
     return {**found, **{f"out{number}": out.detach() for number, out in enumerate(outputs)}}
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 @pytest.mark.parametrize("ranks", [(11, 0, 11), (33, 7, 0), (0, 0, 5)])
 def test_the_number_of_threads_changes_no_bit_of_the_thin_passes(ranks):
     before, found = torch.get_num_threads(), []
@@ -249,7 +247,7 @@ def test_the_number_of_threads_changes_no_bit_of_the_thin_passes(ranks):
         assert all(torch.equal(other[name], found[0][name]) for name in other)
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 @pytest.mark.parametrize("rows", [31, 300, 2_500])  # one share, several, more than one takes at once
 def test_the_thin_passes_of_many_rows_equal_float64(rows, monkeypatch):
     found = thin_passes(rows, (11, 0, 20), 0.0)
@@ -270,7 +268,7 @@ def in_float64(x, joint, *factors):
     return outs
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 def test_second_derivatives_are_refused_rather_than_wrong():
     layers = layers_of((3, 0, 5))
     x = torch.randn(4, WIDTH).bfloat16().requires_grad_()
@@ -280,7 +278,7 @@ def test_second_derivatives_are_refused_rather_than_wrong():
         gradient.sum().backward()
 
 
-@needs_kernels
+@pytest.mark.needs_kernels
 def test_the_frozen_weights_move_into_one_buffer_once():
     layers = layers_of((3, 0, 5))
     weights = [layers[0].base.weight, layers[1].weight, layers[2].base.weight]

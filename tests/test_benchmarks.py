@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
-from benchmarks import startup
+from benchmarks import contention, startup
 from benchmarks.growth import Growth, markdown_of
 from benchmarks.peer import trainer_peft
 from benchmarks.quality.peer import DEFAULTS
@@ -476,3 +478,39 @@ def test_both_predictions_of_the_startup_benchmark_are_of_its_rows(run: Path, tm
     for (label, score), (pipeline_label, pipeline_score) in zip(*predictions, strict=True):
         assert label == pipeline_label
         assert score == pytest.approx(pipeline_score, abs=0.02)  # bf16 where the machine has it
+
+
+def test_the_table_of_contention_shows_what_is_kept_and_what_should_be():
+    result = {
+        "date": "2026-01-31",
+        "command": "python -m benchmarks.contention",
+        "commit": "1234",
+        "hardware": {"cpu": "A CPU", "gpu": None, "cores": 2},
+        "texts_per_s": {
+            "training": {
+                "best setting": {"0": [20.0, 22.0, 21.0], "1": [10.5], "2": [5.0]},
+                "leantune": {"0": [300.0, 310.0], "1": [183.0], "2": [61.0]},
+            }
+        },
+    }
+    text = contention.markdown_of(result)
+    assert "| training | best setting | 21.0 | 10.5 (50%) | 5.0 (24%) |" in text
+    assert "| training | leantune | 305.0 | 183.0 (60%) | 61.0 (20%) |" in text
+    assert text.endswith("- training keeps 20% beside 2, and should keep 33%\n")
+
+
+def test_busy_processes_end_with_the_measurement(monkeypatch):
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        contention.subprocess, "Popen", lambda *args: started.append(popen(*args)) or started[-1]
+    )
+
+    @contention.busy_processes(2)
+    def measure() -> None:
+        assert [process.poll() for process in started] == [None, None]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        measure()
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2

@@ -5,11 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import gc
-import platform
-import shutil
-import subprocess
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,11 +23,10 @@ from leantune.packing.native import dense as native_dense
 from leantune.packing.native import library
 from leantune.packing.native.dense import _panels_of, dense, dense_and_norm, feed_forward
 from leantune.packing.native.int8 import use_int8_products, why_no_int8
-from leantune.packing.native.library import kernels
 from leantune.pretrained import set_encoder_dtype
 from tiny import random_tokens, tiny_model
 
-pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no kernels: {kernels().reason}")
+pytestmark = pytest.mark.needs_kernels
 
 WIDTHS = st.sampled_from([32, 96, 384, 800])  # 800: more than is multiplied over at once
 ROWS = st.integers(1, 100)
@@ -270,20 +265,11 @@ def test_weights_are_laid_out_once_and_go_with_the_layer():
     assert kept() is None
 
 
-NO_AMX = ("-mno-amx-int8", "-mno-amx-bf16", "-mno-amx-tile")
-NO_BF16 = (*NO_AMX, "-mno-avx512f")
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="no such flags of the compiler")
-@pytest.mark.skipif(not any(map(shutil.which, library.COMPILERS)), reason="no C compiler")
-@pytest.mark.parametrize("flags", [NO_AMX, NO_BF16])
-def test_other_processors_compute_the_same_and_torch_is_faster_there(flags, tmp_path, monkeypatch):
-    compiler = next(filter(None, map(shutil.which, library.COMPILERS)))
-    source, target = Path(native_dense.__file__).with_name("dense.c"), tmp_path / "dense.so"
-    subprocess.run([compiler, *library.FLAGS, *flags, str(source), "-o", str(target), "-lm"], check=True)
-    compiled = library.Kernels(ctypes.CDLL(str(target)))
+@pytest.mark.parametrize("level", library.LEVELS[1:-1])
+def test_other_processors_compute_the_same_and_torch_is_faster_there(level, monkeypatch):
+    other = library.load_kernels(level)
     for module in (native_dense, library):
-        monkeypatch.setattr(module, "kernels", lambda: compiled)
+        monkeypatch.setattr(module, "kernels", lambda: other)
     assert not native_dense._blocks_are_fast()
     x, first, last, norm = torch.randn(70, 96).bfloat16(), linear(96, 800), linear(800, 96), norm_of(96)
     assert_near(dense(x, [first])[0], exact(first, x.float()))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import json
-import platform
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -348,50 +345,34 @@ def test_prediction_in_int8_by_openvino_is_its_own_engine(run_in_bf16):
         load_engine("openvino", run_in_bf16, precision="int8")
 
 
-NO_AMX = ("-mno-amx-int8", "-mno-amx-bf16", "-mno-amx-tile")
-NO_VNNI = (*NO_AMX, "-mno-avx512f", "-mno-avxvnni")
-COMPILER = next(filter(None, map(shutil.which, library.COMPILERS)), "no compiler")
-
-
-def kernels_without(flags: tuple[str, ...], folder: Path) -> library.Kernels:
-    """The products alone, as a processor without these abilities has them."""
-    source, target = Path(int8.__file__).with_name("int8.c"), folder / f"{len(flags)}.so"
-    subprocess.run([COMPILER, *library.FLAGS, *flags, str(source), "-o", str(target)], check=True)
-    return library.Kernels(ctypes.CDLL(str(target)))
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="no such flags of the compiler")
-@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="what the processor has is read from /proc")
-def test_every_kind_of_processor_gives_the_same_bits(tmp_path, monkeypatch):
-    has = set(Path("/proc/cpuinfo").read_text("utf-8").split())
+def test_every_kind_of_processor_gives_the_same_bits(monkeypatch):
     x, weight, bias = (torch.randn(shape).bfloat16() for shape in ((45, 208), (112, 208), (112,)))
     found = {}
-    for kind, without, is_fast in (
-        ("own", (), True),
-        ("vnni-512", NO_AMX, bool(has & {"avx512_vnni", "avx_vnni"})),
-        ("vnni-256", (*NO_AMX, "-mno-avx512f"), "avx_vnni" in has),
-        ("none", NO_VNNI, False),
-    ):
-        kernels = kernels_without(without, tmp_path)
+    for highest in library.LEVELS[1:]:
+        kernels = library.load_kernels(highest)
         for module in (int8, library):
             monkeypatch.setattr(module, "kernels", lambda kernels=kernels: kernels)
-        assert (why_no_int8() == "") == is_fast, kind
+        level = kernels.library.level
+        assert (why_no_int8() == "") == (level != "v3"), level
         matrix = rounded_rows.Int8Matrix.of(weight)
         columns = rounded_rows.Int8Matrix.of(weight.t())
         before, out = rounded_rows.times_gelu_times(x, matrix, bias, columns, keeps=True)
         back = rounded_rows.times_slope_times(x, matrix, before, bias, columns)
         kept = in_rows(before, *matrix.times(x).shape)
-        found[kind] = torch.cat([each.flatten() for each in (matrix.times(x, bias), kept, out, back)])
-    assert all(torch.equal(each, found["own"]) for each in found.values()), found
+        found[level] = torch.cat([each.flatten() for each in (matrix.times(x, bias), kept, out, back)])
+    first, *others = found.values()
+    assert others, "this machine has one level"
+    assert all(torch.equal(each, first) for each in others), found
 
 
 def test_where_the_processor_has_no_fast_products_nothing_is_rounded(inputs, tmp_path, monkeypatch):
-    kernels = kernels_without(NO_VNNI, tmp_path)
+    kernels = library.load_kernels("v3")
     monkeypatch.setattr(int8, "kernels", lambda: kernels)
+    assert why_no_int8() == "no fast products of bytes in the kernels for v3"
     recipe = recipe_for(inputs, tmp_path / "run", precision="bf16", int8_products=True, epochs=1)
     record = json.loads((run_training(recipe, console=quiet()) / "record.json").read_text("utf-8"))
     assert record["recipe"]["int8_products"]
-    assert record["hardware"]["kernels"] == "native"
+    assert record["hardware"]["kernels"].startswith("native")
     assert record["model"]["frozen_products"] == "bf16"
 
 

@@ -22,6 +22,7 @@ FLOORS = (
     "run_record",
     "memory",
     "damage",
+    "openmp",
     "console",
     "hardware",
     "distributed",

@@ -14,10 +14,9 @@ from leantune.packing.batch import pack
 from leantune.packing.distance import DistanceBias
 from leantune.packing.dropout import DropoutStream
 from leantune.packing.native import attention as native
-from leantune.packing.native.library import kernels
 from leantune.packing.plan import AttentionPlan
 
-pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no kernels: {kernels().reason}")
+pytestmark = pytest.mark.needs_kernels
 
 SPARE = 5
 """Tokens of no text behind the others."""

@@ -23,11 +23,10 @@ from leantune.packing.native import library
 from leantune.packing.native import norm as native_norm
 from leantune.packing.native.embedding import EmbeddingBlock
 from leantune.packing.native.gelu import GeluLayer, NativeGelu, gelu
-from leantune.packing.native.library import kernels
 from leantune.packing.native.residual import ResidualBlock
 from tiny import random_tokens, tiny_model
 
-pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no kernels: {kernels().reason}")
+pytestmark = pytest.mark.needs_kernels
 
 EVERY_NUMBER = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.bfloat16)
 

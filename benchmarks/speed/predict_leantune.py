@@ -7,13 +7,8 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
-
-from leantune.data.read import Columns, open_examples
-from leantune.inference.engines import load_engine
-from leantune.inference.predict import predict_to
-from leantune.inference.write import Layout, open_writer
 from leantune.memory import keep_freed_memory
+from leantune.openmp import spin_briefly
 
 
 def main() -> None:
@@ -27,7 +22,15 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="JSON file to write")
     options = parser.parse_args()
 
-    keep_freed_memory()  # as the command line does
+    keep_freed_memory()  # as the command line does, before torch is imported
+    spin_briefly()
+    import numpy as np
+
+    from leantune.data.read import Columns, open_examples
+    from leantune.inference.engines import load_engine
+    from leantune.inference.predict import predict_to
+    from leantune.inference.write import Layout, open_writer
+
     trained = load_engine(options.engine, Path(options.run), precision=options.precision)
     layout = Layout(trained.labels, with_probabilities=False, submission=False)
     started = time.perf_counter()

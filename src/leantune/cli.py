@@ -24,6 +24,7 @@ from leantune.data.wording import one_line
 from leantune.errors import CheckpointError, Interrupted, LeantuneError, ResourceError, UsageError
 from leantune.file_names import entry_of
 from leantune.memory import is_out_of_memory, keep_freed_memory, use_huge_pages
+from leantune.openmp import spin_briefly
 from leantune.run_record import RECORD
 
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    spin_briefly()
     keep_freed_memory()
     if sys.stderr is None:  # closed: what is printed there would go to standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process

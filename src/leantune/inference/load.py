@@ -90,6 +90,7 @@ def load_run(
     run = Path(run)
     record = read_finished_record(run)
     recipe = recipe_of_run(run, record)
+    hardware.keep_to_allowed_cpus()
     device = hardware.pick_device()
     chosen = precision or recipe.precision
     dtype = hardware.DTYPES[hardware.pick_precision("bf16" if chosen == INT8 else chosen, device)]

@@ -52,6 +52,7 @@ class SharedEncoder:
 
     def __init__(self, source: str | Path, *, precision: str = "auto") -> None:
         self.source = resolve_model(source)
+        hardware.keep_to_allowed_cpus()
         device = hardware.pick_device()
         dtype = hardware.DTYPES[hardware.pick_precision(precision, device)]
         config = config_of(self.source, num_labels=2)

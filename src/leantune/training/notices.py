@@ -64,8 +64,8 @@ def kernel_lines(device: torch.device, precision: str) -> Iterator[str]:
     if device.type != "cpu" or precision != "bf16" or os.environ.get(SWITCH) == "0":
         return
     described = describe_kernels(device, precision)
-    if described != "native":
-        reason = described.removeprefix("torch: ")
+    reason = described.removeprefix("torch: ")
+    if reason != described:
         yield f"warning: without native kernels, which make training faster: {reason} ({SWITCH}=0 accepts that)"
 
 

@@ -114,6 +114,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     )
     plan = plan_run(recipe, config, model_source)
     steps = plan_steps(recipe, plan, len(data.train))
+    hardware.keep_to_allowed_cpus()
     device = hardware.pick_device()
     precision = hardware.pick_precision(recipe.precision, device)
     run = Run(

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import LEVELS, Mask
-from leantune.packing.native.library import call, serves
+from leantune.packing.native.library import call, mirrors, serves
 from leantune.packing.native.rounded import SIDE, UPDATE_MULTIPLE
 from leantune.packing.native.weight import FrozenWeight, weight_of
 from leantune.packing.side_by_side import as_one
@@ -34,8 +34,9 @@ WIDTH_MULTIPLE = 32
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 
 
+@mirrors("projection")
 class _Projection(ctypes.Structure):
-    """``projection`` of ``adapter.h``, field by field."""
+    """``projection`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         *((name, _Pointer) for name in ("A", "E", "B", "bias")),
@@ -48,8 +49,9 @@ class _Projection(ctypes.Structure):
 Projections = ctypes.POINTER(_Projection)
 
 
+@mirrors("adapter_forward")
 class AdapterForward(ctypes.Structure):
-    """``adapter_forward`` of ``adapter.h``, field by field."""
+    """``adapter_forward`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         ("x", _Pointer),
@@ -61,8 +63,9 @@ class AdapterForward(ctypes.Structure):
     )
 
 
+@mirrors("adapter_backward")
 class _Backward(ctypes.Structure):
-    """``adapter_backward`` of ``adapter.h``, field by field."""
+    """``adapter_backward`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         *((name, _Pointer) for name in ("grad", "dropped", "low", "A", "B")),

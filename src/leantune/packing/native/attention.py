@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from leantune.packing.native.dropout import native_levels
-from leantune.packing.native.library import call, serves
+from leantune.packing.native.library import call, mirrors, serves
 from leantune.packing.plan import AttentionPlan
 from leantune.packing.side_by_side import lie_side_by_side
 
@@ -26,8 +26,9 @@ _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 _Strides = ctypes.c_int64 * 2
 
 
+@mirrors("attention")
 class AttentionArguments(ctypes.Structure):
-    """``attention`` of ``attention.h``, field by field."""
+    """``attention`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         *((name, _Pointer) for name in ("q", "k", "v")),

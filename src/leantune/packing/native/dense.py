@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from leantune.packing.native.int8 import Int8Linear, is_linear
-from leantune.packing.native.library import call, kernels, serves
+from leantune.packing.native.library import call, kernels, mirrors, serves
 from leantune.packing.native.norm import Norm
 from leantune.packing.side_by_side import as_one
 
@@ -28,8 +28,9 @@ WIDTH_MULTIPLE = 32
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 
 
+@mirrors("dense_weight")
 class _Weight(ctypes.Structure):
-    """``weight`` of ``dense.c``, field by field."""
+    """``dense_weight`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         ("w", _Pointer),
@@ -39,8 +40,9 @@ class _Weight(ctypes.Structure):
     )
 
 
+@mirrors("dense_layer")
 class _Layer(ctypes.Structure):
-    """``layer`` of ``dense.c``, field by field."""
+    """``dense_layer`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         *((name, _Pointer) for name in ("panels", "bias")),
@@ -48,8 +50,9 @@ class _Layer(ctypes.Structure):
     )
 
 
+@mirrors("dense")
 class _Arguments(ctypes.Structure):
-    """``dense`` of ``dense.c``, field by field."""
+    """``dense`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         ("x", _Pointer),
@@ -155,7 +158,7 @@ def can_multiply(layers: Sequence[nn.Module], x: Tensor) -> TypeGuard[Sequence[n
 
 def _blocks_are_fast() -> bool:
     library = kernels().library
-    return library is not None and bool(library.blocks_are_fast())
+    return library is not None and library.blocks_are_fast()
 
 
 def _is_dense(layer: nn.Module, x: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from leantune.packing.native.library import call, serves
+from leantune.packing.native.library import call, mirrors, serves
 
 LEVELS = 1 << 16
 """Values of the random number that decides about an element."""
@@ -19,8 +19,9 @@ COUNT_MULTIPLE = 32
 Key = tuple[int, int]
 
 
+@mirrors("dropout_mask")
 class Mask(ctypes.Structure):
-    """``dropout_mask`` of ``dropout.h``, field by field."""
+    """``dropout_mask`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (("kept_levels", ctypes.c_uint32), ("key", ctypes.c_uint32 * 2))
 
@@ -30,8 +31,9 @@ class Mask(ctypes.Structure):
         return cls(native_levels(p), key)
 
 
+@mirrors("dropout")
 class _Arguments(ctypes.Structure):
-    """``dropout`` of ``dropout.c``, field by field."""
+    """``dropout`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         ("x", ctypes.c_void_p),

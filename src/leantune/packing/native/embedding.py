@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leantune.packing.native.library import call, learns, serves
+from leantune.packing.native.library import call, learns, mirrors, serves
 from leantune.packing.native.norm import Norm, is_frozen_norm
 
 WIDTH_MULTIPLE = 16
 """D: columns that the kernel takes at once."""
 
 
+@mirrors("embedding")
 class _Arguments(ctypes.Structure):
-    """``embedding`` of ``embedding.c``, field by field."""
+    """``embedding`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("word_ids", "type_ids", "position_ids")),

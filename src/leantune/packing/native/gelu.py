@@ -15,14 +15,15 @@ from torch.autograd.function import once_differentiable
 
 from leantune.packing.native.feed_forward import FeedForward
 from leantune.packing.native.int8 import is_linear, product
-from leantune.packing.native.library import call, learns, serves
+from leantune.packing.native.library import call, learns, mirrors, serves
 
 WIDTH_MULTIPLE = 16
 """F: columns that the kernel takes at once."""
 
 
+@mirrors("gelu")
 class _Arguments(ctypes.Structure):
-    """``gelu`` of ``gelu.c``, field by field."""
+    """``gelu`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "bias")),

@@ -67,7 +67,9 @@ def why_no_int8() -> str:
     library = kernels().library
     if library is None:
         return f"no native kernels: {kernels().reason}"
-    return "" if library.multiplies_bytes() else "the processor has neither VNNI nor AMX"
+    return (
+        "" if library.multiplies_bytes() else f"no fast products of bytes in the kernels for {library.level}"
+    )
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:

@@ -20,7 +20,7 @@ from leantune.packing.native.adapter import AdapterForward, Projections
 from leantune.packing.native.attention import AttentionArguments
 from leantune.packing.native.attention_block import AttentionBlock
 from leantune.packing.native.feed_forward import FeedForward
-from leantune.packing.native.library import call
+from leantune.packing.native.library import call, mirrors
 from leantune.packing.native.norm import NormArguments, NormOfSum
 from leantune.packing.native.rounded import Int8Weight, MatrixArgument
 
@@ -28,8 +28,9 @@ _Pointer = ctypes.c_void_p
 _MATRICES = ("projected", "behind", "first", "last")
 
 
+@mirrors("layer")
 class _Arguments(ctypes.Structure):
-    """``layer`` of ``layer.c``, field by field."""
+    """``layer`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         ("down", AdapterForward),
@@ -46,8 +47,9 @@ class _Arguments(ctypes.Structure):
     )
 
 
+@mirrors("stack")
 class _Stack(ctypes.Structure):
-    """``stack`` of ``layer.c``, field by field."""
+    """``stack`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (("layers", ctypes.POINTER(ctypes.POINTER(_Arguments))), ("num_layers", ctypes.c_int64))
 

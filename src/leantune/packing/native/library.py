@@ -1,80 +1,120 @@
-"""Compile the C files of this folder at first use, once for a machine, and load what comes out.
+"""The kernels in C, from the library that is built with the package (`csrc/`).
 
-The kernels serve bf16 on the CPU, where torch's own operators spend most of a step moving activations
-(`docs/speed.md`). They need a C compiler with OpenMP; without one torch computes everything.
+They serve bf16 on the CPU, where torch's own operators spend most of a step moving activations (`docs/speed.md`). The
+library has them once for each of several instruction sets; without it, or on a processor that has none of them, torch
+computes everything.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import hashlib
-import json
 import os
 import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
-import torch
+import torch  # loads libtorch_cpu.so, in which the library finds its OpenMP runtime
 
-from leantune.atomic import atomic_file, write_text
-from leantune.checksums import describe_file, find_difference
-from leantune.data.assets import default_cache_dir
-from leantune.errors import LeantuneError, UnsafeFileError
-from leantune.trusted_files import make_trusted_folder, open_trusted
+from leantune.errors import LeantuneError, UsageError
 
 SWITCH = "LEANTUNE_NATIVE"
 """Environment variable: ``0`` turns the kernels off."""
-COMPILERS = ("cc", "gcc", "clang")
-"""Tried in this order if ``$CC`` names none."""
-FLAGS = (
-    *("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
-    # not -ffast-math: it would lose the NaN by which a diverged run is noticed
-    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
-)
+HIGHEST = "LEANTUNE_KERNELS"
+"""Environment variable: the highest of `LEVELS` that may be used."""
+LEVELS = ("none", "v3", "avxvnni", "avx512", "amx")
+"""Instruction sets, in the order of `csrc/dispatch.c`."""
+FILE = Path(__file__).with_name("native_kernels.so")
+
+_Structure = TypeVar("_Structure", bound=type[ctypes.Structure])
+_Extent = tuple[int, int]
+"""Offset and size in bytes."""
+
+
+class _Place(ctypes.Structure):
+    """``place`` of ``structures.c``."""
+
+    _fields_ = (
+        ("structure", ctypes.c_char_p),
+        ("field", ctypes.c_char_p),
+        ("offset", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The functions for one instruction set."""
+
+    file: ctypes.CDLL
+    level: str
+    """One of `LEVELS`."""
+
+    def function(self, name: str) -> Callable[..., int]:
+        """A kernel."""
+        found: Callable[..., int] = getattr(self.file, f"{name}_{self.level}")
+        return found
+
+    def blocks_are_fast(self) -> bool:
+        """Whether its products in bf16 are faster than torch's."""
+        return bool(self.function("blocks_are_fast")())
+
+    def multiplies_bytes(self) -> bool:
+        """Whether its products in int8 are faster than those in bf16."""
+        return bool(self.function("multiplies_bytes")())
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The compiled kernels, or why there are none."""
+    """The kernels for this machine, or why there are none."""
 
-    library: ctypes.CDLL | None
+    library: Library | None
     reason: str = ""
 
 
 @lru_cache(maxsize=1)
 def kernels() -> Kernels:
-    """Compile and load them, the first time; never raises."""
+    """Load them, the first time.
+
+    Raises:
+        UsageError: if `HIGHEST` is none of `LEVELS`.
+    """
+    highest = os.environ.get(HIGHEST, LEVELS[-1])
+    if highest not in LEVELS:
+        raise UsageError(f"{HIGHEST} must be one of {', '.join(LEVELS)}. Got {highest!r} instead")
     if os.environ.get(SWITCH) == "0":
         return Kernels(None, f"{SWITCH}=0")
-    if platform.system() != "Linux":
-        return Kernels(None, f"no kernels for {platform.system()}")
-    compiler = _compiler()
-    if compiler is None:
-        tried = (
-            "$CC is none" if os.environ.get("CC") else f"none of {', '.join(COMPILERS)} in PATH, and no $CC"
-        )
-        return Kernels(None, f"no C compiler: {tried}")
+    if highest == "none":
+        return Kernels(None, f"{HIGHEST}=none")
+    return load_kernels(highest)
+
+
+def load_kernels(highest: str) -> Kernels:
+    """The best kernels for this machine up to a level."""
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) != ("Linux", "x86_64"):
+        return Kernels(None, f"no kernels for {system} on {machine}")
+    if not FILE.is_file():
+        lacks = "it was built without a C compiler (GCC 11 or newer)"
+        return Kernels(None, f"no kernels in this package: {lacks}")
     try:
-        library = _load(_compiled(compiler))
-    except (OSError, LeantuneError, subprocess.SubprocessError) as error:
-        return Kernels(None, _reason(error))
-    if library.prepare() != 0:
-        return Kernels(None, "the system does not hand out AMX tiles")
-    return Kernels(library)
+        file = ctypes.CDLL(str(FILE))
+    except OSError as error:
+        return Kernels(None, str(error))
+    level = LEVELS[file.best_level(LEVELS.index(highest))]
+    if level == "none":
+        return Kernels(None, "no kernels for this processor: it has not all of x86-64-v3 (AVX2, FMA)")
+    return Kernels(Library(file, level))
 
 
 def describe_kernels(device: torch.device, precision: str) -> str:
-    """The entry ``hardware.kernels`` of ``record.json``: ``native``, or ``torch`` and why."""
+    """The entry ``hardware.kernels`` of ``record.json``: ``native`` and its level, or ``torch`` and why."""
     if device.type != "cpu" or precision != "bf16":
         return f"torch: {precision} on {device.type}"
-    loaded = kernels()
-    return f"torch: {loaded.reason}" if loaded.library is None else "native"
+    library = kernels().library
+    return f"torch: {kernels().reason}" if library is None else f"native: {library.level}"
 
 
 def serves(x: torch.Tensor) -> bool:
@@ -93,98 +133,58 @@ def call(function: str, arguments: ctypes.Structure) -> None:
     Raises:
         MemoryError: if it found none for its buffers.
     """
-    if getattr(kernels().library, function)(ctypes.byref(arguments)) != 0:
+    library = kernels().library
+    assert library is not None, f"native {function}: {kernels().reason}"
+    if library.function(function)(ctypes.byref(arguments)) != 0:
         raise MemoryError(f"native {function}: no memory for its buffers")
 
 
-def _compiler() -> list[str] | None:
-    if chosen := os.environ.get("CC"):
-        try:
-            command = shlex.split(chosen)
-        except ValueError:  # a quote that is not closed
-            return None
-        return command if command and shutil.which(command[0]) else None
-    return next(([path] for name in COMPILERS if (path := shutil.which(name))), None)
+MIRRORS: dict[str, type[ctypes.Structure]] = {}
+"""The structures of `csrc/kernels.h`, by their names there."""
 
 
-def _compiled(compiler: list[str]) -> Path:
-    """The shared library for these sources, this compiler and this processor."""
-    sources = sorted(Path(__file__).parent.glob("*.[ch]"))
-    version = _run([*compiler, "--version"])
-    parts = [*(path.read_text("utf-8") for path in sources), *compiler, *FLAGS, version, _processor()]
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    target = _private_folder() / f"{digest[:32]}.so"
-    if not _is_whole(target):
-        with atomic_file(target) as temporary:  # another process may write the same at the same time
-            units = [str(path) for path in sources if path.suffix == ".c"]
-            _run([*compiler, *FLAGS, *units, "-o", str(temporary), "-lm"])
-            described = json.dumps(describe_file(temporary))
-        write_text(_description(target), described)
-    return target
-
-
-def _private_folder() -> Path:
-    """Where only the user writes: in the cache, or, if others can write there, one for this process alone."""
-    folder = default_cache_dir() / "kernels"
-    try:
-        make_trusted_folder(folder)
-    except UnsafeFileError:
-        folder = Path(tempfile.mkdtemp(prefix="leantune-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def _load(path: Path) -> ctypes.CDLL:
-    """The library that was looked at, whatever has its name by now.
+def mirrors(structure: str) -> Callable[[_Structure], _Structure]:
+    """Class decorator: the class has the fields of this structure of `csrc/kernels.h`.
 
     Raises:
-        UnsafeFileError: if others can write it.
-        OSError: if it is none.
+        LeantuneError: if the library has them elsewhere.
     """
-    descriptor = open_trusted(path)
-    try:
-        return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
-    except OSError as error:
-        raise OSError(f"{path}: {error}") from error
-    finally:
-        os.close(descriptor)
+
+    def compare(mirror: _Structure) -> _Structure:
+        MIRRORS[structure] = mirror
+        library = kernels().library
+        if library is not None:
+            _compare(structure, mirror, structures_of(library.file).get(structure, {}))
+        return mirror
+
+    return compare
 
 
-def _description(target: Path) -> Path:
-    return target.with_suffix(".json")
+@lru_cache(maxsize=1)
+def structures_of(file: ctypes.CDLL) -> dict[str, dict[str, _Extent]]:
+    """Where the library has the fields of its structures; ``""`` stands for a structure as a whole."""
+    file.structure_places.restype = ctypes.POINTER(_Place)
+    file.num_structure_places.restype = ctypes.c_int64
+    found: dict[str, dict[str, _Extent]] = {}
+    for place in file.structure_places()[: file.num_structure_places()]:
+        fields = found.setdefault(place.structure.decode(), {})
+        fields[place.field.decode() if place.field else ""] = (place.offset, place.size)
+    return found
 
 
-def _is_whole(target: Path) -> bool:
-    """Whether the library is what the compiler wrote: loading one that was cut would end the process."""
-    try:
-        os.close(open_trusted(target))
-        described = json.loads(_description(target).read_text("utf-8"))
-        return find_difference(target.parent, {target.name: described}) is None
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        UnsafeFileError,
-    ):  # as good as none: it is compiled again
-        return False
+def _compare(structure: str, mirror: Any, expected: dict[str, _Extent]) -> None:
+    found = {"": (0, ctypes.sizeof(mirror))}
+    for name, *_ in mirror._fields_:
+        field = getattr(mirror, name)
+        found[name] = (field.offset, field.size)
+    for name in {**expected, **found}:
+        if expected.get(name) != found.get(name):
+            what = f"field {name}" if name else "the whole"
+            raise LeantuneError(
+                f"{FILE}: structure {structure}: {what} is {_said(expected.get(name))}, for {mirror.__name__} "
+                f"{_said(found.get(name))}: the library was built from other sources; install leantune again"
+            )
 
 
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, timeout=300)
-    return done.stdout
-
-
-def _processor() -> str:
-    """What ``-march=native`` depends on."""
-    info = Path("/proc/cpuinfo")
-    first = info.read_text("utf-8", "replace").partition("\n\n")[0] if info.is_file() else ""
-    facts = [line for line in first.splitlines() if line.startswith(("model name", "flags", "Features"))]
-    return "\n".join([platform.machine(), *facts])
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        lines = [line for line in error.stderr.splitlines() if "error" in line] or [str(error)]
-        return f"the compiler failed: {lines[0].strip()}"
-    return str(error)
+def _said(extent: _Extent | None) -> str:
+    return "not there" if extent is None else f"{extent[1]} bytes at {extent[0]}"

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.native.dropout import LEVELS, Mask
-from leantune.packing.native.library import call, learns, serves
+from leantune.packing.native.library import call, learns, mirrors, serves
 
 WIDTH_MULTIPLE = 32
 """D: the kernel takes the two halves of a random dword for two registers of columns."""
 
 
+@mirrors("norm")
 class Norm(ctypes.Structure):
-    """``norm`` of ``norm.h``, field by field."""
+    """``norm`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (("gamma", ctypes.c_void_p), ("beta", ctypes.c_void_p), ("epsilon", ctypes.c_float))
 
@@ -31,8 +32,9 @@ class Norm(ctypes.Structure):
         return cls(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
 
 
+@mirrors("residual")
 class NormArguments(ctypes.Structure):
-    """``residual`` of ``residual.h``, field by field."""
+    """``residual`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "residual", "bias")),

@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from leantune.packing.native.library import call
+from leantune.packing.native.library import call, mirrors
 from leantune.packing.side_by_side import as_one
 
 WIDTH_MULTIPLE = 16
@@ -31,8 +31,9 @@ UPDATE_MULTIPLE = 32
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 
 
+@mirrors("int8_weight")
 class _Weight(ctypes.Structure):
-    """``weight`` of ``int8.c``, field by field."""
+    """``int8_weight`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         ("w", _Pointer),
@@ -42,8 +43,9 @@ class _Weight(ctypes.Structure):
     )
 
 
+@mirrors("matrix")
 class MatrixArgument(ctypes.Structure):
-    """``matrix`` of ``int8.h``, field by field."""
+    """``matrix`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         *((name, _Pointer) for name in ("panels", "scales")),
@@ -51,8 +53,9 @@ class MatrixArgument(ctypes.Structure):
     )
 
 
+@mirrors("product")
 class _Product(ctypes.Structure):
-    """``product`` of ``int8.h``, field by field."""
+    """``product`` of ``csrc/kernels.h``, field by field."""
 
     _fields_ = (
         ("x", _Pointer),

@@ -7,16 +7,7 @@
 
 #include "rounded.h"
 
-typedef struct {
-    const uint16_t *w;   /* (F, D) contiguous bf16; F and D: multiples of 16 */
-    int64_t F, D;
-    uint8_t *panels;     /* of a `matrix` */
-    float *scales;       /* (F) */
-    int64_t num_threads;
-} weight;
-
-/* 0 if there was memory for it. */
-int round_weight(const weight *a) {
+int round_weight(const int8_weight *a) {
     const int64_t depth = depth_of(a->D);
     int8_t *memory = aligned_alloc(64, depth * a->num_threads);
     if (!memory) return 1;
@@ -55,7 +46,7 @@ int multiply_rounded(const product *a) {
         char *own = memory + for_up + size * omp_get_thread_num();
         uint16_t *between = (uint16_t *)(own + rounded); /* (rows at once, F) in blocks */
         tile_config before = begin_tiles();
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < a->T; first += at_once) {
             const int64_t count = smaller(at_once, a->T - first);
             const uint16_t *x = a->x + first * (one->panels ? one : other)->width;
@@ -78,5 +69,4 @@ int multiply_rounded(const product *a) {
     return 0;
 }
 
-/* Whether this processor multiplies bytes faster than bf16. */
 int multiplies_bytes(void) { return BYTE_PRODUCTS; }

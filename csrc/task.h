@@ -3,7 +3,6 @@
    T tokens, N heads, H head width. */
 #pragma once
 
-#include "attention.h"
 #include "panels.h"
 
 /* One text and head, and this thread's memory for it. */

@@ -213,9 +213,11 @@ static void set_task(task *t, const attention *a, int64_t index) {
 
 typedef void run_task(task *t);
 
-/* The compiler knows the width of a head, and leaves out what is not asked for. */
+/* Where all is inlined, the compiler knows the width of a head, and leaves out what is not asked for. */
 #define VARIANT(name, suffix, H, drops, windowed, biased) \
     static void name##suffix(task *t) { name(t, H, drops, windowed, biased); }
+#define GENERAL(name) VARIANT(name, _any, t->of->head_width, t->of->kept_levels < 65536, t->of->window > 0, !!t->by_distance)
+#if IS_INLINED
 #define VARIANTS(name)                                                                                  \
     VARIANT(name, _32, 32, 0, 0, 0)                                                                     \
     VARIANT(name, _32_drops, 32, 1, 0, 0)                                                               \
@@ -223,10 +225,24 @@ typedef void run_task(task *t);
     VARIANT(name, _64_drops, 64, 1, 0, 0)                                                               \
     VARIANT(name, _64_biased, 64, 0, 0, 1)                                                              \
     VARIANT(name, _64_biased_drops, 64, 1, 0, 1)                                                        \
-    VARIANT(name, _any, t->of->head_width, t->of->kept_levels < 65536, t->of->window > 0, !!t->by_distance) \
+    GENERAL(name)                                                                                       \
     static run_task *const name##_variants[] = {name##_32,        name##_32_drops,                      \
                                                 name##_64,        name##_64_drops,                      \
                                                 name##_64_biased, name##_64_biased_drops, name##_any};
+
+/* The place of the function for these settings. */
+static int variant_of(const attention *a) {
+    const int biased = a->by_distance != NULL, drops = a->kept_levels < 65536;
+    if (!a->window && a->head_width == 32 && !biased) return drops;
+    if (!a->window && a->head_width == 64) return (biased ? 4 : 2) + drops;
+    return 6;
+}
+#else
+#define VARIANTS(name) \
+    GENERAL(name)      \
+    static run_task *const name##_variants[] = {name##_any};
+static int variant_of(const attention *a) { return (void)a, 0; }
+#endif
 
 VARIANTS(forward_task)
 VARIANTS(backward_task)
@@ -245,14 +261,6 @@ static void fetch_text(const task *t) {
     fetch_rows(a->grad_q + grad_place, a->grad_stride, t->queries, width);
     fetch_rows(a->grad_k + grad_place, a->grad_stride, t->length, width);
     fetch_rows(a->grad_v + grad_place, a->grad_stride, t->length, width);
-}
-
-/* The place of the function for these settings. */
-static int variant_of(const attention *a) {
-    const int biased = a->by_distance != NULL, drops = a->kept_levels < 65536;
-    if (!a->window && a->head_width == 32 && !biased) return drops;
-    if (!a->window && a->head_width == 64) return (biased ? 4 : 2) + drops;
-    return 6;
 }
 
 /* Every thread takes the next task; each is computed alone, so the number of threads changes no bit. */
@@ -300,6 +308,3 @@ int attention_backward(const attention *a) {
     clear_unwritten(a, a->grad_v, a->grad_stride, 0);
     return run_all(a, backward_task_variants);
 }
-
-/* Once, before anything else; 0 if all is well. */
-int prepare(void) { return request_tiles(); }

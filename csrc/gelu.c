@@ -1,23 +1,13 @@
 /* GELU of bf16 numbers and its derivative, one pass each way. */
 #include "gelu.h"
 
-typedef struct {
-    const uint16_t *x;      /* (rows, width) contiguous, as all that follow */
-    const uint16_t *bias;   /* (width) added to x first; NULL: none */
-    int64_t num_rows, width; /* width: a multiple of 16 */
-    uint16_t *out;
-    const uint16_t *grad_out;
-    uint16_t *grad_x;
-    int64_t num_threads;
-} gelu;
-
 INLINE f32x16 sum_at(const gelu *a, int64_t row, int64_t column) {
     f32x16 x = widen(a->x + row * a->width + column);
     return a->bias ? x + widen(a->bias + column) : x;
 }
 
 int gelu_forward(const gelu *a) {
-#pragma omp parallel for num_threads(a->num_threads)
+#pragma omp parallel for schedule(dynamic, 32) num_threads(a->num_threads)
     for (int64_t row = 0; row < a->num_rows; row++)
         for (int64_t c = 0; c < a->width; c += LANES)
             store_bf16(a->out + row * a->width + c, gelu_of(sum_at(a, row, c)));
@@ -25,7 +15,7 @@ int gelu_forward(const gelu *a) {
 }
 
 int gelu_backward(const gelu *a) {
-#pragma omp parallel for num_threads(a->num_threads)
+#pragma omp parallel for schedule(dynamic, 32) num_threads(a->num_threads)
     for (int64_t row = 0; row < a->num_rows; row++)
         for (int64_t c = 0; c < a->width; c += LANES) {
             f32x16 grad = widen(a->grad_out + row * a->width + c) * gelu_slope(sum_at(a, row, c));

@@ -5,7 +5,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "adapter.h"
+#include "dropout.h"
 #include "panels.h"
 
 enum { MOST_ROWS = 128, MOST_SHARES = 16 };
@@ -75,7 +75,7 @@ int adapter_down(const adapter_forward *a) {
     {
         char *own = memory + round_up(R * D * 2, 64) + size * omp_get_thread_num();
         tile_config before = begin_tiles();
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < a->T; first += at_once) {
             const int64_t count = smaller(at_once, a->T - first), padded = round_up(count, SIDE);
             for (int64_t r = 0; a->dropped && r < count; r++) drop_row(a, first + r);
@@ -242,11 +242,11 @@ int adapter_up(const adapter_backward *a) {
         tile_config before = begin_tiles();
         lay_out(&w, memory + for_factors + for_sums + size * omp_get_thread_num(), F, R);
         w.spans = spans;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 8)
         for (int64_t f = 0; f < F; f += 2 * LANES) /* B (F, R): pairs of rows, sixteen columns next to each other */
             for (int64_t r = 0; r < R; r += LANES)
                 pair_rows(B_panels + r * F / 2 + f / 2 * LANES, a->B + f * R + r, R, 2 * LANES, 2 * LANES, LANES);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t begin = 0; begin < T; begin += rows) {
             float *own = sums + begin / rows * share;
             const int64_t end = smaller(begin + rows, T);

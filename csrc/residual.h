@@ -4,19 +4,6 @@
 #include "dropout.h"
 #include "norm.h"
 
-typedef struct {
-    const uint16_t *x, *residual;      /* (rows, width) contiguous, as all that follow; x may be the memory of sum */
-    const uint16_t *bias;              /* (width); NULL: none */
-    norm norm;
-    int64_t num_rows, width;           /* a multiple of 32 */
-    dropout_mask mask;                 /* all levels kept: no dropout */
-    uint16_t *out, *sum;               /* sum: dropout(x + bias) + residual, for the backward pass; may be NULL */
-    moments *stats;                    /* (rows); may be NULL */
-    const uint16_t *grad_out;
-    uint16_t *grad_x, *grad_residual;  /* without dropout both are one */
-    int64_t num_threads;
-} residual;
-
 INLINE void forward_row(const residual *a, int64_t row, const uint16_t *input, const uint16_t *residual, uint16_t *out,
                         const int drops, const int streams) {
     const int64_t D = a->width, first = row * D;

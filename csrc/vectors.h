@@ -3,8 +3,9 @@
    GCC and clang turn these vectors into whatever the machine has. bf16 is the upper half of fp32. */
 #pragma once
 
-#include <stdint.h>
 #include <string.h>
+
+#include "kernels.h"
 
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -17,7 +18,15 @@ typedef float f32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 
+/* A vector of 64 bytes is a register of AVX512. Where it is two of them, or where memory is watched, everything in one function
+   is too much for the compiler. */
+#if defined __AVX512F__ && !defined __SANITIZE_ADDRESS__
+#define IS_INLINED 1
 #define INLINE static inline __attribute__((always_inline))
+#else
+#define IS_INLINED 0
+#define INLINE static inline
+#endif
 
 INLINE f32x16 load_f32(const float *from) {
     f32x16 x;

@@ -3,11 +3,6 @@
 
 #include "vectors.h"
 
-typedef struct {
-    uint32_t kept_levels; /* of 65,536: random numbers below keep their element */
-    uint32_t key[2];
-} dropout_mask;
-
 /* Whether it drops anything. */
 INLINE int drops_some(dropout_mask mask) { return mask.kept_levels < 65536; }
 

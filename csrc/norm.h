@@ -3,15 +3,6 @@
 
 #include "vectors.h"
 
-typedef struct {
-    const uint16_t *gamma, *beta; /* (width) */
-    float epsilon;
-} norm;
-
-typedef struct {
-    float mean, rate; /* rate: 1 / deviation */
-} moments;
-
 /* `sum` is that of the row's values. */
 INLINE moments normalise(uint16_t *out, const float *values, f32x16 sum, int64_t width, norm n) {
     const float mean = total(sum) / width;

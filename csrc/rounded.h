@@ -5,7 +5,6 @@
 
 #include "byte_tiles.h"
 #include "gelu.h"
-#include "int8.h"
 #include "panels.h"
 
 enum { AS_IT_IS, THEN_GELU, TIMES_SLOPE }; /* what becomes of a product */

@@ -10,30 +10,6 @@
 #include "norm.h"
 #include "pair_tiles.h"
 
-typedef struct {
-    const uint16_t *w;    /* (F, D) contiguous bf16; F and D: multiples of 32 */
-    int64_t F, D;
-    uint16_t *panels;     /* (F / SIDE, D / DEPTH, slab) */
-    int64_t num_threads;
-} weight;
-
-typedef struct {
-    const uint16_t *panels; /* of `weight`; NULL: no layer */
-    const uint16_t *bias;   /* (rows) */
-    int64_t rows, width;    /* F, D */
-} layer;
-
-typedef struct {
-    const uint16_t *x;        /* (T, D) contiguous bf16, as all that follow */
-    int64_t T;
-    layer before;             /* with GELU behind it; or none, as without a residual */
-    layer last;
-    const uint16_t *residual; /* (T, F), to which the last layer is added for `norm`; NULL: neither */
-    norm norm;
-    uint16_t *out;            /* (T, F) */
-    int64_t num_threads;
-} dense;
-
 enum {
     MOST_DEPTH = 512,      /* numbers that a block is multiplied over at once: SIDE rows of W stay in the first cache */
     MOST_INNER = 768,      /* numbers of a row between two layers that are held at once */
@@ -166,14 +142,14 @@ INLINE void multiply(const factors *f, float *sums, int adds, const target *t, f
 }
 
 /* `columns` of a layer from `first` on, finished. */
-INLINE void finish_layer(const workspace *w, const layer *l, int64_t first, int64_t columns, const target *t) {
+INLINE void finish_layer(const workspace *w, const dense_layer *l, int64_t first, int64_t columns, const target *t) {
     const factors f = {w->x, l->panels + first * l->width, l->width, l->width, w->rows, columns, l->width};
     multiply(&f, w->part, 0, t, w->finishing);
 }
 
 /* What comes before the norm: all of the last layer's sums. */
 INLINE void sum_layers(const dense *a, const workspace *w) {
-    const layer *last = &a->last;
+    const dense_layer *last = &a->last;
     const int64_t D = last->width;
     if (!a->before.panels) {
         const factors f = {w->x, last->panels, D, D, w->rows, last->rows, D};
@@ -217,17 +193,16 @@ INLINE void run_rows(const dense *a, const workspace *w, int64_t first, int64_t 
     finish_layer(w, &a->last, 0, F, &out);
 }
 
-/* Whether products are faster here than torch's. */
 int blocks_are_fast(void) { return BLOCKS_ARE_FAST; }
 
-int lay_out_weight(const weight *a) {
+int lay_out_weight(const dense_weight *a) {
 #pragma omp parallel for num_threads(a->num_threads)
     for (int64_t f = 0; f < a->F; f += SIDE)
         for (int64_t d = 0; d < a->D; d += DEPTH) lay_out_slab(a->panels + f * a->D + d * SIDE, a->w + f * a->D + d, a->D);
     return 0;
 }
 
-/* 0 if there was memory for it. Every row is computed alone, so neither threads nor other rows change its bits. */
+/* Every row is computed alone, so neither threads nor other rows change its bits. */
 int dense_forward(const dense *a) {
     workspace w = {.rows = SIDE};
     const int64_t most = (a->before.panels ? FOR_TWO_LAYERS : FOR_ONE_LAYER) / lay_out(&w, NULL, a) * SIDE;
@@ -241,7 +216,7 @@ int dense_forward(const dense *a) {
         tile_config before = begin_tiles();
         w.finishing = finishing;
         fails = !memory;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < a->T; first += at_once) {
             if (!memory) continue;
             const int64_t count = smaller(at_once, a->T - first);

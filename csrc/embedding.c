@@ -1,18 +1,9 @@
 /* LayerNorm(word + token type + position), one pass over the tokens. */
 #include "norm.h"
 
-typedef struct {
-    const int64_t *word_ids, *type_ids, *position_ids; /* (rows) */
-    const uint16_t *words, *types, *positions;         /* (ids, width) contiguous */
-    norm norm;
-    int64_t num_rows, width;                           /* a multiple of 16 */
-    uint16_t *out;                                     /* (rows, width) */
-    int64_t num_threads;
-} embedding;
-
 int embedding_forward(const embedding *a) {
     const int64_t D = a->width;
-#pragma omp parallel for num_threads(a->num_threads)
+#pragma omp parallel for schedule(dynamic, 32) num_threads(a->num_threads)
     for (int64_t row = 0; row < a->num_rows; row++) {
         const uint16_t *word = a->words + a->word_ids[row] * D, *type = a->types + a->type_ids[row] * D;
         const uint16_t *position = a->positions + a->position_ids[row] * D;

@@ -8,33 +8,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "adapter.h"
-#include "attention.h"
 #include "residual.h"
 #include "rounded.h"
-
-typedef struct {
-    adapter_forward down;                   /* x, and the updates of query, key and value, without memory for anything */
-    attention heads;                        /* the texts and how their heads attend, no more */
-    residual norm, last_norm;               /* behind attention and behind all; last_norm.out is the layer's */
-    matrix projected, behind, first, last;  /* W of query, key and value (3 D, D), of the layer behind attention (D, D) and of
-                                               the feed-forward block (F, D) and (D, F) */
-    const uint16_t *gelu_bias;              /* (F) */
-    char *kept;                             /* what the forward pass leaves for the backward pass */
-    int64_t kept_bytes;                     /* of it: written by layer_measure */
-
-    const uint16_t *grad_out;               /* from here on for the backward pass: (rows, D) */
-    const projection *gradients;            /* the projections of `down`, and where gradients of their factors go */
-    matrix projected_back, behind_back, first_back, last_back; /* columns of W, rounded */
-    uint16_t *grad_x;                       /* (T, D) */
-    int64_t wants_x;                        /* whether it is wanted; else it is memory */
-} layer;
-
-/* Layers, of which each takes what the one before gives. */
-typedef struct {
-    const layer *const *layers;
-    int64_t num_layers;
-} stack;
 
 /* A layer on its way through a pass, with a place for all that its parts write. */
 typedef struct {
@@ -169,7 +144,7 @@ static int all_rows(const pass *p, const uint16_t *attended, const uint16_t *x, 
     {
         lay_out(&b, memory + size * omp_get_thread_num(), D, F);
         tile_config before = begin_tiles();
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < rows; first += b.rows) {
             const int64_t count = smaller(b.rows, rows - first);
             if (grad_heads) rows_backward(p, &b, grad_heads, grad_x, first, count);

@@ -6,15 +6,15 @@
 
 #include "tiles.h"
 
-static int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* Cuts `buffer` from `memory`, of which `used` bytes are taken; whoever only wants to know how much it takes has no memory. */
 #define TAKE(buffer, count) (buffer = (void *)(memory + used), used += round_up((count) * sizeof *buffer, 64))
 
 /* Even shares of `rows` for all threads, whole `unit`s of them, of `most` or fewer. */
-static int64_t rows_at_once(int64_t rows, int64_t threads, int64_t most, int64_t unit) {
+INLINE int64_t rows_at_once(int64_t rows, int64_t threads, int64_t most, int64_t unit) {
     const int64_t rounds = (rows + most * threads - 1) / (most * threads), shares = threads * larger(1, rounds);
     return larger(unit, round_up((rows + shares - 1) / shares, unit));
 }

@@ -6,19 +6,11 @@
 enum { SIDE = 32 }; /* rows and columns of a block: two tiles each way */
 
 #ifdef __AMX_TILE__
-#include <sys/syscall.h>
-#include <unistd.h>
-
-enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
-
 typedef struct {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
     uint8_t rows[16];
 } tile_config;
-
-/* Linux hands the tile registers out on request, to a whole process; 0 if it did. */
-INLINE int request_tiles(void) { return (int)syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA); }
 
 /* All tiles of this thread, full ones. oneDNN uses the same registers: what it had set comes back after. */
 INLINE tile_config begin_tiles(void) {
@@ -52,7 +44,6 @@ INLINE void store_block(void *to, long row_bytes) {
 }
 #else
 typedef int tile_config;
-INLINE int request_tiles(void) { return 0; }
 INLINE tile_config begin_tiles(void) { return 0; }
 INLINE void end_tiles(tile_config before) { (void)before; }
 #endif

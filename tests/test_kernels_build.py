@@ -1,0 +1,260 @@
+"""The kernels come with the package: nothing is compiled when a program runs, and without them torch computes."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import leantune.packing.native
+from leantune.errors import LeantuneError
+from leantune.packing.native import library
+from leantune.packing.native.library import (
+    LEVELS,
+    MIRRORS,
+    describe_kernels,
+    kernels,
+    load_kernels,
+    mirrors,
+    structures_of,
+)
+from leantune.training.notices import kernel_lines
+
+CPU = torch.device("cpu")
+
+ATTEND = """
+import numpy as np, torch
+from leantune.packing.attention import packed_attention
+from leantune.packing.batch import pack
+from leantune.packing.dropout import DropoutStream
+from leantune.packing.native.library import describe_kernels
+from leantune.packing.plan import AttentionPlan
+plan = AttentionPlan.of(pack([np.zeros(5, np.int32)], np.arange(1)), DropoutStream(0))
+q = torch.ones(1, 1, 5, 32).bfloat16()
+packed_attention(torch.nn.Module(), q, q, q, None, packed=plan, dropout=0.1)
+print(describe_kernels(torch.device("cpu"), "bf16"))
+"""
+
+RUNTIMES = """
+maps = [line.split(maxsplit=5) for line in open("/proc/self/maps")]
+print(*sorted({m[5].strip() for m in maps if len(m) == 6 and "omp" in m[5].rpartition("/")[2]}))
+"""
+
+WITHOUT_TILES = """
+import ctypes, platform
+assert platform.machine() == "x86_64"
+class Statement(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_ushort), ("yes", ctypes.c_ubyte), ("no", ctypes.c_ubyte), ("k", ctypes.c_uint))
+class Program(ctypes.Structure):
+    _fields_ = (("count", ctypes.c_ushort), ("statements", ctypes.POINTER(Statement)))
+ARCH_PRCTL, REFUSED, ALLOWED = 158, 0x00050000 | 1, 0x7FFF0000
+statements = (Statement * 4)(
+    Statement(0x20, 0, 0, 0),  # the number of the system call
+    Statement(0x15, 0, 1, ARCH_PRCTL),
+    Statement(0x06, 0, 0, REFUSED),
+    Statement(0x06, 0, 0, ALLOWED),
+)
+libc = ctypes.CDLL(None, use_errno=True)
+NO_NEW_PRIVILEGES, SECCOMP, FILTER = 38, 22, 2
+assert libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0
+assert libc.prctl(SECCOMP, FILTER, ctypes.byref(Program(4, statements)), 0, 0) == 0, ctypes.get_errno()
+"""
+"""What a sandbox does that knows no AMX: the request for its registers fails."""
+
+
+def output_of(code: str, **environment: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LEANTUNE_")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env={**inherited, **environment}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def levels_here() -> list[str]:
+    """Those of this machine."""
+    return [name for name in LEVELS[1:] if (found := load_kernels(name).library) and found.level == name]
+
+
+@pytest.mark.needs_kernels
+def test_kernels_need_no_compiler():
+    best = levels_here()[-1]
+    assert output_of(ATTEND, PATH="/nowhere", CC="/nowhere/cc") == f"native: {best}"
+
+
+@pytest.mark.needs_kernels
+@pytest.mark.parametrize("level", LEVELS[1:])
+def test_a_lower_level_may_be_chosen(level):
+    allowed = LEVELS[: LEVELS.index(level) + 1]
+    best = [each for each in levels_here() if each in allowed][-1]
+    assert output_of(ATTEND, LEANTUNE_KERNELS=level) == f"native: {best}"
+
+
+@pytest.mark.parametrize(("name", "value"), [("LEANTUNE_NATIVE", "0"), ("LEANTUNE_KERNELS", "none")])
+def test_kernels_may_be_turned_off(name, value):
+    assert output_of(ATTEND, **{name: value}) == f"torch: {name}={value}"
+
+
+def test_a_level_that_is_none_is_refused_in_one_line(inputs):
+    command = ["plan", f"model={inputs / 'encoder'}", "budget=500"]
+    code = f"from leantune.cli import main; raise SystemExit(main({command!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LEANTUNE_KERNELS": "avx9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = "LEANTUNE_KERNELS must be one of none, v3, avxvnni, avx512, amx. Got 'avx9' instead"
+    assert (done.returncode, done.stderr) == (2, f"leantune: error: {said}\n")
+
+
+@pytest.mark.skipif("amx" not in levels_here(), reason="no AMX here")
+def test_a_system_that_refuses_amx_gets_the_next_level():
+    assert output_of(WITHOUT_TILES + ATTEND) == "native: avx512"
+
+
+@pytest.mark.needs_kernels
+def test_kernels_and_torch_share_one_openmp_runtime():
+    code = "import torch; torch.ones(9).sum()" + RUNTIMES + ATTEND + RUNTIMES
+    before, _, after = output_of(code).splitlines()
+    assert before
+    assert after == before, "a second runtime has threads of its own"
+
+
+def test_a_package_without_the_library_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "FILE", tmp_path / "native_kernels.so")
+    assert load_kernels("amx") == library.Kernels(
+        None, "no kernels in this package: it was built without a C compiler (GCC 11 or newer)"
+    )
+
+
+def test_another_machine_has_no_kernels(monkeypatch):
+    monkeypatch.setattr(library.platform, "machine", lambda: "aarch64")
+    assert load_kernels("amx").reason == "no kernels for Linux on aarch64"
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing"])
+def test_a_library_that_cannot_be_loaded_means_torch(tmp_path, monkeypatch, content):
+    broken = tmp_path / "native_kernels.so"
+    broken.write_bytes(content)
+    monkeypatch.setattr(library, "FILE", broken)
+    found = load_kernels("amx")
+    assert found.library is None
+    assert str(broken) in found.reason
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from tiny import quiet, recipe_for
+from leantune.training.run import run_training
+run_training(recipe_for(Path({inputs!r}), Path({folder!r}), precision="bf16", epochs=1), console=quiet())
+maps = [line.split(maxsplit=5) for line in open("/proc/self/maps")]
+print(*sorted({{m[5].strip() for m in maps if "x" in m[1] and m[5:] and m[5].startswith({cache!r})}}))
+"""
+
+
+def test_nothing_in_the_cache_is_loaded_as_a_library(inputs, tmp_path):
+    cache, marker = tmp_path / "cache", tmp_path / "ran"
+    loads = f"import pathlib; pathlib.Path({str(marker)!r}).touch()"
+    for folder in (cache, cache / "kernels", cache / "native"):
+        folder.mkdir(parents=True)
+        for name in ("native_kernels.so", "libgomp.so.1", "libtorch_cpu.so", f"{0:032x}.so"):
+            (folder / name).write_bytes(library.FILE.read_bytes() if library.FILE.exists() else b"")
+        (folder / "native_kernels.py").write_text(loads)
+    code = TRAIN.format(
+        tests=str(Path(__file__).parent), inputs=str(inputs), folder=str(tmp_path / "run"), cache=str(cache)
+    )
+    assert output_of(code, LEANTUNE_CACHE=str(cache), LD_LIBRARY_PATH="") == ""
+    assert not marker.exists()
+    assert list(cache.rglob("tokens")), "the run had no use for the cache"
+
+
+class _Bits(ctypes.Structure):
+    _fields_ = (("kept_levels", ctypes.c_uint32), ("key", ctypes.c_uint32 * 2))
+
+
+class _Shorter(ctypes.Structure):
+    _fields_ = (("kept_levels", ctypes.c_uint32),)
+
+
+class _Longer(ctypes.Structure):
+    _fields_ = (*_Bits._fields_, ("seed", ctypes.c_uint32))
+
+
+class _Wider(ctypes.Structure):
+    _fields_ = (("kept_levels", ctypes.c_uint32), ("key", ctypes.c_uint64))
+
+
+class _Turned(ctypes.Structure):
+    _fields_ = (("key", ctypes.c_uint32 * 2), ("kept_levels", ctypes.c_uint32))
+
+
+class _Renamed(ctypes.Structure):
+    _fields_ = (("levels", ctypes.c_uint32), ("key", ctypes.c_uint32 * 2))
+
+
+@pytest.mark.needs_kernels
+@pytest.mark.parametrize(
+    ("structure", "mirror", "said"),
+    [
+        ("dropout_mask", _Shorter, "dropout_mask: the whole is 12 bytes at 0, for _Shorter 4 bytes at 0"),
+        ("dropout_mask", _Longer, "dropout_mask: the whole is 12 bytes at 0, for _Longer 16 bytes at 0"),
+        ("dropout_mask", _Wider, "dropout_mask: the whole is 12 bytes at 0, for _Wider 16 bytes at 0"),
+        (
+            "dropout_mask",
+            _Turned,
+            "dropout_mask: field kept_levels is 4 bytes at 0, for _Turned 4 bytes at 8",
+        ),
+        ("dropout_mask", _Renamed, "dropout_mask: field kept_levels is 4 bytes at 0, for _Renamed not there"),
+        ("no_such", _Bits, "no_such: the whole is not there, for _Bits 12 bytes at 0"),
+    ],
+)
+def test_a_structure_that_is_not_what_the_library_has_is_an_error(monkeypatch, structure, mirror, said):
+    monkeypatch.setattr(library, "MIRRORS", {})
+    assert mirrors("dropout_mask")(_Bits) is _Bits
+    with pytest.raises(LeantuneError, match=said):
+        mirrors(structure)(mirror)
+
+
+def _structures(parent: Any) -> set[type]:
+    return {parent, *(each for child in parent.__subclasses__() for each in _structures(child))}
+
+
+@pytest.mark.needs_kernels
+def test_every_structure_is_compared():
+    for module in pkgutil.iter_modules(leantune.packing.native.__path__, "leantune.packing.native."):
+        if module.name.rpartition(".")[2] != library.FILE.stem:
+            importlib.import_module(module.name)
+    found = {each for each in _structures(ctypes.Structure) if each.__module__.startswith("leantune.")}
+    assert set(MIRRORS.values()) == found - {library._Place}
+    file = kernels().library.file
+    assert MIRRORS.keys() == structures_of(file).keys()
+
+
+def test_the_record_says_who_computes():
+    assert describe_kernels(CPU, "fp32") == "torch: fp32 on cpu"
+    found = kernels()
+    expected = f"torch: {found.reason}" if found.library is None else f"native: {found.library.level}"
+    assert describe_kernels(CPU, "bf16") == expected
+
+
+def test_a_run_that_has_to_go_without_kernels_says_why(monkeypatch):
+    monkeypatch.setattr(library, "kernels", lambda: library.Kernels(None, "no kernels in this package"))
+    (line,) = kernel_lines(CPU, "bf16")
+    assert line.startswith("warning: without native kernels")
+    assert "no kernels in this package" in line
+    assert not list(kernel_lines(CPU, "fp32"))
+    monkeypatch.setenv(library.SWITCH, "0")
+    assert not list(kernel_lines(CPU, "bf16"))
