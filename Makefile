@@ -36,8 +36,7 @@ bench: $(VENV)/.installed-bench
 # the tests of the kernels with a library that watches its memory and arithmetic; the rest of the package is the same. libstdc++
 # comes first, too: else exceptions of torch find no handler
 SANITIZED := build/sanitized
-KERNEL_TESTS := tests/test_kernel_properties.py tests/test_native_attention.py tests/test_native_layers.py tests/test_dense.py \
-    tests/test_int8.py tests/test_rounded_layer.py tests/test_adapted_attention.py
+KERNEL_TESTS := tests/test_kernel_properties.py $(wildcard tests/test_native_*.py) tests/test_dense.py tests/test_int8.py
 sanitize: $(VENV)/.installed-test
 	rm -rf $(SANITIZED)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(SANITIZED) --config-settings cmake.define.SANITIZE=ON \
@@ -61,7 +60,7 @@ test-wheel: wheel $(VENV)/.installed-test
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f src/leantune/packing/native/native_kernels.so
+	rm -f src/leantune/kernels/native/native_kernels.so
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -5,12 +5,15 @@ int embedding_forward(const embedding *a) {
     const int64_t D = a->width;
 #pragma omp parallel for schedule(dynamic, 32) num_threads(a->num_threads)
     for (int64_t row = 0; row < a->num_rows; row++) {
-        const uint16_t *word = a->words + a->word_ids[row] * D, *type = a->types + a->type_ids[row] * D;
-        const uint16_t *position = a->positions + a->position_ids[row] * D;
+        const uint16_t *word = a->words + a->word_ids[row] * D;
+        const uint16_t *type = a->types ? a->types + a->type_ids[row] * D : NULL;
+        const uint16_t *position = a->positions ? a->positions + a->position_ids[row] * D : NULL;
         float values[D];
         f32x16 sum = {};
         for (int64_t c = 0; c < D; c += LANES) {
-            f32x16 value = widen(word + c) + widen(type + c) + widen(position + c);
+            f32x16 value = widen(word + c);
+            if (type) value += widen(type + c);
+            if (position) value += widen(position + c);
             STORE(values + c, value);
             sum += value;
         }

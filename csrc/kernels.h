@@ -16,7 +16,6 @@
 #define attention_backward NAMED(attention_backward, LEVEL)
 #define blocks_are_fast NAMED(blocks_are_fast, LEVEL)
 #define dense_forward NAMED(dense_forward, LEVEL)
-#define dropout_apply NAMED(dropout_apply, LEVEL)
 #define embedding_forward NAMED(embedding_forward, LEVEL)
 #define gelu_forward NAMED(gelu_forward, LEVEL)
 #define gelu_backward NAMED(gelu_backward, LEVEL)
@@ -34,14 +33,6 @@ typedef struct {
     uint32_t kept_levels; /* of 65,536: random numbers below keep their element */
     uint32_t key[2];
 } dropout_mask;
-
-typedef struct {
-    const uint16_t *x;    /* (count), a multiple of 32 */
-    uint16_t *out;        /* (count) */
-    int64_t count;
-    dropout_mask mask;
-    int64_t num_threads;
-} dropout;
 
 typedef struct {
     const uint16_t *x;      /* (rows, width), as all that follow */
@@ -65,7 +56,7 @@ typedef struct {
 
 typedef struct {
     const int64_t *word_ids, *type_ids, *position_ids; /* (rows) */
-    const uint16_t *words, *types, *positions;         /* (ids, width) */
+    const uint16_t *words, *types, *positions;         /* (ids, width); NULL: no such table, but for words */
     norm norm;
     int64_t num_rows, width;                           /* a multiple of 16 */
     uint16_t *out;                                     /* (rows, width) */
@@ -204,8 +195,9 @@ typedef struct {
     matrix projected, behind, first, last;  /* W of query, key and value (3 D, D), of the layer behind attention (D, D) and of
                                                the feed-forward block (F, D) and (D, F) */
     const uint16_t *gelu_bias;              /* (F) */
-    char *kept;                             /* what the forward pass leaves for the backward pass */
+    char *kept;                             /* memory of the forward pass, and what it leaves for the backward pass */
     int64_t kept_bytes;                     /* of it: written by layer_measure */
+    int64_t is_last_pass;                   /* no backward pass comes: nothing is left for it */
 
     const uint16_t *grad_out;               /* from here on for the backward pass: (rows, D) */
     const projection *gradients;            /* the projections of `down`, and where gradients of their factors go */
@@ -228,7 +220,6 @@ int adapter_up(const adapter_backward *a);
 int attention_forward(const attention *a);
 int attention_backward(const attention *a);
 int dense_forward(const dense *a);
-int dropout_apply(const dropout *a);
 int embedding_forward(const embedding *a);
 int gelu_forward(const gelu *a);
 int gelu_backward(const gelu *a);

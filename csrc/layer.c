@@ -24,15 +24,19 @@ typedef struct {
 static size_t lay_out_kept(pass *p, char *memory) {
     layer *a = &p->of;
     adapter_forward *down = &a->down;
-    const int64_t T = down->T, D = down->D, R = down->R, rows = a->norm.num_rows;
+    const int64_t T = down->T, D = down->D, R = down->R, rows = a->is_last_pass ? 0 : a->norm.num_rows;
     size_t used = 0;
     TAKE(down->A, R * D), TAKE(down->B, down->F * R), TAKE(down->low, round_up(T, SIDE) * R);
     if (drops_some(down->mask)) TAKE(down->dropped, T * D);
     TAKE(p->qkv, T * 3 * D);
-    TAKE(a->heads.out, T * D), TAKE(a->heads.stats, 2 * a->heads.num_heads * T);
+    TAKE(a->heads.out, T * D), TAKE(a->heads.stats, a->is_last_pass ? 0 : 2 * a->heads.num_heads * T);
     TAKE(a->norm.sum, rows * D), TAKE(a->norm.stats, rows);
     TAKE(p->before, blocks_of(rows, a->first.rows));
     TAKE(a->last_norm.sum, rows * D), TAKE(a->last_norm.stats, rows);
+    if (a->is_last_pass) {
+        a->heads.stats = NULL, p->before = NULL;
+        a->norm.sum = a->last_norm.sum = NULL, a->norm.stats = a->last_norm.stats = NULL;
+    }
     return used;
 }
 
@@ -106,7 +110,7 @@ static void rows_forward(const pass *p, const bench *b, const uint16_t *attended
     uint16_t *hidden = b->one;
     const result behind = {.count = count, .w = &a->behind, .out = b->other};
     const result activated = {.count = count, .w = &a->first, .bias = a->gelu_bias,
-                              .before = p->before + blocks_of(first, a->first.rows), .out = b->between};
+                              .before = p->before ? p->before + blocks_of(first, a->first.rows) : NULL, .out = b->between};
     const result last = {.count = count, .w = &a->last, .out = b->other};
     multiply(behind, b->rounded, b->rows, attended + place, 0);
     forward_rows(&a->norm, first, count, behind.out, x + place, hidden, are_lines(a->norm.sum, D));

@@ -25,7 +25,6 @@ typedef struct {
 
 static const place places[] = {
     STRUCTURE(dropout_mask, kept_levels, key)
-    STRUCTURE(dropout, x, out, count, mask, num_threads)
     STRUCTURE(gelu, x, bias, num_rows, width, out, grad_out, grad_x, num_threads)
     STRUCTURE(norm, gamma, beta, epsilon)
     STRUCTURE(embedding, word_ids, type_ids, position_ids, words, types, positions, norm, num_rows, width, out, num_threads)
@@ -43,7 +42,7 @@ static const place places[] = {
     STRUCTURE(int8_weight, w, F, D, panels, scales, num_threads)
     STRUCTURE(matrix, panels, scales, rows, width)
     STRUCTURE(product, x, T, first, gelu_bias, before, takes_slope, last, bias, low, up, R, out, adds, num_threads)
-    STRUCTURE(layer, down, heads, norm, last_norm, projected, behind, first, last, gelu_bias, kept, kept_bytes, grad_out,
+    STRUCTURE(layer, down, heads, norm, last_norm, projected, behind, first, last, gelu_bias, kept, kept_bytes, is_last_pass, grad_out,
               gradients, projected_back, behind_back, first_back, last_back, grad_x, wants_x)
     STRUCTURE(stack, layers, num_layers)
 };

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from leantune.packing.native.library import kernels
+from leantune.kernels.choose import why_no_kernels
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
 
@@ -19,11 +19,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    found = kernels()
-    if found.library is None:
-        for item in items:
-            if item.get_closest_marker("needs_kernels"):
-                item.add_marker(pytest.mark.skip(reason=found.reason))
+    reason = why_no_kernels()
+    for item in items:
+        if reason and item.get_closest_marker("needs_kernels"):
+            item.add_marker(pytest.mark.skip(reason=f"no native kernels: {reason}"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leantune.packing.native.library import LEVELS, Library, kernels, load_kernels, structures_of
+from leantune.kernels.native.library import LEVELS, Library, kernels, load_kernels, structures_of
 
 GUARD = 64
 """Numbers before and behind what a kernel may write."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.layer import AdaLoraLinear, orthogonal_penalty
-from leantune.adalora.prune import adapted_layers, prune
+from leantune.adalora.prune import prune
 from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.adalora.triplets import draw_lora, draw_normal, draw_orthonormal
 from leantune.errors import DivergedError, UsageError
@@ -23,7 +23,17 @@ from leantune.training.optimizer import adamw, set_learning_rate
 SHAPES = [(6, 4), (4, 9), (5, 5)]
 
 
-def toy_model(rank: int = 4, shapes=SHAPES, seed: int = 0) -> nn.ModuleDict:
+class ToyModel(nn.ModuleDict):
+    """Adapted layers by name."""
+
+    def adapted_layers(self) -> dict[str, AdaLoraLinear]:
+        return {name: layer for name, layer in self.items() if isinstance(layer, AdaLoraLinear)}
+
+    def replace(self, name: str, module: nn.Module) -> None:
+        self[name] = module
+
+
+def toy_model(rank: int = 4, shapes=SHAPES, seed: int = 0) -> ToyModel:
     generator = torch.Generator().manual_seed(seed)
     layers = {
         f"layer{i}": AdaLoraLinear(
@@ -31,7 +41,7 @@ def toy_model(rank: int = 4, shapes=SHAPES, seed: int = 0) -> nn.ModuleDict:
         )
         for i, (n_in, n_out) in enumerate(shapes)
     }
-    return nn.ModuleDict(layers)
+    return ToyModel(layers)
 
 
 def toy_loss(model: nn.ModuleDict, generator: torch.Generator) -> torch.Tensor:
@@ -87,7 +97,7 @@ class PaperAllocator:
 
 
 def live(model: nn.ModuleDict) -> int:
-    return sum(int(torch.count_nonzero(layer.lora_E)) for layer in adapted_layers(model).values())
+    return sum(int(torch.count_nonzero(layer.lora_E)) for layer in model.adapted_layers().values())
 
 
 @settings(max_examples=25, deadline=None)
@@ -103,7 +113,7 @@ def test_the_allocator_agrees_with_the_paper_at_every_step(rank, target, total, 
     model = toy_model(rank, seed=seed)
     target = min(target, 3 * rank)
     schedule = schedule_of(model, target, total, allocate_every=every, warmup_steps=2, final_steps=2)
-    allocator = RankAllocator(adapted_layers(model), schedule, beta1=betas[0], beta2=betas[1])
+    allocator = RankAllocator(model.adapted_layers(), schedule, beta1=betas[0], beta2=betas[1])
     paper = PaperAllocator(model, *betas)
     optimizer = adamw({n: p for n, p in model.named_parameters() if p.requires_grad}, weight_decay=0.0)
     set_learning_rate(optimizer, 0.05)
@@ -116,7 +126,7 @@ def test_the_allocator_agrees_with_the_paper_at_every_step(rank, target, total, 
             found, expected = allocator.importance().numpy(), paper.importance()
             np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-12)
         optimizer.step()
-        before = {name: layer.lora_E.detach().clone() for name, layer in adapted_layers(model).items()}
+        before = {name: layer.lora_E.detach().clone() for name, layer in model.adapted_layers().items()}
         keep_masks = allocator.allocate(step)
         if schedule.allocates_at(step):
             budget = schedule.budget_at(step)
@@ -129,7 +139,7 @@ def test_the_allocator_agrees_with_the_paper_at_every_step(rank, target, total, 
             assert allocator.live_triplets == budget
         if keep_masks is not None:
             prune(model, keep_masks, optimizer)
-            assert sum(layer.rank for layer in adapted_layers(model).values()) == target
+            assert sum(layer.rank for layer in model.adapted_layers().values()) == target
         optimizer.zero_grad()
     assert allocator.is_final
     assert not allocator.sensitivity_ema
@@ -187,7 +197,7 @@ def test_the_budget_is_the_cubic_of_equation_12():
 
 def test_all_zero_scores_keep_exactly_the_budget_in_a_fixed_order():
     model = toy_model(4)
-    allocator = RankAllocator(adapted_layers(model), schedule_of(model, 5))
+    allocator = RankAllocator(model.adapted_layers(), schedule_of(model, 5))
     masks = allocator.keep_masks(5)
     assert torch.cat(list(masks.values())).tolist() == [True] * 5 + [False] * 7
 
@@ -235,7 +245,7 @@ def test_windows_between_logged_steps_miss_no_allocation(total, every, logged):
 
 def test_equal_initial_and_target_budget_never_prunes():
     model = toy_model(3)
-    allocator = RankAllocator(adapted_layers(model), schedule_of(model, 9))
+    allocator = RankAllocator(model.adapted_layers(), schedule_of(model, 9))
     toy_loss(model, torch.Generator().manual_seed(0)).backward()
     allocator.observe()
     assert all(allocator.allocate(step) is None for step in range(1, 21))
@@ -244,7 +254,7 @@ def test_equal_initial_and_target_budget_never_prunes():
 
 def test_a_module_without_gradient_counts_as_unused():
     model = toy_model(2)
-    allocator = RankAllocator(adapted_layers(model), schedule_of(model, 4))
+    allocator = RankAllocator(model.adapted_layers(), schedule_of(model, 4))
     x = torch.randn(3, 6)
     model["layer0"](x).sum().backward()
     allocator.observe()
@@ -255,7 +265,7 @@ def test_a_module_without_gradient_counts_as_unused():
 def test_a_skipped_final_step_is_made_up_for():
     model = toy_model(3)
     schedule = schedule_of(model, 4)
-    allocator = RankAllocator(adapted_layers(model), schedule)
+    allocator = RankAllocator(model.adapted_layers(), schedule)
     toy_loss(model, torch.Generator().manual_seed(0)).backward()
     allocator.observe()
     assert allocator.allocate(schedule.prune_step + 1) is not None
@@ -264,7 +274,7 @@ def test_a_skipped_final_step_is_made_up_for():
 
 def trained_toy(rank: int = 4) -> tuple[nn.ModuleDict, RankAllocator, torch.optim.Optimizer]:
     model = toy_model(rank)
-    allocator = RankAllocator(adapted_layers(model), schedule_of(model, 5))
+    allocator = RankAllocator(model.adapted_layers(), schedule_of(model, 5))
     optimizer = adamw({n: p for n, p in model.named_parameters() if p.requires_grad}, weight_decay=0.01)
     for group in optimizer.param_groups:
         group["lr"] = 0.05
@@ -288,7 +298,7 @@ def test_pruning_masked_triplets_changes_no_output_and_frees_their_parameters():
         torch.testing.assert_close(layer(inputs[name]), expected[name], atol=1e-6, rtol=0)
     kept = sum(int(mask.sum()) for mask in masks.values())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    layers = adapted_layers(model)
+    layers = model.adapted_layers()
     assert kept == 5 == sum(layer.rank for layer in layers.values())
     assert trainable == sum(layer.rank * layer.triplet_parameters for layer in layers.values())
 
@@ -360,7 +370,7 @@ def test_the_orthogonal_penalty_is_the_mean_of_frobenius_norms_over_layers_and_s
 def test_ranks_that_never_moved_fail_the_run():
     model = toy_model(4)
     schedule = schedule_of(model, 5)
-    allocator = RankAllocator(adapted_layers(model), schedule)
+    allocator = RankAllocator(model.adapted_layers(), schedule)
     allocator.check_moved(schedule.prune_step - 1)
     with pytest.raises(DivergedError, match=r"alive cost 12 and the target budget is 5"):
         allocator.check_moved(schedule.prune_step)
@@ -380,7 +390,7 @@ def test_a_parameter_budget_is_spent_to_the_last_triplet_that_fits(budget, seed,
         final_steps=1,
         allocate_every=1,
     )
-    allocator = RankAllocator(adapted_layers(model), schedule, by_parameters=True)
+    allocator = RankAllocator(model.adapted_layers(), schedule, by_parameters=True)
     generator = torch.Generator().manual_seed(seed)
     for ema in (*allocator.sensitivity_ema, *allocator.uncertainty_ema):
         ema.uniform_(generator=generator)
@@ -404,8 +414,8 @@ def test_with_equal_shapes_a_parameter_budget_is_a_rank_budget():
     schedule = RankSchedule(
         init_budget=88, target_budget=33, total_steps=9, warmup_steps=1, final_steps=1, allocate_every=1
     )
-    by_parameters = RankAllocator(adapted_layers(model), schedule, by_parameters=True)
-    by_triplets = RankAllocator(adapted_layers(model), schedule)
+    by_parameters = RankAllocator(model.adapted_layers(), schedule, by_parameters=True)
+    by_triplets = RankAllocator(model.adapted_layers(), schedule)
     for mine, theirs in (
         *zip(by_parameters.sensitivity_ema, by_triplets.sensitivity_ema, strict=True),
         *zip(by_parameters.uncertainty_ema, by_triplets.uncertainty_ema, strict=True),

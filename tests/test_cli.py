@@ -404,7 +404,7 @@ def test_export_gives_the_same_logits_in_every_format(run, inputs, tmp_path, for
 
 def test_the_merged_export_is_the_merged_model_whatever_became_of_the_encoder(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "leantune.sources.resolve_model", lambda *_, **__: pytest.fail("no encoder is needed")
+        "leantune.model.hub.resolve_model", lambda *_, **__: pytest.fail("no encoder is needed")
     )
     assert main(["export", str(run), "--format", "merged", "--output", str(tmp_path / "merged")]) == 0
     for file in (run / "merged").iterdir():

@@ -15,18 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from leantune.adalora.layer import AdaLoraLinear
-from leantune.model import PackedClassifier
+from layers import adapted
+from leantune.model.classifier import PackedClassifier
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
-from leantune.packing.native import dense as native_dense
-from leantune.packing.native import library
-from leantune.packing.native.dense import _panels_of, dense, dense_and_norm, feed_forward
-from leantune.packing.native.int8 import use_int8_products, why_no_int8
-from leantune.pretrained import set_encoder_dtype
-from tiny import random_tokens, tiny_model
+from tiny import classifier_from, random_tokens, tiny_model
 
+library = pytest.importorskip("leantune.kernels.native.library")
 pytestmark = pytest.mark.needs_kernels
+
+from leantune.kernels.native import dense as native_dense  # noqa: E402
+from leantune.kernels.native.dense import dense, dense_and_norm, feed_forward  # noqa: E402
+from leantune.kernels.native.kernels import why_no_int8  # noqa: E402
+from leantune.kernels.native.packed_weight import PackedWeight  # noqa: E402
 
 WIDTHS = st.sampled_from([32, 96, 384, 800])  # 800: more than is multiplied over at once
 ROWS = st.integers(1, 100)
@@ -57,8 +58,8 @@ def assert_near(found: Tensor, expected: Tensor, norm: nn.LayerNorm | None = Non
 @given(rows=ROWS, width=WIDTHS, outs=st.lists(WIDTHS, min_size=1, max_size=3), seed=st.integers(0, 5))
 def test_layers_of_one_input_equal_fp32(rows, width, outs, seed):
     torch.manual_seed(seed)
-    x, layers = torch.randn(1, rows, width).bfloat16(), [linear(width, out) for out in outs]
-    outputs = dense(x, layers)
+    x, layers = torch.randn(rows, width).bfloat16(), [linear(width, out) for out in outs]
+    outputs = torch.split(dense(x, PackedWeight(layers)), outs, dim=-1)
     for out, layer in zip(outputs, layers, strict=True):
         assert_near(out, exact(layer, x.float()))
 
@@ -70,7 +71,7 @@ def test_a_layer_before_its_norm_equals_fp32(rows, width, out, seed):
     layer, norm = linear(width, out), norm_of(out)
     x, residual = torch.randn(rows, width).bfloat16(), torch.randn(rows, out).bfloat16()
     expected = exact(norm, exact(layer, x.float()) + residual.float())
-    assert_near(dense_and_norm(x, layer, residual, norm), expected, norm)
+    assert_near(dense_and_norm(x, PackedWeight([layer]), residual, norm), expected, norm)
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,13 +81,17 @@ def test_a_feed_forward_block_equals_fp32(rows, width, inner, seed):
     first, last, norm = linear(width, inner), linear(inner, width), norm_of(width)
     x = torch.randn(rows, width).bfloat16()
     expected = exact(norm, exact(last, F.gelu(exact(first, x.float()))) + x.float())
-    assert_near(feed_forward(x, first, last, norm), expected, norm)
+    assert_near(feed_forward(x, PackedWeight([first]), PackedWeight([last]), norm), expected, norm)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_a_row_has_the_same_bits_whatever_is_computed_beside_it(threads):
     width, rows = 128, 1500
-    first, last, norm = linear(width, 1024), linear(1024, width), norm_of(width)
+    first, last, norm = (
+        PackedWeight([linear(width, 1024)]),
+        PackedWeight([linear(1024, width)]),
+        norm_of(width),
+    )
     x = torch.randn(rows, width).bfloat16()
     whole = feed_forward(x, first, last, norm)
     before = torch.get_num_threads()
@@ -95,7 +100,7 @@ def test_a_row_has_the_same_bits_whatever_is_computed_beside_it(threads):
         assert torch.equal(feed_forward(x, first, last, norm), whole)
         for part in (slice(0, 1), slice(31, 65), slice(700, 1499)):
             assert torch.equal(feed_forward(x[part], first, last, norm), whole[part])
-            assert torch.equal(dense(x[part], [first])[0], dense(x, [first])[0][part])
+            assert torch.equal(dense(x[part], first), dense(x, first)[part])
     finally:
         torch.set_num_threads(before)
 
@@ -104,17 +109,18 @@ def test_a_row_has_the_same_bits_whatever_is_computed_beside_it(threads):
 def test_what_is_not_finite_stays_in_its_row(bad):
     x = torch.randn(70, 64).bfloat16()
     x[40, 3] = bad
-    first, last, norm = linear(64, 96), linear(96, 64), norm_of(64)
+    first, last, norm = PackedWeight([linear(64, 96)]), PackedWeight([linear(96, 64)]), norm_of(64)
     is_finite = torch.arange(70) != 40
-    for out in (dense(x, [first])[0], feed_forward(x, first, last, norm)):
+    for out in (dense(x, first), feed_forward(x, first, last, norm)):
         assert out[is_finite].isfinite().all()
         assert not out[40].isfinite().any()
 
 
-def classifier_of(model_type: str) -> PackedClassifier:
+def encoder_of(model_type: str) -> PackedClassifier:
     model = tiny_model(model_type, hidden_size=64, intermediate_size=96, num_attention_heads=2)
-    set_encoder_dtype(model.requires_grad_(False), torch.bfloat16)
-    return PackedClassifier(model, DropoutStream(0)).eval()
+    classifier = classifier_from(model).requires_grad_(False).eval()
+    classifier.set_encoder_dtype(torch.bfloat16)
+    return classifier
 
 
 def batch() -> PackedBatch:
@@ -130,148 +136,96 @@ def used(monkeypatch) -> list[str]:
         names.append(name)
         library.call(name, arguments)
 
-    monkeypatch.setattr(native_dense, "_blocks_are_fast", lambda: True)
-    for module in ("dense", "gelu", "norm", "rounded"):
-        monkeypatch.setattr(f"leantune.packing.native.{module}.call", call)
+    monkeypatch.setattr(native_dense, "is_fast", lambda: True)
+    for module in ("dense", "gelu", "norm", "int8_matrix", "packed_weight", "layer"):
+        monkeypatch.setattr(f"leantune.kernels.native.{module}.call", call)
     return names
-
-
-def per_layer(names: list[str]) -> list[str]:
-    return [name for name in names if name != "lay_out_weight"]
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "mpnet"])
 def test_a_frozen_encoder_predicts_by_it(model_type, used, monkeypatch):
-    classifier = classifier_of(model_type)
+    classifier = encoder_of(model_type)
+    classifier.choose_kernels()
+    num_layers = len(classifier.encoder.layers)
     with torch.inference_mode():
         found = classifier(batch())
-        layers = classifier.config.num_hidden_layers
-        assert per_layer(used) == ["dense_forward"] * 3 * layers
-        assert len(used) - len(per_layer(used)) == 4 * layers, "each weight is laid out once"
+        assert sorted(used) == ["dense_forward"] * 3 * num_layers + ["lay_out_weight"] * 4 * num_layers
         used.clear()
         assert torch.equal(classifier(batch()), found)
-        assert used == ["dense_forward"] * 3 * layers
-        monkeypatch.setattr(native_dense, "_blocks_are_fast", lambda: False)
+        assert used == ["dense_forward"] * 3 * num_layers, "each weight is laid out once"
+        monkeypatch.setattr(native_dense, "is_fast", lambda: False)
+        classifier.choose_kernels()
         apart = classifier(batch())
     torch.testing.assert_close(found, apart, atol=0.05, rtol=0.05)
-    in_float = copy.deepcopy(classifier).float()
+    in_float = classifier_from(tiny_model_of(classifier)).eval()
     with torch.inference_mode():
         exact_logits = in_float(batch())
     assert (found - exact_logits).norm() <= 1.1 * (apart - exact_logits).norm()
 
 
-def test_what_needs_a_gradient_or_learns_is_left_alone(used):
-    classifier = classifier_of("bert")
+def tiny_model_of(classifier: PackedClassifier) -> nn.Module:
+    """Transformers' model of its weights, in fp32."""
+    changes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2}
+    model = tiny_model(classifier.settings["model_type"], **changes)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(classifier.named_weights()[name])
+    return model
+
+
+def test_what_needs_a_gradient_is_left_alone(used):
+    classifier = encoder_of("bert")
+    classifier.choose_kernels()
     classifier(batch())
     assert "dense_forward" not in used
-    used.clear()
-    layer = classifier.model.bert.encoder.layer[0]
-    layer.intermediate.dense.weight.requires_grad_(True)
-    layer.attention.self.query.bias.requires_grad_(True)
-    with torch.inference_mode():
-        classifier(batch())
-    assert used.count("dense_forward") == 3 * classifier.config.num_hidden_layers - 1
-    assert used.count("gelu_forward") == 1, "the block that learns is none, its last layer still is"
 
 
 def test_what_drops_is_left_alone(used):
-    classifier = classifier_of("bert").train()
+    classifier = encoder_of("bert").train()
+    classifier.choose_kernels()
     with torch.inference_mode():
         classifier(batch())
-    attentions = classifier.config.num_hidden_layers
-    assert per_layer(used).count("dense_forward") == attentions, "queries, keys and values drop nothing"
+    num_layers = len(classifier.encoder.layers)
+    assert used.count("dense_forward") == num_layers, "queries, keys and values drop nothing"
 
 
-def test_layers_with_adapters_keep_their_updates(used):
-    classifier = classifier_of("bert")
+@pytest.mark.parametrize("part", ["query", "intermediate.dense"])
+def test_layers_with_adapters_keep_their_updates(used, part):
+    classifier = encoder_of("bert")
+    classifier.choose_kernels()
     with torch.inference_mode():
         without = classifier(batch())
-    block = classifier.model.bert.encoder.layer[0].intermediate
-    adapted = AdaLoraLinear(block.dense, 4, scaling=1.0, dropout=nn.Identity(), generator=torch.Generator())
-    nn.init.normal_(adapted.lora_B)
-    nn.init.ones_(adapted.lora_E)
-    classifier.model.set_submodule("bert.encoder.layer.0.intermediate.dense", adapted)
+    names = [name for name in classifier.encoder_linears() if name.endswith(part)]
+    layer = adapted(classifier.encoder_linears()[names[0]], 4, 0.0, DropoutStream(0))
+    classifier.replace(names[0], layer)
+    classifier.choose_kernels()
     used.clear()
     with torch.inference_mode():
         assert not torch.allclose(classifier(batch()), without, atol=1e-3)
-    assert "gelu_forward" in used
+    num_layers = len(classifier.encoder.layers)
+    assert used.count("dense_forward") == 3 * num_layers - (part == "query"), "others go on as they were"
 
 
 @pytest.mark.skipif(bool(why_no_int8()), reason=why_no_int8())
-def test_products_in_int8_stay_so_in_prediction_and_are_none_in_evaluation(used):
-    classifier = classifier_of("bert")
-    use_int8_products(classifier.model)
+def test_products_in_int8_while_training_are_none_in_evaluation(used):
+    classifier = encoder_of("bert")
+    classifier.choose_kernels(train_int8=True)
     with torch.inference_mode():
         classifier(batch())
     assert set(used) == {"lay_out_weight", "dense_forward"}
     used.clear()
-    classifier = classifier_of("bert")
-    use_int8_products(classifier.model, predicts=True)
+    classifier.choose_kernels(predict_int8=True)
     with torch.inference_mode():
         classifier(batch())
     assert "dense_forward" not in used
 
 
-def changed_in_place(layer: nn.Linear) -> None:
-    with torch.no_grad():
-        layer.weight.mul_(2)
-
-
-def loaded_anew(layer: nn.Linear) -> None:
-    layer.load_state_dict(linear(layer.in_features, layer.out_features).state_dict())
-
-
-def moved(layer: nn.Linear) -> None:
-    layer.weight.data = torch.randn_like(layer.weight)
-
-
-def with_another_bias(layer: nn.Linear) -> None:
-    layer.bias = nn.Parameter(layer.bias + 1, requires_grad=False)
-
-
-@pytest.mark.parametrize("change", [changed_in_place, loaded_anew, moved, with_another_bias])
-def test_parameters_that_changed_are_laid_out_again(change):
-    x, layer = torch.randn(3, 32).bfloat16(), linear(32, 64)
+def test_what_was_laid_out_goes_with_the_encoder():
+    classifier = encoder_of("bert")
+    classifier.choose_kernels()
     with torch.inference_mode():
-        dense(x, [layer])
-    change(layer)
-    with torch.inference_mode():
-        assert_near(dense(x, [layer])[0], exact(layer, x.float()))
-
-
-def test_what_stands_between_the_layers_of_a_block_is_not_left_out(used):
-    classifier = classifier_of("bert")
-    layer = classifier.model.bert.encoder.layer[0]
-    inner = layer.intermediate
-    layer.intermediate = nn.Sequential(inner, nn.Tanh())
-    with torch.inference_mode(), pytest.raises(AssertionError, match="64 columns for"):
         classifier(batch())
-
-
-def test_weights_are_laid_out_once_and_go_with_the_layer():
-    x, layers = torch.randn(3, 32).bfloat16(), [linear(32, 32), linear(32, 64)]
-    dense(x, layers)
-    known = _panels_of(layers)
-    dense(x, layers)
-    assert _panels_of(layers) is known
-    other = nn.Linear(32, 32)
-    other.weight, other.bias = layers[0].weight, layers[0].bias
-    assert _panels_of([other, layers[1]]) is known, "classifiers of one encoder share them"
-    replaced = [layers[0], linear(32, 64)]
-    assert torch.equal(dense(x, replaced)[1], dense(x, replaced[1:])[0])
-    kept = weakref.ref(_panels_of(replaced).panels)
-    del known, layers, other, replaced
+    kept = weakref.ref(classifier.encoder.layers[0].prepared.projections.panels.panels)
+    del classifier
     gc.collect()
     assert kept() is None
-
-
-@pytest.mark.parametrize("level", library.LEVELS[1:-1])
-def test_other_processors_compute_the_same_and_torch_is_faster_there(level, monkeypatch):
-    other = library.load_kernels(level)
-    for module in (native_dense, library):
-        monkeypatch.setattr(module, "kernels", lambda: other)
-    assert not native_dense._blocks_are_fast()
-    x, first, last, norm = torch.randn(70, 96).bfloat16(), linear(96, 800), linear(800, 96), norm_of(96)
-    assert_near(dense(x, [first])[0], exact(first, x.float()))
-    expected = exact(norm, exact(last, F.gelu(exact(first, x.float()))) + x.float())
-    assert_near(feed_forward(x, first, last, norm), expected, norm)

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from leantune.data.rows import LabelledRows
 from leantune.evaluation.evaluate import batch_of
-from leantune.model import PackedClassifier, build_trainable, plan_model
-from leantune.pretrained import skeleton
+from leantune.model.build import make_trainable, plan_model
+from leantune.model.classifier import Classifier
 from leantune.training import gradient_start
 from leantune.training.gradient_start import ROW_NORM, turn_to_gradient
 from leantune.training.prepare import prepare_data
 from leantune.training.run import run_training
-from tiny import quiet, recipe_for, tiny_model
+from tiny import classifier_from, quiet, recipe_for, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0])
@@ -33,9 +33,10 @@ def rows(inputs, tmp_path_factory) -> LabelledRows:
 
 def classifier_of(
     model, *, init_rank: int, method: str = "adalora", targets: str = "attention"
-) -> PackedClassifier:
+) -> Classifier:
+    classifier = classifier_from(model)
     plan = plan_model(
-        skeleton(model.config),
+        classifier,
         targets=targets,
         head="full",
         limit=None,
@@ -43,10 +44,11 @@ def classifier_of(
         target_rank=None,
         method=method,
     )
-    return build_trainable(
-        model, plan, alpha=6.0, lora_dropout=0.5, head="full", compute_dtype=torch.float32, seed=0,
+    make_trainable(
+        classifier, plan, alpha=6.0, lora_dropout=0.5, head="full", compute_dtype=torch.float32, seed=0,
         adapter_init="gradient",
     )  # fmt: skip
+    return classifier
 
 
 def gradients_of(model, rows: LabelledRows, weights: Tensor | None = None) -> dict[str, Tensor]:
@@ -65,9 +67,9 @@ def test_rows_of_a_catch_nearly_all_of_the_gradient_that_they_can(rows, method, 
     model = tiny_model("bert")
     gradients = gradients_of(model, rows, WEIGHTS)
     classifier = classifier_of(model, init_rank=5, method=method, targets=targets)
-    drawn = {name: layer.lora_A.detach().clone() for name, layer in classifier.layers().items()}
+    drawn = {name: layer.lora_A.detach().clone() for name, layer in classifier.adapted_layers().items()}
     assert turn_to_gradient(classifier, rows, 7, seed=0, class_weights=WEIGHTS) == 60
-    for name, layer in classifier.layers().items():
+    for name, layer in classifier.adapted_layers().items():
         gradient, A = gradients[f"{name}.weight"], layer.lora_A.detach()
         torch.testing.assert_close(A @ A.T, ROW_NORM**2 * torch.eye(5), atol=1e-5, rtol=0)
         most = torch.linalg.svdvals(gradient)[:5].norm()
@@ -83,7 +85,7 @@ def test_with_as_many_rows_as_the_weight_the_whole_gradient_is_caught(rows):
     gradients = gradients_of(model, rows)
     classifier = classifier_of(model, init_rank=32)
     turn_to_gradient(classifier, rows, 60, seed=0)
-    for name, layer in classifier.layers().items():
+    for name, layer in classifier.adapted_layers().items():
         gradient = gradients[f"{name}.weight"]
         caught = (gradient @ layer.lora_A.detach().T / ROW_NORM).norm(dim=0)
         expected = torch.linalg.svdvals(gradient)
@@ -100,7 +102,7 @@ def test_logits_and_the_mode_of_the_model_stay(rows, monkeypatch):
     assert turn_to_gradient(classifier, rows, 4, seed=0) == 9
     assert classifier.training
     assert all(p.grad is None for p in classifier.parameters())
-    assert all(not layer.lora_B.any() for layer in classifier.layers().values())
+    assert all(not layer.lora_B.any() for layer in classifier.adapted_layers().values())
     classifier.eval()
     assert torch.equal(before, classifier(batch_of(classifier, rows)).detach())
 
@@ -108,19 +110,19 @@ def test_logits_and_the_mode_of_the_model_stay(rows, monkeypatch):
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_a_weight_without_a_usable_gradient_keeps_its_draw(rows, value):
     classifier = classifier_of(tiny_model("bert"), init_rank=3)
-    torch.nn.init.constant_(classifier.model.classifier.weight, value)
-    drawn = {name: layer.lora_A.detach().clone() for name, layer in classifier.layers().items()}
+    torch.nn.init.constant_(classifier.output_layer.weight, value)
+    drawn = {name: layer.lora_A.detach().clone() for name, layer in classifier.adapted_layers().items()}
     turn_to_gradient(classifier, rows, 20, seed=0)
-    for name, layer in classifier.layers().items():
+    for name, layer in classifier.adapted_layers().items():
         assert torch.equal(layer.lora_A.detach(), drawn[name])
         assert not layer.lora_B.any()
 
 
 def test_a_rank_above_the_weights_keeps_the_rows_that_are_too_many(rows):
     classifier = classifier_of(tiny_model("bert"), init_rank=40)
-    drawn = {name: layer.lora_A.detach().clone() for name, layer in classifier.layers().items()}
+    drawn = {name: layer.lora_A.detach().clone() for name, layer in classifier.adapted_layers().items()}
     turn_to_gradient(classifier, rows, 20, seed=0)
-    for name, layer in classifier.layers().items():
+    for name, layer in classifier.adapted_layers().items():
         assert torch.equal(layer.lora_A.detach()[32:], drawn[name][32:])
         assert not torch.equal(layer.lora_A.detach()[:32], drawn[name][:32])
 

@@ -89,7 +89,7 @@ def start(inputs, tmp_path) -> Callable[..., Start]:
         state = fresh_state(run, classifier, run.steps.ranks)
         with torch.no_grad():  # E is zero at the start, and so would be every score
             generator = torch.Generator().manual_seed(0)
-            for layer in classifier.layers().values():
+            for layer in classifier.adapted_layers().values():
                 layer.lora_E.normal_(generator=generator)
         steps = run.steps
         phase = Phase(
@@ -139,7 +139,7 @@ def test_a_final_cut_whose_step_was_skipped_is_made_at_the_next(start):
     parameter.register_hook(lambda grad: grad * float("nan") if one.state.step == prune_step else grad)
     one.train(prune_step + 1)
     assert [result.step for result in one.results if result.is_pruned] == [prune_step + 1]
-    assert sum(layer.rank for layer in one.state.classifier.layers().values()) == 4
+    assert sum(layer.rank for layer in one.state.classifier.adapted_layers().values()) == 4
 
 
 def test_a_final_cut_that_is_due_at_a_last_step_which_was_skipped_is_made_there(start):
@@ -151,7 +151,7 @@ def test_a_final_cut_that_is_due_at_a_last_step_which_was_skipped_is_made_there(
     one.train(total + 1)
     assert one.results[-1].is_skipped
     assert one.results[-1].is_pruned
-    assert sum(layer.rank for layer in one.state.classifier.layers().values()) == 4
+    assert sum(layer.rank for layer in one.state.classifier.adapted_layers().values()) == 4
 
 
 def test_ranks_that_are_not_final_at_the_end_fail_the_run(start, monkeypatch):
@@ -215,7 +215,7 @@ def test_importance_is_that_of_the_whole_step_however_it_is_cut(start, micro_ste
 
 def test_a_module_without_a_gradient_has_no_sensitivity_and_stops_nothing(start):
     one = start()
-    name, layer = next(iter(one.state.classifier.layers().items()))
+    name, layer = next(iter(one.state.classifier.adapted_layers().items()))
     layer.forward = layer.base.forward  # the update is not part of the forward pass
     one.train(4)
     ours = [t for key, t in averages(one.after[-1]).items() if f".{name}." in key and key.endswith("lora_E")]
@@ -252,30 +252,27 @@ def test_backward_stops_above_the_lowest_module_that_is_left(start):
     one = start()
     classifier = one.state.classifier
     batch = batch_of(classifier, one.phase.rows[np.arange(8)])
-    blocks = classifier.model.base_model.encoder.layer
     reached: dict[int, bool] = {}
-    for i, block in enumerate(blocks):
-
-        def note(module, args, output, i=i) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            reached[i] = hidden.requires_grad
-
-        block.register_forward_hook(note)
+    for i, layer in enumerate(classifier.encoder.layers):
+        layer.mlp_norm.register_forward_hook(
+            lambda module, args, output, i=i: reached.update({i: output.requires_grad})
+        )
     classifier(batch)
     assert reached == {0: True, 1: True}
     masks = {
-        name: torch.full((layer.rank,), ".layer.1." in name) for name, layer in classifier.layers().items()
+        name: torch.full((layer.rank,), ".layer.1." in name)
+        for name, layer in classifier.adapted_layers().items()
     }
-    prune(classifier.model, masks, one.state.optimizer)
+    prune(classifier, masks, one.state.optimizer)
     classifier(batch).sum().backward()
     assert reached == {0: False, 1: True}
-    assert all(".layer.1." in name for name in classifier.layers())
+    assert all(".layer.1." in name for name in classifier.adapted_layers())
 
 
 def test_the_first_loss_is_smoothed_cross_entropy_of_the_first_batch(start):
     begun = start(label_smoothing=0.3)
     with torch.no_grad():
-        begun.state.classifier.model.classifier.weight.mul_(50)
+        begun.state.classifier.output_layer.weight.mul_(50)
     order = shuffled(len(begun.phase.rows), seed=begun.recipe.seed, epoch=0)
     batch = batch_of(begun.state.classifier, begun.phase.rows[order[: begun.recipe.batch_size]])
     with torch.no_grad():

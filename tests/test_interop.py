@@ -85,7 +85,7 @@ def logits_of_peft(model, tokens: list[np.ndarray]) -> torch.Tensor:
 
 def logits_of_leantune(classifier, tokens: list[np.ndarray]) -> torch.Tensor:
     batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
-    logits = torch.empty(len(tokens), classifier.config.num_labels)
+    logits = torch.empty(len(tokens), classifier.output_layer.out_features)
     with torch.no_grad():
         logits[batch.rows.long()] = classifier(batch)
     return logits

@@ -14,33 +14,43 @@ from typing import Any
 import pytest
 import torch
 
-import leantune.packing.native
 from leantune.errors import LeantuneError
-from leantune.packing.native import library
-from leantune.packing.native.library import (
+from leantune.kernels.choose import SWITCH, Choice
+from leantune.kernels.reference import Reference
+from leantune.training.notices import kernel_lines
+from tiny import words_of
+
+library = pytest.importorskip("leantune.kernels.native.library")
+
+import leantune.kernels.native  # noqa: E402
+from leantune.kernels.native.library import (  # noqa: E402
     LEVELS,
     MIRRORS,
-    describe_kernels,
     kernels,
     load_kernels,
     mirrors,
     structures_of,
 )
-from leantune.training.notices import kernel_lines
 
 CPU = torch.device("cpu")
 
-ATTEND = """
-import numpy as np, torch
-from leantune.packing.attention import packed_attention
-from leantune.packing.batch import pack
+ATTEND = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch
+from layers import layer_of, layout_of
+from leantune.kernels.choose import choose_kernels
+from leantune.model.encoder import Embeddings, EncoderConfig, LayerConfig
 from leantune.packing.dropout import DropoutStream
-from leantune.packing.native.library import describe_kernels
-from leantune.packing.plan import AttentionPlan
-plan = AttentionPlan.of(pack([np.zeros(5, np.int32)], np.arange(1)), DropoutStream(0))
-q = torch.ones(1, 1, 5, 32).bfloat16()
-packed_attention(torch.nn.Module(), q, q, q, None, packed=plan, dropout=0.1)
-print(describe_kernels(torch.device("cpu"), "bf16"))
+sizes = dict(vocab_size=9, width=64, num_heads=2, inner_width=9, norm_eps=1e-9, embedding_width=64)
+sizes |= dict(layers=(LayerConfig(),))
+embeddings = Embeddings(EncoderConfig(**sizes, max_positions=9), DropoutStream(0)).bfloat16().requires_grad_(False)
+layer = layer_of((3, 0, 5), 0.1)
+choice = choose_kernels(embeddings, [layer], train_int8=True)
+layer.prepared = choice.kernels.prepare(layer)
+x = torch.ones(8, 64).bfloat16()
+assert choice.kernels.layers([layer], x, layout_of([5]), only_first=True)[0].isfinite().all()
+print(choice.described)
 """
 
 RUNTIMES = """
@@ -104,8 +114,8 @@ def test_kernels_may_be_turned_off(name, value):
     assert output_of(ATTEND, **{name: value}) == f"torch: {name}={value}"
 
 
-def test_a_level_that_is_none_is_refused_in_one_line(inputs):
-    command = ["plan", f"model={inputs / 'encoder'}", "budget=500"]
+def test_a_level_that_is_none_is_refused_in_one_line(inputs, tmp_path):
+    command = ["train", *words_of(inputs, tmp_path / "run", precision="bf16")]
     code = f"from leantune.cli import main; raise SystemExit(main({command!r}))"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -115,7 +125,7 @@ def test_a_level_that_is_none_is_refused_in_one_line(inputs):
         check=False,
     )
     said = "LEANTUNE_KERNELS must be one of none, v3, avxvnni, avx512, amx. Got 'avx9' instead"
-    assert (done.returncode, done.stderr) == (2, f"leantune: error: {said}\n")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"leantune: error: {said}")
 
 
 @pytest.mark.skipif("amx" not in levels_here(), reason="no AMX here")
@@ -234,7 +244,7 @@ def _structures(parent: Any) -> set[type]:
 
 @pytest.mark.needs_kernels
 def test_every_structure_is_compared():
-    for module in pkgutil.iter_modules(leantune.packing.native.__path__, "leantune.packing.native."):
+    for module in pkgutil.iter_modules(leantune.kernels.native.__path__, "leantune.kernels.native."):
         if module.name.rpartition(".")[2] != library.FILE.stem:
             importlib.import_module(module.name)
     found = {each for each in _structures(ctypes.Structure) if each.__module__.startswith("leantune.")}
@@ -243,18 +253,12 @@ def test_every_structure_is_compared():
     assert MIRRORS.keys() == structures_of(file).keys()
 
 
-def test_the_record_says_who_computes():
-    assert describe_kernels(CPU, "fp32") == "torch: fp32 on cpu"
-    found = kernels()
-    expected = f"torch: {found.reason}" if found.library is None else f"native: {found.library.level}"
-    assert describe_kernels(CPU, "bf16") == expected
-
-
 def test_a_run_that_has_to_go_without_kernels_says_why(monkeypatch):
-    monkeypatch.setattr(library, "kernels", lambda: library.Kernels(None, "no kernels in this package"))
-    (line,) = kernel_lines(CPU, "bf16")
+    choice = Choice(Reference(), "no kernels in this package")
+    assert choice.described == "torch: no kernels in this package"
+    (line,) = kernel_lines(choice, CPU, "bf16")
     assert line.startswith("warning: without native kernels")
     assert "no kernels in this package" in line
-    assert not list(kernel_lines(CPU, "fp32"))
-    monkeypatch.setenv(library.SWITCH, "0")
-    assert not list(kernel_lines(CPU, "bf16"))
+    assert not list(kernel_lines(choice, CPU, "fp32"))
+    monkeypatch.setenv(SWITCH, "0")
+    assert not list(kernel_lines(choice, CPU, "bf16"))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from leantune.packing.attention import packed_attention
-from leantune.packing.batch import pack
-from leantune.packing.distance import DistanceBias
-from leantune.packing.dropout import DropoutStream
-from leantune.packing.native import attention as native
-from leantune.packing.plan import AttentionPlan
+from layers import layout_of
+from leantune.packing.dropout import DropoutStream, PooledDropout
+from leantune.packing.layout import Layout
+from leantune.packing.positions import DistanceBias
 
+library = pytest.importorskip("leantune.kernels.native.library")
 pytestmark = pytest.mark.needs_kernels
+
+from leantune.kernels.native.attention import attention  # noqa: E402
 
 SPARE = 5
 """Tokens of no text behind the others."""
@@ -26,23 +28,41 @@ REACH = 80
 """A multiple of 16 above the longest text that distances add something to."""
 
 
-def plan_of(lengths: list[int], seed: int = 0, *, is_biased: bool = False) -> AttentionPlan:
-    batch = pack([np.zeros(n, np.int32) for n in lengths], np.arange(len(lengths)))
-    plan = AttentionPlan.of(batch, DropoutStream(seed))
+def layout_for(lengths: list[int], *, is_biased: bool = False) -> Layout:
+    layout = layout_of(lengths, spare=SPARE)
     if is_biased:
-        plan.distance_bias = DistanceBias(torch.randn(2, 2 * REACH - 1))
-    return plan
+        layout.distance_bias = DistanceBias(torch.randn(2, 2 * REACH - 1))
+    return layout
 
 
-def heads_for(lengths: list[int], num_heads: int, width: int, seed: int = 0) -> list[Tensor]:
-    """Queries, keys and values as views of one buffer, as a fused projection gives them."""
+def heads_for(lengths: list[int], num_heads: int, width: int, seed: int = 0) -> Tensor:
+    """Queries, keys and values ``(T, 3, N, H)``, as a fused projection gives them."""
     generator = torch.Generator().manual_seed(seed)
-    buffer = torch.randn(sum(lengths) + SPARE, 3, num_heads, width, generator=generator).bfloat16()
-    return [buffer[:, i].detach().requires_grad_() for i in range(3)]
+    heads = torch.randn(sum(lengths) + SPARE, 3, num_heads, width, generator=generator)
+    return heads.bfloat16().requires_grad_()
+
+
+def attend(
+    qkv: Tensor,
+    layout: Layout,
+    p: float = 0.0,
+    window: int | None = None,
+    only_first: bool = False,
+    stream: DropoutStream | None = None,
+) -> Tensor:
+    """``(T, 3, N, H)`` to ``(T, N, H)``."""
+    layer = SimpleNamespace(
+        attention_dropout=PooledDropout(p, stream or DropoutStream(0)).train(),
+        window=window,
+        rotary_base=None,
+        head_width=qkv.shape[-1],
+    )
+    out = attention(qkv.flatten(1), layer, layout, only_first=only_first)
+    return out.view(len(qkv), *qkv.shape[2:])
 
 
 def reference(
-    qkv: list[Tensor],
+    qkv: Tensor,
     lengths: list[int],
     window: int | None,
     only_first: bool,
@@ -51,7 +71,7 @@ def reference(
 ) -> Tensor:
     """``(tokens, N, H)`` in float64; drop: masks ``(N, L, L)`` of the texts; by_distance: ``(N, 2 REACH - 1)``."""
     pieces = []
-    for i, texts in enumerate(zip(*(x[: sum(lengths)].split(lengths) for x in qkv), strict=True)):
+    for i, texts in enumerate(zip(*(x[: sum(lengths)].split(lengths) for x in qkv.unbind(1)), strict=True)):
         q, k, v = (x.transpose(0, 1) for x in texts)
         place = torch.arange(lengths[i])
         far = (place[:, None] - place).abs() >= (window or lengths[i])
@@ -87,29 +107,29 @@ def test_native_attention_and_its_gradients_equal_float64(
 ):
     torch.manual_seed(seed)
     qkv = heads_for(lengths, 2, width, seed)
-    plan = plan_of(lengths, is_biased=is_biased)
-    by_distance = plan.distance_bias.by_distance if is_biased else None
-    settings_ = (plan, width**-0.5, 0.0, window, only_first)
-    out = native.attend(*qkv, *settings_)
+    layout = layout_for(lengths, is_biased=is_biased)
+    by_distance = layout.distance_bias.by_distance if is_biased else None
+    settings_ = (layout, 0.0, window, only_first)
+    out = attend(qkv, *settings_)
     weight = torch.randn(out.shape).bfloat16()
-    exact = [x.detach().double().requires_grad_() for x in qkv]
+    exact = qkv.detach().double().requires_grad_()
     expected = reference(exact, lengths, window, only_first, by_distance=by_distance)
     assert_close(out, expected)
     with torch.no_grad():
-        assert torch.equal(native.attend(*qkv, *settings_), out)
+        assert torch.equal(attend(qkv, *settings_), out)
     real = sum(lengths)
-    gradients = torch.autograd.grad((expected * weight[:real].double()).sum(), exact)
-    for found, wanted in zip(torch.autograd.grad(out, qkv, weight), gradients, strict=True):
-        assert_close(found, wanted[:real])
-        assert not found[real:].any()
+    (gradients,) = torch.autograd.grad((expected * weight[:real].double()).sum(), exact)
+    (found,) = torch.autograd.grad(out, qkv, weight)
+    for part in range(3):
+        assert_close(found[:, part], gradients[:real, part])
 
 
 @pytest.mark.parametrize("window", [None, 128])
 def test_long_texts_too(window):
     lengths = [1, 300, 700]
     qkv = heads_for(lengths, 1, 64)
-    out = native.attend(*qkv, plan_of(lengths), 64**-0.5, 0.0, window, False)
-    assert_close(out, reference([x.detach().double() for x in qkv], lengths, window, False))
+    out = attend(qkv, layout_for(lengths), 0.0, window)
+    assert_close(out, reference(qkv.detach().double(), lengths, window, False))
 
 
 def masks_of(lengths: list[int], num_heads: int, width: int, p: float, seed: int) -> list[Tensor]:
@@ -119,13 +139,13 @@ def masks_of(lengths: list[int], num_heads: int, width: int, p: float, seed: int
     length = max(lengths)
     masks = [torch.zeros(num_heads, n, n, dtype=torch.float64) for n in lengths]
     for first in range(0, length, width):
-        q, k, v = (torch.zeros(sum(lengths), num_heads, width).bfloat16() for _ in range(3))
-        for text in v.split(lengths):
+        qkv = torch.zeros(sum(lengths) + SPARE, 3, num_heads, width).bfloat16()
+        for text in qkv[: sum(lengths), 2].split(lengths):
             for key in range(first, min(first + width, len(text))):
                 text[key, :, key - first] = 1
         with torch.no_grad():
-            out = native.attend(q, k, v, plan_of(lengths, seed), 1.0, p, None, False)
-        for mask, text in zip(masks, out.split(lengths), strict=True):
+            out = attend(qkv, layout_for(lengths), p, stream=DropoutStream(seed))
+        for mask, text in zip(masks, out[: sum(lengths)].split(lengths), strict=True):
             shown = mask[:, :, first : first + width]
             shown.copy_((text.transpose(0, 1)[:, :, : shown.shape[2]] > 0) / (1 - p))
     return masks
@@ -136,16 +156,17 @@ def test_dropout_is_the_same_backward_as_forward(width, is_biased):
     lengths, p = [1, 2, 33, 50], 0.25
     masks = masks_of(lengths, 2, width, p, seed=3)
     qkv = heads_for(lengths, 2, width)
-    plan = plan_of(lengths, 3, is_biased=is_biased)
-    out = native.attend(*qkv, plan, width**-0.5, p, None, False)
-    exact = [x.detach().double().requires_grad_() for x in qkv]
-    by_distance = plan.distance_bias.by_distance if is_biased else None
+    layout = layout_for(lengths, is_biased=is_biased)
+    out = attend(qkv, layout, p, stream=DropoutStream(3))
+    exact = qkv.detach().double().requires_grad_()
+    by_distance = layout.distance_bias.by_distance if is_biased else None
     expected = reference(exact, lengths, None, False, masks, by_distance)
     assert_close(out, expected)
     weight = torch.randn(out.shape).bfloat16()
-    gradients = torch.autograd.grad((expected * weight[: sum(lengths)].double()).sum(), exact)
-    for found, wanted in zip(torch.autograd.grad(out, qkv, weight), gradients, strict=True):
-        assert_close(found, wanted[: sum(lengths)])
+    (gradients,) = torch.autograd.grad((expected * weight[: sum(lengths)].double()).sum(), exact)
+    (found,) = torch.autograd.grad(out, qkv, weight)
+    for part in range(3):
+        assert_close(found[:, part], gradients[: sum(lengths), part])
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
@@ -169,13 +190,13 @@ def test_dropout_has_its_rate_and_no_pattern(p):
 def test_the_next_mask_is_another_and_a_saved_stream_gives_the_same():
     lengths = [20, 40]
     qkv = heads_for(lengths, 2, 32)
-    plan = plan_of(lengths)
-    saved = plan.stream.state()
-    outs = [native.attend(*qkv, plan, 0.2, 0.3, None, False) for _ in range(2)]
+    layout, stream = layout_for(lengths), DropoutStream(0)
+    saved = stream.state()
+    outs = [attend(qkv, layout, 0.3, stream=stream) for _ in range(2)]
     assert not torch.equal(*outs)
-    plan.stream.load_state(saved)
+    stream.load_state(saved)
     for out in outs:
-        assert torch.equal(native.attend(*qkv, plan, 0.2, 0.3, None, False), out)
+        assert torch.equal(attend(qkv, layout, 0.3, stream=stream), out)
 
 
 def test_bits_do_not_depend_on_the_number_of_threads():
@@ -185,8 +206,8 @@ def test_bits_do_not_depend_on_the_number_of_threads():
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            out = native.attend(*qkv, plan_of(lengths), 0.2, 0.1, None, False)
-            found.append([out, *torch.autograd.grad(out.float().square().sum(), qkv)])
+            out = attend(qkv, layout_for(lengths), 0.1)
+            found.append([out, *torch.autograd.grad(out.float().square().sum(), [qkv])])
     finally:
         torch.set_num_threads(threads)
     for other in found[1:]:
@@ -199,22 +220,10 @@ def test_what_is_not_finite_stays_so_and_in_its_text(part, bad):
     lengths = [4, 9]
     qkv = heads_for(lengths, 1, 32)
     with torch.no_grad():
-        qkv[part][4 + 2] = bad
-    out = native.attend(*qkv, plan_of(lengths), 0.2, 0.0, None, False)
+        qkv[4 + 2, part] = bad
+    out = attend(qkv, layout_for(lengths))
     assert not out[4 + 2].isfinite().any()
     assert out[:4].isfinite().all()
-    gradients = torch.autograd.grad(out, qkv, torch.ones_like(out))
-    assert not all(grad.isfinite().all() for grad in gradients)
-    assert all(grad[:4].isfinite().all() for grad in gradients)
-
-
-def test_heads_of_any_stride_and_of_other_widths():
-    lengths = [4, 9]
-    plan, module = plan_of(lengths), torch.nn.Module()
-    q = torch.randn(1, 2, 13, 32).bfloat16()
-    expected, _ = packed_attention(module, q, q, q, None, packed=plan)
-    apart = torch.randn(1, 2, 13, 64).bfloat16()[..., ::2].copy_(q)
-    assert torch.equal(packed_attention(module, apart, apart, apart, None, packed=plan)[0], expected)
-    narrow = torch.randn(1, 2, 13, 8).bfloat16()
-    assert not native.can_attend(narrow[0], narrow[0].shape[-1])
-    assert packed_attention(module, narrow, narrow, narrow, None, packed=plan)[0].shape == (1, 13, 2, 8)
+    (gradient,) = torch.autograd.grad(out, qkv, torch.ones_like(out))
+    assert not gradient.isfinite().all()
+    assert gradient[:4].isfinite().all()

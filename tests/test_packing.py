@@ -16,29 +16,24 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
 
 import leantune.packing.dropout as dropout_module
-from leantune.errors import UsageError
-from leantune.model import PackedClassifier
-from leantune.packing.attention import (
-    _accelerator_attention,
-    _flash_serves,
-    _varlen_kernel,
-    packed_attention,
-    padded_sdpa,
-)
+from layers import layout_of
+from leantune.kernels import accelerator
+from leantune.kernels.accelerator import padded_sdpa, varlen_attention
+from leantune.kernels.grouped import grouped_attention
+from leantune.model.classifier import Classifier
+from leantune.model.pretrained import with_dropout
 from leantune.packing.batch import PackedBatch, pack
-from leantune.packing.distance import DistanceBias
 from leantune.packing.dropout import DropoutStream, PooledDropout, kept_value
-from leantune.packing.native import library
-from leantune.packing.plan import (
+from leantune.packing.layout import (
     BLOCK_OVERHEAD,
     BLOCK_TEXTS,
     LENGTH_MULTIPLE,
-    AttentionPlan,
+    Layout,
     block_width,
     group_by_length,
 )
-from leantune.pretrained import set_encoder_dtype, with_dropout
-from tiny import random_tokens, tiny_model
+from leantune.packing.positions import DistanceBias
+from tiny import classifier_from, random_tokens, tiny_model
 
 PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert", "mpnet"]
 PADDED = ["deberta-v2", "albert"]
@@ -65,12 +60,12 @@ def padded_forward(model, token_lists, second_starts=None) -> torch.Tensor:
     return model(input_ids=ids, attention_mask=mask, **extra).logits
 
 
-def packed_logits(classifier: PackedClassifier, batch: PackedBatch) -> torch.Tensor:
+def packed_logits(classifier: Classifier, batch: PackedBatch) -> torch.Tensor:
     with torch.no_grad():
         return packed_forward(classifier, batch)
 
 
-def packed_forward(classifier: PackedClassifier, batch: PackedBatch) -> torch.Tensor:
+def packed_forward(classifier: Classifier, batch: PackedBatch) -> torch.Tensor:
     logits = classifier(batch)
     return torch.empty_like(logits).index_copy(0, batch.rows, logits)
 
@@ -81,8 +76,8 @@ def test_packed_logits_equal_padded_logits_of_the_untouched_model(model_type):
     padding = model.config.pad_token_id  # a text may name it, and transformers then counts other positions
     tokens = [*random_tokens(LENGTHS), np.array([5, padding, 7, padding, padding, 9, 8], np.int32)]
     expected = padded_logits(model, tokens)
-    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
-    assert classifier.architecture.is_packed == (model_type in PACKED)
+    classifier = classifier_from(copy.deepcopy(model)).eval()
+    assert classifier.is_packed == (model_type in PACKED)
     batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
     torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=1e-5, rtol=0)
 
@@ -94,7 +89,7 @@ def test_dropout_of_the_config_can_be_replaced_for_training(model_type):
 
     def spread(probability: float | None) -> float:
         model = AutoModelForSequenceClassification.from_config(with_dropout(own, probability))
-        classifier = PackedClassifier(model, DropoutStream(0)).train()
+        classifier = classifier_from(model).train()
         batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
         return (classifier(batch) - classifier(batch)).abs().max().item()
 
@@ -107,22 +102,14 @@ def test_a_padded_encoder_in_bf16_has_its_head_in_fp32(model_type):
     model = tiny_model(model_type)
     tokens = random_tokens(LENGTHS)
     expected = padded_logits(model, tokens)
-    set_encoder_dtype(model, torch.bfloat16)
-    classifier = PackedClassifier(model, DropoutStream(0)).eval()
+    classifier = classifier_from(model).eval()
+    classifier.set_encoder_dtype(torch.bfloat16)
     batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
     torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=0.05, rtol=0.05)
 
 
-def test_an_attention_that_cannot_be_replaced_is_refused(monkeypatch):
-    """As ModernBERT's in transformers 5.0 to 5.6, where it is only a warning."""
-    model = tiny_model("modernbert")
-    monkeypatch.setattr(type(model), "set_attn_implementation", lambda self, name: None)
-    with pytest.raises(UsageError, match=r"expected transformers 5\.9 or later"):
-        PackedClassifier(model, DropoutStream(0))
-
-
 def test_threads_that_share_a_classifier_do_not_meet():
-    classifier = PackedClassifier(tiny_model("bert"), DropoutStream(0)).eval()
+    classifier = classifier_from(tiny_model("bert")).eval()
     batches = [
         pack(random_tokens(lengths, seed), np.arange(len(lengths)))
         for seed, lengths in enumerate([[3, 17, 9, 1], [25, 2, 30, 12]])
@@ -136,7 +123,7 @@ def test_threads_that_share_a_classifier_do_not_meet():
 def test_mean_pooling_of_modernbert_packs_too():
     model = tiny_model("modernbert", classifier_pooling="mean")
     tokens = random_tokens(LENGTHS)
-    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
+    classifier = classifier_from(copy.deepcopy(model)).eval()
     batch = pack(tokens, np.arange(len(tokens)))
     torch.testing.assert_close(
         packed_logits(classifier, batch), padded_logits(model, tokens), atol=1e-5, rtol=0
@@ -150,19 +137,20 @@ def test_far_tokens_of_mpnet_keep_what_their_distance_adds():
         model.mpnet.encoder.relative_attention_bias.weight.normal_(0, 2)
     tokens = random_tokens([300, 7, 150])
     expected = padded_logits(model, tokens)
-    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
+    classifier = classifier_from(copy.deepcopy(model)).eval()
     batch = pack(tokens, np.arange(3), position_offset=classifier.position_offset)
     found = packed_logits(classifier, batch)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    classifier.model.mpnet.encoder.relative_attention_bias.weight.data[31] += 1
+    classifier.encoder.distances.weight.data[31] += 1
     assert not torch.allclose(packed_logits(classifier, batch)[[0, 2]], found[[0, 2]], atol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", PACKED)
-def test_modules_that_are_replaced_keep_the_names_of_their_weights(model_type):
+@pytest.mark.parametrize("model_type", PACKED + PADDED)
+def test_every_weight_has_the_name_that_transformers_gives_it(model_type):
     model = tiny_model(model_type)
-    names = set(model.state_dict())
-    assert set(PackedClassifier(model, DropoutStream(0)).model.state_dict()) == names
+    expected = {name: parameter.shape for name, parameter in model.named_parameters()}
+    found = {name: parameter.shape for name, parameter in classifier_from(model).named_weights().items()}
+    assert found == expected
 
 
 @pytest.mark.parametrize("model_type", ["bert", "electra"])
@@ -170,7 +158,7 @@ def test_text_pairs_carry_their_token_types(model_type):
     model = tiny_model(model_type, type_vocab_size=2)
     tokens = random_tokens([9, 5, 14])
     starts = np.array([4, 2, 6], np.int32)
-    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
+    classifier = classifier_from(copy.deepcopy(model)).eval()
     batch = pack(tokens, np.arange(3), second_starts=starts)
     expected = padded_logits(model, tokens, starts)
     assert not torch.allclose(expected, padded_logits(model, tokens), atol=1e-5)
@@ -183,26 +171,26 @@ def test_packed_gradients_equal_padded_ones_of_the_untouched_model(model_type):
     if model_type == "mpnet":  # what distances add is never trained here
         model.mpnet.encoder.relative_attention_bias.requires_grad_(False)
     tokens = random_tokens(LENGTHS)
-    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0)).eval()
+    classifier = classifier_from(copy.deepcopy(model)).eval()
     batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
     weight = torch.randn(len(tokens), model.config.num_labels)
     (padded_forward(model, tokens) * weight).sum().backward()
     (packed_forward(classifier, batch) * weight).sum().backward()
-    found = {name: p.grad for name, p in classifier.model.named_parameters()}
+    found = {name: p.grad for name, p in classifier.named_weights().items()}
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("model_type", PACKED)
+@pytest.mark.parametrize("model_type", [*PACKED, "modernbert, mean"])
 def test_only_first_tokens_reach_the_end_of_the_encoder_unless_others_are_read(model_type):
-    classifier = PackedClassifier(tiny_model(model_type), DropoutStream(0)).eval()
+    changes = {"classifier_pooling": "mean"} if "mean" in model_type else {}
+    classifier = classifier_from(tiny_model(model_type.partition(",")[0], **changes)).eval()
     batch = pack(random_tokens(LENGTHS), np.arange(len(LENGTHS)), position_offset=classifier.position_offset)
     rows = []
-    blocks = (m for m in classifier.model.base_model.modules() if isinstance(m, torch.nn.ModuleList))
-    last = [m for m in next(blocks)[-1].modules() if isinstance(m, torch.nn.Linear)][-1]
+    last = classifier.encoder.layers[-1].down_proj
     last.register_forward_hook(lambda module, args, out: rows.append(args[0].shape[-2]))
     packed_logits(classifier, batch)
-    assert rows == [128 if model_type == "modernbert" else len(LENGTHS)]
+    assert rows == [128 if changes else len(LENGTHS)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -215,76 +203,77 @@ def test_only_first_tokens_reach_the_end_of_the_encoder_unless_others_are_read(m
 def test_grouped_attention_and_its_backward_equal_sdpa_text_by_text(lengths, window, is_biased, seed):
     generator = torch.Generator().manual_seed(seed)
     lengths = sorted(lengths)
-    batch = pack([np.zeros(n, np.int32) for n in lengths], np.arange(len(lengths)))
-    plan = AttentionPlan.of(batch, DropoutStream(0))
+    layout = layout_of(lengths, spare=0)
     if is_biased:
-        plan.distance_bias = DistanceBias(torch.randn(2, 2 * 48 - 1, generator=generator))
+        layout.distance_bias = DistanceBias(torch.randn(2, 2 * 48 - 1, generator=generator))
     qkv = [
-        torch.randn(1, 2, sum(lengths), 8, generator=generator, dtype=torch.float64).requires_grad_()
+        torch.randn(sum(lengths), 2, 8, generator=generator, dtype=torch.float64).requires_grad_()
         for _ in range(3)
     ]
-    weight = torch.randn(1, sum(lengths), 2, 8, generator=generator, dtype=torch.float64)
+    weight = torch.randn(sum(lengths), 2, 8, generator=generator, dtype=torch.float64)
 
-    out, _ = packed_attention(torch.nn.Module(), *qkv, None, packed=plan, sliding_window=window)
+    out = attend(qkv, layout, window)
     grads = torch.autograd.grad((out * weight).sum(), qkv)
 
     pieces = []
-    for start, length in zip(batch.cu_seqlens.tolist(), lengths, strict=False):
+    for start, length in zip(layout.cu_seqlens.tolist(), lengths, strict=False):
         place = torch.arange(length)
         visible = (place[:, None] - place).abs() < (window or length)
         added = torch.zeros(2, length, length, dtype=torch.float64)
         if is_biased:
-            added = plan.distance_bias.by_distance[:, place[:, None] - place + 47].double()
+            added = layout.distance_bias.by_distance[:, place[:, None] - place + 47].double()
         added = added.masked_fill(~visible, -torch.inf)
-        q, k, v = (x[:, :, start : start + length] for x in qkv)
+        q, k, v = (x[start : start + length].transpose(0, 1) for x in qkv)
         pieces.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=added))
-    expected = torch.cat(pieces, dim=2).transpose(1, 2)
+    expected = torch.cat(pieces, dim=1).transpose(0, 1)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(grads, torch.autograd.grad((expected * weight).sum(), qkv))
     with torch.no_grad():
-        out, _ = packed_attention(torch.nn.Module(), *qkv, None, packed=plan, sliding_window=window)
+        out = attend(qkv, layout, window)
     torch.testing.assert_close(out, expected)
+
+
+def attend(qkv: list[torch.Tensor], layout: Layout, window=None, *, only_first=False) -> torch.Tensor:
+    return grouped_attention(*qkv, layout, DropoutStream(0), 0.0, window, only_first=only_first)
 
 
 def test_which_keys_are_hidden_is_found_once_a_batch_and_goes_with_it():
     """With a window it is as large as the scores: kept for longer, memory would grow with every batch."""
-    batch = pack([np.zeros(n, np.int32) for n in (20, 30)], np.arange(2))
-    plan = AttentionPlan.of(batch, DropoutStream(0))
-    group = plan.groups[0]
-    hidden = plan.hidden_keys(group, 3, torch.float32)
-    assert hidden is plan.hidden_keys(group, 3, torch.float32)
-    assert hidden is not plan.hidden_keys(group, None, torch.float32)
+    layout = layout_of((20, 30))
+    group = layout.groups[0]
+    hidden = layout.hidden_keys(group, 3, torch.float32)
+    assert hidden is layout.hidden_keys(group, 3, torch.float32)
+    assert hidden is not layout.hidden_keys(group, None, torch.float32)
     kept = weakref.ref(hidden)
-    del hidden, plan
+    del hidden, layout
     assert kept() is None
 
 
 @pytest.mark.parametrize("is_biased", [False, True])
 @pytest.mark.parametrize("window", [None, 3])
 def test_the_accelerator_path_equals_the_grouped_path(window, is_biased):
-    lengths = [2, 5, 5, 11]
-    batch = pack([np.zeros(n, np.int32) for n in lengths], np.arange(4))
-    plan = AttentionPlan.of(batch, DropoutStream(0))
+    layout = layout_of([2, 5, 5, 11], spare=0)
     if is_biased:
-        plan.distance_bias = DistanceBias(torch.randn(2, 2 * 16 - 1))
-    q, k, v = (torch.randn(1, 2, sum(lengths), 8) for _ in range(3))
-    expected, _ = packed_attention(torch.nn.Module(), q, k, v, None, packed=plan, sliding_window=window)
-    rows = [x.squeeze(0).transpose(0, 1) for x in (q, k, v)]
-    for path in (padded_sdpa, _accelerator_attention):
-        torch.testing.assert_close(path(*rows, plan, 8**-0.5, 0.0, window)[None], expected)
+        layout.distance_bias = DistanceBias(torch.randn(2, 2 * 16 - 1))
+    qkv = [torch.randn(23, 2, 8) for _ in range(3)]
+    expected = attend(qkv, layout, window)
+    torch.testing.assert_close(varlen_attention(*qkv, layout, 0.0, window), expected)
+    torch.testing.assert_close(padded_sdpa(*qkv, layout, 8**-0.5, 0.0, window), expected)
 
 
 def test_flash_attention_is_asked_for_only_where_it_serves(monkeypatch):
     half = SimpleNamespace(dtype=torch.float16, shape=(9, 2, 64), device=torch.device("cuda", 0))
     capability = [(8, 0)]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
-    assert _flash_serves(half)
+    assert accelerator._is_flash_supported(half)
     capability[0] = (7, 5)  # a T4
-    assert not _flash_serves(half)
+    assert not accelerator._is_flash_supported(half)
     capability[0] = (9, 0)
-    assert not _flash_serves(SimpleNamespace(**vars(half) | {"dtype": torch.float32}))
-    assert not _flash_serves(SimpleNamespace(**vars(half) | {"shape": (9, 2, 12)}))
-    assert not _flash_serves(SimpleNamespace(**vars(half) | {"device": torch.device("cpu")}))
+    assert not accelerator._is_flash_supported(SimpleNamespace(**vars(half) | {"dtype": torch.float32}))
+    assert not accelerator._is_flash_supported(SimpleNamespace(**vars(half) | {"shape": (9, 2, 12)}))
+    assert not accelerator._is_flash_supported(
+        SimpleNamespace(**vars(half) | {"device": torch.device("cpu")})
+    )
 
 
 def test_varlen_attention_gets_the_window_and_the_scale_of_the_model(monkeypatch):
@@ -295,21 +284,19 @@ def test_varlen_attention_gets_the_window_and_the_scale_of_the_model(monkeypatch
         asked.update(cu=cu_q.tolist(), longest=max_q, scale=scale, window=window_size)
         return q
 
-    monkeypatch.setattr("leantune.packing.attention._flash_serves", lambda q: True)
-    monkeypatch.setattr("leantune.packing.attention._varlen_kernel", lambda: varlen)
-    batch = pack(random_tokens([3, 5]), np.arange(2))
-    qkv = [torch.randn(8, 2, 8) for _ in range(3)]
-    plan = AttentionPlan.of(batch, DropoutStream(0))
+    monkeypatch.setattr("leantune.kernels.accelerator._is_flash_supported", lambda q: True)
+    monkeypatch.setattr("leantune.kernels.accelerator._varlen_kernel", lambda: varlen)
+    layout, qkv = layout_of([3, 5]), [torch.randn(8, 2, 16) for _ in range(3)]
     for window, expected in ((None, (-1, -1)), (4, (3, 3))):
-        _accelerator_attention(*qkv, plan, 0.5, 0.0, window)
-        assert asked == {"cu": [0, 3, 8], "longest": 5, "scale": 0.5, "window": expected}
+        varlen_attention(*qkv, layout, 0.0, window)
+        assert asked == {"cu": [0, 3, 8], "longest": 5, "scale": 0.25, "window": expected}
 
 
 @pytest.mark.skipif(torch.__version__ < (2, 13), reason="older ones may not have it")
 def test_torch_has_the_varlen_attention_that_is_asked_for():
     from torch.nn.attention.varlen import varlen_attn
 
-    assert _varlen_kernel() is varlen_attn
+    assert accelerator._varlen_kernel() is varlen_attn
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=64).map(sorted))
@@ -351,11 +338,11 @@ def test_groups_are_the_cheapest_cut(lengths):
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
 def test_the_encoder_sees_a_round_number_of_tokens_and_their_surplus_changes_nothing(model_type, monkeypatch):
     model = tiny_model(model_type)
-    classifier = PackedClassifier(copy.deepcopy(model), DropoutStream(0))
+    classifier = classifier_from(copy.deepcopy(model))
     batch = pack(random_tokens(LENGTHS), np.arange(len(LENGTHS)), position_offset=classifier.position_offset)
     seen: list[int] = []
-    embeddings = classifier.model.get_input_embeddings()
-    embeddings.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
+    embeddings = classifier.encoder.embeddings.word
+    embeddings.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[0]))
 
     def logits_and_gradients():
         classifier.zero_grad()
@@ -364,26 +351,19 @@ def test_the_encoder_sees_a_round_number_of_tokens_and_their_surplus_changes_not
         return [logits.detach(), *(p.grad.clone() for p in classifier.parameters() if p.grad is not None)]
 
     rounded = logits_and_gradients()
-    monkeypatch.setattr("leantune.model.TOKEN_MULTIPLE", 1)
+    monkeypatch.setattr("leantune.model.encoder.TOKEN_MULTIPLE", 1)
     torch.testing.assert_close(logits_and_gradients(), rounded, atol=1e-5, rtol=1e-4)
     assert seen == [128, 91]
 
 
 def test_only_first_tokens_of_the_last_attention_are_computed_and_get_gradients():
-    lengths = [2, 5, 5, 11]
-    batch = pack([np.zeros(n, np.int32) for n in lengths], np.arange(4))
-    module = torch.nn.Module()
-    whole, narrow = (
-        AttentionPlan.of(batch, DropoutStream(0)),
-        AttentionPlan.of(batch, DropoutStream(0), module),
-    )
-    qkv = [torch.randn(1, 2, sum(lengths), 8, dtype=torch.float64).requires_grad_() for _ in range(3)]
-    first = whole.first_tokens
-    weight = torch.randn(1, 4, 2, 8, dtype=torch.float64)
-    outs = [packed_attention(module, *qkv, None, packed=plan)[0][:, first] for plan in (whole, narrow)]
+    layout = layout_of([2, 5, 5, 11], spare=0)
+    qkv = [torch.randn(23, 2, 8, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    first, weight = layout.first_tokens, torch.randn(4, 2, 8, dtype=torch.float64)
+    outs = [attend(qkv, layout, only_first=each)[first] for each in (False, True)]
     torch.testing.assert_close(outs[0], outs[1])
     with torch.no_grad():
-        torch.testing.assert_close(packed_attention(module, *qkv, None, packed=narrow)[0][:, first], outs[0])
+        torch.testing.assert_close(attend(qkv, layout, only_first=True)[first], outs[0])
     grads = [torch.autograd.grad((out * weight).sum(), qkv) for out in outs]
     torch.testing.assert_close(grads[0], grads[1])
 
@@ -397,8 +377,7 @@ def test_position_ids_restart_with_every_text():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.15, 0.5])
-def test_dropout_keeps_the_share_and_the_mean(p, dtype, monkeypatch):
-    monkeypatch.setattr(library, "kernels", lambda: library.Kernels(None, "off"))
+def test_dropout_keeps_the_share_and_the_mean(p, dtype):
     dropout = PooledDropout(p, DropoutStream(1)).train()
     x = torch.ones(4_000_000, dtype=dtype, requires_grad=True)
     y = dropout(x)

@@ -25,7 +25,7 @@ from benchmarks.quality.methods import ADALORA, COMMON, LORA, METHODS, PEER_WITH
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
 
 from leantune.config import load_recipe
-from leantune.pretrained import skeleton
+from leantune.model.build import skeleton
 from tiny import tiny_config
 
 ADAPTIVE = Method(name="adaptive", settings=ADALORA, learning_rates=(1e-3, 2e-3), is_in_sweep=True)

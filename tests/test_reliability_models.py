@@ -26,13 +26,13 @@ from transformers import (
 from leantune.cli import main
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, LeantuneError, UnsafeFileError, UsageError
-from leantune.head import reinitialise_head
 from leantune.inference.adapters import load_adapter
 from leantune.inference.load import load_run
 from leantune.inference.shared import SharedEncoder
-from leantune.pretrained import config_of, load_pretrained, set_encoder_dtype
+from leantune.model.build import load_pretrained, reinitialise_head
+from leantune.model.pretrained import config_of
 from leantune.training.setup import build_classifier, prepare_run
-from tiny import recipe_for, save_tiny_encoder, tiny_config, words_of
+from tiny import classifier_from, recipe_for, save_tiny_encoder, tiny_config, words_of
 
 LABELS = LabelMap(("a", "b", "c"))
 WEIGHTS = "model.safetensors"
@@ -195,8 +195,8 @@ def test_a_base_with_a_head_of_other_classes_gets_a_fresh_one(copy):
     merged = copy / "merged"
     two = LabelMap(("yes", "no"))
     model = load_pretrained(str(merged), config_of(str(merged), num_labels=2), two)
-    assert model.classifier.weight.shape == (2, 32)
-    assert model.config.id2label == two.id2label
+    assert model.output_layer.weight.shape == (2, 32)
+    assert model.settings["id2label"] == two.id2label
 
 
 def test_an_adapter_of_another_base_is_named_with_both_shapes(run, tmp_path):
@@ -236,7 +236,7 @@ def spoil_bytes(copy: Path) -> None:
     [
         (spoil_order, r"its labels \['b', 'a', 'c'\] are not those of record.json \['a', 'b', 'c'\]"),
         (spoil_names, "the names are not those that were saved"),
-        (spoil_count, r"classifier.bias has shape \(2,\), its config.json says \(3,\)"),
+        (spoil_count, r"classifier.weight has shape \(2, 32\), its config.json says \(3, 32\)"),
         (spoil_head, "its weights lack classifier.weight"),
         (spoil_bytes, "merged/model.safetensors: damaged"),
     ],
@@ -377,15 +377,25 @@ def test_a_run_without_checksums_is_read(unsummed, inputs, command):
 @pytest.mark.parametrize("model_type", ["modernbert", "bert", "roberta", "mpnet"])
 def test_the_encoder_in_bf16_is_that_of_transformers_in_bf16(tmp_path, model_type):
     folder = save_tiny_encoder(tmp_path / "encoder", model_type)
-    model = load_pretrained(str(folder), config_of(str(folder), num_labels=3), LABELS)
-    set_encoder_dtype(model, torch.bfloat16)
-    theirs = AutoModel.from_pretrained(str(folder), dtype=torch.bfloat16)
-    ours = dict(model.base_model.named_buffers())
-    for name, buffer in theirs.named_buffers():
-        assert ours[name].dtype == buffer.dtype, name
-        assert torch.equal(ours[name], buffer), name
-    types = {name: p.dtype for name, p in model.base_model.named_parameters() if "pooler" not in name}
-    assert set(types.values()) == {torch.bfloat16}
+    classifier = load_pretrained(str(folder), config_of(str(folder), num_labels=3), LABELS)
+    classifier.set_encoder_dtype(torch.bfloat16)
+    ours = classifier.named_weights()
+    theirs = dict(AutoModel.from_pretrained(str(folder), dtype=torch.bfloat16).named_parameters())
+    in_encoder = {name for name in ours if name.startswith(f"{classifier.prefix}.") and "pooler" not in name}
+    assert in_encoder == {f"{classifier.prefix}.{name}" for name in theirs if "pooler" not in name}
+    for name in in_encoder:
+        assert torch.equal(ours[name], theirs[name.partition(".")[2]]), name
+        assert ours[name].dtype == torch.bfloat16
+    assert {p.dtype for p in classifier.head.parameters()} == {torch.float32}
+
+
+def test_buffers_of_a_padded_encoder_keep_their_type(tmp_path):
+    folder = save_tiny_encoder(tmp_path / "encoder", "eurobert")
+    classifier = load_pretrained(str(folder), config_of(str(folder), num_labels=3), LABELS)
+    expected = {name: buffer.clone() for name, buffer in classifier.named_buffers()}
+    assert expected
+    classifier.set_encoder_dtype(torch.bfloat16)
+    assert all(torch.equal(buffer, expected[name]) for name, buffer in classifier.named_buffers())
 
 
 def test_no_part_of_the_head_of_a_base_is_used(tmp_path):
@@ -393,10 +403,11 @@ def test_no_part_of_the_head_of_a_base_is_used(tmp_path):
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.fill_(5)
-    reinitialise_head(model, seed=1)
-    for parameter in model.head.parameters():
+    classifier = classifier_from(model)
+    reinitialise_head(classifier, seed=1)
+    for parameter in classifier.head.parameters():
         assert (parameter != 5).all()
-    assert torch.equal(model.head.norm.weight, torch.ones(32))
+    assert torch.equal(classifier.head.norm.weight, torch.ones(32))
 
 
 @pytest.mark.parametrize("model_type", ["xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text"])

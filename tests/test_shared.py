@@ -59,14 +59,21 @@ def test_every_classifier_has_the_logits_of_its_own_merged_model(shared, run, fi
 
 
 def test_the_encoders_weights_are_the_same_tensors_in_all_of_them(shared):
-    own = {id(p) for p in shared.encoder.parameters()}
+    def own_weights(classifier) -> set[int]:
+        layers = classifier.adapted_layers()
+        weights = {id(p) for n, p in classifier.named_weights().items() if n.startswith("bert.")}
+        factors = {id(p) for layer in layers.values() for p in (layer.lora_A, layer.lora_E, layer.lora_B)}
+        return weights - factors
+
+    own = own_weights(shared.base)
     for name in shared.names:
-        encoder = shared[name].classifier.model.base_model
-        assert {id(p) for p in encoder.parameters()} == own
-        assert all(not p.requires_grad for p in encoder.parameters())
+        assert own_weights(shared[name].classifier) == own
+        assert not shared[name].classifier.trainable()
     three, five = (shared[name].classifier for name in shared.names)
     added = {id(p) for p in five.parameters()} - {id(p) for p in three.parameters()}
-    assert sum(p.numel() for p in five.parameters() if id(p) in added) == 32 * 5 + 5
+    triplets = sum(layer.rank * layer.triplet_parameters for layer in five.adapted_layers().values())
+    constant = sum(layer.rank for layer in five.adapted_layers().values())  # E of plain LoRA
+    assert sum(p.numel() for p in five.parameters() if id(p) in added) == triplets + constant + 32 * 5 + 5
 
 
 def test_loading_a_classifier_takes_no_memory_for_the_encoder(shared):
@@ -80,7 +87,7 @@ def test_loading_a_classifier_takes_no_memory_for_the_encoder(shared):
         return sum(tensors.values())
 
     three, five = (shared[name].classifier for name in shared.names)
-    encoder = sum(p.numel() * p.element_size() for p in shared.encoder.parameters())
+    encoder = sum(p.numel() * p.element_size() for p in shared.base.parameters())
     added = bytes_of([three, five]) - bytes_of([three])
     assert 0 < added < encoder / 4
 
@@ -99,8 +106,8 @@ def test_a_trained_pooler_is_a_classifiers_own(inputs, run, tmp_path):
     batch = batch_for(merged)
     with torch.inference_mode():
         assert_same_logits(shared.classify("own pooler", batch), merged(batch))
-    mine = shared["own pooler"].classifier.model.base_model.pooler.dense.weight
-    assert mine is not shared.encoder.pooler.dense.weight
+    mine = shared["own pooler"].classifier.head.dense.weight
+    assert mine is not shared.base.head.dense.weight
 
 
 def test_texts_get_the_probabilities_of_their_classifier(shared):

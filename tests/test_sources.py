@@ -13,9 +13,9 @@ import pytest
 
 from leantune.data.assets import ASSETS
 from leantune.errors import UsageError
-from leantune.sources import HUB_NAMES, public_name, resolve_model
+from leantune.model.hub import HUB_NAMES, public_name, resolve_model
 
-RESOLVE = "from leantune.sources import resolve_model; print(resolve_model('someone/encoder'))"
+RESOLVE = "from leantune.model.hub import resolve_model; print(resolve_model('someone/encoder'))"
 
 
 def resolve(cache: Path, **environment: str) -> subprocess.CompletedProcess[str]:

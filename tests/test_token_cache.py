@@ -36,7 +36,7 @@ from leantune.data.tokens import Tokeniser, tokenise
 
 def table_of(file):
     source = open_examples(file, Columns(), labels="required")
-    return tokenise(source, Tokeniser(sys.argv[1], 32), Path(sys.argv[2]))
+    return tokenise(source, Tokeniser.pretrained(sys.argv[1], 32), Path(sys.argv[2]))
 """
 
 HOLDER = f"""{OPEN}
@@ -84,7 +84,9 @@ def files(tmp_path) -> list[Path]:
 
 
 def table_of(file: Path, encoder: str, cache: Path) -> TokenTable:
-    return tokenise(open_examples(str(file), Columns(), labels="required"), Tokeniser(encoder, 32), cache)
+    return tokenise(
+        open_examples(str(file), Columns(), labels="required"), Tokeniser.pretrained(encoder, 32), cache
+    )
 
 
 def entry_of(file: Path, encoder: str, cache: Path) -> Path:
@@ -237,7 +239,7 @@ def test_a_cache_that_cannot_be_a_folder_is_done_without(files, encoder, tmp_pat
 
 def test_a_cache_that_cannot_be_written_is_done_without(files, encoder):
     source = open_examples(str(files[0]), Columns(), labels="required")
-    table = tokenise(source, Tokeniser(str(encoder), 32), Path("/sys/leantune/tokens"))
+    table = tokenise(source, Tokeniser.pretrained(str(encoder), 32), Path("/sys/leantune/tokens"))
     assert sum(len(table.tokens(row)) for row in range(len(table))) == table.lengths.sum() > 0
 
 
@@ -276,9 +278,9 @@ def test_a_table_belongs_to_its_tokenizer_and_its_columns(files, encoder, cache)
     source = open_examples(str(files[0]), Columns(), labels="required")
     swapped = open_examples(str(files[0]), Columns(text="label", label="text"), labels="required")
     tables = [
-        tokenise(source, Tokeniser(encoder, 32), cache),
-        tokenise(source, Tokeniser(encoder, 4), cache),
-        tokenise(swapped, Tokeniser(encoder, 32), cache),
+        tokenise(source, Tokeniser.pretrained(encoder, 32), cache),
+        tokenise(source, Tokeniser.pretrained(encoder, 4), cache),
+        tokenise(swapped, Tokeniser.pretrained(encoder, 32), cache),
     ]
     assert len(list(cache.glob("*.arrow"))) == 3
     assert tables[1].lengths.max() <= 4 < tables[0].lengths.max()
@@ -296,7 +298,7 @@ def test_class_names_that_change_on_the_hub_change_the_labels(encoder, cache, mo
     for names in (["no", "yes"], ["yes", "no"]):
         monkeypatch.setattr(datasets, "load_dataset", lambda *args, names=names, **kwargs: with_names(names))
         source = open_examples("org/name", Columns(), labels="required")
-        found.append(tokenise(source, Tokeniser(encoder, 32), cache).label_texts)
+        found.append(tokenise(source, Tokeniser.pretrained(encoder, 32), cache).label_texts)
     assert found == [["no", "yes", "no"], ["yes", "no", "yes"]]
 
 
@@ -304,7 +306,7 @@ def test_texts_are_cut_on_the_side_that_the_tokenizer_says(inputs, tmp_path):
     folder = shutil.copytree(inputs / "encoder", tmp_path / "encoder")
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"truncation_side": "left"}), "utf-8")
-    right, left = Tokeniser(str(inputs / "encoder"), 6), Tokeniser(str(folder), 6)
+    right, left = Tokeniser.pretrained(str(inputs / "encoder"), 6), Tokeniser.pretrained(str(folder), 6)
     text = " ".join(f"word{i}" for i in range(9))
     for tokeniser in (right, left):
         encoded = tokeniser.encode([text])
@@ -318,7 +320,7 @@ def test_a_text_without_a_token_is_one_unknown_token(inputs, tmp_path):
     folder = shutil.copytree(inputs / "encoder", tmp_path / "encoder")
     definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     (folder / "tokenizer.json").write_text(json.dumps(definition | {"post_processor": None}), "utf-8")
-    encoded = Tokeniser(str(folder), 6).encode(["", "word1 word2"])
+    encoded = Tokeniser.pretrained(str(folder), 6).encode(["", "word1 word2"])
     assert [len(tokens) for tokens in encoded.input_ids] == [1, 2]
     assert encoded.input_ids[0].tolist() == [0]
     assert encoded.second_starts.tolist() == encoded.full_lengths.tolist() == [1, 2]
@@ -326,7 +328,7 @@ def test_a_text_without_a_token_is_one_unknown_token(inputs, tmp_path):
 
 @pytest.mark.parametrize("is_pair", [False, True])
 def test_texts_are_tokenised_in_parts_to_the_same_tokens(inputs, monkeypatch, is_pair):
-    tokeniser = Tokeniser(str(inputs / "encoder"), 8)
+    tokeniser = Tokeniser.pretrained(str(inputs / "encoder"), 8)
     texts = [" ".join(f"word{(i * j) % 40}" for j in range(i % 13)) for i in range(60)]
     pairs = texts[::-1] if is_pair else None
     whole = tokeniser.encode(texts, pairs)

@@ -24,7 +24,7 @@ from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageEr
 from leantune.evaluation import evaluate as evaluation
 from leantune.inference.load import load_run
 from leantune.inference.predict import predict_texts
-from leantune.packing.native.library import describe_kernels
+from leantune.kernels.choose import why_no_kernels
 from leantune.report import write_model_card, write_report
 from leantune.training import outcome, warm_start
 from leantune.training import run as run_module
@@ -329,7 +329,7 @@ def test_a_padded_architecture_trains_in_bf16(inputs, tmp_path, model_type):
         "attention": "padded",
         "precision": "bf16",
     }
-    assert load_run(run).classifier.model.base_model.dtype == torch.bfloat16
+    assert next(load_run(run).classifier.model.base_model.parameters()).dtype == torch.bfloat16
 
 
 def test_a_plan_without_weights_says_what_it_takes_them_to_have(inputs, tmp_path, capsys):
@@ -545,7 +545,8 @@ def test_going_on_with_other_kernels_is_allowed_and_said(inputs, tmp_path, monke
 
 def test_a_run_in_bf16_learns_and_resumes_bit_for_bit(inputs, tmp_path, monkeypatch):
     # heads as wide as the native kernels want them
-    encoder = save_tiny_encoder(tmp_path / "encoder", hidden_size=64, num_attention_heads=2)
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96}
+    encoder = save_tiny_encoder(tmp_path / "encoder", **sizes)
     runs = [tmp_path / "whole", tmp_path / "interrupted"]
     recipes = [recipe_for(inputs, run, model=str(encoder), precision="bf16", epochs=2) for run in runs]
     run_training(recipes[0], console=quiet())
@@ -559,7 +560,7 @@ def test_a_run_in_bf16_learns_and_resumes_bit_for_bit(inputs, tmp_path, monkeypa
     losses = [line["loss"] for line in history_of(runs[0], "step")]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     kernels = record_of(runs[0])["hardware"]["kernels"]
-    assert kernels == describe_kernels(torch.device("cpu"), "bf16")
+    assert kernels.startswith(f"torch: {why_no_kernels()}" if why_no_kernels() else "native: ")
 
 
 def test_symmetric_divergence_is_the_mean_of_both_directions():
@@ -861,7 +862,7 @@ def test_a_trained_pooler_keeps_its_bits_when_a_run_in_bf16_is_loaded(inputs, tm
     changes = {"model": str(folder), "precision": "bf16", "epochs": 1, "test": None}
     run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
     saved = load_file(run / "merged" / "model.safetensors")["bert.pooler.dense.weight"]
-    assert torch.equal(load_run(run).classifier.model.bert.pooler.dense.weight, saved)
+    assert torch.equal(load_run(run).classifier.head.dense.weight, saved)
 
 
 def test_a_second_interrupt_says_how_to_go_on(inputs, tmp_path, monkeypatch):

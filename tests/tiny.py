@@ -11,6 +11,11 @@ import torch
 from rich.console import Console
 
 from leantune.config import Recipe, load_recipe
+from leantune.model.build import packed_from
+from leantune.model.classifier import Classifier
+from leantune.model.families import family_of
+from leantune.model.padded import PaddedClassifier
+from leantune.packing.dropout import DropoutStream
 
 VOCAB_SIZE = 120
 
@@ -55,6 +60,14 @@ def tiny_model(model_type: str, **changes: Any) -> Any:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     return model.eval()
+
+
+def classifier_from(model: Any) -> Classifier:
+    """Our own classifier around the parameters of a transformers one; the padded one where its family is not ours."""
+    settings = model.config.to_dict()
+    if family_of(settings) is None:
+        return PaddedClassifier(model, DropoutStream(0))
+    return packed_from(settings, dict(model.named_parameters()))
 
 
 def random_tokens(lengths: list[int], seed: int = 0) -> list[np.ndarray]:

@@ -98,7 +98,7 @@ def measure(model: Path, rows: Path, folder: Path, steps: int) -> dict[str, Any]
         "steps": steps,
         "batch_size": BATCH_SIZE,
         "tokens_per_step": median(tokens for _, tokens in lora_before),
-        "precision": str(next(adaptive.state.classifier.model.base_model.parameters()).dtype)[6:],
+        "precision": str(next(adaptive.state.classifier.encoder.parameters()).dtype)[6:],
         "lora_step_s": lora_step_s,
         "adalora_step_s": median(seconds for seconds, _ in before),
         "overhead": ratio(before, lora_before) - 1,
@@ -176,7 +176,7 @@ def ms_per_1000_tokens(steps: Steps) -> float:
 def seconds_of_parts(adaptive: Contestant) -> dict[str, float]:
     """What AdaLoRA does in a step and LoRA does not, each alone; allocation as if at every step."""
     state = adaptive.state
-    layers = list(state.classifier.layers().values())
+    layers = list(state.classifier.adapted_layers().values())
     weight = adaptive.recipe.orth_reg_weight
 
     def penalty() -> None:

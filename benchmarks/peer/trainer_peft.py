@@ -37,7 +37,7 @@ from transformers import (
 
 from leantune.hardware import describe_hardware, describe_versions
 from leantune.integrations import AdaLoraCallback, live_ranks
-from leantune.pretrained import with_dropout
+from leantune.model.pretrained import with_dropout
 
 WARMUP, WEIGHT_DECAY, ORTHOGONALITY = 0.1, 0.01, 0.5
 RANK_WARMUP, RANK_FINAL, ALLOCATE_EVERY = 0.1, 0.4, 0.01

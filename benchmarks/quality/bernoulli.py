@@ -1,7 +1,7 @@
 """``leantune`` by torch's kernels, and every dropout mask drawn anew by torch, element by element.
 
 Beside the same runs as they are, it shows whether the tricks for speed cost accuracy: native kernels with
-random numbers of their own (`leantune.packing.native`), and masks from a pool (`leantune.packing.dropout`).
+random numbers of their own (`leantune.kernels.native`), and masks from a pool (`leantune.packing.dropout`).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from benchmarks.quality.jobs import PUBLISHED_RANKS
 from benchmarks.results_folder import origin_of, stem_of, write_result
 from leantune.config import load_recipe
 from leantune.data.rows import LabelledRows
-from leantune.model import PackedClassifier
+from leantune.model.classifier import Classifier
 from leantune.training.gradient_start import ROW_NORM, fill_gradients, turn_to_gradient
 from leantune.training.setup import build_classifier, prepare_run
 from leantune.training.warm_start import scale_output_layer, start_from_probe
@@ -86,12 +86,12 @@ def measure(name: str) -> dict[str, Any]:
     return found
 
 
-def caught_by(classifier: PackedClassifier, rows: LabelledRows) -> float:
+def caught_by(classifier: Classifier, rows: LabelledRows) -> float:
     """Squared norm of the gradient of ``rows`` within unit rows of A: that of B is ``scaling * G A^T``."""
     classifier.eval()
     fill_gradients(classifier, rows, BATCH_SIZE)
     caught = 0.0
-    for layer in classifier.layers().values():
+    for layer in classifier.adapted_layers().values():
         assert layer.lora_B.grad is not None
         caught += (layer.lora_B.grad / (layer.scaling * ROW_NORM)).square().sum().item()
     return caught

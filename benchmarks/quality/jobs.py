@@ -22,8 +22,8 @@ from leantune import __version__
 from leantune.adalora.budget import ParameterPlan
 from leantune.data.assets import resolve_location
 from leantune.errors import DivergedError
-from leantune.model import plan_model
-from leantune.pretrained import config_of, skeleton
+from leantune.model.build import plan_model, skeleton
+from leantune.model.pretrained import config_of
 
 PUBLISHED_RANKS = {"init_rank": 11, "target_rank": 8}
 PEER_RANKS = {"adalora": PUBLISHED_RANKS, "lora": {"init_rank": 11, "target_rank": 11}}

@@ -27,7 +27,7 @@ from benchmarks.speed import inputs, pipelines, plot, report
 from benchmarks.speed.arithmetic import slug
 from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
 from benchmarks.speed.process import Workplace
-from leantune.packing.native.int8 import why_no_int8
+from leantune.kernels.native.kernels import why_no_int8
 
 ROOT = Path(__file__).parents[2]
 VALIDATION_ROWS = 64

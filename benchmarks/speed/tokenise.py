@@ -31,7 +31,7 @@ def with_leantune(options: argparse.Namespace, cache: Path) -> tuple[float, int]
     from leantune.data.read import Columns, open_examples
     from leantune.data.tokens import Tokeniser, tokenise
 
-    tokeniser = Tokeniser(options.model, options.max_length)
+    tokeniser = Tokeniser.pretrained(options.model, options.max_length)
     started = time.perf_counter()
     source = open_examples(options.input, Columns(), labels="required", split="train")
     table = tokenise(source, tokeniser, cache)

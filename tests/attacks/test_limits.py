@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_ctrl_c_within_an_import_is_one_line(name):
 
 @pytest.fixture(scope="module")
 def tokeniser(tmp_path_factory) -> Tokeniser:
-    return Tokeniser(str(save_tiny_encoder(tmp_path_factory.mktemp("long") / "encoder")), 32)
+    return Tokeniser.pretrained(str(save_tiny_encoder(tmp_path_factory.mktemp("long") / "encoder")), 32)
 
 
 TEXTS = {
@@ -145,7 +146,7 @@ TEXTS = {
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_long_text_is_cut_to_the_same_tokens(tokeniser, monkeypatch, name, side):
-    monkeypatch.setattr(tokeniser.tokenizer, "truncation_side", side)
+    monkeypatch.setattr(tokeniser, "settings", replace(tokeniser.settings, truncation_side=side))
     tokeniser._truncating.enable_truncation(32, direction=side)
     texts = [TEXTS[name], "word5", TEXTS[name][:700]]
     whole = tokeniser.encode(texts)

@@ -23,7 +23,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files
 
 @pytest.fixture(scope="module")
 def tokeniser(inputs) -> Tokeniser:
-    return Tokeniser(str(inputs / "encoder"), 32)
+    return Tokeniser.pretrained(str(inputs / "encoder"), 32)
 
 
 @pytest.fixture

@@ -177,15 +177,15 @@ def _value_for(name: str, pattern: Mapping[str, float], default: float) -> float
 
 
 @torch.no_grad()
-def merge_into(model: Any, adapter: AdapterFile) -> None:
-    """Add the update to the fp32 weights of a transformers classifier and put in its head.
+def merge_into(weights: Mapping[str, Tensor], adapter: AdapterFile) -> None:
+    """Add the update to the fp32 weights of a classifier, by name, and put in its head.
 
     Raises:
         CheckpointError: if the model lacks a module or parameter of the adapter, a shape differs, or
             a merged weight is not finite; the message names it.
     """
     for name, triplets in adapter.modules.items():
-        weight = _parameter(model, f"{name}.weight")
+        weight = _weight_called(f"{name}.weight", weights)
         delta = triplets.product() * adapter.scaling
         if delta.shape != weight.shape:
             raise CheckpointError(
@@ -195,18 +195,18 @@ def merge_into(model: Any, adapter: AdapterFile) -> None:
         weight.add_(delta)
         if not torch.isfinite(weight).all():
             raise CheckpointError(f"{name}: the merged weight is not finite; the adapter is damaged")
-    copy_head(model, adapter)
+    copy_head(weights, adapter)
 
 
 @torch.no_grad()
-def copy_head(model: Any, adapter: AdapterFile) -> None:
-    """Put the head of ``adapter`` into a transformers classifier.
+def copy_head(weights: Mapping[str, Tensor], adapter: AdapterFile) -> None:
+    """Put the head of ``adapter`` into the weights of a classifier, by name.
 
     Raises:
         CheckpointError: naming a parameter that the model lacks or has in another shape.
     """
     for name, tensor in adapter.head.items():
-        parameter = _parameter(model, name)
+        parameter = _weight_called(name, weights)
         if parameter.shape != tensor.shape:
             raise CheckpointError(
                 f"{name}: the adapter has shape {tuple(tensor.shape)}, the model {tuple(parameter.shape)}"
@@ -214,9 +214,7 @@ def copy_head(model: Any, adapter: AdapterFile) -> None:
         parameter.copy_(tensor)
 
 
-def _parameter(model: Any, name: str) -> Tensor:
-    try:
-        parameter: Tensor = model.get_parameter(name)
-    except AttributeError as error:
-        raise CheckpointError(f"{name}: the adapter has it, the base model has not") from error
-    return parameter
+def _weight_called(name: str, weights: Mapping[str, Tensor]) -> Tensor:
+    if name not in weights:
+        raise CheckpointError(f"{name}: the adapter has it, the base model has not")
+    return weights[name]

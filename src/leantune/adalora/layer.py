@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.adalora.triplets import Draw, Triplets, draw_normal
-from leantune.packing.native.adapter import Projection, Update, can_adapt, project
 
 SHAPE_MULTIPLE = 8
 """torch multiplies at the next multiple of this rank, with zeros. After pruning every layer has a rank of its own, and
@@ -56,6 +55,19 @@ class AdaLoraLinear(nn.Module):
         self.lora_E = nn.Parameter(drawn.E, requires_grad=trains_e)
         self.lora_B = nn.Parameter(drawn.B)
 
+    @classmethod
+    def of(cls, base: nn.Linear, triplets: Triplets, *, scaling: float) -> AdaLoraLinear:
+        """``base`` with an update that was trained before; nothing of it learns."""
+        layer = cls(
+            base,
+            triplets.rank,
+            scaling=scaling,
+            dropout=nn.Identity(),
+            generator=torch.Generator(),
+            draw=lambda *_: triplets,
+        )
+        return layer.to(base.weight.device).requires_grad_(False)
+
     @property
     def weight(self) -> Tensor:
         """The frozen weight ``(out, in)``: some encoders ask a layer for its type (T5)."""
@@ -78,8 +90,6 @@ class AdaLoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``, in the type of ``x``."""
-        if can_adapt(self.dropout, self.base, x):
-            return project(x, [self.projection()], self.dropout)[0]
         scaled_A, B = (self.lora_A * (self.lora_E * self.scaling)).to(x.dtype), self.lora_B.to(x.dtype)
         frozen = self.base(x)
         spare = -self.rank % SHAPE_MULTIPLE
@@ -87,11 +97,6 @@ class AdaLoraLinear(nn.Module):
         low_rank = F.linear(self.dropout(x), scaled_A).flatten(0, -2)  # (rows, R + spare)
         update = torch.addmm(frozen.flatten(0, -2), low_rank, padded_B.t())
         return update.view(frozen.shape)
-
-    def projection(self) -> Projection:
-        """The layer for `project`."""
-        A, E, B = (factor.float().contiguous() for factor in (self.lora_A, self.lora_E, self.lora_B))
-        return Projection(self.base, Update(A, E, B, self.scaling))
 
     @torch.no_grad()
     def delta_weight(self) -> Tensor:

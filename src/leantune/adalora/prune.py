@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +11,25 @@ from torch import Tensor, nn
 from leantune.adalora.layer import AdaLoraLinear
 
 
-def adapted_layers(model: nn.Module) -> dict[str, AdaLoraLinear]:
-    """The adapted layers of ``model`` by name, in module order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, AdaLoraLinear)}
+class Adapted(Protocol):
+    """A model with adapted layers."""
+
+    def adapted_layers(self) -> dict[str, AdaLoraLinear]:
+        """By name."""
+
+    def replace(self, name: str, module: nn.Module) -> None:
+        """Put ``module`` where the layer called ``name`` is."""
 
 
 def prune(
-    model: nn.Module, keep_masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None
+    model: Adapted, keep_masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None
 ) -> None:
     """Remove the triplets outside ``keep_masks`` (bool ``(R,)`` per layer) from ``model``.
 
     A layer that loses all of them is replaced by its frozen linear layer, so backward stops above
     the lowest layer that is left. The moments in ``optimizer`` are cut the same way.
     """
-    for name, layer in adapted_layers(model).items():
+    for name, layer in model.adapted_layers().items():
         keep_mask = keep_masks[name]
         old = (layer.lora_A, layer.lora_E, layer.lora_B)
         layer.keep(keep_mask)
@@ -32,7 +38,7 @@ def prune(
             for before, after, dim in zip(old, new, (0, 0, 1), strict=True):
                 _replace_parameter(optimizer, before, after, keep_mask, dim)
         if layer.rank == 0:
-            model.set_submodule(name, layer.base)
+            model.replace(name, layer.base)
 
 
 def _replace_parameter(

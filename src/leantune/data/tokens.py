@@ -66,48 +66,82 @@ class Encoded:
         return np.fromiter(map(len, self.input_ids), dtype=np.int32, count=len(self.input_ids))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerSettings:
+    """What is said of a tokenizer beside its ``tokenizer.json``."""
+
+    truncation_side: str
+    unk_id: int | None
+    pad_id: int | None
+    model_max_length: int
+    """Tokens kept of a text, as they were saved."""
+
+
 class Tokeniser:
-    """A fast tokenizer of transformers with a fixed truncation and no padding.
+    """A fast tokenizer with a fixed truncation and no padding.
 
     Args:
-        source: folder or hub name.
+        backend: from ``tokenizer.json``.
+        settings: what is said of it elsewhere.
         max_length: tokens kept of a text, special tokens included.
+        tokenizer: transformers' own object around ``backend``, where it can be saved; None where it was read alone.
 
     Raises:
-        UsageError: if there is no tokenizer, it has no fast version, or its special tokens leave no room for a text.
+        UsageError: if its special tokens leave no room for a text.
     """
 
-    def __init__(self, source: str, max_length: int) -> None:
-        from transformers import AutoTokenizer
-
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except Exception as error:  # tokenizers raises no narrower type for a file it cannot read
-            raise UsageError(
-                f"model {source}: its tokenizer cannot be loaded: {first_line(error)}"
-            ) from error
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise UsageError(
-                f"model {source}: its tokenizer has no tokenizer.json; convert it to a fast one first"
-            )
+    def __init__(
+        self, backend: Any, settings: TokenizerSettings, max_length: int, tokenizer: Any = None
+    ) -> None:
+        self.tokenizer, self.settings = tokenizer, settings
         self._backend = backend
         self.max_length = max_length
         self._check_room(is_pair=False)
-        self.saved_max_length = self.tokenizer.model_max_length
-        self.tokenizer.model_max_length = max_length  # saved, so that other tools cut texts here, too
         backend.no_padding()
         backend.no_truncation()
         self._definition: str = backend.to_str()
         self._whole = type(backend).from_str(self._definition)
         self._truncating = type(backend).from_str(self._definition)
-        self._truncating.enable_truncation(max_length, direction=self.tokenizer.truncation_side)
-        known = (self.tokenizer.unk_token_id, self.tokenizer.pad_token_id, 0)
+        self._truncating.enable_truncation(max_length, direction=settings.truncation_side)
+        known = (settings.unk_id, settings.pad_id, 0)
         self._of_nothing = next(i for i in known if i is not None)
 
     @classmethod
+    def pretrained(cls, source: str, max_length: int) -> Tokeniser:
+        """The tokenizer of a pretrained model, as transformers makes it of what is there.
+
+        Args:
+            source: folder or hub name.
+            max_length: tokens kept of a text, special tokens included.
+
+        Raises:
+            UsageError: if there is no tokenizer, it has no fast version, or its special tokens leave no room.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except Exception as error:  # tokenizers raises no narrower type for a file it cannot read
+            raise UsageError(
+                f"model {source}: its tokenizer cannot be loaded: {first_line(error)}"
+            ) from error
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise UsageError(
+                f"model {source}: its tokenizer has no tokenizer.json; convert it to a fast one first"
+            )
+        settings = TokenizerSettings(
+            truncation_side=tokenizer.truncation_side,
+            unk_id=tokenizer.unk_token_id,
+            pad_id=tokenizer.pad_token_id,
+            model_max_length=tokenizer.model_max_length,
+        )
+        tokenizer.model_max_length = max_length  # saved, so that other tools cut texts here, too
+        return cls(backend, settings, max_length, tokenizer)
+
+    @classmethod
     def of_run(cls, folder: Path, max_length: int) -> Tokeniser:
-        """The tokenizer that a run saved beside its model.
+        """The tokenizer that a run saved beside its model, read without transformers.
 
         Args:
             folder: of the model or the adapter.
@@ -116,14 +150,28 @@ class Tokeniser:
         Raises:
             CheckpointError: if it cannot be loaded, or was saved with another ``max_length``.
         """
+        from tokenizers import Tokenizer
+
         with explained_damage(folder):
-            tokeniser = cls(str(folder), max_length)
-        if tokeniser.saved_max_length != max_length:
+            backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            settings = _saved_settings(backend, folder / "tokenizer_config.json")
+            tokeniser = cls(backend, settings, max_length)
+        if settings.model_max_length != max_length:
             raise CheckpointError(
-                f"{folder}: its tokenizer keeps {tokeniser.saved_max_length} tokens of a text, the record of the run "
+                f"{folder}: its tokenizer keeps {settings.model_max_length} tokens of a text, the record of the run "
                 f"says {max_length}: one of them was changed after training; put back what the run wrote"
             )
         return tokeniser
+
+    @property
+    def pad_token(self) -> str:
+        """The token of padding; empty if there is none."""
+        return "" if self.settings.pad_id is None else self._backend.id_to_token(self.settings.pad_id) or ""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, without those that are special."""
+        text: str = self._whole.decode(list(ids), skip_special_tokens=True)
+        return text
 
     @cached_property
     def num_ids(self) -> int:
@@ -134,7 +182,7 @@ class Tokeniser:
     def fingerprint(self) -> str:
         """Changes whenever the same text could give other tokens."""
         definition = (
-            f"{self.max_length}\n{self.tokenizer.truncation_side}\n{self._of_nothing}\n{self._definition}"
+            f"{self.max_length}\n{self.settings.truncation_side}\n{self._of_nothing}\n{self._definition}"
         )
         return hashlib.sha256(definition.encode()).hexdigest()
 
@@ -190,7 +238,7 @@ class Tokeniser:
         """A text with the tokens that are kept of ``text``: a tokenizer holds some 200 bytes of each character that
         it is given. A long one is cut `CUT_MARGIN` characters behind (or before) the last token that is kept.
         """
-        is_right = self.tokenizer.truncation_side == "right"
+        is_right = self.settings.truncation_side == "right"
         size = LONG_CHARACTERS
         while size < len(text):
             part = text[:size] if is_right else text[-size:]
@@ -224,6 +272,24 @@ def _pieces(text: str) -> Iterator[str]:
             end = space.start() if space else end
         yield text[start:end]
         start = end
+
+
+def _saved_settings(backend: Any, path: Path) -> TokenizerSettings:
+    """From the ``tokenizer_config.json`` that transformers saved."""
+    said = json.loads(path.read_bytes())
+
+    def id_of(name: str) -> int | None:
+        token = said.get(name)
+        content = token.get("content") if isinstance(token, dict) else token
+        found: int | None = None if content is None else backend.token_to_id(content)
+        return found
+
+    return TokenizerSettings(
+        truncation_side=said.get("truncation_side", "right"),
+        unk_id=id_of("unk_token"),
+        pad_id=id_of("pad_token"),
+        model_max_length=said["model_max_length"],
+    )
 
 
 def _parts(inputs: Sequence[str | tuple[str, str]]) -> Iterator[Sequence[str | tuple[str, str]]]:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import softmax
 
 from leantune import distributed
 from leantune.data.rows import Index, LabelledRows, by_length, evenly
 from leantune.evaluation.metrics import Metrics, evaluate_probabilities
-from leantune.model import PackedClassifier
+from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch, pack
 
 Floats = npt.NDArray[np.float64]
@@ -21,7 +20,7 @@ MAX_BATCH_TOKENS_OF_A_GPU = 65_536
 """Without gradients; small batches leave it waiting for its next kernel."""
 
 
-def batch_of(classifier: PackedClassifier, rows: LabelledRows) -> PackedBatch:
+def batch_of(classifier: Classifier, rows: LabelledRows) -> PackedBatch:
     """All of ``rows`` as one packed batch on the classifier's device."""
     batch = pack(
         rows.tokens(),
@@ -33,9 +32,7 @@ def batch_of(classifier: PackedClassifier, rows: LabelledRows) -> PackedBatch:
     return batch.to(classifier.device)
 
 
-def batches_for(
-    classifier: PackedClassifier, lengths: npt.NDArray[np.int32], batch_size: int
-) -> Iterator[Index]:
+def batches_for(classifier: Classifier, lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
     """Positions of all rows in the batches that ``classifier`` is fastest with."""
     if classifier.mixes_lengths:
         return evenly(lengths, batch_size)
@@ -45,7 +42,7 @@ def batches_for(
 
 
 def map_rows(
-    classifier: PackedClassifier,
+    classifier: Classifier,
     rows: LabelledRows,
     batch_size: int,
     function: Callable[[PackedBatch], torch.Tensor],
@@ -59,7 +56,7 @@ def map_rows(
 
 
 def _map_shared(
-    classifier: PackedClassifier,
+    classifier: Classifier,
     rows: LabelledRows,
     batch_size: int,
     function: Callable[[PackedBatch], torch.Tensor],
@@ -76,7 +73,7 @@ def _map_shared(
 
 
 def map_own_rows(
-    classifier: PackedClassifier,
+    classifier: Classifier,
     rows: LabelledRows,
     batch_size: int,
     function: Callable[[PackedBatch], torch.Tensor],
@@ -94,7 +91,7 @@ def map_own_rows(
 
 
 def map_batches(
-    classifier: PackedClassifier,
+    classifier: Classifier,
     lengths: npt.NDArray[np.int32],
     batch_size: int,
     batch_at: Callable[[Index], PackedBatch],
@@ -122,18 +119,23 @@ def map_batches(
 
 
 def predict_probabilities(
-    classifier: PackedClassifier,
+    classifier: Classifier,
     rows: LabelledRows,
     batch_size: int,
 ) -> Floats:
     """Class probabilities ``(N, C)`` float64."""
     logits = map_rows(classifier, rows, batch_size, classifier)
-    probabilities: Floats = softmax(logits.astype(np.float64), axis=1)
+    return softmax(logits)
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> Floats:
+    """Class probabilities ``(N, C)`` float64 of logits ``(N, C)``."""
+    probabilities: Floats = torch.from_numpy(logits).double().softmax(-1).numpy()
     return probabilities
 
 
 def evaluate(
-    classifier: PackedClassifier,
+    classifier: Classifier,
     rows: LabelledRows,
     label_names: tuple[str, ...],
     batch_size: int,

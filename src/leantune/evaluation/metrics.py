@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
 from leantune.errors import DataError, DivergedError
 from leantune.evaluation.intervals import Interval, wilson_interval
@@ -170,6 +169,8 @@ def _macro_f1(confusion_CC: npt.NDArray[np.int64]) -> float:
 
 def _one_hot(classes_K: npt.NDArray[np.int64], num_classes: int) -> Any:
     """A sparse ``(K, C)`` with a one in each row."""
+    from scipy.sparse import csr_array  # here, as prediction alone has no use for it
+
     ones, starts = np.ones(len(classes_K)), np.arange(len(classes_K) + 1)
     return csr_array((ones, classes_K, starts), shape=(len(classes_K), num_classes))
 

@@ -7,15 +7,13 @@ from typing import Any
 
 from leantune import hardware
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
-from leantune.architectures import output_layer
 from leantune.damage import explained_damage
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
-from leantune.head import missing_head_parameters
-from leantune.model import PackedClassifier
-from leantune.packing.dropout import DropoutStream
-from leantune.pretrained import config_of, load_pretrained, skeleton
-from leantune.sources import resolve_model
+from leantune.model.build import load_pretrained, missing_head_parameters, skeleton
+from leantune.model.classifier import Classifier
+from leantune.model.hub import resolve_model
+from leantune.model.pretrained import config_of
 
 
 def load_adapter(
@@ -24,7 +22,7 @@ def load_adapter(
     base: str | Path | None = None,
     labels: LabelMap | None = None,
     trust_remote_code: bool = False,
-) -> PackedClassifier:
+) -> Classifier:
     """A sequence classifier from any AdaLoRA or LoRA adapter of PEFT, merged, in fp32.
 
     Args:
@@ -50,16 +48,16 @@ def load_adapter(
             f"{folder}: a classifier of {num_labels} classes. Got {len(labels.names)} labels instead"
         )
     config = config_of(source, num_labels=num_labels, trust_remote_code=trust_remote_code)
-    model = load_pretrained(source, config, labels)
-    drawn = [name for name in missing_head_parameters(model, source) if name not in adapter.head]
+    classifier = load_pretrained(source, config, labels)
+    drawn = [name for name in missing_head_parameters(classifier, source) if name not in adapter.head]
     if drawn:
         raise CheckpointError(
             f"{folder}: neither the adapter nor {source} has {drawn[0]}"
             + (f" and {len(drawn) - 1} more tensors" if len(drawn) > 1 else "")
             + " of the head; when training with PEFT, name its modules in modules_to_save"
         )
-    merge_into(model, adapter)
-    return PackedClassifier(model, DropoutStream(0)).eval().to(hardware.pick_device())
+    merge_into(classifier.named_weights(), adapter)
+    return classifier.eval().to(hardware.pick_device())
 
 
 def count_classes(adapter: AdapterFile, config: Any) -> int:
@@ -72,7 +70,7 @@ def count_classes(adapter: AdapterFile, config: Any) -> int:
     Raises:
         CheckpointError: if the adapter has no output layer, or one of a single number.
     """
-    name, _ = output_layer(skeleton(config).model)
+    name = skeleton(config).output_name
     if f"{name}.weight" not in adapter.head:
         raise CheckpointError(
             f"the adapter holds no {name}: expected one of a sequence classifier, with its head in it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from leantune import hardware
 from leantune.checksums import find_difference
@@ -23,12 +23,11 @@ from leantune.data.tokens import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError
 from leantune.evaluation.evaluate import map_batches
 from leantune.file_names import entry_of
-from leantune.model import PackedClassifier
+from leantune.model.build import load_classifier, load_packed
+from leantune.model.classifier import Classifier
+from leantune.model.families import Settings, family_of
+from leantune.model.pretrained import config_of, load_transformers, read_settings
 from leantune.packing.batch import PackedBatch, pack
-from leantune.packing.dropout import DropoutStream
-from leantune.packing.native.int8 import use_int8_products, why_no_int8
-from leantune.packing.native.rounded import WIDTH_MULTIPLE
-from leantune.pretrained import config_of, load_classifier, set_encoder_dtype
 from leantune.run_record import RECORD, read_finished_record
 
 Logits = npt.NDArray[np.float32]
@@ -54,7 +53,7 @@ class RunClassifier(ABC):
 class TrainedClassifier(RunClassifier):
     """The merged model in PyTorch, on packed batches."""
 
-    classifier: PackedClassifier
+    classifier: Classifier
 
     def logits(self, rows: Encoded, batch_size: int) -> Logits:
         """Logits ``(N, C)`` in the order of ``rows``."""
@@ -94,43 +93,25 @@ def load_run(
     device = hardware.pick_device()
     chosen = precision or recipe.precision
     dtype = hardware.DTYPES[hardware.pick_precision("bf16" if chosen == INT8 else chosen, device)]
-    model = load_merged(run, record, trust_remote_code=trust_remote_code)
-    with explained_damage(run / "merged"):
-        set_encoder_dtype(model.requires_grad_(False), dtype)
-        classifier = PackedClassifier(model, DropoutStream(0)).eval()
-        longest = longest_text(model.config, classifier.position_offset)
+    classifier = load_merged(run, record, trust_remote_code=trust_remote_code)
+    longest = classifier.max_tokens
     if longest is not None and recipe.max_length > longest:
         raise CheckpointError(
             f"{run / RECORD}: damaged: max_length={recipe.max_length} is more than the "
             f"{longest} tokens that the model can take"
         )
-    if chosen == INT8:
-        _multiply_in_int8(model, device)
+    classifier.set_encoder_dtype(dtype)
+    classifier.to(device)
+    choice = classifier.choose_kernels(predict_int8=chosen == INT8)
+    if chosen == INT8 and not choice.kernels.predict_int8:
+        reason = choice.reason or "the processor has neither VNNI nor AMX"
+        raise UsageError(f"precision=int8: {reason}; use precision=auto")
     return TrainedClassifier(
-        classifier=classifier.to(device),
+        classifier=classifier,
         tokeniser=Tokeniser.of_run(run / "merged", recipe.max_length),
         labels=LabelMap.from_json(record["labels"]),
         recipe=recipe,
     )
-
-
-def _multiply_in_int8(model: Any, device: torch.device) -> None:
-    """Round the weights of ``model``, in bf16.
-
-    Raises:
-        UsageError: saying what is missing for it.
-    """
-    reason = "it is for CPUs" if device.type != "cpu" else why_no_int8()
-    if not reason and not use_int8_products(model, predicts=True):
-        reason = f"no layer of this {model.config.model_type} has widths of a multiple of {WIDTH_MULTIPLE}"
-    if reason:
-        raise UsageError(f"precision=int8: {reason}; use precision=auto")
-
-
-def longest_text(config: Any, position_offset: int) -> int | None:
-    """How many tokens a model has positions for; None if there is no limit, for which XLNet says -1."""
-    positions = getattr(config, "max_position_embeddings", None)
-    return None if positions is None or positions < 1 else int(positions) - position_offset
 
 
 def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:
@@ -152,30 +133,47 @@ def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:
     return folder
 
 
-def load_merged(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool = False) -> Any:
-    """The merged transformers model of a run, in fp32.
+def load_merged(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool = False) -> Classifier:
+    """The merged model of a run, in fp32 and evaluation mode.
 
     Raises:
         CheckpointError: if it is damaged, or its labels are not those of ``record``.
         UnsafeFileError: if it comes with code, or its weights in a pickle.
     """
-    labels = LabelMap.from_json(record["labels"])
+    merged = check_artefact(run, record, "merged")
+    with explained_damage(merged):
+        settings = read_settings(str(merged), trust_remote_code=trust_remote_code)
+        check_labels(merged, settings, LabelMap.from_json(record["labels"]))
+        if family_of(settings) is not None:
+            return load_packed(str(merged), settings, needs_head=True).eval()
+        config = config_of(str(merged), trust_remote_code=trust_remote_code)
+        return load_classifier(str(merged), config, needs_head=True).eval()
+
+
+def load_merged_transformers(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool = False) -> Any:
+    """The same as transformers' own model, for what is made of that.
+
+    Raises:
+        CheckpointError: if it is damaged, or its labels are not those of ``record``.
+        UnsafeFileError: if it comes with code, or its weights in a pickle.
+    """
     merged = check_artefact(run, record, "merged")
     with explained_damage(merged):
         config = config_of(str(merged), trust_remote_code=trust_remote_code)
-        check_labels(merged, config, labels)
-        model = load_classifier(str(merged), config, needs_head=True)
-    return model
+        check_labels(merged, config.to_dict(), LabelMap.from_json(record["labels"]))
+        return load_transformers(str(merged), config).eval()
 
 
-def check_labels(folder: Path, config: Any, labels: LabelMap) -> None:
-    """Refuse a model folder of a run whose config has other classes than the run's record.
+def check_labels(folder: Path, settings: Settings, labels: LabelMap) -> None:
+    """Refuse a model folder of a run whose ``config.json`` has other classes than the run's record.
 
     Raises:
         CheckpointError: naming both.
     """
-    if {int(i): name for i, name in config.id2label.items()} != labels.id2label:
+    named = settings.get("id2label")
+    found = {str(i): name for i, name in named.items()} if isinstance(named, Mapping) else {}
+    if found != {str(i): name for i, name in labels.id2label.items()}:
+        shown = reprlib.repr(list(found.values()))
         raise CheckpointError(
-            f"{folder}: its labels {list(config.id2label.values())} are not those of record.json "
-            f"{list(labels.names)}"
+            f"{folder}: its labels {shown} are not those of record.json {reprlib.repr(list(labels.names))}"
         )

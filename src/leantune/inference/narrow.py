@@ -12,7 +12,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leantune.architectures import architecture_of
+_BERT = "encoder.layer.{}.attention.self", "encoder.layer.{}.attention.output"
+NARROWED = {
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "bert", "electra"), _BERT),
+    "distilbert": ("transformer.layer.{}.attention", "transformer.layer.{}.sa_layer_norm"),
+}
+"""Attention of a layer, and the module behind it that can take first tokens alone, by ``model_type``."""
 
 
 class FirstTokenAttention(nn.Module):
@@ -62,11 +67,12 @@ def narrow_last_layer(model: Any) -> None:
     Args:
         model: a transformers ``*ForSequenceClassification`` model, which cannot be saved or trained after.
     """
-    narrowing = architecture_of(model.config).narrowing
-    if narrowing is None or narrowing.behind is None:  # leantune's own attention is not in this model
+    if model.config.model_type not in NARROWED:
         return
     last = model.config.num_hidden_layers - 1
-    attention, behind = (name.format(last=last) for name in (narrowing.attention, narrowing.behind))
+    attention, behind = (
+        f"{model.base_model_prefix}.{name.format(last)}" for name in NARROWED[model.config.model_type]
+    )
     head_width = model.config.hidden_size // model.config.num_attention_heads
     model.set_submodule(attention, FirstTokenAttention(model.get_submodule(attention), head_width))
     # the hidden states that go around attention still have all tokens

@@ -27,8 +27,8 @@ from leantune.errors import CheckpointError, UsageError, first_line
 from leantune.file_names import entry_of
 from leantune.inference.load import Logits, RunClassifier, check_labels
 from leantune.json_files import read_json
+from leantune.model.pretrained import read_settings
 from leantune.packing.padded import Inputs, padded_inputs
-from leantune.pretrained import config_of
 from leantune.run_record import FileRecord, read_finished_record
 
 FORMS = ("openvino", "openvino-int8")
@@ -162,8 +162,8 @@ def open_export(
         precision = "auto" if recipe.precision == "fp16" else recipe.precision  # fp16 is for GPUs
     settings = _settings(openvino, precision)
     with explained_damage(folder):
-        config = config_of(str(folder))
-        check_labels(folder, config, labels)
+        described = read_settings(str(folder))
+        check_labels(folder, described, labels)
         compiled = openvino.Core().compile_model(str(folder / MODEL), "CPU", settings)
         compiled.output("logits")
     return OpenVinoClassifier(
@@ -171,7 +171,7 @@ def open_export(
         labels=labels,
         recipe=recipe,
         compiled=compiled,
-        pad_id=config.pad_token_id or 0,
+        pad_id=described.get("pad_token_id") or 0,
     )
 
 

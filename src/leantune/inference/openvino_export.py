@@ -23,12 +23,14 @@ from leantune.data.tokens import Encoded
 from leantune.errors import UsageError, first_line
 from leantune.evaluation.comparison import Comparison, compare
 from leantune.inference.agreement import check_logits
-from leantune.inference.load import RunClassifier, TrainedClassifier, load_merged, load_run
+from leantune.inference.load import RunClassifier, TrainedClassifier, load_merged_transformers, load_run
 from leantune.inference.narrow import narrow_last_layer
 from leantune.inference.openvino import ABOUT, MODEL, import_extra, open_export, padded_batches
-from leantune.pretrained import quiet_transformers
+from leantune.model.pretrained import quiet_transformers
 from leantune.run_record import read_finished_record
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+"""What transformers saves of a tokenizer."""
 CALIBRATION_ROWS = 512
 """Rows whose activations decide the ranges of int8."""
 CALIBRATION_BATCH_SIZE = 8
@@ -116,7 +118,7 @@ def import_quantisation() -> tuple[Any, Any]:
 
 
 def _converted(openvino: Any, run: Path, *, trust_remote_code: bool) -> Any:
-    model = load_merged(run, read_finished_record(run), trust_remote_code=trust_remote_code).eval()
+    model = load_merged_transformers(run, read_finished_record(run), trust_remote_code=trust_remote_code)
     narrow_last_layer(model)
     ids = torch.ones(2, 16, dtype=torch.int64)
     mask = torch.ones_like(ids)
@@ -129,13 +131,13 @@ def _converted(openvino: Any, run: Path, *, trust_remote_code: bool) -> Any:
             warnings.simplefilter("ignore")  # torch's tracer warns of every branch in transformers
             converted = openvino.convert_model(model, example_input=inputs)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise _cannot_convert(run, model.config, error) from error
+        raise _cannot_convert(run, model.config.model_type, error) from error
     converted.outputs[0].get_tensor().set_names({"logits"})
     return converted
 
 
-def _cannot_convert(run: Path, config: Any, error: Exception) -> UsageError:
-    return UsageError(f"{run}: OpenVINO cannot convert a {config.model_type} classifier: {first_line(error)}")
+def _cannot_convert(run: Path, model_type: str, error: Exception) -> UsageError:
+    return UsageError(f"{run}: OpenVINO cannot convert a {model_type} classifier: {first_line(error)}")
 
 
 @contextlib.contextmanager
@@ -144,7 +146,7 @@ def _shapes_explained(trained: TrainedClassifier, run: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        raise _cannot_convert(run, trained.classifier.config, error) from error
+        raise _cannot_convert(run, trained.classifier.settings["model_type"], error) from error
 
 
 def _quantised(nncf: Any, model: Any, trained: TrainedClassifier, calibration: LabelledRows) -> Any:
@@ -153,7 +155,7 @@ def _quantised(nncf: Any, model: Any, trained: TrainedClassifier, calibration: L
         CALIBRATION_BATCH_SIZE,
         names={name for each in model.inputs for name in each.names},
         longest=trained.tokeniser.max_length,
-        pad_id=trained.classifier.config.pad_token_id or 0,
+        pad_id=trained.classifier.settings.get("pad_token_id") or 0,
     )
     inputs = [each for _, each in batches]
     with _quiet_nncf():
@@ -179,8 +181,9 @@ def _write_model(openvino: Any, folder: Path, run: Path, trained: TrainedClassif
     """The files that optimum-intel's ``OVModelForSequenceClassification`` reads, by its names."""
     openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
     shutil.copy2(run / "merged" / "config.json", folder / "config.json")
-    with quiet_transformers():
-        trained.tokeniser.tokenizer.save_pretrained(str(folder))
+    for name in TOKENIZER_FILES:
+        if (run / "merged" / name).is_file():
+            shutil.copy2(run / "merged" / name, folder / name)
 
 
 def _write_about(folder: Path, run: Path, versions: dict[str, str], **more: Any) -> None:
@@ -206,16 +209,16 @@ def _check_same(trained: RunClassifier, exported: RunClassifier) -> None:
 
 
 def _probe(trained: RunClassifier) -> Encoded:
-    tokenizer = trained.tokeniser.tokenizer
+    tokeniser = trained.tokeniser
     rng = np.random.default_rng(0)
 
     def texts() -> list[str]:
-        tokens = [rng.integers(0, len(tokenizer), length).tolist() for length in PROBE_LENGTHS]
-        words = [tokenizer.decode(each, skip_special_tokens=True) for each in tokens]
+        tokens = [rng.integers(0, tokeniser.num_ids, length).tolist() for length in PROBE_LENGTHS]
+        words = [tokeniser.decode(each) for each in tokens]
         # a text may hold the padding token, whose position some encoders do not count
-        return [f"{words[0]} {tokenizer.pad_token or ''} {words[0]}", *words[1:]]
+        return [f"{words[0]} {tokeniser.pad_token} {words[0]}", *words[1:]]
 
-    return trained.tokeniser.encode(texts(), texts() if trained.recipe.text_pair_column else None)
+    return tokeniser.encode(texts(), texts() if trained.recipe.text_pair_column else None)
 
 
 def _cost(trained: TrainedClassifier, int8: RunClassifier, rows: QuantisationRows) -> AccuracyCost:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from leantune.atomic import atomic_file
 from leantune.data.cells import list_of_texts
 from leantune.data.read import ExampleBatch, ExampleSource
 from leantune.errors import CheckpointError, DataError, UsageError
+from leantune.evaluation.evaluate import softmax
 from leantune.inference.load import RunClassifier
 from leantune.inference.write import Predictions, PredictionWriter
 
@@ -40,7 +40,7 @@ def predict_rows(
     """
     encoded = trained.tokeniser.encode(batch.texts, batch.pairs)
     logits = trained.logits(encoded, batch_size)
-    probabilities = softmax(logits.astype(np.float64), axis=1)
+    probabilities = softmax(logits)
     bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(bad):
         raise CheckpointError(

@@ -5,21 +5,18 @@ R rank, S texts, C classes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune import hardware
 from leantune.adalora.adapter_file import AdapterFile, copy_head, read_adapter
+from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.triplets import Triplets
-from leantune.architectures import head_modules
 from leantune.config import recipe_of_run
 from leantune.damage import explained_damage
 from leantune.data.labels import LabelMap
@@ -27,12 +24,12 @@ from leantune.data.tokens import Tokeniser
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.load import TrainedClassifier, check_artefact
 from leantune.inference.predict import predict_texts
-from leantune.model import PackedClassifier
+from leantune.model.build import load_pretrained, share_encoder
+from leantune.model.classifier import Classifier
+from leantune.model.hub import resolve_model
+from leantune.model.pretrained import config_of, weights_sha256
 from leantune.packing.batch import PackedBatch
-from leantune.packing.dropout import DropoutStream
-from leantune.pretrained import config_of, load_pretrained, set_encoder_dtype, skeleton, weights_sha256
 from leantune.run_record import read_finished_record
-from leantune.sources import resolve_model
 
 
 class SharedEncoder:
@@ -56,12 +53,10 @@ class SharedEncoder:
         device = hardware.pick_device()
         dtype = hardware.DTYPES[hardware.pick_precision(precision, device)]
         config = config_of(self.source, num_labels=2)
-        model = load_pretrained(self.source, config, LabelMap(("0", "1")))
-        model.requires_grad_(False)
-        set_encoder_dtype(model, dtype)
-        self.encoder: nn.Module = getattr(model, model.base_model_prefix).to(device)
+        self.base = load_pretrained(self.source, config, LabelMap(("0", "1")))
+        self.base.set_encoder_dtype(dtype)
+        self.base.to(device).choose_kernels()
         self._weights_sha256 = weights_sha256(self.source)
-        self._prefix = f"{model.base_model_prefix}."
         self._loaded: dict[str, TrainedClassifier] = {}
 
     @property
@@ -124,7 +119,7 @@ class SharedEncoder:
         """
         return predict_texts(self[name], texts, pairs)
 
-    def attach(self, adapter: AdapterFile, num_labels: int) -> PackedClassifier:
+    def attach(self, adapter: AdapterFile, num_labels: int) -> Classifier:
         """A classifier whose encoder weights are those of this object.
 
         Args:
@@ -134,71 +129,26 @@ class SharedEncoder:
         Raises:
             CheckpointError: if it does not fit the encoder.
         """
-        model = skeleton(config_of(self.source, num_labels=num_labels)).model
-        setattr(model, model.base_model_prefix, self._encoder_copy(model.config, adapter.head))
-        for head in head_modules(model).values():
-            head.to_empty(device=next(self.encoder.parameters()).device)
-        self._check_head(model, adapter)
-        copy_head(model, adapter)
-        for name, triplets in adapter.modules.items():
-            if triplets.rank:
-                layer = LowRankLinear(_linear(model, name, triplets), triplets, adapter.scaling)
-                model.set_submodule(name, layer)
-        return PackedClassifier(model, DropoutStream(0)).eval()
-
-    def _encoder_copy(self, config: Any, own: Mapping[str, Tensor]) -> nn.Module:
-        """New modules around the same tensors; only parameters named in ``own`` are copied."""
-        shared: dict[int, Any] = {id(buffer): buffer for buffer in self.encoder.buffers()}
-        for name, parameter in self.encoder.named_parameters():
-            if self._prefix + name not in own:
-                shared[id(parameter)] = parameter
-        # deepcopy takes what its memo holds for a copy that was made already
-        shared[id(self.encoder.config)] = config
-        return copy.deepcopy(self.encoder, shared)
-
-    def _check_head(self, model: Any, adapter: AdapterFile) -> None:
-        missing = [
-            f"{name}.{sub}"
-            for name, head in head_modules(model).items()
-            for sub, _ in head.named_parameters()
-            if f"{name}.{sub}" not in adapter.head
-        ]
+        classifier = share_encoder(self.base, num_labels, own=frozenset(adapter.head))
+        missing = [name for name in classifier.head_weights("full") if name not in adapter.head]
         if missing:
             raise CheckpointError(f"the adapter lacks {', '.join(missing)}")
+        copy_head(classifier.named_weights(), adapter)
+        linears = classifier.encoder_linears()
+        for name, triplets in adapter.modules.items():
+            if triplets.rank:
+                layer = _linear(linears, name, triplets)
+                classifier.replace(name, AdaLoraLinear.of(layer, triplets, scaling=adapter.scaling))
+        return classifier.eval()
 
 
-class LowRankLinear(nn.Module):
-    """A frozen layer, possibly shared, plus a fixed update held as two factors in its type.
-
-    Args:
-        base: the frozen layer.
-        triplets: of rank R, at least 1.
-        scaling: of the update.
-    """
-
-    down: Tensor
-    up: Tensor
-
-    def __init__(self, base: nn.Linear, triplets: Triplets, scaling: float) -> None:
-        super().__init__()
-        self.base = base
-        self.register_buffer("down", (triplets.A * triplets.E * scaling).to(base.weight))  # (R, in)
-        self.register_buffer("up", triplets.B.to(base.weight))  # (out, R)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` to ``(..., out)``."""
-        frozen = F.linear(x, self.base.weight, self.base.bias)
-        low_rank = F.linear(x, self.down).flatten(0, -2)
-        return torch.addmm(frozen.flatten(0, -2), low_rank, self.up.t()).view(frozen.shape)
-
-
-def _linear(model: Any, name: str, triplets: Triplets) -> nn.Linear:
+def _linear(linears: Mapping[str, nn.Module], name: str, triplets: Triplets) -> nn.Linear:
     """The layer that ``triplets`` are for.
 
     Raises:
         CheckpointError: if the model has none, or one of another shape.
     """
-    layer = dict(model.named_modules()).get(name)
+    layer = linears.get(name)
     if not isinstance(layer, nn.Linear):
         raise CheckpointError(f"{name}: the adapter has it, the base model has not")
     expected, found = (triplets.B.shape[0], triplets.A.shape[1]), tuple(layer.weight.shape)

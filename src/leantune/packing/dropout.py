@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leantune.packing.native.dropout import LEVELS, NativeDropout, can_drop
-
 POOL_SIZE = 1 << 23
 """Elements of a pool."""
+LEVELS = 1 << 16
+"""Values of the random number that decides about an element."""
 MASKS_OF_POOL = 1024
 """Masks that are taken from one pool: some tens of steps."""
 SMALL_MASK = 1 << 18
@@ -138,8 +138,7 @@ class _PooledDropout(torch.autograd.Function):
 
 
 class PooledDropout(nn.Module):
-    """Drop-in for ``nn.Dropout``: on the CPU a kernel of our own takes bf16, else masks of a pool serve; torch's
-    own kernel on an accelerator.
+    """Drop-in for ``nn.Dropout`` with masks of a pool on the CPU, and torch's own kernel on an accelerator.
 
     Args:
         p: probability of dropping an element, 0 <= p < 1.
@@ -157,19 +156,8 @@ class PooledDropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        if can_drop(x):
-            native: Tensor = NativeDropout.apply(x, self.p, self.stream.key())  # type: ignore[no-untyped-call]
-            return native
         dropped: Tensor = _PooledDropout.apply(x, self.p, self.stream)  # type: ignore[no-untyped-call]
         return dropped
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
-
-
-def replace_dropout(model: nn.Module, stream: DropoutStream) -> None:
-    """Put `PooledDropout` with the same probability where ``model`` has ``nn.Dropout``."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Dropout:
-                setattr(parent, name, PooledDropout(child.p, stream))

@@ -15,7 +15,6 @@ from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.export import WRITERS
 from leantune.adalora.schedule import RankSchedule
 from leantune.adalora.triplets import Triplets
-from leantune.architectures import head_modules
 from leantune.atomic import atomic_folder
 from leantune.checksums import describe_folder
 from leantune.config import Recipe
@@ -24,11 +23,11 @@ from leantune.data.rows import LabelledRows
 from leantune.data.tokens import Tokeniser
 from leantune.evaluation.evaluate import map_own_rows
 from leantune.inference.agreement import check_logits
-from leantune.model import PackedClassifier
-from leantune.packing.dropout import DropoutStream
+from leantune.model.build import load_pretrained, skeleton
+from leantune.model.classifier import Classifier
+from leantune.model.hub import public_name
+from leantune.model.pretrained import config_of, load_transformers, quiet_transformers, with_labels
 from leantune.packing.padded import padded_inputs
-from leantune.pretrained import config_of, load_classifier, load_pretrained, quiet_transformers
-from leantune.sources import public_name
 from leantune.training.state import saved_parameters
 
 PROBE_ROWS = 32
@@ -36,7 +35,7 @@ PROBE_ROWS = 32
 
 def publish(
     run: Path,
-    classifier: PackedClassifier,
+    classifier: Classifier,
     *,
     recipe: Recipe,
     model_source: str,
@@ -57,20 +56,23 @@ def publish(
         CheckpointError: if a reloaded artefact does not compute what the trained model does; it is not
             published then.
     """
+    shell = skeleton(with_labels(config, labels))
+    drawn = (*shell.head_names(), *shell.pooler_names)  # the adapter brings them
     # one fp32 copy of the encoder at a time: each is gone before the next is loaded
     expected = _logits_in_float(classifier, load_pretrained(model_source, config, labels), probe)
     with atomic_folder(run / "adapter") as folder:
         WRITERS[recipe.method](folder, adapter_of(classifier, recipe, plan, schedule))
         tokeniser.tokenizer.save_pretrained(str(folder))
-        adapted = _load_with_peft(load_pretrained(model_source, config, labels), folder)
+        adapted = _load_with_peft(load_transformers(model_source, config, may_lack=drawn), folder)
         adapter_difference = check_logits("adapter", padded_logits(adapted, probe), expected)
         del adapted
         adapter_files = describe_folder(folder)
     with atomic_folder(run / "merged") as folder:
-        _write_merged(folder, load_pretrained(model_source, config, labels), read_adapter(run / "adapter"))
+        base = load_transformers(model_source, config, may_lack=drawn)
+        _write_merged(folder, base, read_adapter(run / "adapter"))
         tokeniser.tokenizer.save_pretrained(str(folder))
         merged_config = config_of(str(folder), trust_remote_code=True)  # the model's, which was trusted
-        merged = load_classifier(str(folder), merged_config, needs_head=True).eval()
+        merged = load_transformers(str(folder), merged_config).eval()
         merged_difference = check_logits("merged", padded_logits(merged, probe), expected)
         merged_files = describe_folder(folder)
     return {
@@ -80,10 +82,10 @@ def publish(
 
 
 def adapter_of(
-    classifier: PackedClassifier, recipe: Recipe, plan: ParameterPlan, schedule: RankSchedule
+    classifier: Classifier, recipe: Recipe, plan: ParameterPlan, schedule: RankSchedule
 ) -> AdapterFile:
     """What was trained, as an adapter folder holds it; pruned modules have rank 0."""
-    layers = classifier.layers()
+    layers = classifier.adapted_layers()
     return AdapterFile(
         modules={
             target.name: layers[target.name].triplets()
@@ -110,32 +112,32 @@ def adapter_of(
     )
 
 
-def _logits_in_float(classifier: PackedClassifier, base: Any, probe: LabelledRows) -> np.ndarray:
+def _logits_in_float(classifier: Classifier, base: Classifier, probe: LabelledRows) -> np.ndarray:
     trained = in_float(classifier, base)
     return map_own_rows(trained, probe, PROBE_ROWS, trained)
 
 
 def _write_merged(folder: Path, model: Any, adapter: AdapterFile) -> None:
-    merge_into(model, adapter)
+    merge_into(dict(model.named_parameters()), adapter)
     with quiet_transformers():
         model.save_pretrained(str(folder))
 
 
-def in_float(classifier: PackedClassifier, base: Any) -> PackedClassifier:
+@torch.no_grad()
+def in_float(classifier: Classifier, base: Classifier) -> Classifier:
     """The trained classifier over an fp32 base, on the CPU: the reference for every artefact."""
-    for name, layer in classifier.layers().items():
-        frozen = base.get_submodule(name)
-        weight = frozen.weight.data + layer.delta_weight().cpu()
-        replacement = torch.nn.Linear(frozen.in_features, frozen.out_features, bias=frozen.bias is not None)
-        replacement.weight.data, replacement.bias = weight, frozen.bias
-        base.set_submodule(name, replacement)
-    with torch.no_grad():
-        for name, tensor in head_tensors(classifier).items():
-            base.get_parameter(name).copy_(tensor)
-    return PackedClassifier(base, DropoutStream(0)).eval()
+    frozen = base.encoder_linears()
+    for name, layer in classifier.adapted_layers().items():
+        weight = frozen[name].weight
+        assert isinstance(weight, Tensor)
+        weight.add_(layer.delta_weight().cpu())
+    weights = base.named_weights()
+    for name, tensor in head_tensors(classifier).items():
+        weights[name].copy_(tensor)
+    return base.eval()
 
 
-def head_tensors(classifier: PackedClassifier) -> dict[str, Tensor]:
+def head_tensors(classifier: Classifier) -> dict[str, Tensor]:
     """The head's parameters by name, trained or not, without the adapters."""
     return {
         name: tensor.detach().cpu()
@@ -144,14 +146,10 @@ def head_tensors(classifier: PackedClassifier) -> dict[str, Tensor]:
     }
 
 
-def _head_module_names(classifier: PackedClassifier) -> list[str]:
-    names = list(head_modules(classifier.model))
+def _head_module_names(classifier: Classifier) -> list[str]:
     trained = classifier.trainable()
-    return names + [
-        module
-        for module in classifier.architecture.head_in_encoder
-        if any(name.startswith(f"{module}.") for name in trained)
-    ]
+    poolers = (p for p in classifier.pooler_names if any(name.startswith(f"{p}.") for name in trained))
+    return [*classifier.head_names(), *poolers]
 
 
 def _load_with_peft(base: Any, folder: Path) -> Any:

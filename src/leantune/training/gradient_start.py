@@ -22,7 +22,7 @@ from leantune import distributed
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.data.rows import LabelledRows
 from leantune.evaluation.evaluate import batch_of
-from leantune.model import PackedClassifier
+from leantune.model.classifier import Classifier
 
 MAX_GRADIENT_ROWS = 640
 """Training rows that the gradient is of."""
@@ -31,7 +31,7 @@ ROW_NORM = 1 / math.sqrt(3)
 
 
 def turn_to_gradient(
-    classifier: PackedClassifier,
+    classifier: Classifier,
     rows: LabelledRows,
     batch_size: int,
     *,
@@ -57,7 +57,7 @@ def turn_to_gradient(
     """
     order = np.random.default_rng([seed, 0x96AD]).permutation(len(rows))[:MAX_GRADIENT_ROWS]
     chosen = rows[order]
-    layers = list(classifier.layers().values())
+    layers = list(classifier.adapted_layers().values())
     drawn = [layer.lora_A.detach().clone() for layer in layers]
     was_training = classifier.training
     classifier.eval()
@@ -73,7 +73,7 @@ def turn_to_gradient(
 
 
 def fill_gradients(
-    classifier: PackedClassifier, rows: LabelledRows, batch_size: int, class_weights: Tensor | None = None
+    classifier: Classifier, rows: LabelledRows, batch_size: int, class_weights: Tensor | None = None
 ) -> None:
     """Give all trainable parameters the gradient of the loss summed over ``rows`` and over all processes; the sum,
     whose direction is that of the mean, does not underflow in fp16.

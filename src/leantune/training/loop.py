@@ -20,12 +20,11 @@ from leantune import distributed
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.layer import orthogonal_penalty
 from leantune.adalora.prune import prune
-from leantune.architectures import output_layer
 from leantune.config import Recipe
 from leantune.data.rows import LabelledRows, shuffled
 from leantune.errors import DivergedError
 from leantune.evaluation.evaluate import batch_of
-from leantune.model import PackedClassifier
+from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch
 from leantune.training.contrast import of_all_processes, supervised_contrast, take_no_part
 from leantune.training.optimizer import learning_rate_at, set_learning_rate
@@ -37,7 +36,7 @@ MAX_SKIPPED_IN_A_ROW = 20
 class TrainingState:
     """All that changes while training; a checkpoint holds it whole (`training.state`)."""
 
-    classifier: PackedClassifier
+    classifier: Classifier
     optimizer: torch.optim.Optimizer
     allocator: RankAllocator
     scaler: torch.amp.GradScaler
@@ -187,12 +186,12 @@ def _backward(
     penalty = torch.zeros((), device=state.classifier.device)
     if not len(rows):  # more processes than rows in the last batch
         if recipe.supcon_weight:
-            take_no_part(
-                output_layer(state.classifier.model)[1].in_features, whole.most_at_once, penalty.device
-            )
+            width = state.classifier.output_layer.in_features
+            take_no_part(width, whole.most_at_once, penalty.device)
         return torch.stack([penalty, penalty])
     batch = batch_of(state.classifier, rows)
-    logits, inputs = state.classifier.logits_and_head_inputs(batch)
+    features = state.classifier.features(batch)
+    logits = state.classifier.logits(features)
     loss = _task_loss(phase, logits, batch, recipe) / whole.weight
     total = loss
     if recipe.r_drop:
@@ -201,12 +200,12 @@ def _backward(
         total = loss + recipe.r_drop / 2 * symmetric_divergence(logits, others) / whole.rows
     if recipe.supcon_weight:
         assert batch.labels is not None
-        texts = of_all_processes(inputs.float(), batch.labels, whole.most_at_once)
+        texts = of_all_processes(features, batch.labels, whole.most_at_once)
         contrast = supervised_contrast(*texts, recipe.supcon_temperature)
         total = total + recipe.supcon_weight * contrast / whole.rows
     # once a step over all processes: the penalty does not depend on the rows
     if recipe.orth_reg_weight and not result.micro_sizes and distributed.is_main():
-        penalty = orthogonal_penalty(list(state.classifier.layers().values()))
+        penalty = orthogonal_penalty(list(state.classifier.adapted_layers().values()))
         total = total + recipe.orth_reg_weight * penalty
     torch.autograd.backward(state.scaler.scale(total))
     result.num_tokens += batch.num_tokens
@@ -260,7 +259,7 @@ def _allocate(state: TrainingState, result: StepResult) -> None:
             f"the rank pattern of step {state.step}",
             {name: mask.tolist() for name, mask in keep_masks.items()},
         )
-        prune(classifier.model, keep_masks, state.optimizer)
+        prune(classifier, keep_masks, state.optimizer)
         result.is_pruned = True
     allocator.check_moved(state.step)
 

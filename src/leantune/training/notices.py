@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from leantune.adalora.budget import ParameterPlan, full_rank
 from leantune.data.labels import look_alikes
 from leantune.data.rows import LabelledRows
-from leantune.packing.native.library import SWITCH, describe_kernels
+from leantune.kernels.choose import SWITCH, Choice
+from leantune.model.padded import PaddedClassifier
 from leantune.training.selection import KEEP_LAST
 
 REPEATS = {
@@ -59,14 +60,15 @@ def rank_lines(plan: ParameterPlan) -> Iterator[str]:
         )
 
 
-def kernel_lines(device: torch.device, precision: str) -> Iterator[str]:
-    """One line if the native kernels could serve and cannot be had, unless they were turned off."""
+def kernel_lines(choice: Choice, device: torch.device, precision: str) -> Iterator[str]:
+    """One line if native kernels could compute this precision and do not, unless they were turned off."""
     if device.type != "cpu" or precision != "bf16" or os.environ.get(SWITCH) == "0":
         return
-    described = describe_kernels(device, precision)
-    reason = described.removeprefix("torch: ")
-    if reason != described:
-        yield f"warning: without native kernels, which make training faster: {reason} ({SWITCH}=0 accepts that)"
+    if choice.reason:
+        yield (
+            f"warning: without native kernels, which make training faster: {choice.reason} "
+            f"({SWITCH}=0 accepts that)"
+        )
 
 
 def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator[str]:
@@ -84,30 +86,33 @@ def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator
         )
 
 
-def padding_lines(model: Any, rows: LabelledRows, max_length: int) -> Iterator[str]:
-    """A warning if padding changes what ``model``, in fp32, says of a text."""
+def padding_lines(classifier: PaddedClassifier, rows: LabelledRows, max_length: int) -> Iterator[str]:
+    """A warning if padding changes what ``classifier``, in fp32, says of a text."""
     tokens = rows[np.array([rows.lengths.argmin()])].tokens()[0].tolist()
-    change = _change_by_padding(model.eval(), tokens, min(len(tokens), max_length - len(tokens)))
+    model_type = classifier.settings["model_type"]
+    change = _change_by_padding(classifier.eval(), tokens, min(len(tokens), max_length - len(tokens)))
     if change > PADDING_TOLERANCE:
         yield (
             f"warning: with padding behind it a text's logits change by {100 * change:.2g} % in "
-            f"{model.config.model_type}, which leantune runs padded: predictions depend on the rows that share a batch"
+            f"{model_type}, which leantune runs padded: predictions depend on the rows that share a batch"
         )
 
 
 @torch.inference_mode()
-def _change_by_padding(model: Any, token_ids: Sequence[int], num_padding: int) -> float:
+def _change_by_padding(classifier: PaddedClassifier, token_ids: Sequence[int], num_padding: int) -> float:
     """How far the logits of a text move when padding stands behind it, as a fraction of the largest: only by rounding,
     unless the architecture lets padding into its sums.
 
     Args:
-        model: a transformers classifier in fp32, in evaluation mode.
+        classifier: in fp32, in evaluation mode.
         token_ids: of one text, special tokens included.
         num_padding: tokens of padding behind it.
     """
     alone = torch.tensor([token_ids])
-    longer = F.pad(alone, (0, num_padding), value=model.config.pad_token_id or 0)
+    longer = F.pad(alone, (0, num_padding), value=classifier.settings.get("pad_token_id") or 0)
     is_real = F.pad(torch.ones_like(alone), (0, num_padding))
-    expected = model(input_ids=alone, attention_mask=torch.ones_like(alone)).logits
-    padded = model(input_ids=longer, attention_mask=is_real).logits
+    expected, padded = (
+        classifier.logits(classifier.padded_features(ids, mask, torch.zeros_like(ids)))
+        for ids, mask in ((alone, torch.ones_like(alone)), (longer, is_real))
+    )
     return float((padded - expected).abs().max() / expected.abs().max())

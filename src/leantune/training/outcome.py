@@ -14,7 +14,7 @@ from leantune.errors import CheckpointError
 from leantune.evaluation.comparison import compare
 from leantune.evaluation.evaluate import evaluate
 from leantune.evaluation.metrics import Metrics, confusion_matrix, occupied_cells
-from leantune.model import PackedClassifier
+from leantune.model.classifier import Classifier
 from leantune.training.artefacts import PROBE_ROWS, publish
 from leantune.training.checkpoint import checkpoint_path, valid_checkpoints
 from leantune.training.loop import Phase, train
@@ -26,14 +26,14 @@ from leantune.training.state import restore_weights
 from leantune.training.tracking import Display
 
 
-def evaluate_part(run: Run, classifier: PackedClassifier, part: str) -> Metrics:
+def evaluate_part(run: Run, classifier: Classifier, part: str) -> Metrics:
     rows = run.data.test if part == "test" else run.data.validation
     assert rows is not None
     metrics, _ = evaluate(classifier, rows, run.data.labels.names, run.recipe.eval_batch_size)
     return metrics
 
 
-def select_best(run: Run, classifier: PackedClassifier, selection: Selection) -> None:
+def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
     """Put the best checkpoint back into the model and say what the choice is worth.
 
     Raises:
@@ -78,7 +78,7 @@ def select_best(run: Run, classifier: PackedClassifier, selection: Selection) ->
         "validation": best.metrics | {"confusion": [list(cell) for cell in cells]},
         "test": None,
     }
-    ranks = {name: layer.rank for name, layer in classifier.layers().items()}
+    ranks = {name: layer.rank for name, layer in classifier.adapted_layers().items()}
     run.record["ranks"] = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}
     parameters = run.record["parameters"]
     for module in parameters["modules"]:
@@ -87,13 +87,13 @@ def select_best(run: Run, classifier: PackedClassifier, selection: Selection) ->
     parameters["adapters_final"] = parameters["final"] - parameters["head"]
 
 
-def refit(run: Run, classifier: PackedClassifier) -> None:
+def refit(run: Run, classifier: Classifier) -> None:
     """One more epoch on training and validation rows, ranks as they are, with a new optimiser."""
     rows = run.data.train + run.data.validation
     recipe = run.recipe
     total = -(-len(rows) // recipe.batch_size)
     classifier.stream.reseed(recipe.seed, 1, distributed.rank())
-    live = sum(layer.rank for layer in classifier.layers().values())
+    live = sum(layer.rank for layer in classifier.adapted_layers().values())
     fixed = RankSchedule(
         init_budget=live,
         target_budget=live,
@@ -116,7 +116,7 @@ def refit(run: Run, classifier: PackedClassifier) -> None:
     run.record["refit"] = {"rows": len(rows), "steps": total, "seconds": state.train_s}
 
 
-def measure_test(run: Run, classifier: PackedClassifier) -> None:
+def measure_test(run: Run, classifier: Classifier) -> None:
     if run.data.test is None:
         return
     started = time.perf_counter()
@@ -126,7 +126,7 @@ def measure_test(run: Run, classifier: PackedClassifier) -> None:
     run.record["timings"]["evaluate_s"] = time.perf_counter() - started
 
 
-def publish_artefacts(run: Run, classifier: PackedClassifier) -> None:
+def publish_artefacts(run: Run, classifier: Classifier) -> None:
     """Artefacts, verified; then the record says that the run is finished."""
     if not distributed.is_main():
         return

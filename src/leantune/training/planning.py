@@ -11,9 +11,9 @@ from leantune.damage import explained_damage
 from leantune.data.assets import resolve_location
 from leantune.data.read import open_examples
 from leantune.errors import UsageError
-from leantune.head import unseen_head_modules
-from leantune.pretrained import config_of
-from leantune.sources import resolve_model
+from leantune.model.build import unseen_head_modules
+from leantune.model.hub import resolve_model
+from leantune.model.pretrained import config_of
 from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data, resolve
 from leantune.training.setup import plan_run
 

@@ -22,8 +22,8 @@ from leantune.data.rows import LabelledRows
 from leantune.data.split import stratified_holdout
 from leantune.data.tokens import Tokeniser, TokenTable, tokenise
 from leantune.errors import DataError, UsageError
-from leantune.inference.load import longest_text
-from leantune.sources import resolve_model
+from leantune.model.classifier import Classifier
+from leantune.model.hub import resolve_model
 from leantune.training.optimizer import default_learning_rate
 
 
@@ -84,7 +84,7 @@ def prepare_data(
         UsageError: for a source or a tokenizer that cannot be had.
     """
     started = time.perf_counter()
-    tokeniser = Tokeniser(resolve_model(recipe.model, with_weights=False), recipe.max_length)
+    tokeniser = Tokeniser.pretrained(resolve_model(recipe.model, with_weights=False), recipe.max_length)
     columns = columns_of(recipe)
 
     def read(location: str, split: str) -> tuple[ExampleSource, TokenTable]:
@@ -216,15 +216,15 @@ def lr_warmup_steps(recipe: Recipe, total_steps: int) -> int:
     return min(steps_from(recipe.warmup, total_steps), total_steps)
 
 
-def check_max_length(recipe: Recipe, config: Any, position_offset: int) -> None:
+def check_max_length(recipe: Recipe, shell: Classifier) -> None:
     """Refuse a ``max_length`` that the model has no positions for.
 
     Raises:
         UsageError: naming the largest that it has.
     """
-    longest = longest_text(config, position_offset)
+    longest = shell.max_tokens
     if longest is not None and recipe.max_length > longest:
         raise UsageError(
-            f"max_length={recipe.max_length} is more than the {longest} tokens that {recipe.model} can take; use "
-            f"max_length={longest} or less"
+            f"max_length={recipe.max_length} is more than the {longest} tokens that "
+            f"{recipe.model} can take; use max_length={longest} or less"
         )

@@ -20,7 +20,7 @@ from leantune.errors import CheckpointError, Interrupted, ResourceError
 from leantune.file_names import entry_of
 from leantune.hardware import describe_versions
 from leantune.memory import is_out_of_memory
-from leantune.model import PackedClassifier
+from leantune.model.classifier import Classifier
 from leantune.training.checkpoint import checkpoint_path, list_checkpoints
 from leantune.training.gradient_start import turn_to_gradient
 from leantune.training.interrupt import interruptible, resume_command
@@ -123,7 +123,7 @@ def _interruption_noted(run: Run) -> Iterator[None]:
         ) from None
 
 
-def _warm_start(run: Run, classifier: PackedClassifier) -> None:
+def _warm_start(run: Run, classifier: Classifier) -> None:
     if not run.recipe.warm_start:
         return
     started = time.perf_counter()
@@ -146,7 +146,7 @@ def _warm_start(run: Run, classifier: PackedClassifier) -> None:
     )
 
 
-def _turn_adapters(run: Run, classifier: PackedClassifier) -> None:
+def _turn_adapters(run: Run, classifier: Classifier) -> None:
     recipe = run.recipe
     if recipe.adapter_init != "gradient":
         return

@@ -20,7 +20,6 @@ from leantune import __version__, distributed, hardware
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule
-from leantune.architectures import architecture_of, output_layer
 from leantune.atomic import write_text
 from leantune.config import Recipe
 from leantune.damage import explained_damage
@@ -28,20 +27,20 @@ from leantune.data.rows import LabelledRows
 from leantune.errors import UsageError, first_line
 from leantune.evaluation.evaluate import batch_of
 from leantune.file_names import entry_of
-from leantune.head import missing_head_modules, reinitialise_head
 from leantune.memory import is_out_of_memory
-from leantune.model import PackedClassifier, build_trainable, plan_model
-from leantune.packing.native.int8 import use_int8_products
-from leantune.packing.native.library import describe_kernels
-from leantune.pretrained import (
-    config_of,
+from leantune.model.build import (
     load_pretrained,
+    make_trainable,
+    missing_head_modules,
+    plan_model,
+    reinitialise_head,
     skeleton,
-    weights_sha256,
-    with_dropout,
 )
+from leantune.model.classifier import Classifier
+from leantune.model.hub import public_name, resolve_model
+from leantune.model.padded import PaddedClassifier
+from leantune.model.pretrained import config_of, weights_sha256, with_dropout
 from leantune.run_record import NEEDED_TO_RESUME, RECORD, read_record
-from leantune.sources import public_name, resolve_model
 from leantune.training.folder import check_folder, check_inputs_stay, clear_run
 from leantune.training.loop import TrainingState
 from leantune.training.notices import data_lines, disk_lines, kernel_lines, padding_lines, rank_lines
@@ -75,6 +74,8 @@ class Run:
     record: dict[str, Any]
     started: float
     """Of `time.perf_counter`; in a resumed run moved back by what earlier processes took."""
+    kernels: str = ""
+    """Whose kernels compute the encoder, and why; known when the classifier is built."""
 
     def elapsed(self) -> float:
         """Seconds since the run began, without those between two processes."""
@@ -120,11 +121,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     run = Run(
         recipe, folder, console, model_source, config, data, plan, steps, device, precision, record, started
     )
-    for line in (
-        *rank_lines(plan),
-        *kernel_lines(device, precision),
-        *disk_lines(folder, plan, keep_best=recipe.keep_best),
-    ):
+    for line in (*rank_lines(plan), *disk_lines(folder, plan, keep_best=recipe.keep_best)):
         console.print(line, soft_wrap=True)
     if resume:
         check_same_run(record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)
@@ -135,7 +132,7 @@ def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
     """The ledger of a recipe for a model of this config."""
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         shell = skeleton(config)
-    check_max_length(recipe, config, architecture_of(config).position_offset(shell.model))
+    check_max_length(recipe, shell)
     return plan_model(
         shell,
         targets=recipe.targets,
@@ -186,26 +183,26 @@ def start_folder(run: Run) -> None:
 
 def hardware_of(run: Run) -> dict[str, Any]:
     """The entry ``hardware`` of ``record.json``: the machine, and whose kernels compute on it."""
-    kernels = describe_kernels(run.device, run.precision)
-    return hardware.describe_hardware(run.device) | {"kernels": kernels}
+    return hardware.describe_hardware(run.device) | {"kernels": run.kernels}
 
 
-def build_classifier(run: Run) -> PackedClassifier:
+def build_classifier(run: Run) -> Classifier:
     """Pretrained weights, fresh head and adapters on the device of the run."""
     recipe = run.recipe
     digest = weights_sha256(run.model_source)
     if "model" in run.record:
         check_same_model(run.record["model"], recipe, sha256=digest, precision=run.precision)
     # of training alone: what is saved keeps the config of the encoder
+    config = with_dropout(run.config, recipe.dropout)
     with explained_damage(f"model {recipe.model}", is_of_run=False):
-        model = load_pretrained(run.model_source, with_dropout(run.config, recipe.dropout), run.data.labels)
+        classifier = load_pretrained(run.model_source, config, run.data.labels)
     missing_modules = missing_head_modules(run.config, run.model_source)
-    reinitialise_head(model, recipe.seed, missing_modules)
-    if not architecture_of(run.config).is_packed:
-        for line in padding_lines(model, run.data.train, recipe.max_length):
+    reinitialise_head(classifier, recipe.seed, missing_modules)
+    if isinstance(classifier, PaddedClassifier):
+        for line in padding_lines(classifier, run.data.train, recipe.max_length):
             run.console.print(line, soft_wrap=True)
-    classifier = build_trainable(
-        model,
+    make_trainable(
+        classifier,
         run.plan,
         alpha=recipe.alpha_for(run.plan.init_rank),
         lora_dropout=recipe.lora_dropout,
@@ -216,8 +213,11 @@ def build_classifier(run: Run) -> PackedClassifier:
         missing_modules=missing_modules,
     )
     classifier.to(run.device)
-    is_int8 = recipe.int8_products and use_int8_products(classifier.model)
-    if not classifier.architecture.is_packed:
+    choice = classifier.choose_kernels(train_int8=recipe.int8_products)
+    run.kernels = choice.described
+    for line in kernel_lines(choice, run.device, run.precision) if classifier.is_packed else ():
+        run.console.print(line, soft_wrap=True)
+    if not classifier.is_packed:
         _check_computes(classifier, run.data.train, run.precision)
     found = classifier.num_trainable()
     assert found == run.plan.initial, f"{found} trainable parameters, the plan says {run.plan.initial}"
@@ -226,9 +226,9 @@ def build_classifier(run: Run) -> PackedClassifier:
         "base_model": public_name(recipe.model),
         "sha256": digest,
         "architecture": run.config.model_type,
-        "attention": "packed" if classifier.architecture.is_packed else "padded",
+        "attention": "packed" if classifier.is_packed else "padded",
         "precision": run.precision,
-        "frozen_products": "int8" if is_int8 else run.precision,
+        "frozen_products": "int8" if choice.kernels.train_int8 else run.precision,
     }
     # dropout on a GPU draws from torch's own generator, and so do architectures with dropout of their own
     torch.manual_seed(recipe.seed + (distributed.rank() << 32))
@@ -236,7 +236,7 @@ def build_classifier(run: Run) -> PackedClassifier:
     return classifier
 
 
-def _check_computes(classifier: PackedClassifier, rows: LabelledRows, precision: str) -> None:
+def _check_computes(classifier: Classifier, rows: LabelledRows, precision: str) -> None:
     """Try one row: the code of transformers may not compute in every type (FNet, MRA).
 
     Raises:
@@ -250,12 +250,13 @@ def _check_computes(classifier: PackedClassifier, rows: LabelledRows, precision:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
+        model_type = classifier.settings["model_type"]
         raise UsageError(
-            f"{classifier.config.model_type} does not compute in {precision} ({first_line(error)}); use precision=fp32"
+            f"{model_type} does not compute in {precision} ({first_line(error)}); use precision=fp32"
         ) from error
 
 
-def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> TrainingState:
+def fresh_state(run: Run, classifier: Classifier, ranks: RankSchedule) -> TrainingState:
     """The state before the first step of a phase with this schedule of ranks."""
     recipe = run.recipe
     scaler = torch.amp.GradScaler(classifier.device.type, enabled=run.precision == "fp16")
@@ -268,10 +269,10 @@ def fresh_state(run: Run, classifier: PackedClassifier, ranks: RankSchedule) -> 
             e_learning_rate_ratio=recipe.e_learning_rate_ratio,
             head_learning_rate_ratio=recipe.head_learning_rate_ratio,
             hidden_learning_rate_ratio=recipe.hidden_learning_rate_ratio,
-            output_layer=output_layer(classifier.model)[0],
+            output_layer=classifier.output_name,
         ),
         allocator=RankAllocator(
-            classifier.layers(),
+            classifier.adapted_layers(),
             ranks,
             by_parameters=recipe.allocation == "parameters",
             beta1=recipe.beta1,

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from leantune import distributed
 from leantune.adalora.prune import prune
-from leantune.architectures import head_modules
 from leantune.errors import CheckpointError
-from leantune.model import PackedClassifier
+from leantune.model.classifier import Classifier
 from leantune.training.checkpoint import Checkpoint
 from leantune.training.loop import TrainingState
 
@@ -37,7 +36,7 @@ def capture(state: TrainingState, extra: dict[str, Any]) -> Checkpoint:
         tensors,
         {
             "counters": {name: getattr(state, name) for name in _COUNTERS},
-            "ranks": {name: layer.rank for name, layer in classifier.layers().items()},
+            "ranks": {name: layer.rank for name, layer in classifier.adapted_layers().items()},
             "allocator": {"is_final": allocator.is_final, "live_ranks": allocator.live_ranks},
             "dropout": distributed.gather(classifier.stream.state()),
             "scaler": state.scaler.state_dict(),
@@ -90,14 +89,14 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
 
 @torch.no_grad()
 def restore_weights(
-    classifier: PackedClassifier, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer | None = None
+    classifier: Classifier, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
     """Adapters and head of ``checkpoint``, with the ranks that they have there."""
     ranks = checkpoint.state["ranks"]
-    layers = classifier.layers()
+    layers = classifier.adapted_layers()
     if any(layer.rank != ranks.get(name, 0) for name, layer in layers.items()):
         masks = {name: torch.arange(layer.rank) < ranks.get(name, 0) for name, layer in layers.items()}
-        prune(classifier.model, masks, optimizer)
+        prune(classifier, masks, optimizer)
     for name, parameter in saved_parameters(classifier).items():
         saved = _tensor(checkpoint.tensors, f"model.{name}")
         if saved.shape != parameter.shape:
@@ -107,14 +106,9 @@ def restore_weights(
         parameter.copy_(saved)
 
 
-def saved_parameters(classifier: PackedClassifier) -> dict[str, Tensor]:
+def saved_parameters(classifier: Classifier) -> dict[str, Tensor]:
     """Trainable parameters, and those of the head that are frozen but not pretrained."""
-    head = {
-        f"{name}.{sub}": parameter
-        for name, module in head_modules(classifier.model).items()
-        for sub, parameter in module.named_parameters()
-    }
-    return {**classifier.trainable(), **head}
+    return {**classifier.trainable(), **classifier.head_weights("full")}
 
 
 def _tensor(tensors: dict[str, Tensor], name: str) -> Tensor:

@@ -16,11 +16,10 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from leantune.architectures import output_layer
 from leantune.data.rows import LabelledRows
 from leantune.errors import DivergedError
 from leantune.evaluation.evaluate import map_rows
-from leantune.model import PackedClassifier
+from leantune.model.classifier import Classifier
 
 ENOUGH_ROWS = 5_000
 """More of them, 9,000 of AG News, made no better classifier (docs/adalora.md)."""
@@ -38,9 +37,9 @@ ROWS_TO_COMPARE_BY = 4000
 a probe of ten times the C has weights that training does not make up for."""
 
 
-def head_inputs(classifier: PackedClassifier, rows: LabelledRows, batch_size: int) -> npt.NDArray[np.float32]:
+def head_inputs(classifier: Classifier, rows: LabelledRows, batch_size: int) -> npt.NDArray[np.float32]:
     """What the head's output layer gets for every row ``(N, D)``."""
-    return map_rows(classifier, rows, batch_size, lambda batch: classifier.logits_and_head_inputs(batch)[1])
+    return map_rows(classifier, rows, batch_size, classifier.features)
 
 
 def _logistic(inverse_penalty: float) -> LogisticRegression:
@@ -85,7 +84,7 @@ def rows_to_fit(rows: LabelledRows, *, seed: int) -> LabelledRows:
     return rows if len(rows) <= enough else rows[np.union1d(order[:enough], order[first_of_class])]
 
 
-def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_size: int, *, seed: int) -> int:
+def start_from_probe(classifier: Classifier, rows: LabelledRows, batch_size: int, *, seed: int) -> int:
     """Fit the probe on `rows_to_fit` and put it into the output layer.
 
     The standardisation of the features is folded into weight and bias, so the layer stays a plain
@@ -114,7 +113,7 @@ def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_siz
         intercepts = np.concatenate([-intercepts, intercepts]) / 2
     weight = coefficients / scaler.scale_
     bias = intercepts - weight @ scaler.mean_
-    _, layer = output_layer(classifier.model)
+    layer = classifier.output_layer
     with torch.no_grad():
         layer.weight.zero_()
         layer.weight[probe.classes_] = torch.from_numpy(weight).to(layer.weight)
@@ -125,14 +124,14 @@ def start_from_probe(classifier: PackedClassifier, rows: LabelledRows, batch_siz
 
 
 @torch.no_grad()
-def scale_output_layer(classifier: PackedClassifier, factor: float) -> None:
+def scale_output_layer(classifier: Classifier, factor: float) -> None:
     """Multiply weights and bias of the output layer, and so the logits, by ``factor``.
 
     A probe that is fitted to the end is sure of the rows it has seen: its weights are large, so features change
     little and the classifier stays overconfident (Tomihari and Sato, 2024, arXiv 2405.16747). Its directions
     are what is worth having.
     """
-    _, layer = output_layer(classifier.model)
+    layer = classifier.output_layer
     layer.weight.mul_(factor)
     if layer.bias is not None:
         layer.bias.mul_(factor)

@@ -1,0 +1,194 @@
+"""An encoder in bf16 on a CPU by the C library.
+
+T packed tokens, S texts, D model width, F inner width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from leantune.kernels.interface import EmbeddingsLike, Kernels, LayerLike, Linear, frozen
+from leantune.kernels.native import attention, dense, embedding, gelu, norm
+from leantune.kernels.native.layer import Int8Layer, int8_layers
+from leantune.kernels.native.library import kernels
+from leantune.kernels.native.linear import linear, without_bias
+from leantune.kernels.native.packed_weight import PackedLayer, PackedWeight
+from leantune.kernels.reference import Reference, activated
+from leantune.packing.dropout import PooledDropout
+from leantune.packing.layout import Layout
+
+
+def why_not_native(embeddings: EmbeddingsLike, layers: Sequence[LayerLike]) -> str:
+    """Why the kernels of this machine do not compute this encoder, which is in bf16 on a CPU; empty if they do."""
+    if any(parameter.requires_grad for parameter in _frozen_parameters(embeddings, layers)):
+        return "weights of the encoder are trained"
+    if any(layer.head_width % attention.WIDTH_MULTIPLE for layer in layers):
+        return f"heads of {layers[0].head_width} numbers, not a multiple of {attention.WIDTH_MULTIPLE}"
+    for layer in layers:
+        for each in (*layer.projections, layer.out_proj, layer.up_proj, layer.down_proj):
+            widths = frozen(each).in_features, frozen(each).out_features
+            if any(width % norm.WIDTH_MULTIPLE for width in widths):
+                return f"a layer of {widths[0]} x {widths[1]}, not multiples of {norm.WIDTH_MULTIPLE}"
+    return ""
+
+
+def why_no_int8() -> str:
+    """What this machine lacks for products in int8; empty if it has all."""
+    library = kernels().library
+    if library is None:
+        return f"no native kernels: {kernels().reason}"
+    return "" if library.multiplies_bytes() else "the processor has neither VNNI nor AMX"
+
+
+class Native(Kernels):
+    """The C library computes; adapters learn, weights of the encoder are frozen.
+
+    Args:
+        train_int8: whether products with frozen weights are in int8 where a graph is made.
+        predict_int8: whether they are in int8 where none is.
+    """
+
+    mixes_lengths = True  # attention goes text by text
+
+    def __init__(self, *, train_int8: bool, predict_int8: bool) -> None:
+        library = kernels().library
+        assert library is not None
+        self.name = f"native: {library.level}"
+        self.train_int8, self.predict_int8 = train_int8, predict_int8
+        self._training = Products(quantized=train_int8, in_blocks=False)
+        self._prediction = Products(quantized=predict_int8, in_blocks=not predict_int8 and dense.is_fast())
+
+    def prepare(self, layer: LayerLike) -> PackedLayer:
+        """The frozen weights as one for each input; what is computed of them is made when it is first wanted."""
+        return PackedLayer.of(layer)
+
+    def embed(
+        self, embeddings: EmbeddingsLike, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor
+    ) -> Tensor:
+        """``(T,)`` int64 each to ``(T, D)``."""
+        has_bias = dict(embeddings.norm.named_parameters()).keys() >= {"bias"}
+        if not has_bias:  # which the kernel wants to add
+            return Reference().embed(embeddings, input_ids, token_type_ids, position_ids)
+        dropped: Tensor = embeddings.dropout(
+            embedding.embed(embeddings, input_ids, token_type_ids, position_ids)
+        )
+        return dropped
+
+    def layers(
+        self, layers: Sequence[LayerLike], x_TD: Tensor, layout: Layout, *, only_first: bool
+    ) -> Tensor:
+        """``(T, D)`` to ``(T, D)`` or ``(S, D)``; neighbours in int8 are one graph node."""
+        together: list[Int8Layer] = []
+        for layer in layers:
+            narrows = only_first and layer is layers[-1]
+            if self.train_int8 and is_one_call(layer):
+                together.append(Int8Layer.of(layer, layout, only_first=narrows))
+                continue
+            x_TD, together = int8_layers(x_TD, together), []
+            x_TD = encoder_layer(layer, x_TD, layout, only_first=narrows, products=self._training)
+        return int8_layers(x_TD, together)
+
+    def layers_without_gradients(
+        self, layers: Sequence[LayerLike], x_TD: Tensor, layout: Layout, *, only_first: bool
+    ) -> Tensor:
+        """The same without a graph, by passes that keep nothing."""
+        for layer in layers:
+            narrows = only_first and layer is layers[-1]
+            if self.predict_int8 and is_one_call(layer):
+                x_TD = int8_layers(x_TD, [Int8Layer.of(layer, layout, only_first=narrows)])
+                continue
+            x_TD = encoder_layer(layer, x_TD, layout, only_first=narrows, products=self._prediction)
+        return x_TD
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """How products with frozen weights are computed in a pass through the encoder."""
+
+    quantized: bool
+    """In int8."""
+    in_blocks: bool
+    """In bf16 by `dense`, which keeps nothing for a backward pass; else by torch."""
+
+
+def encoder_layer(
+    layer: LayerLike, x_TD: Tensor, layout: Layout, *, only_first: bool, products: Products
+) -> Tensor:
+    """One layer of any family, as `reference.encoder_layer` has it, a kernel after the other."""
+    packed: PackedLayer = layer.prepared
+    normed = layer.attention_norm(x_TD) if layer.norm_first else x_TD
+    qkv = _linear(normed, packed.projections, layer.projections, products)
+    heads = attention.attention(qkv, layer, layout, only_first=only_first)
+    if only_first:
+        heads, x_TD = heads[layout.first_tokens], x_TD[layout.first_tokens]
+    if layer.norm_first:
+        attended = _linear(heads, packed.out_proj, (layer.out_proj,), products)
+        x_TD = x_TD + layer.out_dropout(attended)
+        inner = _activate(layer.mlp_norm(x_TD), layer, products)
+        out: Tensor = x_TD + layer.down_dropout(
+            _linear(inner, packed.down_proj, (layer.down_proj,), products)
+        )
+        return out
+    assert isinstance(layer.attention_norm, nn.LayerNorm)
+    x_TD = _add_and_norm(
+        heads, packed.out_proj, layer.out_proj, layer.out_dropout, x_TD, layer.attention_norm, products
+    )
+    if packed.is_one_call and products.in_blocks and not drops(layer.down_dropout):
+        return dense.feed_forward(x_TD, packed.up_proj, packed.down_proj, layer.mlp_norm)
+    inner = _activate(x_TD, layer, products)
+    return _add_and_norm(
+        inner, packed.down_proj, layer.down_proj, layer.down_dropout, x_TD, layer.mlp_norm, products
+    )
+
+
+def _linear(x_TD: Tensor, weight: PackedWeight, layers: Sequence[Linear], products: Products) -> Tensor:
+    if products.in_blocks and all(isinstance(layer, nn.Linear) for layer in layers):
+        return dense.dense(x_TD, weight)
+    return linear(x_TD, weight, layers, quantized=products.quantized)
+
+
+def _activate(x_TD: Tensor, layer: LayerLike, products: Products) -> Tensor:
+    """The first half of the feed-forward block: ``(T, D)`` to ``(T, F)``."""
+    up_proj = layer.prepared.up_proj
+    if layer.is_gated or layer.activation != "gelu":
+        return activated(_linear(x_TD, up_proj, (layer.up_proj,), products), layer)
+    return gelu.gelu(*without_bias(x_TD, up_proj, (layer.up_proj,), quantized=products.quantized))
+
+
+def _add_and_norm(
+    x_TF: Tensor,
+    weight: PackedWeight,
+    layer: Linear,
+    dropout: PooledDropout,
+    residual_TD: Tensor,
+    layer_norm: nn.LayerNorm,
+    products: Products,
+) -> Tensor:
+    """``LayerNorm(dropout(layer(x)) + residual)``: ``(T, F)`` and ``(T, D)`` to ``(T, D)``."""
+    if products.in_blocks and isinstance(layer, nn.Linear) and not drops(dropout):
+        return dense.dense_and_norm(x_TF, weight, residual_TD, layer_norm)
+    x_TD, bias = without_bias(x_TF, weight, (layer,), quantized=products.quantized)
+    return norm.add_and_norm(x_TD, bias, dropout, residual_TD, layer_norm)
+
+
+def is_one_call(layer: LayerLike) -> bool:
+    """Whether the layer has the form that `int8_layers` computes; decided when it was prepared."""
+    packed: PackedLayer = layer.prepared
+    return packed.is_one_call
+
+
+def drops(dropout: PooledDropout) -> bool:
+    """Whether it drops anything now."""
+    return dropout.training and dropout.p > 0
+
+
+def _frozen_parameters(embeddings: EmbeddingsLike, layers: Sequence[LayerLike]) -> list[nn.Parameter]:
+    tables = (embeddings.word, embeddings.position, embeddings.token_type, embeddings.norm)
+    modules: list[nn.Module] = [module for module in tables if module is not None]
+    for layer in layers:
+        modules += [layer.attention_norm, layer.mlp_norm]
+        modules += map(frozen, (*layer.projections, layer.out_proj, layer.up_proj, layer.down_proj))
+    return [parameter for module in modules for parameter in module.parameters()]

@@ -1,0 +1,110 @@
+"""The operations of an encoder in plain torch, as the equations are written, for any device and type.
+
+T packed tokens, S texts, N heads, H head width, D model width, F inner width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from leantune.kernels.accelerator import varlen_attention
+from leantune.kernels.grouped import grouped_attention
+from leantune.kernels.interface import EmbeddingsLike, Kernels, LayerLike
+from leantune.packing.layout import Layout
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+"""By the name that a config of transformers has for it."""
+
+
+class Reference(Kernels):
+    """Torch computes everything; on a CPU attention in blocks of texts of similar length, else by a varlen kernel."""
+
+    name = "torch"
+    mixes_lengths = False  # a block of attention is as long as its longest text
+
+    def embed(
+        self, embeddings: EmbeddingsLike, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor
+    ) -> Tensor:
+        """``(T,)`` int64 each to ``(T, D)``."""
+        total = embeddings.word(input_ids)
+        if embeddings.token_type is not None:
+            total = total + embeddings.token_type(token_type_ids)
+        if embeddings.position is not None:
+            total = total + embeddings.position(position_ids)
+        embedded: Tensor = embeddings.dropout(embeddings.norm(total))
+        return embedded
+
+    def layers(
+        self, layers: Sequence[LayerLike], x_TD: Tensor, layout: Layout, *, only_first: bool
+    ) -> Tensor:
+        """``(T, D)`` to ``(T, D)`` or ``(S, D)``."""
+        for layer in layers:
+            is_last = layer is layers[-1]
+            x_TD = encoder_layer(layer, x_TD, layout, only_first=only_first and is_last)
+        return x_TD
+
+
+def encoder_layer(layer: LayerLike, x_TD: Tensor, layout: Layout, *, only_first: bool) -> Tensor:
+    """Attention, then the feed-forward block, each added to its input (Vaswani et al., 2017, section 3.1), with norms
+    behind the sums or, where ``norm_first``, before the blocks (Xiong et al., 2020, arXiv 2002.04745).
+    """
+    heads = attention(layer.attention_norm(x_TD) if layer.norm_first else x_TD, layer, layout, only_first)
+    if only_first:
+        heads, x_TD = heads[layout.first_tokens], x_TD[layout.first_tokens]
+    x_TD = x_TD + layer.out_dropout(layer.out_proj(heads))
+    if not layer.norm_first:
+        x_TD = layer.attention_norm(x_TD)
+    inner = layer.mlp_norm(x_TD) if layer.norm_first else x_TD
+    out: Tensor = x_TD + layer.down_dropout(feed_forward(inner, layer))
+    return out if layer.norm_first else layer.mlp_norm(out)
+
+
+def attention(x_TD: Tensor, layer: LayerLike, layout: Layout, only_first: bool) -> Tensor:
+    """Attention within each text, ``(T, D)`` to its heads side by side ``(T, D)``."""
+    q, k, v = rotated_heads(torch.cat([each(x_TD) for each in layer.projections], dim=-1), layer, layout)
+    dropout = layer.attention_dropout.p if layer.attention_dropout.training else 0.0
+    if x_TD.device.type != "cpu":
+        return varlen_attention(q, k, v, layout, dropout, layer.window).flatten(1)
+    stream = layer.attention_dropout.stream
+    heads = grouped_attention(q, k, v, layout, stream, dropout, layer.window, only_first=only_first)
+    return heads.flatten(1)
+
+
+def rotated_heads(qkv: Tensor, layer: LayerLike, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value ``(T, N, H)`` of ``(T, 3 D)``; a layer with rotary positions has the first two rotated."""
+    q, k, v = qkv.view(len(qkv), 3, -1, layer.head_width).unbind(1)
+    if layer.rotary_base is not None:
+        rotation = layout.rotation(layer.rotary_base, layer.head_width)
+        q, k = rotation(q), rotation(k)
+    return q, k, v
+
+
+def feed_forward(x_TD: Tensor, layer: LayerLike) -> Tensor:
+    """``down_proj(activation(up_proj(x)))``, ``(T, D)`` to ``(T, D)``."""
+    out: Tensor = layer.down_proj(activated(layer.up_proj(x_TD), layer))
+    return out
+
+
+def activated(inner: Tensor, layer: LayerLike) -> Tensor:
+    """The activation of ``(T, F)``; gated, that of the first half of ``(T, 2 F)`` times the second half (Shazeer, 2020,
+    arXiv 2002.05202, eq. 5).
+    """
+    activation = ACTIVATIONS[layer.activation]
+    if not layer.is_gated:
+        return activation(inner)
+    half, gate = inner.chunk(2, dim=-1)
+    gated: Tensor = layer.inner_dropout(activation(half) * gate)
+    return gated

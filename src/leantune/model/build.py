@@ -1,0 +1,407 @@
+"""Put a classifier together: its shape without weights, pretrained weights, a fresh head, adapters.
+
+C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leantune.adalora.budget import ParameterPlan, Target, plan_parameters
+from leantune.adalora.layer import AdaLoraLinear
+from leantune.adalora.method import METHODS
+from leantune.data.labels import LabelMap
+from leantune.errors import UsageError, first_line
+from leantune.model.classifier import Classifier, PackedClassifier
+from leantune.model.families import Settings, family_of
+from leantune.model.padded import PaddedClassifier
+from leantune.model.pretrained import (
+    check_none_missing,
+    check_shape,
+    load_transformers,
+    read_weights,
+    tensor_names,
+    with_labels,
+)
+from leantune.packing.dropout import DropoutStream, PooledDropout
+
+HEADS = ("full", "linear")
+"""Values of the recipe key ``head``: train all head modules, or only the output layer."""
+OTHER_DECODERS = ("ctrl", "modernbert-decoder")
+"""Whose heads have the name that encoders' have in transformers."""
+_SUPPORTED = "take a BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, DeBERTa or the like"
+
+
+def skeleton(config: Any) -> Classifier:
+    """The classifier of a transformers config on the meta device: names and shapes, no weights.
+
+    Raises:
+        UsageError: if transformers has no classifier of this kind, it is a decoder, which classifies by its last token,
+            or its head has no linear output layer.
+    """
+    settings = config.to_dict()
+    family = family_of(settings)
+    with torch.device("meta"):
+        if family is not None:
+            return PackedClassifier(family, settings, DropoutStream(0))
+        model = _without_weights(config)
+    try:
+        return PaddedClassifier(model, DropoutStream(0))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _without_weights(config: Any) -> Any:
+    """Transformers' own classifier on the default device, its weights drawn."""
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        # a config that names code comes from `config_of` only where that code is trusted
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=True)
+    except ValueError as error:
+        raise UsageError(
+            f"transformers has no sequence classifier of {config.model_type}; {_SUPPORTED}"
+        ) from error
+    # the name of other decoders' heads in transformers
+    if config.model_type in OTHER_DECODERS or isinstance(getattr(model, "score", None), nn.Linear):
+        raise UsageError(
+            f"{config.model_type} is a decoder, which classifies by the last token of a text; leantune trains "
+            f"encoders: {_SUPPORTED}"
+        )
+    return model
+
+
+def packed_from(settings: Settings, weights: Mapping[str, Tensor]) -> PackedClassifier:
+    """A classifier of our own encoder whose parameters are ``weights`` themselves, not copies.
+
+    Args:
+        settings: the ``config.json`` of a family.
+        weights: by the names of transformers' classifier, or by those of its encoder alone; what is more is left out.
+
+    Raises:
+        CheckpointError: naming a tensor that is missing or has another shape.
+        ValueError: if the settings are of no family.
+    """
+    family = family_of(settings)
+    if family is None:
+        raise ValueError(f"{settings.get('model_type')} is of no family")
+    with torch.device("meta"):
+        classifier = PackedClassifier(family, settings, DropoutStream(0))
+    assign_weights(classifier, weights, source="in memory")
+    return classifier
+
+
+def assign_weights(
+    classifier: PackedClassifier,
+    weights: Mapping[str, Tensor],
+    *,
+    source: str,
+    may_lack: tuple[str, ...] = (),
+) -> None:
+    """Make ``weights`` the parameters of a classifier on the meta device; the head in fp32.
+
+    Args:
+        classifier: from `skeleton`.
+        weights: by name; weights saved from a bare encoder lack its prefix.
+        source: what an error names.
+        may_lack: modules that may be missing there, or of another shape: they become zero.
+
+    Raises:
+        CheckpointError: naming a tensor that is missing or has another shape.
+    """
+    prefix, may_lack = f"{classifier.prefix}.", tuple(f"{name}." for name in may_lack)
+    missing = []
+    for name, module in classifier.named_modules_with_weights().items():
+        for sub, expected in list(module.named_parameters()):
+            full = f"{name}.{sub}"
+            found = weights.get(full)
+            if found is None and full.startswith(prefix):
+                found = weights.get(full.removeprefix(prefix))
+            is_drawn = full.startswith(may_lack or "\0")
+            if is_drawn and (found is None or found.shape != expected.shape):
+                found = torch.zeros(expected.shape)
+            if found is None:
+                missing.append(full)
+                continue
+            check_shape(source, full, found.shape, expected.shape)
+            is_parameter = isinstance(found, nn.Parameter)
+            setattr(module, sub, found if is_parameter else nn.Parameter(found, requires_grad=False))
+    check_none_missing(source, missing)
+
+
+def load_classifier(source: str, config: Any, *, needs_head: bool) -> Classifier:
+    """A classifier in fp32 whose weights all come from ``source``.
+
+    Args:
+        source: a folder.
+        config: of the model, from `config_of`.
+        needs_head: whether the head must come from there too; otherwise it may be missing, or another one.
+
+    Raises:
+        OSError: if there are no weights.
+        UnsafeFileError: if they are in a pickle alone.
+        CheckpointError: naming a file that is damaged, or a tensor that is missing or of another shape.
+    """
+    settings = config.to_dict()
+    if family_of(settings) is not None:
+        return load_packed(source, settings, needs_head=needs_head)
+    shell = skeleton(config)
+    may_lack = () if needs_head else (*shell.head_names(), *shell.pooler_names)
+    model = load_transformers(source, config, may_lack=may_lack)
+    return PaddedClassifier(model, DropoutStream(0)).requires_grad_(False)
+
+
+def load_packed(source: str, settings: Settings, *, needs_head: bool) -> PackedClassifier:
+    """The same for a family, read without transformers; ``settings`` are the ``config.json``.
+
+    Raises:
+        OSError, UnsafeFileError, CheckpointError: see `load_classifier`.
+    """
+    family = family_of(settings)
+    assert family is not None
+    with torch.device("meta"):
+        classifier = PackedClassifier(family, settings, DropoutStream(0))
+    may_lack = () if needs_head else (*classifier.head_names(), *classifier.pooler_names)
+    weights = {name: tensor.float() for name, tensor in read_weights(source).items()}
+    assign_weights(classifier, weights, source=source, may_lack=may_lack)
+    return classifier.requires_grad_(False)
+
+
+def load_pretrained(source: str, config: Any, labels: LabelMap) -> Classifier:
+    """A pretrained encoder in fp32 with a head that is to be drawn.
+
+    Args:
+        source: a folder.
+        config: from `config_of`; it gets the names of ``labels``.
+        labels: the classes.
+
+    Raises:
+        UsageError: if the model cannot be had.
+        UnsafeFileError: if its weights are in a pickle alone.
+        CheckpointError: naming a tensor of the encoder that is missing or does not fit the config.
+    """
+    try:
+        return load_classifier(source, with_labels(config, labels), needs_head=False)
+    except OSError as error:
+        raise UsageError(f"model {source}: cannot be read: {first_line(error)}") from error
+
+
+def share_encoder(classifier: Classifier, num_labels: int, *, own: frozenset[str]) -> Classifier:
+    """A classifier with the encoder weights of another one, and what its kernels made of them; its head is not set.
+
+    Args:
+        classifier: without adapters, whose kernels are chosen.
+        num_labels: C of the new one.
+        own: names of parameters that the new one gets copies of.
+    """
+    if isinstance(classifier, PaddedClassifier):
+        return classifier.with_own(num_labels, own)
+    assert isinstance(classifier, PackedClassifier)
+    settings = classifier.settings | {"id2label": {i: f"LABEL_{i}" for i in range(num_labels)}}
+    family = family_of(settings)
+    assert family is not None
+    with torch.device("meta"):
+        shared = PackedClassifier(family, settings, DropoutStream(0))
+    weights = {n: p.clone() if n in own else p for n, p in classifier.named_weights().items()}
+    drawn = (*shared.head_names(), *shared.pooler_names)
+    assign_weights(shared, weights, source="shared", may_lack=drawn)
+    shared.to(classifier.device)  # the part of the head that is new
+    shared.encoder.share(classifier.encoder)
+    return shared.requires_grad_(False)
+
+
+def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
+    """Encoder modules that the head uses and the weights of ``source`` lack (a BERT pooler, say).
+
+    Reads only the header of its safetensors files; none where there are no such files (see `unseen_head_modules`).
+
+    Raises:
+        CheckpointError: naming a file that is damaged.
+    """
+    names = tensor_names(source)
+    if not names:
+        return ()
+    # weights saved from a bare encoder have no prefix
+    return tuple(
+        module
+        for module in skeleton(config).pooler_names
+        if not any(n.startswith((f"{module}.", f"{module.partition('.')[2]}.")) for n in names)
+    )
+
+
+def unseen_head_modules(config: Any, source: str) -> dict[str, int]:
+    """Parameters of the encoder modules that only the head uses, where ``source`` has no weights to look into: if these
+    lack them, they are trained.
+    """
+    if tensor_names(source):
+        return {}
+    shell = skeleton(config)
+    return {
+        module: sum(p.numel() for name, p in shell.named_weights().items() if name.startswith(f"{module}."))
+        for module in shell.pooler_names
+    }
+
+
+def missing_head_parameters(classifier: Classifier, source: str) -> list[str]:
+    """Parameters of the head that the weights of ``source``, a folder, lack."""
+    found = tensor_names(source)
+    prefix = f"{classifier.prefix}."
+    return [
+        name
+        for name in classifier.head_weights("full", classifier.pooler_names)
+        if not {name, name.removeprefix(prefix)} & found
+    ]
+
+
+def reinitialise_head(classifier: Classifier, seed: int, missing_modules: tuple[str, ...] = ()) -> None:
+    """Draw the head again from N(0, initializer_range), by its own generator. Norms begin at one and zero.
+
+    Args:
+        classifier: with weights.
+        seed: of the generator.
+        missing_modules: see `missing_head_modules`; they are drawn, too.
+    """
+    sequence = np.random.SeedSequence([seed, 0x4EAD])  # the adapters are drawn from ``seed`` itself
+    generator = torch.Generator().manual_seed(sequence.generate_state(1, np.uint64).item())
+    std = classifier.settings.get("initializer_range", 0.02)
+    modules = classifier.named_modules_with_weights()
+    for place in (*classifier.head_names(), *missing_modules):
+        for name, module in modules.items():
+            if name != place and not name.startswith(f"{place}."):
+                continue
+            if isinstance(module, nn.Linear):
+                module.weight.data.normal_(0.0, std, generator=generator)
+                if module.bias is not None:
+                    module.bias.data.zero_()
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+
+
+def target_layers(classifier: Classifier, targets: str) -> dict[str, nn.Linear]:
+    """The linear layers of the encoder that ``targets`` names, in their order.
+
+    Args:
+        classifier: without adapters.
+        targets: ``attention`` (query and value), ``all-linear`` (every linear layer of the encoder's blocks), or last
+            parts of names separated by commas (``query,value``).
+
+    Raises:
+        UsageError: naming each part that matches nothing, and what there is; for an encoder without linear layers.
+    """
+    linears = classifier.encoder_linears()
+    in_encoder = {name: layer for name, layer in linears.items() if isinstance(layer, nn.Linear)}
+    kind = classifier.settings["model_type"]
+    if not in_encoder:
+        raise UsageError(f"targets {targets}: {kind} has no linear layers to adapt; use another encoder")
+    if targets == "all-linear":
+        return in_encoder
+    chosen = classifier.attention_targets if targets == "attention" else tuple(targets.split(","))
+    chosen = tuple(part.strip() for part in chosen)
+    matches = {part: [n for n in in_encoder if n == part or n.endswith(f".{part}")] for part in chosen}
+    missing = [part for part, names in matches.items() if not names] if targets != "attention" else []
+    if missing or not any(matches.values()):
+        known = sorted({name.rpartition(".")[2] for name in in_encoder})
+        there = f"there are {', '.join(known)}, or use targets=all-linear"
+        if targets == "attention":
+            raise UsageError(
+                f"targets attention: which layers of {kind} are query and value is not known; {there}"
+            )
+        raise UsageError(
+            f"targets {', '.join(missing)}: no such linear layer in {kind}; {there} or targets=attention"
+        )
+    found = {name for names in matches.values() for name in names}
+    return {name: layer for name, layer in in_encoder.items() if name in found}
+
+
+def plan_model(
+    shell: Classifier,
+    *,
+    targets: str,
+    head: str,
+    limit: int | None,
+    init_rank: int | None,
+    target_rank: int | None,
+    method: str = "adalora",
+    missing_modules: tuple[str, ...] = (),
+) -> ParameterPlan:
+    """The ledger for a model of this shape; see `plan_parameters`.
+
+    Args:
+        shell: the model without weights.
+        targets: which layers get adapters; see `target_layers`.
+        head: ``full`` or ``linear``.
+        limit: ``max_trainable_params``.
+        init_rank: triplets per layer at the start, or None.
+        target_rank: mean triplets per layer at the end, or None.
+        method: ``adalora`` or ``lora``.
+        missing_modules: encoder modules that the checkpoint lacks and the head uses: they count.
+
+    Raises:
+        UsageError: if nothing fits, or ``targets`` names no layer.
+    """
+    layers = target_layers(shell, targets)
+    counts = {
+        name: sum(p.numel() for p in shell.head_weights(name, missing_modules).values()) for name in HEADS
+    }
+    trains_e = METHODS[method].trains_e
+    return plan_parameters(
+        [Target(name, layer.in_features, layer.out_features, trains_e) for name, layer in layers.items()],
+        method=METHODS[method],
+        head=counts[head],
+        base=sum(p.numel() for p in shell.named_weights().values()),
+        limit=limit,
+        init_rank=init_rank,
+        target_rank=target_rank,
+        smaller_heads={name: count for name, count in counts.items() if count < counts[head]},
+    )
+
+
+def make_trainable(
+    classifier: Classifier,
+    plan: ParameterPlan,
+    *,
+    alpha: float,
+    lora_dropout: float,
+    head: str,
+    compute_dtype: torch.dtype,
+    seed: int,
+    adapter_init: str = "lora",
+    missing_modules: tuple[str, ...] = (),
+) -> None:
+    """Freeze the encoder in ``compute_dtype``, put in adapters and make the head trainable in fp32.
+
+    Args:
+        classifier: from `load_pretrained`.
+        plan: its ranks and targets.
+        alpha: scale of the update is ``alpha / plan.init_rank``.
+        lora_dropout: on the input of the adapters.
+        head: ``full`` or ``linear``.
+        compute_dtype: type of the frozen weights and of the encoder's activations.
+        seed: of the adapters' initial values.
+        adapter_init: how they are drawn: one of ``plan.method.draws``.
+        missing_modules: see `missing_head_modules`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    classifier.requires_grad_(False)
+    classifier.set_encoder_dtype(compute_dtype)
+    for parameter in classifier.head_weights(head, missing_modules).values():
+        parameter.requires_grad_(True)
+    linears = classifier.encoder_linears()
+    for target in plan.targets:
+        layer = linears[target.name]
+        assert isinstance(layer, nn.Linear)
+        adapted = AdaLoraLinear(
+            layer,
+            plan.init_rank,
+            scaling=alpha / plan.init_rank,
+            dropout=PooledDropout(lora_dropout, classifier.stream),
+            generator=generator,
+            draw=plan.method.draws[adapter_init],
+            trains_e=plan.method.trains_e,
+        )
+        classifier.replace(target.name, adapted)

@@ -1,0 +1,240 @@
+"""A transformer encoder over packed tokens: the texts of a batch end to end in one row, no padding.
+
+One encoder serves all families of `families`; what differs between them is data in an `EncoderConfig`. What computes a
+layer is a `kernels.interface.Kernels`, chosen when the model is built.
+
+T packed tokens, S texts, D model width, F inner width, N heads, H head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leantune.kernels.interface import Kernels, Linear
+from leantune.kernels.reference import Reference
+from leantune.packing.batch import PackedBatch
+from leantune.packing.dropout import DropoutStream, PooledDropout
+from leantune.packing.layout import TOKEN_MULTIPLE, Layout, block_width
+from leantune.packing.positions import DistanceBias, relative_position_bucket
+
+Positions = Literal["absolute", "relative", "rotary"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderConfig:
+    """What differs between encoders."""
+
+    vocab_size: int
+    width: int
+    """D."""
+    num_heads: int
+    inner_width: int
+    """F."""
+    layers: tuple[LayerConfig, ...]
+    norm_eps: float
+    embedding_width: int
+    """Of the embedding tables; where it is not D, a linear layer follows."""
+    max_positions: int
+    """Rows of the table of position embeddings; 0: no such table."""
+    token_types: int = 0
+    """Rows of the table of token types; 0: no such table."""
+    distance_buckets: int = 0
+    """Buckets of distances that add to attention scores; 0: none."""
+    position_offset: int = 0
+    """Position id of a text's first token."""
+    activation: str = "gelu"
+    is_gated: bool = False
+    """Whether ``up_proj`` gives twice F: what is activated, and what that is multiplied by."""
+    norm_first: bool = False
+    """Whether norms are before their blocks and not behind the sums."""
+    is_fused: bool = False
+    """Whether query, key and value are one linear layer."""
+    norm_bias: bool = True
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    out_dropout: float = 0.0
+    """Behind ``out_proj``."""
+    down_dropout: float = 0.0
+    """Behind ``down_proj``."""
+    inner_dropout: float = 0.0
+    """Behind a gated activation."""
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("an encoder without layers")
+        if self.num_heads < 1 or self.width % self.num_heads:
+            raise ValueError(
+                f"a width of {self.width} cannot be divided among {self.num_heads} attention heads"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """H."""
+        return self.width // self.num_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerConfig:
+    """What differs between the layers of an encoder."""
+
+    window: int | None = None
+    """A token sees those less than this many positions away; None: all of its text."""
+    rotary_base: float | None = None
+    """Theta of the rotary embedding; None: none."""
+    has_attention_norm: bool = True
+
+
+class BlankLinear(nn.Linear):
+    """A linear layer whose weights come from a file: none are drawn, for which torch would import its compiler."""
+
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
+
+
+class BlankEmbedding(nn.Embedding):
+    """The same of a table of embeddings."""
+
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
+
+
+class Encoder(nn.Module):
+    """Embeddings and layers; `Embeddings` and `EncoderLayer` hold the weights, `kernels` compute.
+
+    Args:
+        config: its shape.
+        stream: the generator of all dropout masks.
+    """
+
+    def __init__(self, config: EncoderConfig, stream: DropoutStream) -> None:
+        super().__init__()
+        self.config = config
+        self.kernels: Kernels = Reference()
+        self.embeddings = Embeddings(config, stream)
+        if config.embedding_width != config.width:
+            self.embedding_proj = BlankLinear(config.embedding_width, config.width)
+        if config.distance_buckets:
+            self.distances = BlankEmbedding(config.distance_buckets, config.num_heads)
+        self.layers = nn.ModuleList(EncoderLayer(config, layer, stream) for layer in config.layers)
+        if config.norm_first:
+            self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.norm_bias)
+
+    def use(self, kernels: Kernels) -> None:
+        """Compute with ``kernels`` from now on; the frozen weights must not change any more."""
+        self.kernels = kernels
+        for layer in self.encoder_layers():
+            layer.prepared = kernels.prepare(layer)
+
+    def share(self, other: Encoder) -> None:
+        """Compute as ``other`` does, whose frozen weights these layers hold, too."""
+        self.kernels = other.kernels
+        for layer, prepared in zip(self.encoder_layers(), other.encoder_layers(), strict=True):
+            layer.prepared = prepared.prepared
+
+    def encoder_layers(self) -> Iterator[EncoderLayer]:
+        """The layers, the lowest first."""
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            yield layer
+
+    def forward(self, batch: PackedBatch, *, only_first: bool) -> Tensor:
+        """Hidden states of the last layer, in the encoder's type.
+
+        Args:
+            batch: T tokens of S texts, on the encoder's device.
+            only_first: whether only the first token of each text is read.
+
+        Returns:
+            ``(S, D)`` of first tokens with ``only_first``, else ``(T, D)``.
+        """
+        # oneDNN compiles a kernel for each new shape (`packing.layout`); the spare tokens belong to no text
+        spare = -batch.num_tokens % TOKEN_MULTIPLE if batch.input_ids.device.type == "cpu" else 0
+        input_ids, types, positions = (
+            F.pad(ids, (0, spare)) for ids in (batch.input_ids, batch.token_type_ids, batch.position_ids)
+        )
+        # a tokenizer may know more types than the encoder
+        types = types.clamp(max=max(0, self.config.token_types - 1))
+        layout = Layout(batch.lengths, batch.cu_seqlens, positions)
+        if self.config.distance_buckets:
+            layout.distance_bias = self._distance_bias(layout.max_seqlen)
+        x_TD = self.kernels.embed(self.embeddings, input_ids, types, positions)
+        if self.config.embedding_width != self.config.width:
+            x_TD = self.embedding_proj(x_TD)
+        pass_layers = (
+            self.kernels.layers if torch.is_grad_enabled() else self.kernels.layers_without_gradients
+        )
+        x_TD = pass_layers(list(self.encoder_layers()), x_TD, layout, only_first=only_first)
+        if self.config.norm_first:
+            x_TD = self.final_norm(x_TD)
+        return x_TD if only_first else x_TD[: batch.num_tokens]
+
+    def _distance_bias(self, longest: int) -> DistanceBias:
+        """What every head adds to the score of a query and a key, by their distance (Raffel et al., 2020, T5)."""
+        reach = block_width(longest)
+        table = self.distances.weight.detach()
+        after = torch.arange(reach - 1, -reach, -1, device=table.device)  # of the key, counted from the query
+        return DistanceBias(table[relative_position_bucket(after, len(table))].float().T.contiguous())
+
+
+class Embeddings(nn.Module):
+    """The tables of words, positions and token types, and the norm of their sum."""
+
+    def __init__(self, config: EncoderConfig, stream: DropoutStream) -> None:
+        super().__init__()
+        width = config.embedding_width
+        self.word: nn.Embedding = BlankEmbedding(config.vocab_size, width)
+        self.position: nn.Embedding | None = (
+            BlankEmbedding(config.max_positions, width) if config.max_positions else None
+        )
+        self.token_type: nn.Embedding | None = (
+            BlankEmbedding(config.token_types, width) if config.token_types else None
+        )
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=config.norm_bias)
+        self.dropout = PooledDropout(config.embedding_dropout, stream)
+
+
+class EncoderLayer(nn.Module):
+    """The weights of attention and of a feed-forward block, and how they are put together.
+
+    Query, key and value are three linear layers, or one whose outputs are the three side by side.
+    """
+
+    def __init__(self, config: EncoderConfig, layer: LayerConfig, stream: DropoutStream) -> None:
+        super().__init__()
+        width, eps = config.width, config.norm_eps
+        self.is_fused = config.is_fused
+        if config.is_fused:
+            self.qkv: Linear = BlankLinear(width, 3 * width, bias=config.attention_bias)
+        else:
+            self.query: Linear = BlankLinear(width, width, bias=config.attention_bias)
+            self.key: Linear = BlankLinear(width, width, bias=config.attention_bias)
+            self.value: Linear = BlankLinear(width, width, bias=config.attention_bias)
+        self.out_proj: Linear = BlankLinear(width, width, bias=config.attention_bias)
+        self.attention_norm: nn.LayerNorm | nn.Identity = (
+            nn.LayerNorm(width, eps=eps, bias=config.norm_bias) if layer.has_attention_norm else nn.Identity()
+        )
+        up_width = config.inner_width * (2 if config.is_gated else 1)
+        self.up_proj: Linear = BlankLinear(width, up_width, bias=config.mlp_bias)
+        self.down_proj: Linear = BlankLinear(config.inner_width, width, bias=config.mlp_bias)
+        self.mlp_norm = nn.LayerNorm(width, eps=eps, bias=config.norm_bias)
+        self.attention_dropout = PooledDropout(config.attention_dropout, stream)
+        self.out_dropout = PooledDropout(config.out_dropout, stream)
+        self.down_dropout = PooledDropout(config.down_dropout, stream)
+        self.inner_dropout = PooledDropout(config.inner_dropout, stream)
+        self.head_width, self.activation = config.head_width, config.activation
+        self.is_gated, self.norm_first = config.is_gated, config.norm_first
+        self.window, self.rotary_base = layer.window, layer.rotary_base
+        self.prepared: Any = None
+
+    @property
+    def projections(self) -> tuple[Linear, ...]:
+        """The layers whose outputs, side by side, are query, key and value ``(T, 3 D)``."""
+        return (self.qkv,) if self.is_fused else (self.query, self.key, self.value)

@@ -1,0 +1,337 @@
+"""The families of encoders: one row of `FAMILIES` each, by the ``model_type`` of transformers.
+
+A row says which `EncoderConfig` and `HeadConfig` follow from a ``config.json``, and what transformers calls each part,
+so that loading weights is renaming them, and saving them is renaming them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from leantune.errors import UsageError
+from leantune.kernels.reference import ACTIVATIONS
+from leantune.model.encoder import EncoderConfig, LayerConfig
+from leantune.model.head import HeadConfig
+
+Settings = Mapping[str, Any]
+"""A ``config.json`` as an object, with or without the values that are transformers' defaults."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How one family of transformers' ``*ForSequenceClassification`` becomes an encoder and a head."""
+
+    prefix: str
+    """Name of the encoder in the classifier, ``base_model_prefix`` in transformers."""
+    encoder_config: Callable[[Settings], EncoderConfig]
+    head_config: Callable[[Settings], HeadConfig]
+    encoder: Mapping[str, str]
+    """Module of `Encoder` to its name behind ``prefix``; ``{}`` is the number of a layer."""
+    head: Mapping[str, str]
+    """Module of `Head` to its name in the classifier."""
+
+    def names(self, config: EncoderConfig) -> dict[str, str]:
+        """Modules with weights, by their name in `PackedClassifier`: their name in transformers' classifier."""
+        found = {}
+        per_layer = {ours: theirs for ours, theirs in self.encoder.items() if "{}" in ours}
+        for ours, theirs in self.encoder.items():
+            if ours not in per_layer:
+                found[f"encoder.{ours}"] = f"{self.prefix}.{theirs}"
+        for number in range(len(config.layers)):
+            for ours, theirs in per_layer.items():
+                found[f"encoder.{ours.format(number)}"] = f"{self.prefix}.{theirs.format(number)}"
+        return found | {f"head.{ours}": theirs for ours, theirs in self.head.items()}
+
+
+def family_of(settings: Settings) -> Family | None:
+    """The family of a ``config.json``; None where transformers' own model has to run, padded.
+
+    A family is known but a setting of it may not be: decoders, activations and rotary embeddings of other kinds.
+    """
+    family = FAMILIES.get(settings.get("model_type", ""))
+    if family is None or settings.get("is_decoder") or settings.get("add_cross_attention"):
+        return None
+    rotary = settings.get("rope_parameters") or {}
+    is_plain = all((each or {}).get("rope_type", "default") == "default" for each in rotary.values())
+    if settings.get("rope_scaling") or not is_plain:
+        return None
+    activations = (family.encoder_config(settings).activation, family.head_config(settings).activation)
+    return family if all(name in ACTIVATIONS for name in activations) else None
+
+
+def _bert_config(settings: Settings, *, position_offset: int = 0) -> EncoderConfig:
+    width, dropout = settings.get("hidden_size", 768), settings.get("hidden_dropout_prob", 0.1)
+    return EncoderConfig(
+        vocab_size=settings.get("vocab_size", 30_522),
+        width=width,
+        num_heads=settings.get("num_attention_heads", 12),
+        inner_width=settings.get("intermediate_size", 3072),
+        layers=(LayerConfig(),) * settings.get("num_hidden_layers", 12),
+        norm_eps=settings.get("layer_norm_eps", 1e-12),
+        embedding_width=width,
+        max_positions=settings.get("max_position_embeddings", 512),
+        token_types=settings.get("type_vocab_size", 2),
+        position_offset=position_offset,
+        activation=settings.get("hidden_act", "gelu"),
+        embedding_dropout=dropout,
+        attention_dropout=settings.get("attention_probs_dropout_prob", 0.1),
+        out_dropout=dropout,
+        down_dropout=dropout,
+    )
+
+
+def _roberta_config(settings: Settings) -> EncoderConfig:
+    padding = settings.get("pad_token_id", 1)
+    if padding is None:
+        raise UsageError(
+            f"config.json names no pad_token_id, behind which {settings['model_type']} counts positions: add it, "
+            "as the model was trained with (1 in RoBERTa)"
+        )
+    return _bert_config({"vocab_size": 50_265, **settings}, position_offset=padding + 1)
+
+
+def _electra_config(settings: Settings) -> EncoderConfig:
+    own = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, **settings}
+    return replace(_bert_config(own), embedding_width=settings.get("embedding_size", 128))
+
+
+def _mpnet_config(settings: Settings) -> EncoderConfig:
+    return replace(
+        _bert_config({"vocab_size": 30_527, **settings}),
+        token_types=0,
+        distance_buckets=settings.get("relative_attention_num_buckets", 32),
+        position_offset=2,  # transformers' MPNet has 1 for padding, whatever the config says
+    )
+
+
+def _distilbert_config(settings: Settings) -> EncoderConfig:
+    width, dropout = settings.get("dim", 768), settings.get("dropout", 0.1)
+    return EncoderConfig(
+        vocab_size=settings.get("vocab_size", 30_522),
+        width=width,
+        num_heads=settings.get("n_heads", 12),
+        inner_width=settings.get("hidden_dim", 4 * 768),
+        layers=(LayerConfig(),) * settings.get("n_layers", 6),
+        norm_eps=1e-12,
+        embedding_width=width,
+        max_positions=settings.get("max_position_embeddings", 512),
+        activation=settings.get("activation", "gelu"),
+        embedding_dropout=dropout,
+        attention_dropout=settings.get("attention_dropout", 0.1),
+        down_dropout=dropout,
+    )
+
+
+def _modernbert_config(settings: Settings) -> EncoderConfig:
+    width, dropout = settings.get("hidden_size", 768), settings.get("attention_dropout", 0.0)
+    return EncoderConfig(
+        vocab_size=settings.get("vocab_size", 50_368),
+        width=width,
+        num_heads=settings.get("num_attention_heads", 12),
+        inner_width=settings.get("intermediate_size", 1152),
+        layers=_modernbert_layers(settings),
+        norm_eps=settings.get("norm_eps", 1e-5),
+        embedding_width=width,
+        max_positions=0,
+        activation=settings.get("hidden_activation", "gelu"),
+        is_gated=True,
+        norm_first=True,
+        is_fused=True,
+        norm_bias=settings.get("norm_bias", False),
+        attention_bias=settings.get("attention_bias", False),
+        mlp_bias=settings.get("mlp_bias", False),
+        embedding_dropout=settings.get("embedding_dropout", 0.0),
+        attention_dropout=dropout,
+        out_dropout=dropout,
+        inner_dropout=settings.get("mlp_dropout", 0.0),
+    )
+
+
+def _modernbert_layers(settings: Settings) -> tuple[LayerConfig, ...]:
+    """Every third layer sees all of its text, the others a window around each token."""
+    every = settings.get("global_attn_every_n_layers", 3)
+    kinds = settings.get("layer_types") or [
+        "sliding_attention" if number % every else "full_attention"
+        for number in range(settings.get("num_hidden_layers", 22))
+    ]
+    rotary = settings.get("rope_parameters") or {}
+    old_names = {
+        "full_attention": ("global_rope_theta", 160_000.0),
+        "sliding_attention": ("local_rope_theta", 10_000.0),
+    }
+    bases = {
+        kind: (rotary.get(kind) or {}).get("rope_theta") or settings.get(old_name) or default
+        for kind, (old_name, default) in old_names.items()
+    }
+    window = settings.get("local_attention", 128) // 2 + 1
+    return tuple(
+        LayerConfig(
+            window=window if kind == "sliding_attention" else None,
+            rotary_base=bases[kind],
+            has_attention_norm=number > 0,
+        )
+        for number, kind in enumerate(kinds)
+    )
+
+
+def _tanh_head(settings: Settings) -> HeadConfig:
+    """``dropout, dense, tanh, dropout, output`` on the first token, as RoBERTa and MPNet have it."""
+    dropout = _classifier_dropout(settings)
+    return HeadConfig(
+        width=settings.get("hidden_size", 768),
+        num_labels=_num_labels(settings),
+        activation="tanh",
+        input_dropout=dropout,
+        dropout=dropout,
+    )
+
+
+def _mpnet_head(settings: Settings) -> HeadConfig:
+    return _tanh_head({**settings, "classifier_dropout": None})  # MPNet's takes the encoder's
+
+
+def _bert_head(settings: Settings) -> HeadConfig:
+    return replace(_tanh_head(settings), input_dropout=0.0)
+
+
+def _electra_head(settings: Settings) -> HeadConfig:
+    return replace(_tanh_head({"hidden_size": 256, **settings}), activation="gelu")
+
+
+def _distilbert_head(settings: Settings) -> HeadConfig:
+    return HeadConfig(
+        width=settings.get("dim", 768),
+        num_labels=_num_labels(settings),
+        activation="relu",
+        dropout=settings.get("seq_classif_dropout", 0.2),
+    )
+
+
+def _modernbert_head(settings: Settings) -> HeadConfig:
+    return HeadConfig(
+        width=settings.get("hidden_size", 768),
+        num_labels=_num_labels(settings),
+        activation=settings.get("classifier_activation", "gelu"),
+        dropout=settings.get("classifier_dropout", 0.0),
+        means_tokens=settings.get("classifier_pooling", "cls") == "mean",
+        dense_bias=settings.get("classifier_bias", False),
+        has_norm=True,
+        norm_eps=settings.get("norm_eps", 1e-5),
+        norm_bias=settings.get("norm_bias", False),
+    )
+
+
+def _classifier_dropout(settings: Settings) -> float:
+    own = settings.get("classifier_dropout")
+    dropout: float = settings.get("hidden_dropout_prob", 0.1) if own is None else own
+    return dropout
+
+
+def _num_labels(settings: Settings) -> int:
+    """Classes of a config: those that it names, else two, as transformers has it."""
+    named = settings.get("id2label")
+    return len(named) if named else int(settings.get("num_labels", 2))
+
+
+_EMBEDDINGS = {
+    "embeddings.word": "embeddings.word_embeddings",
+    "embeddings.position": "embeddings.position_embeddings",
+    "embeddings.token_type": "embeddings.token_type_embeddings",
+    "embeddings.norm": "embeddings.LayerNorm",
+}
+_FEED_FORWARD = {
+    "layers.{}.up_proj": "encoder.layer.{}.intermediate.dense",
+    "layers.{}.down_proj": "encoder.layer.{}.output.dense",
+    "layers.{}.mlp_norm": "encoder.layer.{}.output.LayerNorm",
+}
+_BERT = {
+    **_EMBEDDINGS,
+    "layers.{}.query": "encoder.layer.{}.attention.self.query",
+    "layers.{}.key": "encoder.layer.{}.attention.self.key",
+    "layers.{}.value": "encoder.layer.{}.attention.self.value",
+    "layers.{}.out_proj": "encoder.layer.{}.attention.output.dense",
+    "layers.{}.attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
+    **_FEED_FORWARD,
+}
+_DENSE_AND_OUTPUT = {"dense": "classifier.dense", "output": "classifier.out_proj"}
+
+_ROBERTA = Family(
+    prefix="roberta",
+    encoder_config=_roberta_config,
+    head_config=_tanh_head,
+    encoder=_BERT,
+    head=_DENSE_AND_OUTPUT,
+)
+
+FAMILIES: Mapping[str, Family] = {
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "bert": Family(
+        prefix="bert",
+        encoder_config=_bert_config,
+        head_config=_bert_head,
+        encoder=_BERT,
+        head={"dense": "bert.pooler.dense", "output": "classifier"},
+    ),
+    "electra": Family(
+        prefix="electra",
+        encoder_config=_electra_config,
+        head_config=_electra_head,
+        encoder={**_BERT, "embedding_proj": "embeddings_project"},
+        head=_DENSE_AND_OUTPUT,
+    ),
+    "distilbert": Family(
+        prefix="distilbert",
+        encoder_config=_distilbert_config,
+        head_config=_distilbert_head,
+        encoder={
+            **_EMBEDDINGS,
+            "layers.{}.query": "transformer.layer.{}.attention.q_lin",
+            "layers.{}.key": "transformer.layer.{}.attention.k_lin",
+            "layers.{}.value": "transformer.layer.{}.attention.v_lin",
+            "layers.{}.out_proj": "transformer.layer.{}.attention.out_lin",
+            "layers.{}.attention_norm": "transformer.layer.{}.sa_layer_norm",
+            "layers.{}.up_proj": "transformer.layer.{}.ffn.lin1",
+            "layers.{}.down_proj": "transformer.layer.{}.ffn.lin2",
+            "layers.{}.mlp_norm": "transformer.layer.{}.output_layer_norm",
+        },
+        head={"dense": "pre_classifier", "output": "classifier"},
+    ),
+    "mpnet": Family(
+        prefix="mpnet",
+        encoder_config=_mpnet_config,
+        head_config=_mpnet_head,
+        encoder={
+            **_EMBEDDINGS,
+            "layers.{}.query": "encoder.layer.{}.attention.attn.q",
+            "layers.{}.key": "encoder.layer.{}.attention.attn.k",
+            "layers.{}.value": "encoder.layer.{}.attention.attn.v",
+            "layers.{}.out_proj": "encoder.layer.{}.attention.attn.o",
+            "layers.{}.attention_norm": "encoder.layer.{}.attention.LayerNorm",
+            **_FEED_FORWARD,
+            "distances": "encoder.relative_attention_bias",
+        },
+        head=_DENSE_AND_OUTPUT,
+    ),
+    "modernbert": Family(
+        prefix="model",
+        encoder_config=_modernbert_config,
+        head_config=_modernbert_head,
+        encoder={
+            "embeddings.word": "embeddings.tok_embeddings",
+            "embeddings.norm": "embeddings.norm",
+            "layers.{}.attention_norm": "layers.{}.attn_norm",
+            "layers.{}.qkv": "layers.{}.attn.Wqkv",
+            "layers.{}.out_proj": "layers.{}.attn.Wo",
+            "layers.{}.mlp_norm": "layers.{}.mlp_norm",
+            "layers.{}.up_proj": "layers.{}.mlp.Wi",
+            "layers.{}.down_proj": "layers.{}.mlp.Wo",
+            "final_norm": "final_norm",
+        },
+        head={"dense": "head.dense", "norm": "head.norm", "output": "classifier"},
+    ),
+}
+"""By ``model_type``."""

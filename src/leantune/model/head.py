@@ -1,0 +1,77 @@
+"""The head of a classifier: one vector a text to one logit a class.
+
+S texts, T packed tokens, D model width, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leantune.kernels.reference import ACTIVATIONS
+from leantune.model.encoder import BlankLinear
+from leantune.packing.batch import PackedBatch
+from leantune.packing.dropout import DropoutStream, PooledDropout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """What differs between the heads of `families`."""
+
+    width: int
+    """D."""
+    num_labels: int
+    """C."""
+    activation: str
+    """Behind the dense layer; a name of `kernels.reference.ACTIVATIONS`."""
+    dropout: float
+    """Before the output layer."""
+    input_dropout: float = 0.0
+    """Before the dense layer."""
+    means_tokens: bool = False
+    """Whether the mean of a text's tokens is classified and not its first token."""
+    dense_bias: bool = True
+    has_norm: bool = False
+    """Whether a norm follows the activation."""
+    norm_eps: float = 1e-5
+    norm_bias: bool = True
+
+
+class Head(nn.Module):
+    """``output(dropout(norm(activation(dense(dropout(x))))))``, in fp32.
+
+    Args:
+        config: its shape.
+        stream: the generator of all dropout masks.
+    """
+
+    def __init__(self, config: HeadConfig, stream: DropoutStream) -> None:
+        super().__init__()
+        self.means_tokens = config.means_tokens
+        self.input_dropout = PooledDropout(config.input_dropout, stream)
+        self.dense = BlankLinear(config.width, config.width, bias=config.dense_bias)
+        self.activation = ACTIVATIONS[config.activation]
+        if config.has_norm:
+            self.norm: nn.Module = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.norm_bias)
+        else:
+            self.norm = nn.Identity()
+        self.dropout = PooledDropout(config.dropout, stream)
+        self.output = BlankLinear(config.width, config.num_labels)
+
+    def features(self, pooled_SD: Tensor) -> Tensor:
+        """What the output layer is given: ``(S, D)`` of any type to ``(S, D)`` fp32."""
+        hidden: Tensor = self.norm(self.activation(self.dense(self.input_dropout(pooled_SD.float()))))
+        dropped: Tensor = self.dropout(hidden)
+        return dropped
+
+
+def mean_tokens(hidden_TD: Tensor, batch: PackedBatch) -> Tensor:
+    """The mean vector of every text, ``(T, D)`` to ``(S, D)``, by fp32 sums."""
+    lengths = batch.cu_seqlens.diff().long()
+    texts = torch.arange(batch.num_seqs, device=hidden_TD.device)
+    text = torch.repeat_interleave(texts, lengths, output_size=len(hidden_TD))  # else it waits for the device
+    sums = hidden_TD.new_zeros(batch.num_seqs, hidden_TD.shape[1], dtype=torch.float32)
+    sums = sums.index_add(0, text, hidden_TD.float())
+    return (sums / lengths[:, None]).to(hidden_TD.dtype)

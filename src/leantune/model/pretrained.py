@@ -1,0 +1,253 @@
+"""What a model folder holds: its config, its weights, transformers' own classifier of them; safetensors only.
+
+`hub.resolve_model` finds the folder of an asset or a hub name.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leantune.checksums import update_from
+from leantune.data.labels import LabelMap
+from leantune.errors import CheckpointError, UnsafeFileError, UsageError, first_line
+
+_PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+
+
+_VOICE = threading.RLock()
+"""Of what transformers says, which is set for the whole process."""
+
+_GATE_PASSED = True
+"""A config that names code comes from `config_of` only where that code is trusted."""
+
+
+def config_of(source: str, *, num_labels: int | None = None, trust_remote_code: bool = False) -> Any:
+    """The transformers config of a model folder, with ``num_labels`` classes if given.
+
+    Raises:
+        UsageError: if there is no such folder, or no config in it that can be read.
+        UnsafeFileError: if it comes with code of its own that the user has not allowed.
+    """
+    from transformers import AutoConfig
+
+    read_settings(source, trust_remote_code=trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"model {source}: cannot be read: {first_line(error)}") from error
+    if num_labels is not None:
+        config.id2label = {i: f"LABEL_{i}" for i in range(num_labels)}
+        config.label2id = {name: i for i, name in config.id2label.items()}
+    return config
+
+
+def read_settings(source: str, *, trust_remote_code: bool = False) -> dict[str, Any]:
+    """The ``config.json`` of a model folder, as it is there.
+
+    Raises:
+        UsageError: if there is no such folder, or no config in it that can be read.
+        UnsafeFileError: if it comes with code of its own that the user has not allowed.
+    """
+    folder = Path(source)
+    if not folder.exists():
+        raise UsageError(f"model {source}: no such folder")
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"model {source}: no config.json in it; expected a folder of a transformers model")
+    if (folder / "adapter_config.json").is_file():
+        raise UsageError(
+            f"model {source}: holds an adapter (adapter_config.json) beside the model, which transformers would add to "
+            "it: move one of them elsewhere"
+        )
+    found = {}
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            found[name] = json.loads((folder / name).read_bytes()) if (folder / name).is_file() else {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(f"model {source}: {name} cannot be read: {first_line(error)}") from error
+        if not isinstance(found[name], dict):
+            raise UsageError(
+                f"model {source}: {name} holds a {type(found[name]).__name__}, expected an object"
+            )
+        if found[name].get("auto_map") and not trust_remote_code:
+            raise UnsafeFileError(
+                f"model {source}: its {name} names code that comes with it (auto_map), which is not run unasked: "
+                "read that code, then add --trust-remote-code true, or take another model"
+            )
+    return found["config.json"]
+
+
+def with_dropout(config: Any, probability: float | None) -> Any:
+    """A copy of the config with this probability wherever it names one of dropout; None: as it is.
+
+    A field that is None takes another one's value in transformers (``classifier_dropout``), so it stays.
+    """
+    changed = copy.deepcopy(config)
+    if probability is not None:
+        for name, value in config.to_dict().items():
+            if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
+                setattr(changed, name, probability)
+    return changed
+
+
+def weights_sha256(folder: str) -> str:
+    """Hex digest of all safetensors files of a model folder, in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        update_from(digest, file)
+    return digest.hexdigest()
+
+
+def tensor_names(folder: str) -> set[str]:
+    """Names of all tensors in the safetensors files of a model folder; reads only their headers.
+
+    Raises:
+        CheckpointError: naming a file that is damaged.
+    """
+    return {name for file in sorted(Path(folder).glob("*.safetensors")) for name in _names_in(file)}
+
+
+def _names_in(file: Path) -> list[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names: list[str] = list(opened.keys())
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: damaged: {first_line(error)}; copy or download it again") from error
+    return names
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice from transformers: the run has its own voice. One thread at a time."""
+    from transformers.utils import logging
+
+    with _VOICE:
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
+
+
+def with_labels(config: Any, labels: LabelMap) -> Any:
+    """``config`` with the names of ``labels``, for one label a text; it is changed."""
+    config.id2label, config.label2id = labels.id2label, labels.label2id
+    config.problem_type = "single_label_classification"
+    return config
+
+
+def read_weights(source: str) -> dict[str, Tensor]:
+    """All tensors of the safetensors files of a model folder by name, as they are stored.
+
+    Norms that call their weight and bias ``gamma`` and ``beta``, as TensorFlow did, have them under today's names.
+
+    Raises:
+        OSError: if there are none.
+        UnsafeFileError: if they are in a pickle alone.
+        CheckpointError: naming a file that is damaged.
+    """
+    from safetensors.torch import load_file
+
+    check_weight_files(Path(source))
+    files = sorted(Path(source).glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError("no file named model.safetensors in it")
+    tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    return {_todays_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _todays_name(name: str) -> str:
+    place, _, last = name.rpartition(".")
+    return f"{place}.{ {'gamma': 'weight', 'beta': 'bias'}.get(last, last) }" if place else name
+
+
+def check_shape(source: str, name: str, found: Sequence[int], expected: Sequence[int]) -> None:
+    """Refuse a tensor that does not fit its config.
+
+    Raises:
+        CheckpointError: naming the tensor and both shapes.
+    """
+    if tuple(found) != tuple(expected):
+        raise CheckpointError(
+            f"model {source}: {name} has shape {tuple(found)}, its config.json says {tuple(expected)}: "
+            "the weights are of another model"
+        )
+
+
+def check_none_missing(source: str, missing: Sequence[str]) -> None:
+    """Refuse weights that lack tensors.
+
+    Raises:
+        CheckpointError: naming the first of ``missing``.
+    """
+    if missing:
+        raise CheckpointError(
+            f"model {source}: its weights lack {sorted(missing)[0]}"
+            + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
+            + " of the architecture in its config.json: the weights are of another model"
+        )
+
+
+def load_transformers(source: str, config: Any, *, may_lack: tuple[str, ...] = ()) -> Any:
+    """Transformers' own classifier in fp32, whose weights all come from ``source``.
+
+    Args:
+        source: a folder.
+        config: of the model, from `config_of`, which refuses code that is not trusted.
+        may_lack: modules that may be missing there, or of another shape; transformers draws them.
+
+    Raises:
+        OSError: if there are no weights.
+        UnsafeFileError: if they are in a pickle alone.
+        CheckpointError: naming a file that is damaged, or a tensor that is missing or of another shape.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    check_weight_files(Path(source))
+    try:
+        with quiet_transformers():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                source,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # it only says that some differ; the check below says which
+                output_loading_info=True,
+                config=config,
+                trust_remote_code=_GATE_PASSED,
+            )
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"model {source}: {first_line(error)}") from error
+    drawn = tuple(f"{name}." for name in may_lack)
+    for name, shape, expected in sorted(found["mismatched_keys"]):
+        if not name.startswith(drawn or "\0"):
+            check_shape(source, name, shape, expected)
+    check_none_missing(source, [n for n in found["missing_keys"] if not n.startswith(drawn or "\0")])
+    return model
+
+
+def check_weight_files(folder: Path) -> None:
+    """Refuse a folder of pickled or damaged weights before anything opens it."""
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        _names_in(file)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED_WEIGHTS)
+    if pickles and not files:
+        raise UnsafeFileError(
+            f"model {folder}: its weights are in {pickles[0]} alone, a pickle, which could run code; expected "
+            "model.safetensors: take a version of the model that has it"
+        )

@@ -1,0 +1,218 @@
+"""What the layers of an encoder know about a packed batch: where each text begins, which texts form a block of
+attention, and where their tokens go.
+
+oneDNN compiles a kernel for every new shape of a matrix product, which takes longer than the product
+itself (`docs/speed.md`). Batches without padding have new shapes at every step, so shapes are rounded to a
+few: the number of tokens to `TOKEN_MULTIPLE`, the length of a block to `LENGTH_MULTIPLE`, the texts of a
+block to a power of two.
+
+Shape letters: T packed tokens, N heads, G texts of a block, L tokens of its rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from leantune.packing.batch import PackedBatch
+from leantune.packing.positions import DistanceBias, Rotation
+
+TOKEN_MULTIPLE = 64
+"""Rows of the encoder's products on the CPU; the spare ones belong to no text."""
+LENGTH_MULTIPLE = 16
+"""L of a block: also the width of a vector register, and of a tile of AMX."""
+BLOCK_TEXTS = (64, 32, 16, 8, 4, 2, 1)
+"""G of a block."""
+BLOCK_OVERHEAD = 5_000
+"""Scores of one head that take as long as the calls of one more block (measured: docs/speed.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroup:
+    """Neighbouring texts of similar length, computed as one ``(G, L)`` block."""
+
+    lengths: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """G."""
+        return len(self.lengths)
+
+    @property
+    def width(self) -> int:
+        """L: the longest text and some padding."""
+        return block_width(self.lengths[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """Where each head of each token stands when the blocks ``(G, N, L)`` of all groups follow one
+    another: one gather brings a whole batch into blocks, one brings it back.
+    """
+
+    to_blocks: Tensor
+    """``(rows of all blocks,)`` int64 into ``(T * N)``; padding repeats its text's first token."""
+    padding: Tensor
+    """Block rows that are padding, int64."""
+    to_packed: Tensor
+    """``(tokens of texts * N,)`` int64 into the block rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedLayout:
+    """Where each token stands in one block ``(S, L)`` of all texts, each padded to the longest."""
+
+    to_block: Tensor
+    """``(S * L,)`` int64 into the tokens; padding repeats its text's first token."""
+    to_packed: Tensor
+    """``(T,)`` int64 into the block."""
+    is_real: Tensor
+    """``(S, L)`` bool: what is no padding."""
+
+
+@dataclass(slots=True)
+class Layout:
+    """Made once for a batch, used by every layer."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each text, ascending."""
+    cu_seqlens: Tensor
+    """``(S + 1,)`` int32: text i has the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``."""
+    position_ids: Tensor
+    """``(T,)`` int64, with spare tokens behind those of the texts."""
+    distance_bias: DistanceBias | None = None
+    """What all layers add to their attention scores; its reach is at least `block_width` of the longest text."""
+    _rotations: dict[tuple[float, int], Rotation] = field(default_factory=dict)
+    _blocks: dict[int, BlockLayout] = field(default_factory=dict)
+    _padded: PaddedLayout | None = None
+    _hidden_keys: dict[tuple[AttentionGroup, int | None, torch.dtype], Tensor | None] = field(
+        default_factory=dict
+    )
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> Layout:
+        """The layout of ``batch``; what a kind of attention needs is made when it is first asked for."""
+        return cls(batch.lengths, batch.cu_seqlens, batch.position_ids)
+
+    @property
+    def groups(self) -> tuple[AttentionGroup, ...]:
+        """Texts of similar length, for blocks on the CPU."""
+        return group_by_length(self.lengths)
+
+    @property
+    def max_seqlen(self) -> int:
+        """Tokens of the longest text."""
+        return self.lengths[-1]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of texts; a batch may have spare ones behind them."""
+        return sum(self.lengths)
+
+    @property
+    def first_tokens(self) -> Tensor:
+        """``(S,)`` int64: where each text begins."""
+        return self.cu_seqlens[:-1].long()
+
+    def rotation(self, base: float, head_width: int) -> Rotation:
+        """The rotary embedding of all tokens for heads of this width; ``base`` is theta of Su et al., 2021."""
+        key = base, head_width
+        if key not in self._rotations:
+            self._rotations[key] = Rotation.of(self.position_ids, base, head_width)
+        return self._rotations[key]
+
+    def blocks(self, num_heads: int) -> BlockLayout:
+        """The block layout for this number of heads."""
+        if num_heads not in self._blocks:
+            self._blocks[num_heads] = _block_layout(self.groups, num_heads)
+        return self._blocks[num_heads]
+
+    def hidden_keys(
+        self, group: AttentionGroup, sliding_window: int | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        """Minus infinity at keys that a query must not see, else 0: ``(G, 1 or L, L)``; None if it may see all."""
+        key = group, sliding_window, dtype
+        if key not in self._hidden_keys:
+            self._hidden_keys[key] = _hidden_keys(*key)
+        return self._hidden_keys[key]
+
+    def padded(self) -> PaddedLayout:
+        """The layout of one padded block, on the device of the batch."""
+        if self._padded is None:
+            self._padded = _padded_layout(self.lengths, self.cu_seqlens.device)
+        return self._padded
+
+
+def block_width(length: int) -> int:
+    """``length`` rounded up to `LENGTH_MULTIPLE`."""
+    return length + -length % LENGTH_MULTIPLE
+
+
+@lru_cache(maxsize=4096)
+def group_by_length(lengths: tuple[int, ...]) -> tuple[AttentionGroup, ...]:
+    """Cut ascending ``lengths`` into the groups that cost least: scores, padding included, and calls.
+
+    >>> [group.lengths for group in group_by_length((60, 61, 62, 500))]
+    [(60, 61), (62,), (500,)]
+    """
+    count = len(lengths)
+    cheapest = [0.0] * (count + 1)
+    chosen = [1] * count
+    for first in reversed(range(count)):
+        costs = {
+            size: size * block_width(lengths[first + size - 1]) ** 2 + cheapest[first + size]
+            for size in BLOCK_TEXTS
+            if first + size <= count
+        }
+        chosen[first] = min(costs, key=lambda size: costs[size])
+        cheapest[first] = costs[chosen[first]] + BLOCK_OVERHEAD
+    groups, first = [], 0
+    while first < count:
+        groups.append(AttentionGroup(lengths[first : first + chosen[first]]))
+        first += chosen[first]
+    return tuple(groups)
+
+
+def _padded_layout(lengths: tuple[int, ...], device: torch.device) -> PaddedLayout:
+    """Made on the host, which knows the lengths: a device would have to be waited for."""
+    sizes, place = torch.tensor(lengths), torch.arange(lengths[-1])
+    is_real = place < sizes[:, None]
+    starts = sizes.cumsum(0) - sizes
+    to_block = (starts[:, None] + torch.where(is_real, place, 0)).flatten()
+    to_packed = is_real.flatten().nonzero().flatten()
+    return PaddedLayout(*(x.to(device, non_blocking=True) for x in (to_block, to_packed, is_real)))
+
+
+def _hidden_keys(group: AttentionGroup, sliding_window: int | None, dtype: torch.dtype) -> Tensor | None:
+    sizes, place = torch.tensor(group.lengths)[:, None], torch.arange(group.width)
+    hidden = None
+    if group.lengths[0] != group.width:
+        hidden = (place >= sizes)[:, None, :]
+    if sliding_window is not None and sliding_window < group.width:
+        far = ((place[:, None] - place).abs() >= sliding_window)[None]
+        # a padding query far from every real key would have no key at all and give NaN
+        far = far & (place < sizes)[:, :, None]
+        hidden = far if hidden is None else hidden | far
+    return None if hidden is None else torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
+
+
+def _block_layout(groups: tuple[AttentionGroup, ...], num_heads: int) -> BlockLayout:
+    heads = torch.arange(num_heads)
+    to_blocks, is_padding, first = [], [], 0
+    for group in groups:
+        sizes = torch.tensor(group.lengths)
+        starts = first + sizes.cumsum(0) - sizes
+        place = torch.arange(group.width)
+        empty = place >= sizes[:, None]  # (G, L)
+        token = starts[:, None] + place.masked_fill(empty, 0)
+        to_blocks.append((token[:, None] * num_heads + heads[:, None]).flatten())  # (G, N, L)
+        is_padding.append(empty[:, None].expand(-1, num_heads, -1).flatten())
+        first += sum(group.lengths)
+    source, empty = torch.cat(to_blocks), torch.cat(is_padding)
+    real = (~empty).nonzero().flatten()
+    to_packed = torch.empty(len(real), dtype=torch.int64)
+    to_packed[source[real]] = real
+    return BlockLayout(source, empty.nonzero().flatten(), to_packed)
