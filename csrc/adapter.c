@@ -5,8 +5,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "dropout.h"
-#include "panels.h"
+#include "rows.h"
+#include "tiles.h"
 
 enum { MOST_ROWS = 128, MOST_SHARES = 16 };
 

@@ -6,9 +6,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "gelu.h"
-#include "norm.h"
-#include "pair_tiles.h"
+#include "rows.h"
+#include "tiles.h"
 
 enum {
     MOST_DEPTH = 512,      /* numbers that a block is multiplied over at once: SIDE rows of W stay in the first cache */
@@ -69,20 +68,20 @@ typedef struct {
     int64_t row, column;
 } block;
 
-INLINE uint16_t *place_of(const target *t, int64_t row, int64_t column) {
+INLINE uint16_t *out_place(const target *t, int64_t row, int64_t column) {
     return t->to + row / SIDE * t->block + column / SIDE * t->column;
 }
 
 /* Ask for where rows `from` to `end` of the block at a place will be written: each is a cache line far from the next. */
 INLINE void fetch_target(const target *t, int64_t row, int64_t column, int64_t from, int64_t end) {
-    for (int64_t r = from; r < smaller(end, SIDE); r++) __builtin_prefetch(place_of(t, row, column) + r * t->row, 1);
+    for (int64_t r = from; r < smaller(end, SIDE); r++) __builtin_prefetch(out_place(t, row, column) + r * t->row, 1);
 }
 
 /* Rows `from` to `end` of a block. */
 INLINE void finish_rows(const block *b, const target *t, int64_t from, int64_t end) {
     if (!b->sums) return;
     end = smaller(smaller(end, SIDE), t->count - b->row);
-    uint16_t *to = place_of(t, b->row, b->column);
+    uint16_t *to = out_place(t, b->row, b->column);
     for (int64_t c = 0; c < SIDE; c += LANES) {
         const f32x16 bias = widen(t->bias + b->column + c);
         for (int64_t r = from; r < end; r++) {

@@ -8,7 +8,6 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "residual.h"
 #include "rounded.h"
 
 /* A layer on its way through a pass, with a place for all that its parts write. */

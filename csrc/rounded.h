@@ -3,9 +3,8 @@
    Letters: D the width of a row, F rows of W. */
 #pragma once
 
-#include "byte_tiles.h"
-#include "gelu.h"
-#include "panels.h"
+#include "rows.h"
+#include "tiles.h"
 
 enum { AS_IT_IS, THEN_GELU, TIMES_SLOPE }; /* what becomes of a product */
 

@@ -131,7 +131,7 @@ def random_bits(counters: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 def dropout_factors(count: int, kept_levels: int, key: tuple[int, int]) -> Tensor:
-    """What each of ``count`` elements is multiplied by, as `csrc/dropout.h` has it: 32 share sixteen random dwords."""
+    """What each of ``count`` elements is multiplied by, as `csrc/rows.h` has it: 32 share sixteen random dwords."""
     place = np.arange(count)
     bits = random_bits(place // 32 * 16 + place % 16, key)
     levels = np.where(place % 32 < 16, bits & 0xFFFF, bits >> 16)

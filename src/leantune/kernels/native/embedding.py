@@ -1,4 +1,4 @@
-"""Embeddings of tokens: three rows, their sum and its LayerNorm in one pass (`embedding.c`).
+"""Embeddings of tokens: three rows, their sum and its LayerNorm in one pass (`rows.c`).
 
 T packed tokens, D width of the embeddings.
 """

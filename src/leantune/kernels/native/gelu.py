@@ -1,4 +1,4 @@
-"""GELU of bf16 with the bias before it: one pass each way, in half the time of torch's erf (`gelu.c`).
+"""GELU of bf16 with the bias before it: one pass each way, in half the time of torch's erf (`rows.c`).
 
 T packed tokens, F width of the feed-forward layer.
 """

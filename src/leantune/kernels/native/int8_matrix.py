@@ -20,7 +20,7 @@ from leantune.kernels.native.library import call, mirrors
 WIDTH_MULTIPLE = 16
 """D and F: columns that the kernels take at once."""
 SIDE, STEP = 32, 64
-"""What F and D of a rounded weight are filled up to: ``tiles.h`` and ``byte_tiles.h``."""
+"""What F and D of a rounded weight are filled up to: ``tiles.h``."""
 
 UPDATE_MULTIPLE = 32
 """Numbers of bf16 that a product sums over at once: ``DEPTH`` of ``vectors.h``."""

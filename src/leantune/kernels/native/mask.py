@@ -1,4 +1,4 @@
-"""Dropout whose mask is never stored: the kernels draw it from the same key both ways (``dropout.h``)."""
+"""Dropout whose mask is never stored: the kernels draw it from the same key both ways (``rows.h``)."""
 
 from __future__ import annotations
 

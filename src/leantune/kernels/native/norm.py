@@ -1,4 +1,4 @@
-"""LayerNorm(dropout(x + bias) + residual), one pass each way, whose mask is drawn inside (`residual.c`): torch makes
+"""LayerNorm(dropout(x + bias) + residual), one pass each way, whose mask is drawn inside (`rows.c`): torch makes
 four passes and a mask, and four more back.
 
 Shape letters: T rows, D width.
