@@ -180,7 +180,7 @@ static int backward(const pass *p) {
     uint16_t *grad_heads = only_first ? p->scratch : p->grad_heads;
     uint16_t *grad_x = only_first ? p->scratch + a->norm.num_rows * D : a->grad_x;
     if (all_rows(p, NULL, NULL, grad_heads, grad_x)) return 1;
-    if (only_first) {
+    if (only_first && T) { /* no rows may be at no address */
         put_first_rows(a, p->grad_heads, grad_heads); /* of other rows nothing is read */
         memset(a->grad_x, 0, T * D * sizeof *a->grad_x), put_first_rows(a, a->grad_x, grad_x);
     }

@@ -119,12 +119,14 @@ def test_a_weight_without_a_usable_gradient_keeps_its_draw(rows, value):
 
 
 def test_a_rank_above_the_weights_keeps_the_rows_that_are_too_many(rows):
-    classifier = classifier_of(tiny_model("bert"), init_rank=40)
+    model = tiny_model("bert", intermediate_size=16)  # both layers of 16 have rank 16, the others 32
+    classifier = classifier_of(model, init_rank=24, targets="all-linear")
     drawn = {name: layer.lora_A.detach().clone() for name, layer in classifier.adapted_layers().items()}
     turn_to_gradient(classifier, rows, 20, seed=0)
     for name, layer in classifier.adapted_layers().items():
-        assert torch.equal(layer.lora_A.detach()[32:], drawn[name][32:])
-        assert not torch.equal(layer.lora_A.detach()[:32], drawn[name][:32])
+        full = min(layer.weight.shape)
+        assert torch.equal(layer.lora_A.detach()[full:], drawn[name][full:])
+        assert not torch.equal(layer.lora_A.detach()[:full], drawn[name][:full])
 
 
 @pytest.mark.parametrize("changes", [{}, {"method": "lora", "init_rank": None, "target_rank": 2}])

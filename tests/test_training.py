@@ -774,7 +774,7 @@ def test_a_pooler_that_the_checkpoint_lacks_is_drawn_by_the_seed_alone(inputs, t
         torch.manual_seed(state)
         recipe = recipe_for(inputs, tmp_path / "run", model=str(encoder), seed=seed)
         run = prepare_run(recipe, console=quiet(), overwrite=False, resume=False)
-        weight = build_classifier(run).model.bert.pooler.dense.weight
+        weight = build_classifier(run).named_weights()["bert.pooler.dense.weight"]
         assert weight.requires_grad
         return weight.detach()
 
