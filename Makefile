@@ -1,5 +1,6 @@
-# quickstart: from a bare clone to a trained classifier. test: the whole suite. wheel: what is published, in dist/, with
-# kernels and without. test-wheel: both, installed and used where there is no compiler.
+# quickstart: from a bare clone to a trained classifier. test: the whole suite. quick: the part of it that an edit may break
+# at once. wheel: what is published, in dist/, with kernels and without. test-wheel: both, installed and used where there is
+# no compiler.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 # what the kernels are made of: when it changes, what is installed is out of date
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: quickstart test test-oldest sanitize check fmt bench wheel test-wheel clean
+.PHONY: quickstart test quick test-oldest sanitize check fmt bench wheel test-wheel clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
@@ -16,7 +17,12 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
-# the same with the oldest versions that pyproject.toml allows, of which torch alone takes 3 GB
+QUICK := adalora budget contrast data_read dense gradient_start guards int8 kernel_properties labels layering lora metrics \
+    native_attention native_encoder native_linear native_operations older_versions packing rows selection split
+quick: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(QUICK:%=tests/test_%.py)
+
+# the whole suite with the oldest versions that pyproject.toml allows, of which torch alone takes 3 GB
 test-oldest: $(VENV)-oldest/.installed-test
 	$(VENV)-oldest/bin/python -m pytest
 

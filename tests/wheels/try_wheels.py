@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tiny import save_tiny_encoder, write_rows
 folder = Path(sys.argv[1])
-save_tiny_encoder(folder / "encoder", hidden_size=64, num_attention_heads=2)
+save_tiny_encoder(folder / "encoder", hidden_size=64, num_attention_heads=2, intermediate_size=128)
 write_rows(folder / "train.csv", 120)
 """
 
