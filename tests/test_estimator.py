@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from leantune.config import load_recipe
 from leantune.errors import DataError, DivergedError, UsageError
 from leantune.estimator import LeanTextClassifier
 from leantune.training.lock import run_lock
-from leantune.training.loop import train
 from leantune.training.run import run_training
 from tiny import quiet
 
@@ -290,20 +288,29 @@ except (KeyboardInterrupt, SystemExit) as error:
     assert not list(tmp_path.glob("leantune-*"))
 
 
-def test_a_handler_of_the_caller_gets_its_signal(inputs):
-    texts, labels = rows(inputs / "train.csv")
-    received = []
-
-    def stop_after_a_step(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return train(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("leantune.training.run.train", stop_after_a_step)
-        before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-        try:
-            with pytest.raises(SystemExit):
-                LeanTextClassifier(str(inputs / "encoder"), recipe=SETTINGS).fit(texts, labels)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    assert received == [signal.SIGTERM]
+def test_a_handler_of_the_caller_gets_its_signal(inputs, tmp_path):
+    code = """
+import os, signal, sys
+from leantune.estimator import LeanTextClassifier
+import leantune.training.run as run
+original, received = run.train, []
+def train(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return original(*arguments)
+run.train = train
+signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+settings = dict(epochs=2, batch_size=8, max_length=32, validation_size=12, learning_rate=1e-2)
+try:
+    LeanTextClassifier(sys.argv[1], recipe=settings).fit(
+        [f"word{i % 30}" for i in range(120)], [("a", "b")[i % 2] for i in range(120)]
+    )
+except SystemExit as error:
+    print("stopped", repr(error), received == [signal.SIGTERM])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(inputs / "encoder")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert done.stdout == "stopped SystemExit(143) True\n", done.stderr
