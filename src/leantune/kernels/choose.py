@@ -7,8 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from leantune.hardware import DTYPES
 from leantune.kernels.interface import EmbeddingsLike, Kernels, LayerLike
 from leantune.kernels.reference import Reference
+
+SWITCH = "LEANTUNE_NATIVE"
+"""Environment variable: ``0`` turns the native kernels off."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +72,3 @@ def why_no_kernels() -> str:
             raise
         return "they were taken out of this package"
     return kernels().reason
-
-
-SWITCH = "LEANTUNE_NATIVE"
-"""Environment variable: ``0`` turns the native kernels off."""
-_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}

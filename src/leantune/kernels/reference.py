@@ -75,7 +75,7 @@ def encoder_layer(layer: LayerLike, x_TD: Tensor, layout: Layout, *, only_first:
 def attention(x_TD: Tensor, layer: LayerLike, layout: Layout, only_first: bool) -> Tensor:
     """Attention within each text, ``(T, D)`` to its heads side by side ``(T, D)``."""
     q, k, v = rotated_heads(torch.cat([each(x_TD) for each in layer.projections], dim=-1), layer, layout)
-    dropout = layer.attention_dropout.p if layer.attention_dropout.training else 0.0
+    dropout = layer.attention_dropout.current_p
     if x_TD.device.type != "cpu":
         return varlen_attention(q, k, v, layout, dropout, layer.window).flatten(1)
     stream = layer.attention_dropout.stream

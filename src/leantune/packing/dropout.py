@@ -151,8 +151,13 @@ class PooledDropout(nn.Module):
             raise ValueError(f"dropout must be at least 0 and below 1. Got {p} instead.")
         self.p, self.stream = p, stream
 
+    @property
+    def current_p(self) -> float:
+        """The probability of dropping an element now: 0 in evaluation mode."""
+        return self.p if self.training else 0.0
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
+        if self.current_p == 0:
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)

@@ -136,7 +136,7 @@ def encoder_layer(
     x_TD = _add_and_norm(
         heads, packed.out_proj, layer.out_proj, layer.out_dropout, x_TD, layer.attention_norm, products
     )
-    if packed.is_one_call and products.in_blocks and not drops(layer.down_dropout):
+    if packed.is_one_call and products.in_blocks and layer.down_dropout.current_p == 0:
         return dense.feed_forward(x_TD, packed.up_proj, packed.down_proj, layer.mlp_norm)
     inner = _activate(x_TD, layer, products)
     return _add_and_norm(
@@ -168,7 +168,7 @@ def _add_and_norm(
     products: Products,
 ) -> Tensor:
     """``LayerNorm(dropout(layer(x)) + residual)``: ``(T, F)`` and ``(T, D)`` to ``(T, D)``."""
-    if products.in_blocks and isinstance(layer, nn.Linear) and not drops(dropout):
+    if products.in_blocks and isinstance(layer, nn.Linear) and dropout.current_p == 0:
         return dense.dense_and_norm(x_TF, weight, residual_TD, layer_norm)
     x_TD, bias = without_bias(x_TF, weight, (layer,), quantized=products.quantized)
     return norm.add_and_norm(x_TD, bias, dropout, residual_TD, layer_norm)
@@ -178,11 +178,6 @@ def is_one_call(layer: LayerLike) -> bool:
     """Whether the layer has the form that `int8_layers` computes; decided when it was prepared."""
     packed: PackedLayer = layer.prepared
     return packed.is_one_call
-
-
-def drops(dropout: PooledDropout) -> bool:
-    """Whether it drops anything now."""
-    return dropout.training and dropout.p > 0
 
 
 def _frozen_parameters(embeddings: EmbeddingsLike, layers: Sequence[LayerLike]) -> list[nn.Parameter]:
