@@ -27,6 +27,8 @@ class Workplace:
     environment: Mapping[str, str]
     """On top of that of this process."""
     say: Callable[[str], None]
+    cwd: Path | None = None
+    """Folder that processes start in; None: that of this process."""
 
     def run(self, command: Sequence[str]) -> Outcome:
         """Run ``command`` to its end.
@@ -41,7 +43,11 @@ class Workplace:
         started = time.perf_counter()
         with open(log, "wb") as sink:
             process = subprocess.Popen(
-                command, stdout=sink, stderr=subprocess.STDOUT, env=os.environ | self.environment
+                command,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=os.environ | self.environment,
+                cwd=self.cwd,
             )
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -56,7 +62,9 @@ class Workplace:
         Raises:
             RuntimeError: with its errors, if it fails.
         """
-        done = subprocess.run(command, env=os.environ | self.environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=os.environ | self.environment, cwd=self.cwd, capture_output=True, text=True
+        )
         if done.returncode:
             raise RuntimeError(f"exit code {done.returncode} of: {' '.join(command)}\n{done.stderr}")
         return done.stdout
