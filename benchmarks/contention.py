@@ -32,7 +32,7 @@ from benchmarks.speed.pipelines import (
     peer_prediction,
     peer_training,
 )
-from leantune.hardware import pick_device, pick_precision
+from leantune.system.hardware import pick_device, pick_precision
 
 BUSY = (0, 1, 2)
 PIPELINES: Mapping[str, tuple[Pipeline, ...]] = {

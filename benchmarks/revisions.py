@@ -24,8 +24,8 @@ from benchmarks.speed import inputs
 from benchmarks.speed.__main__ import ROOT, prepare, workplace
 from benchmarks.speed.pipelines import LEANTUNE, Pipeline, leantune_prediction, leantune_training
 from benchmarks.speed.process import Workplace
-from leantune.hardware import pick_device, pick_precision
 from leantune.kernels.native.kernels import why_no_int8
+from leantune.system.hardware import pick_device, pick_precision
 
 Rates = dict[str, dict[str, list[float]]]
 """Texts a second, ``old`` and ``new``, of each round; by what was measured."""

@@ -83,7 +83,7 @@ def commands_for(run: Path, folder: Path) -> dict[str, list[str]]:
     texts = [f"Shares of company {i} fell after the report." for i in range(NUM_ROWS)]
     rows.write_text("\n".join(["text", *texts]) + "\n", "utf-8")
     config = json.loads((run / "merged" / "config.json").read_text("utf-8"))
-    leantune = [sys.executable, "-m", "leantune.cli"]
+    leantune = [sys.executable, "-m", "leantune"]
     files = ["--input", str(rows), "--output", str(output), "--overwrite"]
     imports = IMPORT_SCRIPT.format(architecture=config["architectures"][0])
     return {

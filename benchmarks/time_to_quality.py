@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
-from leantune.data.assets import fetch, resolve_location
+from leantune.assets.download import fetch, resolve_location
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 103_048
@@ -76,7 +76,7 @@ def leantune_curve(options: argparse.Namespace, folder: Path) -> Curve:
     """``leantune train`` with its defaults; the test rows stand in for validation rows, to measure only."""
     run = folder / "run"
     command = [
-        *(sys.executable, "-m", "leantune.cli", "train", "model=asset:minilm", "max_length=128"),
+        *(sys.executable, "-m", "leantune", "train", "model=asset:minilm", "max_length=128"),
         *(f"data={options.data / 'train.csv'}", f"validation={options.data / 'dev_test.csv'}"),
         *(f"max_trainable_params={LIMIT}", f"evaluate_every={options.every}", f"output={run}"),
         *options.keys,

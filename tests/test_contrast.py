@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leantune import distributed
-from leantune.training.contrast import of_all_processes, supervised_contrast
+from leantune.system import distributed
+from leantune.training.losses import of_all_processes, supervised_contrast
 
 
 def as_the_paper_writes_it(inputs, labels, temperature: float) -> float:

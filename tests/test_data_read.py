@@ -377,7 +377,7 @@ def test_hub_dataset(monkeypatch: pytest.MonkeyPatch, class_dataset: datasets.Da
         return class_dataset.select([2, 0, 1])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("leantune.data.hub._probe", lambda *_: None)
+    monkeypatch.setattr("leantune.data.readers.hub._probe", lambda *_: None)
     source = open_examples("org/name@config:test", Columns(), labels="required")
     assert asked == [("org/name", "config", "test")]
     assert source.label_names == ("pos", "neg")

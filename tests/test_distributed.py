@@ -39,7 +39,7 @@ def settings(folder: Path, **changes) -> list[str]:
 
 def command(processes: int, *words: str) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [sys.executable, *(launcher if processes > 1 else []), "-m", "leantune.cli", "train", *words]
+    return [sys.executable, *(launcher if processes > 1 else []), "-m", "leantune", "train", *words]
 
 
 def train(processes: int, *words: str) -> subprocess.CompletedProcess[str]:
@@ -117,7 +117,7 @@ def test_two_processes_with_dropout_repeat_and_resume_bit_for_bit(folder, tmp_pa
 
 FAILING = """
 import os, sys
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.errors import DataError
 from leantune.training import loop
 
@@ -165,7 +165,7 @@ def test_all_processes_begin_with_the_weights_of_the_first(folder):
     code = """
 import os
 import torch
-from leantune import distributed
+from leantune.system import distributed
 with distributed.process_group():
     tensors = [torch.full((2, 3), 1.0 + distributed.rank()).t(), torch.arange(4.0) * distributed.rank()]
     distributed.take_from_main(tensors)

@@ -21,7 +21,7 @@ from sklearn.exceptions import NotFittedError
 from leantune.config import load_recipe
 from leantune.errors import DataError, DivergedError, UsageError
 from leantune.estimator import LeanTextClassifier
-from leantune.training.lock import run_lock
+from leantune.system.lock import run_lock
 from leantune.training.run import run_training
 from tiny import quiet
 

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from leantune.data.rows import LabelledRows
-from leantune.evaluation.evaluate import batch_of
+from leantune.data.dataset import LabelledRows
+from leantune.inference.batches import batch_of
 from leantune.model.build import make_trainable, plan_model
 from leantune.model.classifier import Classifier
-from leantune.training import gradient_start
-from leantune.training.gradient_start import ROW_NORM, turn_to_gradient
-from leantune.training.prepare import prepare_data
+from leantune.training import adapter_init as gradient_start
+from leantune.training.adapter_init import ROW_NORM, turn_to_gradient
+from leantune.training.dataset import prepare_data
 from leantune.training.run import run_training
 from tiny import classifier_from, quiet, recipe_for, tiny_model
 

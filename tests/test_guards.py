@@ -16,12 +16,12 @@ from torch import Tensor
 
 from leantune.adalora.prune import prune
 from leantune.config import Recipe
-from leantune.data.rows import shuffled
+from leantune.data.dataset import shuffled
 from leantune.errors import DivergedError
-from leantune.evaluation.evaluate import batch_of
+from leantune.inference.batches import batch_of
 from leantune.training import loop
+from leantune.training.build import build_classifier, fresh_state, prepare_run
 from leantune.training.loop import MAX_SKIPPED_IN_A_ROW, Phase, StepResult, TrainingState, train
-from leantune.training.setup import build_classifier, fresh_state, prepare_run
 from tiny import quiet, recipe_for, save_tiny_encoder
 
 NOT_FINITE = [float("nan"), float("inf")]

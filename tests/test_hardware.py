@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from leantune import hardware
 from leantune.errors import UsageError
-from leantune.hardware import cpu_limit, describe_hardware, keep_to_allowed_cpus, pick_precision
+from leantune.system import hardware
+from leantune.system.hardware import cpu_limit, describe_hardware, keep_to_allowed_cpus, pick_precision
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -105,7 +105,7 @@ def cgroup():
 def test_a_real_quota_is_noticed(cgroup):
     code = (
         "import os, pathlib, sys, torch; pathlib.Path(sys.argv[1], 'cgroup.procs').write_text(str(os.getpid()))\n"
-        "from leantune.hardware import *; torch.set_num_threads(8); keep_to_allowed_cpus()\n"
+        "from leantune.system.hardware import *; torch.set_num_threads(8); keep_to_allowed_cpus()\n"
         "print(cpu_limit(), torch.get_num_threads(), describe_hardware(torch.device('cpu'))['cpu_limit'])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
@@ -141,7 +141,7 @@ def test_threads_follow_the_quota(monkeypatch, limit, expected):
 )
 def test_threads_of_the_command_line_spin_briefly(given, spins):
     code = (
-        "import os, sys; from leantune.cli import main; assert 'torch' not in sys.modules\n"
+        "import os, sys; from leantune.cli.main import main; assert 'torch' not in sys.modules\n"
         "try: main(['--version'])\nexcept SystemExit: pass\n"
         "try: main(['report', '/nowhere'])\nexcept SystemExit: pass\n"
         "print(os.environ.get('GOMP_SPINCOUNT'))"

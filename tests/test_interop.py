@@ -17,7 +17,7 @@ from leantune.adalora.adapter_file import read_adapter
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.adapters import load_adapter
-from leantune.inference.export import export_run
+from leantune.inference.export.formats import export_run
 from leantune.packing.batch import pack
 from tiny import assert_same_logits, random_tokens, save_tiny_encoder
 

@@ -17,7 +17,7 @@ import torch
 from leantune.errors import LeantuneError
 from leantune.kernels.choose import SWITCH, Choice
 from leantune.kernels.reference import Reference
-from leantune.training.notices import kernel_lines
+from leantune.training.warnings import kernel_lines
 from tiny import words_of
 
 library = pytest.importorskip("leantune.kernels.native.library")
@@ -116,7 +116,7 @@ def test_kernels_may_be_turned_off(name, value):
 
 def test_a_level_that_is_none_is_refused_in_one_line(inputs, tmp_path):
     command = ["train", *words_of(inputs, tmp_path / "run", precision="bf16")]
-    code = f"from leantune.cli import main; raise SystemExit(main({command!r}))"
+    code = f"from leantune.cli.main import main; raise SystemExit(main({command!r}))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "LEANTUNE_KERNELS": "avx9"},

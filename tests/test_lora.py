@@ -16,10 +16,10 @@ from leantune.adalora.budget import Target, plan_parameters
 from leantune.adalora.layer import AdaLoraLinear, orthogonal_penalty
 from leantune.adalora.method import LORA, METHODS
 from leantune.adalora.triplets import draw_lora, draw_normal, draw_orthonormal
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.config import load_recipe
 from leantune.errors import Interrupted, UsageError
-from leantune.inference.export import export_run
+from leantune.inference.export.formats import export_run
 from leantune.training.optimizer import adamw, set_learning_rate
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for
@@ -192,7 +192,7 @@ def test_export_gives_lora_again_and_refuses_adalora(lora_run, tmp_path):
 
 
 def test_a_resumed_lora_run_equals_the_uninterrupted_one_bit_for_bit(inputs, lora_run, tmp_path, monkeypatch):
-    from leantune.training import observer
+    from leantune.training import callbacks as observer
 
     recipe = recipe_for(inputs, tmp_path / "run", **LORA_KEYS)
     original = observer.RunObserver.after_step

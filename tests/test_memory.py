@@ -16,7 +16,7 @@ import ctypes, resource, sys
 limit = int(sys.argv[1])
 if limit:
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-from leantune.memory import keep_freed_memory, use_huge_pages
+from leantune.system.memory import keep_freed_memory, use_huge_pages
 keep_freed_memory()
 if int(sys.argv[2]):
     use_huge_pages()

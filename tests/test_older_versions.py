@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.inference.adapters import load_adapter
 from leantune.inference.load import load_run
+from leantune.inference.multi_adapter import SharedEncoder
 from leantune.inference.predict import predict_texts
-from leantune.inference.shared import SharedEncoder
 from leantune.packing.batch import pack
 
 ARTEFACTS = Path(__file__).with_name("artefacts")

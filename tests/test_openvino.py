@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from leantune.cli import main
-from leantune.data.tokens import Encoded
+from leantune.cli.main import main
+from leantune.data.tokenization import Encoded
 from leantune.errors import CheckpointError, UsageError
-from leantune.hardware import pick_precision
 from leantune.inference.engines import load_engine
-from leantune.inference.export import export_run
+from leantune.inference.export.formats import export_run
 from leantune.inference.load import load_run
 from leantune.inference.openvino import import_extra, padded_batches
+from leantune.system.hardware import pick_precision
 from leantune.training.run import run_training
 from tiny import WORDS, assert_same_logits, quiet, recipe_for, save_tiny_encoder, write_rows
 

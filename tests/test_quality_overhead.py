@@ -16,7 +16,7 @@ from benchmarks.profile.__main__ import markdown_of as profile_markdown_of
 from benchmarks.speed.arithmetic import LayerWeights
 
 from leantune.adalora.allocator import RankAllocator
-from leantune.hardware import describe_hardware, describe_versions, pick_device
+from leantune.system.hardware import describe_hardware, describe_versions, pick_device
 from tiny import save_tiny_encoder, write_rows
 
 STEPS = 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from leantune.arguments import parse, recipe_from
+from leantune.cli.parser import parse, recipe_from
 from leantune.config import Recipe, load_recipe, shipped_recipes
 from leantune.config.load import ALIASES
 

@@ -23,15 +23,15 @@ from transformers import (
     BertModel,
 )
 
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, LeantuneError, UnsafeFileError, UsageError
 from leantune.inference.adapters import load_adapter
 from leantune.inference.load import load_run
-from leantune.inference.shared import SharedEncoder
+from leantune.inference.multi_adapter import SharedEncoder
 from leantune.model.build import load_pretrained, reinitialise_head
 from leantune.model.pretrained import config_of
-from leantune.training.setup import build_classifier, prepare_run
+from leantune.training.build import build_classifier, prepare_run
 from tiny import classifier_from, recipe_for, save_tiny_encoder, tiny_config, words_of
 
 LABELS = LabelMap(("a", "b", "c"))
@@ -113,7 +113,7 @@ def test_trusted_code_trains_and_predicts_and_is_not_trusted_again(inputs, encod
     def leantune(*arguments: str) -> subprocess.CompletedProcess[str]:
         """A process that has met the code in no other way, and no terminal to ask at."""
         return subprocess.run(
-            [sys.executable, "-m", "leantune.cli", *arguments],
+            [sys.executable, "-m", "leantune", *arguments],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

@@ -20,13 +20,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from leantune import distributed
-from leantune.atomic import explained_disk_errors
-from leantune.cli import exit_code_of, main
+from leantune.cli.main import exit_code_of, main
 from leantune.errors import ResourceError, UsageError
-from leantune.training import warm_start
+from leantune.system import distributed
+from leantune.system.atomic import explained_disk_errors
+from leantune.system.lock import LOCK, run_lock
+from leantune.training import head_init as warm_start
 from leantune.training.checkpoint import list_checkpoints
-from leantune.training.lock import LOCK, run_lock
 from leantune.training.resume import newest_valid_checkpoint
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for, words_of
@@ -44,7 +44,7 @@ pytestmark = [
 HOLDER = """
 import sys, time
 from pathlib import Path
-from leantune.training.lock import run_lock
+from leantune.system.lock import run_lock
 with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -243,7 +243,7 @@ def test_of_several_processes_only_the_main_one_cleans_up(tmp_path, monkeypatch)
 
 
 def test_the_record_follows_its_published_schema(run, inputs, tmp_path):
-    text = (resources.files("leantune") / "record.schema.json").read_text("utf-8")
+    text = (resources.files("leantune.config") / "record.schema.json").read_text("utf-8")
     schema = json.loads(text)
     validator = jsonschema.Draft202012Validator(schema)
     validator.check_schema(schema)
@@ -292,7 +292,7 @@ def test_equal_texts_are_counted_and_told(inputs, tmp_path):
 
 
 def test_counts_of_repeats_are_those_of_a_plain_count():
-    from leantune.training.prepare import count_repeats
+    from leantune.training.dataset import count_repeats
 
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 60, 200).astype(np.uint64)

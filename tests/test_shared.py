@@ -10,8 +10,8 @@ from scipy.special import softmax
 
 from leantune.errors import CheckpointError, DataError, UsageError
 from leantune.inference.load import load_run
+from leantune.inference.multi_adapter import SharedEncoder
 from leantune.inference.predict import predict_texts
-from leantune.inference.shared import SharedEncoder
 from leantune.packing.batch import pack
 from leantune.training.run import run_training
 from tiny import WORDS, assert_same_logits, quiet, random_tokens, recipe_for, save_tiny_encoder, write_rows

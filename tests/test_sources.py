@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from leantune.data.assets import ASSETS
+from leantune.assets.download import ASSETS
 from leantune.errors import UsageError
 from leantune.model.hub import HUB_NAMES, public_name, resolve_model
 

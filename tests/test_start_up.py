@@ -12,7 +12,7 @@ HEAVY = {"transformers", "datasets", "sklearn", "pandas", "scipy", "peft", "torc
 
 PREDICT = """
 import sys
-from leantune.cli import main
+from leantune.cli.main import main
 assert main(sys.argv[1:]) == 0
 print(*sorted(sys.modules))
 """
@@ -46,7 +46,7 @@ def test_importing_leantune_imports_nothing_heavy():
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
 def test_a_tokenizer_read_alone_gives_what_transformers_gives(run, model_type, tmp_path):
-    from leantune.data.tokens import Tokeniser
+    from leantune.data.tokenization import Tokeniser
     from tiny import save_tiny_encoder
 
     folder = save_tiny_encoder(tmp_path / "encoder", model_type)

@@ -18,21 +18,22 @@ import datasets
 import numpy as np
 import pytest
 
-from leantune.cli import main
-from leantune.data import hub, tokens
-from leantune.data.assets import default_cache_dir
+from leantune.assets.download import default_cache_dir
+from leantune.cli.main import main
+from leantune.data import tokenization as tokens
 from leantune.data.read import Columns, open_examples
-from leantune.data.token_cache import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
-from leantune.data.tokens import Tokeniser, TokenTable, tokenise
+from leantune.data.readers import hub
+from leantune.data.token_table import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
+from leantune.data.tokenization import Tokeniser, TokenTable, tokenise
 from leantune.errors import UsageError
-from leantune.training.prepare import prepare_data
+from leantune.training.dataset import prepare_data
 from tiny import recipe_for, write_rows
 
 OPEN = """
 import sys
 from pathlib import Path
 from leantune.data.read import Columns, open_examples
-from leantune.data.tokens import Tokeniser, tokenise
+from leantune.data.tokenization import Tokeniser, tokenise
 
 def table_of(file):
     source = open_examples(file, Columns(), labels="required")
@@ -49,7 +50,7 @@ print(sum(int(table.tokens(row).sum()) for row in range(len(table))))
 WRITER = """
 import sys
 from pathlib import Path
-from leantune.data.token_cache import new_entry
+from leantune.data.token_table import new_entry
 with new_entry(Path(sys.argv[1]) / "new.arrow") as temporary:
     temporary.write_bytes(b"half")
     print("ready", flush=True)

@@ -17,23 +17,24 @@ from safetensors.torch import load_file, save_file
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.config import load_recipe
-from leantune.data.rows import LabelledRows
+from leantune.data.dataset import LabelledRows
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
-from leantune.evaluation import evaluate as evaluation
+from leantune.inference import batches as evaluation
 from leantune.inference.load import load_run
 from leantune.inference.predict import predict_texts
 from leantune.kernels.choose import why_no_kernels
 from leantune.report import write_model_card, write_report
-from leantune.training import outcome, warm_start
+from leantune.training import finalize as outcome
+from leantune.training import head_init as warm_start
 from leantune.training import run as run_module
+from leantune.training.build import build_classifier, fresh_state, prepare_run
 from leantune.training.checkpoint import TENSORS, list_checkpoints
+from leantune.training.dataset import prepare_data
+from leantune.training.finalize import select_best
 from leantune.training.loop import symmetric_divergence, train
-from leantune.training.outcome import select_best
-from leantune.training.prepare import prepare_data
 from leantune.training.run import run_training
-from leantune.training.setup import build_classifier, fresh_state, prepare_run
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
 
 # raised by peft and transformers about themselves
@@ -131,7 +132,7 @@ def test_the_live_count_equals_the_budget_after_every_allocation(run):
 
 def test_orthogonality_is_logged_apart_and_not_in_evaluation(run, inputs):
     from leantune.data.read import Columns, open_examples
-    from leantune.inference.measure import measure
+    from leantune.inference.evaluate import measure
 
     assert history_of(run, "step")[0]["orthogonality"] > 1  # the normal start
     source = open_examples(str(inputs / "test.csv"), Columns(), labels="required")
@@ -479,7 +480,7 @@ class InterruptAt:
     """Ask for the end of a run after a given step, as a signal would."""
 
     def __init__(self, monkeypatch, step: int) -> None:
-        from leantune.training import observer
+        from leantune.training import callbacks as observer
 
         original = observer.RunObserver.after_step
 
@@ -579,7 +580,7 @@ def test_resume_refuses_another_precision(inputs, tmp_path, monkeypatch):
             run_training(recipe, console=quiet())
     began_in = record_of(tmp_path / "run")["model"]["precision"]
     other = "fp32" if began_in == "bf16" else "bf16"
-    monkeypatch.setattr("leantune.hardware.pick_precision", lambda choice, device: other)
+    monkeypatch.setattr("leantune.system.hardware.pick_precision", lambda choice, device: other)
     with pytest.raises(CheckpointError, match=f"computes in {began_in}, but precision=auto is {other}"):
         run_training(recipe, console=quiet(), resume=True)
 

@@ -22,8 +22,8 @@ from benchmarks.overhead.measure import BATCH_SIZE, measure, rows_needed
 from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
 from benchmarks.speed.__main__ import workplace
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
-from leantune.hardware import pick_device
-from leantune.memory import keep_freed_memory, use_huge_pages
+from leantune.system.hardware import pick_device
+from leantune.system.memory import keep_freed_memory, use_huge_pages
 
 ROOT = Path(__file__).parents[2]
 LIMIT = {"cpu": 0.02, "cuda": 0.03}

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from leantune.adalora.layer import orthogonal_penalty
 from leantune.config import Recipe, load_recipe
-from leantune.evaluation.evaluate import batch_of
+from leantune.inference.batches import batch_of
+from leantune.training.build import build_classifier, fresh_state, prepare_run
 from leantune.training.loop import Phase, StepResult, TrainingState, train
-from leantune.training.setup import build_classifier, fresh_state, prepare_run
 
 WARM_STEPS = 3
 BATCH_SIZE = 32

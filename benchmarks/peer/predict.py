@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
 
-from leantune.hardware import describe_hardware, describe_versions
+from leantune.system.hardware import describe_hardware, describe_versions
 
 
 def main() -> None:

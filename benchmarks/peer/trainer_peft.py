@@ -35,9 +35,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from leantune.hardware import describe_hardware, describe_versions
 from leantune.integrations import AdaLoraCallback, live_ranks
 from leantune.model.pretrained import with_dropout
+from leantune.system.hardware import describe_hardware, describe_versions
 
 WARMUP, WEIGHT_DECAY, ORTHOGONALITY = 0.1, 0.01, 0.5
 RANK_WARMUP, RANK_FINAL, ALLOCATE_EVERY = 0.1, 0.4, 0.01

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.overhead.measure import WARM_STEPS, Contestant, contestant
 from leantune.config.load import parse_overrides
-from leantune.memory import keep_freed_memory, use_huge_pages
+from leantune.system.memory import keep_freed_memory, use_huge_pages
 
 SETTLING_STEPS = 3 * WARM_STEPS
 """Kernels are compiled for new shapes meanwhile."""

@@ -21,7 +21,7 @@ from benchmarks.quality.data import SOURCES, DataSet, data_set, missing_source
 from benchmarks.quality.jobs import run_job
 from benchmarks.quality.methods import BUDGETS, METHODS, Method
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
-from leantune.data.assets import ASSET_PREFIX, fetch
+from leantune.assets.download import ASSET_PREFIX, fetch
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "quality"

@@ -12,7 +12,7 @@ import sys
 import torch
 from torch import Tensor
 
-from leantune import cli
+from leantune.cli.main import main as cli
 from leantune.packing.dropout import DropoutStream
 
 

@@ -25,7 +25,7 @@ from benchmarks.quality.methods import (
     UNIFORM,
 )
 from benchmarks.speed.inputs import CACHE, SHARED_DATA, Rows, write_rows
-from leantune.data.assets import ASSETS, fetch
+from leantune.assets.download import ASSETS, fetch
 
 SEED = 0
 """Of the cut; the seeds of the study are those of training."""

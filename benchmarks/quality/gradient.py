@@ -21,11 +21,11 @@ from benchmarks.quality.data import MINILM, SOURCES, data_set, missing_source
 from benchmarks.quality.jobs import PUBLISHED_RANKS
 from benchmarks.results_folder import origin_of, stem_of, write_result
 from leantune.config import load_recipe
-from leantune.data.rows import LabelledRows
+from leantune.data.dataset import LabelledRows
 from leantune.model.classifier import Classifier
-from leantune.training.gradient_start import ROW_NORM, fill_gradients, turn_to_gradient
-from leantune.training.setup import build_classifier, prepare_run
-from leantune.training.warm_start import scale_output_layer, start_from_probe
+from leantune.training.adapter_init import ROW_NORM, fill_gradients, turn_to_gradient
+from leantune.training.build import build_classifier, prepare_run
+from leantune.training.head_init import scale_output_layer, start_from_probe
 
 ROOT = Path(__file__).parents[2]
 UNSEEN_ROWS = 1000

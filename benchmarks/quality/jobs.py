@@ -20,7 +20,7 @@ from benchmarks.results_folder import commit
 from benchmarks.speed.arithmetic import slug
 from leantune import __version__
 from leantune.adalora.budget import ParameterPlan
-from leantune.data.assets import resolve_location
+from leantune.assets.download import resolve_location
 from leantune.errors import DivergedError
 from leantune.model.build import plan_model, skeleton
 from leantune.model.pretrained import config_of

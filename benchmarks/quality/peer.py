@@ -29,8 +29,8 @@ from benchmarks.peer.trainer_peft import (
     tokenised,
     trainer_of,
 )
-from leantune.hardware import describe_hardware, describe_versions
 from leantune.integrations import live_ranks
+from leantune.system.hardware import describe_hardware, describe_versions
 
 DEFAULTS: dict[str, Any] = {
     "precision": "bf16",

@@ -25,7 +25,7 @@ from benchmarks.quality.methods import MAIN
 from benchmarks.quality.report import SECONDS
 from benchmarks.quality.study import PUBLISHED, Study
 from benchmarks.results_folder import origin_of
-from leantune.data.assets import fetch
+from leantune.assets.download import fetch
 
 DATA = "agnews"
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from leantune.atomic import TEMPORARY_PREFIX
+from leantune.system.atomic import TEMPORARY_PREFIX
 from leantune.training.checkpoint import TENSORS, list_checkpoints
 
 PHASES = ("warm-up", "pruning", "final", "publishing")
@@ -67,7 +67,7 @@ class Chain:
             words = ["--overwrite", f"output={self.run}", *places, *SETTINGS]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
         command = [
-            sys.executable, *(launcher if self.processes > 1 else []), "-m", "leantune.cli", "train", *words,
+            sys.executable, *(launcher if self.processes > 1 else []), "-m", "leantune", "train", *words,
         ]  # fmt: skip
         self.run.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -136,7 +136,7 @@ class Chain:
         """SHA-256 of what the run ended with: weights, optimiser, allocator, predictions."""
         predictions = self.run / "predictions.csv"
         subprocess.run(
-            [sys.executable, "-m", "leantune.cli", "predict", str(self.run), "--overwrite", "--probabilities",
+            [sys.executable, "-m", "leantune", "predict", str(self.run), "--overwrite", "--probabilities",
              "--input", str(self.inputs / "test.csv"), "--output", str(predictions)],
             check=True, capture_output=True,
         )  # fmt: skip

@@ -32,10 +32,10 @@ def fuzz(corpus: Path, seconds: int) -> None:
     """The target process; libFuzzer ends it."""
     import atheris
 
-    with atheris.instrument_imports(include=["leantune.data.pickles"]):
-        from leantune.data.content import open_content
-        from leantune.data.pickles.read import open_pickle
+    with atheris.instrument_imports(include=["leantune.pickle_tables"]):
+        from leantune.data.readers.content import open_content
         from leantune.errors import LeantuneError
+        from leantune.data.readers.pickles import open_pickle
 
     path = corpus.parent / "rows.pkl"
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.reliability.chain import PHASES, Chain, Kill
 from benchmarks.results_folder import machine_name
-from leantune.hardware import describe_hardware, describe_versions, pick_device
+from leantune.system.hardware import describe_hardware, describe_versions, pick_device
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from tiny import save_tiny_encoder, write_rows

@@ -82,5 +82,5 @@ def repeated(rows: Rows, count: int) -> Iterator[tuple[str, str]]:
 
 
 def _asset(name: str, place: Workplace) -> Path:
-    command = [sys.executable, "-m", "leantune.cli", "assets", "--path", name]
+    command = [sys.executable, "-m", "leantune", "assets", "--path", name]
     return Path(place.output_of(command).strip())

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import torch
 
-from leantune.hardware import describe_hardware, describe_versions, pick_device, pick_precision
+from leantune.system.hardware import describe_hardware, describe_versions, pick_device, pick_precision
 
 SHAPES = {"cpu": ((4096, 768, 3072), (2048, 2048, 2048)), "cuda": ((8192, 8192, 8192), (16384, 4096, 4096))}
 """(rows, inner, columns); the best of them counts."""

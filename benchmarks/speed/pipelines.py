@@ -121,7 +121,7 @@ def leantune_training(
             "max_length": MAX_LENGTH,
         }
         words = [f"{key}={value}" for key, value in recipe.items()]
-        return [sys.executable, "-m", "leantune.cli", "train", *words, "--overwrite"]
+        return [sys.executable, "-m", "leantune", "train", *words, "--overwrite"]
 
     def read(work: Workload, folder: Path, outcome: Outcome) -> Sample:
         record = _json(work.trained / "record.json")
@@ -180,7 +180,7 @@ def leantune_prediction(
 
     def export(work: Workload) -> list[str]:
         words = [str(work.trained), "--format", engine, "--overwrite"]
-        return [sys.executable, "-m", "leantune.cli", "export", *words]
+        return [sys.executable, "-m", "leantune", "export", *words]
 
     def command(work: Workload, folder: Path) -> list[str]:
         options = {

@@ -7,8 +7,8 @@ import json
 import time
 from pathlib import Path
 
-from leantune.memory import keep_freed_memory
-from leantune.openmp import spin_briefly
+from leantune.system.memory import keep_freed_memory
+from leantune.system.openmp import spin_briefly
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     from leantune.data.read import Columns, open_examples
     from leantune.inference.engines import load_engine
     from leantune.inference.predict import predict_to
-    from leantune.inference.write import Layout, open_writer
+    from leantune.inference.writers import Layout, open_writer
 
     trained = load_engine(options.engine, Path(options.run), precision=options.precision)
     layout = Layout(trained.labels, with_probabilities=False, submission=False)

@@ -29,7 +29,7 @@ def main() -> None:
 def with_leantune(options: argparse.Namespace, cache: Path) -> tuple[float, int]:
     """Seconds and rows."""
     from leantune.data.read import Columns, open_examples
-    from leantune.data.tokens import Tokeniser, tokenise
+    from leantune.data.tokenization import Tokeniser, tokenise
 
     tokeniser = Tokeniser.pretrained(options.model, options.max_length)
     started = time.perf_counter()

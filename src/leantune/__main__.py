@@ -1,20 +1,9 @@
-"""Where the command starts, ``leantune`` or ``python -m leantune``: Ctrl-C is one line from the first import on."""
+"""``python -m leantune``."""
 
 from __future__ import annotations
 
 import sys
 
+from leantune.cli.__main__ import main
 
-def main() -> int:
-    """Run one command; returns the exit code."""
-    try:
-        from leantune.cli import main as run
-
-        return run()
-    except KeyboardInterrupt:
-        print("leantune: error: interrupted", file=sys.stderr)
-        return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())

@@ -19,15 +19,15 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from leantune.atomic import write_text
 from leantune.config import Recipe, load_recipe
-from leantune.console import console
+from leantune.config.run_record import RECORD, read_record
 from leantune.data.cells import list_of_texts
 from leantune.errors import DataError, Interrupted, UsageError
 from leantune.inference.load import TrainedClassifier, load_run
 from leantune.inference.predict import predict_texts
 from leantune.report import write_model_card, write_report
-from leantune.run_record import RECORD, read_record
+from leantune.system.atomic import write_text
+from leantune.system.console import console
 from leantune.training.folder import check_folder
 from leantune.training.run import run_training
 

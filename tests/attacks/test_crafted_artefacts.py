@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from attacks.crafted import ADAPTER, MERGED, STATES, change_json, rehash
-from leantune.checksums import describe_file
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.errors import CheckpointError
-from leantune.inference.shared import SharedEncoder
+from leantune.inference.multi_adapter import SharedEncoder
+from leantune.system.checksums import describe_file
 from leantune.training.checkpoint import MANIFEST, STATE, TENSORS, find_problem, list_checkpoints
 
 

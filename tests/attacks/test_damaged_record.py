@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attacks.crafted import BROKEN
-from leantune.cli import main
+from leantune.cli.main import main
+from leantune.config.run_record import NEEDED_TO_RESUME, NEEDED_TO_USE, read_finished_record, read_record
 from leantune.errors import CheckpointError
 from leantune.estimator import LeanTextClassifier
-from leantune.run_record import NEEDED_TO_RESUME, NEEDED_TO_USE, read_finished_record, read_record
 
 
 @pytest.fixture(scope="module")

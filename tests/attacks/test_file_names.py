@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attacks.inputs import OUTSIDE
-from leantune.checksums import describe_file, describe_folder, find_difference
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.errors import UnsafeFileError
-from leantune.file_names import entry_of, is_plain_name
+from leantune.system.checksums import describe_file, describe_folder, find_difference
+from leantune.system.file_names import entry_of, is_plain_name
 from leantune.training.checkpoint import MANIFEST, Checkpoint, find_problem, save_checkpoint
 
 

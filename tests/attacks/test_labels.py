@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from attacks.inputs import PAIRS
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.data.labels import LabelMap, look_alikes
 from leantune.errors import DataError
-from leantune.training.notices import data_lines
+from leantune.training.warnings import data_lines
 
 
 @pytest.mark.parametrize("name", PAIRS)

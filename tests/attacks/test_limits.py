@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from leantune.adalora.budget import Target, plan_parameters
-from leantune.cli import main
-from leantune.data import tokens
-from leantune.data.tokens import Tokeniser
+from leantune.cli.main import main
+from leantune.data import tokenization as tokens
+from leantune.data.tokenization import Tokeniser
 from leantune.errors import UsageError
-from leantune.training.notices import rank_lines
+from leantune.training.warnings import rank_lines
 from tiny import save_tiny_encoder
 
 MEMORY = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
-from leantune.__main__ import main
+from leantune.cli.__main__ import main
 code = main()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
 sys.exit(code)
@@ -86,7 +86,7 @@ def test_a_long_value_in_the_environment_is_a_short_line(
     ],
 )
 def test_an_error_that_cannot_be_said_keeps_its_code(arguments, redirection, code):
-    command = f"{sys.executable} -m leantune.cli {arguments} {redirection}"
+    command = f"{sys.executable} -m leantune {arguments} {redirection}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
@@ -94,13 +94,13 @@ def test_an_error_that_cannot_be_said_keeps_its_code(arguments, redirection, cod
 def test_a_log_that_is_full_does_not_stop_the_work(run, inputs, tmp_path):
     output = tmp_path / "p.csv"
     rows = inputs / "test.csv"
-    command = f"{sys.executable} -m leantune.cli predict {run} --input {rows} --output {output} 2>/dev/full"
+    command = f"{sys.executable} -m leantune predict {run} --input {rows} --output {output} 2>/dev/full"
     assert subprocess.run(["bash", "-c", command]).returncode == 0
     assert len(output.read_text().splitlines()) == 61
 
 
 def test_a_result_that_is_full_is_a_full_disk(run, inputs):
-    command = f"{sys.executable} -m leantune.cli predict {run} --input {inputs / 'test.csv'} >/dev/full"
+    command = f"{sys.executable} -m leantune predict {run} --input {inputs / 'test.csv'} >/dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 6
     assert done.stderr.startswith("leantune: error: no space left")
@@ -114,14 +114,14 @@ class Finder:
         if name == {name!r}:
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Finder())
-from leantune.__main__ import main
+from leantune.cli.__main__ import main
 sys.argv[1:] = ["predict", "/no/such/run", "--input", "x.csv"]
 sys.exit(main())
 """
 
 
 @pytest.mark.parametrize(
-    "name", ["leantune.cli", "yaml", "leantune.config", "torch", "leantune.inference.engines"]
+    "name", ["leantune.cli.main", "yaml", "leantune.config", "torch", "leantune.inference.engines"]
 )
 def test_ctrl_c_within_an_import_is_one_line(name):
     done = start(code=INTERRUPTED.format(name=name))

@@ -16,10 +16,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from leantune.atomic import MAX_NAME_BYTES, atomic_file, atomic_folder, file_to_replace, remove_leftovers
-from leantune.checksums import describe_file
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.errors import ResourceError, UnsafeFileError, UsageError
+from leantune.system.atomic import (
+    MAX_NAME_BYTES,
+    atomic_file,
+    atomic_folder,
+    file_to_replace,
+    remove_leftovers,
+)
+from leantune.system.checksums import describe_file
 from leantune.training.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from leantune.training.resume import newest_valid_checkpoint
 from tiny import quiet, words_of
@@ -105,7 +111,7 @@ LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-from leantune.cli import main
+from leantune.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from attacks.inputs import BOMB, BOMBS
-from leantune.cli import main
+from leantune.cli.main import main
 
 LIMITED = """
 import resource, sys

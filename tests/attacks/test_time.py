@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from attacks.inputs import INPUTS
-from leantune.data.content import UNPACKED_VARIABLE
 from leantune.data.read import Columns, open_examples
+from leantune.data.readers.content import UNPACKED_VARIABLE
 from leantune.errors import DataError, UsageError
 
 READ = """

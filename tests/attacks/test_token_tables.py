@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leantune.data import tokens
+from leantune.data import tokenization as tokens
 from leantune.data.read import Columns, open_examples
-from leantune.data.tokens import DIGEST_BYTES, SCHEMA, Tokeniser, TokenTable, tokenise
+from leantune.data.tokenization import DIGEST_BYTES, SCHEMA, Tokeniser, TokenTable, tokenise
 from tiny import write_rows
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")

@@ -10,9 +10,10 @@ import signal
 import pytest
 from rich.console import Console
 
-from leantune.cli import main
+from leantune.cli.main import main
 from leantune.errors import DivergedError, Interrupted
-from leantune.training import loop, observer, run
+from leantune.training import callbacks as observer
+from leantune.training import loop, run
 from leantune.training.run import run_training
 from tiny import recipe_for, words_of
 

@@ -7,10 +7,10 @@ import stat
 
 import pytest
 
-from leantune.data import assets
-from leantune.data.assets import asset_path
+from leantune.assets import download as assets
+from leantune.assets.download import asset_path
 from leantune.errors import UnsafeFileError
-from leantune.trusted_files import make_trusted_folder, open_trusted
+from leantune.system.trusted_files import make_trusted_folder, open_trusted
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
 

@@ -32,15 +32,15 @@ SECONDS, PROCESSOR_SECONDS = 60, 30
 MEMORY_MIB = 2500
 MESSAGE_CHARACTERS = 5000
 IMPORTED = (
-    "leantune.cli", "leantune.inference.engines", "leantune.inference.export", "leantune.report", "leantune.terminal",
-    "leantune.training.run", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
-    "transformers.models.auto.tokenization_auto", "peft",
+    "leantune.cli.main", "leantune.inference.engines", "leantune.inference.export.formats", "leantune.report",
+    "leantune.cli.output", "leantune.training.run", "transformers.models.auto.modeling_auto",
+    "transformers.models.bert.modeling_bert", "transformers.models.auto.tokenization_auto", "peft",
 )  # fmt: skip
 """Before the first attack, so that none waits for it."""
 
 
 def make(base: Path) -> None:
-    from leantune.cli import main
+    from leantune.cli.main import main
     from tiny import save_tiny_encoder, words_of, write_rows
 
     inputs = base / "inputs"
@@ -93,7 +93,7 @@ class Attempt:
 
 
 def _main(arguments: list[str]) -> int:
-    from leantune.cli import main
+    from leantune.cli.main import main
 
     return main(arguments)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from leantune.atomic import ASIDE_PREFIX, TEMPORARY_PREFIX, remove_leftovers
+from leantune.system.atomic import ASIDE_PREFIX, TEMPORARY_PREFIX, remove_leftovers
 
 MODES = ("disk full", "EIO", "short write", "kill", "torn write", "power cut")
 """In the order of ``enum mode`` in shim.c."""

@@ -13,15 +13,18 @@ from pathlib import Path
 import peft  # noqa: F401 - imported here, not again in every child
 import torch
 
-from leantune import atomic
-from leantune.cli import exit_code_of, main
+from leantune.cli.main import exit_code_of, main
 from leantune.config import load_recipe
-from leantune.evaluation.intervals import wilson_interval
-from leantune.inference import export, predict, write  # noqa: F401 - likewise
-from leantune.training import checkpoint, outcome
+from leantune.inference import predict  # noqa: F401 - likewise
+from leantune.inference import writers as write  # noqa: F401 - likewise
+from leantune.inference.export.formats import formats as export  # noqa: F401 - likewise
+from leantune.inference.intervals import wilson_interval
+from leantune.system import atomic
+from leantune.training import checkpoint
+from leantune.training import finalize as outcome
+from leantune.training.build import Run, build_classifier, prepare_run
 from leantune.training.checkpoint import Checkpoint, save_checkpoint
 from leantune.training.selection import Evaluation, Selection
-from leantune.training.setup import Run, build_classifier, prepare_run
 from leantune.training.state import restore_weights
 from tiny import quiet
 

@@ -33,7 +33,7 @@ class Method:
 
 
 _FROM_LORA: Mapping[str, Draw] = {"lora": draw_lora, "gradient": draw_lora}
-"""``gradient`` turns what was drawn when there are rows (`training.gradient_start`)."""
+"""``gradient`` turns what was drawn when there are rows (`training.adapter_init`)."""
 
 ADALORA = Method(
     title="AdaLoRA",

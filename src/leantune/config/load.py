@@ -15,8 +15,8 @@ import yaml
 
 from leantune.config.convert import convert
 from leantune.config.recipe import Recipe
+from leantune.config.run_record import RECORD
 from leantune.errors import CheckpointError, UsageError
-from leantune.run_record import RECORD
 
 ALIASES: dict[str, str] = {
     "init_r": "init_rank",
@@ -66,7 +66,7 @@ MAX_PROBLEMS = 20
 
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with leantune."""
-    folder = resources.files("leantune") / "recipes"
+    folder = resources.files("leantune.config") / "recipes"
     return sorted(item.name[: -len(".yaml")] for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
@@ -126,7 +126,7 @@ def _read_yaml(source: str) -> Mapping[str, Any]:
             f"{source}: {path.stat().st_size:,} bytes, expected a recipe of at most {MAX_BYTES:,}"
         )
     if source in shipped_recipes():
-        text = (resources.files("leantune") / "recipes" / f"{source}.yaml").read_text("utf-8")
+        text = (resources.files("leantune.config") / "recipes" / f"{source}.yaml").read_text("utf-8")
     elif path.is_file():
         try:
             text = path.read_text("utf-8")

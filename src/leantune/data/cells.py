@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
-from leantune.data.wording import place_name, shown, type_word
 from leantune.errors import DataError
+from leantune.system.messages import place_name, shown, type_word
 
 MAX_CLASSES = 65_536
 

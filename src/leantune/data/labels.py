@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from leantune.data.wording import listed, nearest, place_name, shown
 from leantune.errors import CheckpointError, DataError
+from leantune.system.messages import listed, nearest, place_name, shown
 
 _INTEGER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from leantune.data import hub
-from leantune.data.arrow import open_arrow
 from leantune.data.cells import LabelReader, ids_of, texts_of
-from leantune.data.content import PACKING_SUFFIXES, Content, open_content
-from leantune.data.delimited import open_delimited
-from leantune.data.jsonlines import open_jsonlines
-from leantune.data.pickles.read import open_pickle
-from leantune.data.saved_dataset import open_saved_dataset
-from leantune.data.sniff import sniff
+from leantune.data.readers import hub
+from leantune.data.readers.arrow import open_arrow
+from leantune.data.readers.content import PACKING_SUFFIXES, Content, open_content
+from leantune.data.readers.delimited import open_delimited
+from leantune.data.readers.jsonlines import open_jsonlines
+from leantune.data.readers.pickles import open_pickle
+from leantune.data.readers.saved_dataset import open_saved_dataset
+from leantune.data.readers.sniff import sniff
 from leantune.data.table import CellBatch, Table
-from leantune.data.wording import listed, nearest, place_name, shown
 from leantune.errors import DataError
+from leantune.system.messages import listed, nearest, place_name, shown
 
 LabelUse = Literal["required", "ignore"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import train_test_split
 
-from leantune.data.wording import shown
 from leantune.errors import DataError, UsageError
+from leantune.system.messages import shown
 
 IntArray = npt.NDArray[np.int64]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from leantune.data.wording import listed
 from leantune.errors import DataError
+from leantune.system.messages import listed
 
 
 @dataclass(frozen=True, slots=True)

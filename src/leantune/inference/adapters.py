@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from leantune import hardware
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
-from leantune.damage import explained_damage
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
 from leantune.model.build import load_pretrained, missing_head_parameters, skeleton
 from leantune.model.classifier import Classifier
 from leantune.model.hub import resolve_model
 from leantune.model.pretrained import config_of
+from leantune.system import hardware
+from leantune.system.damage import explained_damage
 
 
 def load_adapter(

@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leantune import hardware
-from leantune.checksums import find_difference
 from leantune.config import Recipe, recipe_of_run
-from leantune.damage import explained_damage
+from leantune.config.run_record import RECORD, read_finished_record
+from leantune.data.dataset import Index
 from leantune.data.labels import LabelMap
-from leantune.data.rows import Index
-from leantune.data.tokens import Encoded, Tokeniser
+from leantune.data.tokenization import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError
-from leantune.evaluation.evaluate import map_batches
-from leantune.file_names import entry_of
+from leantune.inference.batches import map_batches
 from leantune.model.build import load_classifier, load_packed
 from leantune.model.classifier import Classifier
 from leantune.model.families import Settings, family_of
 from leantune.model.pretrained import config_of, load_transformers, read_settings
 from leantune.packing.batch import PackedBatch, pack
-from leantune.run_record import RECORD, read_finished_record
+from leantune.system import hardware
+from leantune.system.checksums import find_difference
+from leantune.system.damage import explained_damage
+from leantune.system.file_names import entry_of
 
 Logits = npt.NDArray[np.float32]
 

@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from leantune import hardware
-from leantune.checksums import find_difference
 from leantune.config import Recipe, recipe_of_run
-from leantune.damage import explained_damage
+from leantune.config.run_record import FileRecord, read_finished_record
+from leantune.data.dataset import Index, by_length
 from leantune.data.labels import LabelMap
-from leantune.data.rows import Index, by_length
-from leantune.data.tokens import Encoded, Tokeniser
+from leantune.data.tokenization import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError, first_line
-from leantune.file_names import entry_of
 from leantune.inference.load import Logits, RunClassifier, check_labels
-from leantune.json_files import read_json
 from leantune.model.pretrained import read_settings
 from leantune.packing.padded import Inputs, padded_inputs
-from leantune.run_record import FileRecord, read_finished_record
+from leantune.system import hardware
+from leantune.system.checksums import find_difference
+from leantune.system.damage import explained_damage
+from leantune.system.file_names import entry_of
+from leantune.system.json_files import read_json
 
 FORMS = ("openvino", "openvino-int8")
 """Engines besides PyTorch: each is an export format, and the name of its folder in the run."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from leantune.atomic import atomic_file
 from leantune.data.cells import list_of_texts
 from leantune.data.read import ExampleBatch, ExampleSource
 from leantune.errors import CheckpointError, DataError, UsageError
-from leantune.evaluation.evaluate import softmax
+from leantune.inference.batches import softmax
 from leantune.inference.load import RunClassifier
-from leantune.inference.write import Predictions, PredictionWriter
+from leantune.inference.writers import Predictions, PredictionWriter
+from leantune.system.atomic import atomic_file
 
 CHUNK_ROWS = 8192
 """Rows read at once: enough to sort by length, few enough for any memory."""

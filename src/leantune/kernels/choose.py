@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from leantune.hardware import DTYPES
 from leantune.kernels.interface import EmbeddingsLike, Kernels, LayerLike
 from leantune.kernels.reference import Reference
+from leantune.system.hardware import DTYPES
 
 SWITCH = "LEANTUNE_NATIVE"
 """Environment variable: ``0`` turns the native kernels off."""

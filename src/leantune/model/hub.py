@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from leantune.data.assets import ASSET_PREFIX, resolve_location
-from leantune.data.wording import one_line
+from leantune.assets.download import ASSET_PREFIX, resolve_location
 from leantune.errors import UsageError
+from leantune.system.messages import one_line
 
 DESCRIPTION_FILES = ("*.json", "*.txt", "*.model", "*.py")
 """Config and tokenizer, and code, which is run only where it is trusted; the weights are apart, since a plan

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leantune.checksums import update_from
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UnsafeFileError, UsageError, first_line
+from leantune.system.checksums import update_from
 
 _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 

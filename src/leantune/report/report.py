@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
-from leantune.atomic import write_text
-from leantune.file_names import entry_of
 from leantune.report.adaptation import parameter_section, rank_section
 from leantune.report.curves import curve_section
 from leantune.report.markup import Html, join, tag
@@ -14,6 +12,8 @@ from leantune.report.provenance import artefact_section, data_section, provenanc
 from leantune.report.results import checkpoint_section, class_section, headline
 from leantune.report.run_folder import Run, load_run
 from leantune.report.wording import path_end
+from leantune.system.atomic import write_text
+from leantune.system.file_names import entry_of
 
 SECTIONS = (
     headline,

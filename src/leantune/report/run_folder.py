@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leantune.file_names import entry_of
-from leantune.json_files import parse_json
-from leantune.run_record import Measures, read_record
+from leantune.config.run_record import Measures, read_record
+from leantune.system.file_names import entry_of
+from leantune.system.json_files import parse_json
 
 Json = Mapping[str, Any]
 

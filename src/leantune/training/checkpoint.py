@@ -17,13 +17,13 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from leantune.atomic import atomic_folder, discard_folder
-from leantune.checksums import describe_file, find_difference
-from leantune.damage import explained_damage
+from leantune.config.run_record import FileRecord
 from leantune.errors import CheckpointError, ResourceError
-from leantune.file_names import entry_of
-from leantune.json_files import read_json
-from leantune.run_record import FileRecord
+from leantune.system.atomic import atomic_folder, discard_folder
+from leantune.system.checksums import describe_file, find_difference
+from leantune.system.damage import explained_damage
+from leantune.system.file_names import entry_of
+from leantune.system.json_files import read_json
 
 FORMAT_VERSION = 1
 MANIFEST, TENSORS, STATE = "MANIFEST.json", "state.safetensors", "state.json"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from leantune.atomic import discard_folder, remove_leftovers
 from leantune.config import Recipe
-from leantune.data.wording import listed
+from leantune.config.run_record import RECORD
 from leantune.errors import UsageError
-from leantune.inference.export import FOLDERS
-from leantune.run_record import RECORD
+from leantune.inference.export.formats import FOLDERS
+from leantune.system.atomic import discard_folder, remove_leftovers
+from leantune.system.messages import listed
 
 RUN_FILES = ("recipe.yaml", "history.jsonl", "report.html", "README.md", RECORD)
 RUN_FOLDERS = ("checkpoints", "adapter", "merged", *FOLDERS.values())

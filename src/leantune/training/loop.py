@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leantune import distributed
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.layer import orthogonal_penalty
 from leantune.adalora.prune import prune
 from leantune.config import Recipe
-from leantune.data.rows import LabelledRows, shuffled
+from leantune.data.dataset import LabelledRows, shuffled
 from leantune.errors import DivergedError
-from leantune.evaluation.evaluate import batch_of
+from leantune.inference.batches import batch_of
 from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch
-from leantune.training.contrast import of_all_processes, supervised_contrast, take_no_part
+from leantune.system import distributed
+from leantune.training.losses import of_all_processes, supervised_contrast, take_no_part
 from leantune.training.optimizer import learning_rate_at, set_learning_rate
 
 MAX_SKIPPED_IN_A_ROW = 20

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from leantune.adalora.budget import ParameterPlan
+from leantune.assets.download import resolve_location
 from leantune.config import Recipe
-from leantune.damage import explained_damage
-from leantune.data.assets import resolve_location
 from leantune.data.read import open_examples
 from leantune.errors import UsageError
 from leantune.model.build import unseen_head_modules
 from leantune.model.hub import resolve_model
 from leantune.model.pretrained import config_of
-from leantune.training.prepare import StepPlan, columns_of, plan_steps, prepare_data, resolve
-from leantune.training.setup import plan_run
+from leantune.system.damage import explained_damage
+from leantune.training.build import plan_run
+from leantune.training.dataset import StepPlan, columns_of, plan_steps, prepare_data, resolve
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from leantune import distributed
 from leantune.adalora.budget import ParameterPlan
-from leantune.atomic import remove_leftovers
 from leantune.config import Recipe
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
+from leantune.system import distributed
+from leantune.system.atomic import remove_leftovers
 from leantune.training.checkpoint import Checkpoint, checkpoints_folder, list_checkpoints, valid_checkpoints
 
 

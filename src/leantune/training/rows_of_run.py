@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from leantune.assets.download import default_cache_dir, resolve_location
 from leantune.config import Recipe, recipe_of_run
-from leantune.data.assets import default_cache_dir, resolve_location
+from leantune.config.run_record import read_finished_record
+from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
 from leantune.data.read import open_examples
-from leantune.data.rows import LabelledRows
-from leantune.data.tokens import Tokeniser, tokenise
+from leantune.data.tokenization import Tokeniser, tokenise
 from leantune.errors import DataError, UsageError
-from leantune.inference.openvino_export import CALIBRATION_ROWS, QuantisationRows
-from leantune.run_record import read_finished_record
-from leantune.training.prepare import PreparedData, columns_of, prepare_data
+from leantune.inference.export.openvino import CALIBRATION_ROWS, QuantisationRows
+from leantune.training.dataset import PreparedData, columns_of, prepare_data
 
 
 def quantisation_rows(run: Path, data: str | None) -> QuantisationRows:

@@ -13,24 +13,17 @@ from typing import Any
 
 from rich.console import Console
 
-from leantune import distributed
 from leantune.config import Recipe
-from leantune.damage import explained_damage
 from leantune.errors import CheckpointError, Interrupted, ResourceError
-from leantune.file_names import entry_of
-from leantune.hardware import describe_versions
-from leantune.memory import is_out_of_memory
 from leantune.model.classifier import Classifier
-from leantune.training.checkpoint import checkpoint_path, list_checkpoints
-from leantune.training.gradient_start import turn_to_gradient
-from leantune.training.interrupt import interruptible, resume_command
-from leantune.training.lock import run_lock
-from leantune.training.loop import Phase, TrainingState, skipped_line, train
-from leantune.training.observer import RunObserver
-from leantune.training.outcome import evaluate_part, measure_test, publish_artefacts, refit, select_best
-from leantune.training.resume import machine_lines, newest_valid_checkpoint
-from leantune.training.selection import Evaluation, Selection
-from leantune.training.setup import (
+from leantune.system import distributed
+from leantune.system.damage import explained_damage
+from leantune.system.file_names import entry_of
+from leantune.system.hardware import describe_versions
+from leantune.system.lock import run_lock
+from leantune.system.memory import is_out_of_memory
+from leantune.training.adapter_init import turn_to_gradient
+from leantune.training.build import (
     Run,
     begin_record,
     build_classifier,
@@ -40,9 +33,16 @@ from leantune.training.setup import (
     prepare_run,
     start_folder,
 )
+from leantune.training.callbacks import RunObserver
+from leantune.training.checkpoint import checkpoint_path, list_checkpoints
+from leantune.training.finalize import evaluate_part, measure_test, publish_artefacts, refit, select_best
+from leantune.training.head_init import scale_output_layer, start_from_probe
+from leantune.training.history import Display, History
+from leantune.training.loop import Phase, TrainingState, skipped_line, train
+from leantune.training.resume import machine_lines, newest_valid_checkpoint
+from leantune.training.selection import Evaluation, Selection
+from leantune.training.signals import interruptible, resume_command
 from leantune.training.state import restore
-from leantune.training.tracking import Display, History
-from leantune.training.warm_start import scale_output_layer, start_from_probe
 
 
 def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, resume: bool = False) -> Path:

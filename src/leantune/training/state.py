@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leantune import distributed
 from leantune.adalora.prune import prune
 from leantune.errors import CheckpointError
 from leantune.model.classifier import Classifier
+from leantune.system import distributed
 from leantune.training.checkpoint import Checkpoint
 from leantune.training.loop import TrainingState
 

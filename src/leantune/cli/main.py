@@ -1,0 +1,317 @@
+"""The commands. Each imports what it needs inside its function, so that ``--help`` is quick.
+
+Results go to standard output; progress and errors to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from leantune.cli.parser import keys_from_flags, parse, recipe_from
+from leantune.config import Recipe, load_recipe
+from leantune.config.run_record import RECORD
+from leantune.errors import CheckpointError, Interrupted, LeantuneError, ResourceError, UsageError
+from leantune.system.atomic import disk_failure
+from leantune.system.file_names import entry_of
+from leantune.system.memory import is_out_of_memory, keep_freed_memory, use_huge_pages
+from leantune.system.messages import one_line
+from leantune.system.openmp import spin_briefly
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parse(arguments)
+    if os.name != "posix":
+        return _report(UsageError("leantune needs Linux or macOS; on Windows use WSL"), 2, debug=False)
+    if options.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    spin_briefly()
+    keep_freed_memory()
+    if sys.stderr is None:  # closed: what is printed there would go to standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    elif sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _lenient(sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without a character shows its number
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _stop)  # training has its own, while it trains
+    run = COMMANDS[options.command]
+    return exit_code_of(lambda: run(options), debug=options.debug)
+
+
+class _Lenient(io.RawIOBase):
+    """A descriptor that takes everything: a full disk under the log changes nothing about what is done."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, content: Any) -> int:
+        with contextlib.suppress(OSError):
+            return os.write(self._descriptor, content)
+        return len(content)
+
+
+def _lenient(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Standard error, but that writing to it never fails."""
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Lenient(stream.fileno())),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=True,
+    )
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End as after an error, so that temporary files go."""
+    if _is_in_finalizer(frame):  # Python would print what is raised there, and go on
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        return
+    raise Interrupted("stopped by SIGTERM", signal_number=number)
+
+
+def _is_in_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def exit_code_of(command: Callable[[], None], *, debug: bool = False) -> int:
+    """Run ``command``; what goes wrong becomes one line on standard error and an exit code."""
+    try:
+        command()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what fails after this is no longer reported
+    except LeantuneError as error:
+        return _report(error, error.exit_code, debug)
+    except KeyboardInterrupt:
+        return _report(LeantuneError("interrupted"), 130, debug=False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        reason = disk_failure(error)
+        place = f"{error.filename}: " if error.filename else ""
+        if reason is None:
+            said = error.strerror or str(error)
+            return _report(UsageError(f"{place}{said}"), UsageError.exit_code, debug, cause=error)
+        return _report(ResourceError(f"{place}{reason}"), ResourceError.exit_code, debug, cause=error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _report(ResourceError(_MEMORY_ADVICE), ResourceError.exit_code, debug, cause=error)
+    return 0
+
+
+MAX_MESSAGE_CHARS = 4000
+"""Whatever a file holds that a message quotes."""
+
+# training names its own keys
+_MEMORY_ADVICE = "out of memory: a smaller --batch-size helps where the command has it"
+
+
+def _report(error: Exception, code: int, debug: bool, cause: BaseException | None = None) -> int:
+    if debug:
+        raise error from cause
+    text = one_line(error, MAX_MESSAGE_CHARS)
+    print(f"leantune: error: {text}", file=sys.stderr)
+    return code
+
+
+def _console() -> Any:
+    from leantune.system.console import console
+
+    # torchrun numbers the processes; the first one speaks for all
+    return console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+
+
+def _train(options: argparse.Namespace) -> None:
+    use_huge_pages()
+    from leantune.cli.output import print_result
+    from leantune.report import write_model_card, write_report
+    from leantune.system.distributed import barrier, is_main, process_group
+    from leantune.training.run import run_training
+
+    if options.resume:
+        if options.recipe or options.overrides or options.overwrite or keys_from_flags(options):
+            raise UsageError("--resume goes on with the recipe of the run; give nothing else")
+        path = str(entry_of(Path(options.resume), "recipe.yaml"))
+        if not os.path.isfile(path):
+            if not (Path(options.resume) / RECORD).is_file():
+                raise UsageError(f"{options.resume}: no run to resume there (no {RECORD})")
+            raise CheckpointError(f"{options.resume}: no recipe.yaml in it; put back what the run wrote")
+        recipe = load_recipe(path, {"output": options.resume})
+    else:
+        recipe = recipe_from(options)
+    with process_group():
+        folder = run_training(
+            recipe, console=_console(), overwrite=options.overwrite, resume=options.resume is not None
+        )
+        if is_main():
+            write_model_card(folder)
+            write_report(folder)
+            print_result(folder)
+        barrier()
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from leantune.cli.output import print_plan
+    from leantune.training.planning import plan
+
+    print_plan(plan(recipe_from(options)), as_json=options.json)
+
+
+def _columns(options: argparse.Namespace, recipe: Recipe) -> Any:
+    from leantune.data.read import Columns
+
+    if options.text_pair_column and recipe.text_pair_column is None:
+        raise UsageError(
+            "--text-pair-column: the run was trained on single texts, not on pairs; leave it out"
+        )
+    return Columns(
+        text=options.text_column or recipe.text_column,
+        text_pair=options.text_pair_column or recipe.text_pair_column,
+        label=getattr(options, "label_column", None) or recipe.label_column,
+        id=getattr(options, "id_column", None),
+    )
+
+
+def _trusts(options: argparse.Namespace) -> bool:
+    return bool(options.trust_remote_code == "true")
+
+
+def _engine(options: argparse.Namespace) -> Any:
+    from leantune.inference.engines import load_engine
+
+    return load_engine(
+        options.engine,
+        Path(options.run_folder),
+        precision=options.precision,
+        trust_remote_code=_trusts(options),
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    import json
+
+    from leantune.assets.download import resolve_location
+    from leantune.cli.output import print_metrics
+    from leantune.data.read import open_examples
+    from leantune.inference.evaluate import measure
+
+    trained = _engine(options)
+    columns = _columns(options, trained.recipe)
+    source = open_examples(resolve_location(options.data), columns, labels="required", split="test")
+    metrics = measure(trained, source, options.batch_size or trained.recipe.eval_batch_size)
+    if options.json:
+        print(json.dumps(metrics.to_json()))
+    else:
+        print_metrics(metrics)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from leantune.assets.download import resolve_location
+    from leantune.data.read import open_examples
+    from leantune.inference.predict import predict_to
+    from leantune.inference.writers import Layout, check_output, open_writer
+
+    location = resolve_location(options.input)
+    suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)
+    trained = _engine(options)
+    source = open_examples(location, _columns(options, trained.recipe), labels="ignore", split="test")
+    layout = Layout(trained.labels, with_probabilities=options.probabilities, submission=options.submission)
+    with _console().status("classifying") as status:
+        summary = predict_to(
+            trained,
+            source,
+            options.output,
+            writer=lambda path: open_writer(layout, path, suffix),
+            batch_size=options.batch_size or trained.recipe.eval_batch_size,
+            on_rows=lambda rows: status.update(f"classifying: {rows:,} rows"),
+        )
+    place = "standard output" if options.output == "-" else options.output
+    notes = [f"{summary.truncated_rows:,} truncated to {trained.tokeniser.max_length} tokens"]
+    if summary.empty_rows:
+        notes.append(f"{summary.empty_rows:,} without text")
+    print(f"{summary.rows:,} rows to {place} ({', '.join(notes)})", file=sys.stderr)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from leantune.inference.export.formats import export_int8, export_run
+    from leantune.training.rows_of_run import quantisation_rows
+
+    run = Path(options.run_folder)
+    if options.format == "openvino-int8":
+        with _console().status("quantising"):
+            folder, cost = export_int8(
+                run,
+                options.output,
+                lambda: quantisation_rows(run, options.data),
+                overwrite=options.overwrite,
+                trust_remote_code=_trusts(options),
+            )
+        print(folder)
+        print(cost)
+        return
+    if options.data:
+        raise UsageError("--data is for --format openvino-int8; the other formats need no rows")
+    folder = export_run(
+        run,
+        options.format,
+        options.output,
+        overwrite=options.overwrite,
+        trust_remote_code=_trusts(options),
+    )
+    print(folder)
+
+
+def _report_page(options: argparse.Namespace) -> None:
+    from leantune.report import write_report
+
+    print(write_report(Path(options.run_folder)))
+
+
+def _assets(options: argparse.Namespace) -> None:
+    from leantune.assets.download import DEFAULT_ASSETS, fetch
+
+    names = [options.path] if options.path else DEFAULT_ASSETS
+    with _console().status(f"fetching {', '.join(names)}"):
+        paths = fetch(names)
+    for name, path in paths.items():
+        print(path if options.path else f"{name}\t{path}")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "train": _train,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "export": _export,
+    "report": _report_page,
+    "assets": _assets,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

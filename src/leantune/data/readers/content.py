@@ -1,0 +1,262 @@
+"""Where the bytes are: a file, or standard input kept in a temporary one, unpacked as they are read.
+
+A ``Content`` can be opened again and again, so every reader makes as many passes as it likes.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import weakref
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+from leantune.errors import DataError, ResourceError
+from leantune.system.checksums import update_from
+from leantune.system.environment import mebibytes
+from leantune.system.messages import place_name
+
+Packing = Literal["gzip", "bzip2", "xz"]
+
+PACKING_MAGIC: dict[bytes, Packing] = {
+    b"\x1f\x8b\x08": "gzip",
+    **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
+    b"\xfd7zXZ\x00": "xz",
+}
+PACKING_SUFFIXES = (".gz", ".bz2", ".xz")
+
+UNPACKED_VARIABLE = "LEANTUNE_MAX_UNPACKED_MIB"
+"""Environment variable: what a packed file may unpack to."""
+UNPACKED_BYTES = 2**30
+UNPACKED_RATIO = 100
+"""Without it: `UNPACKED_BYTES`, or this many times the size of the packed file if that is more."""
+
+HEAD_BYTES = 4096
+
+_OPENERS: dict[Packing, Callable[[Path], object]] = {
+    "gzip": gzip.open,
+    "bzip2": bz2.open,
+    "xz": lzma.open,
+}
+
+
+def unpacked_limit(packed_bytes: int) -> int:
+    """Bytes that a packed file of this size may unpack to.
+
+    Raises:
+        UsageError: if ``$LEANTUNE_MAX_UNPACKED_MIB`` is not a whole number.
+    """
+    given = mebibytes(UNPACKED_VARIABLE)
+    return max(UNPACKED_BYTES, UNPACKED_RATIO * packed_bytes) if given is None else given
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The bytes of one file.
+
+    Args:
+        name: the file as the user named it; used in messages.
+        path: where the bytes are.
+        stamp: size in bytes and modification time in ns when the content was opened.
+        packing: how the bytes are compressed, or None.
+        owner: keeps a temporary file on disk for as long as this content is used.
+    """
+
+    name: str
+    path: Path
+    stamp: tuple[int, int]
+    packing: Packing | None
+    owner: object = field(default=None, repr=False, compare=False)
+
+    @property
+    def suffix(self) -> str:
+        """The lower-case suffix without that of the compression: ``.csv`` for ``A.CSV.gz``."""
+        path = Path(self.path.name.lower())
+        return Path(path.stem).suffix if path.suffix in PACKING_SUFFIXES else path.suffix
+
+    def open(self) -> BinaryIO:
+        """Open the unpacked bytes.
+
+        Raises:
+            DataError: the file cannot be read; while reading, that its compression is damaged or
+                that it unpacks to too much.
+        """
+        with reading(self.name):
+            if self.packing is None:
+                return open(self.path, "rb")
+            return cast(BinaryIO, io.BufferedReader(_Unpacked(self), 2**16))
+
+    def head(self) -> bytes:
+        """The first ``HEAD_BYTES`` unpacked bytes."""
+        with self.open() as stream, reading(self.name):
+            return stream.read(HEAD_BYTES)
+
+    def last_byte(self) -> bytes | None:
+        """The last byte of a file that is not compressed, else None."""
+        if self.packing is not None:
+            return None
+        with self.open() as stream, reading(self.name):
+            stream.seek(-1, os.SEEK_END)
+            return stream.read()
+
+    def check_unpacked(self) -> None:
+        """Unpack all of a packed file once: to find out by its rows that it is too much takes a hundred times as long.
+
+        Raises:
+            DataError: if it is, or is damaged.
+        """
+        if self.packing is not None:
+            with self.open() as stream:
+                while stream.read(2**20):
+                    pass
+
+    def update_hash(self, digest: hashlib._Hash) -> None:
+        """Feed the bytes of the file, as they are on disk, to a hash."""
+        with reading(self.name):
+            update_from(digest, self.path)
+
+    def check_unchanged(self) -> None:
+        """Raise DataError if the file is not the one that was opened."""
+        with reading(self.name):
+            now = _stamp(os.stat(self.path))
+        if now != self.stamp:
+            raise DataError(
+                "the file changed while it was read: its rows cannot be trusted; "
+                "start again when nothing writes to it",
+                path=self.name,
+            )
+
+
+def open_content(location: str) -> Content:
+    """A regular file, or standard input when ``location`` is ``-``.
+
+    Raises:
+        DataError: no such file, not a regular file, or it may not be read.
+    """
+    if location == "-":
+        if sys.stdin is None:
+            raise DataError("standard input is closed: pipe the rows in, or give a file")
+        return _spool(sys.stdin.buffer)
+    name = place_name(location)
+    try:
+        info = os.stat(location)
+    except FileNotFoundError:
+        place = "" if os.path.isabs(location) else f" in {os.getcwd()}"
+        raise DataError(f"no such file{place}: check the name and the folder", path=name) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {_reason(error)}", path=name) from error
+    if not stat.S_ISREG(info.st_mode):
+        raise DataError(
+            f"{_kind_of_node(info.st_mode)}, expected a file: "
+            "pipe the data in and write - as its name, or save it to a file",
+            path=name,
+        )
+    return _content(name, Path(location), info)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn the operating system's refusal to open or read a file into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot be read: {_reason(error)}", path=name) from error
+
+
+class _Unpacked(io.RawIOBase):
+    """The unpacked bytes of a compressed file, up to a limit."""
+
+    def __init__(self, content: Content) -> None:
+        assert content.packing is not None
+        self._stream = cast(BinaryIO, _OPENERS[content.packing](content.path))
+        self._content = content
+        self._limit = unpacked_limit(content.stamp[0])
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        try:
+            block = self._stream.read(len(buffer))
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            raise DataError(
+                f"the {self._content.packing} data are damaged or cut short ({error}): "
+                "make or download the file again",
+                path=self._content.name,
+            ) from error
+        self._count += len(block)
+        if self._count > self._limit:
+            raise DataError(
+                f"the file unpacks to more than {self._limit:,} bytes: unpack it yourself if that is what you expect, "
+                f"or set {UNPACKED_VARIABLE}",
+                path=self._content.name,
+            )
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _TemporaryPath:
+    """A temporary file that is removed when this object is, at the latest when Python ends."""
+
+    def __init__(self, path: Path) -> None:
+        weakref.finalize(self, path.unlink, missing_ok=True)
+
+
+def _spool(stream: BinaryIO) -> Content:
+    descriptor, spelled = tempfile.mkstemp(prefix="leantune-stdin-")
+    path = Path(spelled)
+    owner = _TemporaryPath(path)
+    with os.fdopen(descriptor, "wb") as spooled:
+        try:
+            shutil.copyfileobj(stream, spooled, 2**20)
+            spooled.flush()
+        except OSError as error:
+            raise ResourceError(
+                f"standard input could not be kept in {path.parent}: {_reason(error)}; "
+                "free some space there or set TMPDIR"
+            ) from error
+    return _content("standard input", path, os.stat(path), owner)
+
+
+def _content(name: str, path: Path, info: os.stat_result, owner: object = None) -> Content:
+    if info.st_size == 0:
+        raise DataError("the file is empty: expected a header and rows", path=name)
+    with reading(name), open(path, "rb") as stream:
+        magic = stream.read(10)
+    packing = next((kind for start, kind in PACKING_MAGIC.items() if magic.startswith(start)), None)
+    return Content(name, path, _stamp(info), packing, owner)
+
+
+def _stamp(info: os.stat_result) -> tuple[int, int]:
+    return info.st_size, info.st_mtime_ns
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _kind_of_node(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    if stat.S_ISFIFO(mode):
+        return "a named pipe"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device"

@@ -1,0 +1,62 @@
+"""JSON as the standard has it: no NaN, no key twice, no number or nesting that hurts a reader."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from leantune.system.messages import shown
+
+MAX_DEPTH = 100
+MAX_DIGITS = 4300
+
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+"""A string that is not closed matches to the end: to fail there would mean to begin again at every quote in it."""
+
+
+def parse_json(text: str) -> object:
+    """The value that a JSON text holds.
+
+    Raises:
+        ValueError: its message says in a few words what is wrong and at which character.
+    """
+    _check_depth(text)
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON at character {error.pos + 1} ({error.msg})") from None
+
+
+def _check_depth(text: str) -> None:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        bracket = match[0]
+        depth += (bracket in "[{") - (bracket in "]}")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"brackets nested more than {MAX_DEPTH} deep at character {match.start() + 1}")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        seen: set[str] = set()
+        double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(double)} twice in one object")
+    return result
+
+
+def _refuse_constant(word: str) -> object:
+    raise ValueError(f"{word}, which is not JSON")
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_bounded_int
+)

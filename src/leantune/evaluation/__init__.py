@@ -1,1 +1,0 @@
-"""How good a classifier is, and how sure one can be of it."""

@@ -1,0 +1,35 @@
+"""Metrics of a finished run on labelled rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from leantune.data.read import ExampleSource
+from leantune.inference.load import RunClassifier
+from leantune.inference.metrics import Metrics, evaluate_probabilities
+from leantune.inference.predict import CHUNK_ROWS, predict_rows
+
+
+def measure(trained: RunClassifier, source: ExampleSource, batch_size: int) -> Metrics:
+    """Classify every row and compare with its label.
+
+    Raises:
+        DataError: for a label that the model does not know, naming the row.
+    """
+    probabilities, label_ids = [], []
+    for batch in source.batches(CHUNK_ROWS):
+        assert batch.labels is not None
+        label_ids.append(
+            trained.labels.encode(
+                batch.labels,
+                source.name,
+                start=batch.start,
+                column=source.columns.label,
+                locate=source.locate,
+            )
+        )
+        predictions, _ = predict_rows(trained, batch, batch_size)
+        probabilities.append(predictions.probabilities)
+    return evaluate_probabilities(
+        np.concatenate(probabilities), np.concatenate(label_ids), trained.labels.names
+    )

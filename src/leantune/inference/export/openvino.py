@@ -1,0 +1,242 @@
+"""From the merged model of a run to OpenVINO, as it is or in int8; what int8 costs is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leantune import __version__
+from leantune.config.run_record import read_finished_record
+from leantune.data.dataset import LabelledRows
+from leantune.data.tokenization import Encoded
+from leantune.errors import UsageError, first_line
+from leantune.inference.agreement import check_logits
+from leantune.inference.comparison import Comparison, compare
+from leantune.inference.export.narrow import narrow_last_layer
+from leantune.inference.load import RunClassifier, TrainedClassifier, load_merged_transformers, load_run
+from leantune.inference.openvino import ABOUT, MODEL, import_extra, open_export, padded_batches
+from leantune.model.pretrained import quiet_transformers
+from leantune.system import hardware
+from leantune.system.checksums import describe_folder
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+"""What transformers saves of a tokenizer."""
+CALIBRATION_ROWS = 512
+"""Rows whose activations decide the ranges of int8."""
+CALIBRATION_BATCH_SIZE = 8
+"""Small, so that a batch is of one length and little of what is observed is padding."""
+PROBE_LENGTHS = (1, 5, 15, 16, 17, 40, 100)
+"""Words of the texts on which an export is compared with its run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantisationRows:
+    """What int8 is calibrated with and measured on."""
+
+    calibration: LabelledRows
+    measured: LabelledRows
+    name: str
+    """What the measured rows are, for the user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyCost:
+    """A run in PyTorch and in int8 on the same rows. Rates are fractions."""
+
+    rows: str
+    precision: str
+    """Of the encoder in PyTorch."""
+    torch_accuracy: float
+    int8_accuracy: float
+    equal_predictions: float
+    comparison: Comparison
+    """PyTorch is a, int8 is b."""
+
+    def __str__(self) -> str:
+        return (
+            f"accuracy on {self.comparison.num_rows:,} {self.rows} rows: {100 * self.torch_accuracy:.2f} % with "
+            f"torch ({self.precision}), {100 * self.int8_accuracy:.2f} % with int8; "
+            f"{100 * self.equal_predictions:.2f} % of the predictions are equal\n"
+            f"{self.comparison.sentence('torch and int8')}"
+        )
+
+
+def write_openvino(folder: Path, run: Path, *, trust_remote_code: bool = False) -> None:
+    """Fill ``folder`` with the merged model in fp32, of which an engine makes bf16 where it computes it.
+
+    Raises:
+        UsageError: if OpenVINO is not installed or cannot convert the model.
+        CheckpointError: if the run is damaged, or the export does not compute what the run does.
+    """
+    openvino = import_extra("openvino", "--format openvino")
+    model = _converted(openvino, run, trust_remote_code=trust_remote_code)
+    trained = load_run(run, precision="fp32", trust_remote_code=trust_remote_code)
+    _write_model(openvino, folder, run, trained, model)
+    with _shapes_explained(trained, run):
+        _check_same(trained, open_export(folder, trained.labels, trained.recipe, precision="fp32"))
+    _write_about(folder, run, {"openvino": openvino.__version__})
+
+
+def write_int8(
+    folder: Path, run: Path, rows: QuantisationRows, *, trust_remote_code: bool = False
+) -> AccuracyCost:
+    """Fill ``folder`` with the merged model in int8, and measure it as it is read back.
+
+    Raises:
+        UsageError: if OpenVINO or NNCF are not installed, or cannot convert the model.
+        CheckpointError: if the run is damaged.
+    """
+    openvino, nncf = import_quantisation()
+    model = _converted(openvino, run, trust_remote_code=trust_remote_code)
+    trained = load_run(run, trust_remote_code=trust_remote_code)
+    _write_model(openvino, folder, run, trained, _quantised(nncf, model, trained, rows.calibration))
+    with _shapes_explained(trained, run):
+        cost = _cost(trained, open_export(folder, trained.labels, trained.recipe), rows)
+    versions = {"openvino": openvino.__version__, "nncf": nncf.__version__}
+    _write_about(folder, run, versions, accuracy_cost=asdict(cost))
+    return cost
+
+
+def import_quantisation() -> tuple[Any, Any]:
+    """OpenVINO and NNCF.
+
+    Raises:
+        UsageError: if one of them is not installed.
+    """
+    openvino, nncf = (import_extra(name, "--format openvino-int8") for name in ("openvino", "nncf"))
+    return openvino, nncf
+
+
+def _converted(openvino: Any, run: Path, *, trust_remote_code: bool) -> Any:
+    model = load_merged_transformers(run, read_finished_record(run), trust_remote_code=trust_remote_code)
+    narrow_last_layer(model)
+    ids = torch.ones(2, 16, dtype=torch.int64)
+    mask = torch.ones_like(ids)
+    mask[1, 8:] = 0  # transformers leaves out a mask that hides nothing
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    try:
+        with warnings.catch_warnings(), quiet_transformers():
+            warnings.simplefilter("ignore")  # torch's tracer warns of every branch in transformers
+            converted = openvino.convert_model(model, example_input=inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise _cannot_convert(run, model.config.model_type, error) from error
+    converted.outputs[0].get_tensor().set_names({"logits"})
+    return converted
+
+
+def _cannot_convert(run: Path, model_type: str, error: Exception) -> UsageError:
+    return UsageError(f"{run}: OpenVINO cannot convert a {model_type} classifier: {first_line(error)}")
+
+
+@contextlib.contextmanager
+def _shapes_explained(trained: TrainedClassifier, run: Path) -> Iterator[None]:
+    """A traced graph may hold on to the shapes it was traced with (Longformer): texts of others do not pass."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise _cannot_convert(run, trained.classifier.settings["model_type"], error) from error
+
+
+def _quantised(nncf: Any, model: Any, trained: TrainedClassifier, calibration: LabelledRows) -> Any:
+    batches = padded_batches(
+        _encoded(calibration),
+        CALIBRATION_BATCH_SIZE,
+        names={name for each in model.inputs for name in each.names},
+        longest=trained.tokeniser.max_length,
+        pad_id=trained.classifier.settings.get("pad_token_id") or 0,
+    )
+    inputs = [each for _, each in batches]
+    with _quiet_nncf():
+        return nncf.quantize(
+            model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
+        )
+
+
+@contextlib.contextmanager
+def _quiet_nncf() -> Iterator[None]:
+    """NNCF draws bars on standard output and logs what it does: the command has its own voice."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _write_model(openvino: Any, folder: Path, run: Path, trained: TrainedClassifier, model: Any) -> None:
+    """The files that optimum-intel's ``OVModelForSequenceClassification`` reads, by its names."""
+    openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
+    shutil.copy2(run / "merged" / "config.json", folder / "config.json")
+    for name in TOKENIZER_FILES:
+        if (run / "merged" / name).is_file():
+            shutil.copy2(run / "merged" / name, folder / name)
+
+
+def _write_about(folder: Path, run: Path, versions: dict[str, str], **more: Any) -> None:
+    about = {
+        "leantune": __version__,
+        "run_id": read_finished_record(run)["run_id"],
+        "versions": versions,
+        "files": describe_folder(folder),
+        **more,
+    }
+    (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _check_same(trained: RunClassifier, exported: RunClassifier) -> None:
+    """Compare the logits of both, in fp32, on texts of the tokenizer's own words.
+
+    Raises:
+        CheckpointError: if they differ.
+    """
+    probe = _probe(trained)
+    expected, found = (each.logits(probe, len(PROBE_LENGTHS)) for each in (trained, exported))
+    check_logits("openvino", found, expected)
+
+
+def _probe(trained: RunClassifier) -> Encoded:
+    tokeniser = trained.tokeniser
+    rng = np.random.default_rng(0)
+
+    def texts() -> list[str]:
+        tokens = [rng.integers(0, tokeniser.num_ids, length).tolist() for length in PROBE_LENGTHS]
+        words = [tokeniser.decode(each) for each in tokens]
+        # a text may hold the padding token, whose position some encoders do not count
+        return [f"{words[0]} {tokeniser.pad_token} {words[0]}", *words[1:]]
+
+    return tokeniser.encode(texts(), texts() if trained.recipe.text_pair_column else None)
+
+
+def _cost(trained: TrainedClassifier, int8: RunClassifier, rows: QuantisationRows) -> AccuracyCost:
+    label_ids = rows.measured.label_ids
+    size = trained.recipe.eval_batch_size
+    by_torch, by_int8 = (
+        each.logits(_encoded(rows.measured), size).argmax(axis=1) for each in (trained, int8)
+    )
+    return AccuracyCost(
+        rows=rows.name,
+        precision=hardware.pick_precision(trained.recipe.precision, trained.classifier.device),
+        torch_accuracy=float((by_torch == label_ids).mean()),
+        int8_accuracy=float((by_int8 == label_ids).mean()),
+        equal_predictions=float((by_torch == by_int8).mean()),
+        comparison=compare(by_torch, by_int8, label_ids),
+    )
+
+
+def _encoded(rows: LabelledRows) -> Encoded:
+    return Encoded(rows.tokens(), rows.second_starts(), rows.full_lengths)

@@ -1,0 +1,218 @@
+"""Prediction files: CSV, TSV, JSON lines or Parquet by suffix, or the submission format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from leantune.data.labels import LabelMap
+from leantune.errors import UsageError
+from leantune.system.atomic import file_to_replace
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Some rows, in input order."""
+
+    ids: list[str]
+    probabilities: npt.NDArray[np.float64]
+    """``(N, C)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which columns a prediction file has.
+
+    Args:
+        labels: names of the classes.
+        with_probabilities: add ``p_<label>`` for every class.
+        submission: ``ID,label`` with whole numbers, as the reference run wrote it.
+    """
+
+    labels: LabelMap
+    with_probabilities: bool = False
+    submission: bool = False
+
+    @property
+    def header(self) -> list[str]:
+        """Column names."""
+        if self.submission:
+            return ["ID", "label"]
+        extra = [f"p_{name}" for name in self.labels.names] if self.with_probabilities else []
+        return ["id", "label", "score", *extra]
+
+    @property
+    def types(self) -> list[pa.DataType]:
+        """Their types in Parquet, in the order of `header`.
+
+        Raises:
+            UsageError: if a whole number is too large for one.
+        """
+        if not self.submission:
+            return [pa.string(), pa.string(), *[pa.float64()] * (len(self.header) - 2)]
+        too_large = next((n for n in self._numbers if not -(2**63) <= n < 2**63), None)
+        if too_large is not None:
+            raise UsageError(
+                f"the label {too_large} is too large for a whole number in Parquet; write .csv or .jsonl"
+            )
+        return [pa.string(), pa.int64()]
+
+    @property
+    def _numbers(self) -> Sequence[int]:
+        """What stands for each class in a submission."""
+        names = self.labels.names
+        return [int(name) for name in names] if self.labels.is_integer else range(len(names))
+
+    def rows(self, predictions: Predictions) -> list[list[Any]]:
+        """One list of values a row, in the order of `header`."""
+        best = predictions.probabilities.argmax(axis=1)
+        if self.submission:
+            numbers = self._numbers
+            return [[row_id, numbers[i]] for row_id, i in zip(predictions.ids, best, strict=True)]
+        rounded = np.round(predictions.probabilities, 6)
+        rows = []
+        for row_id, i, row in zip(predictions.ids, best, rounded.tolist(), strict=True):
+            rows.append([row_id, self.labels.names[i], row[i], *(row if self.with_probabilities else [])])
+        return rows
+
+
+class PredictionWriter(ABC):
+    """Writes chunks of predictions; a context manager that closes what it opened."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    @abstractmethod
+    def write(self, predictions: Predictions) -> None:
+        """Append some rows."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what is left and close the file."""
+
+    def __enter__(self) -> PredictionWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _TextWriter(PredictionWriter):
+    """A text file, or standard output when the path is None."""
+
+    def __init__(self, layout: Layout, path: Path | None) -> None:
+        super().__init__(layout)
+        self._path = path
+        self._file: IO[str] = _utf8_output() if path is None else path.open("w", encoding="utf-8", newline="")
+
+    def close(self) -> None:
+        if self._path is None:
+            self._file.flush()
+        else:
+            self._file.close()
+
+
+def _utf8_output() -> IO[str]:
+    """Standard output in the encoding of prediction files, whatever the terminal's is."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="")
+    return sys.stdout
+
+
+class _DelimitedWriter(_TextWriter):
+    def __init__(self, layout: Layout, path: Path | None, delimiter: str) -> None:
+        super().__init__(layout, path)
+        self._csv = csv.writer(self._file, delimiter=delimiter, lineterminator="\n")
+        # the module does not see that a carriage return needs quotes when it does not end its lines
+        self._quoting = csv.writer(
+            self._file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL
+        )
+        self._write(layout.header)
+
+    def write(self, predictions: Predictions) -> None:
+        for row in self.layout.rows(predictions):
+            self._write(row)
+
+    def _write(self, row: Sequence[object]) -> None:
+        has_return = any(isinstance(value, str) and "\r" in value for value in row)
+        (self._quoting if has_return else self._csv).writerow(row)
+
+
+class _JsonLinesWriter(_TextWriter):
+    def write(self, predictions: Predictions) -> None:
+        header = self.layout.header
+        for row in self.layout.rows(predictions):
+            line = json.dumps(dict(zip(header, row, strict=True)), ensure_ascii=False)
+            self._file.write(line + "\n")
+
+
+class _ParquetWriter(PredictionWriter):
+    def __init__(self, layout: Layout, path: Path) -> None:
+        super().__init__(layout)
+        self._schema = pa.schema(list(zip(layout.header, layout.types, strict=True)))
+        self._writer = pq.ParquetWriter(str(path), self._schema)
+
+    def write(self, predictions: Predictions) -> None:
+        rows = self.layout.rows(predictions)
+        arrays = [
+            pa.array(list(values), field.type)
+            for values, field in zip(zip(*rows, strict=True), self._schema, strict=True)
+        ]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def check_output(output: str, *, inputs: tuple[str, ...], overwrite: bool) -> str:
+    """The suffix that decides the format of ``output``.
+
+    Raises:
+        UsageError: for an unknown suffix, a file that exists, or one that is read from.
+    """
+    if output == "-":
+        if sys.stdout is None:
+            raise UsageError("output -: standard output is closed; give a file name")
+        return ".csv"
+    path = file_to_replace(Path(output))
+    suffix = Path(output).suffix.lower()
+    if suffix not in FORMATS:
+        raise UsageError(
+            f"output {output}: unknown suffix '{Path(output).suffix}', expected {', '.join(FORMATS)} or -"
+        )
+    if any(each != "-" and os.path.realpath(each) == os.path.realpath(path) for each in inputs):
+        raise UsageError(f"output {output}: is also the input; choose another name")
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise UsageError(f"output {output}: {above} is no folder; choose another name")
+    if path.exists() and not overwrite:
+        raise UsageError(f"output {output}: exists already; add --overwrite to replace it")
+    return suffix
+
+
+def open_writer(layout: Layout, path: Path | None, suffix: str) -> PredictionWriter:
+    """The writer for a suffix of `FORMATS`; path None is standard output."""
+    if suffix == ".parquet":
+        assert path is not None
+        return _ParquetWriter(layout, path)
+    if suffix == ".jsonl":
+        return _JsonLinesWriter(layout, path)
+    return _DelimitedWriter(layout, path, "\t" if suffix == ".tsv" else ",")

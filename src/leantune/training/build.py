@@ -1,0 +1,294 @@
+"""Before the first step: the folder, the rows, the plan, the classifier and its state."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from leantune import __version__
+from leantune.adalora.allocator import RankAllocator
+from leantune.adalora.budget import ParameterPlan
+from leantune.adalora.schedule import RankSchedule
+from leantune.config import Recipe
+from leantune.config.run_record import NEEDED_TO_RESUME, RECORD, read_record
+from leantune.data.dataset import LabelledRows
+from leantune.errors import UsageError, first_line
+from leantune.inference.batches import batch_of
+from leantune.model.build import (
+    load_pretrained,
+    make_trainable,
+    missing_head_modules,
+    plan_model,
+    reinitialise_head,
+    skeleton,
+)
+from leantune.model.classifier import Classifier
+from leantune.model.hub import public_name, resolve_model
+from leantune.model.padded import PaddedClassifier
+from leantune.model.pretrained import config_of, weights_sha256, with_dropout
+from leantune.system import distributed, hardware
+from leantune.system.atomic import write_text
+from leantune.system.damage import explained_damage
+from leantune.system.file_names import entry_of
+from leantune.system.memory import is_out_of_memory
+from leantune.training.dataset import (
+    PreparedData,
+    StepPlan,
+    check_max_length,
+    plan_steps,
+    prepare_data,
+    resolve,
+)
+from leantune.training.folder import check_folder, check_inputs_stay, clear_run
+from leantune.training.loop import TrainingState
+from leantune.training.optimizer import adamw
+from leantune.training.resume import check_directory, check_same_model, check_same_run
+from leantune.training.warnings import data_lines, disk_lines, kernel_lines, padding_lines, rank_lines
+
+
+@dataclass(slots=True)
+class Run:
+    """What the parts of one run share."""
+
+    recipe: Recipe
+    folder: Path
+    console: Console
+    model_source: str
+    config: Any
+    data: PreparedData
+    plan: ParameterPlan
+    steps: StepPlan
+    device: torch.device
+    precision: str
+    """``bf16``, ``fp16`` or ``fp32``: what the recipe means on this machine."""
+    record: dict[str, Any]
+    started: float
+    """Of `time.perf_counter`; in a resumed run moved back by what earlier processes took."""
+    kernels: str = ""
+    """Whose kernels compute the encoder, and why; known when the classifier is built."""
+
+    def elapsed(self) -> float:
+        """Seconds since the run began, without those between two processes."""
+        return time.perf_counter() - self.started
+
+    def save_record(self) -> None:
+        """Write ``record.json`` as it stands."""
+        if distributed.is_main():
+            write_text(
+                entry_of(self.folder, RECORD), json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
+            )
+
+
+def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bool) -> Run:
+    """Everything before weights: data, plan, schedule. Nothing is written, nothing removed."""
+    started = time.perf_counter()
+    folder = Path(os.path.expanduser(recipe.output))
+    if distributed.is_main():
+        check_folder(folder, overwrite=overwrite, resume=resume)
+        if not resume:
+            check_inputs_stay(folder, recipe)
+    record: dict[str, Any] = {}
+    if resume:
+        record = read_record(folder, needs=NEEDED_TO_RESUME)
+        check_directory(record, recipe)
+    model_source = resolve_model(recipe.model)
+    with explained_damage(f"model {recipe.model}", is_of_run=False):
+        recipe = resolve(recipe, config_of(model_source, trust_remote_code=recipe.trust_remote_code))
+    with console.status("reading") as status:
+        data = prepare_data(
+            recipe, on_rows=lambda part, rows: status.update(f"reading {part}: {rows:,} rows")
+        )
+    for line in data_lines(data.description, recipe.max_length):
+        console.print(line, soft_wrap=True)
+    config = config_of(
+        model_source, num_labels=len(data.labels.names), trust_remote_code=recipe.trust_remote_code
+    )
+    plan = plan_run(recipe, config, model_source)
+    steps = plan_steps(recipe, plan, len(data.train))
+    hardware.keep_to_allowed_cpus()
+    device = hardware.pick_device()
+    precision = hardware.pick_precision(recipe.precision, device)
+    run = Run(
+        recipe, folder, console, model_source, config, data, plan, steps, device, precision, record, started
+    )
+    for line in (*rank_lines(plan), *disk_lines(folder, plan, keep_best=recipe.keep_best)):
+        console.print(line, soft_wrap=True)
+    if resume:
+        check_same_run(record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)
+    return run
+
+
+def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
+    """The ledger of a recipe for a model of this config."""
+    with explained_damage(f"model {recipe.model}", is_of_run=False):
+        shell = skeleton(config)
+    check_max_length(recipe, shell)
+    return plan_model(
+        shell,
+        targets=recipe.targets,
+        head=recipe.head,
+        limit=recipe.max_trainable_params,
+        init_rank=recipe.init_rank,
+        target_rank=recipe.target_rank,
+        method=recipe.method,
+        missing_modules=missing_head_modules(config, model_source),
+    )
+
+
+def begin_record(run: Run) -> None:
+    """What a run knows of itself before its first step; `build_classifier` has set ``model``."""
+    run.record = {
+        "leantune": __version__,
+        "run_id": uuid.uuid4().hex,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "status": "running",
+        "command": sys.argv,
+        "directory": os.getcwd(),
+        "versions": hardware.describe_versions(),
+        "hardware": hardware_of(run),
+        "processes": distributed.world_size(),
+        "recipe": run.recipe.to_dict(),
+        "labels": run.data.labels.to_json(),
+        "data": run.data.description,
+        "model": run.record["model"],
+        "parameters": run.plan.to_json(),
+        "schedule": run.steps.to_json(),
+        "baseline": None,
+        "timings": {"tokenise_s": run.data.tokenise_s},
+    }
+
+
+def start_folder(run: Run) -> None:
+    """Replace an earlier run by this one; the last thing before the first step, so that one that cannot begin,
+    or runs out of memory in the starts of head and adapters, costs nothing.
+    """
+    if distributed.is_main():
+        clear_run(run.folder)
+        run.folder.mkdir(parents=True, exist_ok=True)
+    distributed.barrier()
+    run.save_record()  # first, so that a run killed here is known as one
+    if distributed.is_main():
+        write_text(entry_of(run.folder, "recipe.yaml"), run.recipe.to_yaml())
+
+
+def hardware_of(run: Run) -> dict[str, Any]:
+    """The entry ``hardware`` of ``record.json``: the machine, and whose kernels compute on it."""
+    return hardware.describe_hardware(run.device) | {"kernels": run.kernels}
+
+
+def build_classifier(run: Run) -> Classifier:
+    """Pretrained weights, fresh head and adapters on the device of the run."""
+    recipe = run.recipe
+    digest = weights_sha256(run.model_source)
+    if "model" in run.record:
+        check_same_model(run.record["model"], recipe, sha256=digest, precision=run.precision)
+    # of training alone: what is saved keeps the config of the encoder
+    config = with_dropout(run.config, recipe.dropout)
+    with explained_damage(f"model {recipe.model}", is_of_run=False):
+        classifier = load_pretrained(run.model_source, config, run.data.labels)
+    missing_modules = missing_head_modules(run.config, run.model_source)
+    reinitialise_head(classifier, recipe.seed, missing_modules)
+    if isinstance(classifier, PaddedClassifier):
+        for line in padding_lines(classifier, run.data.train, recipe.max_length):
+            run.console.print(line, soft_wrap=True)
+    make_trainable(
+        classifier,
+        run.plan,
+        alpha=recipe.alpha_for(run.plan.init_rank),
+        lora_dropout=recipe.lora_dropout,
+        head=recipe.head,
+        compute_dtype=hardware.DTYPES[run.precision],
+        seed=recipe.seed,
+        adapter_init=recipe.adapter_init,
+        missing_modules=missing_modules,
+    )
+    classifier.to(run.device)
+    choice = classifier.choose_kernels(train_int8=recipe.int8_products)
+    run.kernels = choice.described
+    for line in kernel_lines(choice, run.device, run.precision) if classifier.is_packed else ():
+        run.console.print(line, soft_wrap=True)
+    if not classifier.is_packed:
+        _check_computes(classifier, run.data.train, run.precision)
+    found = classifier.num_trainable()
+    assert found == run.plan.initial, f"{found} trainable parameters, the plan says {run.plan.initial}"
+    run.record["model"] = {
+        "source": recipe.model,
+        "base_model": public_name(recipe.model),
+        "sha256": digest,
+        "architecture": run.config.model_type,
+        "attention": "packed" if classifier.is_packed else "padded",
+        "precision": run.precision,
+        "frozen_products": "int8" if choice.kernels.train_int8 else run.precision,
+    }
+    # dropout on a GPU draws from torch's own generator, and so do architectures with dropout of their own
+    torch.manual_seed(recipe.seed + (distributed.rank() << 32))
+    classifier.stream.reseed(recipe.seed, 0, distributed.rank())
+    return classifier
+
+
+def _check_computes(classifier: Classifier, rows: LabelledRows, precision: str) -> None:
+    """Try one row: the code of transformers may not compute in every type (FNet, MRA).
+
+    Raises:
+        UsageError: naming the precision that does.
+    """
+    if precision == "fp32":
+        return
+    try:
+        with torch.inference_mode():
+            classifier(batch_of(classifier, rows[np.arange(1)]))
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        model_type = classifier.settings["model_type"]
+        raise UsageError(
+            f"{model_type} does not compute in {precision} ({first_line(error)}); use precision=fp32"
+        ) from error
+
+
+def fresh_state(run: Run, classifier: Classifier, ranks: RankSchedule) -> TrainingState:
+    """The state before the first step of a phase with this schedule of ranks."""
+    recipe = run.recipe
+    scaler = torch.amp.GradScaler(classifier.device.type, enabled=run.precision == "fp16")
+    scaler.scale(torch.zeros((), device=classifier.device))  # makes the scale, also where no row comes first
+    return TrainingState(
+        classifier=classifier,
+        optimizer=adamw(
+            classifier.trainable(),
+            weight_decay=recipe.weight_decay,
+            e_learning_rate_ratio=recipe.e_learning_rate_ratio,
+            head_learning_rate_ratio=recipe.head_learning_rate_ratio,
+            hidden_learning_rate_ratio=recipe.hidden_learning_rate_ratio,
+            output_layer=classifier.output_name,
+        ),
+        allocator=RankAllocator(
+            classifier.adapted_layers(),
+            ranks,
+            by_parameters=recipe.allocation == "parameters",
+            beta1=recipe.beta1,
+            beta2=recipe.beta2,
+        ),
+        scaler=scaler,
+    )
+
+
+def class_weights(run: Run, rows: LabelledRows) -> torch.Tensor | None:
+    """``N / (C * n_c)`` of the ``rows`` that are trained on for balanced weights, as scikit-learn defines them for the
+    C classes that occur; 0 for others, which smoothed labels would else give all the weight. None without.
+    """
+    if run.recipe.class_weights == "none":
+        return None
+    counts = np.bincount(rows.label_ids, minlength=len(run.data.labels.names))
+    weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)) * (counts > 0)
+    return torch.tensor(weights, dtype=torch.float32)

@@ -1,0 +1,192 @@
+"""What happens around the steps of a run: log, evaluate, save, stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from leantune.config import Recipe
+from leantune.data.dataset import LabelledRows
+from leantune.errors import Interrupted
+from leantune.inference.batches import evaluate
+from leantune.system import distributed
+from leantune.training.checkpoint import checkpoint_path, save_checkpoint
+from leantune.training.dataset import StepPlan
+from leantune.training.history import Display, History, rounded
+from leantune.training.loop import StepResult, TrainingState
+from leantune.training.selection import Evaluation, Selection
+from leantune.training.signals import Interrupt, resume_command
+from leantune.training.state import capture
+
+LOGGED_STEPS = 500
+"""About how many steps of a run history.jsonl holds."""
+
+
+@dataclass(slots=True)
+class RunObserver:
+    """Log, evaluate, save and stop, in this order, after each step of the main run."""
+
+    folder: Path
+    recipe: Recipe
+    steps: StepPlan
+    validation: LabelledRows
+    label_names: tuple[str, ...]
+    selection: Selection
+    history: History
+    display: Display
+    interrupt: Interrupt
+    elapsed: Callable[[], float]
+    """Seconds since the run began."""
+    save_s: float = 0.0
+    """Seconds that checkpoints took so far, in this process."""
+
+    def after_step(self, state: TrainingState, result: StepResult) -> bool:
+        """Whether training goes on.
+
+        Raises:
+            Interrupted: after a signal, once the step is saved.
+        """
+        self._log(state, result)
+        predicted = self._evaluate(state, result) if self._evaluation_is_due(state.step) else None
+        is_saved = predicted is not None or self._save_is_due(state.step)
+        number = self._signal()
+        if is_saved or number is not None:
+            self._save(state, predicted)
+        if number is not None:
+            raise self._interrupted(state, number)
+        return not self.is_converged()
+
+    def stop_if_asked(self, state: TrainingState) -> None:
+        """After the last step, which is saved already.
+
+        Raises:
+            Interrupted: if a signal came since `after_step` looked.
+        """
+        number = self._signal()
+        if number is not None:
+            raise self._interrupted(state, number)
+
+    def _interrupted(self, state: TrainingState, number: int) -> Interrupted:
+        return Interrupted(
+            f"{signal.Signals(number).name} after step {state.step}: saved "
+            f"{checkpoint_path(self.folder, state.step)}; go on with: {resume_command(self.folder)}",
+            signal_number=number,
+        )
+
+    def _signal(self) -> int | None:
+        """The signal that this or another process got: all stop after the same step."""
+        number = self.interrupt.signal_number
+        (requests,) = distributed.sum_numbers(float(number is not None))
+        return (number or signal.SIGTERM) if requests else None
+
+    def _log(self, state: TrainingState, result: StepResult) -> None:
+        allocator, ranks = state.allocator, self.steps.ranks
+        tokens_per_s = result.num_tokens / max(result.seconds, 1e-9)
+        self.display.step(
+            state.step, loss=result.loss, live_triplets=allocator.live_triplets, tokens_per_s=tokens_per_s
+        )
+        every = max(1, self.steps.total_steps // LOGGED_STEPS)
+        if state.step % every and not result.is_pruned:
+            return
+        values = rounded(
+            {
+                "epoch": result.epoch,
+                "loss": result.loss,
+                "orthogonality": result.orthogonality,
+                "learning_rate": result.learning_rate,
+                "tokens_per_s": tokens_per_s,
+            }
+        )
+        has_moved = ranks.allocates_within(state.step - every + 1, state.step)
+        self.history.write(
+            "step",
+            step=state.step,
+            **values,
+            budget=ranks.budget_at(state.step),
+            spent=allocator.spent,
+            live_triplets=allocator.live_triplets,
+            **({"ranks": allocator.live_ranks} if has_moved else {}),
+            **({"skipped": True} if result.is_skipped else {}),
+        )
+        if result.is_pruned:
+            trainable = state.classifier.num_trainable()
+            self.history.write("pruned", step=state.step, ranks=allocator.live_ranks, trainable=trainable)
+            self.display.say(
+                f"step {state.step}: ranks final, {allocator.live_triplets} of "
+                f"{sum(allocator.init_ranks.values())} triplets left, {trainable:,} trainable parameters"
+            )
+
+    def _evaluation_is_due(self, step: int) -> bool:
+        every = self.recipe.evaluate_every or self.steps.steps_per_epoch
+        return step % every == 0 or step == self.steps.total_steps
+
+    def _save_is_due(self, step: int) -> bool:
+        return bool(self.recipe.save_every) and step % self.recipe.save_every == 0
+
+    def _evaluate(self, state: TrainingState, result: StepResult) -> torch.Tensor:
+        """Measure the validation rows; returns the predicted class ids ``(N,)``."""
+        with self.display.working("evaluating"):
+            metrics, predicted = evaluate(
+                state.classifier, self.validation, self.label_names, self.recipe.eval_batch_size
+            )
+        measured = metrics.to_json()
+        # C x C numbers, and every checkpoint has all evaluations; `select_best` counts the chosen one's again
+        del measured["confusion"]
+        self.selection.evaluations.append(
+            Evaluation(state.step, result.epoch, measured, is_eligible=state.allocator.is_final)
+        )
+        self.history.write(
+            "evaluation",
+            step=state.step,
+            epoch=result.epoch,
+            train_s=round(state.train_s, 3),
+            validation=measured,
+        )
+        self.display.say(f"step {state.step}: {metrics.summary()}")
+        return torch.from_numpy(predicted)
+
+    def _save(self, state: TrainingState, predicted: torch.Tensor | None) -> None:
+        started = time.perf_counter()
+        with self.display.working("saving"):
+            checkpoint = capture(
+                state,
+                {
+                    "evaluations": [each.to_json() for each in self.selection.evaluations],
+                    "history_bytes": self.history.position(),
+                    "elapsed_s": self.elapsed(),
+                },
+            )
+            if predicted is not None:
+                checkpoint.tensors["predicted"] = predicted
+            if distributed.is_main():
+                save_checkpoint(self.folder, state.step, checkpoint)
+                self.selection.clean(self.folder)
+            distributed.barrier()
+        self.save_s += time.perf_counter() - started
+
+    def is_converged(self) -> bool:
+        """Whether early stopping ends the run."""
+        return bool(self.recipe.early_stop) and self.selection.since_best() >= self.recipe.early_stop
+
+
+@dataclass(slots=True)
+class SilentObserver:
+    """Only draws: for the refit epoch, which has no rows left to evaluate on."""
+
+    display: Display
+
+    def after_step(self, state: TrainingState, result: StepResult) -> bool:
+        """Always true."""
+        tokens_per_s = result.num_tokens / max(result.seconds, 1e-9)
+        self.display.step(
+            state.step,
+            loss=result.loss,
+            live_triplets=state.allocator.live_triplets,
+            tokens_per_s=tokens_per_s,
+        )
+        return True

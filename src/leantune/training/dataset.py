@@ -1,0 +1,230 @@
+"""From a recipe to rows of tokens, labels and a schedule: all that is known before any weight is loaded."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from leantune.adalora.budget import ParameterPlan
+from leantune.adalora.schedule import RankSchedule, steps_from
+from leantune.assets.download import default_cache_dir, resolve_location
+from leantune.config import Recipe
+from leantune.data.dataset import LabelledRows
+from leantune.data.labels import LabelMap
+from leantune.data.read import Columns, ExampleSource, open_examples
+from leantune.data.split import stratified_holdout
+from leantune.data.tokenization import Tokeniser, TokenTable, tokenise
+from leantune.errors import DataError, UsageError
+from leantune.model.classifier import Classifier
+from leantune.model.hub import resolve_model
+from leantune.training.optimizer import default_learning_rate
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """The rows of a run."""
+
+    labels: LabelMap
+    train: LabelledRows
+    validation: LabelledRows
+    test: LabelledRows | None
+    tokeniser: Tokeniser
+    description: dict[str, Any]
+    """The ``data`` entry of ``record.json``."""
+    tokenise_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """Steps of a run; all in optimiser steps."""
+
+    steps_per_epoch: int
+    total_steps: int
+    lr_warmup_steps: int
+    ranks: RankSchedule
+
+    def to_json(self) -> dict[str, int]:
+        """The ``schedule`` entry of ``record.json``."""
+        return {
+            "total_steps": self.total_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "lr_warmup_steps": self.lr_warmup_steps,
+            "warmup_steps": self.ranks.warmup_steps,
+            "final_steps": self.ranks.final_steps,
+            "prune_step": self.ranks.prune_step,
+            "allocate_every": self.ranks.allocate_every,
+            "init_budget": self.ranks.init_budget,
+            "target_budget": self.ranks.target_budget,
+        }
+
+
+def columns_of(recipe: Recipe) -> Columns:
+    """The columns that the recipe names."""
+    return Columns(text=recipe.text_column, text_pair=recipe.text_pair_column, label=recipe.label_column)
+
+
+def prepare_data(
+    recipe: Recipe, *, on_rows: Callable[[str, int], None] = lambda what, rows: None
+) -> PreparedData:
+    """Read, tokenise and split the rows of a run.
+
+    Args:
+        recipe: its data, columns, labels and hold-out.
+        on_rows: called with what is read and the number of rows so far.
+
+    Raises:
+        DataError: for rows or labels that are not what they must be.
+        UsageError: for a source or a tokenizer that cannot be had.
+    """
+    started = time.perf_counter()
+    tokeniser = Tokeniser.pretrained(resolve_model(recipe.model, with_weights=False), recipe.max_length)
+    columns = columns_of(recipe)
+
+    def read(location: str, split: str) -> tuple[ExampleSource, TokenTable]:
+        source = open_examples(resolve_location(location), columns, labels="required", split=split)
+        cache = default_cache_dir() / "tokens"
+        return source, tokenise(source, tokeniser, cache, on_rows=lambda rows: on_rows(split, rows))
+
+    source, table = read(recipe.data, "train")
+    labels = LabelMap.of(
+        table.label_texts, order=recipe.labels or source.label_names, source_name=source.name
+    )
+    train = _all_rows(source, table, labels)
+    if recipe.validation:
+        validation_source, validation_table = read(recipe.validation, "validation")
+        validation = _all_rows(validation_source, validation_table, labels)
+    else:
+        validation_table = table
+        size = recipe.validation_size
+        kept, held_out = stratified_holdout(
+            train.label_ids, int(size) if size >= 1 else size, recipe.seed, names=labels.names
+        )
+        train, validation = train[kept], train[held_out]
+    description: dict[str, Any] = {
+        "train": describe_rows(recipe.data, table, train, labels),
+        "validation": describe_rows(recipe.validation or recipe.data, validation_table, validation, labels),
+        "test": None,
+    }
+    test = None
+    if recipe.test:
+        test_source, test_table = read(recipe.test, "test")
+        test = _all_rows(test_source, test_table, labels)
+        description["test"] = describe_rows(recipe.test, test_table, test, labels)
+    _add_repeats(description, {"train": train, "validation": validation, "test": test})
+    return PreparedData(
+        labels, train, validation, test, tokeniser, description, time.perf_counter() - started
+    )
+
+
+def _all_rows(source: ExampleSource, table: TokenTable, labels: LabelMap) -> LabelledRows:
+    ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)
+    return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)
+
+
+def describe_rows(location: str, table: TokenTable, rows: LabelledRows, labels: LabelMap) -> dict[str, Any]:
+    """One entry of ``data`` in ``record.json``; ``location`` is what the recipe says."""
+    counts = Counter(rows.label_ids.tolist())
+    lengths = rows.lengths
+    full_lengths = rows.full_lengths
+    return {
+        "source": location,
+        "sha256": table.source_sha256,
+        "rows": len(rows),
+        "tokens": int(lengths.sum(dtype=np.int64)),
+        "truncated_rows": int((full_lengths > lengths).sum()),
+        "truncated_tokens": int((full_lengths - lengths).sum(dtype=np.int64)),
+        "label_counts": {name: counts.get(i, 0) for i, name in enumerate(labels.names)},
+    }
+
+
+def _add_repeats(description: dict[str, Any], parts: dict[str, LabelledRows | None]) -> None:
+    """Count rows that are the same to the model, within a part, between it and the training rows, and between test
+    rows and those of the validation, which choose the checkpoint and may be trained on after it.
+    """
+    hashes = {part: rows.hashes() for part, rows in parts.items() if rows is not None}
+    for part, own in hashes.items():
+        rows = parts[part]
+        assert rows is not None
+        description[part] |= count_repeats(own, rows.label_ids)
+        if part != "train":
+            description[part]["rows_also_in_train"] = int(np.isin(own, hashes["train"]).sum())
+        if part == "test":
+            description[part]["rows_also_in_validation"] = int(np.isin(own, hashes["validation"]).sum())
+
+
+def count_repeats(hashes: npt.NDArray[np.uint64], label_ids: npt.NDArray[np.int64]) -> dict[str, int]:
+    """How many rows repeat an earlier one, and how many have an equal row with another label."""
+    order = np.lexsort((label_ids, hashes))
+    ordered = label_ids[order]
+    _, first, sizes = np.unique(hashes[order], return_index=True, return_counts=True)
+    is_conflicting = ordered[first] != ordered[first + sizes - 1]  # smallest and largest label of equal rows
+    return {
+        "duplicate_rows": len(hashes) - len(first),
+        "conflicting_rows": int(sizes[is_conflicting].sum()),
+    }
+
+
+def resolve(recipe: Recipe, config: Any) -> Recipe:
+    """The recipe with what it leaves to the encoder of ``config``: the learning rate."""
+    if recipe.learning_rate is not None:
+        return recipe
+    width = getattr(config, "hidden_size", 768)
+    return replace(recipe, learning_rate=default_learning_rate(width))
+
+
+def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> StepPlan:
+    """The schedule of a run over ``num_rows`` training rows.
+
+    Raises:
+        DataError: if no row is left to train on.
+        UsageError: if the phases leave no step to prune in, or there are fewer than 3 steps.
+    """
+    if num_rows == 0:
+        raise DataError("no training rows are left after the hold-out")
+    steps_per_epoch = math.ceil(num_rows / recipe.batch_size)
+    total = steps_per_epoch * recipe.epochs
+    if total < 3:
+        raise UsageError(
+            f"{num_rows} rows in batches of {recipe.batch_size} for {recipe.epochs} epochs are {total} steps, "
+            "expected at least 3 to warm up, prune and finish: lower batch_size or raise epochs"
+        )
+    init_budget, target_budget = parameters.budgets(recipe.allocation)
+    return StepPlan(
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+        lr_warmup_steps=lr_warmup_steps(recipe, total),
+        ranks=RankSchedule(
+            init_budget=init_budget,
+            target_budget=target_budget,
+            total_steps=total,
+            warmup_steps=steps_from(recipe.rank_warmup, total),
+            final_steps=steps_from(recipe.rank_final, total),
+            allocate_every=max(1, steps_from(recipe.allocate_every, total)),
+        ),
+    )
+
+
+def lr_warmup_steps(recipe: Recipe, total_steps: int) -> int:
+    """Steps in which the learning rate rises, at most all of them."""
+    return min(steps_from(recipe.warmup, total_steps), total_steps)
+
+
+def check_max_length(recipe: Recipe, shell: Classifier) -> None:
+    """Refuse a ``max_length`` that the model has no positions for.
+
+    Raises:
+        UsageError: naming the largest that it has.
+    """
+    longest = shell.max_tokens
+    if longest is not None and recipe.max_length > longest:
+        raise UsageError(
+            f"max_length={recipe.max_length} is more than the {longest} tokens that "
+            f"{recipe.model} can take; use max_length={longest} or less"
+        )

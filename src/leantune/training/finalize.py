@@ -1,0 +1,148 @@
+"""After the last step: select, refit, measure, publish."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import numpy as np
+
+from leantune.adalora.schedule import RankSchedule
+from leantune.errors import CheckpointError
+from leantune.inference.batches import evaluate
+from leantune.inference.comparison import compare
+from leantune.inference.metrics import Metrics, confusion_matrix, occupied_cells
+from leantune.model.classifier import Classifier
+from leantune.system import distributed
+from leantune.system.damage import explained_damage
+from leantune.training.artifacts import PROBE_ROWS, publish
+from leantune.training.build import Run, class_weights, fresh_state
+from leantune.training.callbacks import SilentObserver
+from leantune.training.checkpoint import checkpoint_path, valid_checkpoints
+from leantune.training.dataset import lr_warmup_steps
+from leantune.training.history import Display
+from leantune.training.loop import Phase, train
+from leantune.training.selection import Selection
+from leantune.training.state import restore_weights
+
+
+def evaluate_part(run: Run, classifier: Classifier, part: str) -> Metrics:
+    rows = run.data.test if part == "test" else run.data.validation
+    assert rows is not None
+    metrics, _ = evaluate(classifier, rows, run.data.labels.names, run.recipe.eval_batch_size)
+    return metrics
+
+
+def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
+    """Put the best checkpoint back into the model and say what the choice is worth.
+
+    Raises:
+        CheckpointError: if none is valid.
+    """
+    ranking = {evaluation.step: evaluation for evaluation in selection.ranking()}
+    ranked = valid_checkpoints(run.folder, ranking, partial(run.console.print, soft_wrap=True))
+    chosen, rival = next(ranked, None), next(ranked, None)
+    if chosen is None:
+        raise CheckpointError(
+            f"{run.folder}: no valid checkpoint with final ranks; start again with --overwrite"
+        )
+    best, best_checkpoint = ranking[chosen[0]], chosen[1]
+    with explained_damage(checkpoint_path(run.folder, best.step)):
+        restore_weights(classifier, best_checkpoint)
+    label_ids, predicted = run.data.validation.label_ids, best_checkpoint.tensors["predicted"].numpy()
+    comparison = None
+    if rival is not None:
+        step, checkpoint = rival
+        comparison = compare(checkpoint.tensors["predicted"].numpy(), predicted, label_ids).sentence(
+            f"checkpoints of steps {step} and {best.step}"
+        )
+    kept = selection.kept_steps()
+    run.record["checkpoints"] = [
+        {
+            "step": e.step,
+            "epoch": e.epoch,
+            "validation": e.metrics,
+            "kept": e.step in kept,
+            "ranks_final": e.is_eligible,
+        }
+        for e in selection.evaluations
+    ]
+    run.record["selected"] = {
+        "step": best.step,
+        "metric": run.recipe.metric,
+        "rule": run.recipe.selection if best is selection.ranking()[0] else "best",  # of those that are valid
+        "comparison": comparison,
+    }
+    cells = occupied_cells(confusion_matrix(label_ids, predicted, len(run.data.labels.names)))
+    run.record["metrics"] = {
+        "validation": best.metrics | {"confusion": [list(cell) for cell in cells]},
+        "test": None,
+    }
+    ranks = {name: layer.rank for name, layer in classifier.adapted_layers().items()}
+    run.record["ranks"] = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}
+    parameters = run.record["parameters"]
+    for module in parameters["modules"]:
+        module["final_rank"] = run.record["ranks"][module["name"]]
+    parameters["final"] = classifier.num_trainable()
+    parameters["adapters_final"] = parameters["final"] - parameters["head"]
+
+
+def refit(run: Run, classifier: Classifier) -> None:
+    """One more epoch on training and validation rows, ranks as they are, with a new optimiser."""
+    rows = run.data.train + run.data.validation
+    recipe = run.recipe
+    total = -(-len(rows) // recipe.batch_size)
+    classifier.stream.reseed(recipe.seed, 1, distributed.rank())
+    live = sum(layer.rank for layer in classifier.adapted_layers().values())
+    fixed = RankSchedule(
+        init_budget=live,
+        target_budget=live,
+        total_steps=total,
+        warmup_steps=0,
+        final_steps=0,
+        allocate_every=1,
+    )
+    state = fresh_state(run, classifier, fixed)
+    phase = Phase(
+        rows=rows,
+        steps_per_epoch=total,
+        total_steps=total,
+        lr_warmup_steps=lr_warmup_steps(recipe, total),
+        seed=recipe.seed + 1,
+        class_weights=class_weights(run, rows),
+    )
+    with Display(total, run.console) as display:
+        train(state, phase, recipe, SilentObserver(display))
+    run.record["refit"] = {"rows": len(rows), "steps": total, "seconds": state.train_s}
+
+
+def measure_test(run: Run, classifier: Classifier) -> None:
+    if run.data.test is None:
+        return
+    started = time.perf_counter()
+    with run.console.status("measuring the test rows"):
+        metrics = evaluate_part(run, classifier, "test")
+    run.record["metrics"]["test"] = metrics.to_json()
+    run.record["timings"]["evaluate_s"] = time.perf_counter() - started
+
+
+def publish_artefacts(run: Run, classifier: Classifier) -> None:
+    """Artefacts, verified; then the record says that the run is finished."""
+    if not distributed.is_main():
+        return
+    with run.console.status("writing and verifying adapter/ and merged/"):
+        run.record["artefacts"] = publish(
+            run.folder,
+            classifier,
+            recipe=run.recipe,
+            model_source=run.model_source,
+            config=run.config,
+            plan=run.plan,
+            schedule=run.steps.ranks,
+            labels=run.data.labels,
+            tokeniser=run.data.tokeniser,
+            probe=run.data.validation[np.arange(min(PROBE_ROWS, len(run.data.validation)))],
+        )
+    run.record["status"] = "finished"
+    run.record["timings"]["total_s"] = run.elapsed()
+    run.save_record()

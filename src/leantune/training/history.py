@@ -1,0 +1,110 @@
+"""What a run tells while it goes: history.jsonl for later, a progress bar for now."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+from leantune.system import distributed
+
+
+class History:
+    """``history.jsonl``: one JSON object a line, appended and flushed line by line."""
+
+    def __init__(self, path: Path, *, keep_bytes: int = 0) -> None:
+        """Open for appending after the first ``keep_bytes``: what a resumed run repeats is cut off. Of fewer the whole
+        lines are kept; `lost_bytes` are the rest.
+        """
+        path = path if distributed.is_main() else Path(os.devnull)
+        self._file = path.open("ab")
+        self.lost_bytes = 0
+        if distributed.is_main():
+            size = self._file.seek(0, os.SEEK_END)
+            kept = keep_bytes if size >= keep_bytes else path.read_bytes().rfind(b"\n") + 1
+            self._file.truncate(kept)
+            self.lost_bytes = keep_bytes - kept
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one line; the main process speaks for all."""
+        if not distributed.is_main():
+            return
+        self._file.write((json.dumps({"event": event, **values}) + "\n").encode())
+        self._file.flush()
+
+    def position(self) -> int:
+        """Bytes written so far, on disk."""
+        if distributed.is_main():
+            os.fsync(self._file.fileno())
+        return self._file.seek(0, os.SEEK_END)
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+class Display:
+    """The live terminal view; silent where there is no terminal, but for one line an event.
+
+    Args:
+        total_steps: optimiser steps of the run.
+        console: where to draw; stderr, so that stdout stays free for results.
+    """
+
+    def __init__(self, total_steps: int, console: Console) -> None:
+        self.console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task: TaskID = self._progress.add_task("training", total=total_steps, status="")
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, step: int, *, loss: float, live_triplets: int, tokens_per_s: float) -> None:
+        """Show one step."""
+        status = f"loss {loss:.3f} · {live_triplets} triplets · {tokens_per_s:,.0f} tokens/s"
+        self._progress.update(self._task, completed=step, status=status)
+
+    def say(self, line: str) -> None:
+        """Print one line above the bar."""
+        self.console.print(line, soft_wrap=True)
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Name what runs between two steps (an evaluation, a checkpoint)."""
+        self._progress.update(self._task, description=what)
+        try:
+            yield
+        finally:
+            self._progress.update(self._task, description="training")
+
+
+def rounded(values: Mapping[str, float], digits: int = 5) -> dict[str, float]:
+    """Floats short enough to read in a log."""
+    return {key: float(f"{value:.{digits}g}") for key, value in values.items()}

@@ -1,0 +1,58 @@
+"""Supervised contrastive loss on what the head's output layer sees (Khosla et al., 2020, arXiv 2004.11362; beside
+cross-entropy Gunel et al., 2021, arXiv 2011.01403).
+
+The texts are those of one micro-step, of all processes: with ``accumulate`` fewer are compared.
+
+S texts, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from leantune.system import distributed
+
+NO_LABEL = -1
+"""Of rows that are only there so that every process gives as many."""
+
+
+def supervised_contrast(inputs_SD: Tensor, labels_S: Tensor, temperature: float) -> Tensor:
+    """The loss of every text summed over all, fp32 scalar: the mean over texts of its label of the log softmax over
+    all other texts of cosines divided by ``temperature``, negated (Khosla et al., 2020, eq. 2). A text with a label of
+    its own counts nothing.
+    """
+    units = F.normalize(inputs_SD.float(), dim=-1)
+    is_same = torch.eye(len(units), dtype=torch.bool, device=units.device)
+    scaled = (units @ units.t() / temperature).masked_fill(is_same, torch.finfo(units.dtype).min)
+    others = scaled.log_softmax(-1)
+    is_positive = (labels_S[:, None] == labels_S) & ~is_same
+    sums = torch.where(is_positive, others, 0.0).sum(-1)
+    return -(sums / is_positive.sum(-1).clamp(min=1)).sum()
+
+
+def of_all_processes(inputs_SD: Tensor, labels_S: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The texts of all processes; only those of this one pass a gradient on, which summed over the processes is whole.
+
+    Args:
+        inputs_SD: of this process, fp32.
+        labels_S: its class ids.
+        most: texts that any process has at most.
+    """
+    if distributed.world_size() == 1:
+        return inputs_SD, labels_S
+    spare = most - len(inputs_SD)
+    own = F.pad(inputs_SD.detach(), (0, 0, 0, spare))
+    texts = distributed.gather_tensors(own)
+    labels = distributed.gather_tensors(F.pad(labels_S, (0, spare), value=NO_LABEL))
+    texts[distributed.rank()] = F.pad(inputs_SD, (0, 0, 0, spare))
+    all_labels = torch.cat(labels)
+    is_real = all_labels != NO_LABEL
+    return torch.cat(texts)[is_real], all_labels[is_real]
+
+
+def take_no_part(width: int, most: int, device: torch.device) -> None:
+    """What a process without a text does while the others exchange theirs."""
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    of_all_processes(torch.zeros(0, width, device=device), nothing, most)

@@ -1,0 +1,56 @@
+"""SIGINT and SIGTERM end a run after the current step; a second one does what it would have done before."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from leantune.system import distributed
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def resume_command(folder: Path) -> str:
+    """What goes on with the run in ``folder``, on as many processes as now."""
+    size = distributed.world_size()
+    program = "leantune" if size == 1 else f"torchrun --nproc-per-node {size} -m leantune"
+    return f"{program} train --resume {shlex.quote(str(folder))}"
+
+
+class Interrupt:
+    """Which signal asked the run to stop, if any."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        # None stands for a handler that Python did not set and cannot set again
+        self._previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal, and give the next one its usual force."""
+        self.signal_number = number
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals back to who had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Catch the two signals within the block; outside the main thread nothing is caught."""
+    interrupt = Interrupt()
+    try:
+        for number in SIGNALS:
+            signal.signal(number, interrupt.receive)
+    except ValueError:  # not the main thread: signals are the caller's business
+        yield interrupt
+        return
+    try:
+        yield interrupt
+    finally:
+        interrupt.restore()

@@ -1,0 +1,118 @@
+"""What a run says before its first step: what was read, and what could go wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from leantune.adalora.budget import ParameterPlan, full_rank
+from leantune.data.dataset import LabelledRows
+from leantune.data.labels import look_alikes
+from leantune.kernels.choose import SWITCH, Choice
+from leantune.model.padded import PaddedClassifier
+from leantune.training.selection import KEEP_LAST
+
+REPEATS = {
+    "duplicate_rows": "duplicates",
+    "conflicting_rows": "rows with an equal one under another label",
+    "rows_also_in_train": "rows that are in train too",
+    "rows_also_in_validation": "rows that are in validation too",
+}
+"""What the counts of equal rows in ``prepare`` are called in the terminal."""
+
+PADDING_TOLERANCE = 1e-3
+"""Of `_change_by_padding`: above rounding."""
+
+
+def data_lines(description: dict[str, Any], max_length: int) -> Iterator[str]:
+    """What was read, and what truncation cost, one line a part."""
+    for part, rows in description.items():
+        if rows is not None:
+            share = 100 * rows["truncated_rows"] / rows["rows"]
+            cut = f"{rows['truncated_rows']:,} cut to {max_length} tokens ({share:.1f} %)"
+            yield f"{part}: {rows['rows']:,} rows, {rows['tokens']:,} tokens, {cut}"
+    repeats = [
+        f"{part} has {rows[key]:,} {what}"
+        for part, rows in description.items()
+        for key, what in REPEATS.items()
+        if rows and rows.get(key)
+    ]
+    if repeats:
+        yield f"warning: equal texts: {'; '.join(repeats)}"
+    alike = list(look_alikes(description["train"]["label_counts"]))
+    if alike:
+        yield f"warning: classes that look alike: {'; '.join(alike)}. If they are one class, write it in one way"
+
+
+def rank_lines(plan: ParameterPlan) -> Iterator[str]:
+    """One line if the limit on parameters allows more than ranks can use, else none."""
+    if plan.limit is not None and plan.init_rank == full_rank(plan.targets):
+        yield (
+            f"init_rank is {plan.init_rank}, the rank of the largest target: of max_trainable_params={plan.limit:,} "
+            f"{plan.limit - plan.initial:,} are not used"
+        )
+
+
+def kernel_lines(choice: Choice, device: torch.device, precision: str) -> Iterator[str]:
+    """One line if native kernels could compute this precision and do not, unless they were turned off."""
+    if device.type != "cpu" or precision != "bf16" or os.environ.get(SWITCH) == "0":
+        return
+    if choice.reason:
+        yield (
+            f"warning: without native kernels, which make training faster: {choice.reason} "
+            f"({SWITCH}=0 accepts that)"
+        )
+
+
+def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator[str]:
+    """One line if the disk is too small for what the run will write, none if it is not."""
+    # a trainable number is saved with two moments and two averages; a new checkpoint is whole before
+    # an old one goes; adapter/ and merged/ are fp32 and whole before they replace older ones
+    checkpoints = (keep_best + KEEP_LAST + 1) * 5 * plan.initial
+    needed = 4 * (checkpoints + plan.total + plan.initial)
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        yield (
+            f"warning: {free // 2**20:,} MiB are free for {folder}, checkpoints and artefacts need up to "
+            f"{-(-needed // 2**20):,} MiB: make room, lower keep_best={keep_best}, or choose another output"
+        )
+
+
+def padding_lines(classifier: PaddedClassifier, rows: LabelledRows, max_length: int) -> Iterator[str]:
+    """A warning if padding changes what ``classifier``, in fp32, says of a text."""
+    tokens = rows[np.array([rows.lengths.argmin()])].tokens()[0].tolist()
+    model_type = classifier.settings["model_type"]
+    change = _change_by_padding(classifier.eval(), tokens, min(len(tokens), max_length - len(tokens)))
+    if change > PADDING_TOLERANCE:
+        yield (
+            f"warning: with padding behind it a text's logits change by {100 * change:.2g} % in "
+            f"{model_type}, which leantune runs padded: predictions depend on the rows that share a batch"
+        )
+
+
+@torch.inference_mode()
+def _change_by_padding(classifier: PaddedClassifier, token_ids: Sequence[int], num_padding: int) -> float:
+    """How far the logits of a text move when padding stands behind it, as a fraction of the largest: only by rounding,
+    unless the architecture lets padding into its sums.
+
+    Args:
+        classifier: in fp32, in evaluation mode.
+        token_ids: of one text, special tokens included.
+        num_padding: tokens of padding behind it.
+    """
+    alone = torch.tensor([token_ids])
+    longer = F.pad(alone, (0, num_padding), value=classifier.settings.get("pad_token_id") or 0)
+    is_real = F.pad(torch.ones_like(alone), (0, num_padding))
+    expected, padded = (
+        classifier.logits(classifier.padded_features(ids, mask, torch.zeros_like(ids)))
+        for ids, mask in ((alone, torch.ones_like(alone)), (longer, is_real))
+    )
+    return float((padded - expected).abs().max() / expected.abs().max())
