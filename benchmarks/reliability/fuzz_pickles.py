@@ -34,8 +34,8 @@ def fuzz(corpus: Path, seconds: int) -> None:
 
     with atheris.instrument_imports(include=["leantune.pickle_tables"]):
         from leantune.data.readers.content import open_content
-        from leantune.errors import LeantuneError
         from leantune.data.readers.pickles import open_pickle
+        from leantune.errors import LeantuneError
 
     path = corpus.parent / "rows.pkl"
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from leantune.data.read import Columns, open_examples
 from leantune.data.readers.content import open_content
-from leantune.errors import DataError, UsageError
 from leantune.data.readers.pickles import open_pickle
+from leantune.errors import DataError, UsageError
 
 HERE = Path(__file__).parent
 MADE = runpy.run_path(str(HERE / "make_fixtures.py"))

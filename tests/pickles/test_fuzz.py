@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from leantune.data.read import Columns, open_examples
 from leantune.data.readers.content import open_content
-from leantune.errors import LeantuneError
 from leantune.data.readers.pickles import open_pickle
+from leantune.errors import LeantuneError
 
 MADE = runpy.run_path(str(Path(__file__).with_name("make_fixtures.py")))
 SMALL = [case for case in [*MADE["plain"](), *MADE["library_cases"]()] if case[0] != "many-rows"]
