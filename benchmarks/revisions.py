@@ -1,9 +1,9 @@
 """Whether a change cost speed: ``python -m benchmarks.revisions OLD [NEW] [--rounds 5]``.
 
-``OLD`` and ``NEW`` are checkouts of leantune, with their kernels; ``NEW`` is this one unless told. Training and
-prediction of both models of ``benchmarks.speed``, in bf16 and with products in int8, take turns, each in a fresh
-process. Prints texts a second and the median of the ratios of each round, and writes JSON and Markdown into
-``benchmarks/results/``.
+``OLD`` and ``NEW`` are checkouts of leantune with the recipe keys of this one and with their kernels; ``NEW`` is this
+one unless told. Training and prediction of both models of ``benchmarks.speed``, in bf16 and with products in int8, take
+turns, each in a fresh process. Prints texts a second and the median of the ratios of each round, and writes JSON and
+Markdown into ``benchmarks/results/``.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def measure(places: dict[str, Workplace], place: Workplace, *, rounds: int) -> R
 def pipelines_of(task: str) -> dict[str, Pipeline]:
     """By precision."""
     if task == "training":
-        ways = {"bf16": leantune_training(int8_products=False), "int8": leantune_training(LEANTUNE)}
+        ways = {"bf16": leantune_training(precision="bf16"), "int8": leantune_training(LEANTUNE)}
     else:
         ways = {"bf16": leantune_prediction(), "int8": leantune_prediction(precision="int8")}
     return {name: way for name, way in ways.items() if name != "int8" or not why_no_int8()}

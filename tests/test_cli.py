@@ -164,15 +164,6 @@ def test_plan_with_labels_does_not_hide_what_is_wrong_with_the_rows(inputs, tmp_
     assert "evil.csv" in fails(capsys, 4, "plan", *words)
 
 
-def test_plan_speaks_of_parameters_where_they_are_the_budget(inputs, capsys):
-    words = [f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", *SETTINGS, "targets=all-linear"]
-    assert main(["plan", *words, "allocation=parameters"]) == 0
-    printed = capsys.readouterr().out
-    adapters = next(line.split() for line in printed.splitlines() if line.startswith("adapters"))
-    assert f"adapter parameters: {adapters[-2]} at the start, at most {adapters[-1]} at the end" in printed
-    assert "which ones survive decides" not in printed
-
-
 def test_plan_refuses_a_budget_below_the_head(roberta_shape, capsys):
     line = fails(
         capsys,
@@ -308,7 +299,7 @@ def test_an_export_below_a_file_is_one_line(run, inputs, capsys):
 )
 def test_a_switch_needs_no_value(words, value):
     options = parse(["train", "--data", "x.csv", "--model", "m", *words])
-    assert recipe_from(options).refit is value
+    assert recipe_from(options).advanced.refit is value
 
 
 def test_targets_may_be_a_list_in_a_recipe_file(inputs, tmp_path):
@@ -445,9 +436,16 @@ BAD_RECIPES = [
     ),
     (["train", "quickstart", "epochs"], "'epochs' is not key=value"),
     (
-        ["train", "quickstart", "r_drop=1", "lora_dropout=0"],
-        "r_drop must be 0 with dropout=0 and lora_dropout=0, where both passes are the same. Got 1.0 instead",
+        ["train", "quickstart", "r_drop=1", "int8_products=false", "per_device_train_batch_size=8"],
+        "r_drop is no key any more, it is 0.0: leave it out. Got '1' instead; int8_products is replaced: write "
+        "precision=bf16 for products in bf16; per_device_train_batch_size is no key: batch_size is of an optimiser "
+        "step over all processes here",
     ),
+    (
+        ["train", "quickstart", "warmup=3", "advanced.warmup=4"],
+        "warmup stands in advanced and beside it; keep one of them",
+    ),
+    (["train", "quickstart", "advanced=4"], "advanced must be a group of keys. Got '4' instead"),
     (["train", "quickstart", "epochs=inf"], "epochs must be a whole number. Got 'inf' instead"),
     (["train", "quickstart", "seed=nan"], "seed must be a whole number. Got 'nan' instead"),
     (["train", "quickstart", "labels=a,b,"], "each once and none of them empty. Got a,b, instead"),
@@ -481,6 +479,12 @@ BAD_YAML = [
     ("output:\n", "output must be text. Got None instead"),
     ("labels: [yes, no]\n", "labels must be names; YAML reads yes, no"),
     ("text_column: 2024-13-45\n", "a value is not what it looks like"),
+    (
+        "advanced:\n  warmup: 3\n  warmup: 4\n",
+        "bad.yaml:3: 'warmup' stands here and in line 2; keep one",
+    ),
+    ("advanced: {warmup: 3}\nwarmup: 4\n", "warmup stands in advanced and beside it; keep one of them"),
+    ("advanced: {r_drop: 1}\n", "r_drop is no key any more, it is 0.0: leave it out. Got 1 instead"),
     ("epochs: [1\n", "bad.yaml:2:1: not YAML"),
 ]
 
@@ -582,7 +586,7 @@ def test_bad_input_is_one_line_with_its_code_and_leaves_nothing_behind(inputs, t
         (["precision=fp16"], "precision=fp16 needs a GPU"),
         (["batch_size=240", "epochs=1"], "expected at least 3 to warm up, prune and finish"),
         (["validation_size=239"], "the held-out size"),
-        (["beta1=0"], "beta1 must be above 0 and below 1"),
+        (["lora_dropout=1"], "lora_dropout must be at least 0 and below 1"),
         (["warmup=1.5"], "warmup must be below 1 or a whole number"),
         (["rank_warmup=0", "rank_final=23"], "ranks would be final after step 1 of 24"),
     ],
@@ -765,8 +769,8 @@ def test_a_damaged_adapter_is_not_exported(run, tmp_path, capsys):
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_path, number, code, capsys):
     output = tmp_path / "run"
     slow = save_tiny_encoder(tmp_path / "encoder")  # the same weights as the session's encoder
-    arguments = json.loads((run / "record.json").read_text())["recipe"]
-    words = [f"{key}={','.join(v) if isinstance(v, list) else v}" for key, v in arguments.items()]
+    arguments = load_recipe(str(run / "recipe.yaml"), {}).by_key()
+    words = [f"{key}={','.join(v) if isinstance(v, tuple) else v}" for key, v in arguments.items()]
     command = [sys.executable, "-m", "leantune", "train", *words, f"model={slow}", f"output={output}"]
     process = subprocess.Popen([*command, "save_every=1"], stderr=subprocess.PIPE, text=True)
     while not list((output / "checkpoints").glob("step-*")) and process.poll() is None:

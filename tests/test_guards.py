@@ -158,7 +158,7 @@ def test_ranks_that_are_not_final_at_the_end_fail_the_run(start, monkeypatch):
     one = start(rank_final=0.0)
     total = one.phase.total_steps
     monkeypatch.setattr(one.state.allocator, "allocate", lambda step: None)
-    with pytest.raises(DivergedError, match=f"after step {total} the triplets that are alive cost"):
+    with pytest.raises(DivergedError, match=rf"after step {total} \d+ triplets are alive"):
         one.train(total + 1)
 
 
@@ -283,14 +283,6 @@ def test_the_first_loss_is_smoothed_cross_entropy_of_the_first_batch(start):
     assert abs(F.cross_entropy(logits, batch.labels).item() - expected) > 1e-3
 
 
-def test_the_divergence_of_r_drop_is_in_the_gradient_and_not_in_the_loss(start):
-    weak, strong = (start(r_drop=weight, lora_dropout=0.3) for weight in (1e-6, 10.0))
-    weak.train(2)
-    strong.train(2)
-    assert weak.results[0].loss == strong.results[0].loss  # the same masks
-    assert not same(weak.after[1], strong.after[1])
-
-
 def test_the_contrast_is_in_the_gradient_and_not_in_the_loss(start):
     without, weak, strong = (start(supcon_weight=weight, lora_dropout=0) for weight in (0.0, 1e-6, 10.0))
     for each in (without, weak, strong):
@@ -299,7 +291,6 @@ def test_the_contrast_is_in_the_gradient_and_not_in_the_loss(start):
     assert not same(weak.after[1], strong.after[1])
 
 
-def test_decays_of_the_recipe_reach_the_optimiser_and_the_allocator(start):
-    state = start(weight_decay=0.3, beta1=0.7, beta2=0.6).state
+def test_the_decay_of_the_recipe_reaches_the_optimiser(start):
+    state = start(weight_decay=0.3).state
     assert {group["weight_decay"] for group in state.optimizer.param_groups} == {0.0, 0.3}
-    assert (state.allocator.beta1, state.allocator.beta2) == (0.7, 0.6)

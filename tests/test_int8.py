@@ -168,7 +168,7 @@ def test_a_classifier_trains_in_int8_and_predicts_in_bf16(model_type):
 def run_in_bf16(inputs, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("int8")
     encoder = save_tiny_encoder(folder / "encoder", **TWO_HEADS)
-    changes = {"precision": "bf16", "int8_products": True, "epochs": 2, "model": str(encoder)}
+    changes = {"precision": "int8", "epochs": 2, "model": str(encoder)}
     return run_training(recipe_for(inputs, folder / "run", **changes), console=quiet())
 
 
@@ -201,7 +201,7 @@ def test_prediction_in_int8_by_openvino_is_its_own_engine(run_in_bf16):
 def test_a_run_in_int8_resumes_bit_for_bit(inputs, tmp_path):
     runs = [tmp_path / "whole", tmp_path / "resumed"]
     encoder = save_tiny_encoder(tmp_path / "encoder", **TWO_HEADS)
-    changes = {"precision": "bf16", "int8_products": True, "epochs": 2, "save_every": 4}
+    changes = {"precision": "int8", "epochs": 2, "save_every": 4}
     recipes = [recipe_for(inputs, run, model=str(encoder), **changes) for run in runs]
     for recipe in recipes:
         run_training(recipe, console=quiet())

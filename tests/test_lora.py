@@ -15,7 +15,7 @@ from torch import nn
 from leantune.adalora.budget import Target, plan_parameters
 from leantune.adalora.layer import AdaLoraLinear, orthogonal_penalty
 from leantune.adalora.method import LORA, METHODS
-from leantune.adalora.triplets import draw_lora, draw_normal, draw_orthonormal
+from leantune.adalora.triplets import draw_lora, draw_normal
 from leantune.cli.main import main
 from leantune.config import load_recipe
 from leantune.errors import Interrupted, UsageError
@@ -96,21 +96,7 @@ def test_lora_starts_as_its_paper_says():
     assert drawn.A.std().item() == pytest.approx(expected.std().item(), rel=0.02)
 
 
-@given(rank=st.integers(1, 6), seed=st.integers(0, 100))
-def test_an_orthonormal_start_has_no_penalty(rank, seed):
-    drawn = draw_orthonormal(rank, 9, 6, torch.Generator().manual_seed(seed))
-    identity = torch.eye(rank)
-    torch.testing.assert_close(drawn.A @ drawn.A.T, identity)
-    torch.testing.assert_close(drawn.B.T @ drawn.B, identity)
-    assert drawn.E.count_nonzero() == 0
-
-
-def test_more_orthonormal_rows_than_a_side_has_are_refused():
-    with pytest.raises(UsageError, match="needs init_rank at most 6, the smaller side of a 9 x 6 layer"):
-        draw_orthonormal(7, 9, 6, torch.Generator())
-
-
-@pytest.mark.parametrize("draw", [draw_normal, draw_orthonormal, draw_lora])
+@pytest.mark.parametrize("draw", [draw_normal, draw_lora])
 def test_initial_values_come_from_the_named_generator_alone(draw):
     first = draw(3, 9, 6, torch.Generator().manual_seed(5))
     torch.manual_seed(99)
@@ -211,18 +197,7 @@ def test_a_resumed_lora_run_equals_the_uninterrupted_one_bit_for_bit(inputs, lor
     assert (lora_run / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
 
-def test_an_orthonormal_run_starts_without_a_penalty(inputs, run, tmp_path):
-    recipe = recipe_for(inputs, tmp_path / "run", adapter_init="orthonormal", epochs=1)
-    orthonormal = run_training(recipe, console=quiet())
-
-    def first_penalty(folder) -> float:
-        lines = (folder / "history.jsonl").read_text("utf-8").splitlines()
-        return json.loads(lines[0])["orthogonality"]
-
-    assert first_penalty(orthonormal) < 1e-4 < 1 < first_penalty(run)
-
-
-def test_e_and_the_layers_of_the_head_have_their_own_multiples_of_the_learning_rate():
+def test_layers_of_the_head_have_their_own_multiples_of_the_learning_rate():
     layer = AdaLoraLinear(nn.Linear(9, 6), 3, scaling=1.0, dropout=nn.Identity(), generator=torch.Generator())
     head = nn.ModuleDict({"dense": nn.Linear(6, 6), "out_proj": nn.Linear(6, 2)})
     model = nn.ModuleDict({"query": layer, "classifier": head})
@@ -231,7 +206,6 @@ def test_e_and_the_layers_of_the_head_have_their_own_multiples_of_the_learning_r
     optimizer = adamw(
         trainable,
         weight_decay=0.0,
-        e_learning_rate_ratio=10.0,
         head_learning_rate_ratio=3.0,
         hidden_learning_rate_ratio=0.1,
         output_layer="classifier.out_proj",
@@ -241,12 +215,12 @@ def test_e_and_the_layers_of_the_head_have_their_own_multiples_of_the_learning_r
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()  # Adam's first step is the learning rate, whatever the gradient
     moved = {name: (start[name] - p).abs().max().item() for name, p in trainable.items()}
-    expected = {"query.lora_A": 1, "query.lora_B": 1, "query.lora_E": 10}
+    expected = {"query.lora_A": 1, "query.lora_B": 1, "query.lora_E": 1}
     expected |= {"classifier.out_proj.weight": 3, "classifier.out_proj.bias": 3}
     expected |= {"classifier.dense.weight": 0.1, "classifier.dense.bias": 0.1}
     assert moved == pytest.approx({name: 1e-3 * ratio for name, ratio in expected.items()}, rel=1e-4)
 
 
-def test_an_orthonormal_start_is_not_one_of_lora():
+def test_the_published_start_is_not_one_of_lora():
     with pytest.raises(UsageError, match="adapter_init must be gradient or lora with method=lora"):
-        load_recipe(None, {"data": "d", "model": "m", "method": "lora", "adapter_init": "orthonormal"})
+        load_recipe(None, {"data": "d", "model": "m", "method": "lora", "adapter_init": "normal"})

@@ -159,7 +159,7 @@ def recipe_for(inputs: Path, output: Path, **changes) -> Recipe:
 def words_of(inputs: Path, output: Path, **changes: object) -> list[str]:
     """The same recipe, with one epoch, as ``key=value`` words."""
     recipe = recipe_for(inputs, output, epochs=1, **changes)
-    return [f"{key}={value}" for key, value in recipe.to_dict().items()]
+    return [f"{key}={value}" for key, value in recipe.by_key().items()]
 
 
 def assert_same_logits(found, expected, tolerance: float = 1e-5) -> None:

@@ -177,7 +177,7 @@ def seconds_of_parts(adaptive: Contestant) -> dict[str, float]:
     """What AdaLoRA does in a step and LoRA does not, each alone; allocation as if at every step."""
     state = adaptive.state
     layers = list(state.classifier.adapted_layers().values())
-    weight = adaptive.recipe.orth_reg_weight
+    weight = adaptive.recipe.advanced.orth_reg_weight
 
     def penalty() -> None:
         torch.autograd.backward(weight * orthogonal_penalty(layers))

@@ -29,7 +29,7 @@ from benchmarks.speed.inputs import available_models, read_rows, repeated, write
 from benchmarks.speed.process import Workplace
 
 ROOT = Path(__file__).parents[2]
-KINDS = {"native": ("1", ()), "bf16": ("1", ("int8_products=false",)), "torch": ("0", ())}
+KINDS = {"native": ("1", ()), "bf16": ("1", ("precision=bf16",)), "torch": ("0", ())}
 """Of process: the value of ``LEANTUNE_NATIVE``, and keys of the recipe."""
 KERNELS = ("native", "torch")
 """Kinds whose operators are shown."""
@@ -123,7 +123,7 @@ def markdown_of(result: Mapping[str, Any]) -> str:
             native, bf16 = (median(each["step_s"] for each in found[kind]) for kind in ("native", "bf16"))
             lines += [
                 "",
-                f"{name} with native kernels and products in bf16 (`int8_products=false`): {1e3 * bf16:.1f} ms, "
+                f"{name} with native kernels and products in bf16 (`precision=bf16`): {1e3 * bf16:.1f} ms, "
                 f"{bf16 / native:.2f} times as long as by default.",
             ]
     lines += _of_the_limit(result)

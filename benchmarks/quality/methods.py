@@ -17,7 +17,7 @@ SLOW_START_GRID = (3e-3, 1e-2)
 PEFT_ADALORA_GRID = (*SLOW_START_GRID, 3e-2)
 """One more, since of the others the highest is the best on every set."""
 
-CLI = "leantune.cli.main"
+CLI = "leantune"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

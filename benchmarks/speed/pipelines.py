@@ -86,9 +86,7 @@ def peer_training(name: str, *options: str, precision: str | None = None) -> Pip
     return Pipeline(name, command, read)
 
 
-def leantune_training(
-    name: str = LEANTUNE, *, precision: str | None = None, int8_products: bool = True
-) -> Pipeline:
+def leantune_training(name: str = LEANTUNE, *, precision: str = "auto") -> Pipeline:
     """``leantune train`` with the same recipe."""
 
     def command(work: Workload, folder: Path) -> list[str]:
@@ -97,8 +95,7 @@ def leantune_training(
             "data": work.rows,
             "validation": work.validation,
             "output": work.trained,
-            "precision": precision or work.precision,
-            "int8_products": str(int8_products).lower(),
+            "precision": precision,
             "targets": "query,value",
             "init_rank": INIT_RANK,
             "target_rank": TARGET_RANK,
@@ -132,7 +129,9 @@ def leantune_training(
             tokens_per_s=timings["train_tokens_per_s"],
             tokens=record["data"]["train"]["tokens"],
             peak_rss_bytes=outcome.peak_rss_bytes,
-            objective=objective_before_cut(map(json.loads, history), record["recipe"]["orth_reg_weight"]),
+            objective=objective_before_cut(
+                map(json.loads, history), record["recipe"]["advanced"]["orth_reg_weight"]
+            ),
             in_int8=record["model"]["frozen_products"] == "int8",
         )
 
@@ -229,7 +228,7 @@ def pipelines_of(task: str, *, is_long: bool, has_int8: bool) -> list[Pipeline]:
             peer_training(BEST, "--group-by-length"),
             peer_training(ROUNDED, "--group-by-length", *FEW_SHAPES),
             peer_training(EAGER, "--group-by-length", "--attention", "eager"),
-            *([leantune_training(BF16_PRODUCTS, int8_products=False)] if has_int8 else []),
+            *([leantune_training(BF16_PRODUCTS, precision="bf16")] if has_int8 else []),
             leantune_training(),
         ]
     else:

@@ -326,14 +326,14 @@ def _training() -> Iterator[Attack]:
     yield Attack(
         "5 skipped steps",
         "every step skipped",
-        lambda box: box.train("supcon_temperature=1e-300", "warm_start=false"),
+        lambda box: box.train("supcon_weight=1e300", "warm_start=false"),
         (7,),
     )
     for words in (
         ("learning_rate=1e30",),
         ("alpha=1e300",),
         ("weight_decay=1e300",),
-        ("warm_start_scale=1e38",),
+        ("supcon_weight=1e30",),
     ):
         yield Attack(
             "5 skipped steps", " ".join(words), partial(lambda words, box: box.train(*words), words), (2, 7)

@@ -19,7 +19,7 @@ from tiny import recipe_for, words_of
 
 
 def test_a_run_in_which_every_step_was_skipped_is_no_success(inputs, tmp_path, capsys):
-    words = words_of(inputs, tmp_path / "run", supcon_temperature=1e-300, warm_start=False, batch_size=48)
+    words = words_of(inputs, tmp_path / "run", supcon_weight=1e300, warm_start=False, batch_size=48)
     assert main(["train", *words]) == 7
     said = capsys.readouterr().err
     assert "4 of 4 steps were skipped, because their gradients were not finite" in said

@@ -16,6 +16,9 @@ from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.schedule import RankSchedule
 from leantune.errors import DivergedError
 
+BETA1 = BETA2 = 0.85
+"""Of both averages, as published (Zhang et al., 2023, appendix C)."""
+
 
 class RankAllocator:
     """Smoothed sensitivity and uncertainty of every adapter weight, and the cut they decide.
@@ -23,13 +26,9 @@ class RankAllocator:
     All statistics stay on the device of the weights; a step costs a handful of fused
     element-wise operations and no host synchronisation.
 
-    The budget counts triplets, as in the paper, or trainable parameters: then a triplet competes with
-    its importance per parameter, and pays for its layer's shape.
-
     Args:
         layers: the adapted layers by name; their order breaks ties.
-        schedule: the budget by step, in triplets or in parameters.
-        by_parameters: whether the budget counts parameters.
+        schedule: the budget by step, in triplets.
         beta1: decay of the sensitivity average (eq. 9).
         beta2: decay of the uncertainty average (eq. 10).
     """
@@ -39,16 +38,12 @@ class RankAllocator:
         layers: Mapping[str, AdaLoraLinear],
         schedule: RankSchedule,
         *,
-        by_parameters: bool = False,
-        beta1: float = 0.85,
-        beta2: float = 0.85,
+        beta1: float = BETA1,
+        beta2: float = BETA2,
     ) -> None:
         self.layers = dict(layers)
         self.schedule = schedule
         self.beta1, self.beta2 = beta1, beta2
-        self.costs = {
-            name: layer.triplet_parameters if by_parameters else 1 for name, layer in self.layers.items()
-        }
         self.init_ranks = {name: layer.rank for name, layer in self.layers.items()}
         self.live_ranks = dict(self.init_ranks)
         """Triplets of each layer that the last allocation let live."""
@@ -65,11 +60,6 @@ class RankAllocator:
     def live_triplets(self) -> int:
         """Triplets that live, over all layers."""
         return sum(self.live_ranks.values())
-
-    @property
-    def spent(self) -> int:
-        """What the live triplets cost, in the unit of the schedule's budgets."""
-        return sum(self.costs[name] * rank for name, rank in self.live_ranks.items())
 
     @torch.no_grad()
     def observe(self) -> None:
@@ -134,41 +124,27 @@ class RankAllocator:
 
     @torch.no_grad()
     def keep_masks(self, budget: int) -> dict[str, Tensor]:
-        """The most important triplets that ``budget`` pays for, as a bool mask ``(R,)`` per layer.
-
-        The budget is spent to the last triplet that fits: one that is too dear is passed over, and
-        cheaper ones behind it still get their chance. Equal importances are taken in the order of
-        layers and rows.
+        """The ``budget`` most important triplets, as a bool mask ``(R,)`` per layer; equal importances are taken in the
+        order of layers and rows.
         """
         importance = self.importance()
         ranks = [layer.rank for layer in self.layers.values()]
-        costs = [cost for cost, rank in zip(self.costs.values(), ranks, strict=True) for _ in range(rank)]
-        per_unit = importance / torch.tensor(costs, device=importance.device)
-        # host sync, at allocations only
-        order = torch.argsort(per_unit, descending=True, stable=True).tolist()
-        keep = torch.zeros(len(costs), dtype=torch.bool)
-        for i in order:
-            if costs[i] <= budget:
-                budget -= costs[i]
-                keep[i] = True
-        return dict(zip(self.layers, torch.split(keep.to(importance.device), ranks), strict=True))
+        keep = torch.zeros_like(importance, dtype=torch.bool)
+        keep[torch.argsort(importance, descending=True, stable=True)[:budget]] = True
+        return dict(zip(self.layers, torch.split(keep, ranks), strict=True))
 
     def check_moved(self, step: int) -> None:
         """Fail loudly if the pruning phase is over and the ranks are not what it had to make them.
 
         Raises:
-            DivergedError: if the triplets that are left cost more than the target budget, or one that
-                was dropped would still have fitted.
+            DivergedError: if the triplets that are left are not as many as the target budget.
         """
         if not self.schedule.prunes or step < self.schedule.prune_step:
             return
-        ranks = {name: layer.rank for name, layer in self.layers.items()}
-        spent = sum(self.costs[name] * rank for name, rank in ranks.items())
-        unspent = self.schedule.target_budget - spent
-        dropped = [self.costs[name] for name, rank in ranks.items() if rank < self.init_ranks[name]]
-        if not dropped or not 0 <= unspent < min(dropped):
+        alive = sum(layer.rank for layer in self.layers.values())
+        if alive != self.schedule.target_budget:
             raise DivergedError(
-                f"after step {step} the triplets that are alive cost {spent} and the target budget is "
+                f"after step {step} {alive} triplets are alive and the target budget is "
                 f"{self.schedule.target_budget}: the allocator did not run; report this as a bug of leantune"
             )
 

@@ -95,12 +95,6 @@ class ParameterPlan:
         costs = sorted(t.triplet_parameters for t in self.targets for _ in range(self.init_rank))
         return sum(costs[: self.target_budget]), sum(costs[len(costs) - self.target_budget :])
 
-    def budgets(self, allocation: str) -> tuple[int, int]:
-        """Initial and target budget in the unit of ``allocation``: ``triplets`` or ``parameters``."""
-        if allocation == "parameters":
-            return self.adapters, self.adapters_final
-        return self.init_budget, self.target_budget
-
     def to_json(self) -> dict[str, Any]:
         """The ``parameters`` entry of ``record.json`` before training."""
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from leantune.adalora.triplets import Draw, draw_lora, draw_normal, draw_orthonormal
+from leantune.adalora.triplets import Draw, draw_lora, draw_normal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ ADALORA = Method(
     trains_e=True,
     # the paper keeps two thirds (Zhang et al., 2023, section 4); docs/adalora.md says what more of them give
     target_share=5 / 6,
-    draws={**_FROM_LORA, "orthonormal": draw_orthonormal, "normal": draw_normal},
+    draws={**_FROM_LORA, "normal": draw_normal},
 )
 LORA = Method(title="LoRA", trains_e=False, target_share=1.0, draws=_FROM_LORA)
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leantune.errors import UsageError
-
 
 @dataclass(frozen=True, slots=True)
 class Triplets:
@@ -54,21 +52,6 @@ def draw_normal(rank: int, in_features: int, out_features: int, generator: torch
     )
 
 
-def draw_orthonormal(rank: int, in_features: int, out_features: int, generator: torch.Generator) -> Triplets:
-    """Rows of A and columns of B orthonormal, E zero: the orthogonality penalty starts at zero.
-
-    Raises:
-        UsageError: if the rank is above a side of the layer, where no such rows exist.
-    """
-    if rank > min(in_features, out_features):
-        raise UsageError(
-            f"adapter_init=orthonormal needs init_rank at most {min(in_features, out_features)}, the smaller "
-            f"side of a {in_features} x {out_features} layer. Got {rank} instead"
-        )
-    A = _orthonormal_columns(in_features, rank, generator).T.contiguous()
-    return Triplets(A=A, E=torch.zeros(rank, 1), B=_orthonormal_columns(out_features, rank, generator))
-
-
 def draw_lora(rank: int, in_features: int, out_features: int, generator: torch.Generator) -> Triplets:
     """A Kaiming-uniform, B zero, E one: LoRA as its authors' code and PEFT start it (Hu et al., 2021).
 
@@ -78,10 +61,3 @@ def draw_lora(rank: int, in_features: int, out_features: int, generator: torch.G
     # what PyTorch gives a linear layer: Kaiming with slope sqrt(5) is this bound
     A.uniform_(-1 / math.sqrt(in_features), 1 / math.sqrt(in_features), generator=generator)
     return Triplets(A=A, E=torch.ones(rank, 1), B=torch.zeros(out_features, rank))
-
-
-def _orthonormal_columns(size: int, count: int, generator: torch.Generator) -> Tensor:
-    """``(size, count)``, uniform over all such matrices: QR with the signs of R's diagonal put back."""
-    q, r = torch.linalg.qr(torch.randn(size, count, generator=generator))
-    columns: Tensor = q * r.diagonal().sign()
-    return columns.contiguous()  # QR gives columns one after another

@@ -137,16 +137,12 @@ def _schedule_text(planned: Plan) -> str:
     recipe, plan, steps = planned.recipe, planned.parameters, planned.steps
     low, high = plan.adapters_final_range
     text = f"triplets: {plan.init_budget} at the start, {plan.target_budget} at the end"
-    if recipe.allocation == "parameters":
-        text = (
-            f"adapter parameters: {plan.adapters:,} at the start, at most {plan.adapters_final:,} at the end"
-        )
-    elif low != high:
+    if low != high:
         text += f"; which ones survive decides the final count: {plan.head + low:,} to {plan.head + high:,}"
     if steps is None:
         return (
-            f"{text}\nschedule: {recipe.epochs} epochs; ranks fall after {recipe.rank_warmup:g} and are final "
-            f"{recipe.rank_final:g} before the end (a fraction of the steps, or steps); "
+            f"{text}\nschedule: {recipe.epochs} epochs; ranks fall after {recipe.advanced.rank_warmup:g} and are final "
+            f"{recipe.advanced.rank_final:g} before the end (a fraction of the steps, or steps); "
             f"the number of steps is not known: {planned.missing}"
         )
     text += (

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
+from leantune.config.recipe import Advanced, keys
 
 EXAMPLES = """examples:
   leantune train quickstart
@@ -37,7 +38,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def keys_from_flags(options: argparse.Namespace) -> dict[str, str]:
     """The recipe keys that were given as flags."""
-    values = {field.name: getattr(options, f"key_{field.name}") for field in dataclasses.fields(Recipe)}
+    values = {field.name: getattr(options, f"key_{field.name}") for field in keys().values()}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -100,14 +101,17 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a YAML file, or one of {', '.join(shipped_recipes())}; or none, with flags",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any recipe key")
-    keys = parser.add_argument_group("recipe keys, also as flags [default]")
-    for field in dataclasses.fields(Recipe):
+    groups = {
+        False: parser.add_argument_group("recipe keys, also as flags [default]"),
+        True: parser.add_argument_group("advanced recipe keys, also as flags [default]"),
+    }
+    for field in keys().values():
         is_said = field.default in (dataclasses.MISSING, None) or "default" in field.metadata["doc"]
         default = "" if is_said else f" [{_word(field.default)}]"
         kind: dict[str, Any] = {"metavar": "VALUE"}
         if isinstance(field.default, bool):
             kind = {"metavar": "BOOL", "nargs": "?", "const": "true"}
-        keys.add_argument(
+        groups[field in dataclasses.fields(Advanced)].add_argument(
             *dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}")),
             dest=f"key_{field.name}",
             **kind,

@@ -1,12 +1,13 @@
-"""Recipes from YAML files of flat keys, shipped names, ``key=value`` words and flags; later ones win."""
+"""Recipes from YAML files, shipped names, ``key=value`` words and flags; later ones win. A key of the group
+``advanced`` may also stand beside it, as ``warmup`` or ``advanced.warmup``: no name is of both groups.
+"""
 
 from __future__ import annotations
 
 import difflib
 import reprlib
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 
 from leantune.config.convert import convert
-from leantune.config.recipe import Recipe
+from leantune.config.recipe import Advanced, Recipe, keys
 from leantune.config.run_record import RECORD
 from leantune.errors import CheckpointError, UsageError
 
@@ -37,13 +38,11 @@ ALIASES: dict[str, str] = {
     "max_seq_length": "max_length",
     "output_dir": "output",
     "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size",
     "per_device_eval_batch_size": "eval_batch_size",
     "label_smoothing_factor": "label_smoothing",
     "warmup_ratio": "warmup",
     "save_steps": "save_every",
     "eval_steps": "evaluate_every",
-    "save_total_limit": "keep_best",
     "metric_for_best_model": "metric",
 }
 """Spellings of PEFT, of the AdaLoRA authors and of transformers that users know."""
@@ -51,10 +50,28 @@ ALIASES: dict[str, str] = {
 OF_ANOTHER_MEANING = {
     "gradient_accumulation_steps": "batch_size is of an optimiser step here: multiply it by them, and set accumulate "
     "to the number of micro-steps",
+    "per_device_train_batch_size": "batch_size is of an optimiser step over all processes here: multiply it by the "
+    "number of processes and of gradient_accumulation_steps",
+    "save_total_limit": "keep_best counts the best checkpoints, and the last two stay besides",
 }
 """Words that users know and that no key stands for."""
 
+REMOVED: dict[str, Any] = {
+    "e_learning_rate_ratio": 1.0,
+    "r_drop": 0.0,
+    "supcon_temperature": 0.2,
+    "allocation": "triplets",
+    "beta1": 0.85,
+    "beta2": 0.85,
+    "warm_start_scale": 0.3,
+}
+"""Keys of version 0.1.0 that are constants now, and what they are."""
+REPLACED = "int8_products"
+"""A key of version 0.1.0 that ``precision`` stands for now: false is ``bf16``."""
 
+
+GROUP = "advanced"
+"""The key that a group of keys stands under."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """That of libyaml, where it is there, which takes a tenth of the time."""
 MAX_BYTES = 2**23
@@ -81,15 +98,16 @@ def load_recipe(source: str | None, overrides: Mapping[str, Any], *, place: str 
     Raises:
         UsageError: naming every unknown key and every value of the wrong type.
     """
-    values = _typed(_read_yaml(source) if source else {}, source or "recipe")
-    values |= _typed(overrides, place)
+    values = typed_keys(_read_yaml(source) if source else {}, source or "recipe")
+    values |= typed_keys(overrides, place)
     missing = [name for name in ("data", "model") if not values.get(name)]
     if missing:
         raise UsageError(
             f"{' and '.join(missing)} missing: give {' '.join(f'{name}=...' for name in missing)} "
             f"or a recipe ({', '.join(shipped_recipes())}, or a YAML file)"
         )
-    return Recipe(**values)
+    advanced = {name: values.pop(name) for name in list(values) if name not in Recipe.__dataclass_fields__}
+    return Recipe(**values, advanced=Advanced(**advanced))
 
 
 def recipe_of_run(run: Path, record: Mapping[str, Any]) -> Recipe:
@@ -99,9 +117,19 @@ def recipe_of_run(run: Path, record: Mapping[str, Any]) -> Recipe:
         CheckpointError: if it is none.
     """
     try:
-        return load_recipe(None, record["recipe"], place="recipe")
+        return load_recipe(None, _of_this_version(record["recipe"]), place="recipe")
     except UsageError as error:
         raise CheckpointError(f"{run / RECORD}: damaged: {error}") from error
+
+
+def _of_this_version(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe of a run of version 0.1.0 without keys of its training that are gone: the run is over."""
+    values = {name: value for name, value in values.items() if name not in REMOVED}
+    if values.pop(REPLACED, True) is False and values.get("precision") == "auto":
+        values["precision"] = "bf16"
+    if values.get("adapter_init") == "orthonormal":
+        values["adapter_init"] = "normal"
+    return values
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, str]:
@@ -192,23 +220,39 @@ def _refuse_repeated_keys(node: yaml.Node | None, source: str) -> None:
                 f"{source}:{line}: '{key.value}' stands here and in line {lines[key.value]}; keep one"
             )
         lines[key.value] = line
+    for _, value in node.value:
+        _refuse_repeated_keys(value, source)
 
 
-def _typed(values: Mapping[str, Any], place: str) -> dict[str, Any]:
-    known = {f.name: f for f in fields(Recipe)}
-    hints = typing.get_type_hints(Recipe)
+def typed_keys(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Values by the names of their keys, each of its key's type, whichever group they are of.
+
+    Raises:
+        UsageError: naming every key that is none, stands twice, or has a value that cannot be.
+    """
+    known = keys()
+    hints = typing.get_type_hints(Recipe) | typing.get_type_hints(Advanced)
     typed: dict[str, Any] = {}
-    problems = []
-    for key, value in values.items():
-        given = str(key)
+    problems: list[str] = []
+    had_int8 = False
+    given_as: dict[str, str] = {}
+    for given, value in _flat(values, problems):
         name = ALIASES.get(given, given)
         if given in OF_ANOTHER_MEANING:
             problems.append(f"{given} is no key: {OF_ANOTHER_MEANING[given]}")
             continue
-        if name in typed:
-            words = sorted(str(each) for each in values if ALIASES.get(str(each), str(each)) == name)
-            problems.append(f"{' and '.join(words)} are words for one key; keep one of them")
+        if name in REMOVED or name == REPLACED:
+            problems += _removed(name, value)
+            had_int8 = had_int8 or name == REPLACED
             continue
+        if name in given_as:
+            problems.append(
+                f"{' and '.join(sorted({given_as[name], given}))} are words for one key; keep one of them"
+                if given != given_as[name]
+                else f"{given} stands in advanced and beside it; keep one of them"
+            )
+            continue
+        given_as[name] = given
         if name not in known:
             near = difflib.get_close_matches(given[:60], [*known, *ALIASES], 1)
             problems.append(f"unknown key {_shown(given)}" + (f" (did you mean {near[0]}?)" if near else ""))
@@ -219,11 +263,42 @@ def _typed(values: Mapping[str, Any], place: str) -> dict[str, Any]:
             typed[name] = convert(value, hints[name])
         except ValueError as error:
             problems.append(f"{given} must be {error}. Got {_shown(value)} instead")
+    if had_int8 and typed.get("precision") == "bf16":
+        typed["precision"] = (
+            "auto"  # in version 0.1.0 a run in bf16 multiplied in int8 unless it was told not to
+        )
     if problems:
         more = len(problems) - MAX_PROBLEMS
         problems[MAX_PROBLEMS:] = [f"and {more} more"] if more > 0 else []
         raise UsageError(f"{place}: " + "; ".join(problems))
     return typed
+
+
+def _flat(values: Mapping[str, Any], problems: list[str]) -> Iterator[tuple[str, Any]]:
+    """The keys of both groups with their values; what is wrong with the group goes to ``problems``."""
+    for key, value in values.items():
+        name = str(key)
+        if name == GROUP and isinstance(value, Mapping):
+            yield from ((str(inner), each) for inner, each in value.items())
+        elif name == GROUP:
+            problems.append(f"{GROUP} must be a group of keys. Got {_shown(value)} instead")
+        else:
+            yield name.removeprefix(f"{GROUP}."), value
+
+
+def _removed(name: str, value: Any) -> Iterator[str]:
+    """What is wrong with a key of version 0.1.0; nothing where it says what holds now."""
+    if name == REPLACED:
+        if str(value).lower() not in ("true", "yes", "on", "1"):
+            yield f"{name} is replaced: write precision=bf16 for products in bf16"
+        return
+    constant = REMOVED[name]
+    try:
+        same = convert(value, type(constant)) == constant
+    except ValueError:
+        same = False
+    if not same:
+        yield f"{name} is no key any more, it is {constant}: leave it out. Got {_shown(value)} instead"
 
 
 def _shown(value: object) -> str:

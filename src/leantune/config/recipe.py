@@ -18,8 +18,75 @@ def _key(doc: str, default: Any = dataclasses.MISSING, **extra: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Advanced:
+    """What a user seldom sets: the group ``advanced`` of a recipe. Numbers of steps are optimiser steps."""
+
+    alpha: float | None = _key("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
+    adapter_init: Literal["gradient", "lora", "normal"] = _key(
+        "start of the adapters: gradient (B zero, E one, A along the gradient), lora (A at random), or AdaLoRA's "
+        "normal (N(0, 0.02), as published)",
+        "gradient",
+    )
+    lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
+    dropout: float | None = _key(
+        "dropout within encoder and head while training; none: the encoder's own", 0.0
+    )
+    warm_start: bool = _key("start the head from a linear probe", True)
+    head_learning_rate_ratio: float = _key(
+        "learning rate of the head's output layer over that of A and B", 3.0
+    )
+    hidden_learning_rate_ratio: float = _key(
+        "learning rate of the head's other layers over that of A and B; BERT's head has none", 0.1
+    )
+    warmup: float = _key("learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1)
+    weight_decay: float = _key("AdamW decay, not on biases, norms and E", 0.01)
+    max_grad_norm: float = _key("clip gradients to this norm; 0: no clipping", 1.0)
+    label_smoothing: float = _key("share of the target spread over all classes", 0.0)
+    supcon_weight: float = _key(
+        "weight of the supervised contrastive loss, which draws texts of one label in a micro-step together before the "
+        "output layer",
+        0.2,
+    )
+    rank_warmup: float = _key("steps before ranks fall (the paper's t_i): a fraction below 1, or steps", 0.1)
+    rank_final: float = _key(
+        "steps after ranks are final (the paper's t_f): a fraction below 1, or steps", 0.4
+    )
+    allocate_every: float = _key(
+        "steps between allocations (the paper's Delta T): a fraction below 1, or steps", 0.01
+    )
+    orth_reg_weight: float = _key("weight of the orthogonality penalty; 0.5 as published", 0.0)
+    selection: Literal["one-se", "best"] = _key(
+        "best: the checkpoint that is best by the metric; one-se: the last of those within a standard error of it",
+        "one-se",
+    )
+    keep_best: int = _key("best checkpoints kept by the validation metric, beside the last two", 2)
+    save_every: int = _key("steps between checkpoints; 0: at evaluations only", 0)
+    evaluate_every: int = _key("steps between evaluations; 0: once an epoch", 0)
+    early_stop: int = _key(
+        "stop after this many evaluations without improvement, once ranks are final; 0: never", 0
+    )
+    refit: bool = _key("one more epoch on training and validation rows after the selection", False)
+
+    def problems(self) -> Iterable[str]:
+        """What each value that cannot be must be, else empty texts."""
+        yield _must_be("keep_best", self.keep_best, "at least 1", self.keep_best >= 1)
+        for name in ("save_every", "evaluate_every", "early_stop", "warmup", "rank_warmup", "rank_final"):
+            yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
+        for name in ("head_learning_rate_ratio", "hidden_learning_rate_ratio", "allocate_every"):
+            yield _must_be(name, getattr(self, name), "above 0", getattr(self, name) > 0)
+        for name in ("warmup", "rank_warmup", "rank_final", "allocate_every"):
+            yield _fraction_or_number(name, getattr(self, name))
+        yield _must_be("alpha", self.alpha, "above 0", self.alpha is None or self.alpha > 0)
+        for name in ("weight_decay", "max_grad_norm", "orth_reg_weight", "supcon_weight"):
+            yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
+        for name in ("dropout", "lora_dropout", "label_smoothing"):
+            value = getattr(self, name)
+            yield _must_be(name, value, "at least 0 and below 1", value is None or 0 <= value < 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that a user can choose. Numbers of steps are optimiser steps.
+    """Everything that a user can choose.
 
     Raises:
         UsageError: one line with every value that cannot be.
@@ -38,31 +105,21 @@ class Recipe:
     text_pair_column: str | None = _key("column of the second text of a pair", None)
     label_column: str | None = _key("column of the label; default 'label', else 'target'", None)
     labels: tuple[str, ...] | None = _key("label names in the order of their ids; default: sorted", None)
+    max_trainable_params: int | None = _key("limit on trainable parameters at any time of the run", None)
     method: Literal["adalora", "lora"] = _key(
         "adalora, or plain LoRA: uniform rank, no E, no orthogonality, nothing is pruned", "adalora"
-    )
-    max_trainable_params: int | None = _key("limit on trainable parameters at any time of the run", None)
-    init_rank: int | None = _key("triplets per adapted layer at the start; default: from the limit", None)
-    target_rank: int | None = _key(
-        "mean triplets per adapted layer at the end; default: 5/6 of init_rank, in LoRA all of it", None
     )
     targets: str = _key(
         "layers to adapt: attention (query and value), all-linear, or parts of names: query,value",
         "attention",
     )
-    alpha: float | None = _key("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
-    adapter_init: Literal["gradient", "lora", "orthonormal", "normal"] = _key(
-        "start of the adapters: gradient (B zero, E one, A along the gradient), lora (A at random), or AdaLoRA's "
-        "orthonormal (A and B) and normal (N(0, 0.02), as published)",
-        "gradient",
-    )
-    lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
-    dropout: float | None = _key(
-        "dropout within encoder and head while training; none: the encoder's own", 0.0
+    init_rank: int | None = _key("triplets per adapted layer at the start; default: from the limit", None)
+    target_rank: int | None = _key(
+        "mean triplets per adapted layer at the end; default: 5/6 of init_rank, in LoRA all of it", None
     )
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
     epochs: int = _key("passes over the training rows", 3)
-    batch_size: int = _key("texts per optimiser step", 32)
+    batch_size: int = _key("texts per optimiser step, over all processes", 32)
     accumulate: int = _key("micro-steps that a batch is split into, to save memory", 1)
     eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
     learning_rate: float | None = _key(
@@ -70,76 +127,22 @@ class Recipe:
         "or where the config tells no width",
         None,
     )
-    e_learning_rate_ratio: float = _key("learning rate of E over that of A and B", 1.0)
-    head_learning_rate_ratio: float = _key(
-        "learning rate of the head's output layer over that of A and B", 3.0
-    )
-    hidden_learning_rate_ratio: float = _key(
-        "learning rate of the head's other layers over that of A and B; BERT's head has none", 0.1
-    )
-    warmup: float = _key("learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1)
-    weight_decay: float = _key("AdamW decay, not on biases, norms and E", 0.01)
-    max_grad_norm: float = _key("clip gradients to this norm; 0: no clipping", 1.0)
-    label_smoothing: float = _key("share of the target spread over all classes", 0.0)
-    r_drop: float = _key(
-        "weight of the divergence between two forward passes of a text with other dropout masks (R-Drop's "
-        "alpha); above 0 a step takes twice as long",
-        0.0,
-    )
-    supcon_weight: float = _key(
-        "weight of the supervised contrastive loss, which draws texts of one label in a micro-step together before the "
-        "output layer",
-        0.2,
-    )
-    supcon_temperature: float = _key("what cosines are divided by in the supervised contrastive loss", 0.2)
     class_weights: Literal["none", "balanced"] = _key(
         "weights of the classes in the loss: none, or balanced as in scikit-learn", "none"
     )
-    rank_warmup: float = _key("steps before ranks fall (the paper's t_i): a fraction below 1, or steps", 0.1)
-    rank_final: float = _key(
-        "steps after ranks are final (the paper's t_f): a fraction below 1, or steps", 0.4
-    )
-    allocate_every: float = _key(
-        "steps between allocations (the paper's Delta T): a fraction below 1, or steps", 0.01
-    )
-    allocation: Literal["triplets", "parameters"] = _key(
-        "what the budget counts: triplets, as in the paper, or parameters, with importance per parameter",
-        "triplets",
-    )
-    beta1: float = _key("decay of the sensitivity average", 0.85)
-    beta2: float = _key("decay of the uncertainty average", 0.85)
-    orth_reg_weight: float = _key("weight of the orthogonality penalty; 0.5 as published", 0.0)
-    warm_start: bool = _key("start the head from a linear probe", True)
-    warm_start_scale: float = _key(
-        "what the weights of the linear probe are multiplied by to start from", 0.3
-    )
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = _key(
-        "type of the frozen encoder: bf16, fp16 (on a GPU), fp32, or auto: bf16 where the machine has it",
+    max_length: int = _key("tokens kept of a text", 256)
+    precision: Literal["auto", "int8", "bf16", "fp16", "fp32"] = _key(
+        "numbers of the frozen encoder: fp32, bf16, fp16 (on a GPU), int8 (bf16 with products in int8, on an x86 CPU "
+        "with VNNI), or auto: bf16 where the machine has it, and while training int8 where it has that",
         "auto",
     )
-    int8_products: bool = _key(
-        "while training, products with frozen weights in int8 where precision is bf16, on an x86 CPU with VNNI and "
-        "the native kernels",
-        True,
-    )
-    max_length: int = _key("tokens kept of a text", 256)
     validation_size: float = _key("hold-out: a fraction below 1, or a number of rows", 0.1)
-    keep_best: int = _key("best checkpoints kept by the validation metric", 2)
     metric: Literal["accuracy", "macro_f1", "log_loss"] = _key(
         "what the best checkpoint is best at: accuracy, macro_f1 or log_loss", "accuracy"
     )
-    selection: Literal["one-se", "best"] = _key(
-        "best: the checkpoint that is best by the metric; one-se: the last of those within a standard error of it",
-        "one-se",
-    )
-    save_every: int = _key("steps between checkpoints; 0: at evaluations only", 0)
-    evaluate_every: int = _key("steps between evaluations; 0: once an epoch", 0)
-    early_stop: int = _key(
-        "stop after this many evaluations without improvement, once ranks are final; 0: never", 0
-    )
-    refit: bool = _key("one more epoch on training and validation rows after the selection", False)
     seed: int = _key("of the hold-out, the order of rows, the adapters and the dropout masks", 42)
     trust_remote_code: bool = _key("allow code that comes with the model", False)
+    advanced: Advanced = field(default_factory=Advanced)
 
     def __post_init__(self) -> None:
         problems = [problem for problem in self._problems() if problem]
@@ -152,37 +155,16 @@ class Recipe:
         names = self.labels or ("0", "1")
         is_list = len(names) > 1 and len(set(names)) == len(names) and all(name.strip() for name in names)
         yield _must_be("labels", ",".join(names), "two or more, each once and none of them empty", is_list)
-        for name in ("epochs", "batch_size", "accumulate", "eval_batch_size", "max_length", "keep_best"):
+        for name in ("epochs", "batch_size", "accumulate", "eval_batch_size", "max_length"):
             yield _must_be(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         for name in ("init_rank", "target_rank", "max_trainable_params"):
             value = getattr(self, name)
             yield _must_be(name, value, "at least 1", value is None or value >= 1)
-        for name in ("save_every", "evaluate_every", "early_stop", "warmup", "rank_warmup", "rank_final"):
-            yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        for name in (
-            "e_learning_rate_ratio",
-            "head_learning_rate_ratio",
-            "hidden_learning_rate_ratio",
-            "warm_start_scale",
-            "supcon_temperature",
-            "allocate_every",
-            "validation_size",
-        ):
-            yield _must_be(name, getattr(self, name), "above 0", getattr(self, name) > 0)
-        for name in ("validation_size", "warmup", "rank_warmup", "rank_final", "allocate_every"):
-            value = getattr(self, name)
-            yield _must_be(name, value, "below 1 or a whole number", value < 1 or float(value).is_integer())
-        for name in ("alpha", "learning_rate"):
-            value = getattr(self, name)
-            yield _must_be(name, value, "above 0", value is None or value > 0)
-        for name in ("weight_decay", "max_grad_norm", "orth_reg_weight", "r_drop", "supcon_weight"):
-            yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        for name in ("dropout", "lora_dropout", "label_smoothing"):
-            value = getattr(self, name)
-            yield _must_be(name, value, "at least 0 and below 1", value is None or 0 <= value < 1)
-        for name in ("beta1", "beta2"):  # without an average nothing is uncertain, and every importance zero
-            value = getattr(self, name)
-            yield _must_be(name, value, "above 0 and below 1", 0 < value < 1)
+        yield _must_be("validation_size", self.validation_size, "above 0", self.validation_size > 0)
+        yield _fraction_or_number("validation_size", self.validation_size)
+        rate = self.learning_rate
+        yield _must_be("learning_rate", rate, "above 0", rate is None or rate > 0)
+        yield from self.advanced.problems()
         if self.init_rank is not None and self.target_rank is not None:
             target = f"target_rank={self.target_rank}"
             if self.method == "adalora":
@@ -193,15 +175,9 @@ class Recipe:
             yield _must_be("init_rank", self.init_rank, expected, holds)
         yield _must_be(
             "adapter_init",
-            self.adapter_init,
+            self.advanced.adapter_init,
             "gradient or lora with method=lora, which has no other",
-            self.method == "adalora" or self.adapter_init in ("gradient", "lora"),
-        )
-        yield _must_be(
-            "r_drop",
-            self.r_drop,
-            "0 with dropout=0 and lora_dropout=0, where both passes are the same",
-            self.r_drop == 0 or self.dropout != 0 or self.lora_dropout != 0,
+            self.method == "adalora" or self.advanced.adapter_init in ("gradient", "lora"),
         )
         yield _must_be(
             "accumulate",
@@ -212,16 +188,34 @@ class Recipe:
 
     def alpha_for(self, init_rank: int) -> float:
         """The alpha that the user gave, or one that scales the update alike at every rank."""
-        return self.alpha if self.alpha is not None else 1.5 * init_rank
+        alpha = self.advanced.alpha
+        return alpha if alpha is not None else 1.5 * init_rank
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON and YAML types, every key included."""
         values = dataclasses.asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
+    def by_key(self) -> dict[str, Any]:
+        """The value of every key, of both groups."""
+        return {key: getattr(self.advanced if key in _ADVANCED else self, key) for key in keys()}
+
     def to_yaml(self) -> str:
         """The resolved recipe as a file that runs the same again."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+_ADVANCED = {each.name for each in dataclasses.fields(Advanced)}
+
+
+def keys() -> dict[str, dataclasses.Field[Any]]:
+    """All keys by name, those of the group ``advanced`` last."""
+    own = [each for each in dataclasses.fields(Recipe) if each.name != "advanced"]
+    return {each.name: each for each in (*own, *dataclasses.fields(Advanced))}
+
+
+def _fraction_or_number(name: str, value: float) -> str:
+    return _must_be(name, value, "below 1 or a whole number", value < 1 or float(value).is_integer())
 
 
 def _must_be(name: str, value: object, expected: str, holds: bool) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from leantune.errors import UsageError
-from leantune.inference.load import INT8, RunClassifier, load_run
+from leantune.inference.load import RunClassifier, load_run
+from leantune.system.hardware import INT8
 
 
 def load_engine(

@@ -18,8 +18,9 @@ from leantune.config.run_record import RECORD, read_finished_record
 from leantune.data.dataset import Index
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Encoded, Tokeniser
-from leantune.errors import CheckpointError, UsageError
+from leantune.errors import CheckpointError
 from leantune.inference.batches import map_batches
+from leantune.kernels.choose import check_int8
 from leantune.model.build import load_classifier, load_packed
 from leantune.model.classifier import Classifier
 from leantune.model.families import Settings, family_of
@@ -31,9 +32,6 @@ from leantune.system.damage import explained_damage
 from leantune.system.file_names import entry_of
 
 Logits = npt.NDArray[np.float32]
-
-INT8 = "int8"
-"""A precision of prediction alone: that of bf16, with products in int8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +90,7 @@ def load_run(
     hardware.keep_to_allowed_cpus()
     device = hardware.pick_device()
     chosen = precision or recipe.precision
-    dtype = hardware.DTYPES[hardware.pick_precision("bf16" if chosen == INT8 else chosen, device)]
+    dtype = hardware.DTYPES[hardware.pick_precision(chosen, device)]
     classifier = load_merged(run, record, trust_remote_code=trust_remote_code)
     longest = classifier.max_tokens
     if longest is not None and recipe.max_length > longest:
@@ -102,10 +100,9 @@ def load_run(
         )
     classifier.set_encoder_dtype(dtype)
     classifier.to(device)
-    choice = classifier.choose_kernels(predict_int8=chosen == INT8)
-    if chosen == INT8 and not choice.kernels.predict_int8:
-        reason = choice.reason or "the processor has neither VNNI nor AMX"
-        raise UsageError(f"precision=int8: {reason}; use precision=auto")
+    choice = classifier.choose_kernels(predict_int8=chosen == hardware.INT8)
+    if chosen == hardware.INT8:
+        check_int8(choice)
     return TrainedClassifier(
         classifier=classifier,
         tokeniser=Tokeniser.of_run(run / "merged", recipe.max_length),

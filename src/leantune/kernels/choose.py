@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from leantune.errors import UsageError
 from leantune.kernels.interface import EmbeddingsLike, Kernels, LayerLike
 from leantune.kernels.reference import Reference
 from leantune.system.hardware import DTYPES
@@ -57,6 +58,17 @@ def choose_kernels(
         return Choice(Reference(), reason)
     has_int8 = not why_no_int8()
     return Choice(Native(train_int8=train_int8 and has_int8, predict_int8=predict_int8 and has_int8))
+
+
+def check_int8(choice: Choice) -> None:
+    """Refuse to compute in another precision than the one that was asked for.
+
+    Raises:
+        UsageError: saying what is missing, if predictions are not by products in int8.
+    """
+    if not choice.kernels.predict_int8:
+        reason = choice.reason or "the processor has neither VNNI nor AMX"
+        raise UsageError(f"precision=int8: {reason}; use precision=auto")
 
 
 def why_no_kernels() -> str:

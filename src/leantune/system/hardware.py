@@ -16,6 +16,9 @@ from leantune.errors import UsageError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
+INT8 = "int8"
+"""A precision that is bf16, with products in int8 where the kernels of this machine have them."""
+
 ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
 """Environment variable that keeps oneDNN from the newest instructions, and so decides speed and rounding."""
 
@@ -26,13 +29,18 @@ def pick_device() -> torch.device:
 
 
 def pick_precision(choice: str, device: torch.device) -> str:
-    """``bf16`` where the machine computes it natively, ``fp16`` on GPUs without it, else ``fp32``.
+    """The type of the encoder: for ``auto`` ``bf16`` where the machine computes it natively, ``fp16`` on GPUs without
+    it, else ``fp32``; for ``int8``, which is of products, ``bf16``.
 
     Raises:
         UsageError: for fp16 on a CPU, which has no fast products for it, and a choice that is none.
     """
-    if choice not in ("auto", *DTYPES):
-        raise UsageError(f"precision must be one of auto, {', '.join(DTYPES)}. Got {choice!r} instead")
+    if choice not in ("auto", INT8, *DTYPES):
+        raise UsageError(
+            f"precision must be one of auto, {INT8}, {', '.join(DTYPES)}. Got {choice!r} instead"
+        )
+    if choice == INT8:
+        return "bf16"
     if choice == "fp16" and device.type == "cpu":
         raise UsageError("precision=fp16 needs a GPU; use precision=bf16 or precision=fp32 on a CPU")
     if choice != "auto":

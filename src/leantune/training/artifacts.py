@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
+from leantune.adalora.allocator import BETA1, BETA2
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.export import WRITERS
 from leantune.adalora.schedule import RankSchedule
@@ -100,10 +101,10 @@ def adapter_of(
         alpha=recipe.alpha_for(plan.init_rank),
         config={
             "target_r": plan.target_rank,
-            "lora_dropout": recipe.lora_dropout,
-            "beta1": recipe.beta1,
-            "beta2": recipe.beta2,
-            "orth_reg_weight": recipe.orth_reg_weight,
+            "lora_dropout": recipe.advanced.lora_dropout,
+            "beta1": BETA1,
+            "beta2": BETA2,
+            "orth_reg_weight": recipe.advanced.orth_reg_weight,
             "tinit": schedule.warmup_steps,
             "tfinal": schedule.final_steps,
             "deltaT": schedule.allocate_every,

@@ -25,6 +25,7 @@ from leantune.config.run_record import NEEDED_TO_RESUME, RECORD, read_record
 from leantune.data.dataset import LabelledRows
 from leantune.errors import UsageError, first_line
 from leantune.inference.batches import batch_of
+from leantune.kernels.choose import check_int8
 from leantune.model.build import (
     load_pretrained,
     make_trainable,
@@ -122,7 +123,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     run = Run(
         recipe, folder, console, model_source, config, data, plan, steps, device, precision, record, started
     )
-    for line in (*rank_lines(plan), *disk_lines(folder, plan, keep_best=recipe.keep_best)):
+    for line in (*rank_lines(plan), *disk_lines(folder, plan, keep_best=recipe.advanced.keep_best)):
         console.print(line, soft_wrap=True)
     if resume:
         check_same_run(record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)
@@ -194,7 +195,7 @@ def build_classifier(run: Run) -> Classifier:
     if "model" in run.record:
         check_same_model(run.record["model"], recipe, sha256=digest, precision=run.precision)
     # of training alone: what is saved keeps the config of the encoder
-    config = with_dropout(run.config, recipe.dropout)
+    config = with_dropout(run.config, recipe.advanced.dropout)
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         classifier = load_pretrained(run.model_source, config, run.data.labels)
     missing_modules = missing_head_modules(run.config, run.model_source)
@@ -206,15 +207,18 @@ def build_classifier(run: Run) -> Classifier:
         classifier,
         run.plan,
         alpha=recipe.alpha_for(run.plan.init_rank),
-        lora_dropout=recipe.lora_dropout,
+        lora_dropout=recipe.advanced.lora_dropout,
         head=recipe.head,
         compute_dtype=hardware.DTYPES[run.precision],
         seed=recipe.seed,
-        adapter_init=recipe.adapter_init,
+        adapter_init=recipe.advanced.adapter_init,
         missing_modules=missing_modules,
     )
     classifier.to(run.device)
-    choice = classifier.choose_kernels(train_int8=recipe.int8_products)
+    is_int8 = recipe.precision == hardware.INT8
+    choice = classifier.choose_kernels(train_int8=is_int8 or recipe.precision == "auto", predict_int8=is_int8)
+    if is_int8:
+        check_int8(choice)
     run.kernels = choice.described
     for line in kernel_lines(choice, run.device, run.precision) if classifier.is_packed else ():
         run.console.print(line, soft_wrap=True)
@@ -266,19 +270,12 @@ def fresh_state(run: Run, classifier: Classifier, ranks: RankSchedule) -> Traini
         classifier=classifier,
         optimizer=adamw(
             classifier.trainable(),
-            weight_decay=recipe.weight_decay,
-            e_learning_rate_ratio=recipe.e_learning_rate_ratio,
-            head_learning_rate_ratio=recipe.head_learning_rate_ratio,
-            hidden_learning_rate_ratio=recipe.hidden_learning_rate_ratio,
+            weight_decay=recipe.advanced.weight_decay,
+            head_learning_rate_ratio=recipe.advanced.head_learning_rate_ratio,
+            hidden_learning_rate_ratio=recipe.advanced.hidden_learning_rate_ratio,
             output_layer=classifier.output_name,
         ),
-        allocator=RankAllocator(
-            classifier.adapted_layers(),
-            ranks,
-            by_parameters=recipe.allocation == "parameters",
-            beta1=recipe.beta1,
-            beta2=recipe.beta2,
-        ),
+        allocator=RankAllocator(classifier.adapted_layers(), ranks),
         scaler=scaler,
     )
 

@@ -108,7 +108,7 @@ class RunObserver:
             step=state.step,
             **values,
             budget=ranks.budget_at(state.step),
-            spent=allocator.spent,
+            spent=allocator.live_triplets,
             live_triplets=allocator.live_triplets,
             **({"ranks": allocator.live_ranks} if has_moved else {}),
             **({"skipped": True} if result.is_skipped else {}),
@@ -122,11 +122,11 @@ class RunObserver:
             )
 
     def _evaluation_is_due(self, step: int) -> bool:
-        every = self.recipe.evaluate_every or self.steps.steps_per_epoch
+        every = self.recipe.advanced.evaluate_every or self.steps.steps_per_epoch
         return step % every == 0 or step == self.steps.total_steps
 
     def _save_is_due(self, step: int) -> bool:
-        return bool(self.recipe.save_every) and step % self.recipe.save_every == 0
+        return bool(self.recipe.advanced.save_every) and step % self.recipe.advanced.save_every == 0
 
     def _evaluate(self, state: TrainingState, result: StepResult) -> torch.Tensor:
         """Measure the validation rows; returns the predicted class ids ``(N,)``."""
@@ -171,7 +171,10 @@ class RunObserver:
 
     def is_converged(self) -> bool:
         """Whether early stopping ends the run."""
-        return bool(self.recipe.early_stop) and self.selection.since_best() >= self.recipe.early_stop
+        return (
+            bool(self.recipe.advanced.early_stop)
+            and self.selection.since_best() >= self.recipe.advanced.early_stop
+        )
 
 
 @dataclass(slots=True)

@@ -195,25 +195,24 @@ def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> Step
             f"{num_rows} rows in batches of {recipe.batch_size} for {recipe.epochs} epochs are {total} steps, "
             "expected at least 3 to warm up, prune and finish: lower batch_size or raise epochs"
         )
-    init_budget, target_budget = parameters.budgets(recipe.allocation)
     return StepPlan(
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
         lr_warmup_steps=lr_warmup_steps(recipe, total),
         ranks=RankSchedule(
-            init_budget=init_budget,
-            target_budget=target_budget,
+            init_budget=parameters.init_budget,
+            target_budget=parameters.target_budget,
             total_steps=total,
-            warmup_steps=steps_from(recipe.rank_warmup, total),
-            final_steps=steps_from(recipe.rank_final, total),
-            allocate_every=max(1, steps_from(recipe.allocate_every, total)),
+            warmup_steps=steps_from(recipe.advanced.rank_warmup, total),
+            final_steps=steps_from(recipe.advanced.rank_final, total),
+            allocate_every=max(1, steps_from(recipe.advanced.allocate_every, total)),
         ),
     )
 
 
 def lr_warmup_steps(recipe: Recipe, total_steps: int) -> int:
     """Steps in which the learning rate rises, at most all of them."""
-    return min(steps_from(recipe.warmup, total_steps), total_steps)
+    return min(steps_from(recipe.advanced.warmup, total_steps), total_steps)
 
 
 def check_max_length(recipe: Recipe, shell: Classifier) -> None:

@@ -70,7 +70,9 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
     run.record["selected"] = {
         "step": best.step,
         "metric": run.recipe.metric,
-        "rule": run.recipe.selection if best is selection.ranking()[0] else "best",  # of those that are valid
+        "rule": run.recipe.advanced.selection
+        if best is selection.ranking()[0]
+        else "best",  # of those that are valid
         "comparison": comparison,
     }
     cells = occupied_cells(confusion_matrix(label_ids, predicted, len(run.data.labels.names)))

@@ -123,6 +123,10 @@ def start_from_probe(classifier: Classifier, rows: LabelledRows, batch_size: int
     return len(rows)
 
 
+PROBE_SCALE = 0.3
+"""What the weights of the probe are multiplied by to start from: at full size its margins leave little to gain."""
+
+
 @torch.no_grad()
 def scale_output_layer(classifier: Classifier, factor: float) -> None:
     """Multiply weights and bias of the output layer, and so the logits, by ``factor``.

@@ -124,8 +124,8 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
 
         if math.isfinite(norm):  # host sync: the loop must know before it steps
             state.allocator.observe()
-            if 0 < recipe.max_grad_norm < norm:
-                torch._foreach_mul_(grads, recipe.max_grad_norm / (norm + 1e-6))
+            if 0 < recipe.advanced.max_grad_norm < norm:
+                torch._foreach_mul_(grads, recipe.advanced.max_grad_norm / (norm + 1e-6))
             state.scaler.step(state.optimizer)
             state.skipped_in_a_row = 0
             _allocate(state, result)
@@ -185,7 +185,7 @@ def _backward(
     """Forward and backward of one micro-step: its share of loss and orthogonality ``(2,)``, on the device."""
     penalty = torch.zeros((), device=state.classifier.device)
     if not len(rows):  # more processes than rows in the last batch
-        if recipe.supcon_weight:
+        if recipe.advanced.supcon_weight:
             width = state.classifier.output_layer.in_features
             take_no_part(width, whole.most_at_once, penalty.device)
         return torch.stack([penalty, penalty])
@@ -194,19 +194,15 @@ def _backward(
     logits = state.classifier.logits(features)
     loss = _task_loss(phase, logits, batch, recipe) / whole.weight
     total = loss
-    if recipe.r_drop:
-        others = state.classifier(batch)
-        loss = (loss + _task_loss(phase, others, batch, recipe) / whole.weight) / 2
-        total = loss + recipe.r_drop / 2 * symmetric_divergence(logits, others) / whole.rows
-    if recipe.supcon_weight:
+    if recipe.advanced.supcon_weight:
         assert batch.labels is not None
         texts = of_all_processes(features, batch.labels, whole.most_at_once)
-        contrast = supervised_contrast(*texts, recipe.supcon_temperature)
-        total = total + recipe.supcon_weight * contrast / whole.rows
+        contrast = supervised_contrast(*texts)
+        total = total + recipe.advanced.supcon_weight * contrast / whole.rows
     # once a step over all processes: the penalty does not depend on the rows
-    if recipe.orth_reg_weight and not result.micro_sizes and distributed.is_main():
+    if recipe.advanced.orth_reg_weight and not result.micro_sizes and distributed.is_main():
         penalty = orthogonal_penalty(list(state.classifier.adapted_layers().values()))
-        total = total + recipe.orth_reg_weight * penalty
+        total = total + recipe.advanced.orth_reg_weight * penalty
     torch.autograd.backward(state.scaler.scale(total))
     result.num_tokens += batch.num_tokens
     result.micro_sizes.append(len(rows))
@@ -220,17 +216,9 @@ def _task_loss(phase: Phase, logits: Tensor, batch: PackedBatch, recipe: Recipe)
         logits,
         batch.labels,
         weight=None if phase.class_weights is None else phase.class_weights.to(logits.device),
-        label_smoothing=recipe.label_smoothing,
+        label_smoothing=recipe.advanced.label_smoothing,
         reduction="sum",
     )
-
-
-def symmetric_divergence(logits_SC: Tensor, others_SC: Tensor) -> Tensor:
-    """The mean of both Kullback-Leibler divergences between two predictions of a row, summed over the rows
-    (Liang et al., 2021, R-Drop, eq. 2).
-    """
-    first, second = logits_SC.log_softmax(-1), others_SC.log_softmax(-1)
-    return ((first.exp() - second.exp()) * (first - second)).sum() / 2
 
 
 def _sum_over_processes(state: TrainingState, result: StepResult) -> None:
@@ -281,8 +269,7 @@ def _check_steps_taken(state: TrainingState) -> None:
     """
     if 2 * state.skipped_steps > state.step:
         raise DivergedError(
-            f"{skipped_line(state)}: what is left is no training; lower learning_rate, raise supcon_temperature, or "
-            "use precision=fp32"
+            f"{skipped_line(state)}: what is left is no training; lower learning_rate, or use precision=fp32"
         )
 
 

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from leantune.system import distributed
 
+TEMPERATURE = 0.2
+"""What cosines are divided by."""
 NO_LABEL = -1
 """Of rows that are only there so that every process gives as many."""
 
 
-def supervised_contrast(inputs_SD: Tensor, labels_S: Tensor, temperature: float) -> Tensor:
+def supervised_contrast(inputs_SD: Tensor, labels_S: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """The loss of every text summed over all, fp32 scalar: the mean over texts of its label of the log softmax over
     all other texts of cosines divided by ``temperature``, negated (Khosla et al., 2020, eq. 2). A text with a label of
     its own counts nothing.

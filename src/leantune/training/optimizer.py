@@ -13,7 +13,6 @@ def adamw(
     trainable: Mapping[str, nn.Parameter],
     *,
     weight_decay: float,
-    e_learning_rate_ratio: float = 1.0,
     head_learning_rate_ratio: float = 1.0,
     hidden_learning_rate_ratio: float = 1.0,
     output_layer: str = "",
@@ -24,12 +23,11 @@ def adamw(
     Args:
         trainable: by name.
         weight_decay: of the matrices.
-        e_learning_rate_ratio: learning rate of E over that of A and B.
         head_learning_rate_ratio: learning rate of the output layer over that of A and B.
         hidden_learning_rate_ratio: learning rate of the rest of the head over that of A and B.
         output_layer: name of the output layer.
     """
-    ratios = {"lora_A": 1.0, "lora_B": 1.0, "lora_E": e_learning_rate_ratio}
+    ratios = {"lora_A": 1.0, "lora_B": 1.0, "lora_E": 1.0}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
         last = name.rpartition(".")[2]

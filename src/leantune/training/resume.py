@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from leantune.adalora.budget import ParameterPlan
-from leantune.config import Recipe
+from leantune.config import Recipe, recipe_of_run
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
 from leantune.system import distributed
@@ -60,10 +60,11 @@ def check_same_run(
     for key, value in (("initial", plan.initial), ("head", plan.head)):
         if record["parameters"][key] != value:
             differences.append(f"{key} parameters: were {record['parameters'][key]}, are {value}")
+    before = recipe_of_run(Path(recipe.output), record).by_key()
     differences += [
-        f"{key}: was {record['recipe'].get(key)}, is {value}"
-        for key, value in recipe.to_dict().items()
-        if key != "output" and record["recipe"].get(key) != value  # a run folder may have been moved
+        f"{key}: was {before[key]}, is {value}"
+        for key, value in recipe.by_key().items()
+        if key != "output" and before[key] != value  # a run folder may have been moved
     ]
     if differences:
         raise CheckpointError(f"cannot resume: the run began with something else: {'; '.join(differences)}")

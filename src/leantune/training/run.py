@@ -36,7 +36,7 @@ from leantune.training.build import (
 from leantune.training.callbacks import RunObserver
 from leantune.training.checkpoint import checkpoint_path, list_checkpoints
 from leantune.training.finalize import evaluate_part, measure_test, publish_artefacts, refit, select_best
-from leantune.training.head_init import scale_output_layer, start_from_probe
+from leantune.training.head_init import PROBE_SCALE, scale_output_layer, start_from_probe
 from leantune.training.history import Display, History
 from leantune.training.loop import Phase, TrainingState, skipped_line, train
 from leantune.training.resume import machine_lines, newest_valid_checkpoint
@@ -64,7 +64,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
         classifier = build_classifier(run)
         state = fresh_state(run, classifier, run.steps.ranks)
-        selection = Selection(recipe.metric, recipe.keep_best, rule=recipe.selection)
+        selection = Selection(recipe.metric, recipe.advanced.keep_best, rule=recipe.advanced.selection)
         if resume:
             history = _go_on(run, state, selection)
         else:
@@ -79,7 +79,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
             with history:
                 _train(run, state, selection, history)
             select_best(run, classifier, selection)
-            if recipe.refit:
+            if recipe.advanced.refit:
                 refit(run, classifier)
             measure_test(run, classifier)
             publish_artefacts(run, classifier)
@@ -124,7 +124,7 @@ def _interruption_noted(run: Run) -> Iterator[None]:
 
 
 def _warm_start(run: Run, classifier: Classifier) -> None:
-    if not run.recipe.warm_start:
+    if not run.recipe.advanced.warm_start:
         return
     started = time.perf_counter()
     with run.console.status("fitting the linear probe"):
@@ -137,7 +137,7 @@ def _warm_start(run: Run, classifier: Classifier) -> None:
         if run.data.test is not None:
             baseline["test"] = evaluate_part(run, classifier, "test").to_json()
     run.record["timings"] |= {"probe_s": fitted - started, "baseline_s": time.perf_counter() - fitted}
-    scale_output_layer(classifier, run.recipe.warm_start_scale)
+    scale_output_layer(classifier, PROBE_SCALE)
     run.record["baseline"] = baseline
     accuracy = baseline["validation"]["accuracy"]
     run.console.print(
@@ -148,7 +148,7 @@ def _warm_start(run: Run, classifier: Classifier) -> None:
 
 def _turn_adapters(run: Run, classifier: Classifier) -> None:
     recipe = run.recipe
-    if recipe.adapter_init != "gradient":
+    if recipe.advanced.adapter_init != "gradient":
         return
     started = time.perf_counter()
     with run.console.status("turning the adapters along the gradient"):

@@ -230,12 +230,17 @@ def _cost(trained: TrainedClassifier, int8: RunClassifier, rows: QuantisationRow
     )
     return AccuracyCost(
         rows=rows.name,
-        precision=hardware.pick_precision(trained.recipe.precision, trained.classifier.device),
+        precision=_precision_of(trained),
         torch_accuracy=float((by_torch == label_ids).mean()),
         int8_accuracy=float((by_int8 == label_ids).mean()),
         equal_predictions=float((by_torch == by_int8).mean()),
         comparison=compare(by_torch, by_int8, label_ids),
     )
+
+
+def _precision_of(trained: TrainedClassifier) -> str:
+    chosen = trained.recipe.precision
+    return chosen if chosen == hardware.INT8 else hardware.pick_precision(chosen, trained.classifier.device)
 
 
 def _encoded(rows: LabelledRows) -> Encoded:

@@ -1,0 +1,47 @@
+"""The recipe keys as Markdown, ``python -m leantune.config.reference``: the tables of ``docs/recipe.md``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from leantune.config.load import ALIASES
+from leantune.config.recipe import Advanced, Recipe
+
+
+def tables() -> str:
+    """Both groups of keys, with their defaults, meanings and other spellings."""
+    own = [each for each in dataclasses.fields(Recipe) if each.name != "advanced"]
+    return "\n".join(
+        [
+            "## Keys",
+            "",
+            *_table(own),
+            "",
+            "## The group `advanced`",
+            "",
+            *_table(dataclasses.fields(Advanced)),
+        ]
+    )
+
+
+def _table(keys: Iterable[dataclasses.Field[Any]]) -> Iterator[str]:
+    yield "| key | default | meaning | other spellings |"
+    yield "|---|---|---|---|"
+    for key in keys:
+        spellings = ", ".join(f"`{alias}`" for alias, name in ALIASES.items() if name == key.name)
+        yield f"| `{key.name}` | {default_of(key)} | {key.metadata['doc']} | {spellings} |"
+
+
+def default_of(key: dataclasses.Field[Any]) -> str:
+    """The default as it is typed; ``required`` where there is none."""
+    if key.default is dataclasses.MISSING:
+        return "required"
+    if isinstance(key.default, float):
+        return f"{key.default:g}"
+    return str(key.default).lower() if isinstance(key.default, bool | None) else str(key.default)
+
+
+if __name__ == "__main__":
+    print(tables())
