@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from leantune.adalora.budget import Target, full_rank, plan_parameters
 from leantune.errors import UsageError
-from leantune.model.build import plan_model, skeleton
+from leantune.model.adapt import plan_model
+from leantune.model.build import skeleton
 from tiny import tiny_config
 
 SQUARE = [Target(f"layer.{i}.query", 768, 768) for i in range(24)]

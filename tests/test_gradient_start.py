@@ -14,7 +14,7 @@ from torch import Tensor
 
 from leantune.data.dataset import LabelledRows
 from leantune.inference.batches import batch_of
-from leantune.model.build import make_trainable, plan_model
+from leantune.model.adapt import make_trainable, plan_model
 from leantune.model.classifier import Classifier
 from leantune.training import adapter_init as gradient_start
 from leantune.training.adapter_init import ROW_NORM, turn_to_gradient

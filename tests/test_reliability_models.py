@@ -30,7 +30,7 @@ from leantune.inference.adapters import load_adapter
 from leantune.inference.load import load_run
 from leantune.inference.multi_adapter import SharedEncoder
 from leantune.model.build import load_pretrained, reinitialise_head
-from leantune.model.pretrained import config_of
+from leantune.model.pretrained import Pretrained
 from leantune.training.build import build_classifier, prepare_run
 from tiny import classifier_from, recipe_for, save_tiny_encoder, tiny_config, words_of
 
@@ -61,7 +61,7 @@ def unsummed(copy) -> Path:
 
 
 def load(encoder: Path, **options: bool):
-    return load_pretrained(str(encoder), config_of(str(encoder), num_labels=3, **options), LABELS)
+    return load_pretrained(Pretrained.at(str(encoder), num_labels=3, **options), LABELS)
 
 
 def change_json(path: Path, **values: object) -> None:
@@ -194,7 +194,7 @@ def test_a_base_with_a_head_of_other_classes_gets_a_fresh_one(copy):
     """A finished classifier of three classes is a fine start for one of two."""
     merged = copy / "merged"
     two = LabelMap(("yes", "no"))
-    model = load_pretrained(str(merged), config_of(str(merged), num_labels=2), two)
+    model = load_pretrained(Pretrained.at(str(merged), num_labels=2), two)
     assert model.output_layer.weight.shape == (2, 32)
     assert model.settings["id2label"] == two.id2label
 
@@ -377,7 +377,7 @@ def test_a_run_without_checksums_is_read(unsummed, inputs, command):
 @pytest.mark.parametrize("model_type", ["modernbert", "bert", "roberta", "mpnet"])
 def test_the_encoder_in_bf16_is_that_of_transformers_in_bf16(tmp_path, model_type):
     folder = save_tiny_encoder(tmp_path / "encoder", model_type)
-    classifier = load_pretrained(str(folder), config_of(str(folder), num_labels=3), LABELS)
+    classifier = load_pretrained(Pretrained.at(str(folder), num_labels=3), LABELS)
     classifier.set_encoder_dtype(torch.bfloat16)
     ours = classifier.named_weights()
     theirs = dict(AutoModel.from_pretrained(str(folder), dtype=torch.bfloat16).named_parameters())
@@ -391,7 +391,7 @@ def test_the_encoder_in_bf16_is_that_of_transformers_in_bf16(tmp_path, model_typ
 
 def test_buffers_of_a_padded_encoder_keep_their_type(tmp_path):
     folder = save_tiny_encoder(tmp_path / "encoder", "eurobert")
-    classifier = load_pretrained(str(folder), config_of(str(folder), num_labels=3), LABELS)
+    classifier = load_pretrained(Pretrained.at(str(folder), num_labels=3), LABELS)
     expected = {name: buffer.clone() for name, buffer in classifier.named_buffers()}
     assert expected
     classifier.set_encoder_dtype(torch.bfloat16)

@@ -22,8 +22,9 @@ from leantune import __version__
 from leantune.adalora.budget import ParameterPlan
 from leantune.assets.download import resolve_location
 from leantune.errors import DivergedError
-from leantune.model.build import plan_model, skeleton
-from leantune.model.pretrained import config_of
+from leantune.model.adapt import plan_model
+from leantune.model.build import skeleton_of
+from leantune.model.pretrained import Pretrained
 
 PUBLISHED_RANKS = {"init_rank": 11, "target_rank": 8}
 PEER_RANKS = {"adalora": PUBLISHED_RANKS, "lora": {"init_rank": 11, "target_rank": 11}}
@@ -108,7 +109,7 @@ def _plan(model: str, num_labels: int, *, targets: str = "attention", **settings
 
 @cache
 def _skeleton(model: str, num_labels: int) -> Any:
-    return skeleton(config_of(resolve_location(model), num_labels=num_labels))
+    return skeleton_of(Pretrained.at(resolve_location(model), num_labels=num_labels))
 
 
 def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
-from leantune.model.build import load_pretrained, missing_head_parameters, skeleton
+from leantune.model.build import load_pretrained, missing_head_parameters, skeleton_of
 from leantune.model.classifier import Classifier
 from leantune.model.hub import resolve_model
-from leantune.model.pretrained import config_of
+from leantune.model.pretrained import Pretrained
 from leantune.system import hardware
 from leantune.system.damage import explained_damage
 
@@ -40,15 +39,14 @@ def load_adapter(
     with explained_damage(folder):
         adapter = read_adapter(folder)
     source = resolve_model(base or adapter.base_model)
-    config = config_of(source, trust_remote_code=trust_remote_code)
-    num_labels = count_classes(adapter, config)
+    num_labels = count_classes(adapter, Pretrained.at(source, trust_remote_code=trust_remote_code))
     labels = labels or LabelMap(tuple(f"LABEL_{i}" for i in range(num_labels)))
     if len(labels.names) != num_labels:
         raise UsageError(
             f"{folder}: a classifier of {num_labels} classes. Got {len(labels.names)} labels instead"
         )
-    config = config_of(source, num_labels=num_labels, trust_remote_code=trust_remote_code)
-    classifier = load_pretrained(source, config, labels)
+    pretrained = Pretrained.at(source, num_labels=num_labels, trust_remote_code=trust_remote_code)
+    classifier = load_pretrained(pretrained, labels)
     drawn = [name for name in missing_head_parameters(classifier, source) if name not in adapter.head]
     if drawn:
         raise CheckpointError(
@@ -60,17 +58,17 @@ def load_adapter(
     return classifier.eval().to(hardware.pick_device())
 
 
-def count_classes(adapter: AdapterFile, config: Any) -> int:
+def count_classes(adapter: AdapterFile, base: Pretrained) -> int:
     """How many classes the head of ``adapter`` tells apart.
 
     Args:
         adapter: with its head.
-        config: of the base model; its number of labels does not matter.
+        base: the base model; its number of labels does not matter.
 
     Raises:
         CheckpointError: if the adapter has no output layer, or one of a single number.
     """
-    name = skeleton(config).output_name
+    name = skeleton_of(base).output_name
     if f"{name}.weight" not in adapter.head:
         raise CheckpointError(
             f"the adapter holds no {name}: expected one of a sequence classifier, with its head in it"

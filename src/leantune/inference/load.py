@@ -24,7 +24,7 @@ from leantune.kernels.choose import check_int8
 from leantune.model.build import load_classifier, load_packed
 from leantune.model.classifier import Classifier
 from leantune.model.families import Settings, family_of
-from leantune.model.pretrained import config_of, load_transformers, read_settings
+from leantune.model.pretrained import Pretrained, load_transformers, read_settings
 from leantune.packing.batch import PackedBatch, pack
 from leantune.system import hardware
 from leantune.system.checksums import find_difference
@@ -143,8 +143,8 @@ def load_merged(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool
         check_labels(merged, settings, LabelMap.from_json(record["labels"]))
         if family_of(settings) is not None:
             return load_packed(str(merged), settings, needs_head=True).eval()
-        config = config_of(str(merged), trust_remote_code=trust_remote_code)
-        return load_classifier(str(merged), config, needs_head=True).eval()
+        pretrained = Pretrained.at(str(merged), trust_remote_code=trust_remote_code)
+        return load_classifier(pretrained, needs_head=True).eval()
 
 
 def load_merged_transformers(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool = False) -> Any:
@@ -156,9 +156,9 @@ def load_merged_transformers(run: Path, record: Mapping[str, Any], *, trust_remo
     """
     merged = check_artefact(run, record, "merged")
     with explained_damage(merged):
-        config = config_of(str(merged), trust_remote_code=trust_remote_code)
-        check_labels(merged, config.to_dict(), LabelMap.from_json(record["labels"]))
-        return load_transformers(str(merged), config).eval()
+        pretrained = Pretrained.at(str(merged), trust_remote_code=trust_remote_code)
+        check_labels(merged, pretrained.config.to_dict(), LabelMap.from_json(record["labels"]))
+        return load_transformers(pretrained).eval()
 
 
 def check_labels(folder: Path, settings: Settings, labels: LabelMap) -> None:

@@ -26,7 +26,7 @@ from leantune.inference.predict import predict_texts
 from leantune.model.build import load_pretrained, share_encoder
 from leantune.model.classifier import Classifier
 from leantune.model.hub import resolve_model
-from leantune.model.pretrained import config_of, weights_sha256
+from leantune.model.pretrained import Pretrained, weights_sha256
 from leantune.packing.batch import PackedBatch
 from leantune.system import hardware
 from leantune.system.damage import explained_damage
@@ -52,8 +52,8 @@ class SharedEncoder:
         hardware.keep_to_allowed_cpus()
         device = hardware.pick_device()
         dtype = hardware.DTYPES[hardware.pick_precision(precision, device)]
-        config = config_of(self.source, num_labels=2)
-        self.base = load_pretrained(self.source, config, LabelMap(("0", "1")))
+        pretrained = Pretrained.at(self.source, num_labels=2)
+        self.base = load_pretrained(pretrained, LabelMap(("0", "1")))
         self.base.set_encoder_dtype(dtype)
         self.base.to(device).choose_kernels()
         self._weights_sha256 = weights_sha256(self.source)

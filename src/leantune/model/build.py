@@ -6,21 +6,20 @@ C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leantune.adalora.budget import ParameterPlan, Target, plan_parameters
-from leantune.adalora.layer import AdaLoraLinear
-from leantune.adalora.method import METHODS
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError, first_line
 from leantune.model.classifier import Classifier, PackedClassifier
 from leantune.model.families import Settings, family_of
 from leantune.model.padded import PaddedClassifier
 from leantune.model.pretrained import (
+    Pretrained,
     check_none_missing,
     check_shape,
     load_transformers,
@@ -28,16 +27,14 @@ from leantune.model.pretrained import (
     tensor_names,
     with_labels,
 )
-from leantune.packing.dropout import DropoutStream, PooledDropout
+from leantune.packing.dropout import DropoutStream
 
-HEADS = ("full", "linear")
-"""Values of the recipe key ``head``: train all head modules, or only the output layer."""
 OTHER_DECODERS = ("ctrl", "modernbert-decoder")
 """Whose heads have the name that encoders' have in transformers."""
 _SUPPORTED = "take a BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, DeBERTa or the like"
 
 
-def skeleton(config: Any) -> Classifier:
+def skeleton(config: Any, *, trust_remote_code: bool = False) -> Classifier:
     """The classifier of a transformers config on the meta device: names and shapes, no weights.
 
     Raises:
@@ -49,20 +46,28 @@ def skeleton(config: Any) -> Classifier:
     with torch.device("meta"):
         if family is not None:
             return PackedClassifier(family, settings, DropoutStream(0))
-        model = _without_weights(config)
+        model = _without_weights(config, trust_remote_code)
     try:
         return PaddedClassifier(model, DropoutStream(0))
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def _without_weights(config: Any) -> Any:
+def skeleton_of(pretrained: Pretrained) -> Classifier:
+    """The same for a model folder.
+
+    Raises:
+        UsageError: see `skeleton`.
+    """
+    return skeleton(pretrained.config, trust_remote_code=pretrained.trust_remote_code)
+
+
+def _without_weights(config: Any, trust_remote_code: bool) -> Any:
     """Transformers' own classifier on the default device, its weights drawn."""
     from transformers import AutoModelForSequenceClassification
 
     try:
-        # a config that names code comes from `config_of` only where that code is trusted
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=True)
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:
         raise UsageError(
             f"transformers has no sequence classifier of {config.model_type}; {_SUPPORTED}"
@@ -134,12 +139,11 @@ def assign_weights(
     check_none_missing(source, missing)
 
 
-def load_classifier(source: str, config: Any, *, needs_head: bool) -> Classifier:
-    """A classifier in fp32 whose weights all come from ``source``.
+def load_classifier(pretrained: Pretrained, *, needs_head: bool) -> Classifier:
+    """A classifier in fp32 whose weights all come from a model folder.
 
     Args:
-        source: a folder.
-        config: of the model, from `config_of`.
+        pretrained: the folder and its config.
         needs_head: whether the head must come from there too; otherwise it may be missing, or another one.
 
     Raises:
@@ -147,12 +151,12 @@ def load_classifier(source: str, config: Any, *, needs_head: bool) -> Classifier
         UnsafeFileError: if they are in a pickle alone.
         CheckpointError: naming a file that is damaged, or a tensor that is missing or of another shape.
     """
-    settings = config.to_dict()
+    settings = pretrained.config.to_dict()
     if family_of(settings) is not None:
-        return load_packed(source, settings, needs_head=needs_head)
-    shell = skeleton(config)
+        return load_packed(pretrained.folder, settings, needs_head=needs_head)
+    shell = skeleton_of(pretrained)
     may_lack = () if needs_head else (*shell.head_names(), *shell.pooler_names)
-    model = load_transformers(source, config, may_lack=may_lack)
+    model = load_transformers(pretrained, may_lack=may_lack)
     return PaddedClassifier(model, DropoutStream(0)).requires_grad_(False)
 
 
@@ -172,12 +176,11 @@ def load_packed(source: str, settings: Settings, *, needs_head: bool) -> PackedC
     return classifier.requires_grad_(False)
 
 
-def load_pretrained(source: str, config: Any, labels: LabelMap) -> Classifier:
+def load_pretrained(pretrained: Pretrained, labels: LabelMap) -> Classifier:
     """A pretrained encoder in fp32 with a head that is to be drawn.
 
     Args:
-        source: a folder.
-        config: from `config_of`; it gets the names of ``labels``.
+        pretrained: the folder and its config, which gets the names of ``labels``.
         labels: the classes.
 
     Raises:
@@ -186,9 +189,11 @@ def load_pretrained(source: str, config: Any, labels: LabelMap) -> Classifier:
         CheckpointError: naming a tensor of the encoder that is missing or does not fit the config.
     """
     try:
-        return load_classifier(source, with_labels(config, labels), needs_head=False)
+        return load_classifier(
+            replace(pretrained, config=with_labels(pretrained.config, labels)), needs_head=False
+        )
     except OSError as error:
-        raise UsageError(f"model {source}: cannot be read: {first_line(error)}") from error
+        raise UsageError(f"model {pretrained.folder}: cannot be read: {first_line(error)}") from error
 
 
 def share_encoder(classifier: Classifier, num_labels: int, *, own: frozenset[str]) -> Classifier:
@@ -215,32 +220,32 @@ def share_encoder(classifier: Classifier, num_labels: int, *, own: frozenset[str
     return shared.requires_grad_(False)
 
 
-def missing_head_modules(config: Any, source: str) -> tuple[str, ...]:
-    """Encoder modules that the head uses and the weights of ``source`` lack (a BERT pooler, say).
+def missing_head_modules(pretrained: Pretrained) -> tuple[str, ...]:
+    """Encoder modules that the head uses and the weights in the folder lack (a BERT pooler, say).
 
     Reads only the header of its safetensors files; none where there are no such files (see `unseen_head_modules`).
 
     Raises:
         CheckpointError: naming a file that is damaged.
     """
-    names = tensor_names(source)
+    names = tensor_names(pretrained.folder)
     if not names:
         return ()
     # weights saved from a bare encoder have no prefix
     return tuple(
         module
-        for module in skeleton(config).pooler_names
+        for module in skeleton_of(pretrained).pooler_names
         if not any(n.startswith((f"{module}.", f"{module.partition('.')[2]}.")) for n in names)
     )
 
 
-def unseen_head_modules(config: Any, source: str) -> dict[str, int]:
-    """Parameters of the encoder modules that only the head uses, where ``source`` has no weights to look into: if these
+def unseen_head_modules(pretrained: Pretrained) -> dict[str, int]:
+    """Parameters of the encoder modules that only the head uses, where the folder has no weights to look into: if these
     lack them, they are trained.
     """
-    if tensor_names(source):
+    if tensor_names(pretrained.folder):
         return {}
-    shell = skeleton(config)
+    shell = skeleton_of(pretrained)
     return {
         module: sum(p.numel() for name, p in shell.named_weights().items() if name.startswith(f"{module}."))
         for module in shell.pooler_names
@@ -280,128 +285,3 @@ def reinitialise_head(classifier: Classifier, seed: int, missing_modules: tuple[
                     module.bias.data.zero_()
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-
-
-def target_layers(classifier: Classifier, targets: str) -> dict[str, nn.Linear]:
-    """The linear layers of the encoder that ``targets`` names, in their order.
-
-    Args:
-        classifier: without adapters.
-        targets: ``attention`` (query and value), ``all-linear`` (every linear layer of the encoder's blocks), or last
-            parts of names separated by commas (``query,value``).
-
-    Raises:
-        UsageError: naming each part that matches nothing, and what there is; for an encoder without linear layers.
-    """
-    linears = classifier.encoder_linears()
-    in_encoder = {name: layer for name, layer in linears.items() if isinstance(layer, nn.Linear)}
-    kind = classifier.settings["model_type"]
-    if not in_encoder:
-        raise UsageError(f"targets {targets}: {kind} has no linear layers to adapt; use another encoder")
-    if targets == "all-linear":
-        return in_encoder
-    chosen = classifier.attention_targets if targets == "attention" else tuple(targets.split(","))
-    chosen = tuple(part.strip() for part in chosen)
-    matches = {part: [n for n in in_encoder if n == part or n.endswith(f".{part}")] for part in chosen}
-    missing = [part for part, names in matches.items() if not names] if targets != "attention" else []
-    if missing or not any(matches.values()):
-        known = sorted({name.rpartition(".")[2] for name in in_encoder})
-        there = f"there are {', '.join(known)}, or use targets=all-linear"
-        if targets == "attention":
-            raise UsageError(
-                f"targets attention: which layers of {kind} are query and value is not known; {there}"
-            )
-        raise UsageError(
-            f"targets {', '.join(missing)}: no such linear layer in {kind}; {there} or targets=attention"
-        )
-    found = {name for names in matches.values() for name in names}
-    return {name: layer for name, layer in in_encoder.items() if name in found}
-
-
-def plan_model(
-    shell: Classifier,
-    *,
-    targets: str,
-    head: str,
-    limit: int | None,
-    init_rank: int | None,
-    target_rank: int | None,
-    method: str = "adalora",
-    missing_modules: tuple[str, ...] = (),
-) -> ParameterPlan:
-    """The ledger for a model of this shape; see `plan_parameters`.
-
-    Args:
-        shell: the model without weights.
-        targets: which layers get adapters; see `target_layers`.
-        head: ``full`` or ``linear``.
-        limit: ``max_trainable_params``.
-        init_rank: triplets per layer at the start, or None.
-        target_rank: mean triplets per layer at the end, or None.
-        method: ``adalora`` or ``lora``.
-        missing_modules: encoder modules that the checkpoint lacks and the head uses: they count.
-
-    Raises:
-        UsageError: if nothing fits, or ``targets`` names no layer.
-    """
-    layers = target_layers(shell, targets)
-    counts = {
-        name: sum(p.numel() for p in shell.head_weights(name, missing_modules).values()) for name in HEADS
-    }
-    trains_e = METHODS[method].trains_e
-    return plan_parameters(
-        [Target(name, layer.in_features, layer.out_features, trains_e) for name, layer in layers.items()],
-        method=METHODS[method],
-        head=counts[head],
-        base=sum(p.numel() for p in shell.named_weights().values()),
-        limit=limit,
-        init_rank=init_rank,
-        target_rank=target_rank,
-        smaller_heads={name: count for name, count in counts.items() if count < counts[head]},
-    )
-
-
-def make_trainable(
-    classifier: Classifier,
-    plan: ParameterPlan,
-    *,
-    alpha: float,
-    lora_dropout: float,
-    head: str,
-    compute_dtype: torch.dtype,
-    seed: int,
-    adapter_init: str = "lora",
-    missing_modules: tuple[str, ...] = (),
-) -> None:
-    """Freeze the encoder in ``compute_dtype``, put in adapters and make the head trainable in fp32.
-
-    Args:
-        classifier: from `load_pretrained`.
-        plan: its ranks and targets.
-        alpha: scale of the update is ``alpha / plan.init_rank``.
-        lora_dropout: on the input of the adapters.
-        head: ``full`` or ``linear``.
-        compute_dtype: type of the frozen weights and of the encoder's activations.
-        seed: of the adapters' initial values.
-        adapter_init: how they are drawn: one of ``plan.method.draws``.
-        missing_modules: see `missing_head_modules`.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    classifier.requires_grad_(False)
-    classifier.set_encoder_dtype(compute_dtype)
-    for parameter in classifier.head_weights(head, missing_modules).values():
-        parameter.requires_grad_(True)
-    linears = classifier.encoder_linears()
-    for target in plan.targets:
-        layer = linears[target.name]
-        assert isinstance(layer, nn.Linear)
-        adapted = AdaLoraLinear(
-            layer,
-            plan.init_rank,
-            scaling=alpha / plan.init_rank,
-            dropout=PooledDropout(lora_dropout, classifier.stream),
-            generator=generator,
-            draw=plan.method.draws[adapter_init],
-            trains_e=plan.method.trains_e,
-        )
-        classifier.replace(target.name, adapted)

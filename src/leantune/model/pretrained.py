@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +28,40 @@ _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _VOICE = threading.RLock()
 """Of what transformers says, which is set for the whole process."""
 
-_GATE_PASSED = True
-"""A config that names code comes from `config_of` only where that code is trusted."""
 
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A model folder with its config: what every way of loading the model takes."""
 
-def config_of(source: str, *, num_labels: int | None = None, trust_remote_code: bool = False) -> Any:
-    """The transformers config of a model folder, with ``num_labels`` classes if given.
+    folder: str
+    config: Any
+    """Of transformers."""
+    trust_remote_code: bool = False
+    """Whether the user lets code run that comes with the model."""
 
-    Raises:
-        UsageError: if there is no such folder, or no config in it that can be read.
-        UnsafeFileError: if it comes with code of its own that the user has not allowed.
-    """
-    from transformers import AutoConfig
+    @classmethod
+    def at(cls, folder: str, *, num_labels: int | None = None, trust_remote_code: bool = False) -> Pretrained:
+        """The model in ``folder``, with ``num_labels`` classes if given.
 
-    read_settings(source, trust_remote_code=trust_remote_code)
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"model {source}: cannot be read: {first_line(error)}") from error
-    if num_labels is not None:
-        config.id2label = {i: f"LABEL_{i}" for i in range(num_labels)}
-        config.label2id = {name: i for i, name in config.id2label.items()}
-    return config
+        Raises:
+            UsageError: if there is no such folder, or no config in it that can be read.
+            UnsafeFileError: if it comes with code of its own that the user has not allowed.
+        """
+        from transformers import AutoConfig
+
+        read_settings(folder, trust_remote_code=trust_remote_code)
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"model {folder}: cannot be read: {first_line(error)}") from error
+        if num_labels is not None:
+            config.id2label = {i: f"LABEL_{i}" for i in range(num_labels)}
+            config.label2id = {name: i for i, name in config.id2label.items()}
+        return cls(folder, config, trust_remote_code)
+
+    def with_dropout(self, probability: float | None) -> Pretrained:
+        """The same with this probability wherever the config names one of dropout; None: as it is."""
+        return replace(self, config=with_dropout(self.config, probability))
 
 
 def read_settings(source: str, *, trust_remote_code: bool = False) -> dict[str, Any]:
@@ -203,12 +216,11 @@ def check_none_missing(source: str, missing: Sequence[str]) -> None:
         )
 
 
-def load_transformers(source: str, config: Any, *, may_lack: tuple[str, ...] = ()) -> Any:
-    """Transformers' own classifier in fp32, whose weights all come from ``source``.
+def load_transformers(pretrained: Pretrained, *, may_lack: tuple[str, ...] = ()) -> Any:
+    """Transformers' own classifier in fp32, whose weights all come from the folder.
 
     Args:
-        source: a folder.
-        config: of the model, from `config_of`, which refuses code that is not trusted.
+        pretrained: the folder and its config.
         may_lack: modules that may be missing there, or of another shape; transformers draws them.
 
     Raises:
@@ -218,6 +230,7 @@ def load_transformers(source: str, config: Any, *, may_lack: tuple[str, ...] = (
     """
     from transformers import AutoModelForSequenceClassification
 
+    source = pretrained.folder
     check_weight_files(Path(source))
     try:
         with quiet_transformers():
@@ -227,8 +240,8 @@ def load_transformers(source: str, config: Any, *, may_lack: tuple[str, ...] = (
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # it only says that some differ; the check below says which
                 output_loading_info=True,
-                config=config,
-                trust_remote_code=_GATE_PASSED,
+                config=pretrained.config,
+                trust_remote_code=pretrained.trust_remote_code,
             )
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"model {source}: {first_line(error)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Tokeniser
 from leantune.inference.agreement import check_logits
 from leantune.inference.batches import map_own_rows
-from leantune.model.build import load_pretrained, skeleton
+from leantune.model.build import load_pretrained, skeleton_of
 from leantune.model.classifier import Classifier
 from leantune.model.hub import public_name
-from leantune.model.pretrained import config_of, load_transformers, quiet_transformers, with_labels
+from leantune.model.pretrained import Pretrained, load_transformers, quiet_transformers, with_labels
 from leantune.packing.padded import padded_inputs
 from leantune.system.atomic import atomic_folder
 from leantune.system.checksums import describe_folder
@@ -39,8 +40,7 @@ def publish(
     classifier: Classifier,
     *,
     recipe: Recipe,
-    model_source: str,
-    config: Any,
+    pretrained: Pretrained,
     plan: ParameterPlan,
     schedule: RankSchedule,
     labels: LabelMap,
@@ -57,23 +57,24 @@ def publish(
         CheckpointError: if a reloaded artefact does not compute what the trained model does; it is not
             published then.
     """
-    shell = skeleton(with_labels(config, labels))
+    pretrained = replace(pretrained, config=with_labels(pretrained.config, labels))
+    shell = skeleton_of(pretrained)
     drawn = (*shell.head_names(), *shell.pooler_names)  # the adapter brings them
     # one fp32 copy of the encoder at a time: each is gone before the next is loaded
-    expected = _logits_in_float(classifier, load_pretrained(model_source, config, labels), probe)
+    expected = _logits_in_float(classifier, load_pretrained(pretrained, labels), probe)
     with atomic_folder(run / "adapter") as folder:
         WRITERS[recipe.method](folder, adapter_of(classifier, recipe, plan, schedule))
         tokeniser.tokenizer.save_pretrained(str(folder))
-        adapted = _load_with_peft(load_transformers(model_source, config, may_lack=drawn), folder)
+        adapted = _load_with_peft(load_transformers(pretrained, may_lack=drawn), folder)
         adapter_difference = check_logits("adapter", padded_logits(adapted, probe), expected)
         del adapted
         adapter_files = describe_folder(folder)
     with atomic_folder(run / "merged") as folder:
-        base = load_transformers(model_source, config, may_lack=drawn)
+        base = load_transformers(pretrained, may_lack=drawn)
         _write_merged(folder, base, read_adapter(run / "adapter"))
         tokeniser.tokenizer.save_pretrained(str(folder))
-        merged_config = config_of(str(folder), trust_remote_code=True)  # the model's, which was trusted
-        merged = load_transformers(str(folder), merged_config).eval()
+        merged_again = Pretrained.at(str(folder), trust_remote_code=pretrained.trust_remote_code)
+        merged = load_transformers(merged_again).eval()
         merged_difference = check_logits("merged", padded_logits(merged, probe), expected)
         merged_files = describe_folder(folder)
     return {

@@ -26,18 +26,12 @@ from leantune.data.dataset import LabelledRows
 from leantune.errors import UsageError, first_line
 from leantune.inference.batches import batch_of
 from leantune.kernels.choose import check_int8
-from leantune.model.build import (
-    load_pretrained,
-    make_trainable,
-    missing_head_modules,
-    plan_model,
-    reinitialise_head,
-    skeleton,
-)
+from leantune.model.adapt import make_trainable, plan_model
+from leantune.model.build import load_pretrained, missing_head_modules, reinitialise_head, skeleton_of
 from leantune.model.classifier import Classifier
 from leantune.model.hub import public_name, resolve_model
 from leantune.model.padded import PaddedClassifier
-from leantune.model.pretrained import config_of, weights_sha256, with_dropout
+from leantune.model.pretrained import Pretrained, weights_sha256
 from leantune.system import distributed, hardware
 from leantune.system.atomic import write_text
 from leantune.system.damage import explained_damage
@@ -65,8 +59,7 @@ class Run:
     recipe: Recipe
     folder: Path
     console: Console
-    model_source: str
-    config: Any
+    pretrained: Pretrained
     data: PreparedData
     plan: ParameterPlan
     steps: StepPlan
@@ -105,24 +98,23 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
         check_directory(record, recipe)
     model_source = resolve_model(recipe.model)
     with explained_damage(f"model {recipe.model}", is_of_run=False):
-        recipe = resolve(recipe, config_of(model_source, trust_remote_code=recipe.trust_remote_code))
+        found = Pretrained.at(model_source, trust_remote_code=recipe.trust_remote_code)
+        recipe = resolve(recipe, found.config)
     with console.status("reading") as status:
         data = prepare_data(
             recipe, on_rows=lambda part, rows: status.update(f"reading {part}: {rows:,} rows")
         )
     for line in data_lines(data.description, recipe.max_length):
         console.print(line, soft_wrap=True)
-    config = config_of(
+    pretrained = Pretrained.at(
         model_source, num_labels=len(data.labels.names), trust_remote_code=recipe.trust_remote_code
     )
-    plan = plan_run(recipe, config, model_source)
+    plan = plan_run(recipe, pretrained)
     steps = plan_steps(recipe, plan, len(data.train))
     hardware.keep_to_allowed_cpus()
     device = hardware.pick_device()
     precision = hardware.pick_precision(recipe.precision, device)
-    run = Run(
-        recipe, folder, console, model_source, config, data, plan, steps, device, precision, record, started
-    )
+    run = Run(recipe, folder, console, pretrained, data, plan, steps, device, precision, record, started)
     for line in (*rank_lines(plan), *disk_lines(folder, plan, keep_best=recipe.advanced.keep_best)):
         console.print(line, soft_wrap=True)
     if resume:
@@ -130,10 +122,10 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     return run
 
 
-def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
+def plan_run(recipe: Recipe, pretrained: Pretrained) -> ParameterPlan:
     """The ledger of a recipe for a model of this config."""
     with explained_damage(f"model {recipe.model}", is_of_run=False):
-        shell = skeleton(config)
+        shell = skeleton_of(pretrained)
     check_max_length(recipe, shell)
     return plan_model(
         shell,
@@ -143,7 +135,7 @@ def plan_run(recipe: Recipe, config: Any, model_source: str) -> ParameterPlan:
         init_rank=recipe.init_rank,
         target_rank=recipe.target_rank,
         method=recipe.method,
-        missing_modules=missing_head_modules(config, model_source),
+        missing_modules=missing_head_modules(pretrained),
     )
 
 
@@ -191,14 +183,14 @@ def hardware_of(run: Run) -> dict[str, Any]:
 def build_classifier(run: Run) -> Classifier:
     """Pretrained weights, fresh head and adapters on the device of the run."""
     recipe = run.recipe
-    digest = weights_sha256(run.model_source)
+    digest = weights_sha256(run.pretrained.folder)
     if "model" in run.record:
         check_same_model(run.record["model"], recipe, sha256=digest, precision=run.precision)
     # of training alone: what is saved keeps the config of the encoder
-    config = with_dropout(run.config, recipe.advanced.dropout)
+    pretrained = run.pretrained.with_dropout(recipe.advanced.dropout)
     with explained_damage(f"model {recipe.model}", is_of_run=False):
-        classifier = load_pretrained(run.model_source, config, run.data.labels)
-    missing_modules = missing_head_modules(run.config, run.model_source)
+        classifier = load_pretrained(pretrained, run.data.labels)
+    missing_modules = missing_head_modules(run.pretrained)
     reinitialise_head(classifier, recipe.seed, missing_modules)
     if isinstance(classifier, PaddedClassifier):
         for line in padding_lines(classifier, run.data.train, recipe.max_length):
@@ -230,7 +222,7 @@ def build_classifier(run: Run) -> Classifier:
         "source": recipe.model,
         "base_model": public_name(recipe.model),
         "sha256": digest,
-        "architecture": run.config.model_type,
+        "architecture": run.pretrained.config.model_type,
         "attention": "packed" if classifier.is_packed else "padded",
         "precision": run.precision,
         "frozen_products": "int8" if choice.kernels.train_int8 else run.precision,

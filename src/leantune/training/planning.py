@@ -12,7 +12,7 @@ from leantune.data.read import open_examples
 from leantune.errors import UsageError
 from leantune.model.build import unseen_head_modules
 from leantune.model.hub import resolve_model
-from leantune.model.pretrained import config_of
+from leantune.model.pretrained import Pretrained
 from leantune.system.damage import explained_damage
 from leantune.training.build import plan_run
 from leantune.training.dataset import StepPlan, columns_of, plan_steps, prepare_data, resolve
@@ -47,14 +47,15 @@ def plan(recipe: Recipe) -> Plan:
     source = resolve_model(recipe.model, with_weights=False)
     # a model that cannot be is told before rows are read
     with explained_damage(f"model {recipe.model}", is_of_run=False):
-        recipe = resolve(recipe, config_of(source, trust_remote_code=recipe.trust_remote_code))
+        found = Pretrained.at(source, trust_remote_code=recipe.trust_remote_code)
+        recipe = resolve(recipe, found.config)
     missing = _why_no_rows(recipe)
     data = None if missing else prepare_data(recipe)
     num_labels = len(recipe.labels or ()) if data is None else len(data.labels.names)
-    config = config_of(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
-    parameters = plan_run(recipe, config, source)
+    pretrained = Pretrained.at(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
+    parameters = plan_run(recipe, pretrained)
     steps = None if data is None else plan_steps(recipe, parameters, len(data.train))
-    return Plan(recipe, num_labels, parameters, steps, missing, unseen_head_modules(config, source))
+    return Plan(recipe, num_labels, parameters, steps, missing, unseen_head_modules(pretrained))
 
 
 def _why_no_rows(recipe: Recipe) -> str:
