@@ -17,7 +17,7 @@ from leantune.adalora.adapter_file import read_adapter
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.adapters import load_adapter
-from leantune.inference.export.formats import export_run
+from leantune.inference.export.formats import export
 from leantune.packing.batch import pack
 from tiny import assert_same_logits, random_tokens, save_tiny_encoder
 
@@ -94,7 +94,7 @@ def logits_of_leantune(classifier, tokens: list[np.ndarray]) -> torch.Tensor:
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_an_adapter_of_peft_gives_the_same_logits_here(encoder, tmp_path, kind):
     theirs = save_with_peft(encoder, tmp_path, kind)
-    mine = load_adapter(tmp_path)
+    mine = load_adapter(tmp_path).classifier
     tokens = random_tokens([3, 17, 9, 1])
     assert_same_logits(logits_of_leantune(mine, tokens), logits_of_peft(theirs, tokens))
 
@@ -110,7 +110,7 @@ def test_an_adapter_of_peft_0_14_without_a_rank_pattern_gives_the_same_logits_he
     (tmp_path / CONFIG).write_text(json.dumps(stripped), encoding="utf-8")
     assert len(read_adapter(tmp_path).modules) == 4
     tokens = random_tokens([3, 17, 9, 1])
-    assert_same_logits(logits_of_leantune(load_adapter(tmp_path), tokens), logits_of_peft(theirs, tokens))
+    assert_same_logits(logits_of_leantune(load_adapter(tmp_path).classifier, tokens), logits_of_peft(theirs, tokens))
 
 
 @pytest.mark.filterwarnings("ignore:Adapter 'default'. .* have invalid shape")
@@ -130,13 +130,13 @@ def test_pruned_triplets_of_peft_are_gone_here(encoder, tmp_path):
     assert sorted(t.rank for t in adapter.modules.values()) == [0, 0, 1, 1]
     tokens = random_tokens([3, 17])
     assert_same_logits(
-        logits_of_leantune(load_adapter(tmp_path / "pruned"), tokens), logits_of_peft(theirs, tokens)
+        logits_of_leantune(load_adapter(tmp_path / "pruned").classifier, tokens), logits_of_peft(theirs, tokens)
     )
 
 
 @pytest.mark.parametrize("form", ["adalora", "lora"])
 def test_an_exported_run_gives_the_same_logits_in_peft_and_here(run, inputs, tmp_path, form):
-    folder = export_run(run, form, str(tmp_path / form))
+    folder = export(run, form, str(tmp_path / form))
     base = AutoModelForSequenceClassification.from_pretrained(str(inputs / "encoder"), num_labels=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -144,7 +144,7 @@ def test_an_exported_run_gives_the_same_logits_in_peft_and_here(run, inputs, tmp
     tokens = random_tokens([3, 17, 9])
     expected = logits_of_peft(theirs, tokens)
     assert expected.abs().max() > 0.1
-    mine = logits_of_leantune(load_adapter(folder, base=str(inputs / "encoder")), tokens)
+    mine = logits_of_leantune(load_adapter(folder, base=str(inputs / "encoder")).classifier, tokens)
     assert_same_logits(mine, expected)
 
 
@@ -220,7 +220,7 @@ def test_a_part_of_the_head_that_is_nowhere_is_not_drawn_at_random(tmp_path):
     theirs.save_pretrained(str(tmp_path / "with"))
     tokens = random_tokens([3, 17])
     assert_same_logits(
-        logits_of_leantune(load_adapter(tmp_path / "with"), tokens), logits_of_peft(theirs, tokens)
+        logits_of_leantune(load_adapter(tmp_path / "with").classifier, tokens), logits_of_peft(theirs, tokens)
     )
 
 

@@ -26,6 +26,7 @@ FLOORS = (
     "training",
     "integrations",
     "report",
+    "api",
     "estimator",
     "cli",
     "__main__",

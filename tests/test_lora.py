@@ -19,7 +19,7 @@ from leantune.adalora.triplets import draw_lora, draw_normal
 from leantune.cli.main import main
 from leantune.config import load_recipe
 from leantune.errors import Interrupted, UsageError
-from leantune.inference.export.formats import export_run
+from leantune.inference.export.formats import export
 from leantune.training.optimizer import adamw, set_learning_rate
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for
@@ -168,13 +168,13 @@ def test_peft_computes_the_same_with_the_lora_adapter(lora_run):
 
 
 def test_export_gives_lora_again_and_refuses_adalora(lora_run, tmp_path):
-    exported = export_run(lora_run, "lora", str(tmp_path / "lora"))
+    exported = export(lora_run, "lora", str(tmp_path / "lora"))
     name = "adapter_model.safetensors"
     before, after = load_file(lora_run / "adapter" / name), load_file(exported / name)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
     with pytest.raises(UsageError, match="trained with method=lora"):
-        export_run(lora_run, "adalora", str(tmp_path / "adalora"))
+        export(lora_run, "adalora", str(tmp_path / "adalora"))
 
 
 def test_a_resumed_lora_run_equals_the_uninterrupted_one_bit_for_bit(inputs, lora_run, tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ from leantune.cli.main import main
 from leantune.inference.adapters import load_adapter
 from leantune.inference.load import load_run
 from leantune.inference.multi_adapter import SharedEncoder
-from leantune.inference.predict import predict_texts
 from leantune.packing.batch import pack
 
 ARTEFACTS = Path(__file__).with_name("artefacts")
@@ -42,7 +41,7 @@ def predicted(older: Path) -> tuple[list[str], np.ndarray]:
 
 def test_its_run_predicts_what_it_did(older):
     texts, expected = predicted(older)
-    np.testing.assert_allclose(predict_texts(load_run("run"), texts), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(load_run("run").predict_proba(texts), expected, atol=TOLERANCE)
 
 
 def test_its_run_is_evaluated_and_exported(older):
@@ -57,7 +56,7 @@ def test_its_adapter_gives_the_logits_of_its_merged_model(older):
     texts, expected = predicted(older)
     run = load_run("run")
     encoded = run.tokeniser.encode(texts)
-    classifier = load_adapter("run/adapter", base="encoder")
+    classifier = load_adapter("run/adapter", base="encoder").classifier
     batch = pack(encoded.input_ids, np.arange(len(texts)), position_offset=classifier.position_offset)
     with torch.inference_mode():
         logits = classifier(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from leantune.cli.main import main
 from leantune.data.tokenization import Encoded
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.engines import load_engine
-from leantune.inference.export.formats import export_run
+from leantune.inference.export.formats import export
 from leantune.inference.load import load_run
 from leantune.inference.openvino import import_extra, padded_batches
 from leantune.system.hardware import pick_precision
@@ -97,7 +98,7 @@ def fails(capsys, code: int, *arguments: str) -> str:
 def run_of_type(request, inputs, tmp_path_factory) -> tuple[str, Path]:
     """An architecture and a run of it, exported."""
     run = train_tiny(tmp_path_factory.mktemp(request.param), request.param, rows=inputs / "train.csv")
-    export_run(run, "openvino", None)
+    export(run, "openvino", None)
     return request.param, run
 
 
@@ -146,7 +147,7 @@ def test_the_last_layer_of_int8_is_computed_for_first_tokens_too(exported):
 
 def test_pairs_have_the_logits_of_pytorch_and_their_types_matter(tmp_path):
     run = train_tiny(tmp_path, "bert", rows=write_pairs(tmp_path / "pairs.csv"), text_pair_column="context")
-    export_run(run, "openvino", None)
+    export(run, "openvino", None)
     torch_run, openvino_run = (load_engine(each, run, precision="fp32") for each in ("torch", "openvino"))
     rows = tokens_of(torch_run, with_pairs=True)
     found = openvino_run.logits(rows, 8)
@@ -400,3 +401,26 @@ def test_nothing_is_reported_to_anyone(exported):
 
 def test_the_torch_engine_is_the_default(exported):
     assert type(load_engine("torch", exported)) is type(load_run(exported))
+
+
+TWO_AND_A_SIGNAL = """
+import gc, os, signal, sys
+import faulthandler
+faulthandler.enable()
+from pathlib import Path
+from leantune.inference.engines import load_engine
+first, second = (load_engine("openvino", Path(sys.argv[1])) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signals_are_handled_after_two_exports_came_and_went(exported):
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_AND_A_SIGNAL, str(exported)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

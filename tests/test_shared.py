@@ -11,7 +11,6 @@ from scipy.special import softmax
 from leantune.errors import CheckpointError, DataError, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.multi_adapter import SharedEncoder
-from leantune.inference.predict import predict_texts
 from leantune.packing.batch import pack
 from leantune.training.run import run_training
 from tiny import WORDS, assert_same_logits, quiet, random_tokens, recipe_for, save_tiny_encoder, write_rows
@@ -166,7 +165,7 @@ def test_a_run_on_another_encoder_is_refused(inputs, run, tmp_path, changed):
 def test_paths_may_be_texts_or_paths(inputs, run):
     encoder = SharedEncoder(inputs / "encoder", precision="fp32")
     encoder.load("three", str(run))
-    expected = predict_texts(load_run(run, precision="fp32"), ["word1 word2"])
+    expected = load_run(run, precision="fp32").predict_proba(["word1 word2"])
     np.testing.assert_allclose(encoder.predict_proba("three", ["word1 word2"]), expected, atol=1e-6)
     assert load_run(str(run)).labels.names == ("a", "b", "c")
 

@@ -23,7 +23,6 @@ from leantune.data.dataset import LabelledRows
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
 from leantune.inference import batches as evaluation
 from leantune.inference.load import load_run
-from leantune.inference.predict import predict_texts
 from leantune.kernels.choose import why_no_kernels
 from leantune.report import write_model_card, write_report
 from leantune.training import finalize as outcome
@@ -169,10 +168,10 @@ def test_the_pipeline_cuts_a_long_text_where_the_run_did(run):
     from transformers import pipeline
 
     trained = load_run(run, precision="fp32")
-    text = " ".join(["word1"] * trained.recipe.max_length + ["word18"] * 40)
+    text = " ".join(["word1"] * trained.tokeniser.max_length + ["word18"] * 40)
     classify = pipeline("text-classification", model=str(run / "merged"), truncation=True, top_k=None)
     by_label = {each["label"]: each["score"] for each in classify([text])[0]}
-    expected = predict_texts(trained, [text])[0]
+    expected = trained.predict_proba([text])[0]
     assert [by_label[name] for name in ("a", "b", "c")] == pytest.approx(expected.tolist(), abs=1e-5)
 
 

@@ -23,8 +23,8 @@ from leantune.config import Recipe, load_recipe
 from leantune.config.run_record import RECORD, read_record
 from leantune.data.cells import list_of_texts
 from leantune.errors import DataError, Interrupted, UsageError
-from leantune.inference.load import TrainedClassifier, load_run
-from leantune.inference.predict import predict_texts
+from leantune.inference.load import load_run
+from leantune.inference.text_classifier import TextClassifier
 from leantune.report import write_model_card, write_report
 from leantune.system.atomic import write_text
 from leantune.system.console import console
@@ -153,7 +153,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.run_, self.classes_, self._rows = run, classes, [rows]
         self.record_ = _record_in(run)
         self._run_id = self.record_["run_id"]
-        self._trained: TrainedClassifier = load_run(run, trust_remote_code=recipe.trust_remote_code)
+        self._trained: TextClassifier = load_run(run, trust_remote_code=recipe.trust_remote_code)
 
     def _run(self, recipe: Recipe, *, overwrite: bool) -> Path:
         terminal = console(stderr=True, quiet=not self.verbose)
@@ -178,7 +178,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: for what is no text.
         """
         check_is_fitted(self, "classes_")
-        return predict_texts(self._trained, X)
+        return self._trained.predict_proba(X)
 
     def predict(self, X: Sequence[str]) -> npt.NDArray[Any]:
         """The most probable class of every text ``(N,)``, in the type of the labels."""

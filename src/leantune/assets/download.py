@@ -146,6 +146,11 @@ def asset_path(name: str, *, cache_dir: Path | None = None) -> Path:
     return folder
 
 
+def is_fetched(name: str) -> bool:
+    """Whether the asset is in the cache."""
+    return (default_cache_dir() / name).is_dir()
+
+
 def resolve_location(location: str) -> str:
     """The path of ``asset:NAME[/FILE]``; anything else as it is, but for a ``~`` of the user's home, which
     shells leave alone in ``key=~/file``.

@@ -18,7 +18,8 @@ from types import FrameType
 from typing import Any
 
 from leantune.cli.parser import keys_from_flags, parse, recipe_from
-from leantune.config import Recipe, load_recipe
+from leantune.config import load_recipe
+from leantune.config.classifier_file import InferenceSettings
 from leantune.config.run_record import RECORD
 from leantune.errors import CheckpointError, Interrupted, LeantuneError, ResourceError, UsageError
 from leantune.system.atomic import disk_failure
@@ -182,17 +183,17 @@ def _plan(options: argparse.Namespace) -> None:
     print_plan(plan(recipe_from(options)), as_json=options.json)
 
 
-def _columns(options: argparse.Namespace, recipe: Recipe) -> Any:
+def _columns(options: argparse.Namespace, settings: InferenceSettings) -> Any:
     from leantune.data.read import Columns
 
-    if options.text_pair_column and recipe.text_pair_column is None:
+    if options.text_pair_column and settings.takes_pairs is False:
         raise UsageError(
-            "--text-pair-column: the run was trained on single texts, not on pairs; leave it out"
+            "--text-pair-column: the classifier was trained on single texts, not on pairs; leave it out"
         )
     return Columns(
-        text=options.text_column or recipe.text_column,
-        text_pair=options.text_pair_column or recipe.text_pair_column,
-        label=getattr(options, "label_column", None) or recipe.label_column,
+        text=options.text_column or settings.text_column,
+        text_pair=options.text_pair_column or settings.text_pair_column,
+        label=getattr(options, "label_column", None) or settings.label_column,
         id=getattr(options, "id_column", None),
     )
 
@@ -221,9 +222,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     from leantune.inference.evaluate import measure
 
     trained = _engine(options)
-    columns = _columns(options, trained.recipe)
+    columns = _columns(options, trained.settings)
     source = open_examples(resolve_location(options.data), columns, labels="required", split="test")
-    metrics = measure(trained, source, options.batch_size or trained.recipe.eval_batch_size)
+    metrics = measure(trained, source, options.batch_size or trained.settings.batch_size)
     if options.json:
         print(json.dumps(metrics.to_json()))
     else:
@@ -239,7 +240,7 @@ def _predict(options: argparse.Namespace) -> None:
     location = resolve_location(options.input)
     suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)
     trained = _engine(options)
-    source = open_examples(location, _columns(options, trained.recipe), labels="ignore", split="test")
+    source = open_examples(location, _columns(options, trained.settings), labels="ignore", split="test")
     layout = Layout(trained.labels, with_probabilities=options.probabilities, submission=options.submission)
     with _console().status("classifying") as status:
         summary = predict_to(
@@ -247,7 +248,7 @@ def _predict(options: argparse.Namespace) -> None:
             source,
             options.output,
             writer=lambda path: open_writer(layout, path, suffix),
-            batch_size=options.batch_size or trained.recipe.eval_batch_size,
+            batch_size=options.batch_size or trained.settings.batch_size,
             on_rows=lambda rows: status.update(f"classifying: {rows:,} rows"),
         )
     place = "standard output" if options.output == "-" else options.output
@@ -258,7 +259,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from leantune.inference.export.formats import export_int8, export_run
+    from leantune.inference.export.formats import export, export_int8
     from leantune.training.rows_of_run import quantisation_rows
 
     run = Path(options.run_folder)
@@ -276,7 +277,7 @@ def _export(options: argparse.Namespace) -> None:
         return
     if options.data:
         raise UsageError("--data is for --format openvino-int8; the other formats need no rows")
-    folder = export_run(
+    folder = export(
         run,
         options.format,
         options.output,

@@ -66,6 +66,13 @@ class Encoded:
         return np.fromiter(map(len, self.input_ids), dtype=np.int32, count=len(self.input_ids))
 
 
+TOKENIZER = "tokenizer.json"
+DEFAULT_MAX_LENGTH = 512
+"""Tokens kept of a text where neither model nor tokenizer say."""
+MAX_KEPT_TOKENS = 2**20
+"""Tokenizers that say 10^30 mean no limit."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerSettings:
     """What is said of a tokenizer beside its ``tokenizer.json``."""
@@ -73,8 +80,8 @@ class TokenizerSettings:
     truncation_side: str
     unk_id: int | None
     pad_id: int | None
-    model_max_length: int
-    """Tokens kept of a text, as they were saved."""
+    model_max_length: int | None
+    """Tokens kept of a text, as they were saved; None: nobody said."""
 
 
 class Tokeniser:
@@ -153,7 +160,7 @@ class Tokeniser:
         from tokenizers import Tokenizer
 
         with explained_damage(folder):
-            backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            backend = Tokenizer.from_file(str(folder / TOKENIZER))
             settings = _saved_settings(backend, folder / "tokenizer_config.json")
             tokeniser = cls(backend, settings, max_length)
         if settings.model_max_length != max_length:
@@ -162,6 +169,30 @@ class Tokeniser:
                 f"says {max_length}: one of them was changed after training; put back what the run wrote"
             )
         return tokeniser
+
+    @classmethod
+    def saved(cls, folder: Path, *, longest: int | None) -> Tokeniser:
+        """The tokenizer beside a model or an adapter that no record tells of.
+
+        Args:
+            folder: with the files of a tokenizer.
+            longest: tokens that the model can take at most; None: no limit.
+
+        It cuts where its own files say, but not beyond ``longest``; without both, at `DEFAULT_MAX_LENGTH`.
+
+        Raises:
+            CheckpointError: if there is none, or it cannot be loaded.
+            UsageError: if it has no fast version.
+        """
+        from tokenizers import Tokenizer
+
+        with explained_damage(folder, is_of_run=False):
+            if not (folder / TOKENIZER).is_file():  # an older one, which transformers converts
+                return cls.pretrained(str(folder), longest or DEFAULT_MAX_LENGTH)
+            backend = Tokenizer.from_file(str(folder / TOKENIZER))
+            settings = _saved_settings(backend, folder / "tokenizer_config.json")
+            limits = [each for each in (longest, settings.model_max_length) if each is not None]
+            return cls(backend, settings, min([*limits, MAX_KEPT_TOKENS]) if limits else DEFAULT_MAX_LENGTH)
 
     @property
     def pad_token(self) -> str:
@@ -276,7 +307,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 def _saved_settings(backend: Any, path: Path) -> TokenizerSettings:
     """From the ``tokenizer_config.json`` that transformers saved."""
-    said = json.loads(path.read_bytes())
+    said = json.loads(path.read_bytes()) if path.is_file() else {}
 
     def id_of(name: str) -> int | None:
         token = said.get(name)
@@ -288,7 +319,7 @@ def _saved_settings(backend: Any, path: Path) -> TokenizerSettings:
         truncation_side=said.get("truncation_side", "right"),
         unk_id=id_of("unk_token"),
         pad_id=id_of("pad_token"),
-        model_max_length=said["model_max_length"],
+        model_max_length=said.get("model_max_length"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
@@ -11,8 +12,17 @@ from leantune.model.build import load_pretrained, missing_head_parameters, skele
 from leantune.model.classifier import Classifier
 from leantune.model.hub import resolve_model
 from leantune.model.pretrained import Pretrained
-from leantune.system import hardware
 from leantune.system.damage import explained_damage
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """An adapter in its base model."""
+
+    classifier: Classifier
+    labels: LabelMap
+    base: str
+    """The folder of the base model."""
 
 
 def load_adapter(
@@ -21,13 +31,14 @@ def load_adapter(
     base: str | Path | None = None,
     labels: LabelMap | None = None,
     trust_remote_code: bool = False,
-) -> Classifier:
-    """A sequence classifier from any AdaLoRA or LoRA adapter of PEFT, merged, in fp32.
+) -> LoadedAdapter:
+    """A sequence classifier from any AdaLoRA or LoRA adapter of PEFT, merged, in fp32 on the CPU.
 
     Args:
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
         base: the pretrained encoder; None: the one that the adapter names.
-        labels: names of the classes, which such a folder does not hold; None: ``LABEL_0`` and so on.
+        labels: names of the classes, which PEFT's folder does not hold; None: those of the base model where it has as
+            many, else ``LABEL_0`` and so on.
         trust_remote_code: allow code that comes with the model.
 
     Raises:
@@ -39,8 +50,9 @@ def load_adapter(
     with explained_damage(folder):
         adapter = read_adapter(folder)
     source = resolve_model(base or adapter.base_model)
-    num_labels = count_classes(adapter, Pretrained.at(source, trust_remote_code=trust_remote_code))
-    labels = labels or LabelMap(tuple(f"LABEL_{i}" for i in range(num_labels)))
+    pretrained = Pretrained.at(source, trust_remote_code=trust_remote_code)
+    num_labels = count_classes(adapter, pretrained)
+    labels = labels or _labels_of_base(pretrained, num_labels)
     if len(labels.names) != num_labels:
         raise UsageError(
             f"{folder}: a classifier of {num_labels} classes. Got {len(labels.names)} labels instead"
@@ -55,7 +67,13 @@ def load_adapter(
             + " of the head; when training with PEFT, name its modules in modules_to_save"
         )
     merge_into(classifier.named_weights(), adapter)
-    return classifier.eval().to(hardware.pick_device())
+    return LoadedAdapter(classifier.eval(), labels, source)
+
+
+def _labels_of_base(base: Pretrained, num_labels: int) -> LabelMap:
+    names = tuple(base.config.id2label.values())
+    is_own = len(names) == num_labels == len(set(names))
+    return LabelMap(names if is_own else tuple(f"LABEL_{i}" for i in range(num_labels)))
 
 
 def count_classes(adapter: AdapterFile, base: Pretrained) -> int:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from leantune.errors import UsageError
-from leantune.inference.load import RunClassifier, load_run
+from leantune.inference.load import kind_of, load
+from leantune.inference.text_classifier import TextClassifier
 from leantune.system.hardware import INT8
 
 
 def load_engine(
     engine: str, run: Path, *, precision: str | None = None, trust_remote_code: bool = False
-) -> RunClassifier:
-    """A finished run in ``torch``, ``openvino`` or ``openvino-int8``; the last two must be exported.
+) -> TextClassifier:
+    """A trained classifier in ``torch``, or a run in ``openvino`` or ``openvino-int8``, which must be exported.
 
     Args:
         engine: one of the three.
-        run: the run folder.
-        precision: as `load_run` and `load_openvino` take it; ``int8`` is of ``torch`` alone.
+        run: what `load` takes; of OpenVINO the run folder.
+        precision: as `load` and `load_openvino` take it; ``int8`` is of ``torch`` alone.
         trust_remote_code: allow code that comes with the model.
 
     Raises:
@@ -26,11 +27,13 @@ def load_engine(
         UnsafeFileError: if the model comes with code that is not trusted.
     """
     if engine == "torch":
-        return load_run(run, precision=precision, trust_remote_code=trust_remote_code)
+        return load(run, precision=precision, trust_remote_code=trust_remote_code)
     if precision == INT8:
         raise UsageError(
             "precision=int8 is of --engine torch; use --engine openvino-int8 for that of OpenVINO"
         )
+    if kind_of(run) != "run":
+        raise UsageError(f"{run}: --engine {engine} is of a run folder; leave --engine out")
     from leantune.inference.openvino import load_openvino
 
     return load_openvino(run, engine, precision=precision)

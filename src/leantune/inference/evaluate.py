@@ -1,16 +1,16 @@
-"""Metrics of a finished run on labelled rows."""
+"""Metrics of a trained classifier on labelled rows."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from leantune.data.read import ExampleSource
-from leantune.inference.load import RunClassifier
 from leantune.inference.metrics import Metrics, evaluate_probabilities
-from leantune.inference.predict import CHUNK_ROWS, predict_rows
+from leantune.inference.predict import predict_rows
+from leantune.inference.text_classifier import CHUNK_ROWS, TextClassifier
 
 
-def measure(trained: RunClassifier, source: ExampleSource, batch_size: int) -> Metrics:
+def measure(trained: TextClassifier, source: ExampleSource, batch_size: int) -> Metrics:
     """Classify every row and compare with its label.
 
     Raises:

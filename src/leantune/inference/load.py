@@ -1,75 +1,100 @@
-"""A finished run, ready to classify: the merged model on packed batches, with its labels and columns."""
+"""From a folder to a classifier: a run, an adapter of PEFT or a merged model of transformers, ours or another's."""
 
 from __future__ import annotations
 
 import reprlib
 import shlex
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from leantune.config import Recipe, recipe_of_run
+from leantune.adalora.adapter_file import CONFIG as ADAPTER_CONFIG
+from leantune.config import recipe_of_run
+from leantune.config.classifier_file import InferenceSettings, read_classifier_file
 from leantune.config.run_record import RECORD, read_finished_record
-from leantune.data.dataset import Index
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import Encoded, Tokeniser
-from leantune.errors import CheckpointError
-from leantune.inference.batches import map_batches
+from leantune.data.tokenization import TOKENIZER, Tokeniser
+from leantune.errors import CheckpointError, UsageError
+from leantune.inference.adapters import load_adapter
+from leantune.inference.text_classifier import TorchTextClassifier
 from leantune.kernels.choose import check_int8
 from leantune.model.build import load_classifier, load_packed
 from leantune.model.classifier import Classifier
 from leantune.model.families import Settings, family_of
 from leantune.model.pretrained import Pretrained, load_transformers, read_settings
-from leantune.packing.batch import PackedBatch, pack
 from leantune.system import hardware
 from leantune.system.checksums import find_difference
 from leantune.system.damage import explained_damage
 from leantune.system.file_names import entry_of
 
-Logits = npt.NDArray[np.float32]
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunClassifier(ABC):
-    """What a run folder holds, loaded: all that prediction needs, whichever library computes."""
+def load(
+    path: str | Path,
+    *,
+    base: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    precision: str | None = None,
+    trust_remote_code: bool = False,
+) -> TorchTextClassifier:
+    """A trained classifier from a folder.
 
-    tokeniser: Tokeniser
-    labels: LabelMap
-    recipe: Recipe
+    Args:
+        path: a run folder, its ``adapter/`` or ``merged/``, a LoRA or AdaLoRA adapter that PEFT saved for a sequence
+            classifier, or a sequence classifier that transformers saved.
+        base: the pretrained encoder of an adapter; None: the one that the adapter names.
+        labels: names of the classes in the order of their ids; None: those that the folder names, else ``LABEL_0``
+            and so on.
+        precision: ``auto``, ``bf16``, ``fp16``, ``fp32``, or ``int8``: bf16 with products in int8, on a CPU with the
+            native kernels; None: as in the recipe of the run.
+        trust_remote_code: allow code that comes with the model.
 
-    @abstractmethod
-    def logits(self, rows: Encoded, batch_size: int) -> Logits:
-        """Logits ``(N, C)`` in the order of ``rows``, whatever the batches were."""
+    Raises:
+        UsageError: if there is nothing to load, the machine has no such precision, or ``labels`` are not as many as the
+            classes.
+        CheckpointError: if the folder is damaged, its run did not finish, or it is of no classifier of single labels.
+        UnsafeFileError: if the model comes with code, or its weights in a pickle.
+    """
+    folder = Path(path).expanduser()
+    kind = kind_of(folder)
+    if kind == "run":
+        _refuse("base", base, "a run has its encoder in it")
+        _refuse("labels", labels, "a run names its classes")
+        return load_run(folder, precision=precision, trust_remote_code=trust_remote_code)
+    names = None if labels is None else LabelMap(tuple(labels))
+    if kind == "adapter":
+        return _load_adapter(folder, base, names, precision, trust_remote_code=trust_remote_code)
+    _refuse("base", base, "a merged model has its encoder in it")
+    return _load_merged_alone(folder, names, precision, trust_remote_code=trust_remote_code)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedClassifier(RunClassifier):
-    """The merged model in PyTorch, on packed batches."""
+def kind_of(folder: Path) -> str:
+    """What a folder holds: ``run``, ``adapter`` or ``merged``.
 
-    classifier: Classifier
+    Raises:
+        UsageError: if it is none of them.
+    """
+    for kind, name in (("run", RECORD), ("adapter", ADAPTER_CONFIG), ("merged", CONFIG)):
+        if (folder / name).is_file():
+            return kind
+    if not folder.exists():
+        raise UsageError(f"{folder}: no such folder; give the output folder of 'leantune train'")
+    raise UsageError(
+        f"{folder}: no run there (no {RECORD}), no adapter (no {ADAPTER_CONFIG}) and no classifier of transformers (no "
+        f"{CONFIG}); give the output folder of 'leantune train'"
+    )
 
-    def logits(self, rows: Encoded, batch_size: int) -> Logits:
-        """Logits ``(N, C)`` in the order of ``rows``."""
 
-        def batch_at(positions: Index) -> PackedBatch:
-            return pack(
-                [rows.input_ids[i] for i in positions],
-                np.arange(len(positions)),
-                second_starts=rows.second_starts[positions],
-                position_offset=self.classifier.position_offset,
-            ).to(self.classifier.device)
-
-        return map_batches(self.classifier, rows.lengths, batch_size, batch_at, self.classifier)
+def _refuse(name: str, value: object, reason: str) -> None:
+    if value is not None:
+        raise UsageError(f"{name}: {reason}; leave it out")
 
 
 def load_run(
     run: str | Path, *, precision: str | None = None, trust_remote_code: bool = False
-) -> TrainedClassifier:
+) -> TorchTextClassifier:
     """Load the merged model of a run.
 
     Args:
@@ -87,10 +112,6 @@ def load_run(
     run = Path(run)
     record = read_finished_record(run)
     recipe = recipe_of_run(run, record)
-    hardware.keep_to_allowed_cpus()
-    device = hardware.pick_device()
-    chosen = precision or recipe.precision
-    dtype = hardware.DTYPES[hardware.pick_precision(chosen, device)]
     classifier = load_merged(run, record, trust_remote_code=trust_remote_code)
     longest = classifier.max_tokens
     if longest is not None and recipe.max_length > longest:
@@ -98,16 +119,122 @@ def load_run(
             f"{run / RECORD}: damaged: max_length={recipe.max_length} is more than the "
             f"{longest} tokens that the model can take"
         )
-    classifier.set_encoder_dtype(dtype)
-    classifier.to(device)
-    choice = classifier.choose_kernels(predict_int8=chosen == hardware.INT8)
-    if chosen == hardware.INT8:
-        check_int8(choice)
-    return TrainedClassifier(
-        classifier=classifier,
+    return TorchTextClassifier(
+        classifier=_ready(classifier, precision or recipe.precision),
         tokeniser=Tokeniser.of_run(run / "merged", recipe.max_length),
         labels=LabelMap.from_json(record["labels"]),
-        recipe=recipe,
+        settings=InferenceSettings.of(recipe),
+        source=run,
+        metrics=record["metrics"],
+        leaves_out=(CHECKPOINTS,),
+    )
+
+
+def _ready(classifier: Classifier, precision: str) -> Classifier:
+    """The classifier on this machine's device, in a precision, with its kernels chosen.
+
+    Raises:
+        UsageError: if the machine has no such precision.
+    """
+    hardware.keep_to_allowed_cpus()
+    device = hardware.pick_device()
+    classifier.set_encoder_dtype(hardware.DTYPES[hardware.pick_precision(precision, device)])
+    classifier.to(device)
+    is_int8 = precision == hardware.INT8
+    choice = classifier.choose_kernels(predict_int8=is_int8)
+    if is_int8:
+        check_int8(choice)
+    return classifier
+
+
+def _load_adapter(
+    folder: Path,
+    base: str | Path | None,
+    labels: LabelMap | None,
+    precision: str | None,
+    *,
+    trust_remote_code: bool,
+) -> TorchTextClassifier:
+    about = read_classifier_file(folder)
+    if labels is None and about is not None:
+        labels = LabelMap(tuple(about.labels))
+    loaded = load_adapter(folder, base=base, labels=labels, trust_remote_code=trust_remote_code)
+    settings = about.settings if about else InferenceSettings()
+    holder = folder if (folder / TOKENIZER).is_file() else Path(loaded.base)
+    return TorchTextClassifier(
+        classifier=_ready(loaded.classifier, precision or settings.precision),
+        tokeniser=Tokeniser.saved(holder, longest=loaded.classifier.max_tokens),
+        labels=loaded.labels,
+        settings=settings,
+        source=folder,
+    )
+
+
+def _load_merged_alone(
+    folder: Path, labels: LabelMap | None, precision: str | None, *, trust_remote_code: bool
+) -> TorchTextClassifier:
+    with explained_damage(folder, is_of_run=False):
+        found = read_settings(str(folder), trust_remote_code=trust_remote_code)
+        names = labels_of(folder, found)
+        if labels is not None and len(labels.names) != len(names.names):
+            raise UsageError(
+                f"{folder}: a classifier of {len(names.names)} classes. Got {len(labels.names)} labels instead"
+            )
+        classifier = _load_weights(folder, found, trust_remote_code=trust_remote_code)
+        about = read_classifier_file(folder)
+        settings = about.settings if about else InferenceSettings()
+        return TorchTextClassifier(
+            classifier=_ready(classifier, precision or settings.precision),
+            tokeniser=Tokeniser.saved(folder, longest=classifier.max_tokens),
+            labels=labels or names,
+            settings=settings,
+            source=folder,
+        )
+
+
+def labels_of(folder: Path, settings: Settings) -> LabelMap:
+    """The classes that the ``config.json`` of a classifier names.
+
+    Raises:
+        CheckpointError: if it is a classifier of several labels a text, gives a number, or names a class twice.
+    """
+    kind = settings.get("problem_type")
+    if kind not in (None, "single_label_classification"):
+        raise CheckpointError(f"{folder}: a model for {kind}, expected a classifier of one label a text")
+    named = settings.get("id2label") or {str(i): f"LABEL_{i}" for i in range(settings.get("num_labels") or 2)}
+    try:
+        by_id = {int(i): str(name) for i, name in named.items()}
+        if sorted(by_id) != list(range(len(by_id))):
+            raise ValueError(f"ids must be 0 to {len(by_id) - 1}. Got {reprlib.repr(sorted(by_id))} instead")
+        return LabelMap(tuple(by_id[i] for i in range(len(by_id))))
+    except (AttributeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG}: id2label names no classes: {error}") from error
+
+
+def artefact_of(source: Path, part: str, *, trust_remote_code: bool = False) -> Path:
+    """The folder ``adapter`` or ``merged`` of a run, or ``source`` itself where it is one.
+
+    Raises:
+        UsageError: if ``source`` holds no such part.
+        CheckpointError: if the run is not finished or damaged.
+        UnsafeFileError: if the model comes with code that is not trusted.
+    """
+    kind = kind_of(source)
+    if kind == "run":
+        record = read_finished_record(source)
+        folder = check_artefact(source, record, part)
+        if part == "merged":
+            with explained_damage(folder):
+                settings = read_settings(str(folder), trust_remote_code=trust_remote_code)
+                check_labels(folder, settings, LabelMap.from_json(record["labels"]))
+        return folder
+    if kind == part:
+        return source
+    if part == "merged":
+        command = f"leantune export {shlex.quote(str(source))} --format merged --output FOLDER"
+        raise UsageError(f"{source}: an adapter, expected a merged model; make it with: {command}")
+    raise UsageError(
+        f"{source}: a merged model, whose adapters are part of its weights; export merged or openvino"
     )
 
 
@@ -141,24 +268,26 @@ def load_merged(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool
     with explained_damage(merged):
         settings = read_settings(str(merged), trust_remote_code=trust_remote_code)
         check_labels(merged, settings, LabelMap.from_json(record["labels"]))
-        if family_of(settings) is not None:
-            return load_packed(str(merged), settings, needs_head=True).eval()
-        pretrained = Pretrained.at(str(merged), trust_remote_code=trust_remote_code)
-        return load_classifier(pretrained, needs_head=True).eval()
+        return _load_weights(merged, settings, trust_remote_code=trust_remote_code)
 
 
-def load_merged_transformers(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool = False) -> Any:
-    """The same as transformers' own model, for what is made of that.
+def _load_weights(folder: Path, settings: Settings, *, trust_remote_code: bool) -> Classifier:
+    """A merged model in fp32 and evaluation mode, without transformers where its family is ours."""
+    if family_of(settings) is not None:
+        return load_packed(str(folder), settings, needs_head=True).eval()
+    pretrained = Pretrained.at(str(folder), trust_remote_code=trust_remote_code)
+    return load_classifier(pretrained, needs_head=True).eval()
+
+
+def load_merged_transformers(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """A merged model in fp32 as transformers' own, for what is made of that.
 
     Raises:
-        CheckpointError: if it is damaged, or its labels are not those of ``record``.
+        CheckpointError: if it is damaged.
         UnsafeFileError: if it comes with code, or its weights in a pickle.
     """
-    merged = check_artefact(run, record, "merged")
-    with explained_damage(merged):
-        pretrained = Pretrained.at(str(merged), trust_remote_code=trust_remote_code)
-        check_labels(merged, pretrained.config.to_dict(), LabelMap.from_json(record["labels"]))
-        return load_transformers(pretrained).eval()
+    with explained_damage(folder):
+        return load_transformers(Pretrained.at(str(folder), trust_remote_code=trust_remote_code)).eval()
 
 
 def check_labels(folder: Path, settings: Settings, labels: LabelMap) -> None:

@@ -17,12 +17,13 @@ from leantune.adalora.adapter_file import AdapterFile, copy_head, read_adapter
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.triplets import Triplets
 from leantune.config import recipe_of_run
+from leantune.config.classifier_file import InferenceSettings
 from leantune.config.run_record import read_finished_record
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Tokeniser
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.load import TrainedClassifier, check_artefact
-from leantune.inference.predict import predict_texts
+from leantune.inference.load import check_artefact
+from leantune.inference.text_classifier import TorchTextClassifier
 from leantune.model.build import load_pretrained, share_encoder
 from leantune.model.classifier import Classifier
 from leantune.model.hub import resolve_model
@@ -57,14 +58,14 @@ class SharedEncoder:
         self.base.set_encoder_dtype(dtype)
         self.base.to(device).choose_kernels()
         self._weights_sha256 = weights_sha256(self.source)
-        self._loaded: dict[str, TrainedClassifier] = {}
+        self._loaded: dict[str, TorchTextClassifier] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """What is loaded, in the order of loading."""
         return tuple(self._loaded)
 
-    def __getitem__(self, name: str) -> TrainedClassifier:
+    def __getitem__(self, name: str) -> TorchTextClassifier:
         """The classifier called ``name``, for all that takes the one of a run.
 
         Raises:
@@ -74,7 +75,7 @@ class SharedEncoder:
             raise UsageError(f"no classifier '{name}' is loaded; there are {', '.join(self.names) or 'none'}")
         return self._loaded[name]
 
-    def load(self, name: str, run: str | Path) -> TrainedClassifier:
+    def load(self, name: str, run: str | Path) -> TorchTextClassifier:
         """Add the classifier of a finished run under ``name``, in place of an earlier one.
 
         Raises:
@@ -92,8 +93,13 @@ class SharedEncoder:
         recipe = recipe_of_run(run, record)
         tokeniser = Tokeniser.of_run(folder, recipe.max_length)
         classifier = self.attach(adapter, len(labels.names))
-        self._loaded[name] = TrainedClassifier(
-            classifier=classifier, tokeniser=tokeniser, labels=labels, recipe=recipe
+        self._loaded[name] = TorchTextClassifier(
+            classifier=classifier,
+            tokeniser=tokeniser,
+            labels=labels,
+            settings=InferenceSettings.of(recipe),
+            source=folder,
+            metrics=record["metrics"],
         )
         return self._loaded[name]
 
@@ -117,7 +123,7 @@ class SharedEncoder:
             DataError: for what is no text.
             UsageError: for pairs where single texts were trained on, or the other way round.
         """
-        return predict_texts(self[name], texts, pairs)
+        return self[name].predict_proba(texts, pairs)
 
     def attach(self, adapter: AdapterFile, num_labels: int) -> Classifier:
         """A classifier whose encoder weights are those of this object.

@@ -8,21 +8,24 @@ from __future__ import annotations
 import importlib
 import shlex
 import sys
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from leantune.config import Recipe, recipe_of_run
+from leantune.config import recipe_of_run
+from leantune.config.classifier_file import InferenceSettings
 from leantune.config.run_record import FileRecord, read_finished_record
 from leantune.data.dataset import Index, by_length
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Encoded, Tokeniser
 from leantune.errors import CheckpointError, UsageError, first_line
-from leantune.inference.load import Logits, RunClassifier, check_labels
+from leantune.inference.load import check_labels
+from leantune.inference.text_classifier import Logits, TextClassifier
 from leantune.model.pretrained import read_settings
 from leantune.packing.padded import Inputs, padded_inputs
 from leantune.system import hardware
@@ -67,7 +70,7 @@ def import_extra(name: str, purpose: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenVinoClassifier(RunClassifier):
+class OpenVinoClassifier(TextClassifier):
     """The merged model in OpenVINO, on padded batches."""
 
     compiled: Any
@@ -145,11 +148,24 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
             f"{folder}: {problem} by {ABOUT}: it was damaged or changed after the export; export again with: "
             f"{command} --overwrite"
         )
-    return open_export(folder, labels, recipe, precision=precision)
+    return open_export(
+        folder,
+        labels,
+        InferenceSettings.of(recipe),
+        max_length=recipe.max_length,
+        precision=precision,
+        metrics=record["metrics"],
+    )
 
 
 def open_export(
-    folder: Path, labels: LabelMap, recipe: Recipe, *, precision: str | None = None
+    folder: Path,
+    labels: LabelMap,
+    settings: InferenceSettings,
+    *,
+    max_length: int,
+    precision: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> OpenVinoClassifier:
     """The model of an export folder, compiled.
 
@@ -159,23 +175,36 @@ def open_export(
     """
     openvino = import_extra("openvino", "this engine")
     if precision is None:
-        precision = "auto" if recipe.precision == "fp16" else recipe.precision  # fp16 is for GPUs
-    settings = _settings(openvino, precision)
+        precision = "auto" if settings.precision == "fp16" else settings.precision  # fp16 is for GPUs
+    properties = _properties(openvino, precision)
     with explained_damage(folder):
         described = read_settings(str(folder))
         check_labels(folder, described, labels)
-        compiled = openvino.Core().compile_model(str(folder / MODEL), "CPU", settings)
+        compiled = _core().compile_model(str(folder / MODEL), "CPU", properties)
         compiled.output("logits")
     return OpenVinoClassifier(
-        tokeniser=Tokeniser.of_run(folder, recipe.max_length),
+        tokeniser=Tokeniser.of_run(folder, max_length),
         labels=labels,
-        recipe=recipe,
+        settings=settings,
+        source=folder,
+        metrics=metrics or {},
         compiled=compiled,
         pad_id=described.get("pad_token_id") or 0,
     )
 
 
-def _settings(openvino: Any, precision: str) -> dict[Any, Any]:
+@cache
+def _core() -> Any:
+    """The one OpenVINO of this process.
+
+    Each Core has a CPU plugin of its own, which puts its stack for signal handlers in place of the one before and that one
+    back when it goes. Of two that go in the order in which they came, the second puts back what the first has freed: the
+    next signal ends the process (OpenVINO 2026.4 on processors with AMX).
+    """
+    return import_extra("openvino", "this engine").Core()
+
+
+def _properties(openvino: Any, precision: str) -> dict[Any, Any]:
     types = {"bf16": openvino.Type.bf16, "fp32": openvino.Type.f32}
     hint = openvino.properties.hint
     return {

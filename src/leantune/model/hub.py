@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from leantune.assets.download import ASSET_PREFIX, resolve_location
+from leantune.assets.download import ASSET_PREFIX, is_fetched, resolve_location
 from leantune.errors import UsageError
 from leantune.system.messages import one_line
 
@@ -37,6 +37,9 @@ def resolve_model(source: str | os.PathLike[str], *, with_weights: bool = True) 
     location = resolve_location(source)
     if Path(location).exists() or location.startswith((".", "/")):
         return location
+    asset = next((asset for asset, name in HUB_NAMES.items() if name == location), None)
+    if asset is not None and is_fetched(asset):
+        return resolve_location(f"{ASSET_PREFIX}{asset}")
     from huggingface_hub import HfApi, constants, snapshot_download
 
     patterns = [*DESCRIPTION_FILES, *(WEIGHT_FILES if with_weights else ())]

@@ -112,8 +112,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 def write_text(target: Path, text: str) -> None:
     """Replace ``target`` by ``text`` in UTF-8, whole or not at all."""
+    write_bytes(target, text.encode())
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Replace ``target`` by ``content``, whole or not at all."""
     with atomic_file(target) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_bytes(content)
 
 
 def discard_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ from leantune.adalora.export import WRITERS
 from leantune.adalora.schedule import RankSchedule
 from leantune.adalora.triplets import Triplets
 from leantune.config import Recipe
+from leantune.config.classifier_file import write_classifier_file
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Tokeniser
@@ -65,6 +66,7 @@ def publish(
     with atomic_folder(run / "adapter") as folder:
         WRITERS[recipe.method](folder, adapter_of(classifier, recipe, plan, schedule))
         tokeniser.tokenizer.save_pretrained(str(folder))
+        write_classifier_file(folder, recipe, labels.names)
         adapted = _load_with_peft(load_transformers(pretrained, may_lack=drawn), folder)
         adapter_difference = check_logits("adapter", padded_logits(adapted, probe), expected)
         del adapted
@@ -73,6 +75,7 @@ def publish(
         base = load_transformers(pretrained, may_lack=drawn)
         _write_merged(folder, base, read_adapter(run / "adapter"))
         tokeniser.tokenizer.save_pretrained(str(folder))
+        write_classifier_file(folder, recipe, labels.names)
         merged_again = Pretrained.at(str(folder), trust_remote_code=pretrained.trust_remote_code)
         merged = load_transformers(merged_again).eval()
         merged_difference = check_logits("merged", padded_logits(merged, probe), expected)

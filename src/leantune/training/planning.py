@@ -33,11 +33,15 @@ class Plan:
     """Parameters of modules that are trained, too, if the weights, which are not here, lack them."""
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe, *, missing: str = "") -> Plan:
     """Plan a run.
 
     Labels come from the recipe where it names them: then a source of rows that cannot be had leaves the
     schedule open. Otherwise the rows say which labels there are.
+
+    Args:
+        recipe: of the run.
+        missing: why there are no rows, where that is known; the recipe names the labels then.
 
     Raises:
         UsageError: if the model cannot be had, or the recipe cannot be.
@@ -49,7 +53,7 @@ def plan(recipe: Recipe) -> Plan:
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         found = Pretrained.at(source, trust_remote_code=recipe.trust_remote_code)
         recipe = resolve(recipe, found.config)
-    missing = _why_no_rows(recipe)
+    missing = missing or _why_no_rows(recipe)
     data = None if missing else prepare_data(recipe)
     num_labels = len(recipe.labels or ()) if data is None else len(data.labels.names)
     pretrained = Pretrained.at(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)

@@ -12,42 +12,51 @@ from leantune.assets.download import default_cache_dir, resolve_location
 from leantune.config import Recipe, recipe_of_run
 from leantune.config.run_record import read_finished_record
 from leantune.data.dataset import LabelledRows
-from leantune.data.labels import LabelMap
-from leantune.data.read import open_examples
-from leantune.data.tokenization import Tokeniser, tokenise
+from leantune.data.read import Columns, open_examples
+from leantune.data.tokenization import tokenise
 from leantune.errors import DataError, UsageError
 from leantune.inference.export.openvino import CALIBRATION_ROWS, QuantisationRows
-from leantune.training.dataset import PreparedData, columns_of, prepare_data
+from leantune.inference.load import kind_of, load
+from leantune.inference.text_classifier import TextClassifier
+from leantune.training.dataset import PreparedData, prepare_data
+
+SEED = 42
+"""Of the choice of rows to calibrate with."""
 
 
-def quantisation_rows(run: Path, data: str | None) -> QuantisationRows:
+def quantisation_rows(source: Path, data: str | None) -> QuantisationRows:
     """Rows to calibrate int8 with, and others to measure it on.
 
     Args:
-        run: a finished run.
-        data: labelled rows, with the columns of the run's; None: a sample of its training rows, and its
+        source: a finished run, or a merged model.
+        data: labelled rows, with the columns of the run's; None: of a run a sample of its training rows, and its
             validation rows.
 
     Raises:
         UsageError: if the source of the rows cannot be had, or the run has seen them all.
         DataError: if it has changed since training, or has rows or labels that are not what they must be.
     """
-    record = read_finished_record(run)
-    recipe = recipe_of_run(run, record)
-    rng = np.random.default_rng(recipe.seed)
-    if data is None:
-        if record.get("refit"):
-            raise UsageError(
-                f"{run} was refitted on its validation rows, which cannot measure it now; give labelled rows "
-                "with --data FILE"
-            )
-        own = _read_again(run, record, recipe)
-        sample = rng.permutation(len(own.train))[:CALIBRATION_ROWS]
-        return QuantisationRows(calibration=own.train[sample], measured=own.validation, name="validation")
-    rows = _read(run, record, recipe, data)
+    if data is not None:
+        return _of_file(load(source), data)
+    if kind_of(source) != "run":
+        raise UsageError(f"{source} is no run, whose rows are known: give labelled rows with --data FILE")
+    record = read_finished_record(source)
+    recipe = recipe_of_run(source, record)
+    if record.get("refit"):
+        raise UsageError(
+            f"{source} was refitted on its validation rows, which cannot measure it now; give labelled rows "
+            "with --data FILE"
+        )
+    own = _read_again(source, record, recipe)
+    sample = np.random.default_rng(recipe.seed).permutation(len(own.train))[:CALIBRATION_ROWS]
+    return QuantisationRows(calibration=own.train[sample], measured=own.validation, name="validation")
+
+
+def _of_file(trained: TextClassifier, data: str) -> QuantisationRows:
+    rows = _read(trained, data)
     if len(rows) < 2:
         raise DataError("1 row, expected some to calibrate with and others to measure on", path=data)
-    order = rng.permutation(len(rows))
+    order = np.random.default_rng(SEED).permutation(len(rows))
     count = min(CALIBRATION_ROWS, len(rows) // 2)
     return QuantisationRows(calibration=rows[order[:count]], measured=rows[order[count:]], name=data)
 
@@ -68,10 +77,12 @@ def _read_again(run: Path, record: dict[str, Any], recipe: Recipe) -> PreparedDa
     return again
 
 
-def _read(run: Path, record: dict[str, Any], recipe: Recipe, data: str) -> LabelledRows:
-    source = open_examples(resolve_location(data), columns_of(recipe), labels="required")
-    tokeniser = Tokeniser.of_run(run / "merged", recipe.max_length)
-    table = tokenise(source, tokeniser, default_cache_dir() / "tokens")
-    labels = LabelMap.from_json(record["labels"])
+def _read(trained: TextClassifier, data: str) -> LabelledRows:
+    settings, labels = trained.settings, trained.labels
+    columns = Columns(
+        text=settings.text_column, text_pair=settings.text_pair_column, label=settings.label_column
+    )
+    source = open_examples(resolve_location(data), columns, labels="required")
+    table = tokenise(source, trained.tokeniser, default_cache_dir() / "tokens")
     ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)
     return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)

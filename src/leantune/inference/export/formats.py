@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from leantune.adalora.adapter_file import read_adapter
+from leantune.adalora.adapter_file import merge_into, read_adapter
 from leantune.adalora.export import write_lora
+from leantune.config.classifier_file import FILE, read_classifier_file
 from leantune.config.run_record import read_finished_record
+from leantune.data.labels import LabelMap
+from leantune.data.tokenization import TOKENIZER
 from leantune.errors import CheckpointError, UsageError
+from leantune.inference.adapters import load_adapter
 from leantune.inference.export.openvino import (
+    TOKENIZER_FILES,
     AccuracyCost,
     QuantisationRows,
     import_quantisation,
     write_int8,
     write_openvino,
 )
-from leantune.inference.load import check_artefact
+from leantune.inference.load import artefact_of, kind_of
 from leantune.inference.openvino import FORMS
+from leantune.model.pretrained import Pretrained, load_transformers, quiet_transformers, with_labels
 from leantune.system.atomic import atomic_folder
 from leantune.system.checksums import describe_folder
 from leantune.system.damage import explained_damage
@@ -29,38 +36,73 @@ FOLDERS = {form: f"export-{form}" for form in ("adalora", "lora", "merged")} | {
 """Format -> its folder in a run; prediction looks for those of OpenVINO under their own names."""
 
 
-def export_run(
-    run: Path, form: str, output: str | None, *, overwrite: bool = False, trust_remote_code: bool = False
+def export(
+    source: Path, form: str, output: str | None, *, overwrite: bool = False, trust_remote_code: bool = False
 ) -> Path:
-    """Write the run as ``adalora``, ``lora`` (both PEFT), ``merged`` (plain transformers) or ``openvino``.
+    """Write a classifier as ``adalora``, ``lora`` (both PEFT), ``merged`` (plain transformers) or ``openvino``.
+
+    Args:
+        source: a run, an adapter or a merged model, as `load` takes them.
+        form: one of the four; an adapter is made of an adapter.
+        output: folder to write; None: in the run folder.
+        overwrite: replace the folder in the run.
+        trust_remote_code: allow code that comes with the model.
 
     Returns:
         the folder written.
 
     Raises:
-        UsageError: if the folder exists, a plain LoRA run is asked for its AdaLoRA, or OpenVINO is not
-            installed.
-        CheckpointError: if the run is damaged.
+        UsageError: if the folder exists, a plain LoRA is asked for its AdaLoRA, or OpenVINO is not installed.
+        CheckpointError: if ``source`` is damaged.
     """
-    record = read_finished_record(run)
-    target = _target(run, form, output, overwrite=overwrite)
+    kind = kind_of(source)
+    target = _target(source, form, output, overwrite=overwrite)
     if form == "openvino":
         with atomic_folder(target) as folder:
-            write_openvino(folder, run, trust_remote_code=trust_remote_code)
+            write_openvino(folder, source, trust_remote_code=trust_remote_code)
         return target
-    if form == "adalora" and record["recipe"].get("method") == "lora":
-        raise UsageError(f"{run}: trained with method=lora, there is no AdaLoRA of it; use lora or merged")
+    if form == "merged" and kind == "adapter":
+        with atomic_folder(target) as folder:
+            _write_merged(folder, source, trust_remote_code=trust_remote_code)
+        return target
     part = {"adalora": "adapter", "lora": "adapter", "merged": "merged"}[form]
-    own = check_artefact(run, record, part)
-    if part == "adapter":
+    own = artefact_of(source, part, trust_remote_code=trust_remote_code)
+    if form != "merged":
         with explained_damage(own):
-            read_adapter(own)
+            adapter = read_adapter(own)
+        if form == "adalora" and adapter.config.get("peft_type") == "LORA":
+            raise UsageError(f"{source}: a plain LoRA, there is no AdaLoRA of it; use lora or merged")
     with atomic_folder(target) as folder:
-        for name in record["artefacts"][part].get("files") or describe_folder(own):
+        for name in _files_of(source, own):
             shutil.copy2(own / name, folder / name)
         if form == "lora":
             _write_as_lora(folder, own)
     return target
+
+
+def _files_of(source: Path, own: Path) -> Iterable[str]:
+    """Those that the run wrote; of another folder all."""
+    if kind_of(source) == "run":
+        return read_finished_record(source)["artefacts"][own.name].get("files") or describe_folder(own)
+    return [path.name for path in own.iterdir() if path.is_file()]
+
+
+def _write_merged(folder: Path, adapter_folder: Path, *, trust_remote_code: bool) -> None:
+    """An adapter in its base model, as transformers saves it, with the tokenizer and the names of the classes."""
+    loaded = load_adapter(adapter_folder, trust_remote_code=trust_remote_code)
+    about = read_classifier_file(adapter_folder)
+    labels = LabelMap(tuple(about.labels)) if about else loaded.labels
+    base = Pretrained.at(loaded.base, trust_remote_code=trust_remote_code)
+    base = replace(base, config=with_labels(base.config, labels))
+    drawn = (*loaded.classifier.head_names(), *loaded.classifier.pooler_names)
+    model = load_transformers(base, may_lack=drawn)
+    merge_into(dict(model.named_parameters()), read_adapter(adapter_folder))
+    with quiet_transformers():
+        model.save_pretrained(str(folder))
+    holder = adapter_folder if (adapter_folder / TOKENIZER).is_file() else Path(loaded.base)
+    for path in holder.iterdir():
+        if path.name in TOKENIZER_FILES or path.name == FILE:
+            shutil.copy2(path, folder / path.name)
 
 
 def _write_as_lora(folder: Path, own: Path) -> None:
@@ -83,17 +125,17 @@ def _write_as_lora(folder: Path, own: Path) -> None:
 
 
 def export_int8(
-    run: Path,
+    source: Path,
     output: str | None,
     read_rows: Callable[[], QuantisationRows],
     *,
     overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> tuple[Path, AccuracyCost]:
-    """Write the run as ``openvino-int8``.
+    """Write a classifier as ``openvino-int8``.
 
     Args:
-        run: the run folder.
+        source: a run or a merged model.
         output: folder to write; None: in the run folder, where prediction looks for it.
         read_rows: called when all else is known to be there.
         overwrite: replace the folder in the run.
@@ -106,15 +148,15 @@ def export_int8(
         UsageError: if the folder exists, or OpenVINO or NNCF are not installed.
         CheckpointError: if the run is damaged.
     """
-    read_finished_record(run)
-    target = _target(run, "openvino-int8", output, overwrite=overwrite)
+    artefact_of(source, "merged", trust_remote_code=trust_remote_code)
+    target = _target(source, "openvino-int8", output, overwrite=overwrite)
     import_quantisation()
     rows = read_rows()
     with atomic_folder(target) as folder:
-        return target, write_int8(folder, run, rows, trust_remote_code=trust_remote_code)
+        return target, write_int8(folder, source, rows, trust_remote_code=trust_remote_code)
 
 
-def _target(run: Path, form: str, output: str | None, *, overwrite: bool) -> Path:
+def _target(source: Path, form: str, output: str | None, *, overwrite: bool) -> Path:
     """Where a form goes; only a folder in the run, which is of leantune, is ever replaced.
 
     Raises:
@@ -127,7 +169,11 @@ def _target(run: Path, form: str, output: str | None, *, overwrite: bool) -> Pat
         if not above.is_dir():
             raise UsageError(f"output {output}: {above} is a file; choose another folder")
         return Path(output)
-    target = run / FOLDERS[form]
+    if kind_of(source) != "run":
+        raise UsageError(
+            f"{source} is no run folder, in which exports have their places: give --output FOLDER"
+        )
+    target = source / FOLDERS[form]
     if target.exists() and not overwrite:
         raise UsageError(f"output {target}: exists already; add --overwrite to replace it, or give --output")
     return target

@@ -24,8 +24,9 @@ from leantune.errors import UsageError, first_line
 from leantune.inference.agreement import check_logits
 from leantune.inference.comparison import Comparison, compare
 from leantune.inference.export.narrow import narrow_last_layer
-from leantune.inference.load import RunClassifier, TrainedClassifier, load_merged_transformers, load_run
+from leantune.inference.load import artefact_of, kind_of, load, load_merged_transformers
 from leantune.inference.openvino import ABOUT, MODEL, import_extra, open_export, padded_batches
+from leantune.inference.text_classifier import TextClassifier, TorchTextClassifier
 from leantune.model.pretrained import quiet_transformers
 from leantune.system import hardware
 from leantune.system.checksums import describe_folder
@@ -72,40 +73,53 @@ class AccuracyCost:
         )
 
 
-def write_openvino(folder: Path, run: Path, *, trust_remote_code: bool = False) -> None:
-    """Fill ``folder`` with the merged model in fp32, of which an engine makes bf16 where it computes it.
+def write_openvino(folder: Path, source: Path, *, trust_remote_code: bool = False) -> None:
+    """Fill ``folder`` with a merged model in fp32, of which an engine makes bf16 where it computes it.
+
+    Args:
+        folder: to fill.
+        source: a run, or a merged model.
+        trust_remote_code: allow code that comes with the model.
 
     Raises:
         UsageError: if OpenVINO is not installed or cannot convert the model.
-        CheckpointError: if the run is damaged, or the export does not compute what the run does.
+        CheckpointError: if ``source`` is damaged, or the export does not compute what it does.
     """
     openvino = import_extra("openvino", "--format openvino")
-    model = _converted(openvino, run, trust_remote_code=trust_remote_code)
-    trained = load_run(run, precision="fp32", trust_remote_code=trust_remote_code)
-    _write_model(openvino, folder, run, trained, model)
-    with _shapes_explained(trained, run):
-        _check_same(trained, open_export(folder, trained.labels, trained.recipe, precision="fp32"))
-    _write_about(folder, run, {"openvino": openvino.__version__})
+    merged = artefact_of(source, "merged", trust_remote_code=trust_remote_code)
+    model = _converted(openvino, merged, trust_remote_code=trust_remote_code)
+    trained = load(source, precision="fp32", trust_remote_code=trust_remote_code)
+    _write_model(openvino, folder, merged, model)
+    with _shapes_explained(trained, source):
+        _check_same(trained, _reopened(folder, trained, precision="fp32"))
+    _write_about(folder, source, {"openvino": openvino.__version__})
 
 
 def write_int8(
-    folder: Path, run: Path, rows: QuantisationRows, *, trust_remote_code: bool = False
+    folder: Path, source: Path, rows: QuantisationRows, *, trust_remote_code: bool = False
 ) -> AccuracyCost:
-    """Fill ``folder`` with the merged model in int8, and measure it as it is read back.
+    """Fill ``folder`` with a merged model in int8, and measure it as it is read back; see `write_openvino`.
 
     Raises:
         UsageError: if OpenVINO or NNCF are not installed, or cannot convert the model.
-        CheckpointError: if the run is damaged.
+        CheckpointError: if ``source`` is damaged.
     """
     openvino, nncf = import_quantisation()
-    model = _converted(openvino, run, trust_remote_code=trust_remote_code)
-    trained = load_run(run, trust_remote_code=trust_remote_code)
-    _write_model(openvino, folder, run, trained, _quantised(nncf, model, trained, rows.calibration))
-    with _shapes_explained(trained, run):
-        cost = _cost(trained, open_export(folder, trained.labels, trained.recipe), rows)
+    merged = artefact_of(source, "merged", trust_remote_code=trust_remote_code)
+    model = _converted(openvino, merged, trust_remote_code=trust_remote_code)
+    trained = load(source, trust_remote_code=trust_remote_code)
+    _write_model(openvino, folder, merged, _quantised(nncf, model, trained, rows.calibration))
+    with _shapes_explained(trained, source):
+        cost = _cost(trained, _reopened(folder, trained), rows)
     versions = {"openvino": openvino.__version__, "nncf": nncf.__version__}
-    _write_about(folder, run, versions, accuracy_cost=asdict(cost))
+    _write_about(folder, source, versions, accuracy_cost=asdict(cost))
     return cost
+
+
+def _reopened(folder: Path, trained: TextClassifier, *, precision: str | None = None) -> TextClassifier:
+    """What was written, as prediction opens it."""
+    length = trained.tokeniser.max_length
+    return open_export(folder, trained.labels, trained.settings, max_length=length, precision=precision)
 
 
 def import_quantisation() -> tuple[Any, Any]:
@@ -118,8 +132,8 @@ def import_quantisation() -> tuple[Any, Any]:
     return openvino, nncf
 
 
-def _converted(openvino: Any, run: Path, *, trust_remote_code: bool) -> Any:
-    model = load_merged_transformers(run, read_finished_record(run), trust_remote_code=trust_remote_code)
+def _converted(openvino: Any, merged: Path, *, trust_remote_code: bool) -> Any:
+    model = load_merged_transformers(merged, trust_remote_code=trust_remote_code)
     narrow_last_layer(model)
     ids = torch.ones(2, 16, dtype=torch.int64)
     mask = torch.ones_like(ids)
@@ -132,25 +146,25 @@ def _converted(openvino: Any, run: Path, *, trust_remote_code: bool) -> Any:
             warnings.simplefilter("ignore")  # torch's tracer warns of every branch in transformers
             converted = openvino.convert_model(model, example_input=inputs)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise _cannot_convert(run, model.config.model_type, error) from error
+        raise _cannot_convert(merged, model.config.model_type, error) from error
     converted.outputs[0].get_tensor().set_names({"logits"})
     return converted
 
 
-def _cannot_convert(run: Path, model_type: str, error: Exception) -> UsageError:
-    return UsageError(f"{run}: OpenVINO cannot convert a {model_type} classifier: {first_line(error)}")
+def _cannot_convert(source: Path, model_type: str, error: Exception) -> UsageError:
+    return UsageError(f"{source}: OpenVINO cannot convert a {model_type} classifier: {first_line(error)}")
 
 
 @contextlib.contextmanager
-def _shapes_explained(trained: TrainedClassifier, run: Path) -> Iterator[None]:
+def _shapes_explained(trained: TorchTextClassifier, source: Path) -> Iterator[None]:
     """A traced graph may hold on to the shapes it was traced with (Longformer): texts of others do not pass."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        raise _cannot_convert(run, trained.classifier.settings["model_type"], error) from error
+        raise _cannot_convert(source, trained.classifier.settings["model_type"], error) from error
 
 
-def _quantised(nncf: Any, model: Any, trained: TrainedClassifier, calibration: LabelledRows) -> Any:
+def _quantised(nncf: Any, model: Any, trained: TorchTextClassifier, calibration: LabelledRows) -> Any:
     batches = padded_batches(
         _encoded(calibration),
         CALIBRATION_BATCH_SIZE,
@@ -178,19 +192,19 @@ def _quiet_nncf() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _write_model(openvino: Any, folder: Path, run: Path, trained: TrainedClassifier, model: Any) -> None:
+def _write_model(openvino: Any, folder: Path, merged: Path, model: Any) -> None:
     """The files that optimum-intel's ``OVModelForSequenceClassification`` reads, by its names."""
     openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
-    shutil.copy2(run / "merged" / "config.json", folder / "config.json")
+    shutil.copy2(merged / "config.json", folder / "config.json")
     for name in TOKENIZER_FILES:
-        if (run / "merged" / name).is_file():
-            shutil.copy2(run / "merged" / name, folder / name)
+        if (merged / name).is_file():
+            shutil.copy2(merged / name, folder / name)
 
 
-def _write_about(folder: Path, run: Path, versions: dict[str, str], **more: Any) -> None:
+def _write_about(folder: Path, source: Path, versions: dict[str, str], **more: Any) -> None:
     about = {
         "leantune": __version__,
-        "run_id": read_finished_record(run)["run_id"],
+        "run_id": read_finished_record(source)["run_id"] if kind_of(source) == "run" else None,
         "versions": versions,
         "files": describe_folder(folder),
         **more,
@@ -198,7 +212,7 @@ def _write_about(folder: Path, run: Path, versions: dict[str, str], **more: Any)
     (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _check_same(trained: RunClassifier, exported: RunClassifier) -> None:
+def _check_same(trained: TextClassifier, exported: TextClassifier) -> None:
     """Compare the logits of both, in fp32, on texts of the tokenizer's own words.
 
     Raises:
@@ -209,7 +223,7 @@ def _check_same(trained: RunClassifier, exported: RunClassifier) -> None:
     check_logits("openvino", found, expected)
 
 
-def _probe(trained: RunClassifier) -> Encoded:
+def _probe(trained: TextClassifier) -> Encoded:
     tokeniser = trained.tokeniser
     rng = np.random.default_rng(0)
 
@@ -219,12 +233,12 @@ def _probe(trained: RunClassifier) -> Encoded:
         # a text may hold the padding token, whose position some encoders do not count
         return [f"{words[0]} {tokeniser.pad_token} {words[0]}", *words[1:]]
 
-    return tokeniser.encode(texts(), texts() if trained.recipe.text_pair_column else None)
+    return tokeniser.encode(texts(), texts() if trained.settings.takes_pairs else None)
 
 
-def _cost(trained: TrainedClassifier, int8: RunClassifier, rows: QuantisationRows) -> AccuracyCost:
+def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: QuantisationRows) -> AccuracyCost:
     label_ids = rows.measured.label_ids
-    size = trained.recipe.eval_batch_size
+    size = trained.settings.batch_size
     by_torch, by_int8 = (
         each.logits(_encoded(rows.measured), size).argmax(axis=1) for each in (trained, int8)
     )
@@ -238,8 +252,8 @@ def _cost(trained: TrainedClassifier, int8: RunClassifier, rows: QuantisationRow
     )
 
 
-def _precision_of(trained: TrainedClassifier) -> str:
-    chosen = trained.recipe.precision
+def _precision_of(trained: TorchTextClassifier) -> str:
+    chosen = trained.settings.precision
     return chosen if chosen == hardware.INT8 else hardware.pick_precision(chosen, trained.classifier.device)
 
 

@@ -1,0 +1,241 @@
+"""The front door: `train` and `plan`, for rows in files or in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leantune.config import Recipe, load_recipe
+from leantune.data.cells import list_of_texts
+from leantune.errors import DataError, UsageError
+from leantune.inference.load import load_run
+from leantune.inference.text_classifier import TextClassifier
+from leantune.report import write_model_card, write_report
+from leantune.system.atomic import write_bytes
+from leantune.system.console import console
+from leantune.training.folder import check_folder
+from leantune.training.planning import Plan
+from leantune.training.planning import plan as plan_recipe
+from leantune.training.run import run_training
+
+GIVEN_BY_NAME = {
+    "model": "encoder",
+    "max_trainable_params": "budget",
+    "data": "data",
+    "test": "test",
+    "validation": "validation",
+    "output": "output",
+}
+"""Recipe keys that are arguments, and what those are called."""
+
+
+def train(
+    data: Any,
+    *,
+    encoder: str | os.PathLike[str],
+    budget: int | None = None,
+    test: Any = None,
+    validation: Any = None,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **recipe: Any,
+) -> TextClassifier:
+    """Train a text classifier inside a parameter budget.
+
+    Args:
+        data: labelled rows: a path as ``leantune train`` takes it, a ``pandas.DataFrame`` or ``datasets.Dataset`` with
+            the columns ``text`` and ``label`` (or those that ``text_column`` and ``label_column`` name), or texts and
+            their labels ``(texts, labels)``, N of each.
+        encoder: pretrained encoder: a folder, a hub name, or ``asset:minilm``.
+        budget: limit on trainable parameters at any time of the run; None: rank 8 at the end.
+        test: rows that are measured once at the end, in the same forms.
+        validation: rows that choose the checkpoint; None: a hold-out of the training rows.
+        output: run folder to keep, with report, record, adapter and merged model; None: a temporary one that lives as
+            long as the classifier, from which `TextClassifier.save` copies.
+        overwrite: replace an earlier run in ``output``.
+        quiet: show no progress on standard error.
+        recipe: any other recipe key, as ``epochs=5`` or ``warmup=0.2``; docs/recipe.md lists them.
+
+    Returns:
+        the classifier, with what was measured in ``metrics``.
+
+    Raises:
+        UsageError: for settings that cannot be.
+        DataError: for rows that are not what they must be, naming the row.
+        LeantuneError: of another kind; `leantune.errors` lists them.
+
+    >>> import leantune
+    >>> classifier = leantune.train("train.csv", encoder="./encoder", budget=100_000)  # doctest: +SKIP
+    >>> classifier.predict(["Oil prices rose again on Monday."])  # doctest: +SKIP
+    ['crude']
+    """
+    folder, keeper = _run_folder(output)
+    with _as_files({"data": data, "test": test, "validation": validation}, folder, recipe) as files:
+        settings = _settings(recipe, encoder=encoder, budget=budget, output=folder, files=files)
+        check_folder(folder, overwrite=overwrite, resume=False)
+        run = run_recipe(settings, overwrite=overwrite, quiet=quiet)
+    classifier = load_run(run, trust_remote_code=settings.trust_remote_code)
+    if keeper is not None:  # of the model, since a dataclass with slots has no weak references
+        weakref.finalize(classifier.classifier, shutil.rmtree, keeper, ignore_errors=True)
+    return classifier
+
+
+def plan(
+    data: Any = None, *, encoder: str | os.PathLike[str], budget: int | None = None, **recipe: Any
+) -> Plan:
+    """The ledger of parameters and the schedule of a run, without loading a weight.
+
+    Args:
+        data: as `train` takes it; None where ``labels`` names the classes: the number of steps is not known then.
+        encoder: as `train` takes it.
+        budget: as `train` takes it.
+        recipe: any other recipe key.
+
+    Returns:
+        ``parameters`` (`ParameterPlan`: ranks, ``initial``, ``final``, ``total``) and ``steps`` (`StepPlan`).
+
+    Raises:
+        UsageError: for settings that cannot be; the message names the nearest that can.
+        DataError: for rows that are not what they must be.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if data is None and not recipe.get("labels"):
+            raise UsageError("data: none given; give rows, or the names of the classes as labels=[...]")
+        with _as_files({"data": "none" if data is None else data}, folder, recipe) as files:
+            settings = _settings(recipe, encoder=encoder, budget=budget, output=folder, files=files)
+            return plan_recipe(settings, missing="no rows were given" if data is None else "")
+
+
+def run_recipe(recipe: Recipe, *, overwrite: bool = False, quiet: bool = False) -> Path:
+    """Train as ``leantune train`` does, report and model card included; torch's generators stay the caller's.
+
+    Returns:
+        the run folder.
+
+    Raises:
+        LeantuneError: of the kind that says what is wrong.
+    """
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        run = run_training(recipe, console=console(stderr=True, quiet=quiet), overwrite=overwrite)
+    write_model_card(run)
+    write_report(run)
+    return run
+
+
+def _run_folder(output: str | os.PathLike[str] | None) -> tuple[Path, Path | None]:
+    """Where the run goes, and the temporary folder to remove with the classifier."""
+    if output is not None:
+        return Path(output).expanduser(), None
+    keeper = Path(tempfile.mkdtemp(prefix="leantune-"))
+    return keeper / "run", keeper
+
+
+def _settings(
+    recipe: Mapping[str, Any],
+    *,
+    encoder: str | os.PathLike[str],
+    budget: int | None,
+    output: Path,
+    files: Mapping[str, str],
+) -> Recipe:
+    clashes = [f"{key} is the argument {GIVEN_BY_NAME[key]}" for key in recipe if key in GIVEN_BY_NAME]
+    if clashes:
+        raise UsageError(f"{', '.join(clashes)}; give it there")
+    own = {"model": os.fspath(encoder), "max_trainable_params": budget, "output": str(output)}
+    return load_recipe(None, {**recipe, **own, **files}, place="train")
+
+
+@contextlib.contextmanager
+def _as_files(parts: Mapping[str, Any], folder: Path, recipe: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """What the recipe calls ``parts``: paths as they are, rows in memory as files in the run folder, which go again if
+    the run does not begin.
+    """
+    files, written = {}, []
+    try:
+        for name, rows in parts.items():
+            if rows is None:
+                continue
+            if isinstance(rows, str | os.PathLike):
+                files[name] = os.fspath(rows)
+                continue
+            content, suffix = content_of(rows, name, recipe)
+            # its own name tells what is in it, so that it replaces no other file
+            path = folder / f"rows-{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
+            if not path.exists():
+                written.append(path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(path, content)
+            files[name] = str(path)
+        yield files
+    except (UsageError, DataError):  # refused: what is there now is as it was
+        for path in written:
+            path.unlink(missing_ok=True)
+        if written:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def content_of(rows: Any, name: str, recipe: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Rows in memory as the content of a file, and the suffix of its name.
+
+    Raises:
+        UsageError: if they are of no known kind.
+        DataError: for texts and labels that are not as many, or a column that is missing.
+    """
+    if isinstance(rows, tuple) and len(rows) == 2:
+        return _lines(*rows, name), "jsonl"
+    module = type(rows).__module__.partition(".")[0]
+    if module == "datasets" and hasattr(rows, "column_names"):
+        if isinstance(rows.column_names, dict):
+            raise UsageError(
+                f"{name}: a DatasetDict, expected one split of it: {name}={name}[{next(iter(rows))!r}]"
+            )
+        target = io.BytesIO()
+        rows.select_columns(_columns(rows.column_names, name, recipe)).to_parquet(target)
+        return target.getvalue(), "parquet"
+    if module == "pandas" and hasattr(rows, "columns"):
+        chosen = rows[_columns(list(rows.columns), name, recipe)]
+        return chosen.to_parquet(index=False), "parquet"
+    raise UsageError(
+        f"{name}: a {type(rows).__name__}, expected a path, a DataFrame, a datasets.Dataset, or a tuple (texts, labels)"
+    )
+
+
+def _columns(found: Sequence[str], name: str, recipe: Mapping[str, Any]) -> list[str]:
+    """Those that are read, so that what no file can hold may stand beside them."""
+    named = [recipe.get(key) for key in ("text_column", "text_pair_column", "label_column")]
+    wanted = [each for each in found if each in (*named, "text", "label", "target")]
+    if not wanted:
+        raise DataError(
+            f"{name}: no column 'text' among {', '.join(map(str, found))}; name it with text_column="
+        )
+    return wanted
+
+
+def _lines(texts: Any, labels: Any, name: str) -> bytes:
+    texts, labels = list_of_texts(texts), list(labels)
+    if len(texts) != len(labels):
+        raise DataError(f"{name}: {len(texts)} texts and {len(labels)} labels, expected as many")
+    rows = (
+        {"text": text, "label": label.item() if hasattr(label, "item") else label}
+        for text, label in zip(texts, labels, strict=True)
+    )
+    try:
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    except TypeError as error:
+        raise DataError(f"{name}: a label is no text and no whole number: {error}") from error

@@ -1,0 +1,90 @@
+"""``leantune.json`` in ``adapter/`` and ``merged/``: what a classifier needs to be used, and what neither PEFT's files
+nor those of transformers hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leantune.config.recipe import Recipe
+from leantune.system.file_names import entry_of
+from leantune.system.json_files import read_json
+
+FILE = "leantune.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceSettings:
+    """How rows are read and classified, where the user does not say."""
+
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    takes_pairs: bool | None = None
+    """Whether it was trained on pairs of texts; None: nobody said."""
+    batch_size: int = 64
+    precision: str = "auto"
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> InferenceSettings:
+        """Those of a run."""
+        return cls(
+            text_column=recipe.text_column,
+            text_pair_column=recipe.text_pair_column,
+            label_column=recipe.label_column,
+            takes_pairs=recipe.text_pair_column is not None,
+            batch_size=recipe.eval_batch_size,
+            precision=recipe.precision,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierFile:
+    """What the file holds."""
+
+    labels: list[str]
+    """Names of the classes in the order of their ids."""
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+
+    @property
+    def settings(self) -> InferenceSettings:
+        """Of a folder that is used without its run."""
+        return InferenceSettings(
+            text_column=self.text_column,
+            text_pair_column=self.text_pair_column,
+            label_column=self.label_column,
+            takes_pairs=self.text_pair_column is not None,
+        )
+
+
+def write_classifier_file(folder: Path, recipe: Recipe, labels: Sequence[str]) -> None:
+    """Write the file into ``folder``, which is not there for others yet."""
+    content = ClassifierFile(
+        labels=list(labels),
+        text_column=recipe.text_column,
+        text_pair_column=recipe.text_pair_column,
+        label_column=recipe.label_column,
+    )
+    text = json.dumps(dataclasses.asdict(content), indent=1, ensure_ascii=False) + "\n"
+    (folder / FILE).write_text(text, "utf-8")
+
+
+def read_classifier_file(folder: Path) -> ClassifierFile | None:
+    """The file in ``folder``; None if there is none.
+
+    Raises:
+        CheckpointError: if it is damaged.
+        UnsafeFileError: if it is a link that leads out of the folder.
+    """
+    path = entry_of(folder, FILE)
+    if not path.is_file():
+        return None
+    known = {each.name for each in dataclasses.fields(ClassifierFile)}
+    found = read_json(path, ClassifierFile)
+    return ClassifierFile(**{name: value for name, value in found.items() if name in known})

@@ -1,0 +1,153 @@
+"""A trained classifier: texts in, labels and probabilities out.
+
+N texts, C classes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from leantune.config.classifier_file import InferenceSettings
+from leantune.data.cells import list_of_texts
+from leantune.data.dataset import Index
+from leantune.data.labels import LabelMap
+from leantune.data.tokenization import Encoded, Tokeniser
+from leantune.errors import CheckpointError, DataError, UsageError
+from leantune.inference.batches import map_batches, softmax
+from leantune.model.classifier import Classifier
+from leantune.packing.batch import PackedBatch, pack
+from leantune.system.atomic import atomic_folder
+
+CHUNK_ROWS = 8192
+"""Rows classified at once: enough to sort by length, few enough for any memory."""
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextClassifier(ABC):
+    """All that prediction needs, whichever library computes.
+
+    `leantune.train` and `leantune.load` give one.
+    """
+
+    tokeniser: Tokeniser
+    labels: LabelMap
+    settings: InferenceSettings
+    source: Path
+    """The folder that it was loaded from: of a run, of an adapter, or of a merged model."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """What its run measured: ``validation`` and ``test``, each with ``accuracy``, ``macro_f1`` and others; empty for an
+    artefact without its run.
+    """
+    leaves_out: tuple[str, ...] = ()
+    """Entries of ``source`` that `save` does not copy."""
+
+    @abstractmethod
+    def logits(self, rows: Encoded, batch_size: int) -> Logits:
+        """Logits ``(N, C)`` in the order of ``rows``, whatever the batches were."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the columns of `predict_proba`."""
+        return self.labels.names
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str]:
+        """The most probable class of each of N texts.
+
+        Args:
+            texts: the texts.
+            pairs: N second texts, for a classifier of pairs.
+
+        Raises:
+            DataError: for what is no text, or another number of second texts.
+            UsageError: for pairs where single texts were trained on, or the other way round.
+        """
+        return [self.classes[best] for best in self.predict_proba(texts, pairs).argmax(axis=1)]
+
+    def predict_proba(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Class probabilities ``(N, C)`` float64 of N texts; see `predict`.
+
+        Raises:
+            DataError, UsageError: as `predict`.
+            CheckpointError: naming the first text whose prediction is not finite.
+        """
+        expected = self.settings.takes_pairs
+        if expected is not None and expected != (pairs is not None):
+            raise UsageError(
+                f"the classifier was trained on {'pairs of texts' if expected else 'single texts'}: give "
+                f"{'the second texts as pairs' if expected else 'no pairs'}"
+            )
+        texts = list_of_texts(texts)
+        pairs = None if pairs is None else list_of_texts(pairs)
+        if pairs is not None and len(pairs) != len(texts):
+            raise DataError(f"{len(texts)} texts and {len(pairs)} second texts, expected as many")
+        parts = [np.empty((0, len(self.classes)))]
+        for start in range(0, len(texts), CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
+            encoded = self.tokeniser.encode(texts[chunk], None if pairs is None else pairs[chunk])
+            parts.append(self.probabilities(encoded, self.settings.batch_size, start=start))
+        return np.concatenate(parts)
+
+    def probabilities(self, encoded: Encoded, batch_size: int, *, start: int) -> npt.NDArray[np.float64]:
+        """Class probabilities ``(N, C)`` of N rows, the first of which is row ``start``.
+
+        Raises:
+            CheckpointError: naming the first row whose prediction is not finite.
+        """
+        probabilities = softmax(self.logits(encoded, batch_size))
+        bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+        if len(bad):
+            raise CheckpointError(
+                f"row {start + int(bad[0])} (counted from 0): the prediction is not a number: the weights of the run "
+                "are damaged, or its numbers overflow in this precision (--precision fp32 tells)"
+            )
+        return probabilities
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy what it was loaded from into ``folder``, for `leantune.load` and the commands; a run without its
+        checkpoints.
+
+        Raises:
+            UsageError: if ``folder`` is there already.
+        """
+        folder = Path(folder).expanduser()
+        if folder.exists():
+            raise UsageError(f"{folder}: exists already; choose another folder or remove it")
+        with atomic_folder(folder) as temporary:
+            for entry in sorted(self.source.iterdir()):
+                if entry.name in self.leaves_out:
+                    continue
+                copy = shutil.copytree if entry.is_dir() else shutil.copy2
+                copy(entry, temporary / entry.name)
+        return folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchTextClassifier(TextClassifier):
+    """Computed by PyTorch or the native kernels, on packed batches."""
+
+    classifier: Classifier
+
+    def logits(self, rows: Encoded, batch_size: int) -> Logits:
+        """Logits ``(N, C)`` in the order of ``rows``."""
+
+        def batch_at(positions: Index) -> PackedBatch:
+            return pack(
+                [rows.input_ids[i] for i in positions],
+                np.arange(len(positions)),
+                second_starts=rows.second_starts[positions],
+                position_offset=self.classifier.position_offset,
+            ).to(self.classifier.device)
+
+        return map_batches(self.classifier, rows.lengths, batch_size, batch_at, self.classifier)
