@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 from benchmarks.quality import jobs, report
 from benchmarks.quality.__main__ import QUALITY
 from benchmarks.quality.data import MPNET, DataSet, Source, cut, shares
-from benchmarks.quality.jobs import Job
+from benchmarks.quality.jobs import Job, recipe_keys
 from benchmarks.quality.methods import ADALORA, COMMON, DEFAULT, LORA, METHODS, PEER_WITHOUT_DROPOUT, Method
 from benchmarks.quality.runs import RUNS, Runs, packed
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
@@ -228,11 +228,28 @@ def test_every_method_starts_with_the_same_limit_and_makes_a_recipe(data):
     limits = set()
     for method in METHODS:
         job = Job(data, method, PUBLISHED, 1e-3, 42)
-        if not method.is_peer:
-            recipe = load_recipe(None, {"data": "d", "model": "m", **job.settings})
+        if not method.is_peer and not method.is_past:
+            recipe = load_recipe(None, {"data": "d", "model": "m", **recipe_keys(job.settings)})
             limits.add(recipe.max_trainable_params)
             assert recipe.epochs == COMMON["epochs"]
     assert limits == {11 * 4 * (32 + 32 + 1) + 32 * 3 + 3}
+
+
+def test_a_method_of_keys_that_are_gone_is_shown_and_not_run(tmp_path, data):
+    past = Method(name="R-Drop", settings={**ADALORA, "r_drop": 1}, learning_rates=(1e-3,))
+    study = study_of(tmp_path, data, past, num_seeds=1)
+    assert past.is_past
+    assert not study.pending()
+    job = Job(data, past, PUBLISHED, 1e-3, SEEDS[0])
+    study.runs.add(job.key, fake_result(job))
+    assert "| R-Drop | 80.00 (1) |" in report.markdown_of(study)
+    assert not any(method.is_past for method in METHODS[:4])
+
+
+def test_products_in_bf16_are_asked_for_by_precision():
+    assert recipe_keys({"int8_products": True}) == {}
+    assert recipe_keys({"int8_products": False}) == {"precision": "bf16"}
+    assert recipe_keys({"int8_products": False, "precision": "fp32"}) == {"precision": "fp32"}
 
 
 def test_the_pipelines_of_peft_start_with_as_many_parameters_as_the_limit(data):

@@ -107,6 +107,18 @@ def _skeleton(model: str, num_labels: int) -> Any:
     return skeleton_of(Pretrained.at(resolve_location(model), num_labels=num_labels))
 
 
+def recipe_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the study as keys of a recipe of today; a run keeps those that its key was made from.
+
+    >>> recipe_keys({"int8_products": False, "epochs": 3})
+    {'epochs': 3, 'precision': 'bf16'}
+    """
+    recipe = dict(settings)
+    if not recipe.pop("int8_products", True):
+        recipe.setdefault("precision", "bf16")
+    return recipe
+
+
 def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """Run ``job`` in a fresh process: its result, for its row.
 
@@ -125,9 +137,7 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
         recipe = {
-            **UNNAMED,
-            **job.unnamed_ranks,
-            **job.settings,
+            **recipe_keys({**UNNAMED, **job.unnamed_ranks, **job.settings}),
             **paths,
             "model": job.encoder.model,
             "output": str(scratch / "run"),

@@ -35,7 +35,7 @@ class Study:
         so that whenever the study is stopped the table is as even as it can be.
         """
         order = {seed: i for i, seed in enumerate(SEEDS)}
-        jobs = {job.key: job for job in self._wanted() if self.result(job) is None}
+        jobs = {job.key: job for job in self._wanted() if not job.method.is_past and self.result(job) is None}
         return sorted(jobs.values(), key=lambda job: (job.budget != PUBLISHED, order[job.seed]))
 
     def finished(self, data: DataSet, method: Method, budget: str) -> list[dict[str, Any]]:
