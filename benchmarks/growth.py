@@ -19,13 +19,12 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.results_folder import machine_name, stem_of, write_result
+from benchmarks.results_folder import RESULTS, machine_name, stem_of, write_result
 from benchmarks.speed.__main__ import describe_machine, prepare, workplace
 from benchmarks.speed.inputs import Rows, available_models, read_rows, repeated, write_rows
 from benchmarks.speed.pipelines import LEANTUNE, Workload, leantune_prediction, leantune_training
 from benchmarks.speed.process import Workplace
 
-ROOT = Path(__file__).parents[1]
 FACTOR = 10
 PREDICTED_WORDS = 8
 """Of each text, so that a million predictions take minutes: what is looked at is growth, not speed."""
@@ -75,7 +74,7 @@ def main() -> int:
     }
     text = markdown_of(result)
     console.print(text, highlight=False, soft_wrap=True)
-    stem = stem_of("growth", machine["hardware"], result["date"])
+    stem = stem_of("growth", machine["hardware"])
     for path in write_result(Path(options.output), stem, result, text):
         console.print(path, highlight=False, soft_wrap=True)
     return 0
@@ -88,7 +87,7 @@ def parse_options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rows", type=int, default=100_000, help="most rows")
-    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results"), help="folder to write")
+    parser.add_argument("--output", default=str(RESULTS), help="folder to write")
     return parser.parse_args()
 
 

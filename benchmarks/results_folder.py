@@ -1,4 +1,5 @@
-"""The files of a result: numbers as JSON, the same to read as Markdown, named after what, where and when."""
+"""The files of a result: numbers as JSON, the same to read as Markdown, in a folder for each benchmark and named after
+the machine. A new result takes the place of the one before it, which stays in the history of git."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.arithmetic import slug
-from leantune.hardware import ISA_LIMIT, describe_hardware, describe_versions, pick_device
+from leantune.system.hardware import ISA_LIMIT, describe_hardware, describe_versions, pick_device
+
+RESULTS = Path(__file__).parent / "results"
+"""What README and docs show."""
 
 
 def origin_of(module: str) -> dict[str, Any]:
@@ -39,15 +43,19 @@ def machine_name(hardware: Mapping[str, Any]) -> str:
     return str(hardware["gpu"] or cpu)
 
 
-def stem_of(kind: str, hardware: Mapping[str, Any], day: str) -> str:
-    """Their common name: ``speed_some-processor_2026-01-31``."""
-    return f"{kind}_{slug(machine_name(hardware))}_{day}"
+def stem_of(kind: str, hardware: Mapping[str, Any]) -> str:
+    """Their common name below the folder of results.
+
+    >>> stem_of("speed", {"cpu": "AMD EPYC", "gpu": None})
+    'speed/amd-epyc'
+    """
+    return f"{kind}/{slug(machine_name(hardware))}"
 
 
 def write_result(folder: Path, stem: str, result: Mapping[str, Any], text: str) -> list[Path]:
-    """``<stem>.json`` and ``<stem>.md`` in ``folder``, which is made if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """``<stem>.json`` and ``<stem>.md`` in ``folder``; folders that are not there are made."""
     as_json, as_markdown = (folder / f"{stem}.{suffix}" for suffix in ("json", "md"))
+    as_json.parent.mkdir(parents=True, exist_ok=True)
     as_json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     as_markdown.write_text(text, "utf-8")
     return [as_json, as_markdown]

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
+from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
 from benchmarks.speed import inputs
 from benchmarks.speed.__main__ import ROOT, prepare, workplace
 from benchmarks.speed.pipelines import LEANTUNE, Pipeline, leantune_prediction, leantune_training
@@ -52,8 +52,8 @@ def main() -> int:
     result = {**origin_of("benchmarks.revisions"), "texts_per_s": rates}
     text = markdown_of(result)
     console.print(text, highlight=False, soft_wrap=True)
-    stem = stem_of("revisions", result["hardware"], result["date"])
-    for path in write_result(ROOT / "benchmarks" / "results", stem, result, text):
+    stem = stem_of("revisions", result["hardware"])
+    for path in write_result(RESULTS, stem, result, text):
         console.print(path, highlight=False, soft_wrap=True)
     return 0
 

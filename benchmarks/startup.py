@@ -21,9 +21,8 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
+from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
 
-ROOT = Path(__file__).parents[1]
 NUM_ROWS = 10
 HELP, PREDICT = "leantune --help", "leantune predict"
 IMPORTS, PIPELINE = "import torch and the classes of transformers", "transformers' pipeline"
@@ -57,8 +56,8 @@ def main() -> int:
     result = {**origin_of("benchmarks.startup"), "rows": NUM_ROWS, "seconds": seconds}
     text = markdown_of(result)
     console.print(text, highlight=False, soft_wrap=True)
-    stem = stem_of("startup", result["hardware"], result["date"])
-    for path in write_result(ROOT / "benchmarks" / "results", stem, result, text):
+    stem = stem_of("startup", result["hardware"])
+    for path in write_result(RESULTS, stem, result, text):
         console.print(path, highlight=False, soft_wrap=True)
     return 0
 

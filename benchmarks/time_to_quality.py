@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
+from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
 from leantune.assets.download import fetch, resolve_location
 
 ROOT = Path(__file__).parents[1]
@@ -169,8 +169,8 @@ def write(ours: Curve, *peers: Curve) -> None:
     curves = {
         curve.name: {"seconds": curve.seconds, "accuracy": curve.accuracies} for curve in (ours, *peers)
     }
-    stem = stem_of("time_to_quality", hardware, origin["date"])
-    write_result(ROOT / "benchmarks" / "results", stem, {**origin, "curves": curves}, text)
+    stem = stem_of("time_to_quality", hardware)
+    write_result(RESULTS, stem, {**origin, "curves": curves}, text)
     print(text)
 
 

@@ -379,7 +379,6 @@ def test_both_sides_train_with_the_same_recipe(tmp_path: Path) -> None:
         "--batch-size": "batch_size",
         "--learning-rate": "learning_rate",
         "--max-length": "max_length",
-        "--precision": "precision",
         "--train": "data",
         "--model": "model",
     }
@@ -393,6 +392,8 @@ def test_both_sides_train_with_the_same_recipe(tmp_path: Path) -> None:
         "allocate_every": trainer_peft.ALLOCATE_EVERY,
     }
     assert {key: float(recipe[key]) for key in constants} == constants
+    assert theirs["--precision"] == "bf16"
+    assert recipe["precision"] == "auto"  # the same, with frozen products in int8 where the machine has that
     assert recipe["dropout"] == "none"  # the encoder's own, as theirs
     assert "--encoder-dropout" not in theirs
 

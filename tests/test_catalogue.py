@@ -168,9 +168,12 @@ def test_predict_says_how_many_texts_were_cut_or_empty(run, tmp_path, capsys):
     assert len(output.read_text("utf-8").splitlines()) == 4
 
 
-@pytest.mark.parametrize(("limit", "unit"), [("read.MAX_BYTES", "bytes"), ("opcodes.MAX_OPCODES", "opcodes")])
+@pytest.mark.parametrize(
+    ("limit", "unit"),
+    [("data.readers.pickles.MAX_BYTES", "bytes"), ("pickle_tables.opcodes.MAX_OPCODES", "opcodes")],
+)
 def test_a_pickle_beyond_a_limit_is_refused(tmp_path, monkeypatch, limit, unit):
     (tmp_path / "rows.pkl").write_bytes(pickle.dumps({"text": [f"text {i}" for i in range(20)]}))
-    monkeypatch.setattr(f"leantune.pickle_tables.{limit}", 20)
+    monkeypatch.setattr(f"leantune.{limit}", 20)
     with pytest.raises(UnsafeFileError, match=f"more than 20 {unit}"):
         open_examples(str(tmp_path / "rows.pkl"), Columns(), labels="ignore")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,9 +21,11 @@ from scipy.stats import ttest_ind
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
 from benchmarks.quality import jobs, report
+from benchmarks.quality.__main__ import QUALITY
 from benchmarks.quality.data import MPNET, DataSet, Source, cut, shares
-from benchmarks.quality.jobs import Job
-from benchmarks.quality.methods import ADALORA, COMMON, LORA, METHODS, PEER_WITHOUT_DROPOUT, Method
+from benchmarks.quality.jobs import Job, recipe_keys
+from benchmarks.quality.methods import ADALORA, COMMON, DEFAULT, LORA, METHODS, PEER_WITHOUT_DROPOUT, Method
+from benchmarks.quality.runs import RUNS, Runs, packed
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
 
 from leantune.config import load_recipe
@@ -46,7 +50,7 @@ def data(tmp_path) -> DataSet:
 
 
 def study_of(tmp_path: Path, data: DataSet, *methods: Method, **changes: Any) -> Study:
-    wanted = {"budgets": [PUBLISHED], "num_seeds": 3, "results": tmp_path / "results"} | changes
+    wanted = {"budgets": [PUBLISHED], "num_seeds": 3, "runs": Runs(tmp_path / "results")} | changes
     return Study(sets=[data], methods=methods, **wanted)
 
 
@@ -110,7 +114,7 @@ def test_the_grid_comes_first_and_the_other_seeds_take_its_best_rate(tmp_path, d
 def test_every_set_has_a_rate_of_its_own(tmp_path, data):
     other = DataSet("other", tmp_path / "other", 3, "ba9876543210")
     study = Study(
-        sets=[data, other], methods=[ADAPTIVE], budgets=[PUBLISHED], num_seeds=1, results=tmp_path / "r"
+        sets=[data, other], methods=[ADAPTIVE], budgets=[PUBLISHED], num_seeds=1, runs=Runs(tmp_path / "r")
     )
 
     def run(job: Job) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def test_a_study_that_was_stopped_repeats_nothing(tmp_path, data):
     assert work(study, run, lambda: True, lambda text: None) == 4
     assert work(study, run, lambda: True, lambda text: None) == 0
     assert len(seen) == len(set(seen)) == 2 + 2 + 1 + 1
-    assert not list(study.results.glob("*.part"))
+    assert [path.name for path in study.runs.folder.iterdir()] == [RUNS]
 
 
 def test_a_run_that_fails_ends_the_study_and_loses_no_other(tmp_path, data):
@@ -149,6 +153,37 @@ def test_a_run_that_fails_ends_the_study_and_loses_no_other(tmp_path, data):
     with pytest.raises(RuntimeError, match="exit code 9"):
         work(study, run, lambda: True, lambda text: None, workers=2)
     assert [job.learning_rate for job in study.pending()] == [1e-3]
+
+
+def test_runs_that_are_added_at_the_same_time_are_all_kept(tmp_path):
+    """By two that know nothing of each other, as two studies of one machine."""
+    both = [Runs(tmp_path), Runs(tmp_path)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: both[i % 2].add(str(i), {"number": i}), range(40)))
+    assert {row["key"]: row["number"] for row in Runs(tmp_path).rows()} == {str(i): i for i in range(40)}
+    assert both[0].rows() == both[1].rows()
+
+
+def test_the_same_runs_are_the_same_bytes(tmp_path):
+    for folder in ("one", "other"):
+        for key in ("b", "a"):
+            Runs(tmp_path / folder).add(key, {"accuracy": 0.1})
+    one, other = ((tmp_path / folder / RUNS).read_bytes() for folder in ("one", "other"))
+    assert one == other
+    assert gzip.decompress(one).splitlines()[0] == b'{"key": "b", "accuracy": 0.1}'
+
+
+def test_the_runs_that_are_committed_are_those_of_the_page():
+    rows = Runs(QUALITY).rows()
+    assert len(rows) >= 516
+    assert gzip.decompress((QUALITY / RUNS).read_bytes()) == gzip.decompress(packed(rows))
+    for row in rows:
+        assert re.fullmatch("[0-9a-f]{12}", row["key"])
+        assert {"data", "method", "budget", "limit", "settings", "date", "metrics", "versions"} <= set(row)
+    default = [row for row in rows if row["method"] == DEFAULT and row["data"] == "20news"]
+    shown = report.Estimate.of(report.accuracies(default))
+    assert f"| {DEFAULT} |" in (page := (QUALITY / "README.md").read_text("utf-8"))
+    assert f"| {shown} |" in page
 
 
 def test_a_method_has_no_more_seeds_than_it_is_given(tmp_path, data):
@@ -193,11 +228,28 @@ def test_every_method_starts_with_the_same_limit_and_makes_a_recipe(data):
     limits = set()
     for method in METHODS:
         job = Job(data, method, PUBLISHED, 1e-3, 42)
-        if not method.is_peer:
-            recipe = load_recipe(None, {"data": "d", "model": "m", **job.settings})
+        if not method.is_peer and not method.is_past:
+            recipe = load_recipe(None, {"data": "d", "model": "m", **recipe_keys(job.settings)})
             limits.add(recipe.max_trainable_params)
             assert recipe.epochs == COMMON["epochs"]
     assert limits == {11 * 4 * (32 + 32 + 1) + 32 * 3 + 3}
+
+
+def test_a_method_of_keys_that_are_gone_is_shown_and_not_run(tmp_path, data):
+    past = Method(name="R-Drop", settings={**ADALORA, "r_drop": 1}, learning_rates=(1e-3,))
+    study = study_of(tmp_path, data, past, num_seeds=1)
+    assert past.is_past
+    assert not study.pending()
+    job = Job(data, past, PUBLISHED, 1e-3, SEEDS[0])
+    study.runs.add(job.key, fake_result(job))
+    assert "| R-Drop | 80.00 (1) |" in report.markdown_of(study)
+    assert not any(method.is_past for method in METHODS[:4])
+
+
+def test_products_in_bf16_are_asked_for_by_precision():
+    assert recipe_keys({"int8_products": True}) == {}
+    assert recipe_keys({"int8_products": False}) == {"precision": "bf16"}
+    assert recipe_keys({"int8_products": False, "precision": "fp32"}) == {"precision": "fp32"}
 
 
 def test_the_pipelines_of_peft_start_with_as_many_parameters_as_the_limit(data):
@@ -245,7 +297,7 @@ def test_seconds_are_shown_where_they_were_measured(tmp_path, data):
         "data": "toy",
         "seconds": {"leantune default": 12.4},
     }
-    (study.results / report.SECONDS).write_text(json.dumps(timed))
+    (study.runs.folder / report.SECONDS).write_text(json.dumps(timed))
     text = report.markdown_of(study)
     assert "| method | toy | mean | final parameters | training on toy | learning rates |" in text
     assert "| leantune default | 80.00 (1) | 80.00 | 7 | 12 s | 0.001 |" in text
@@ -253,7 +305,7 @@ def test_seconds_are_shown_where_they_were_measured(tmp_path, data):
     assert "on a CPU, 2 cores, 2030-01-31" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1
-    (study.results / report.SECONDS).write_text(json.dumps(timed | {"data": "another"}))
+    (study.runs.folder / report.SECONDS).write_text(json.dumps(timed | {"data": "another"}))
     assert "| training on" not in report.markdown_of(study)
 
 
@@ -265,7 +317,7 @@ def test_the_mean_over_the_sets_is_given_for_every_rival_that_ran_on_all_of_them
         Method(name=PEER_WITHOUT_DROPOUT, pipeline="adalora", learning_rates=(1e-3,)),
         Method(name="leantune LoRA", settings=LORA, learning_rates=(1e-3,), data=("toy",)),
     )
-    wanted = {"budgets": [PUBLISHED], "num_seeds": 1, "results": tmp_path / "results"}
+    wanted = {"budgets": [PUBLISHED], "num_seeds": 1, "runs": Runs(tmp_path / "results")}
     study = Study(sets=[data, other], methods=[default, peer, tuned, uniform], **wanted)
     work(study, fake_result, lambda: True, lambda text: None)
     text = report.markdown_of(study)
@@ -281,7 +333,11 @@ def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tm
     whole = DataSet("whole", tmp_path / "whole", 3, "ba9876543210", rates_of=data, source=source)
     default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3, 2e-3))
     study = Study(
-        sets=[data, whole], methods=[default], budgets=[PUBLISHED], num_seeds=2, results=tmp_path / "results"
+        sets=[data, whole],
+        methods=[default],
+        budgets=[PUBLISHED],
+        num_seeds=2,
+        runs=Runs(tmp_path / "results"),
     )
     assert work(study, fake_result, lambda: True, lambda text: None) == 2 + 1 + 2
     assert [job.learning_rate for job in study.runs_of(whole, default, PUBLISHED)] == [2e-3, 2e-3]
@@ -312,7 +368,7 @@ def test_another_encoder_has_a_grid_of_its_own_and_the_methods_that_are_named(tm
         methods=[ADAPTIVE, UNIFORM],
         budgets=[PUBLISHED],
         num_seeds=1,
-        results=tmp_path / "results",
+        runs=Runs(tmp_path / "results"),
     )
     jobs_of_wide = study.pending()
     assert [(job.method.name, job.learning_rate) for job in jobs_of_wide] == [

@@ -1,12 +1,17 @@
-"""What README and docs tell people to type exists."""
+"""What README and docs tell people to type exists, and their tables are what was measured."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
+
+from benchmarks.tables import PLACE, TABLES, with_tables
 
 from leantune.cli.parser import parse, recipe_from
 from leantune.config import load_recipe, shipped_recipes
@@ -14,6 +19,8 @@ from leantune.config.reference import tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOK = sorted((ROOT / "benchmarks" / "notebook").glob("*.md"))
+RESULTS = sorted((ROOT / "benchmarks" / "results").rglob("*.md"))
 
 
 def commands(program: str) -> list[str]:
@@ -54,7 +61,7 @@ def test_every_shipped_recipe_loads_and_round_trips(name, tmp_path):
 
 
 def test_the_pages_name_no_missing_file():
-    for page in PAGES:
+    for page in (*PAGES, *NOTEBOOK, *RESULTS):
         for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", page.read_text("utf-8")):
             assert (page.parent / link.split("#")[0]).exists(), f"{page.name}: {link}"
 
@@ -66,7 +73,34 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def test_every_anchor_of_the_pages_is_a_heading():
-    for page in PAGES:
+    for page in (*PAGES, *NOTEBOOK):
         for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text("utf-8")):
             target = page.parent / path if path else page
             assert anchor in anchors_of(target), f"{page.name}: {path}#{anchor}"
+
+
+def test_the_tables_of_the_docs_are_those_of_the_results():
+    """``python -m benchmarks.tables`` writes them."""
+    shown = set()
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        assert with_tables(text) == text, page.name
+        shown |= {name for _, name, _ in PLACE.findall(text)}
+    assert shown == set(TABLES)
+
+
+def test_the_notebook_has_a_line_for_each_of_its_pages():
+    index = (ROOT / "benchmarks" / "notebook" / "README.md").read_text("utf-8")
+    assert re.findall(r"\((\d[\w-]+\.md)\)", index) == [
+        page.name for page in NOTEBOOK if page.name != "README.md"
+    ]
+
+
+def test_every_result_is_named_by_benchmark_and_machine_and_is_shown():
+    """What nothing shows is in the history of git."""
+    folder = ROOT / "benchmarks" / "results"
+    pages = "".join(page.read_text("utf-8") for page in (*PAGES, *NOTEBOOK))
+    for path in folder.rglob("*.md"):
+        assert not re.search(r"20\d\d-\d\d", path.name), "the date is in the file"
+        name = path.relative_to(folder).as_posix()
+        assert name in pages or f"benchmarks/results/{name.split('/')[0]})" in pages, f"nothing shows {name}"

@@ -19,13 +19,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.overhead.measure import BATCH_SIZE, measure, rows_needed
-from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
+from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
 from benchmarks.speed.__main__ import workplace
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
 from leantune.system.hardware import pick_device
 from leantune.system.memory import keep_freed_memory, use_huge_pages
 
-ROOT = Path(__file__).parents[2]
 LIMIT = {"cpu": 0.02, "cuda": 0.03}
 """Largest share of a step of RoBERTa-base that the parts may take."""
 
@@ -56,7 +55,7 @@ def main() -> int:
                 result["models"][model.name] = measure(model.folder, file, folder, options.steps)
     text = markdown_of(result)
     console.print(text, highlight=False, soft_wrap=True)
-    stem = stem_of("overhead", result["hardware"], result["date"])
+    stem = stem_of("overhead", result["hardware"])
     for path in write_result(Path(options.output), stem, result, text):
         console.print(path, highlight=False, soft_wrap=True)
     shares = [each["parts_share"] for name, each in result["models"].items() if "RoBERTa" in name]
@@ -71,7 +70,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=20, help="steps before pruning, and after it")
     parser.add_argument("--only", default="", help="models to run, by a part of their names")
-    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results"), help="folder to write")
+    parser.add_argument("--output", default=str(RESULTS), help="folder to write")
     return parser.parse_args()
 
 

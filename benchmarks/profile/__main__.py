@@ -22,13 +22,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.overhead.measure import BATCH_SIZE, rows_needed
-from benchmarks.results_folder import machine_name, origin_of, stem_of, write_result
+from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
 from benchmarks.speed.__main__ import at_its_best, describe_machine, workplace
 from benchmarks.speed.arithmetic import LayerWeights, layer_flops_per_s
 from benchmarks.speed.inputs import available_models, read_rows, repeated, write_rows
 from benchmarks.speed.process import Workplace
 
-ROOT = Path(__file__).parents[2]
 KINDS = {"native": ("1", ()), "bf16": ("1", ("precision=bf16",)), "torch": ("0", ())}
 """Of process: the value of ``LEANTUNE_NATIVE``, and keys of the recipe."""
 KERNELS = ("native", "torch")
@@ -69,7 +68,7 @@ def main() -> int:
         result["matrix_flops"] = machine["matrix_flops"]["bf16"]
     text = markdown_of(result)
     console.print(text, highlight=False, soft_wrap=True)
-    stem = stem_of("profile", result["hardware"], result["date"])
+    stem = stem_of("profile", result["hardware"])
     for path in write_result(Path(options.output), stem, result, text):
         console.print(path, highlight=False, soft_wrap=True)
     return 0
@@ -95,7 +94,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30, help="measured steps, with and without profiler")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each kind, alternating")
     parser.add_argument("--only", default="MiniLM", help="models to run, by a part of their names")
-    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results"), help="folder to write")
+    parser.add_argument("--output", default=str(RESULTS), help="folder to write")
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
 """Find out when adaptive rank pays: ``python -m benchmarks.quality``.
 
-Every run is a fresh process and leaves one JSON file in ``benchmarks/results/quality/``; runs whose file is
+Every run is a fresh process and leaves one row in ``benchmarks/results/quality/runs.jsonl.gz``; runs whose row is
 there are not repeated, so the study can be stopped and continued at any moment. Afterwards the table and
 the plot are written again. Data sets whose source is not at hand are named and left out.
 """
@@ -20,11 +20,13 @@ from benchmarks.quality import report
 from benchmarks.quality.data import SOURCES, DataSet, data_set, missing_source
 from benchmarks.quality.jobs import run_job
 from benchmarks.quality.methods import BUDGETS, METHODS, Method
+from benchmarks.quality.runs import Runs
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
+from benchmarks.results_folder import RESULTS
 from leantune.assets.download import ASSET_PREFIX, fetch
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "quality"
+QUALITY = RESULTS / "quality"
 
 
 def main() -> int:
@@ -46,7 +48,7 @@ def main() -> int:
         methods=chosen(options.only),
         budgets=options.budgets.split(","),
         num_seeds=options.seeds,
-        results=results,
+        runs=Runs(results),
     )
     fetch(data.source.encoder.model.removeprefix(ASSET_PREFIX) for data in study.sets)
     environment = environment_of_runs()
@@ -86,7 +88,7 @@ def parse_options() -> argparse.Namespace:
         "--workers", type=int, default=1, help="runs at a time, each with its share of the cores"
     )
     parser.add_argument("--table", action="store_true", help="train nothing, write table and plot")
-    parser.add_argument("--results", default=str(RESULTS))
+    parser.add_argument("--results", default=str(QUALITY), help="folder of the runs")
     options = parser.parse_args()
     unknown = (set(options.data.split(",")) - set(SOURCES)) | (set(options.budgets.split(",")) - set(BUDGETS))
     if unknown:

@@ -68,7 +68,7 @@ LARGE_METHODS = (
 MINILM = Encoder(model="asset:minilm")
 MPNET = Encoder(
     model="asset:mpnet",
-    rate_factor=1 / 3,  # twice the width (docs/adalora.md)
+    rate_factor=1 / 3,  # twice the width (benchmarks/notebook)
     recipe={"hidden_learning_rate_ratio": 0.1},
     pipeline={"attention": "eager"},  # transformers has no other for MPNet
 )

@@ -2,7 +2,7 @@
 
 For each set of the study: MiniLM-L6 with the head of the default start, rank 11 on query and value. The gradient is
 that of 1,000 training rows which the start has not seen; what is caught is its squared norm within the rows of A,
-summed over the adapted weights. Prints a table and writes ``benchmarks/results/gradient_start_*``.
+summed over the adapted weights. Prints a table and writes ``benchmarks/results/gradient_start/``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from benchmarks.quality.data import MINILM, SOURCES, data_set, missing_source
 from benchmarks.quality.jobs import PUBLISHED_RANKS
-from benchmarks.results_folder import origin_of, stem_of, write_result
+from benchmarks.results_folder import RESULTS, origin_of, stem_of, write_result
 from leantune.config import load_recipe
 from leantune.data.dataset import LabelledRows
 from leantune.model.classifier import Classifier
@@ -27,7 +27,6 @@ from leantune.training.adapter_init import ROW_NORM, fill_gradients, turn_to_gra
 from leantune.training.build import build_classifier, prepare_run
 from leantune.training.head_init import PROBE_SCALE, scale_output_layer, start_from_probe
 
-ROOT = Path(__file__).parents[2]
 UNSEEN_ROWS = 1000
 ROWS = (80, 160, 320, 640)
 BATCH_SIZE = 32
@@ -49,12 +48,7 @@ def main() -> int:
         if not missing_source(name):
             result["sets"][name] = measure(name)
     text = markdown_of(result)
-    write_result(
-        ROOT / "benchmarks" / "results",
-        stem_of("gradient_start", result["hardware"], result["date"]),
-        result,
-        text,
-    )
+    write_result(RESULTS, stem_of("gradient_start", result["hardware"]), result, text)
     console.print(text, highlight=False, soft_wrap=True)
     return 0
 

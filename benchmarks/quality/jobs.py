@@ -17,7 +17,6 @@ from typing import Any
 from benchmarks.quality.data import DataSet, Encoder
 from benchmarks.quality.methods import BUDGETS, CLI, COMMON, UNNAMED, Method
 from benchmarks.results_folder import commit
-from benchmarks.speed.arithmetic import slug
 from leantune import __version__
 from leantune.adalora.budget import ParameterPlan
 from leantune.assets.download import resolve_location
@@ -90,10 +89,6 @@ class Job:
             whole["module"] = self.method.module
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
-    def path(self, results: Path) -> Path:
-        """Where its result is."""
-        return results / f"{self.data.name}_{slug(self.method.name)}_{self.budget}_{self.key}.json"
-
     def __str__(self) -> str:
         return (
             f"{self.data.name}, {self.method.name}, {self.budget}, learning rate {self.learning_rate:g}, "
@@ -112,8 +107,20 @@ def _skeleton(model: str, num_labels: int) -> Any:
     return skeleton_of(Pretrained.at(resolve_location(model), num_labels=num_labels))
 
 
+def recipe_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the study as keys of a recipe of today; a run keeps those that its key was made from.
+
+    >>> recipe_keys({"int8_products": False, "epochs": 3})
+    {'epochs': 3, 'precision': 'bf16'}
+    """
+    recipe = dict(settings)
+    if not recipe.pop("int8_products", True):
+        recipe.setdefault("precision", "bf16")
+    return recipe
+
+
 def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run ``job`` in a fresh process: its result, for its file.
+    """Run ``job`` in a fresh process: its result, for its row.
 
     A run that diverged is a result, too: without metrics.
 
@@ -130,9 +137,7 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
         recipe = {
-            **UNNAMED,
-            **job.unnamed_ranks,
-            **job.settings,
+            **recipe_keys({**UNNAMED, **job.unnamed_ranks, **job.settings}),
             **paths,
             "model": job.encoder.model,
             "output": str(scratch / "run"),

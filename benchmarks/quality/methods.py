@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from leantune.config.load import REMOVED
+
 GRID = (1e-3, 3e-3, 1e-2)
 """Learning rates of what starts with A at random."""
 SHORT_GRID = (1e-3, 3e-3)
@@ -44,6 +46,12 @@ class Method:
     def is_peer(self) -> bool:
         """Whether transformers' ``Trainer`` trains it."""
         return self.pipeline != "leantune"
+
+    @property
+    def is_past(self) -> bool:
+        """Whether no recipe of today says it: its runs are shown, and no more are made."""
+        is_removed = (REMOVED[key] != value for key, value in self.settings.items() if key in REMOVED)
+        return self.settings.get("adapter_init") == "orthonormal" or any(is_removed)
 
 
 COMMON: Mapping[str, Any] = {"max_length": 128, "epochs": 3, "batch_size": 32, "keep_best": 1}

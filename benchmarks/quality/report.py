@@ -15,13 +15,14 @@ from scipy.stats import t as student
 
 from benchmarks.quality.data import DataSet
 from benchmarks.quality.methods import BUDGETS, DEFAULT, LORA_LINE, PEERS, PROBE, RIVALS, TWO_THIRDS, Method
+from benchmarks.quality.runs import RUNS
 from benchmarks.quality.study import PUBLISHED, Study
 from benchmarks.results_folder import machine_name
 
 PLOT = "accuracy_by_budget.png"
 """Beside the page."""
 SECONDS = "seconds.json"
-"""What `benchmarks.quality.seconds` measured, beside the results."""
+"""What `benchmarks.quality.seconds` measured, beside the runs."""
 Timed = dict[str, Any]
 """Its content."""
 
@@ -77,7 +78,7 @@ def markdown_of(study: Study) -> str:
         "",
         f"Runs on {' and '.join(f'{name} ({count})' for name, count in machines.most_common())}; "
         f"{'; '.join(sorted(versions))}. Intervals are over seeds of training on one cut of the rows: they say nothing "
-        "of other rows.",
+        f"of other rows. Every run is a row of [{RUNS}]({RUNS}).",
         *_about_seconds(study),
         "",
         *_table(replace(study, sets=cut)),
@@ -164,7 +165,7 @@ def _method_line(study: Study, method: Method, timed: Timed | None) -> str | Non
 
 def _timed(study: Study) -> Timed | None:
     """What `SECONDS` holds, if it is of a set of this table."""
-    path = study.results / SECONDS
+    path = study.runs.folder / SECONDS
     found: Timed | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
     return found if found and found["data"] in [data.name for data in study.sets] else None
 

@@ -2,7 +2,7 @@
 
 The runs of the study share the machine. Here the first seed of every method is trained again on AG News at its
 learning rate of the study, one run at a time and with all threads, so that the seconds can be compared. The linear
-probe and the start along the gradient count, measurements do not. Writes ``seconds.json`` beside the results, which
+probe and the start along the gradient count, measurements do not. Writes ``seconds.json`` beside the runs, which
 the table of the study shows.
 """
 
@@ -18,11 +18,12 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.quality.__main__ import RESULTS, ROOT, chosen, environment_of_runs
+from benchmarks.quality.__main__ import QUALITY, ROOT, chosen, environment_of_runs
 from benchmarks.quality.data import data_set
 from benchmarks.quality.jobs import run_job
 from benchmarks.quality.methods import MAIN
 from benchmarks.quality.report import SECONDS
+from benchmarks.quality.runs import Runs
 from benchmarks.quality.study import PUBLISHED, Study
 from benchmarks.results_folder import origin_of
 from leantune.assets.download import fetch
@@ -36,7 +37,9 @@ def main() -> int:
     fetch(["minilm"])
     results = Path(options.results)
     methods = chosen(options.only) if options.only else MAIN
-    study = Study(sets=[data_set(DATA)], methods=methods, budgets=[PUBLISHED], num_seeds=1, results=results)
+    study = Study(
+        sets=[data_set(DATA)], methods=methods, budgets=[PUBLISHED], num_seeds=1, runs=Runs(results)
+    )
     jobs = {method.name: job for method in methods for job in study.runs_of(study.sets[0], method, PUBLISHED)}
     environment = environment_of_runs()
     runs: dict[str, list[float]] = {name: [] for name in jobs}
@@ -73,7 +76,7 @@ def parse_options() -> argparse.Namespace:
         help="methods, as of the study; default: those of README's table",
     )
     parser.add_argument("--rounds", type=int, default=1, help="runs of each, alternating; the median counts")
-    parser.add_argument("--results", default=str(RESULTS))
+    parser.add_argument("--results", default=str(QUALITY), help="folder of the runs")
     return parser.parse_args()
 
 

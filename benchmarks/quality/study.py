@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.data import DataSet
 from benchmarks.quality.jobs import Job
 from benchmarks.quality.methods import Method
+from benchmarks.quality.runs import Runs
 from leantune.errors import UsageError
 
 SEEDS = (42, 43, 44, 45, 46)
@@ -28,14 +27,15 @@ class Study:
     budgets: Sequence[str]
     """Learning rates are chosen at `PUBLISHED`, for all of them."""
     num_seeds: int
-    results: Path
+    runs: Runs
+    """Those that are done."""
 
     def pending(self) -> list[Job]:
         """Runs that can be named now and have no result: the published budget first, then seed by seed,
         so that whenever the study is stopped the table is as even as it can be.
         """
         order = {seed: i for i, seed in enumerate(SEEDS)}
-        jobs = {job.key: job for job in self._wanted() if not job.path(self.results).is_file()}
+        jobs = {job.key: job for job in self._wanted() if not job.method.is_past and self.result(job) is None}
         return sorted(jobs.values(), key=lambda job: (job.budget != PUBLISHED, order[job.seed]))
 
     def finished(self, data: DataSet, method: Method, budget: str) -> list[dict[str, Any]]:
@@ -66,11 +66,7 @@ class Study:
 
     def result(self, job: Job) -> dict[str, Any] | None:
         """What `run_job` wrote, or None."""
-        path = job.path(self.results)
-        if not path.is_file():
-            return None
-        result: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return result
+        return self.runs.get(job.key)
 
     def _wanted(self) -> Iterator[Job]:
         for method in self.methods:
@@ -117,16 +113,13 @@ def work(
     """Run what is pending, ``workers`` at a time, until nothing is or `may_start` says no; returns the
     number of runs.
 
-    Each result is a file that appears whole, so the study can be stopped at any moment.
+    A result is kept as soon as its run ends, so the study can be stopped at any moment.
     """
     done = 0
-    study.results.mkdir(parents=True, exist_ok=True)
 
     def run_and_keep(job: Job) -> dict[str, Any]:
-        result, path = run(job), job.path(study.results)
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-        temporary.replace(path)
+        result = run(job)
+        study.runs.add(job.key, result)
         return result
 
     running: dict[Future[dict[str, Any]], Job] = {}

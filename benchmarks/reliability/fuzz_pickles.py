@@ -4,7 +4,7 @@
     python benchmarks/reliability/fuzz_pickles.py --seconds 600
 
 Starts from real pickles of every protocol. Anything but a LeantuneError ends the run and leaves the
-input in the corpus folder. Writes benchmarks/results/fuzz_pickles_<date>.md.
+input in the corpus folder. Writes benchmarks/results/reliability/fuzz_pickles.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULT = Path(__file__).parents[1] / "results" / "reliability" / "fuzz_pickles.md"
 SEEDS = [
     {"text": ["a", "b"], "label": [0, 1]},
     [{"text": "a", "label": 1}, {"text": "b", "label": 2}],
@@ -94,8 +94,8 @@ def main() -> None:
         f"{int(found[1]):,} inputs in {found[2]} s, {coverage} covered edges, {kept} inputs kept for new coverage; "
         "0 exceptions outside leantune's errors.\n"
     )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"fuzz_pickles_{date.today()}.md").write_text(text, "utf-8")
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(text, "utf-8")
     print(text)
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.reliability.kills --kills 100 --work /tmp/kills
 
 A third of the kills wait for a save to begin; every second chain runs as two processes under gloo. An
-interrupted call goes on where it stopped; the result is written to benchmarks/results/.
+interrupted call goes on where it stopped; the result is written to benchmarks/results/reliability/.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.chain import PHASES, Chain, Kill
-from benchmarks.results_folder import machine_name
+from benchmarks.results_folder import RESULTS, machine_name
 from leantune.system.hardware import describe_hardware, describe_versions, pick_device
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from tiny import save_tiny_encoder, write_rows
 
-RESULTS = Path(__file__).parents[1] / "results"
 PROCESSES = (1, 2)
 
 
@@ -67,7 +66,7 @@ def main() -> None:
         processes = PROCESSES[number % len(PROCESSES)]
         chain = Chain(number, processes, options.work / "inputs", options.work / f"chain-{number}")
         run_chain(chain, log, references[processes])
-    path = RESULTS / f"kills_{date.today():%Y-%m-%d}.md"
+    path = RESULTS / "reliability" / "kills.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text(report(log), "utf-8")
     print(path)
@@ -112,7 +111,7 @@ def report(log: Log) -> str:
     lost = [end for end in ends if end["different"]]
     counts = Counter((kill.processes, kill.phase, kill.is_in_save) for kill in kills)
     lines = [
-        f"# {len(kills)} kills, {len(lost)} of {len(ends)} runs differ",
+        f"# {len(kills)} kills, {len(lost)} of {len(ends)} runs differ, {date.today()}",
         "",
         "Real `leantune train` processes of a tiny BERT (dropout on, 96 steps, a checkpoint every 3), killed with",
         "SIGKILL and resumed, once in each phase of every run. At the end SHA-256 of adapter, merged model, last",

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.results_folder import stem_of, write_result
+from benchmarks.results_folder import RESULTS, stem_of, write_result
 from benchmarks.speed import inputs, pipelines, plot, report
 from benchmarks.speed.arithmetic import slug
 from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
@@ -67,7 +67,7 @@ def parse_options() -> argparse.Namespace:
         "--minutes", type=float, help="start no round that would end later; default: 10, with --long no limit"
     )
     parser.add_argument("--only", default="", help="models to run, by a part of their names")
-    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results"), help="folder to write")
+    parser.add_argument("--output", default=str(RESULTS), help="folder to write")
     options = parser.parse_args()
     if not any(options.only in name for name, _ in ROWS):
         parser.error(
@@ -153,7 +153,7 @@ def prepare(
 
 def write(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """The three files of a result."""
-    stem = stem_of("speed", result["machine"]["hardware"], result["date"])
+    stem = stem_of("speed", result["machine"]["hardware"])
     picture = folder / f"{stem}.png"
     files = write_result(folder, stem, result, report.markdown_of(result, picture.name))
     plot.draw(result, picture)

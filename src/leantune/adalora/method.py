@@ -38,7 +38,7 @@ _FROM_LORA: Mapping[str, Draw] = {"lora": draw_lora, "gradient": draw_lora}
 ADALORA = Method(
     title="AdaLoRA",
     trains_e=True,
-    # the paper keeps two thirds (Zhang et al., 2023, section 4); docs/adalora.md says what more of them give
+    # the paper keeps two thirds (Zhang et al., 2023, section 4); benchmarks/notebook says what more of them give
     target_share=5 / 6,
     draws={**_FROM_LORA, "normal": draw_normal},
 )

@@ -1,7 +1,7 @@
 """Attention on the CPU: texts of similar length form blocks, computed one after the other.
 
 With gradients a block is a few batched matrix products; without, torch's flash kernel, which has no dropout
-and a slower backward (`docs/speed.md`).
+and a slower backward (benchmarks/notebook).
 
 Shape letters: T packed tokens, N heads, H head width, G texts of a block, L tokens of its rows.
 """

@@ -27,7 +27,7 @@ LENGTH_MULTIPLE = 16
 BLOCK_TEXTS = (64, 32, 16, 8, 4, 2, 1)
 """G of a block."""
 BLOCK_OVERHEAD = 5_000
-"""Scores of one head that take as long as the calls of one more block (measured: docs/speed.md)."""
+"""Scores of one head that take as long as the calls of one more block (measured)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed instead of returning it to the system at once.
 
     Activations of some megabytes are freed and asked for again thousands of times a second; mapping each anew costs
-    about a tenth of a CPU training step and a quarter of a prediction in page faults (docs/speed.md). Elsewhere than
+    about a tenth of a CPU training step and a quarter of a prediction in page faults (measured). Elsewhere than
     on glibc nothing happens.
     """
     libc = _glibc()
@@ -40,7 +40,7 @@ def keep_freed_memory() -> None:
 def use_huge_pages() -> None:
     """Have what `keep_freed_memory` keeps in huge pages, where the system has them.
 
-    A training step goes through hundreds of megabytes, and takes 6 % less then (docs/speed.md). To get these pages
+    A training step goes through hundreds of megabytes and takes 6 % less (benchmarks/notebook). To get these pages
     takes half a second, which a prediction does not win back. The heap is given address space ahead, of which memory
     is taken where it is written; not where address space is counted, which the heap must not use up.
     """

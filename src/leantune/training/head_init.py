@@ -22,7 +22,7 @@ from leantune.inference.batches import map_rows
 from leantune.model.classifier import Classifier
 
 ENOUGH_ROWS = 5_000
-"""More of them, 9,000 of AG News, made no better classifier (docs/adalora.md)."""
+"""More of them, 9,000 of AG News, made no better classifier (benchmarks/notebook)."""
 ENOUGH_OF_A_CLASS = 100
 """Rows for every class, where that is more; not measured."""
 MAX_ROWS = 20_000

@@ -50,7 +50,7 @@ def adamw(
 
 def default_learning_rate(width: int) -> float:
     """Peak learning rate of A and B for an encoder of this width: 0.003 up to 384 and 0.001 at 768, where they were
-    measured (docs/adalora.md), and the power of the width through both elsewhere, to three digits.
+    measured (benchmarks/notebook), and the power of the width through both elsewhere, to three digits.
 
     >>> [default_learning_rate(width) for width in (128, 384, 512, 768, 1024)]
     [0.003, 0.003, 0.0019, 0.001, 0.000634]

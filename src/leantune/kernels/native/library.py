@@ -1,6 +1,6 @@
 """The kernels in C, from the library that is built with the package (`csrc/`).
 
-They serve bf16 on the CPU, where torch's own operators spend most of a step moving activations (`docs/speed.md`). The
+They serve bf16 on the CPU, where torch's own operators spend most of a step moving activations. The
 library has them once for each of several instruction sets; without it, or on a processor that has none of them, torch
 computes everything.
 """

@@ -1,0 +1,310 @@
+"""The tables of README and docs, made from the files of ``benchmarks/results/``: ``python -m benchmarks.tables``.
+
+A table stands on a page between ``<!-- table: NAME -->`` and ``<!-- end of table -->``, with a caption that says where
+and when it was measured. Run this when a result has changed; a test compares the pages with the results.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.quality.methods import (
+    DEFAULT,
+    INT8_LINE,
+    LORA_LINE,
+    PEER_WITHOUT_DROPOUT,
+    PEERS,
+    PLAIN,
+    PROBE,
+    TWO_THIRDS,
+    UNIFORM,
+)
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+METHOD_NAMES = {
+    PROBE: "linear probe",
+    PEERS[0]: "PEFT LoRA with `Trainer`",
+    PEERS[1]: "PEFT AdaLoRA with `Trainer` and `AdaLoraCallback`",
+    PEER_WITHOUT_DROPOUT: "the same, encoder without dropout",
+    "leantune AdaLoRA as published": "leantune, published settings",
+    DEFAULT: "**leantune (default)**",
+    UNIFORM: "the default, uniform rank of its final size",
+    LORA_LINE: "the default, `method=lora` (the whole limit)",
+    TWO_THIRDS: "the default, `target_rank=7` (two thirds)",
+    "full fine-tuning (out of budget)": "all weights with `Trainer`",
+}
+"""A line of the study to its line in the docs, in their order."""
+SET_NAMES = {"agnews": "AG News", "r8": "Reuters R8", "r52": "Reuters R52", "20news": "20 Newsgroups"}
+PIPELINES = {
+    "leantune": "",
+    "leantune, bf16 products": " with `precision=bf16`",
+    "leantune, int8": " with `--precision int8`",
+}
+"""Lines of leantune in the speed benchmark to what the docs call them."""
+COMPARED = {
+    f"{DEFAULT} against the best PEFT pipeline of each": "default against the better PEFT pipeline of each set",
+    f"{LORA_LINE} against the best PEFT pipeline of each": "`method=lora` against the better PEFT pipeline of each set",
+    f"{DEFAULT} against {PEER_WITHOUT_DROPOUT}": "default against PEFT AdaLoRA, encoder without dropout",
+    f"{DEFAULT} against {LORA_LINE}": "default against `method=lora`, the whole limit",
+    f"{DEFAULT} against {UNIFORM}": "default against uniform rank of its final size",
+    f"{DEFAULT} against {TWO_THIRDS}, seed by seed": "default against `target_rank=7`, seed by seed",
+}
+"""A difference of the study to its line in the docs."""
+
+
+def main() -> int:
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        page.write_text(with_tables(text), "utf-8")
+    return 0
+
+
+def with_tables(text: str) -> str:
+    """``text`` of a page with its tables as the results have them."""
+    return PLACE.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}\n{place[3]}", text)
+
+
+def accuracy() -> str:
+    """The main table of the study."""
+    rows = _rows_of(_study(), "method")
+    names = [*SET_NAMES.values(), "mean", "parameters at the end", "training on AG News"]
+    lines = [[label, *_cells(rows[name], 7)] for name, label in METHOD_NAMES.items()]
+    return _table(["", *names], lines)
+
+
+def differences() -> str:
+    """Differences of means over the sets, in points."""
+    lines = re.findall(r"^- (?:Mean over the sets: )?(.*): (\S+) points \((.*?)\)", _study(), re.MULTILINE)
+    found = {name: (points, interval) for name, points, interval in lines}
+    rows = [[label, *found[name]] for name, label in COMPARED.items()]
+    return _table(["accuracy, mean of the four sets", "points", "95 % interval"], rows)
+
+
+def larger_sets() -> str:
+    """The sets beside the main table."""
+    about = {
+        "agnews-all": "AG News, 9,000 rows, MiniLM-L6",
+        "agnews-mpnet": "AG News, 1,000 rows, all-mpnet-base-v2",
+        "r52-mpnet": "Reuters R52, 1,000 rows, all-mpnet-base-v2",
+    }
+    shown = (PROBE, *PEERS, TWO_THIRDS)
+    lines = []
+    for name, title in about.items():
+        rows = _rows_of(_study().split(f"\n## {name}\n")[1].split("\n## ")[0], "method")
+        lines.append([title, *(rows[method][1] if method in rows else "" for method in shown)])
+    return _table(["", *(METHOD_NAMES[name] for name in shown)], lines)
+
+
+def int8_accuracy() -> str:
+    """The same recipe with frozen products in int8 and in bf16."""
+    rows = _rows_of(_study(), "method")
+    lines = [["int8", *_cells(rows[INT8_LINE], 5)], ["bf16", *_cells(rows[PLAIN], 5)]]
+    return _table(["frozen products in", *SET_NAMES.values(), "mean"], lines)
+
+
+def speed(machines: Mapping[str, str]) -> str:
+    """leantune beside the usual pipeline and its best setting; ``machines`` are files and how the table calls them."""
+    lines = []
+    for file, machine in machines.items():
+        for comparison in _result("speed", file)["comparisons"]:
+            theirs = {line["pipeline"]: line for line in comparison["lines"]}
+            best = max((n for n in theirs if n.startswith("best")), key=lambda n: theirs[n]["samples_per_s"])
+            task = f"{comparison['model']}, {comparison['task']}"
+            for name, suffix in PIPELINES.items():
+                if name in theirs:
+                    rates = (_rate(theirs[each]["samples_per_s"]) for each in ("usual", best, name))
+                    ratios = (_ratio(comparison["runs"], name, each) for each in ("usual", best))
+                    memory = (f"{theirs[each]['peak_rss_bytes'] / 1e9:.2f}" for each in ("usual", best, name))
+                    lines.append([machine, task + suffix, *rates, *ratios, ", ".join(memory)])
+    header = [
+        "machine",
+        "texts/s",
+        "usual pipeline",
+        "its best setting",
+        "leantune",
+        "against usual",
+        "against best",
+        "peak memory of the three, GB",
+    ]
+    return _table(header, lines)
+
+
+def speed_in_short() -> str:
+    """How many times as fast leantune is with its defaults."""
+    lines = []
+    for file, machine in {**XEON, **WITHOUT_AMX}.items():
+        for comparison in _result("speed", file)["comparisons"]:
+            found = {line["pipeline"]: line["samples_per_s"] for line in comparison["lines"]}
+            best = max((name for name in found if name.startswith("best")), key=lambda name: found[name])
+            ratios = (_ratio(comparison["runs"], "leantune", each) for each in ("usual", best))
+            task = f"{comparison['model']}, {comparison['task']}"
+            lines.append([machine, task, _rate(found["leantune"]), *ratios])
+    return _table(["machine", "", "texts/s", "against the usual pipeline", "against its best setting"], lines)
+
+
+def steps() -> str:
+    """Steps in a row, when a run has settled."""
+    kinds = {"native": "int8", "bf16": "bf16", "torch": "torch's kernels"}
+    lines = []
+    for file, machine in (("intel-xeon-processor", "Xeon with AMX"), ("amd-epyc", "EPYC, Zen 4")):
+        result = _result("profile", file)
+        for model, processes in result["models"].items():
+            found = {kind: 1000 * median(each["step_s"] for each in processes[kind]) for kind in kinds}
+            lines.append([machine, model, *(f"{found[kind]:.1f}" for kind in kinds), result["date"]])
+    return _table(["machine", "ms a step", *kinds.values(), "measured"], lines)
+
+
+def time_to_quality() -> str:
+    """Seconds until leantune has the accuracy at which each peer ends."""
+    files = {
+        "amd-epyc": "EPYC, Zen 4",
+        "amd-epyc-best-setting": "EPYC, Zen 4",
+        "intel-xeon-processor-best-setting": "Xeon with AMX",
+        "intel-xeon-processor": "Xeon with AMX",
+        "intel-xeon-processor-usual-rate": "Xeon with AMX",
+    }
+    lines = []
+    for file, machine in files.items():
+        result = _result("time_to_quality", file)
+        ours = result["curves"]["leantune"]
+        for name, curve in result["curves"].items():
+            if name == "leantune":
+                continue
+            target = curve["accuracy"][-1]
+            theirs, mine = _first_at(curve, target), _first_at(ours, target)
+            lines.append(
+                [
+                    machine,
+                    _peer_name(name),
+                    f"{100 * target:.2f} %",
+                    f"{theirs:,.0f} s",
+                    "never" if mine is None else f"{mine:.0f} s",
+                    "" if mine is None or theirs is None else f"{theirs / mine:.1f}x",
+                    f"{ours['seconds'][-1]:.0f} s, {100 * ours['accuracy'][-1]:.2f} %",
+                    result["date"],
+                ]
+            )
+    header = [
+        "machine",
+        "peer",
+        "at its end",
+        "peer first there",
+        "leantune first there",
+        "faster by",
+        "leantune's whole run",
+        "measured",
+    ]
+    return _table(header, lines)
+
+
+def growth() -> str:
+    """Ten times the rows."""
+    lines = []
+    for name, each in _result("growth", "intel-xeon-processor")["growth"].items():
+        memory = f"{each['many_rss_bytes'] / each['few_rss_bytes']:.2f}x"
+        time = f"{each['many_s'] / each['few_s']:.2f}x"
+        lines.append([name, f"{each['few_s']:.1f} s", f"{each['many_s']:.1f} s", time, memory])
+    return _table(["", "100,000 rows", "1,000,000 rows", "time", "peak memory"], lines)
+
+
+def startup() -> str:
+    """Seconds of whole processes."""
+    found = _result("startup", "amd-epyc")["seconds"]
+    return _table(["", "median"], [[name, f"{median(each):.2f} s"] for name, each in found.items()])
+
+
+def overhead() -> str:
+    """What the parts of AdaLoRA cost of a step."""
+    lines = []
+    for file, machine in (("intel-xeon-processor", "Xeon with AMX"), ("amd-epyc", "EPYC, Zen 4")):
+        result = _result("overhead", file)
+        for model, each in result["models"].items():
+            parts = (f"{1000 * each['parts_s'][part]:.2f} ms" for part in PARTS)
+            lines.append([machine, model, *parts, f"{100 * each['parts_share']:.2f} %", result["date"]])
+    return _table(["machine", "model", *PARTS, "all, of a step", "measured"], lines)
+
+
+PARTS = ("orthogonality", "importance", "allocation")
+XEON = {"intel-xeon-processor": "Xeon with AMX"}
+WITHOUT_AMX = {
+    "amd-epyc-minilm": "EPYC, Zen 4",
+    "amd-epyc-roberta-base": "EPYC, Zen 4",
+    "amd-epyc-onednn-max-cpu-isa-avx2": "EPYC, AVX2 only",
+}
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "accuracy": accuracy,
+    "differences": differences,
+    "larger-sets": larger_sets,
+    "int8-accuracy": int8_accuracy,
+    "speed": lambda: speed(XEON),
+    "speed-without-amx": lambda: speed(WITHOUT_AMX),
+    "speed-in-short": speed_in_short,
+    "steps": steps,
+    "time-to-quality": time_to_quality,
+    "growth": growth,
+    "startup": startup,
+    "overhead": overhead,
+}
+"""By the names that pages have for them."""
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _result(benchmark: str, name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / benchmark / f"{name}.json").read_text("utf-8"))
+    return result
+
+
+def _study() -> str:
+    return (RESULTS / "quality" / "README.md").read_text("utf-8")
+
+
+def _rows_of(text: str, first: str) -> dict[str, list[str]]:
+    """The rows of the first table of ``text`` whose header begins with ``first``, by their first cells."""
+    lines = text[text.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {row[0]: row for row in cells}
+
+
+def _cells(row: Sequence[str], count: int) -> list[str]:
+    return list(row[1 : 1 + count])
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.1f}"
+
+
+def _ratio(runs: Mapping[str, Sequence[Mapping[str, float]]], ours: str, theirs: str) -> str:
+    """The median over the rounds of how many times the texts a second."""
+    pairs = zip(runs[ours], runs[theirs], strict=True)
+    return f"{median(a['samples_per_s'] / b['samples_per_s'] for a, b in pairs):.1f}x"
+
+
+def _first_at(curve: Mapping[str, Sequence[float]], accuracy: float) -> float | None:
+    reached = (s for s, a in zip(curve["seconds"], curve["accuracy"], strict=True) if a >= accuracy)
+    return next(reached, None)
+
+
+def _peer_name(name: str) -> str:
+    """``PEFT adalora@1e-2@usual`` in words."""
+    adapter, rate, *usual = name.removeprefix("PEFT ").split("@")
+    method = {"adalora": "AdaLoRA", "lora": "LoRA"}[adapter]
+    return f"PEFT {method} at {rate}, {'random order' if usual else 'batches of like length'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
