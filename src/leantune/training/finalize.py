@@ -15,7 +15,7 @@ from leantune.inference.metrics import Metrics, confusion_matrix, occupied_cells
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.system.damage import explained_damage
-from leantune.training.artifacts import PROBE_ROWS, publish
+from leantune.training.artefacts import PROBE_ROWS, publish
 from leantune.training.build import Run, class_weights, fresh_state
 from leantune.training.callbacks import SilentObserver
 from leantune.training.checkpoint import checkpoint_path, valid_checkpoints
