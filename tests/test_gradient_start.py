@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from leantune.data.dataset import LabelledRows
-from leantune.inference.batches import batch_of
 from leantune.model.adapt import make_trainable, plan_model
 from leantune.model.classifier import Classifier
 from leantune.training import adapter_init as gradient_start
@@ -96,7 +95,7 @@ def test_with_as_many_rows_as_the_weight_the_whole_gradient_is_caught(rows):
 def test_logits_and_the_mode_of_the_model_stay(rows, monkeypatch):
     classifier = classifier_of(tiny_model("bert"), init_rank=3)
     classifier.eval()
-    before = classifier(batch_of(classifier, rows)).detach()
+    before = classifier(classifier.batch_of(rows)).detach()
     classifier.train()
     monkeypatch.setattr(gradient_start, "MAX_GRADIENT_ROWS", 9)
     assert turn_to_gradient(classifier, rows, 4, seed=0) == 9
@@ -104,7 +103,7 @@ def test_logits_and_the_mode_of_the_model_stay(rows, monkeypatch):
     assert all(p.grad is None for p in classifier.parameters())
     assert all(not layer.lora_B.any() for layer in classifier.adapted_layers().values())
     classifier.eval()
-    assert torch.equal(before, classifier(batch_of(classifier, rows)).detach())
+    assert torch.equal(before, classifier(classifier.batch_of(rows)).detach())
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])

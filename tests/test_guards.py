@@ -18,7 +18,6 @@ from leantune.adalora.prune import prune
 from leantune.config import Recipe
 from leantune.data.dataset import shuffled
 from leantune.errors import DivergedError
-from leantune.inference.batches import batch_of
 from leantune.training import loop
 from leantune.training.build import build_classifier, fresh_state, prepare_run
 from leantune.training.loop import MAX_SKIPPED_IN_A_ROW, Phase, StepResult, TrainingState, train
@@ -229,7 +228,7 @@ def test_logits_do_not_change_when_triplets_are_removed(start, monkeypatch):
     differences = []
 
     def watched(model, keep_masks, optimizer) -> None:
-        batch = batch_of(one.state.classifier, one.phase.rows[np.arange(24)])
+        batch = one.state.classifier.batch_of(one.phase.rows[np.arange(24)])
         one.state.classifier.eval()
         with torch.inference_mode():
             before = one.state.classifier(batch)
@@ -251,7 +250,7 @@ def test_logits_do_not_change_when_triplets_are_removed(start, monkeypatch):
 def test_backward_stops_above_the_lowest_module_that_is_left(start):
     one = start()
     classifier = one.state.classifier
-    batch = batch_of(classifier, one.phase.rows[np.arange(8)])
+    batch = classifier.batch_of(one.phase.rows[np.arange(8)])
     reached: dict[int, bool] = {}
     for i, layer in enumerate(classifier.encoder.layers):
         layer.mlp_norm.register_forward_hook(
@@ -274,7 +273,7 @@ def test_the_first_loss_is_smoothed_cross_entropy_of_the_first_batch(start):
     with torch.no_grad():
         begun.state.classifier.output_layer.weight.mul_(50)
     order = shuffled(len(begun.phase.rows), seed=begun.recipe.seed, epoch=0)
-    batch = batch_of(begun.state.classifier, begun.phase.rows[order[: begun.recipe.batch_size]])
+    batch = begun.state.classifier.batch_of(begun.phase.rows[order[: begun.recipe.batch_size]])
     with torch.no_grad():
         logits = begun.state.classifier(batch)
     begun.train(1)

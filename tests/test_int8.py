@@ -22,9 +22,8 @@ from tiny import WORDS, classifier_from, quiet, random_tokens, recipe_for, save_
 
 library = pytest.importorskip("leantune.kernels.native.library")
 
-from leantune.kernels.native.int8_matrix import Int8Matrix  # noqa: E402
 from leantune.kernels.native.kernels import why_no_int8  # noqa: E402
-from leantune.kernels.native.packed_weight import PackedWeight  # noqa: E402
+from leantune.kernels.native.weights import Int8Matrix, PackedWeight  # noqa: E402
 
 pytestmark = pytest.mark.skipif(bool(why_no_int8()), reason=why_no_int8())
 

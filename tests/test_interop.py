@@ -110,7 +110,9 @@ def test_an_adapter_of_peft_0_14_without_a_rank_pattern_gives_the_same_logits_he
     (tmp_path / CONFIG).write_text(json.dumps(stripped), encoding="utf-8")
     assert len(read_adapter(tmp_path).modules) == 4
     tokens = random_tokens([3, 17, 9, 1])
-    assert_same_logits(logits_of_leantune(load_adapter(tmp_path).classifier, tokens), logits_of_peft(theirs, tokens))
+    assert_same_logits(
+        logits_of_leantune(load_adapter(tmp_path).classifier, tokens), logits_of_peft(theirs, tokens)
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Adapter 'default'. .* have invalid shape")
@@ -130,7 +132,8 @@ def test_pruned_triplets_of_peft_are_gone_here(encoder, tmp_path):
     assert sorted(t.rank for t in adapter.modules.values()) == [0, 0, 1, 1]
     tokens = random_tokens([3, 17])
     assert_same_logits(
-        logits_of_leantune(load_adapter(tmp_path / "pruned").classifier, tokens), logits_of_peft(theirs, tokens)
+        logits_of_leantune(load_adapter(tmp_path / "pruned").classifier, tokens),
+        logits_of_peft(theirs, tokens),
     )
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.needs_kernels
 
 from leantune.kernels.native.kernels import why_no_int8  # noqa: E402
 from leantune.kernels.native.linear import linear  # noqa: E402
-from leantune.kernels.native.packed_weight import PackedWeight  # noqa: E402
+from leantune.kernels.native.weights import PackedWeight  # noqa: E402
 
 Layer = nn.Linear | AdaLoraLinear
 PRODUCTS = [False, pytest.param(True, marks=pytest.mark.skipif(bool(why_no_int8()), reason=why_no_int8()))]

@@ -23,9 +23,7 @@ from tiny import classifier_from, random_tokens, tiny_model
 library = pytest.importorskip("leantune.kernels.native.library")
 pytestmark = pytest.mark.needs_kernels
 
-from leantune.kernels.native.embedding import embed  # noqa: E402
-from leantune.kernels.native.gelu import gelu  # noqa: E402
-from leantune.kernels.native.norm import add_and_norm  # noqa: E402
+from leantune.kernels.native.rows import add_and_norm, embed, gelu  # noqa: E402
 
 EVERY_NUMBER = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.bfloat16)
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from leantune.cli.main import exit_code_of, main
 from leantune.errors import ResourceError, UsageError
+from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.system.atomic import explained_disk_errors
 from leantune.system.lock import LOCK, run_lock
@@ -185,9 +186,7 @@ def test_enough_disk_is_not_talked_about(inputs, tmp_path):
     ],
 )
 def test_out_of_memory_names_the_keys_and_a_smaller_batch(inputs, tmp_path, monkeypatch, changes, advice):
-    from leantune.training import loop
-
-    monkeypatch.setattr(loop, "batch_of", lambda classifier, rows: torch.empty(1 << 60))
+    monkeypatch.setattr(Classifier, "batch_of", lambda classifier, rows: torch.empty(1 << 60))
     with pytest.raises(ResourceError, match="out of memory with batch_size=") as caught:
         run_training(recipe_for(inputs, tmp_path / "run", warm_start=False, **changes), console=quiet())
     assert advice in str(caught.value)

@@ -19,7 +19,6 @@ from rich.console import Console
 
 from leantune.adalora.layer import orthogonal_penalty
 from leantune.config import Recipe, load_recipe
-from leantune.inference.batches import batch_of
 from leantune.training.build import build_classifier, fresh_state, prepare_run
 from leantune.training.loop import Phase, StepResult, TrainingState, train
 
@@ -205,7 +204,7 @@ def bytes_kept_for_backward(run: Contestant) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = batch_of(classifier, run.phase.rows[np.arange(BATCH_SIZE)])
+    batch = classifier.batch_of(run.phase.rows[np.arange(BATCH_SIZE)])
     stream = classifier.stream.state()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = classifier(batch).sum()

@@ -11,25 +11,13 @@ import torch
 from leantune.data.dataset import Index, LabelledRows, by_length, evenly
 from leantune.inference.metrics import Metrics, evaluate_probabilities
 from leantune.model.classifier import Classifier
-from leantune.packing.batch import PackedBatch, pack
+from leantune.packing.batch import PackedBatch
 from leantune.system import distributed
 
 Floats = npt.NDArray[np.float64]
 
 MAX_BATCH_TOKENS_OF_A_GPU = 65_536
 """Without gradients; small batches leave it waiting for its next kernel."""
-
-
-def batch_of(classifier: Classifier, rows: LabelledRows) -> PackedBatch:
-    """All of ``rows`` as one packed batch on the classifier's device."""
-    batch = pack(
-        rows.tokens(),
-        np.arange(len(rows)),
-        labels=rows.label_ids,
-        second_starts=rows.second_starts(),
-        position_offset=classifier.position_offset,
-    )
-    return batch.to(classifier.device)
 
 
 def batches_for(classifier: Classifier, lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
@@ -83,7 +71,7 @@ def map_own_rows(
     classifier.eval()
 
     def batch_at(positions: Index) -> PackedBatch:
-        return batch_of(classifier, rows[positions])
+        return classifier.batch_of(rows[positions])
 
     values = map_batches(classifier, rows.lengths, batch_size, batch_at, function)
     classifier.train(was_training)

@@ -197,9 +197,9 @@ def open_export(
 def _core() -> Any:
     """The one OpenVINO of this process.
 
-    Each Core has a CPU plugin of its own, which puts its stack for signal handlers in place of the one before, and that
-    one back when it goes. Of two that go in the order in which they came, the second puts back what the first has freed:
-    the next signal ends the process (OpenVINO 2026.4 on processors with AMX).
+    Each Core has a CPU plugin of its own, which puts its stack for signal handlers in place of the one before,
+    and that one back when it goes. Of two that go in the order in which they came, the second puts back what the first
+    has freed: the next signal ends the process (OpenVINO 2026.4 on processors with AMX).
     """
     return import_extra("openvino", "this engine").Core()
 

@@ -12,16 +12,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from leantune.adalora.layer import AdaLoraLinear
+from leantune.data.dataset import LabelledRows
 from leantune.kernels.choose import Choice, choose_kernels
 from leantune.kernels.reference import Reference
 from leantune.model.encoder import Encoder, EncoderConfig
 from leantune.model.families import Family, Settings
 from leantune.model.head import Head, mean_tokens
-from leantune.packing.batch import PackedBatch
+from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
 
 
@@ -95,6 +97,17 @@ class Classifier(nn.Module, ABC):
             predict_int8: the same without gradients.
         """
         return Choice(Reference(), "transformers' own model, padded")
+
+    def batch_of(self, rows: LabelledRows) -> PackedBatch:
+        """All of ``rows`` as one packed batch on the device of the classifier."""
+        batch = pack(
+            rows.tokens(),
+            np.arange(len(rows)),
+            labels=rows.label_ids,
+            second_starts=rows.second_starts(),
+            position_offset=self.position_offset,
+        )
+        return batch.to(self.device)
 
     def logits(self, features_SD: Tensor) -> Tensor:
         """The output layer: ``(S, D)`` to ``(S, C)`` fp32."""

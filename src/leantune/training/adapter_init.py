@@ -20,7 +20,6 @@ from torch import Tensor
 
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.data.dataset import LabelledRows
-from leantune.inference.batches import batch_of
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
 
@@ -84,7 +83,7 @@ def fill_gradients(
     weight = None if class_weights is None else class_weights.to(classifier.device)
     own = np.arange(distributed.rank(), len(rows), distributed.world_size())
     for start in range(0, len(own), batch_size):
-        batch = batch_of(classifier, rows[own[start : start + batch_size]])
+        batch = classifier.batch_of(rows[own[start : start + batch_size]])
         assert batch.labels is not None
         loss = F.cross_entropy(classifier(batch), batch.labels, weight=weight, reduction="sum")
         torch.autograd.backward(loss)

@@ -24,7 +24,6 @@ from leantune.config import Recipe
 from leantune.config.run_record import NEEDED_TO_RESUME, RECORD, read_record
 from leantune.data.dataset import LabelledRows
 from leantune.errors import UsageError, first_line
-from leantune.inference.batches import batch_of
 from leantune.kernels.choose import check_int8
 from leantune.model.adapt import make_trainable, plan_model
 from leantune.model.build import load_pretrained, missing_head_modules, reinitialise_head, skeleton_of
@@ -243,7 +242,7 @@ def _check_computes(classifier: Classifier, rows: LabelledRows, precision: str) 
         return
     try:
         with torch.inference_mode():
-            classifier(batch_of(classifier, rows[np.arange(1)]))
+            classifier(classifier.batch_of(rows[np.arange(1)]))
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise

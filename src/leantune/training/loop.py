@@ -22,7 +22,6 @@ from leantune.adalora.prune import prune
 from leantune.config import Recipe
 from leantune.data.dataset import LabelledRows, shuffled
 from leantune.errors import DivergedError
-from leantune.inference.batches import batch_of
 from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch
 from leantune.system import distributed
@@ -189,7 +188,7 @@ def _backward(
             width = state.classifier.output_layer.in_features
             take_no_part(width, whole.most_at_once, penalty.device)
         return torch.stack([penalty, penalty])
-    batch = batch_of(state.classifier, rows)
+    batch = state.classifier.batch_of(rows)
     features = state.classifier.features(batch)
     logits = state.classifier.logits(features)
     loss = _task_loss(phase, logits, batch, recipe) / whole.weight

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from leantune.kernels.interface import LayerLike
 from leantune.kernels.native.library import call, mirrors
-from leantune.kernels.native.mask import Mask, mask_of
+from leantune.kernels.native.rows import Mask, mask_of
 from leantune.packing.layout import Layout
 
 WIDTH_MULTIPLE = 32

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from leantune.kernels.native.library import call, kernels, mirrors
-from leantune.kernels.native.norm import Norm
-from leantune.kernels.native.packed_weight import LayerArgument, PackedWeight, Panels
+from leantune.kernels.native.rows import Norm
+from leantune.kernels.native.weights import Bf16Matrix, LayerArgument, PackedWeight
 
 WIDTH_MULTIPLE = 32
 """D and F: the sides of a block of products."""
@@ -46,21 +46,21 @@ def is_fast() -> bool:
 
 def dense(x_TD: Tensor, weight: PackedWeight) -> Tensor:
     """``W x + b``: ``(T, D)`` to ``(T, F)``."""
-    return _forward(x_TD, weight.panels, None, None, None)
+    return _forward(x_TD, weight.bf16, None, None, None)
 
 
 def dense_and_norm(x_TD: Tensor, weight: PackedWeight, residual_TF: Tensor, norm: nn.LayerNorm) -> Tensor:
     """``LayerNorm(W x + b + residual)``: ``(T, D)`` and ``(T, F)`` to ``(T, F)``."""
-    return _forward(x_TD, weight.panels, None, residual_TF, norm)
+    return _forward(x_TD, weight.bf16, None, residual_TF, norm)
 
 
 def feed_forward(x_TD: Tensor, up: PackedWeight, down: PackedWeight, norm: nn.LayerNorm) -> Tensor:
     """``LayerNorm(down(GELU(up(x))) + x)``, the exact GELU: ``(T, D)`` to ``(T, D)``."""
-    return _forward(x_TD, down.panels, up.panels, x_TD, norm)
+    return _forward(x_TD, down.bf16, up.bf16, x_TD, norm)
 
 
 def _forward(
-    x: Tensor, last: Panels, before: Panels | None, residual: Tensor | None, norm: nn.LayerNorm | None
+    x: Tensor, last: Bf16Matrix, before: Bf16Matrix | None, residual: Tensor | None, norm: nn.LayerNorm | None
 ) -> Tensor:
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
     layer, width = last.as_argument(), (before or last).shape[1]

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from leantune.kernels.interface import EmbeddingsLike, Kernels, LayerLike, Linear, frozen
-from leantune.kernels.native import attention, dense, embedding, gelu, norm
+from leantune.kernels.native import attention, dense, rows
 from leantune.kernels.native.layer import Int8Layer, int8_layers
 from leantune.kernels.native.library import kernels
 from leantune.kernels.native.linear import linear, without_bias
-from leantune.kernels.native.packed_weight import PackedLayer, PackedWeight
+from leantune.kernels.native.weights import PackedLayer, PackedWeight
 from leantune.kernels.reference import Reference, activated
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.layout import Layout
@@ -30,8 +30,8 @@ def why_not_native(embeddings: EmbeddingsLike, layers: Sequence[LayerLike]) -> s
     for layer in layers:
         for each in (*layer.projections, layer.out_proj, layer.up_proj, layer.down_proj):
             widths = frozen(each).in_features, frozen(each).out_features
-            if any(width % norm.WIDTH_MULTIPLE for width in widths):
-                return f"a layer of {widths[0]} x {widths[1]}, not multiples of {norm.WIDTH_MULTIPLE}"
+            if any(width % rows.WIDTH_MULTIPLE for width in widths):
+                return f"a layer of {widths[0]} x {widths[1]}, not multiples of {rows.WIDTH_MULTIPLE}"
     return ""
 
 
@@ -72,9 +72,7 @@ class Native(Kernels):
         has_bias = dict(embeddings.norm.named_parameters()).keys() >= {"bias"}
         if not has_bias:  # which the kernel wants to add
             return Reference().embed(embeddings, input_ids, token_type_ids, position_ids)
-        dropped: Tensor = embeddings.dropout(
-            embedding.embed(embeddings, input_ids, token_type_ids, position_ids)
-        )
+        dropped: Tensor = embeddings.dropout(rows.embed(embeddings, input_ids, token_type_ids, position_ids))
         return dropped
 
     def layers(
@@ -155,7 +153,7 @@ def _activate(x_TD: Tensor, layer: LayerLike, products: Products) -> Tensor:
     up_proj = layer.prepared.up_proj
     if layer.is_gated or layer.activation != "gelu":
         return activated(_linear(x_TD, up_proj, (layer.up_proj,), products), layer)
-    return gelu.gelu(*without_bias(x_TD, up_proj, (layer.up_proj,), quantized=products.quantized))
+    return rows.gelu(*without_bias(x_TD, up_proj, (layer.up_proj,), quantized=products.quantized))
 
 
 def _add_and_norm(
@@ -171,7 +169,7 @@ def _add_and_norm(
     if products.in_blocks and isinstance(layer, nn.Linear) and dropout.current_p == 0:
         return dense.dense_and_norm(x_TF, weight, residual_TD, layer_norm)
     x_TD, bias = without_bias(x_TF, weight, (layer,), quantized=products.quantized)
-    return norm.add_and_norm(x_TD, bias, dropout, residual_TD, layer_norm)
+    return rows.add_and_norm(x_TD, bias, dropout, residual_TD, layer_norm)
 
 
 def is_one_call(layer: LayerLike) -> bool:

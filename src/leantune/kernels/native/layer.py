@@ -18,11 +18,10 @@ from torch.autograd.function import once_differentiable
 
 from leantune.kernels.interface import LayerLike
 from leantune.kernels.native.attention import Attention, AttentionArguments
-from leantune.kernels.native.int8_matrix import MatrixArgument
 from leantune.kernels.native.library import call, mirrors
 from leantune.kernels.native.linear import AdapterForward, FusedLinear, Projections
-from leantune.kernels.native.norm import NormArguments, NormOfSum
-from leantune.kernels.native.packed_weight import PackedLayer, PackedWeight
+from leantune.kernels.native.rows import NormArguments, NormOfSum
+from leantune.kernels.native.weights import MatrixArgument, PackedLayer, PackedWeight
 from leantune.packing.layout import Layout
 
 _Pointer = ctypes.c_void_p

@@ -21,10 +21,9 @@ from torch.autograd.function import once_differentiable
 
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.kernels.interface import Linear
-from leantune.kernels.native.int8_matrix import SIDE, UPDATE_MULTIPLE
 from leantune.kernels.native.library import call, mirrors
-from leantune.kernels.native.mask import Mask, mask_of
-from leantune.kernels.native.packed_weight import PackedWeight
+from leantune.kernels.native.rows import Mask, mask_of
+from leantune.kernels.native.weights import SIDE, UPDATE_MULTIPLE, PackedWeight
 from leantune.packing.dropout import LEVELS
 
 TILE = 16
