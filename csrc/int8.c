@@ -5,7 +5,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "rounded.h"
+#include "quantized.h"
 
 int round_weight(const int8_weight *a) {
     const int64_t depth = depth_of(a->D);
@@ -28,7 +28,7 @@ int round_weight(const int8_weight *a) {
     return 0;
 }
 
-int multiply_rounded(const product *a) {
+int multiply_quantized(const product *a) {
     const matrix *one = &a->first, *other = &a->last;
     const int64_t bytes = one->rows * one->width + other->rows * other->width;
     const int64_t at_once = rows_at_once(a->T, a->num_threads, most_rows(bytes, one->panels != NULL), SIDE);
@@ -51,8 +51,8 @@ int multiply_rounded(const product *a) {
             const int64_t count = smaller(at_once, a->T - first);
             const uint16_t *x = a->x + first * (one->panels ? one : other)->width;
             if (one->panels) {
-                uint16_t *kept = a->before ? a->before + blocks_of(first, one->rows) : NULL;
-                const result activated = {.count = count, .w = one, .bias = a->gelu_bias, .before = kept, .out = between};
+                uint16_t *kept = a->pre_gelu ? a->pre_gelu + blocks_of(first, one->rows) : NULL;
+                const result activated = {.count = count, .w = one, .bias = a->gelu_bias, .pre_gelu = kept, .out = between};
                 if (a->takes_slope) multiply_times_slope(activated, own, at_once, x, 0);
                 else multiply_then_gelu(activated, own, at_once, x, 0);
                 x = between;

@@ -24,7 +24,7 @@
 #define layers_forward NAMED(layers_forward, LEVEL)
 #define layers_backward NAMED(layers_backward, LEVEL)
 #define multiplies_bytes NAMED(multiplies_bytes, LEVEL)
-#define multiply_rounded NAMED(multiply_rounded, LEVEL)
+#define multiply_quantized NAMED(multiply_quantized, LEVEL)
 #define residual_forward NAMED(residual_forward, LEVEL)
 #define residual_backward NAMED(residual_backward, LEVEL)
 #define round_weight NAMED(round_weight, LEVEL)
@@ -176,8 +176,8 @@ typedef struct {
     int64_t T;
     matrix first;              /* (F, D): x goes through it and GELU, or through it and GELU's slope; no panels: none */
     const uint16_t *gelu_bias; /* (F) bf16, on the way to GELU */
-    uint16_t *before;          /* (T, F) bf16 in blocks: the first product, without that bias; NULL: nobody wants it */
-    int64_t takes_slope;       /* the first product is multiplied by GELU's slope at before + gelu_bias, which is there */
+    uint16_t *pre_gelu;        /* (T, F) bf16 in blocks: the first product, without that bias; NULL: nobody wants it */
+    int64_t takes_slope;       /* the first product is multiplied by GELU's slope at pre_gelu + gelu_bias, which is there */
     matrix last;               /* (width of out, D or F) */
     const uint16_t *bias;      /* (width of out) bf16; NULL: none */
     const uint16_t *low, *up;  /* (T rounded up to SIDE, R) and (width of out, R) bf16: their product is added; NULL: none */
@@ -192,7 +192,7 @@ typedef struct {
     adapter_forward down;                   /* x, and the updates of query, key and value, without memory for anything */
     attention heads;                        /* the texts and how their heads attend, no more */
     residual norm, last_norm;               /* behind attention and behind all; last_norm.out is the layer's */
-    matrix projected, behind, first, last;  /* W of query, key and value (3 D, D), of the layer behind attention (D, D) and of
+    matrix qkv, out_proj, up_proj, down_proj;  /* W of query, key and value (3 D, D), of the layer behind attention (D, D) and of
                                                the feed-forward block (F, D) and (D, F) */
     const uint16_t *gelu_bias;              /* (F) */
     char *kept;                             /* memory of the forward pass, and what it leaves for the backward pass */
@@ -201,7 +201,7 @@ typedef struct {
 
     const uint16_t *grad_out;               /* from here on for the backward pass: (rows, D) */
     const projection *gradients;            /* the projections of `down`, and where gradients of their factors go */
-    matrix projected_back, behind_back, first_back, last_back; /* columns of W, rounded */
+    matrix qkv_back, out_proj_back, up_proj_back, down_proj_back; /* columns of W, rounded */
     uint16_t *grad_x;                       /* (T, D) */
     int64_t wants_x;                        /* whether it is wanted; else it is memory */
 } layer;
@@ -227,7 +227,7 @@ int layer_measure(layer *a);
 int layers_forward(const stack *s);
 int layers_backward(const stack *s);
 int lay_out_weight(const dense_weight *a);
-int multiply_rounded(const product *a); /* x through one matrix, or through two and what is between them */
+int multiply_quantized(const product *a); /* x through one matrix, or through two and what is between them */
 int residual_forward(const residual *a);
 int residual_backward(const residual *a);
 int round_weight(const int8_weight *a);

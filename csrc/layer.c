@@ -8,13 +8,13 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "rounded.h"
+#include "quantized.h"
 
 /* A layer on its way through a pass, with a place for all that its parts write. */
 typedef struct {
     layer of;
     uint16_t *qkv;                    /* (T, 3 D) */
-    uint16_t *before;                 /* of the feed-forward block: see `product` */
+    uint16_t *pre_gelu;                /* of the feed-forward block: see `product` */
     uint16_t *grad_qkv, *grad_heads;  /* (T, 3 D) and (T, D): of a backward pass */
     uint16_t *scratch;                /* (2, rows, D), where only first tokens are wanted */
 } pass;
@@ -30,10 +30,10 @@ static size_t lay_out_kept(pass *p, char *memory) {
     TAKE(p->qkv, T * 3 * D);
     TAKE(a->heads.out, T * D), TAKE(a->heads.stats, a->is_last_pass ? 0 : 2 * a->heads.num_heads * T);
     TAKE(a->norm.sum, rows * D), TAKE(a->norm.stats, rows);
-    TAKE(p->before, blocks_of(rows, a->first.rows));
+    TAKE(p->pre_gelu, blocks_of(rows, a->up_proj.rows));
     TAKE(a->last_norm.sum, rows * D), TAKE(a->last_norm.stats, rows);
     if (a->is_last_pass) {
-        a->heads.stats = NULL, p->before = NULL;
+        a->heads.stats = NULL, p->pre_gelu = NULL;
         a->norm.sum = a->last_norm.sum = NULL, a->norm.stats = a->last_norm.stats = NULL;
     }
     return used;
@@ -107,10 +107,10 @@ static void rows_forward(const pass *p, const bench *b, const uint16_t *attended
     const layer *a = &p->of;
     const int64_t D = a->down.D, place = first * D;
     uint16_t *hidden = b->one;
-    const result behind = {.count = count, .w = &a->behind, .out = b->other};
-    const result activated = {.count = count, .w = &a->first, .bias = a->gelu_bias,
-                              .before = p->before ? p->before + blocks_of(first, a->first.rows) : NULL, .out = b->between};
-    const result last = {.count = count, .w = &a->last, .out = b->other};
+    const result behind = {.count = count, .w = &a->out_proj, .out = b->other};
+    const result activated = {.count = count, .w = &a->up_proj, .bias = a->gelu_bias,
+                              .pre_gelu = p->pre_gelu ? p->pre_gelu + blocks_of(first, a->up_proj.rows) : NULL, .out = b->between};
+    const result last = {.count = count, .w = &a->down_proj, .out = b->other};
     multiply(behind, b->rounded, b->rows, attended + place, 0);
     forward_rows(&a->norm, first, count, behind.out, x + place, hidden, are_lines(a->norm.sum, D));
     multiply_then_gelu(activated, b->rounded, b->rows, hidden, 0);
@@ -124,10 +124,10 @@ static void rows_backward(const pass *p, const bench *b, uint16_t *grad_heads, u
     const int64_t D = a->down.D, place = first * D;
     uint16_t *grad_hidden = drops_some(a->last_norm.mask) ? b->other : b->one;
     uint16_t *grad_behind = drops_some(a->norm.mask) ? b->third : grad_x + place;
-    const result sloped = {.count = count, .w = &a->last_back, .bias = a->gelu_bias,
-                           .before = p->before + blocks_of(first, a->first.rows), .out = b->between};
-    const result hidden = {.count = count, .w = &a->first_back, .out = grad_hidden, .adds = 1};
-    const result heads = {.count = count, .w = &a->behind_back, .out = grad_heads + place, .streams = are_lines(grad_heads, D)};
+    const result sloped = {.count = count, .w = &a->down_proj_back, .bias = a->gelu_bias,
+                           .pre_gelu = p->pre_gelu + blocks_of(first, a->up_proj.rows), .out = b->between};
+    const result hidden = {.count = count, .w = &a->up_proj_back, .out = grad_hidden, .adds = 1};
+    const result heads = {.count = count, .w = &a->out_proj_back, .out = grad_heads + place, .streams = are_lines(grad_heads, D)};
     backward_rows(&a->last_norm, first, count, a->grad_out + place, b->one, grad_hidden);
     multiply_times_slope(sloped, b->rounded, b->rows, b->one, 0);
     multiply(hidden, b->rounded, b->rows, b->between, 1);
@@ -138,7 +138,7 @@ static void rows_backward(const pass *p, const bench *b, uint16_t *grad_heads, u
 /* All rows behind attention: forward, or backward into `grad_heads` and `grad_x`; 0 if there was memory for it. */
 static int all_rows(const pass *p, const uint16_t *attended, const uint16_t *x, uint16_t *grad_heads, uint16_t *grad_x) {
     const layer *a = &p->of;
-    const int64_t rows = a->norm.num_rows, D = a->down.D, F = a->first.rows, threads = a->down.num_threads;
+    const int64_t rows = a->norm.num_rows, D = a->down.D, F = a->up_proj.rows, threads = a->down.num_threads;
     bench b = {.rows = rows_at_once(rows, threads, most_rows(D * D + 2 * D * F, 1), SIDE)};
     const size_t size = lay_out(&b, NULL, D, F);
     char *memory = aligned_alloc(64, size * threads);
@@ -163,10 +163,10 @@ static int all_rows(const pass *p, const uint16_t *attended, const uint16_t *x, 
 static int forward(const pass *p) {
     const layer *a = &p->of;
     const adapter_forward *down = &a->down;
-    const product projected = {.x = down->x, .T = down->T, .last = a->projected, .low = down->low, .up = down->B, .R = down->R,
+    const product projected = {.x = down->x, .T = down->T, .last = a->qkv, .low = down->low, .up = down->B, .R = down->R,
                                .out = p->qkv, .num_threads = down->num_threads};
     const attention heads = heads_of(p);
-    if (adapter_down(down) || multiply_rounded(&projected) || attention_forward(&heads)) return 1;
+    if (adapter_down(down) || multiply_quantized(&projected) || attention_forward(&heads)) return 1;
     const uint16_t *attended = wanted_rows(a, p->scratch, heads.out);
     const uint16_t *x = wanted_rows(a, p->scratch + a->norm.num_rows * down->D, down->x);
     return all_rows(p, attended, x, NULL, NULL);
@@ -185,12 +185,12 @@ static int backward(const pass *p) {
         memset(a->grad_x, 0, T * D * sizeof *a->grad_x), put_first_rows(a, a->grad_x, grad_x);
     }
     const attention heads = heads_of(p);
-    const product projected = {.x = p->grad_qkv, .T = T, .last = a->projected_back, .out = a->grad_x, .adds = 1, .num_threads = threads};
+    const product projected = {.x = p->grad_qkv, .T = T, .last = a->qkv_back, .out = a->grad_x, .adds = 1, .num_threads = threads};
     const adapter_backward up = {.grad = p->grad_qkv, .dropped = down->dropped ? down->dropped : down->x, .low = down->low,
                                  .A = down->A, .B = down->B, .projections = a->gradients,
                                  .num_projections = down->num_projections, .T = T, .D = D, .F = down->F, .R = down->R,
                                  .grad_x = a->wants_x ? a->grad_x : NULL, .mask = down->mask, .num_threads = threads};
-    return attention_backward(&heads) || (a->wants_x && multiply_rounded(&projected)) || adapter_up(&up);
+    return attention_backward(&heads) || (a->wants_x && multiply_quantized(&projected)) || adapter_up(&up);
 }
 
 /* 0 if there was memory for it. */

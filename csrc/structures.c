@@ -41,9 +41,9 @@ static const place places[] = {
     STRUCTURE(dense, x, T, before, last, residual, norm, out, num_threads)
     STRUCTURE(int8_weight, w, F, D, panels, scales, num_threads)
     STRUCTURE(matrix, panels, scales, rows, width)
-    STRUCTURE(product, x, T, first, gelu_bias, before, takes_slope, last, bias, low, up, R, out, adds, num_threads)
-    STRUCTURE(layer, down, heads, norm, last_norm, projected, behind, first, last, gelu_bias, kept, kept_bytes, is_last_pass, grad_out,
-              gradients, projected_back, behind_back, first_back, last_back, grad_x, wants_x)
+    STRUCTURE(product, x, T, first, gelu_bias, pre_gelu, takes_slope, last, bias, low, up, R, out, adds, num_threads)
+    STRUCTURE(layer, down, heads, norm, last_norm, qkv, out_proj, up_proj, down_proj, gelu_bias, kept, kept_bytes, is_last_pass, grad_out,
+              gradients, qkv_back, out_proj_back, up_proj_back, down_proj_back, grad_x, wants_x)
     STRUCTURE(stack, layers, num_layers)
 };
 

@@ -447,7 +447,7 @@ def test_product_in_int8(level, rows, widths, biased, adds, rank, num_threads, s
         )
         if rank:
             argument["low"], argument["up"], argument["R"] = low, up, rank
-        run(library, "multiply_rounded", argument)
+        run(library, "multiply_quantized", argument)
         return [out.check()]
 
     (found,) = same_bits(compute, num_threads)
@@ -480,25 +480,25 @@ def test_feed_forward_block_in_int8(level, rows, widths, num_threads, seed):
             T=rows,
             first=matrices[0],
             gelu_bias=bias,
-            before=before,
+            pre_gelu=before,
             last=matrices[1],
             out=out,
             num_threads=count,
         )
-        run(library, "multiply_rounded", forward)
+        run(library, "multiply_quantized", forward)
         back = Argument(
             "product",
             x=grad,
             T=rows,
             first=matrices[2],
             gelu_bias=bias,
-            before=before,
+            pre_gelu=before,
             takes_slope=1,
             last=matrices[3],
             out=grad_x,
             num_threads=count,
         )
-        run(library, "multiply_rounded", back)
+        run(library, "multiply_quantized", back)
         return [out.check(), grad_x.check(), in_rows(before.check(), rows, inner).contiguous()]
 
     out, grad_x, before = same_bits(compute, num_threads)
@@ -654,7 +654,7 @@ def test_layers_in_int8(level, lengths, ranks, num_layers, spare, first, drops, 
     tokens, kept = sum(lengths) + spare, 55000 if drops else ALL_LEVELS
     counts = [tokens] * (num_layers - 1) + [len(lengths) if first else tokens]
     ends = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
-    shapes = {"projected": (3 * D, D), "behind": (D, D), "first": (inner, D), "last": (D, inner)}
+    shapes = {"qkv": (3 * D, D), "out_proj": (D, D), "up_proj": (inner, D), "down_proj": (D, inner)}
     weights = [
         {name: bf16(*shape, std=shape[1] ** -0.5) for name, shape in shapes.items()}
         for _ in range(num_layers)
@@ -765,7 +765,7 @@ def test_layers_in_int8(level, lengths, ranks, num_layers, spare, first, drops, 
         updates = [a.update(hidden, factors, i) + a.biases[i].float() for i in range(3)]
         qkv = [
             each.view(tokens, -1, width)
-            for each in (F.linear(hidden, w["projected"]) + torch.cat(updates, 1)).split(D, 1)
+            for each in (F.linear(hidden, w["qkv"]) + torch.cat(updates, 1)).split(D, 1)
         ]
         heads = plain_attention(
             qkv, lengths, attention_masks(lengths, D // width, kept), 0, False, None
@@ -773,9 +773,9 @@ def test_layers_in_int8(level, lengths, ranks, num_layers, spare, first, drops, 
         if first and number == num_layers - 1:
             heads, hidden = heads[ends[:-1].long()], hidden[ends[:-1].long()]
         bias, gamma, beta, last_bias, last_gamma, last_beta = (each.float() for each in n)
-        hidden = F.layer_norm(F.linear(heads, w["behind"], bias) + hidden, (D,), gamma, beta, 1e-5)
+        hidden = F.layer_norm(F.linear(heads, w["out_proj"], bias) + hidden, (D,), gamma, beta, 1e-5)
         block = F.linear(
-            F.gelu(F.linear(hidden, w["first"], gelu_biases[number].float())), w["last"], last_bias
+            F.gelu(F.linear(hidden, w["up_proj"], gelu_biases[number].float())), w["down_proj"], last_bias
         )
         hidden = F.layer_norm(block + hidden, (D,), last_gamma, last_beta, 1e-5)
     wanted = torch.autograd.grad(hidden, [exact, *learns], grad.float())

@@ -25,7 +25,7 @@ from leantune.kernels.native.weights import MatrixArgument, PackedLayer, PackedW
 from leantune.packing.layout import Layout
 
 _Pointer = ctypes.c_void_p
-_MATRICES = ("projected", "behind", "first", "last")
+_MATRICES = ("qkv", "out_proj", "up_proj", "down_proj")
 
 
 @mirrors("layer")
@@ -92,7 +92,7 @@ class Int8Layer:
         """What the kernels are given to go forward, but for where ``x`` is and where they write."""
         num_tokens, width = x_TD.shape
         rows = len(self.attention.layout.lengths) if self.attention.only_first else num_tokens
-        up_bias = self.weights[_MATRICES.index("first")].bias
+        up_bias = self.weights[_MATRICES.index("up_proj")].bias
         assert up_bias is not None
         arguments = LayerArguments(
             down=self.projections.arguments(x_TD),

@@ -62,7 +62,7 @@ class ProductArguments(ctypes.Structure):
         ("x", _Pointer),
         ("T", _Count),
         ("first", MatrixArgument),
-        *((name, _Pointer) for name in ("gelu_bias", "before")),
+        *((name, _Pointer) for name in ("gelu_bias", "pre_gelu")),
         ("takes_slope", _Count),
         ("last", MatrixArgument),
         *((name, _Pointer) for name in ("bias", "low", "up")),
@@ -137,7 +137,7 @@ class Int8Matrix:
             assert rank % UPDATE_MULTIPLE == 0, rank
             arguments.low = _address(low, (rows + -rows % SIDE, rank))
             arguments.up, arguments.R = _address(up, (self.shape[0], rank)), rank
-        call("multiply_rounded", arguments)
+        call("multiply_quantized", arguments)
         return out
 
     def as_argument(self) -> MatrixArgument:

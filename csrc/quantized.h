@@ -141,7 +141,7 @@ typedef struct {
     int64_t count; /* rows */
     const matrix *w;
     const uint16_t *bias;
-    uint16_t *before, *out; /* in blocks, but for the out of a last product */
+    uint16_t *pre_gelu, *out; /* in blocks, but for the out of a last product */
     const uint16_t *low; /* (count rounded up to SIDE, R) */
     const uint32_t *up;  /* (R / 2, rows of w): pairs */
     int64_t R, adds;
@@ -178,11 +178,11 @@ INLINE void finish_columns(const block *b, int64_t from, int64_t end, const resu
             if (kind == AS_IT_IS) x[i] += bias[i];
             if (kind == AS_IT_IS && a->adds) x[i] += widen(a->out + place + i * LANES);
             if (kind == AS_IT_IS && b->updates) x[i] += load_f32(b->updates + r * SIDE + i * LANES);
-            if (kind == TIMES_SLOPE) x[i] *= gelu_slope(widen(a->before + place + i * LANES) + bias[i]);
+            if (kind == TIMES_SLOPE) x[i] *= gelu_slope(widen(a->pre_gelu + place + i * LANES) + bias[i]);
             if (kind == THEN_GELU) x[i] = (f32x16)(round_bf16(x[i]) & 0xffff0000); /* its slope will be taken at what is stored */
         }
         if (kind == THEN_GELU) {
-            if (a->before) store_two_bf16(a->before + place, x);
+            if (a->pre_gelu) store_two_bf16(a->pre_gelu + place, x);
             for (int i = 0; i < halves; i++) x[i] = gelu_of(x[i] + bias[i]);
         }
         if (halves == 2) write_two_bf16(a->out + place, x, kind == AS_IT_IS && a->streams);
@@ -200,8 +200,8 @@ INLINE void fetch_rows_of(const result *a, int64_t column, int64_t from, int64_t
     for (int64_t r = from; r < end; r++) {
         const int64_t place = place_of_row(a, r, column, kind);
         if (kind == AS_IT_IS && !a->streams) __builtin_prefetch(a->out + place, 1);
-        if (kind == THEN_GELU && a->before) __builtin_prefetch(a->before + place, 1);
-        if (kind == TIMES_SLOPE) __builtin_prefetch(a->before + place, 0);
+        if (kind == THEN_GELU && a->pre_gelu) __builtin_prefetch(a->pre_gelu + place, 1);
+        if (kind == TIMES_SLOPE) __builtin_prefetch(a->pre_gelu + place, 0);
     }
 }
 
