@@ -1,6 +1,6 @@
 """Whether cost grows with the rows and no faster: ``python -m benchmarks.growth [--rows 1000000]``.
 
-Tokenises a tenth of the rows and all of them with leantune and with ``datasets``, and classifies as many texts of
+Tokenizes a tenth of the rows and all of them with leantune and with ``datasets``, and classifies as many texts of
 eight words with a trained MiniLM-L6, each in a fresh process. Prints a table of seconds and memory and writes JSON
 and Markdown into ``benchmarks/results/``.
 """
@@ -115,7 +115,7 @@ def markdown_of(result: Mapping[str, Any]) -> str:
 
 
 def measure_growth(work: Workload, rows: Rows, most_rows: int, place: Workplace) -> dict[str, Growth]:
-    """Tokenising by leantune and by ``datasets``, and prediction by leantune, by what was done.
+    """Tokenizing by leantune and by ``datasets``, and prediction by leantune, by what was done.
 
     Memory is that of the largest process; ``datasets`` uses three.
     """
@@ -131,8 +131,8 @@ def measure_growth(work: Workload, rows: Rows, most_rows: int, place: Workplace)
         for size in sizes
     ]
     tasks: dict[str, tuple[str, list[Workload], Callable[[Workload, Path], list[str]]]] = {
-        f"tokenising, {LEANTUNE}": ("tokenise_s", works, _tokenise_with("leantune")),
-        "tokenising, datasets.map": ("tokenise_s", works, _tokenise_with("datasets")),
+        f"tokenizing, {LEANTUNE}": ("tokenise_s", works, _tokenize_with("leantune")),
+        "tokenizing, datasets.map": ("tokenise_s", works, _tokenize_with("datasets")),
         f"prediction of {PREDICTED_WORDS} words, {LEANTUNE}": (
             "predict_s",
             short,
@@ -150,7 +150,7 @@ def _shortened(rows: Rows) -> Rows:
     return [(" ".join(text.split()[:PREDICTED_WORDS]), label) for text, label in rows]
 
 
-def _tokenise_with(pipeline: str) -> Callable[[Workload, Path], list[str]]:
+def _tokenize_with(pipeline: str) -> Callable[[Workload, Path], list[str]]:
     def command(work: Workload, folder: Path) -> list[str]:
         files = ["--model", work.model, "--input", work.rows, "--output", folder / "result.json"]
         script = [sys.executable, "-m", "benchmarks.speed.tokenise", "--pipeline", pipeline]

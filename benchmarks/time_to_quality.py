@@ -5,7 +5,7 @@
 Trains leantune with its defaults, and transformers' Trainer + PEFT with the adapters and learning rates of
 --peers, in batches of like length (@usual: in random order, which takes more than twice as long), in fresh
 processes on the shared AG News rows, under the same limit on parameters, and measures the 3,800 test rows every
---every steps. Everything is counted from the start of the process, imports, tokenising and the linear probe
+--every steps. Everything is counted from the start of the process, imports, tokenizing and the linear probe
 included, but not these measurements; no tokens are cached. Writes Markdown and JSON into benchmarks/results/.
 """
 
@@ -103,7 +103,7 @@ def leantune_curve(options: argparse.Namespace, folder: Path) -> Curve:
 
 
 def _uncached(folder: Path) -> dict[str, str]:
-    """An environment in which nothing that an earlier run has tokenised is found."""
+    """An environment in which nothing that an earlier run has tokenized is found."""
     return {**os.environ, "LEANTUNE_TOKEN_CACHE_MIB": "0", "HF_DATASETS_CACHE": str(folder / "datasets")}
 
 

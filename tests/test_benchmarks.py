@@ -218,10 +218,10 @@ def test_growth_ratios() -> None:
             },
             "data": "AG News",
             "model": "MiniLM-L6",
-            "growth": {"tokenising": asdict(growth)},
+            "growth": {"tokenizing": asdict(growth)},
         }
     )
-    assert "| tokenising | 100 / 1,000 | 2.0 / 20.4 | 50 / 49 | 10.20 | 1.00 / 1.10 GB | 1.10 |" in text
+    assert "| tokenizing | 100 / 1,000 | 2.0 / 20.4 | 50 / 49 | 10.20 | 1.00 / 1.10 GB | 1.10 |" in text
 
 
 def test_pipelines_that_saw_other_tokens_or_did_not_learn_are_named(tmp_path: Path) -> None:

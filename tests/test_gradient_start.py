@@ -16,7 +16,7 @@ from leantune.data.dataset import LabelledRows
 from leantune.model.adapt import make_trainable, plan_model
 from leantune.model.classifier import Classifier
 from leantune.training import adapter_init as gradient_start
-from leantune.training.adapter_init import ROW_NORM, turn_to_gradient
+from leantune.training.adapter_init import ROW_NORM, init_lora_from_gradient
 from leantune.training.dataset import prepare_data
 from leantune.training.run import run_training
 from tiny import classifier_from, quiet, recipe_for, tiny_model
@@ -67,7 +67,7 @@ def test_rows_of_a_catch_nearly_all_of_the_gradient_that_they_can(rows, method, 
     gradients = gradients_of(model, rows, WEIGHTS)
     classifier = classifier_of(model, init_rank=5, method=method, targets=targets)
     drawn = {name: layer.lora_A.detach().clone() for name, layer in classifier.adapted_layers().items()}
-    assert turn_to_gradient(classifier, rows, 7, seed=0, class_weights=WEIGHTS) == 60
+    assert init_lora_from_gradient(classifier, rows, 7, seed=0, class_weights=WEIGHTS) == 60
     for name, layer in classifier.adapted_layers().items():
         gradient, A = gradients[f"{name}.weight"], layer.lora_A.detach()
         torch.testing.assert_close(A @ A.T, ROW_NORM**2 * torch.eye(5), atol=1e-5, rtol=0)
@@ -83,7 +83,7 @@ def test_with_as_many_rows_as_the_weight_the_whole_gradient_is_caught(rows):
     model = tiny_model("bert")
     gradients = gradients_of(model, rows)
     classifier = classifier_of(model, init_rank=32)
-    turn_to_gradient(classifier, rows, 60, seed=0)
+    init_lora_from_gradient(classifier, rows, 60, seed=0)
     for name, layer in classifier.adapted_layers().items():
         gradient = gradients[f"{name}.weight"]
         caught = (gradient @ layer.lora_A.detach().T / ROW_NORM).norm(dim=0)
@@ -98,7 +98,7 @@ def test_logits_and_the_mode_of_the_model_stay(rows, monkeypatch):
     before = classifier(classifier.batch_of(rows)).detach()
     classifier.train()
     monkeypatch.setattr(gradient_start, "MAX_GRADIENT_ROWS", 9)
-    assert turn_to_gradient(classifier, rows, 4, seed=0) == 9
+    assert init_lora_from_gradient(classifier, rows, 4, seed=0) == 9
     assert classifier.training
     assert all(p.grad is None for p in classifier.parameters())
     assert all(not layer.lora_B.any() for layer in classifier.adapted_layers().values())
@@ -111,7 +111,7 @@ def test_a_weight_without_a_usable_gradient_keeps_its_draw(rows, value):
     classifier = classifier_of(tiny_model("bert"), init_rank=3)
     torch.nn.init.constant_(classifier.output_layer.weight, value)
     drawn = {name: layer.lora_A.detach().clone() for name, layer in classifier.adapted_layers().items()}
-    turn_to_gradient(classifier, rows, 20, seed=0)
+    init_lora_from_gradient(classifier, rows, 20, seed=0)
     for name, layer in classifier.adapted_layers().items():
         assert torch.equal(layer.lora_A.detach(), drawn[name])
         assert not layer.lora_B.any()
@@ -121,7 +121,7 @@ def test_a_rank_above_the_weights_keeps_the_rows_that_are_too_many(rows):
     model = tiny_model("bert", intermediate_size=16)  # both layers of 16 have rank 16, the others 32
     classifier = classifier_of(model, init_rank=24, targets="all-linear")
     drawn = {name: layer.lora_A.detach().clone() for name, layer in classifier.adapted_layers().items()}
-    turn_to_gradient(classifier, rows, 20, seed=0)
+    init_lora_from_gradient(classifier, rows, 20, seed=0)
     for name, layer in classifier.adapted_layers().items():
         full = min(layer.weight.shape)
         assert torch.equal(layer.lora_A.detach()[full:], drawn[name][full:])

@@ -180,7 +180,7 @@ def test_a_run_says_what_it_multiplied_in_and_learns(run_in_bf16):
 def test_prediction_in_int8_is_near_that_in_fp32(run_in_bf16):
     engines = {p: load_engine("torch", run_in_bf16, precision=p) for p in ("fp32", "bf16", "int8")}
     texts = [" ".join(WORDS[(7 * i + j) % len(WORDS)] for j in range(i + 1)) for i in range(30)]
-    logits = {p: each.logits(each.tokeniser.encode(texts, None), 7) for p, each in engines.items()}
+    logits = {p: each.logits(each.tokenizer.encode(texts, None), 7) for p, each in engines.items()}
     scale = np.abs(logits["fp32"]).max()
     assert np.abs(logits["int8"] - logits["fp32"]).max() < 0.1 * scale
     assert not np.array_equal(logits["int8"], logits["bf16"])

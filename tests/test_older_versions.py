@@ -55,7 +55,7 @@ def test_its_run_is_evaluated_and_exported(older):
 def test_its_adapter_gives_the_logits_of_its_merged_model(older):
     texts, expected = predicted(older)
     run = load_run("run")
-    encoded = run.tokeniser.encode(texts)
+    encoded = run.tokenizer.encode(texts)
     classifier = load_adapter("run/adapter", base="encoder").classifier
     batch = pack(encoded.input_ids, np.arange(len(texts)), position_offset=classifier.position_offset)
     with torch.inference_mode():

@@ -79,7 +79,7 @@ def tokens_of(trained, num_rows: int = 40, *, with_pairs: bool = False) -> Encod
     def texts() -> list[str]:
         return [" ".join(rng.choice(WORDS, rng.integers(0, 50))) for _ in range(num_rows)]
 
-    return trained.tokeniser.encode(texts(), texts() if with_pairs else None)
+    return trained.tokenizer.encode(texts(), texts() if with_pairs else None)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

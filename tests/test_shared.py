@@ -143,7 +143,7 @@ def test_a_classifier_of_pairs_wants_pairs(inputs, tmp_path):
     encoder = SharedEncoder(str(inputs / "encoder"), precision="fp32")
     trained = encoder.load("pairs", run)
     texts, others = [WORDS[1], WORDS[2]], [WORDS[41], WORDS[42]]
-    expected = softmax(trained.logits(trained.tokeniser.encode(texts, others), 4), axis=1)
+    expected = softmax(trained.logits(trained.tokenizer.encode(texts, others), 4), axis=1)
     np.testing.assert_allclose(encoder.predict_proba("pairs", texts, others), expected, rtol=1e-5)
     with pytest.raises(UsageError, match="was trained on pairs of texts: give the second texts as pairs"):
         encoder.predict_proba("pairs", texts)

@@ -46,13 +46,13 @@ def test_importing_leantune_imports_nothing_heavy():
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
 def test_a_tokenizer_read_alone_gives_what_transformers_gives(run, model_type, tmp_path):
-    from leantune.data.tokenization import Tokeniser
+    from leantune.data.tokenization import Tokenizer
     from tiny import save_tiny_encoder
 
     folder = save_tiny_encoder(tmp_path / "encoder", model_type)
-    theirs = Tokeniser.pretrained(str(folder), 9)
-    theirs.tokenizer.save_pretrained(str(tmp_path / "saved"))
-    ours = Tokeniser.of_run(tmp_path / "saved", 9)
+    theirs = Tokenizer.pretrained(str(folder), 9)
+    theirs.save(tmp_path / "saved")
+    ours = Tokenizer.of_run(tmp_path / "saved", 9)
     texts = ["", "word1", "word2 nothing-like-it " * 9]
     assert ours.fingerprint == theirs.fingerprint
     for pairs in (None, texts[::-1]):

@@ -23,8 +23,9 @@ from leantune.cli.main import main
 from leantune.data import tokenization as tokens
 from leantune.data.read import Columns, open_examples
 from leantune.data.readers import hub
-from leantune.data.token_table import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
-from leantune.data.tokenization import Tokeniser, TokenTable, tokenise
+from leantune.data.token_cache import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
+from leantune.data.token_table import TokenTable, tokenize
+from leantune.data.tokenization import Tokenizer
 from leantune.errors import UsageError
 from leantune.training.dataset import prepare_data
 from tiny import recipe_for, write_rows
@@ -33,11 +34,12 @@ OPEN = """
 import sys
 from pathlib import Path
 from leantune.data.read import Columns, open_examples
-from leantune.data.tokenization import Tokeniser, tokenise
+from leantune.data.tokenization import Tokenizer
+from leantune.data.token_table import tokenize
 
 def table_of(file):
     source = open_examples(file, Columns(), labels="required")
-    return tokenise(source, Tokeniser.pretrained(sys.argv[1], 32), Path(sys.argv[2]))
+    return tokenize(source, Tokenizer.pretrained(sys.argv[1], 32), Path(sys.argv[2]))
 """
 
 HOLDER = f"""{OPEN}
@@ -50,7 +52,7 @@ print(sum(int(table.tokens(row).sum()) for row in range(len(table))))
 WRITER = """
 import sys
 from pathlib import Path
-from leantune.data.token_table import new_entry
+from leantune.data.token_cache import new_entry
 with new_entry(Path(sys.argv[1]) / "new.arrow") as temporary:
     temporary.write_bytes(b"half")
     print("ready", flush=True)
@@ -85,8 +87,8 @@ def files(tmp_path) -> list[Path]:
 
 
 def table_of(file: Path, encoder: str, cache: Path) -> TokenTable:
-    return tokenise(
-        open_examples(str(file), Columns(), labels="required"), Tokeniser.pretrained(encoder, 32), cache
+    return tokenize(
+        open_examples(str(file), Columns(), labels="required"), Tokenizer.pretrained(encoder, 32), cache
     )
 
 
@@ -240,7 +242,7 @@ def test_a_cache_that_cannot_be_a_folder_is_done_without(files, encoder, tmp_pat
 
 def test_a_cache_that_cannot_be_written_is_done_without(files, encoder):
     source = open_examples(str(files[0]), Columns(), labels="required")
-    table = tokenise(source, Tokeniser.pretrained(str(encoder), 32), Path("/sys/leantune/tokens"))
+    table = tokenize(source, Tokenizer.pretrained(str(encoder), 32), Path("/sys/leantune/tokens"))
     assert sum(len(table.tokens(row)) for row in range(len(table))) == table.lengths.sum() > 0
 
 
@@ -279,9 +281,9 @@ def test_a_table_belongs_to_its_tokenizer_and_its_columns(files, encoder, cache)
     source = open_examples(str(files[0]), Columns(), labels="required")
     swapped = open_examples(str(files[0]), Columns(text="label", label="text"), labels="required")
     tables = [
-        tokenise(source, Tokeniser.pretrained(encoder, 32), cache),
-        tokenise(source, Tokeniser.pretrained(encoder, 4), cache),
-        tokenise(swapped, Tokeniser.pretrained(encoder, 32), cache),
+        tokenize(source, Tokenizer.pretrained(encoder, 32), cache),
+        tokenize(source, Tokenizer.pretrained(encoder, 4), cache),
+        tokenize(swapped, Tokenizer.pretrained(encoder, 32), cache),
     ]
     assert len(list(cache.glob("*.arrow"))) == 3
     assert tables[1].lengths.max() <= 4 < tables[0].lengths.max()
@@ -299,7 +301,7 @@ def test_class_names_that_change_on_the_hub_change_the_labels(encoder, cache, mo
     for names in (["no", "yes"], ["yes", "no"]):
         monkeypatch.setattr(datasets, "load_dataset", lambda *args, names=names, **kwargs: with_names(names))
         source = open_examples("org/name", Columns(), labels="required")
-        found.append(tokenise(source, Tokeniser.pretrained(encoder, 32), cache).label_texts)
+        found.append(tokenize(source, Tokenizer.pretrained(encoder, 32), cache).label_texts)
     assert found == [["no", "yes", "no"], ["yes", "no", "yes"]]
 
 
@@ -307,11 +309,11 @@ def test_texts_are_cut_on_the_side_that_the_tokenizer_says(inputs, tmp_path):
     folder = shutil.copytree(inputs / "encoder", tmp_path / "encoder")
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"truncation_side": "left"}), "utf-8")
-    right, left = Tokeniser.pretrained(str(inputs / "encoder"), 6), Tokeniser.pretrained(str(folder), 6)
+    right, left = Tokenizer.pretrained(str(inputs / "encoder"), 6), Tokenizer.pretrained(str(folder), 6)
     text = " ".join(f"word{i}" for i in range(9))
-    for tokeniser in (right, left):
-        encoded = tokeniser.encode([text])
-        expected = tokeniser.tokenizer(text, truncation=True)["input_ids"]
+    for tokenizer in (right, left):
+        encoded = tokenizer.encode([text])
+        expected = tokenizer._original(text, truncation=True)["input_ids"]
         assert encoded.input_ids[0].tolist() == expected
         assert encoded.full_lengths.tolist() == [11]
     assert right.fingerprint != left.fingerprint
@@ -321,22 +323,22 @@ def test_a_text_without_a_token_is_one_unknown_token(inputs, tmp_path):
     folder = shutil.copytree(inputs / "encoder", tmp_path / "encoder")
     definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     (folder / "tokenizer.json").write_text(json.dumps(definition | {"post_processor": None}), "utf-8")
-    encoded = Tokeniser.pretrained(str(folder), 6).encode(["", "word1 word2"])
+    encoded = Tokenizer.pretrained(str(folder), 6).encode(["", "word1 word2"])
     assert [len(tokens) for tokens in encoded.input_ids] == [1, 2]
     assert encoded.input_ids[0].tolist() == [0]
     assert encoded.second_starts.tolist() == encoded.full_lengths.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("is_pair", [False, True])
-def test_texts_are_tokenised_in_parts_to_the_same_tokens(inputs, monkeypatch, is_pair):
-    tokeniser = Tokeniser.pretrained(str(inputs / "encoder"), 8)
+def test_texts_are_tokenized_in_parts_to_the_same_tokens(inputs, monkeypatch, is_pair):
+    tokenizer = Tokenizer.pretrained(str(inputs / "encoder"), 8)
     texts = [" ".join(f"word{(i * j) % 40}" for j in range(i % 13)) for i in range(60)]
     pairs = texts[::-1] if is_pair else None
-    whole = tokeniser.encode(texts, pairs)
+    whole = tokenizer.encode(texts, pairs)
     monkeypatch.setattr(tokens, "PART_CHARACTERS", 150)
     assert len(list(tokens._parts(texts))) > 10
-    parts = tokeniser.encode(texts, pairs)
+    parts = tokenizer.encode(texts, pairs)
     assert [ids.tolist() for ids in parts.input_ids] == [ids.tolist() for ids in whole.input_ids]
     assert parts.second_starts.tolist() == whole.second_starts.tolist()
     assert parts.full_lengths.tolist() == whole.full_lengths.tolist()
-    assert tokeniser.encode([]).lengths.tolist() == []
+    assert tokenizer.encode([]).lengths.tolist() == []

@@ -168,7 +168,7 @@ def test_the_pipeline_cuts_a_long_text_where_the_run_did(run):
     from transformers import pipeline
 
     trained = load_run(run, precision="fp32")
-    text = " ".join(["word1"] * trained.tokeniser.max_length + ["word18"] * 40)
+    text = " ".join(["word1"] * trained.tokenizer.max_length + ["word18"] * 40)
     classify = pipeline("text-classification", model=str(run / "merged"), truncation=True, top_k=None)
     by_label = {each["label"]: each["score"] for each in classify([text])[0]}
     expected = trained.predict_proba([text])[0]
@@ -805,13 +805,13 @@ def _hashes_of(run: Path) -> list[np.ndarray]:
 
 def test_the_gradient_start_weighs_classes_as_the_loss_does(inputs, tmp_path, monkeypatch):
     given = []
-    turn = run_module.turn_to_gradient
+    turn = run_module.init_lora_from_gradient
 
     def recorded(*args, class_weights, **kwargs):
         given.append(class_weights)
         return turn(*args, class_weights=class_weights, **kwargs)
 
-    monkeypatch.setattr(run_module, "turn_to_gradient", recorded)
+    monkeypatch.setattr(run_module, "init_lora_from_gradient", recorded)
     changes = {"adapter_init": "gradient", "class_weights": "balanced", "epochs": 1, "test": None}
     run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
     (weights,) = given

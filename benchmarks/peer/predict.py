@@ -102,7 +102,7 @@ def in_input_order(
 def sorted_by_length(
     texts: list[str], tokenizer: Any, options: argparse.Namespace
 ) -> Iterator[tuple[list[int], BatchEncoding]]:
-    """The same with all texts tokenised at once and sorted by length, so that little is padding."""
+    """The same with all texts tokenized at once and sorted by length, so that little is padding."""
     encoded = tokenizer(texts, truncation=True, max_length=options.max_length)
     order = sorted(range(len(texts)), key=lambda row: len(encoded["input_ids"][row]))
     for start in range(0, len(order), options.batch_size):

@@ -50,7 +50,7 @@ def main() -> None:
     options = parse_options()
     disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    splits, label_names = tokenised(options, tokenizer)
+    splits, label_names = tokenized(options, tokenizer)
     model = adapted_model(options, label_names)
     watch = StopWatch()
     with tempfile.TemporaryDirectory() as scratch:
@@ -105,7 +105,7 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tokenised(options: argparse.Namespace, tokenizer: Any) -> tuple[DatasetDict, list[str]]:
+def tokenized(options: argparse.Namespace, tokenizer: Any) -> tuple[DatasetDict, list[str]]:
     """The splits with token ids and label ids, and the label names in the order of their ids."""
     files = {"train": options.train} | ({"test": options.test} if options.test else {})
     splits = load_dataset("csv", data_files=files, keep_default_na=False)

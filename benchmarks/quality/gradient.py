@@ -23,7 +23,7 @@ from benchmarks.results_folder import RESULTS, origin_of, stem_of, write_result
 from leantune.config import load_recipe
 from leantune.data.dataset import LabelledRows
 from leantune.model.classifier import Classifier
-from leantune.training.adapter_init import ROW_NORM, fill_gradients, turn_to_gradient
+from leantune.training.adapter_init import ROW_NORM, fill_gradients, init_lora_from_gradient
 from leantune.training.build import build_classifier, prepare_run
 from leantune.training.head_init import PROBE_SCALE, scale_output_layer, start_from_probe
 
@@ -74,7 +74,7 @@ def measure(name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"random": caught_by(classifier, unseen), "rows": {}}
     for count in ROWS:
         started = time.perf_counter()
-        turn_to_gradient(classifier, seen[np.arange(count)], BATCH_SIZE, seed=0)
+        init_lora_from_gradient(classifier, seen[np.arange(count)], BATCH_SIZE, seed=0)
         seconds = time.perf_counter() - started
         found["rows"][count] = {"caught": caught_by(classifier, unseen), "seconds": seconds}
     return found

@@ -26,7 +26,7 @@ from benchmarks.peer.trainer_peft import (
     adapted_model,
     pretrained_model,
     seconds_since_start,
-    tokenised,
+    tokenized,
     trainer_of,
 )
 from leantune.integrations import live_ranks
@@ -85,10 +85,10 @@ def read(options: argparse.Namespace, tokenizer: Any) -> dict[str, Dataset]:
     """``train``, ``validation`` and ``test`` with token and label ids."""
     options.test = options.files["test"]
     options.train = options.files["train"]
-    splits, _ = tokenised(options, tokenizer)
+    splits, _ = tokenized(options, tokenizer)
     parts = {"train": splits["train"], "test": splits["test"]}
     options.test = options.files["validation"]
-    parts["validation"] = tokenised(options, tokenizer)[0]["test"]
+    parts["validation"] = tokenized(options, tokenizer)[0]["test"]
     return parts
 
 

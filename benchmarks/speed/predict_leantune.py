@@ -1,4 +1,4 @@
-"""``leantune predict`` with a clock around the work: reading, tokenising, classifying, writing."""
+"""``leantune predict`` with a clock around the work: reading, tokenizing, classifying, writing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def main() -> None:
     seconds = time.perf_counter() - started
 
     tokens = sum(
-        int(np.sum([len(each) for each in trained.tokeniser.encode(batch.texts).input_ids]))
+        int(np.sum([len(each) for each in trained.tokenizer.encode(batch.texts).input_ids]))
         for batch in source.batches()
     )
     result = {

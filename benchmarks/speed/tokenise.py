@@ -29,12 +29,13 @@ def main() -> None:
 def with_leantune(options: argparse.Namespace, cache: Path) -> tuple[float, int]:
     """Seconds and rows."""
     from leantune.data.read import Columns, open_examples
-    from leantune.data.tokenization import Tokeniser, tokenise
+    from leantune.data.token_table import tokenize
+    from leantune.data.tokenization import Tokenizer
 
-    tokeniser = Tokeniser.pretrained(options.model, options.max_length)
+    tokenizer = Tokenizer.pretrained(options.model, options.max_length)
     started = time.perf_counter()
     source = open_examples(options.input, Columns(), labels="required", split="train")
-    table = tokenise(source, tokeniser, cache)
+    table = tokenize(source, tokenizer, cache)
     return time.perf_counter() - started, len(table)
 
 

@@ -14,7 +14,7 @@ import pytest
 from leantune.adalora.budget import Target, plan_parameters
 from leantune.cli.main import main
 from leantune.data import tokenization as tokens
-from leantune.data.tokenization import Tokeniser
+from leantune.data.tokenization import Tokenizer
 from leantune.errors import UsageError
 from leantune.training.warnings import rank_lines
 from tiny import save_tiny_encoder
@@ -129,8 +129,8 @@ def test_ctrl_c_within_an_import_is_one_line(name):
 
 
 @pytest.fixture(scope="module")
-def tokeniser(tmp_path_factory) -> Tokeniser:
-    return Tokeniser.pretrained(str(save_tiny_encoder(tmp_path_factory.mktemp("long") / "encoder")), 32)
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    return Tokenizer.pretrained(str(save_tiny_encoder(tmp_path_factory.mktemp("long") / "encoder")), 32)
 
 
 TEXTS = {
@@ -145,14 +145,14 @@ TEXTS = {
 
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_long_text_is_cut_to_the_same_tokens(tokeniser, monkeypatch, name, side):
-    monkeypatch.setattr(tokeniser, "settings", replace(tokeniser.settings, truncation_side=side))
-    tokeniser._truncating.enable_truncation(32, direction=side)
+def test_a_long_text_is_cut_to_the_same_tokens(tokenizer, monkeypatch, name, side):
+    monkeypatch.setattr(tokenizer, "settings", replace(tokenizer.settings, truncation_side=side))
+    tokenizer._truncating.enable_truncation(32, direction=side)
     texts = [TEXTS[name], "word5", TEXTS[name][:700]]
-    whole = tokeniser.encode(texts)
+    whole = tokenizer.encode(texts)
     monkeypatch.setattr(tokens, "LONG_CHARACTERS", 600)
     monkeypatch.setattr(tokens, "CUT_MARGIN", 50)
-    short = tokeniser.encode(texts)
+    short = tokenizer.encode(texts)
     assert [ids.tolist() for ids in short.input_ids] == [ids.tolist() for ids in whole.input_ids]
     assert short.second_starts.tolist() == whole.second_starts.tolist()
     if name not in ("without a space", "words and one without end"):  # of which words are counted in pieces

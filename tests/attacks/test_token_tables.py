@@ -13,17 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leantune.data import tokenization as tokens
+from leantune.data import token_table as tokens
 from leantune.data.read import Columns, open_examples
-from leantune.data.tokenization import DIGEST_BYTES, SCHEMA, Tokeniser, TokenTable, tokenise
+from leantune.data.token_table import DIGEST_BYTES, SCHEMA, TokenTable, tokenize
+from leantune.data.tokenization import Tokenizer
 from tiny import write_rows
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
 
 
 @pytest.fixture(scope="module")
-def tokeniser(inputs) -> Tokeniser:
-    return Tokeniser.pretrained(str(inputs / "encoder"), 32)
+def tokenizer(inputs) -> Tokenizer:
+    return Tokenizer.pretrained(str(inputs / "encoder"), 32)
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def cache(tmp_path) -> Path:
     return tmp_path / "cache"
 
 
-def table_of(rows: Path, tokeniser: Tokeniser, cache: Path) -> TokenTable:
-    return tokenise(open_examples(str(rows), Columns(), labels="required"), tokeniser, cache)
+def table_of(rows: Path, tokenizer: Tokenizer, cache: Path) -> TokenTable:
+    return tokenize(open_examples(str(rows), Columns(), labels="required"), tokenizer, cache)
 
 
 def content_of(table: TokenTable) -> tuple[list[list[int]], list[str]]:
@@ -96,78 +97,78 @@ def a_link(entry: Path) -> None:
         lambda entry: entry.chmod(0o666),
     ],
 )  # fmt: skip
-def test_a_table_that_is_not_what_was_written_is_made_again(rows, tokeniser, cache, damage):
-    expected = content_of(table_of(rows, tokeniser, cache))
+def test_a_table_that_is_not_what_was_written_is_made_again(rows, tokenizer, cache, damage):
+    expected = content_of(table_of(rows, tokenizer, cache))
     (entry,) = cache.iterdir()
     damage(entry)
-    assert content_of(table_of(rows, tokeniser, cache)) == expected
-    assert content_of(table_of(rows, tokeniser, cache)) == expected
+    assert content_of(table_of(rows, tokenizer, cache)) == expected
+    assert content_of(table_of(rows, tokenizer, cache)) == expected
 
 
 @given(place=st.integers(0, 10**9), value=st.integers(1, 255))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_byte_of_a_table_can_change(rows, tokeniser, cache, place, value):
-    expected = content_of(table_of(rows, tokeniser, cache))
+def test_no_byte_of_a_table_can_change(rows, tokenizer, cache, place, value):
+    expected = content_of(table_of(rows, tokenizer, cache))
     (entry,) = cache.iterdir()
     whole = bytearray(entry.read_bytes())
     whole[place % len(whole)] ^= value
     entry.write_bytes(whole)
-    assert content_of(table_of(rows, tokeniser, cache)) == expected
+    assert content_of(table_of(rows, tokenizer, cache)) == expected
 
 
-def test_the_table_of_another_file_under_this_name_is_made_again(rows, tokeniser, cache, tmp_path):
-    expected = content_of(table_of(rows, tokeniser, cache))
+def test_the_table_of_another_file_under_this_name_is_made_again(rows, tokenizer, cache, tmp_path):
+    expected = content_of(table_of(rows, tokenizer, cache))
     (entry,) = cache.iterdir()
-    table_of(write_rows(tmp_path / "others.csv", 160, seed=3), tokeniser, cache)
+    table_of(write_rows(tmp_path / "others.csv", 160, seed=3), tokenizer, cache)
     (other,) = set(cache.iterdir()) - {entry}
     shutil.copy(other, entry)
-    assert content_of(table_of(rows, tokeniser, cache)) == expected
+    assert content_of(table_of(rows, tokenizer, cache)) == expected
 
 
 def test_a_sealed_table_with_ids_that_the_tokenizer_has_not_is_made_again(
-    rows, tokeniser, cache, monkeypatch
+    rows, tokenizer, cache, monkeypatch
 ):
     """The last line of defence: even with the right digest."""
-    expected = content_of(table_of(rows, tokeniser, cache))
+    expected = content_of(table_of(rows, tokenizer, cache))
     (entry,) = cache.iterdir()
     key: list[bytes] = []
     seal = tokens._seal
     monkeypatch.setattr(tokens, "_seal", lambda path, own: (key.append(own), seal(path, own)))
     entry.unlink()
-    table_of(rows, tokeniser, cache)
+    table_of(rows, tokenizer, cache)
     for changed in (10**6, -1):
         other = pa.array([[changed]] * 160, pa.list_(pa.int32()))
         rewritten(entry, lambda table, other=other: table.set_column(0, SCHEMA.field(0), other))
         entry.write_bytes(entry.read_bytes()[:-DIGEST_BYTES])
         seal(entry, key[0])
-        assert content_of(table_of(rows, tokeniser, cache)) == expected
+        assert content_of(table_of(rows, tokenizer, cache)) == expected
 
 
-def test_labels_come_from_the_rows(rows, tokeniser, cache):
+def test_labels_come_from_the_rows(rows, tokenizer, cache):
     """No label is in the cache, so none can be changed there."""
-    before = content_of(table_of(rows, tokeniser, cache))
+    before = content_of(table_of(rows, tokenizer, cache))
     (entry,) = cache.iterdir()
     reader = pa.ipc.open_file(pa.py_buffer(entry.read_bytes()[:-DIGEST_BYTES]))
     assert reader.schema.names == ["input_ids", "second_start", "full_length"]
-    assert content_of(table_of(rows, tokeniser, cache)) == before
+    assert content_of(table_of(rows, tokenizer, cache)) == before
     assert len(set(before[1])) == 3
 
 
 @needs_root
 @pytest.mark.parametrize("door", ["folder of another", "writable folder of another"])
-def test_a_cache_of_another_user_is_neither_read_nor_written(rows, tokeniser, cache, door):
-    expected = content_of(table_of(rows, tokeniser, cache))
+def test_a_cache_of_another_user_is_neither_read_nor_written(rows, tokenizer, cache, door):
+    expected = content_of(table_of(rows, tokenizer, cache))
     (entry,) = cache.iterdir()
     if "writable" in door:
         cache.chmod(0o777)
     os.chown(cache, 4242, 4242)
     before = entry.stat().st_mtime_ns, entry.read_bytes()
-    assert content_of(table_of(rows, tokeniser, cache)) == expected
+    assert content_of(table_of(rows, tokenizer, cache)) == expected
     assert (entry.stat().st_mtime_ns, entry.read_bytes()) == before
 
 
-def test_the_tokens_of_a_mapped_table_stay_zero_copy(rows, tokeniser, cache):
-    table_of(rows, tokeniser, cache)
-    table = table_of(rows, tokeniser, cache)
+def test_the_tokens_of_a_mapped_table_stay_zero_copy(rows, tokenizer, cache):
+    table_of(rows, tokenizer, cache)
+    table = table_of(rows, tokenizer, cache)
     assert not table.tokens(0).flags.owndata
     assert np.array_equal(table.lengths, [len(table.tokens(row)) for row in range(len(table))])

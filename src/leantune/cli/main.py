@@ -252,7 +252,7 @@ def _predict(options: argparse.Namespace) -> None:
             on_rows=lambda rows: status.update(f"classifying: {rows:,} rows"),
         )
     place = "standard output" if options.output == "-" else options.output
-    notes = [f"{summary.truncated_rows:,} truncated to {trained.tokeniser.max_length} tokens"]
+    notes = [f"{summary.truncated_rows:,} truncated to {trained.tokenizer.max_length} tokens"]
     if summary.empty_rows:
         notes.append(f"{summary.empty_rows:,} without text")
     print(f"{summary.rows:,} rows to {place} ({', '.join(notes)})", file=sys.stderr)
@@ -260,7 +260,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from leantune.inference.export.formats import export, export_int8
-    from leantune.training.rows_of_run import quantisation_rows
+    from leantune.training.calibration_data import calibration_data
 
     run = Path(options.run_folder)
     if options.format == "openvino-int8":
@@ -268,7 +268,7 @@ def _export(options: argparse.Namespace) -> None:
             folder, cost = export_int8(
                 run,
                 options.output,
-                lambda: quantisation_rows(run, options.data),
+                lambda: calibration_data(run, options.data),
                 overwrite=options.overwrite,
                 trust_remote_code=_trusts(options),
             )

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from leantune.data.tokenization import TokenTable
+from leantune.data.token_table import TokenTable
 
 Index = npt.NDArray[np.int64]
 

@@ -1,53 +1,33 @@
-"""Texts to tokens, once: a ragged table in Arrow, memory-mapped, found again by its content hash."""
+"""Texts to tokens: a fast tokenizer with a fixed truncation, for texts of any length."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
-import mmap
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from leantune.data import token_table as token_cache
-from leantune.data.read import ExampleSource
-from leantune.errors import CheckpointError, DataError, UnsafeFileError, UsageError, first_line
-from leantune.system.checksums import update_from
+from leantune.errors import CheckpointError, UsageError, first_line
 from leantune.system.damage import explained_damage
-from leantune.system.trusted_files import open_trusted
-
-FORMAT_VERSION = 3
-"""Part of the cache key: raise it when the table's columns change."""
 
 PART_CHARACTERS = 2**20
-"""Tokenised at once. What is cut off of a text is held meanwhile, at some 100 bytes a character: 1,000 texts of 31,000
+"""Tokenized at once. What is cut off of a text is held meanwhile, at some 100 bytes a character: 1,000 texts of 31,000
 characters took 1.3 GB more than they do in parts."""
 
 LONG_CHARACTERS, CUT_MARGIN = 2**18, 2**14
-"""Of a text that is cut before it is tokenised, and how far from the nearest token that is kept."""
+"""Of a text that is cut before it is tokenized, and how far from the nearest token that is kept."""
 PIECES_AT_ONCE = 4
 """Of a long text whose tokens are counted."""
 _LAST_SPACE = re.compile(r"\s(?=\S*\Z)")
 """Of a window of a text."""
-
-SCHEMA = pa.schema(
-    [
-        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("second_start", pa.int32(), nullable=False),
-        pa.field("full_length", pa.int32(), nullable=False),
-    ]
-)
-DIGEST_BYTES = hashlib.sha256().digest_size
-"""What follows the Arrow file in an entry of the cache: the SHA-256 of its key and of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +64,23 @@ class TokenizerSettings:
     """Tokens kept of a text, as they were saved; None: nobody said."""
 
 
-class Tokeniser:
+class Tokenizer:
     """A fast tokenizer with a fixed truncation and no padding.
 
     Args:
         backend: from ``tokenizer.json``.
         settings: what is said of it elsewhere.
         max_length: tokens kept of a text, special tokens included.
-        tokenizer: transformers' own object around ``backend``, where it can be saved; None where it was read alone.
+        original: transformers' own object around ``backend``, where it can be saved; None where it was read alone.
 
     Raises:
         UsageError: if its special tokens leave no room for a text.
     """
 
     def __init__(
-        self, backend: Any, settings: TokenizerSettings, max_length: int, tokenizer: Any = None
+        self, backend: Any, settings: TokenizerSettings, max_length: int, original: Any = None
     ) -> None:
-        self.tokenizer, self.settings = tokenizer, settings
+        self._original, self.settings = original, settings
         self._backend = backend
         self.max_length = max_length
         self._check_room(is_pair=False)
@@ -114,7 +94,7 @@ class Tokeniser:
         self._of_nothing = next(i for i in known if i is not None)
 
     @classmethod
-    def pretrained(cls, source: str, max_length: int) -> Tokeniser:
+    def pretrained(cls, source: str, max_length: int) -> Tokenizer:
         """The tokenizer of a pretrained model, as transformers makes it of what is there.
 
         Args:
@@ -127,27 +107,27 @@ class Tokeniser:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            original = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # tokenizers raises no narrower type for a file it cannot read
             raise UsageError(
                 f"model {source}: its tokenizer cannot be loaded: {first_line(error)}"
             ) from error
-        backend = getattr(tokenizer, "backend_tokenizer", None)
+        backend = getattr(original, "backend_tokenizer", None)
         if backend is None:
             raise UsageError(
                 f"model {source}: its tokenizer has no tokenizer.json; convert it to a fast one first"
             )
         settings = TokenizerSettings(
-            truncation_side=tokenizer.truncation_side,
-            unk_id=tokenizer.unk_token_id,
-            pad_id=tokenizer.pad_token_id,
-            model_max_length=tokenizer.model_max_length,
+            truncation_side=original.truncation_side,
+            unk_id=original.unk_token_id,
+            pad_id=original.pad_token_id,
+            model_max_length=original.model_max_length,
         )
-        tokenizer.model_max_length = max_length  # saved, so that other tools cut texts here, too
-        return cls(backend, settings, max_length, tokenizer)
+        original.model_max_length = max_length  # saved, so that other tools cut texts here, too
+        return cls(backend, settings, max_length, original)
 
     @classmethod
-    def of_run(cls, folder: Path, max_length: int) -> Tokeniser:
+    def of_run(cls, folder: Path, max_length: int) -> Tokenizer:
         """The tokenizer that a run saved beside its model, read without transformers.
 
         Args:
@@ -157,21 +137,21 @@ class Tokeniser:
         Raises:
             CheckpointError: if it cannot be loaded, or was saved with another ``max_length``.
         """
-        from tokenizers import Tokenizer
+        from tokenizers import Tokenizer as Backend
 
         with explained_damage(folder):
-            backend = Tokenizer.from_file(str(folder / TOKENIZER))
+            backend = Backend.from_file(str(folder / TOKENIZER))
             settings = _saved_settings(backend, folder / "tokenizer_config.json")
-            tokeniser = cls(backend, settings, max_length)
+            tokenizer = cls(backend, settings, max_length)
         if settings.model_max_length != max_length:
             raise CheckpointError(
                 f"{folder}: its tokenizer keeps {settings.model_max_length} tokens of a text, the record of the run "
                 f"says {max_length}: one of them was changed after training; put back what the run wrote"
             )
-        return tokeniser
+        return tokenizer
 
     @classmethod
-    def saved(cls, folder: Path, *, longest: int | None) -> Tokeniser:
+    def saved(cls, folder: Path, *, longest: int | None) -> Tokenizer:
         """The tokenizer beside a model or an adapter that no record tells of.
 
         Args:
@@ -184,15 +164,20 @@ class Tokeniser:
             CheckpointError: if there is none, or it cannot be loaded.
             UsageError: if it has no fast version.
         """
-        from tokenizers import Tokenizer
+        from tokenizers import Tokenizer as Backend
 
         with explained_damage(folder, is_of_run=False):
             if not (folder / TOKENIZER).is_file():  # an older one, which transformers converts
                 return cls.pretrained(str(folder), longest or DEFAULT_MAX_LENGTH)
-            backend = Tokenizer.from_file(str(folder / TOKENIZER))
+            backend = Backend.from_file(str(folder / TOKENIZER))
             settings = _saved_settings(backend, folder / "tokenizer_config.json")
             limits = [each for each in (longest, settings.model_max_length) if each is not None]
             return cls(backend, settings, min([*limits, MAX_KEPT_TOKENS]) if limits else DEFAULT_MAX_LENGTH)
+
+    def save(self, folder: Path) -> None:
+        """Write it as transformers does, so that other tools read it; only what `pretrained` made can be."""
+        assert self._original is not None
+        self._original.save_pretrained(str(folder))
 
     @property
     def pad_token(self) -> str:
@@ -330,205 +315,3 @@ def _parts(inputs: Sequence[str | tuple[str, str]]) -> Iterator[Sequence[str | t
     starts = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(inputs)]
     for start, stop in itertools.pairwise(starts):
         yield inputs[start:stop]
-
-
-@dataclass(frozen=True)
-class TokenTable:
-    """A memory-mapped table of token rows; only lengths and labels are held in memory, and labels are of the source."""
-
-    batches: list[pa.RecordBatch] = field(repr=False)
-    """Of the mapped file, which may have lost its name since."""
-    source_name: str
-    source_sha256: str
-    """Of the content that the rows were read from."""
-    labels: list[str] | None = field(repr=False, default=None)
-    """As text, one a row; None if the rows were read without."""
-
-    @cached_property
-    def _first_rows(self) -> npt.NDArray[np.int64]:
-        return np.cumsum([0] + [batch.num_rows for batch in self.batches])
-
-    @cached_property
-    def _token_views(self) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
-        columns = [batch.column("input_ids") for batch in self.batches]
-        return [
-            (column.offsets.to_numpy(zero_copy_only=True), column.values.to_numpy(zero_copy_only=True))
-            for column in columns
-        ]
-
-    def __len__(self) -> int:
-        return int(self._first_rows[-1])
-
-    @cached_property
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """``(N,)`` tokens of each row after truncation."""
-        return np.concatenate([np.diff(offsets) for offsets, _ in self._token_views])
-
-    @cached_property
-    def second_starts(self) -> npt.NDArray[np.int32]:
-        """``(N,)`` first token of the second text; the row's length without one."""
-        return self._column("second_start")
-
-    @cached_property
-    def full_lengths(self) -> npt.NDArray[np.int32]:
-        """``(N,)`` tokens of each row before truncation."""
-        return self._column("full_length")
-
-    @property
-    def label_texts(self) -> list[str]:
-        """The labels as text, one a row.
-
-        Raises:
-            DataError: if the rows were read without labels.
-        """
-        if self.labels is None:
-            raise DataError("has no label column; labels are needed here", path=self.source_name)
-        return self.labels
-
-    def tokens(self, row: int) -> npt.NDArray[np.int32]:
-        """Token ids of one row, a view of the mapped file."""
-        batch = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        offsets, values = self._token_views[batch]
-        within = row - int(self._first_rows[batch])
-        return values[offsets[within] : offsets[within + 1]]
-
-    def _column(self, name: str) -> npt.NDArray[np.int32]:
-        return np.concatenate([batch.column(name).to_numpy() for batch in self.batches])
-
-
-def tokenise(
-    source: ExampleSource,
-    tokeniser: Tokeniser,
-    cache_dir: Path,
-    *,
-    on_rows: Callable[[int], None] = lambda rows: None,
-) -> TokenTable:
-    """The token table of ``source``: from the cache, or made now in one pass over the file.
-
-    Args:
-        source: rows to read, with labels if it has them; content, split and columns are in the cache key.
-        tokeniser: its fingerprint is part of the cache key.
-        cache_dir: where tables are kept, within the limit of `token_cache`.
-        on_rows: called with the number of rows done so far.
-    """
-    limit = token_cache.limit_bytes()
-    source_sha256 = source.sha256()
-    key = json.dumps(
-        [
-            FORMAT_VERSION,
-            source_sha256,
-            source.split,
-            tokeniser.fingerprint,
-            repr(source.columns),
-        ]
-    ).encode()
-    path = cache_dir / f"{hashlib.sha256(key).hexdigest()[:32]}{token_cache.SUFFIX}"
-    batches = _found(path, key, tokeniser)
-    if batches is not None:
-        found = TokenTable(batches, source.name, source_sha256, source.labels())
-        if found.labels is None or len(found.labels) == len(found):
-            return found
-    with token_cache.new_entry(path) as temporary:
-        labels = _write_table(source, tokeniser, temporary, on_rows)
-        _seal(temporary, key)
-        batches = _opened(temporary, key, tokeniser)  # once it has its name, another process may remove it
-    token_cache.shrink(cache_dir, limit, keep=path)
-    return TokenTable(batches, source.name, source_sha256, labels)
-
-
-def _found(path: Path, key: bytes, tokeniser: Tokeniser) -> list[pa.RecordBatch] | None:
-    """The rows of an entry, or None if there is none, others can write it, or it is not what was written."""
-    try:
-        batches = _opened(path, key, tokeniser)
-    except (UnsafeFileError, _NotWhole):
-        return None
-    except OSError as error:
-        if error.errno not in token_cache.NO_FOLDER:
-            raise
-        return None
-    token_cache.mark_used(path)
-    return batches
-
-
-class _NotWhole(Exception):  # noqa: N818 - no error: the table is made again
-    """An entry is damaged, of another key, or of ids that the tokenizer has not."""
-
-
-def _seal(path: Path, key: bytes) -> None:
-    """Append the digest by which `_opened` knows that the entry is whole."""
-    digest = hashlib.sha256(key)
-    update_from(digest, path)
-    with path.open("ab") as file:
-        file.write(digest.digest())
-
-
-def _opened(path: Path, key: bytes, tokeniser: Tokeniser) -> list[pa.RecordBatch]:
-    """The rows of an entry, memory-mapped.
-
-    Raises:
-        _NotWhole: if it is not what `_seal` was given.
-        UnsafeFileError: if others can write it.
-        OSError: if there is none.
-    """
-    descriptor = open_trusted(path)
-    try:
-        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-    except ValueError as error:  # empty
-        raise _NotWhole from error
-    finally:
-        os.close(descriptor)
-    content = memoryview(mapped)
-    digest = hashlib.sha256(key)
-    digest.update(content[:-DIGEST_BYTES])
-    if content[-DIGEST_BYTES:] != digest.digest():
-        raise _NotWhole
-    reader = pa.ipc.open_file(pa.py_buffer(content[:-DIGEST_BYTES]))
-    batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-    if not reader.schema.equals(SCHEMA) or not all(_is_sound(batch, tokeniser) for batch in batches):
-        raise _NotWhole
-    return batches
-
-
-def _is_sound(batch: pa.RecordBatch, tokeniser: Tokeniser) -> bool:
-    """Whether every id is one of the tokenizer's, and every row has at least one."""
-    ids = batch.column("input_ids")
-    values = ids.flatten().to_numpy(zero_copy_only=True)
-    return (
-        bool((np.diff(ids.offsets.to_numpy()) > 0).all())
-        and int(values.min(initial=0)) >= 0
-        and int(values.max(initial=0)) < tokeniser.num_ids
-    )
-
-
-def _write_table(
-    source: ExampleSource, tokeniser: Tokeniser, path: Path, on_rows: Callable[[int], None]
-) -> list[str] | None:
-    """Write the tokens of all rows; returns their labels."""
-    rows = 0
-    labels: list[str] | None = None if source.columns.label is None else []
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        for batch in source.batches():
-            encoded = tokeniser.encode(batch.texts, batch.pairs)
-            writer.write_batch(
-                pa.record_batch(
-                    [
-                        _ragged(encoded.input_ids),
-                        pa.array(encoded.second_starts),
-                        pa.array(encoded.full_lengths),
-                    ],
-                    schema=SCHEMA,
-                )
-            )
-            if labels is not None:
-                labels += batch.labels or []
-            rows += len(batch.texts)
-            on_rows(rows)
-    if rows == 0:
-        raise DataError("has no rows", path=source.name)
-    return labels
-
-
-def _ragged(input_ids: list[npt.NDArray[np.int32]]) -> pa.ListArray:
-    lengths = np.fromiter((len(tokens) for tokens in input_ids), dtype=np.int64, count=len(input_ids))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(input_ids)))

@@ -13,7 +13,7 @@ from leantune.config import recipe_of_run
 from leantune.config.classifier_file import InferenceSettings, read_classifier_file
 from leantune.config.run_record import RECORD, read_finished_record
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import TOKENIZER, Tokeniser
+from leantune.data.tokenization import TOKENIZER, Tokenizer
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.adapters import load_adapter
 from leantune.inference.text_classifier import TorchTextClassifier
@@ -121,7 +121,7 @@ def load_run(
         )
     return TorchTextClassifier(
         classifier=_ready(classifier, precision or recipe.precision),
-        tokeniser=Tokeniser.of_run(run / "merged", recipe.max_length),
+        tokenizer=Tokenizer.of_run(run / "merged", recipe.max_length),
         labels=LabelMap.from_json(record["labels"]),
         settings=InferenceSettings.of(recipe),
         source=run,
@@ -163,7 +163,7 @@ def _load_adapter(
     holder = folder if (folder / TOKENIZER).is_file() else Path(loaded.base)
     return TorchTextClassifier(
         classifier=_ready(loaded.classifier, precision or settings.precision),
-        tokeniser=Tokeniser.saved(holder, longest=loaded.classifier.max_tokens),
+        tokenizer=Tokenizer.saved(holder, longest=loaded.classifier.max_tokens),
         labels=loaded.labels,
         settings=settings,
         source=folder,
@@ -185,7 +185,7 @@ def _load_merged_alone(
         settings = about.settings if about else InferenceSettings()
         return TorchTextClassifier(
             classifier=_ready(classifier, precision or settings.precision),
-            tokeniser=Tokeniser.saved(folder, longest=classifier.max_tokens),
+            tokenizer=Tokenizer.saved(folder, longest=classifier.max_tokens),
             labels=labels or names,
             settings=settings,
             source=folder,

@@ -20,7 +20,7 @@ from leantune.config import recipe_of_run
 from leantune.config.classifier_file import InferenceSettings
 from leantune.config.run_record import read_finished_record
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import Tokeniser
+from leantune.data.tokenization import Tokenizer
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.load import check_artefact
 from leantune.inference.text_classifier import TorchTextClassifier
@@ -91,11 +91,11 @@ class SharedEncoder:
         if record["model"]["sha256"] != self._weights_sha256:
             raise CheckpointError(f"{run}: trained on another encoder than {self.source}: its weights differ")
         recipe = recipe_of_run(run, record)
-        tokeniser = Tokeniser.of_run(folder, recipe.max_length)
+        tokenizer = Tokenizer.of_run(folder, recipe.max_length)
         classifier = self.attach(adapter, len(labels.names))
         self._loaded[name] = TorchTextClassifier(
             classifier=classifier,
-            tokeniser=tokeniser,
+            tokenizer=tokenizer,
             labels=labels,
             settings=InferenceSettings.of(recipe),
             source=folder,

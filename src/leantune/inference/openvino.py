@@ -22,7 +22,7 @@ from leantune.config.classifier_file import InferenceSettings
 from leantune.config.run_record import FileRecord, read_finished_record
 from leantune.data.dataset import Index, by_length
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import Encoded, Tokeniser
+from leantune.data.tokenization import Encoded, Tokenizer
 from leantune.errors import CheckpointError, UsageError, first_line
 from leantune.inference.load import check_labels
 from leantune.inference.text_classifier import Logits, TextClassifier
@@ -84,7 +84,7 @@ class OpenVinoClassifier(TextClassifier):
             rows,
             batch_size,
             names={name for each in self.compiled.inputs for name in each.names},
-            longest=self.tokeniser.max_length,
+            longest=self.tokenizer.max_length,
             pad_id=self.pad_id,
         )
         for positions, inputs in batches:
@@ -183,7 +183,7 @@ def open_export(
         compiled = _core().compile_model(str(folder / MODEL), "CPU", properties)
         compiled.output("logits")
     return OpenVinoClassifier(
-        tokeniser=Tokeniser.of_run(folder, max_length),
+        tokenizer=Tokenizer.of_run(folder, max_length),
         labels=labels,
         settings=settings,
         source=folder,

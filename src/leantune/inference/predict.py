@@ -32,7 +32,7 @@ def predict_rows(
     Raises:
         CheckpointError: naming the first row whose prediction is not finite.
     """
-    encoded = trained.tokeniser.encode(batch.texts, batch.pairs)
+    encoded = trained.tokenizer.encode(batch.texts, batch.pairs)
     probabilities = trained.probabilities(encoded, batch_size, start=batch.start)
     return Predictions(batch.ids, probabilities), encoded.full_lengths > encoded.lengths
 

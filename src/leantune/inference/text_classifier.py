@@ -19,7 +19,7 @@ from leantune.config.classifier_file import InferenceSettings
 from leantune.data.cells import list_of_texts
 from leantune.data.dataset import Index
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import Encoded, Tokeniser
+from leantune.data.tokenization import Encoded, Tokenizer
 from leantune.errors import CheckpointError, DataError, UsageError
 from leantune.inference.batches import map_batches, softmax
 from leantune.model.classifier import Classifier
@@ -39,7 +39,7 @@ class TextClassifier(ABC):
     `leantune.train` and `leantune.load` give one.
     """
 
-    tokeniser: Tokeniser
+    tokenizer: Tokenizer
     labels: LabelMap
     settings: InferenceSettings
     source: Path
@@ -95,7 +95,7 @@ class TextClassifier(ABC):
         parts = [np.empty((0, len(self.classes)))]
         for start in range(0, len(texts), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
-            encoded = self.tokeniser.encode(texts[chunk], None if pairs is None else pairs[chunk])
+            encoded = self.tokenizer.encode(texts[chunk], None if pairs is None else pairs[chunk])
             parts.append(self.probabilities(encoded, self.settings.batch_size, start=start))
         return np.concatenate(parts)
 

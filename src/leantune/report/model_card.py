@@ -43,13 +43,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model = AutoModelForSequenceClassification.from_pretrained($source, num_labels=$num_labels)
 model = PeftModel.from_pretrained(model, "adapter").eval()
 tokenizer = AutoTokenizer.from_pretrained("adapter")
-logits = model(**tokenizer($tokenised, truncation=True, padding=True, return_tensors="pt")).logits
+logits = model(**tokenizer($tokenized, truncation=True, padding=True, return_tensors="pt")).logits
 ```
 """)
-ONE_TEXT = {"called_with": '"a text"', "tokenised": '["a text"]'}
+ONE_TEXT = {"called_with": '"a text"', "tokenized": '["a text"]'}
 A_PAIR = {
     "called_with": '{"text": "a text", "text_pair": "its second text"}',
-    "tokenised": '["a text"], ["its second text"]',
+    "tokenized": '["a text"], ["its second text"]',
 }
 
 

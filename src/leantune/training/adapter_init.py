@@ -29,7 +29,7 @@ ROW_NORM = 1 / math.sqrt(3)
 """Expected norm of a Kaiming-uniform row of A, so that learning rates of the start ``lora`` stay right."""
 
 
-def turn_to_gradient(
+def init_lora_from_gradient(
     classifier: Classifier,
     rows: LabelledRows,
     batch_size: int,

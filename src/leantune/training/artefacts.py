@@ -21,7 +21,7 @@ from leantune.config import Recipe
 from leantune.config.classifier_file import write_classifier_file
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import Tokeniser
+from leantune.data.tokenization import Tokenizer
 from leantune.inference.agreement import check_logits
 from leantune.inference.batches import map_own_rows
 from leantune.model.build import load_pretrained, skeleton_of
@@ -45,7 +45,7 @@ def publish(
     plan: ParameterPlan,
     schedule: RankSchedule,
     labels: LabelMap,
-    tokeniser: Tokeniser,
+    tokenizer: Tokenizer,
     probe: LabelledRows,
 ) -> dict[str, dict[str, Any]]:
     """Write ``adapter/`` and ``merged/`` into ``run``.
@@ -65,7 +65,7 @@ def publish(
     expected = _logits_in_float(classifier, load_pretrained(pretrained, labels), probe)
     with atomic_folder(run / "adapter") as folder:
         WRITERS[recipe.method](folder, adapter_of(classifier, recipe, plan, schedule))
-        tokeniser.tokenizer.save_pretrained(str(folder))
+        tokenizer.save(folder)
         write_classifier_file(folder, recipe, labels.names)
         adapted = _load_with_peft(load_transformers(pretrained, may_lack=drawn), folder)
         adapter_difference = check_logits("adapter", padded_logits(adapted, probe), expected)
@@ -74,7 +74,7 @@ def publish(
     with atomic_folder(run / "merged") as folder:
         base = load_transformers(pretrained, may_lack=drawn)
         _write_merged(folder, base, read_adapter(run / "adapter"))
-        tokeniser.tokenizer.save_pretrained(str(folder))
+        tokenizer.save(folder)
         write_classifier_file(folder, recipe, labels.names)
         merged_again = Pretrained.at(str(folder), trust_remote_code=pretrained.trust_remote_code)
         merged = load_transformers(merged_again).eval()

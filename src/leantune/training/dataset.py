@@ -20,7 +20,8 @@ from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, ExampleSource, open_examples
 from leantune.data.split import stratified_holdout
-from leantune.data.tokenization import Tokeniser, TokenTable, tokenise
+from leantune.data.token_table import TokenTable, tokenize
+from leantune.data.tokenization import Tokenizer
 from leantune.errors import DataError, UsageError
 from leantune.model.classifier import Classifier
 from leantune.model.hub import resolve_model
@@ -35,7 +36,7 @@ class PreparedData:
     train: LabelledRows
     validation: LabelledRows
     test: LabelledRows | None
-    tokeniser: Tokeniser
+    tokenizer: Tokenizer
     description: dict[str, Any]
     """The ``data`` entry of ``record.json``."""
     tokenise_s: float
@@ -73,7 +74,7 @@ def columns_of(recipe: Recipe) -> Columns:
 def prepare_data(
     recipe: Recipe, *, on_rows: Callable[[str, int], None] = lambda what, rows: None
 ) -> PreparedData:
-    """Read, tokenise and split the rows of a run.
+    """Read, tokenize and split the rows of a run.
 
     Args:
         recipe: its data, columns, labels and hold-out.
@@ -84,13 +85,13 @@ def prepare_data(
         UsageError: for a source or a tokenizer that cannot be had.
     """
     started = time.perf_counter()
-    tokeniser = Tokeniser.pretrained(resolve_model(recipe.model, with_weights=False), recipe.max_length)
+    tokenizer = Tokenizer.pretrained(resolve_model(recipe.model, with_weights=False), recipe.max_length)
     columns = columns_of(recipe)
 
     def read(location: str, split: str) -> tuple[ExampleSource, TokenTable]:
         source = open_examples(resolve_location(location), columns, labels="required", split=split)
         cache = default_cache_dir() / "tokens"
-        return source, tokenise(source, tokeniser, cache, on_rows=lambda rows: on_rows(split, rows))
+        return source, tokenize(source, tokenizer, cache, on_rows=lambda rows: on_rows(split, rows))
 
     source, table = read(recipe.data, "train")
     labels = LabelMap.of(
@@ -119,7 +120,7 @@ def prepare_data(
         description["test"] = describe_rows(recipe.test, test_table, test, labels)
     _add_repeats(description, {"train": train, "validation": validation, "test": test})
     return PreparedData(
-        labels, train, validation, test, tokeniser, description, time.perf_counter() - started
+        labels, train, validation, test, tokenizer, description, time.perf_counter() - started
     )
 
 

@@ -141,7 +141,7 @@ def publish_artefacts(run: Run, classifier: Classifier) -> None:
             plan=run.plan,
             schedule=run.steps.ranks,
             labels=run.data.labels,
-            tokeniser=run.data.tokeniser,
+            tokenizer=run.data.tokenizer,
             probe=run.data.validation[np.arange(min(PROBE_ROWS, len(run.data.validation)))],
         )
     run.record["status"] = "finished"

@@ -22,7 +22,7 @@ from leantune.system.file_names import entry_of
 from leantune.system.hardware import describe_versions
 from leantune.system.lock import run_lock
 from leantune.system.memory import is_out_of_memory
-from leantune.training.adapter_init import turn_to_gradient
+from leantune.training.adapter_init import init_lora_from_gradient
 from leantune.training.build import (
     Run,
     begin_record,
@@ -70,7 +70,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         else:
             begin_record(run)
             _warm_start(run, classifier)
-            _turn_adapters(run, classifier)
+            _init_adapters(run, classifier)
             # probe and decompositions round as the processor does, and there may be several kinds
             distributed.take_from_main([p.data for p in classifier.trainable().values()])
             start_folder(run)
@@ -146,13 +146,13 @@ def _warm_start(run: Run, classifier: Classifier) -> None:
     )
 
 
-def _turn_adapters(run: Run, classifier: Classifier) -> None:
+def _init_adapters(run: Run, classifier: Classifier) -> None:
     recipe = run.recipe
     if recipe.advanced.adapter_init != "gradient":
         return
     started = time.perf_counter()
-    with run.console.status("turning the adapters along the gradient"):
-        num_rows = turn_to_gradient(
+    with run.console.status("initialising the adapters from the gradient"):
+        num_rows = init_lora_from_gradient(
             classifier,
             run.data.train,
             math.ceil(recipe.batch_size / (recipe.accumulate * distributed.world_size())),
@@ -160,7 +160,7 @@ def _turn_adapters(run: Run, classifier: Classifier) -> None:
             class_weights=class_weights(run, run.data.train),
         )
     seconds = run.record["timings"]["gradient_start_s"] = time.perf_counter() - started
-    run.console.print(f"adapters turned along the gradient of {num_rows} rows in {seconds:.0f} s")
+    run.console.print(f"adapters initialised from the gradient of {num_rows} rows in {seconds:.0f} s")
 
 
 def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:

@@ -20,7 +20,7 @@ from leantune.inference.adapters import load_adapter
 from leantune.inference.export.openvino import (
     TOKENIZER_FILES,
     AccuracyCost,
-    QuantisationRows,
+    CalibrationData,
     import_quantisation,
     write_int8,
     write_openvino,
@@ -127,7 +127,7 @@ def _write_as_lora(folder: Path, own: Path) -> None:
 def export_int8(
     source: Path,
     output: str | None,
-    read_rows: Callable[[], QuantisationRows],
+    read_rows: Callable[[], CalibrationData],
     *,
     overwrite: bool = False,
     trust_remote_code: bool = False,

@@ -42,7 +42,7 @@ PROBE_LENGTHS = (1, 5, 15, 16, 17, 40, 100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantisationRows:
+class CalibrationData:
     """What int8 is calibrated with and measured on."""
 
     calibration: LabelledRows
@@ -96,7 +96,7 @@ def write_openvino(folder: Path, source: Path, *, trust_remote_code: bool = Fals
 
 
 def write_int8(
-    folder: Path, source: Path, rows: QuantisationRows, *, trust_remote_code: bool = False
+    folder: Path, source: Path, rows: CalibrationData, *, trust_remote_code: bool = False
 ) -> AccuracyCost:
     """Fill ``folder`` with a merged model in int8, and measure it as it is read back; see `write_openvino`.
 
@@ -118,7 +118,7 @@ def write_int8(
 
 def _reopened(folder: Path, trained: TextClassifier, *, precision: str | None = None) -> TextClassifier:
     """What was written, as prediction opens it."""
-    length = trained.tokeniser.max_length
+    length = trained.tokenizer.max_length
     return open_export(folder, trained.labels, trained.settings, max_length=length, precision=precision)
 
 
@@ -169,7 +169,7 @@ def _quantised(nncf: Any, model: Any, trained: TorchTextClassifier, calibration:
         _encoded(calibration),
         CALIBRATION_BATCH_SIZE,
         names={name for each in model.inputs for name in each.names},
-        longest=trained.tokeniser.max_length,
+        longest=trained.tokenizer.max_length,
         pad_id=trained.classifier.settings.get("pad_token_id") or 0,
     )
     inputs = [each for _, each in batches]
@@ -224,19 +224,19 @@ def _check_same(trained: TextClassifier, exported: TextClassifier) -> None:
 
 
 def _probe(trained: TextClassifier) -> Encoded:
-    tokeniser = trained.tokeniser
+    tokenizer = trained.tokenizer
     rng = np.random.default_rng(0)
 
     def texts() -> list[str]:
-        tokens = [rng.integers(0, tokeniser.num_ids, length).tolist() for length in PROBE_LENGTHS]
-        words = [tokeniser.decode(each) for each in tokens]
+        tokens = [rng.integers(0, tokenizer.num_ids, length).tolist() for length in PROBE_LENGTHS]
+        words = [tokenizer.decode(each) for each in tokens]
         # a text may hold the padding token, whose position some encoders do not count
-        return [f"{words[0]} {tokeniser.pad_token} {words[0]}", *words[1:]]
+        return [f"{words[0]} {tokenizer.pad_token} {words[0]}", *words[1:]]
 
-    return tokeniser.encode(texts(), texts() if trained.settings.takes_pairs else None)
+    return tokenizer.encode(texts(), texts() if trained.settings.takes_pairs else None)
 
 
-def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: QuantisationRows) -> AccuracyCost:
+def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: CalibrationData) -> AccuracyCost:
     label_ids = rows.measured.label_ids
     size = trained.settings.batch_size
     by_torch, by_int8 = (

@@ -13,9 +13,9 @@ from leantune.config import Recipe, recipe_of_run
 from leantune.config.run_record import read_finished_record
 from leantune.data.dataset import LabelledRows
 from leantune.data.read import Columns, open_examples
-from leantune.data.tokenization import tokenise
+from leantune.data.token_table import tokenize
 from leantune.errors import DataError, UsageError
-from leantune.inference.export.openvino import CALIBRATION_ROWS, QuantisationRows
+from leantune.inference.export.openvino import CALIBRATION_ROWS, CalibrationData
 from leantune.inference.load import kind_of, load
 from leantune.inference.text_classifier import TextClassifier
 from leantune.training.dataset import PreparedData, prepare_data
@@ -24,7 +24,7 @@ SEED = 42
 """Of the choice of rows to calibrate with."""
 
 
-def quantisation_rows(source: Path, data: str | None) -> QuantisationRows:
+def calibration_data(source: Path, data: str | None) -> CalibrationData:
     """Rows to calibrate int8 with, and others to measure it on.
 
     Args:
@@ -49,16 +49,16 @@ def quantisation_rows(source: Path, data: str | None) -> QuantisationRows:
         )
     own = _read_again(source, record, recipe)
     sample = np.random.default_rng(recipe.seed).permutation(len(own.train))[:CALIBRATION_ROWS]
-    return QuantisationRows(calibration=own.train[sample], measured=own.validation, name="validation")
+    return CalibrationData(calibration=own.train[sample], measured=own.validation, name="validation")
 
 
-def _of_file(trained: TextClassifier, data: str) -> QuantisationRows:
+def _of_file(trained: TextClassifier, data: str) -> CalibrationData:
     rows = _read(trained, data)
     if len(rows) < 2:
         raise DataError("1 row, expected some to calibrate with and others to measure on", path=data)
     order = np.random.default_rng(SEED).permutation(len(rows))
     count = min(CALIBRATION_ROWS, len(rows) // 2)
-    return QuantisationRows(calibration=rows[order[:count]], measured=rows[order[count:]], name=data)
+    return CalibrationData(calibration=rows[order[:count]], measured=rows[order[count:]], name=data)
 
 
 def _read_again(run: Path, record: dict[str, Any], recipe: Recipe) -> PreparedData:
@@ -83,6 +83,6 @@ def _read(trained: TextClassifier, data: str) -> LabelledRows:
         text=settings.text_column, text_pair=settings.text_pair_column, label=settings.label_column
     )
     source = open_examples(resolve_location(data), columns, labels="required")
-    table = tokenise(source, trained.tokeniser, default_cache_dir() / "tokens")
+    table = tokenize(source, trained.tokenizer, default_cache_dir() / "tokens")
     ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)
     return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)
