@@ -198,7 +198,7 @@ def content_of(rows: Any, name: str, recipe: Mapping[str, Any]) -> tuple[bytes, 
         DataError: for texts and labels that are not as many, or a column that is missing.
     """
     if isinstance(rows, tuple) and len(rows) == 2:
-        return _lines(*rows, name), "jsonl"
+        return lines_of(*rows, name), "jsonl"
     module = type(rows).__module__.partition(".")[0]
     if module == "datasets" and hasattr(rows, "column_names"):
         if isinstance(rows.column_names, dict):
@@ -227,7 +227,12 @@ def _columns(found: Sequence[str], name: str, recipe: Mapping[str, Any]) -> list
     return wanted
 
 
-def _lines(texts: Any, labels: Any, name: str) -> bytes:
+def lines_of(texts: Any, labels: Any, name: str) -> bytes:
+    """Texts and their labels as JSON lines.
+
+    Raises:
+        DataError: if they are not as many, or hold what JSON cannot.
+    """
     texts, labels = list_of_texts(texts), list(labels)
     if len(texts) != len(labels):
         raise DataError(f"{name}: {len(texts)} texts and {len(labels)} labels, expected as many")

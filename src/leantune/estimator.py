@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -15,21 +14,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from leantune.api import lines_of, run_recipe
 from leantune.config import Recipe, load_recipe
 from leantune.config.run_record import RECORD, read_record
 from leantune.data.cells import list_of_texts
 from leantune.errors import DataError, Interrupted, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.text_classifier import TextClassifier
-from leantune.report import write_model_card, write_report
 from leantune.system.atomic import write_text
-from leantune.system.console import console
 from leantune.training.folder import check_folder
-from leantune.training.run import run_training
 
 SET_BY_ARGUMENTS = {"data", "labels", "max_trainable_params", "model", "output"}
 """Recipe keys that are no business of ``recipe``."""
@@ -123,7 +119,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "cross-validation are others: leave output=None there); choose another output, or remove it"
             )
         check_folder(output, overwrite=is_own, resume=False)
-        content = _lines_of(texts, labels)
+        content = lines_of(texts, labels.tolist(), "X and y").decode()
         # its own name tells what is in it, so that it replaces no other file
         rows = output / f"rows-{hashlib.sha256(content.encode()).hexdigest()[:12]}.jsonl"
         settings = {
@@ -148,19 +144,14 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise
         finally:
             _remove_rows_of_no_run(output, written)
-        write_model_card(run)
-        write_report(run)
         self.run_, self.classes_, self._rows = run, classes, [rows]
         self.record_ = _record_in(run)
         self._run_id = self.record_["run_id"]
         self._trained: TextClassifier = load_run(run, trust_remote_code=recipe.trust_remote_code)
 
     def _run(self, recipe: Recipe, *, overwrite: bool) -> Path:
-        terminal = console(stderr=True, quiet=not self.verbose)
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         try:
-            with torch.random.fork_rng(devices):  # a run seeds torch's generator, which is the caller's
-                return run_training(recipe, console=terminal, overwrite=overwrite)
+            return run_recipe(recipe, overwrite=overwrite, quiet=not self.verbose)
         except Interrupted as error:
             reason = error if self.output else None  # a temporary run cannot be resumed
             number = error.exit_code - 128
@@ -185,14 +176,6 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         best = self.predict_proba(X).argmax(axis=1)
         labels: npt.NDArray[Any] = self.classes_[best]
         return labels
-
-
-def _lines_of(texts: Sequence[str], labels: npt.NDArray[Any]) -> str:
-    """What ``fit`` was given, as the file that ``recipe.yaml`` names."""
-    return "".join(
-        json.dumps({"text": text, "label": str(label)}) + "\n"
-        for text, label in zip(texts, labels, strict=True)
-    )
 
 
 def _record_in(output: Path) -> dict[str, Any]:
