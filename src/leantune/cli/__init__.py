@@ -1,0 +1,1 @@
+"""The command line: what can be typed (`parser`), what each command does (`main`), what it prints (`output`)."""

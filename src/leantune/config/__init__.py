@@ -1,4 +1,4 @@
-"""Recipe: what the user chose, and how it is read."""
+"""What a user chose and what a run wrote: `recipe` and how it is read (`load`), `run_record`, `classifier_file`."""
 
 from leantune.config.load import load_recipe, parse_overrides, recipe_of_run, shipped_recipes
 from leantune.config.recipe import Recipe

@@ -1,0 +1,6 @@
+"""A training run, from rows to artefacts; `run` reads from top to bottom.
+
+Before the first step: `folder`, `dataset`, `planning`, `build`, `head_init`, `adapter_init`. The steps: `loop`,
+`losses`, `optimizer`. Between steps: `callbacks`, `checkpoint`, `state`, `history`, `signals`. After them: `selection`,
+`finalize`, `artefacts`. `resume` goes on; `warnings` says what a user should know.
+"""

@@ -1,0 +1,1 @@
+"""Other standard forms of a trained classifier: PEFT, transformers (`formats`), OpenVINO (`openvino`)."""
