@@ -5,12 +5,13 @@ S texts of a batch, L tokens that they are padded to.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,8 @@ def open_export(
     with explained_damage(folder):
         described = read_settings(str(folder))
         check_labels(folder, described, labels)
-        compiled = _core().compile_model(str(folder / MODEL), "CPU", properties)
+        with _same_signal_stack():
+            compiled = openvino.Core().compile_model(str(folder / MODEL), "CPU", properties)
         compiled.output("logits")
     return OpenVinoClassifier(
         tokenizer=Tokenizer.of_run(folder, max_length),
@@ -193,15 +195,31 @@ def open_export(
     )
 
 
-@cache
-def _core() -> Any:
-    """The one OpenVINO of this process.
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of ``sigaltstack(2)``."""
 
-    Each Core has a CPU plugin of its own, which puts its stack for signal handlers in place of the one before,
-    and that one back when it goes. Of two that go in the order in which they came, the second puts back what the first
-    has freed: the next signal ends the process (OpenVINO 2026.4 on processors with AMX).
+    _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def _same_signal_stack() -> Iterator[None]:
+    """Leave this thread's stack for signal handlers as it is.
+
+    OpenVINO puts one of its own in its place, and the one before back when the Core goes. Of two Cores that go in the
+    order in which they came, the second puts back what the first has freed: the next signal ends the process (OpenVINO
+    2026.4 on processors with AMX). One Core for all is no way out: with it, inference itself ended the process.
     """
-    return import_extra("openvino", "this engine").Core()
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(
+            ctypes.byref(before), None
+        )  # one that is too small now stays refused, and theirs in place
 
 
 def _properties(openvino: Any, precision: str) -> dict[Any, Any]:
