@@ -25,7 +25,7 @@ from leantune.config.load import load_recipe
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
 from leantune.inference.export.formats import FOLDERS
-from leantune.inference.writers import Layout, open_writer
+from leantune.inference.writers import PredictionLayout, open_writer
 from tiny import save_tiny_encoder, write_rows
 
 pytestmark = [
@@ -259,7 +259,7 @@ def test_whole_numbers_that_parquet_has_no_room_for_are_refused(tmp_path):
     labels = LabelMap(("-3", "18446744073709551617"))
     assert labels.is_integer
     with pytest.raises(UsageError, match=r"18446744073709551617 is too large .* write \.csv or \.jsonl"):
-        open_writer(Layout(labels, submission=True), tmp_path / "out.parquet", ".parquet")
+        open_writer(PredictionLayout(labels, submission=True), tmp_path / "out.parquet", ".parquet")
 
 
 def test_a_tilde_is_the_home_of_the_user_in_every_path(run, inputs, tmp_path, monkeypatch):

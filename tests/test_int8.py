@@ -187,7 +187,7 @@ def test_prediction_in_int8_is_near_that_in_fp32(run_in_bf16):
 
 
 def test_prediction_in_int8_needs_the_kernels(run_in_bf16, monkeypatch):
-    monkeypatch.setattr(library, "kernels", lambda: library.Kernels(None, "no C compiler"))
+    monkeypatch.setattr(library, "kernels", lambda: library.LoadedLibrary(None, "no C compiler"))
     with pytest.raises(UsageError, match="precision=int8: no C compiler; use precision=auto"):
         load_engine("torch", run_in_bf16, precision="int8")
 

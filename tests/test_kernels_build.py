@@ -143,7 +143,7 @@ def test_kernels_and_torch_share_one_openmp_runtime():
 
 def test_a_package_without_the_library_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(library, "FILE", tmp_path / "native_kernels.so")
-    assert load_kernels("amx") == library.Kernels(
+    assert load_kernels("amx") == library.LoadedLibrary(
         None, "no kernels in this package: it was built without a C compiler (GCC 11 or newer)"
     )
 

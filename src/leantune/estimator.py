@@ -184,7 +184,7 @@ def _record_in(output: Path) -> dict[str, Any]:
 
 
 def _remove_rows_of_no_run(output: Path, written: Sequence[Path]) -> None:
-    """Of the files that an estimator wrote, keep the one that the run in ``output`` was made of."""
+    """Keep, of the files that an estimator wrote, the one that the run in ``output`` was made of."""
     used = _record_in(output).get("recipe", {}).get("data")
     for path in written:
         if str(path) != used:

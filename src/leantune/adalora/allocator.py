@@ -17,7 +17,7 @@ from leantune.adalora.schedule import RankSchedule
 from leantune.errors import DivergedError
 
 BETA1 = BETA2 = 0.85
-"""Of both averages, as published (Zhang et al., 2023, appendix C)."""
+"""Decay of both averages, as published (Zhang et al., 2023, appendix C)."""
 
 
 class RankAllocator:

@@ -15,7 +15,7 @@ class Adapted(Protocol):
     """A model with adapted layers."""
 
     def adapted_layers(self) -> dict[str, AdaLoraLinear]:
-        """By name."""
+        """The adapted layers by name."""
 
     def replace(self, name: str, module: nn.Module) -> None:
         """Put ``module`` where the layer called ``name`` is."""

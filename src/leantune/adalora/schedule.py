@@ -24,9 +24,9 @@ class RankSchedule:
     """
 
     init_budget: int
-    """Of the triplets at the start: modules x initial rank, or their parameters."""
+    """Triplets at the start: modules x initial rank."""
     target_budget: int
-    """Of the triplets at the end: modules x target rank, or their parameters."""
+    """Triplets at the end: modules x target rank."""
     total_steps: int
     """Optimiser steps of the run."""
     warmup_steps: int

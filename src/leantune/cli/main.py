@@ -235,13 +235,15 @@ def _predict(options: argparse.Namespace) -> None:
     from leantune.assets.download import resolve_location
     from leantune.data.read import open_examples
     from leantune.inference.predict import predict_to
-    from leantune.inference.writers import Layout, check_output, open_writer
+    from leantune.inference.writers import PredictionLayout, check_output, open_writer
 
     location = resolve_location(options.input)
     suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)
     trained = _engine(options)
     source = open_examples(location, _columns(options, trained.settings), labels="ignore", split="test")
-    layout = Layout(trained.labels, with_probabilities=options.probabilities, submission=options.submission)
+    layout = PredictionLayout(
+        trained.labels, with_probabilities=options.probabilities, submission=options.submission
+    )
     with _console().status("classifying") as status:
         summary = predict_to(
             trained,

@@ -54,7 +54,7 @@ class ClassifierFile:
 
     @property
     def settings(self) -> InferenceSettings:
-        """Of a folder that is used without its run."""
+        """How rows are read and classified where the folder is used without its run."""
         return InferenceSettings(
             text_column=self.text_column,
             text_pair_column=self.text_pair_column,

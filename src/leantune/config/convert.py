@@ -8,7 +8,7 @@ import typing
 from typing import Any, Literal
 
 MAX_DIGITS = 18
-"""Of a whole number, its signs and separators counted: those of 64 bits."""
+"""Digits of a whole number, signs and separators counted: those of 64 bits."""
 _DIGITS = re.compile(r"[+-]?(\d[\d_]*|\d{1,3}(,\d{3})+)", re.ASCII)
 
 

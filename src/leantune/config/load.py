@@ -76,7 +76,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """That of libyaml, where it is there, which takes a tenth of the time."""
 MAX_BYTES = 2**23
 MAX_DEPTH = 10
-"""Of a recipe file: its longest value is the list of the classes, of which there may be 65,536."""
+"""Depth of a recipe file; its longest value is the list of the classes, of which there may be 65,536."""
 MAX_PROBLEMS = 20
 """Named in one message."""
 

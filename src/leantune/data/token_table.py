@@ -41,10 +41,10 @@ class TokenTable:
     """A memory-mapped table of token rows; only lengths and labels are held in memory, and labels are of the source."""
 
     batches: list[pa.RecordBatch] = field(repr=False)
-    """Of the mapped file, which may have lost its name since."""
+    """Batches of the mapped file, which may have lost its name since."""
     source_name: str
     source_sha256: str
-    """Of the content that the rows were read from."""
+    """Hex digest of the content that the rows were read from."""
     labels: list[str] | None = field(repr=False, default=None)
     """As text, one a row; None if the rows were read without."""
 

@@ -23,11 +23,11 @@ PART_CHARACTERS = 2**20
 characters took 1.3 GB more than they do in parts."""
 
 LONG_CHARACTERS, CUT_MARGIN = 2**18, 2**14
-"""Of a text that is cut before it is tokenized, and how far from the nearest token that is kept."""
+"""Characters of a text that is cut before it is tokenized, and how far from the nearest token that is kept."""
 PIECES_AT_ONCE = 4
-"""Of a long text whose tokens are counted."""
+"""Pieces of a long text whose tokens are counted."""
 _LAST_SPACE = re.compile(r"\s(?=\S*\Z)")
-"""Of a window of a text."""
+"""The last space of a window of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _saved_settings(backend: Any, path: Path) -> TokenizerSettings:
-    """From the ``tokenizer_config.json`` that transformers saved."""
+    """What the ``tokenizer_config.json`` says that transformers saved."""
     said = json.loads(path.read_bytes()) if path.is_file() else {}
 
     def id_of(name: str) -> int | None:

@@ -36,7 +36,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PredictionLayout:
     """Which columns a prediction file has.
 
     Args:
@@ -95,7 +95,7 @@ class Layout:
 class PredictionWriter(ABC):
     """Writes chunks of predictions; a context manager that closes what it opened."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: PredictionLayout) -> None:
         self.layout = layout
 
     @abstractmethod
@@ -118,7 +118,7 @@ class PredictionWriter(ABC):
 class _TextWriter(PredictionWriter):
     """A text file, or standard output when the path is None."""
 
-    def __init__(self, layout: Layout, path: Path | None) -> None:
+    def __init__(self, layout: PredictionLayout, path: Path | None) -> None:
         super().__init__(layout)
         self._path = path
         self._file: IO[str] = _utf8_output() if path is None else path.open("w", encoding="utf-8", newline="")
@@ -138,7 +138,7 @@ def _utf8_output() -> IO[str]:
 
 
 class _DelimitedWriter(_TextWriter):
-    def __init__(self, layout: Layout, path: Path | None, delimiter: str) -> None:
+    def __init__(self, layout: PredictionLayout, path: Path | None, delimiter: str) -> None:
         super().__init__(layout, path)
         self._csv = csv.writer(self._file, delimiter=delimiter, lineterminator="\n")
         # the module does not see that a carriage return needs quotes when it does not end its lines
@@ -165,7 +165,7 @@ class _JsonLinesWriter(_TextWriter):
 
 
 class _ParquetWriter(PredictionWriter):
-    def __init__(self, layout: Layout, path: Path) -> None:
+    def __init__(self, layout: PredictionLayout, path: Path) -> None:
         super().__init__(layout)
         self._schema = pa.schema(list(zip(layout.header, layout.types, strict=True)))
         self._writer = pq.ParquetWriter(str(path), self._schema)
@@ -208,7 +208,7 @@ def check_output(output: str, *, inputs: tuple[str, ...], overwrite: bool) -> st
     return suffix
 
 
-def open_writer(layout: Layout, path: Path | None, suffix: str) -> PredictionWriter:
+def open_writer(layout: PredictionLayout, path: Path | None, suffix: str) -> PredictionWriter:
     """The writer for a suffix of `FORMATS`; path None is standard output."""
     if suffix == ".parquet":
         assert path is not None

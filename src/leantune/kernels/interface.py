@@ -46,20 +46,20 @@ class LayerLike(Protocol):
     attention_norm: nn.LayerNorm | nn.Identity
     mlp_norm: nn.LayerNorm
     attention_dropout: PooledDropout
-    """Of attention weights."""
+    """Dropout of attention weights."""
     out_dropout: PooledDropout
-    """Behind ``out_proj``."""
+    """Dropout after ``out_proj``."""
     down_dropout: PooledDropout
-    """Behind ``down_proj``."""
+    """Dropout after ``down_proj``."""
     inner_dropout: PooledDropout
-    """Of what comes out of a gated activation."""
+    """Dropout of what comes out of a gated activation."""
     head_width: int
     activation: str
     """A name of `reference.ACTIVATIONS`."""
     is_gated: bool
     """Whether ``up_proj`` gives twice the inner width: what is activated, and what that is multiplied by."""
     norm_first: bool
-    """Whether norms are before their blocks and not behind the sums."""
+    """Whether norms are before their blocks and not after the sums."""
     window: int | None
     """A token sees those less than this many positions away; None: all of its text."""
     rotary_base: float | None

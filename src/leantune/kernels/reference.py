@@ -59,7 +59,7 @@ class Reference(Kernels):
 
 def encoder_layer(layer: LayerLike, x_TD: Tensor, layout: Layout, *, only_first: bool) -> Tensor:
     """Attention, then the feed-forward block, each added to its input (Vaswani et al., 2017, section 3.1), with norms
-    behind the sums or, where ``norm_first``, before the blocks (Xiong et al., 2020, arXiv 2002.04745).
+    after the sums or, where ``norm_first``, before the blocks (Xiong et al., 2020, arXiv 2002.04745).
     """
     heads = attention(layer.attention_norm(x_TD) if layer.norm_first else x_TD, layer, layout, only_first)
     if only_first:

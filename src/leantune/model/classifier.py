@@ -223,7 +223,7 @@ class PackedClassifier(Classifier):
         return self.head.features(mean_tokens(hidden, batch) if self.head.means_tokens else hidden)
 
     def named_modules_with_weights(self) -> dict[str, nn.Module]:
-        """By the names of transformers."""
+        """The modules by the names of transformers."""
         return {theirs: self.get_submodule(ours) for theirs, ours in self._own_names.items()}
 
     def replace(self, name: str, module: nn.Module) -> None:
@@ -240,11 +240,11 @@ class PackedClassifier(Classifier):
         }
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
-        """Of all weights of the encoder."""
+        """Change the type of all weights of the encoder."""
         self.encoder.to(dtype)
 
     def choose_kernels(self, *, train_int8: bool = False, predict_int8: bool = False) -> Choice:
-        """By type, device and widths of the encoder."""
+        """Decide by type, device and widths of the encoder."""
         layers = list(self.encoder.encoder_layers())
         choice = choose_kernels(
             self.encoder.embeddings, layers, train_int8=train_int8, predict_int8=predict_int8

@@ -39,7 +39,7 @@ class EncoderConfig:
     layers: tuple[LayerConfig, ...]
     norm_eps: float
     embedding_width: int
-    """Of the embedding tables; where it is not D, a linear layer follows."""
+    """The width of the embedding tables; where it is not D, a linear layer follows."""
     max_positions: int
     """Rows of the table of position embeddings; 0: no such table."""
     token_types: int = 0

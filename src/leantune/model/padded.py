@@ -60,7 +60,7 @@ class PaddedClassifier(Classifier):
 
     @property
     def pooler_names(self) -> tuple[str, ...]:
-        """By architecture."""
+        """The modules that `targets=attention` means, by architecture."""
         return POOLERS.get(self.settings["model_type"], ())
 
     def features(self, batch: PackedBatch) -> Tensor:
@@ -83,7 +83,7 @@ class PaddedClassifier(Classifier):
         return features.float()
 
     def named_weights(self) -> dict[str, nn.Parameter]:
-        """By the names that they had before the output layer was taken out."""
+        """The modules by the names that they had before the output layer was taken out."""
         named = {_plain(name): parameter for name, parameter in self.model.named_parameters()}
         return named | {f"{self.output_name}.{sub}": p for sub, p in self.output.named_parameters()}
 
@@ -130,7 +130,7 @@ class PaddedClassifier(Classifier):
         }
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
-        """Of the encoder's parameters; what leads from it into the head becomes fp32 on the way.
+        """Change the type of the encoder's parameters; what leads from it into the head becomes fp32 on the way.
 
         Buffers keep their type, as in transformers' own loading: rotary frequencies in bf16 would turn far tokens by
         whole radians too much.

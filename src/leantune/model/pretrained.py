@@ -26,7 +26,7 @@ _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 _VOICE = threading.RLock()
-"""Of what transformers says, which is set for the whole process."""
+"""Held by who sets what transformers says, which is set for the whole process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Pretrained:
 
     folder: str
     config: Any
-    """Of transformers."""
+    """The config, as transformers has it."""
     trust_remote_code: bool = False
     """Whether the user lets code run that comes with the model."""
 

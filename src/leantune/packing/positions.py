@@ -21,7 +21,7 @@ class DistanceBias:
     _blocks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
 
     def block(self, length: int, dtype: torch.dtype) -> Tensor:
-        """For each query and key of a text of ``length``, at most R: ``(N, L, L)``."""
+        """A bias for each query and key of a text of ``length``, at most R: ``(N, L, L)``."""
         if (length, dtype) not in self._blocks:
             place = torch.arange(length, device=self.by_distance.device)
             reach = (self.by_distance.shape[1] + 1) // 2
@@ -63,7 +63,7 @@ class Rotation:
 
     @classmethod
     def of(cls, position_ids: Tensor, base: float, head_width: int) -> Rotation:
-        """Of tokens at ``position_ids`` ``(T,)``."""
+        """The rotation of tokens at ``position_ids`` ``(T,)``."""
         powers = torch.arange(0, head_width, 2, dtype=torch.float32, device=position_ids.device) / head_width
         angles = position_ids[:, None].float() * (1.0 / base**powers)
         angles = torch.cat([angles, angles], dim=-1)[:, None]

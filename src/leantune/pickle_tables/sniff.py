@@ -11,7 +11,7 @@ from leantune.pickle_tables.opcodes import BY_BYTE, declared_length, read_argume
 # Tables begin with a mark, a list, a dict or a name.
 _FIRST_BYTES_OF_TEXT_PICKLES = (b"(", b"]", b"}", b"c")
 _MIN_KINDS = 3
-"""Of opcodes; the shortest pickle of a list has four."""
+"""Opcodes that are looked at; the shortest pickle of a list has four."""
 
 _LAST_TEXT_PROTOCOL = 1
 _MODULE_AND_NAME = re.compile(rb"[\w.]*(\n[\w.]*\n?)?")

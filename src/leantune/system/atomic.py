@@ -36,7 +36,7 @@ DISK_FAILURES = {
 }
 
 MAX_NAME_BYTES = 255
-"""Of a file's name, in the file systems of Linux and macOS."""
+"""Bytes of a file's name, in the file systems of Linux and macOS."""
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Arguments of renameat2(2)."""

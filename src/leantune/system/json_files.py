@@ -28,7 +28,7 @@ def read_json(path: Path, kind: type) -> dict[str, Any]:
 
 
 def parse_json(content: bytes, kind: type, place: str) -> dict[str, Any]:
-    """As `read_json`, of bytes that are at ``place``.
+    """The JSON object in bytes that are at ``place``; see `read_json`.
 
     Raises:
         CheckpointError: as `read_json`.

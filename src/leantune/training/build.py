@@ -67,7 +67,7 @@ class Run:
     """``bf16``, ``fp16`` or ``fp32``: what the recipe means on this machine."""
     record: dict[str, Any]
     started: float
-    """Of `time.perf_counter`; in a resumed run moved back by what earlier processes took."""
+    """Seconds of `time.perf_counter`; in a resumed run moved back by what earlier processes took."""
     kernels: str = ""
     """Whose kernels compute the encoder, and why; known when the classifier is built."""
 

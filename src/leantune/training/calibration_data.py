@@ -21,7 +21,7 @@ from leantune.inference.text_classifier import TextClassifier
 from leantune.training.dataset import PreparedData, prepare_data
 
 SEED = 42
-"""Of the choice of rows to calibrate with."""
+"""Seed of the choice of rows to calibrate with."""
 
 
 def calibration_data(source: Path, data: str | None) -> CalibrationData:

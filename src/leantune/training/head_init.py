@@ -26,7 +26,7 @@ ENOUGH_ROWS = 5_000
 ENOUGH_OF_A_CLASS = 100
 """Rows for every class, where that is more; not measured."""
 MAX_ROWS = 20_000
-"""Of any number of classes."""
+"""The probe takes any number of classes."""
 
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """scikit-learn's C, on standardised features: the one with the lowest log loss in cross-validation is fitted to all
@@ -49,7 +49,7 @@ def _logistic(inverse_penalty: float) -> LogisticRegression:
 def _best_inverse_penalty(
     features: npt.NDArray[np.float64], label_ids: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> float:
-    """By the log loss on held-out rows of classes that the other folds have, too; 0.1 if that cannot be told."""
+    """The penalty with the lowest log loss on held-out rows of classes that other folds have, too; 0.1 without any."""
     folds = np.array_split(rng.permutation(len(label_ids)), NUM_FOLDS)
     losses = dict.fromkeys(INVERSE_PENALTIES, 0.0)
     for fold in folds[: math.ceil(ROWS_TO_COMPARE_BY / len(folds[0]))]:

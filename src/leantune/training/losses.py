@@ -17,7 +17,7 @@ from leantune.system import distributed
 TEMPERATURE = 0.2
 """What cosines are divided by."""
 NO_LABEL = -1
-"""Of rows that are only there so that every process gives as many."""
+"""Label of rows that are only there so that every process gives as many."""
 
 
 def supervised_contrast(inputs_SD: Tensor, labels_S: Tensor, temperature: float = TEMPERATURE) -> Tensor:

@@ -25,7 +25,7 @@ class Evaluation:
     """Whether ranks were final: only then is the model the one that was planned."""
 
     def to_json(self) -> dict[str, Any]:
-        """For the state of a checkpoint."""
+        """The selection as the state of a checkpoint holds it."""
         return {
             "step": self.step,
             "epoch": self.epoch,
@@ -62,7 +62,7 @@ class Selection:
         return [chosen, *(e for e in ranking if e is not chosen)]
 
     def _best_first(self) -> list[Evaluation]:
-        """By the metric; a tie goes to the lower log loss, then to the earlier."""
+        """Order evaluations by the metric; a tie goes to the lower log loss, then to the earlier."""
         eligible = (e for e in self.evaluations if e.is_eligible)
         return sorted(eligible, key=lambda e: (-self._score(e), e.metrics["log_loss"], e.step))
 

@@ -28,7 +28,7 @@ REPEATS = {
 """What the counts of equal rows in ``prepare`` are called in the terminal."""
 
 PADDING_TOLERANCE = 1e-3
-"""Of `_change_by_padding`: above rounding."""
+"""A `_change_by_padding` that is said: above rounding."""
 
 
 def data_lines(description: dict[str, Any], max_length: int) -> Iterator[str]:

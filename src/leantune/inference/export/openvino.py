@@ -57,7 +57,7 @@ class AccuracyCost:
 
     rows: str
     precision: str
-    """Of the encoder in PyTorch."""
+    """The precision of the encoder in PyTorch."""
     torch_accuracy: float
     int8_accuracy: float
     equal_predictions: float

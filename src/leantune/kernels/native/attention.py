@@ -90,7 +90,7 @@ class Attention:
 
     layout: Layout
     mask: Mask
-    """Of attention weights."""
+    """The dropout mask of attention weights."""
     window: int
     """0: none."""
     only_first: bool

@@ -64,7 +64,7 @@ class Library:
 
 
 @dataclass(frozen=True, slots=True)
-class Kernels:
+class LoadedLibrary:
     """The kernels for this machine, or why there are none."""
 
     library: Library | None
@@ -72,7 +72,7 @@ class Kernels:
 
 
 @lru_cache(maxsize=1)
-def kernels() -> Kernels:
+def kernels() -> LoadedLibrary:
     """Load them, the first time.
 
     Raises:
@@ -82,28 +82,28 @@ def kernels() -> Kernels:
     if highest not in LEVELS:
         raise UsageError(f"{HIGHEST} must be one of {', '.join(LEVELS)}. Got {highest!r} instead")
     if os.environ.get(SWITCH) == "0":
-        return Kernels(None, f"{SWITCH}=0")
+        return LoadedLibrary(None, f"{SWITCH}=0")
     if highest == "none":
-        return Kernels(None, f"{HIGHEST}=none")
+        return LoadedLibrary(None, f"{HIGHEST}=none")
     return load_kernels(highest)
 
 
-def load_kernels(highest: str) -> Kernels:
+def load_kernels(highest: str) -> LoadedLibrary:
     """The best kernels for this machine up to a level."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ("Linux", "x86_64"):
-        return Kernels(None, f"no kernels for {system} on {machine}")
+        return LoadedLibrary(None, f"no kernels for {system} on {machine}")
     if not FILE.is_file():
         lacks = "it was built without a C compiler (GCC 11 or newer)"
-        return Kernels(None, f"no kernels in this package: {lacks}")
+        return LoadedLibrary(None, f"no kernels in this package: {lacks}")
     try:
         file = ctypes.CDLL(str(FILE))
     except OSError as error:
-        return Kernels(None, str(error))
+        return LoadedLibrary(None, str(error))
     level = LEVELS[file.best_level(LEVELS.index(highest))]
     if level == "none":
-        return Kernels(None, "no kernels for this processor: it has not all of x86-64-v3 (AVX2, FMA)")
-    return Kernels(Library(file, level))
+        return LoadedLibrary(None, "no kernels for this processor: it has not all of x86-64-v3 (AVX2, FMA)")
+    return LoadedLibrary(Library(file, level))
 
 
 def call(function: str, arguments: ctypes.Structure) -> None:

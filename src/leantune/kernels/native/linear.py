@@ -111,11 +111,11 @@ class FusedLinear:
     weight: PackedWeight
     """W ``(F, D)`` and b of all."""
     updates: tuple[LoraFactors | None, ...]
-    """Of each."""
+    """The update of each layer."""
     places: tuple[_Place, ...]
     """Where each stands in A and B of all."""
     mask: Mask
-    """Of the dropout of x, the same both ways."""
+    """The mask of the dropout of x, the same both ways."""
     quantized: bool
     """Whether products with W are in int8."""
 

@@ -115,11 +115,11 @@ class NormOfSum:
     bias: Tensor | None
     """``(D,)``; None: none."""
     mask: Mask
-    """Of dropout, the same both ways."""
+    """The mask of dropout, the same both ways."""
 
     @classmethod
     def of(cls, norm: nn.LayerNorm, bias: Tensor | None, dropout: PooledDropout) -> NormOfSum:
-        """With a new mask, where ``dropout`` drops."""
+        """The norm with a new mask, where ``dropout`` drops."""
         return cls(norm, bias, mask_of(dropout))
 
     def of_sum(self, x: Tensor, residual: Tensor) -> Tensor:

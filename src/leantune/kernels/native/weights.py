@@ -194,7 +194,7 @@ class Bf16Matrix:
 
     @classmethod
     def of(cls, weight_FD: Tensor, bias_F: Tensor) -> Bf16Matrix:
-        """Of contiguous bf16; F and D are multiples of 32."""
+        """Lay out contiguous bf16; F and D are multiples of 32."""
         rows, width = weight_FD.shape
         panels = torch.empty(rows * width, dtype=torch.bfloat16)
         arguments = WeightArgument(
