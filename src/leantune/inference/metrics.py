@@ -5,6 +5,7 @@ Shapes: N rows, C classes, K occupied cells of a confusion matrix, B bootstrap d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -94,19 +95,26 @@ def evaluate_probabilities(
     """
     _check(probabilities_NC, label_ids_N, len(label_names))
     predicted_N = probabilities_NC.argmax(axis=1)
-    confusion_CC = confusion_matrix(label_ids_N, predicted_N, len(label_names))
-    num_rows = len(label_ids_N)
-    num_right = int(confusion_CC.trace())
+    confusion = occupied_cells(label_ids_N, predicted_N, len(label_names))
+    per_class = tuple(_per_class(label_ids_N, predicted_N, label_names))
+    macro_f1 = float(np.mean([one.f1 for one in per_class if one.f1 is not None]))
+    num_rows, num_right = len(label_ids_N), int((predicted_N == label_ids_N).sum())
+    accuracy_interval = wilson_interval(num_right, num_rows)
     return Metrics(
         num_rows=num_rows,
         accuracy=num_right / num_rows,
-        accuracy_interval=wilson_interval(num_right, num_rows),
-        macro_f1=_macro_f1(confusion_CC),
-        macro_f1_interval=_macro_f1_interval(confusion_CC, seed),
+        accuracy_interval=accuracy_interval,
+        macro_f1=macro_f1,
+        # where no row is wrong all draws are alike; the interval of the accuracy, which is as perfect, stands in
+        macro_f1_interval=(
+            accuracy_interval
+            if num_right == num_rows
+            else _macro_f1_interval(np.array(confusion), macro_f1, len(label_names), seed)
+        ),
         log_loss=_log_loss(probabilities_NC, label_ids_N),
         calibration_error=_calibration_error(probabilities_NC, predicted_N == label_ids_N),
-        per_class=tuple(_per_class(confusion_CC, label_names)),
-        confusion=occupied_cells(confusion_CC),
+        per_class=per_class,
+        confusion=confusion,
     )
 
 
@@ -132,39 +140,35 @@ def _check(probabilities_NC: Floats, label_ids_N: Integers, num_classes: int) ->
         raise ValueError("rows must be probabilities that sum to 1. Got something else: logits?")
 
 
-def confusion_matrix(label_ids_N: Integers, predicted_N: Integers, num_classes: int) -> npt.NDArray[np.int64]:
-    """Rows by true and predicted class ``(C, C)``."""
-    cells_N = label_ids_N.astype(np.int64) * num_classes + predicted_N
-    return np.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+def occupied_cells(
+    label_ids_N: Integers, predicted_N: Integers, num_classes: int
+) -> tuple[tuple[int, int, int], ...]:
+    """Cells of the confusion matrix with any rows in them: true class, predicted class, rows.
 
+    At most one a row, however many classes there are.
 
-def occupied_cells(confusion_CC: npt.NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
-    """True class, predicted class and rows, where there are any: at most one a row, however many classes.
-
-    >>> occupied_cells(np.array([[3, 1], [0, 2]]))
+    >>> occupied_cells(np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 1]), 2)
     ((0, 0, 3), (0, 1, 1), (1, 1, 2))
     """
-    true_K, predicted_K = confusion_CC.nonzero()
-    counts_K = confusion_CC[true_K, predicted_K]
+    from sklearn.metrics import confusion_matrix  # here, as prediction alone has no use for it
+
+    counts_CC = confusion_matrix(label_ids_N, predicted_N, labels=range(num_classes))
+    true_K, predicted_K = counts_CC.nonzero()
+    counts_K = counts_CC[true_K, predicted_K]
     return tuple(zip(true_K.tolist(), predicted_K.tolist(), counts_K.tolist(), strict=True))
 
 
-def _per_class(confusion_CC: npt.NDArray[np.int64], label_names: Sequence[str]) -> Iterator[ClassMetrics]:
-    counts = (confusion_CC.diagonal(), confusion_CC.sum(axis=0), confusion_CC.sum(axis=1))
-    for label, right, predicted, support in zip(label_names, *(c.tolist() for c in counts), strict=True):
-        yield ClassMetrics(
-            label=label,
-            precision=right / predicted if predicted else None,
-            recall=right / support if support else None,
-            f1=2 * right / (predicted + support) if predicted or support else None,
-            support=support,
-        )
+def _per_class(
+    label_ids_N: Integers, predicted_N: Integers, label_names: Sequence[str]
+) -> Iterator[ClassMetrics]:
+    from sklearn.metrics import precision_recall_fscore_support
 
-
-def _macro_f1(confusion_CC: npt.NDArray[np.int64]) -> float:
-    counted_C = confusion_CC.sum(axis=0) + confusion_CC.sum(axis=1)
-    occurs_C = counted_C > 0
-    return float((2 * confusion_CC.diagonal()[occurs_C] / counted_C[occurs_C]).mean())
+    rates = precision_recall_fscore_support(
+        label_ids_N, predicted_N, labels=range(len(label_names)), zero_division=np.nan
+    )
+    for label, *figures, support in zip(label_names, *(each.tolist() for each in rates), strict=True):
+        precision, recall, f1 = (None if math.isnan(rate) else rate for rate in figures)
+        yield ClassMetrics(label=label, precision=precision, recall=recall, f1=f1, support=support)
 
 
 def _one_hot(classes_K: npt.NDArray[np.int64], num_classes: int) -> Any:
@@ -175,30 +179,25 @@ def _one_hot(classes_K: npt.NDArray[np.int64], num_classes: int) -> Any:
     return csr_array((ones, classes_K, starts), shape=(len(classes_K), num_classes))
 
 
-def _macro_f1_interval(confusion_CC: npt.NDArray[np.int64], seed: int) -> Interval:
+def _macro_f1_interval(
+    cells_K3: npt.NDArray[np.int64], macro_f1: float, num_classes: int, seed: int
+) -> Interval:
     """Percentile bootstrap (Efron and Tibshirani, 1993, chapter 13) of the macro F1.
 
     Rows of one cell are alike to F1, so drawing N rows with replacement is drawing the cells'
     counts from one multinomial: the cost depends on the number of occupied cells, not on N.
-
-    Where no row is wrong all draws are alike; the interval of the accuracy, which is as perfect, stands in.
     """
-    if confusion_CC.trace() == confusion_CC.sum():
-        num_rows = int(confusion_CC.sum())
-        return wilson_interval(num_rows, num_rows)
-    true_K, predicted_K = confusion_CC.nonzero()
-    counts_K = confusion_CC[true_K, predicted_K]
+    true_K, predicted_K, counts_K = cells_K3.T
     num_rows = int(counts_K.sum())
     generator = np.random.default_rng(seed)
     drawn_BK = generator.multinomial(num_rows, counts_K / num_rows, size=BOOTSTRAP_DRAWS).astype(np.float64)
-    true_KC, predicted_KC = (_one_hot(classes_K, len(confusion_CC)) for classes_K in (true_K, predicted_K))
+    true_KC, predicted_KC = (_one_hot(classes_K, num_classes) for classes_K in (true_K, predicted_K))
     right_BC = drawn_BK @ true_KC.multiply(predicted_KC).tocsr()
     total_BC = drawn_BK @ (true_KC + predicted_KC)
     macro_B = _ratio(2 * right_BC, total_BC).sum(axis=1) / (total_BC > 0).sum(axis=1)
     low, high = np.percentile(macro_B, [2.5, 97.5])
     # A draw can miss a rare class, which skews the percentiles; they must still hold the estimate.
-    estimate = _macro_f1(confusion_CC)
-    return Interval(min(float(low), estimate), max(float(high), estimate))
+    return Interval(min(float(low), macro_f1), max(float(high), macro_f1))
 
 
 def _log_loss(probabilities_NC: Floats, label_ids_N: Integers) -> float:

@@ -11,7 +11,7 @@ from leantune.adalora.schedule import RankSchedule
 from leantune.errors import CheckpointError
 from leantune.inference.batches import evaluate
 from leantune.inference.comparison import compare
-from leantune.inference.metrics import Metrics, confusion_matrix, occupied_cells
+from leantune.inference.metrics import Metrics, occupied_cells
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.system.damage import explained_damage
@@ -75,7 +75,7 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
         else "best",  # of those that are valid
         "comparison": comparison,
     }
-    cells = occupied_cells(confusion_matrix(label_ids, predicted, len(run.data.labels.names)))
+    cells = occupied_cells(label_ids, predicted, len(run.data.labels.names))
     run.record["metrics"] = {
         "validation": best.metrics | {"confusion": [list(cell) for cell in cells]},
         "test": None,
