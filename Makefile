@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # what the kernels are made of: when it changes, what is installed is out of date
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: quickstart test quick test-oldest sanitize check fmt bench wheel test-wheel clean
+.PHONY: quickstart test quick test-oldest sanitize check fmt schema bench wheel test-wheel clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
@@ -34,6 +34,10 @@ check: $(VENV)/.installed-test
 fmt: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix src tests benchmarks examples
 	$(BIN)/ruff format src tests benchmarks examples
+
+# the published form of record.json, from the classes in config/run_record.py
+schema: $(VENV)/.installed
+	$(BIN)/python -m leantune.config.record_schema
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/leantune assets

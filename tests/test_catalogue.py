@@ -18,6 +18,7 @@ from leantune.adalora.adapter_file import AdapterFile, merge_into
 from leantune.adalora.triplets import Triplets
 from leantune.cli.main import main
 from leantune.config import Recipe
+from leantune.config.run_record import DataRecord, Labels, RowsRecord
 from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, open_examples
 from leantune.errors import CheckpointError, DistributedError, UnsafeFileError, UsageError
@@ -68,19 +69,19 @@ def test_only_partial_checkpoints_are_an_error_that_names_each(tmp_path):
 
 
 def test_resume_names_every_difference():
-    part = {"sha256": "0", "rows": 1, "tokens": 1}
-    record = {
-        "data": {"train": part, "validation": part, "test": None},
-        "labels": {"names": ["a", "c"], "sha256": "0"},
-        "parameters": {"initial": 1, "head": 2},
-        "recipe": {**Recipe(data="x.csv", model="m").to_dict(), "epochs": 3},
-    }
+    part = RowsRecord(source="x.csv", sha256="0", rows=1, tokens=1, label_counts={})
+    record = SimpleNamespace(
+        data=DataRecord(train=part, validation=part),
+        labels=Labels(names=["a", "c"], sha256="0"),
+        parameters=SimpleNamespace(initial=1, head=2),
+        recipe={**Recipe(data="x.csv", model="m").to_dict(), "epochs": 3},
+    )
     expected = r"labels: were \['a', 'c'\], are \['a', 'b'\]; initial parameters: were 1, are 7; epochs: was 3, is 5$"
     with pytest.raises(CheckpointError, match=expected):
         check_same_run(
             record,
             recipe=Recipe(data="x.csv", model="m", output="moved", epochs=5),
-            data=record["data"],
+            data=record.data,
             labels=LabelMap(("a", "b")),
             plan=SimpleNamespace(initial=7, head=2),
         )

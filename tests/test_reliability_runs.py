@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from leantune.cli.main import exit_code_of, main
+from leantune.config.record_schema import record_schema
 from leantune.errors import ResourceError, UsageError
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
@@ -242,8 +243,8 @@ def test_of_several_processes_only_the_main_one_cleans_up(tmp_path, monkeypatch)
 
 
 def test_the_record_follows_its_published_schema(run, inputs, tmp_path):
-    text = (resources.files("leantune.config") / "record.schema.json").read_text("utf-8")
-    schema = json.loads(text)
+    schema = json.loads((resources.files("leantune.config") / "record.schema.json").read_text("utf-8"))
+    assert schema == record_schema(), "write it again: python -m leantune.config.record_schema"
     validator = jsonschema.Draft202012Validator(schema)
     validator.check_schema(schema)
     refitted = run_training(
@@ -258,6 +259,7 @@ def test_the_record_follows_its_published_schema(run, inputs, tmp_path):
         record = json.loads((folder / "record.json").read_text("utf-8"), parse_constant=no_constant)
         assert [error.message for error in validator.iter_errors(record)] == []
         assert not validator.is_valid({**record, "labels": {"names": ["a"], "sha256": "0"}})
+        assert not validator.is_valid({**record, "artefacts": None})
         del record["artefacts"]
         assert not validator.is_valid(record), "a finished run has artefacts"
 

@@ -273,8 +273,8 @@ def test_the_splits_of_one_file_have_tables_of_their_own(inputs, tmp_path, cache
     location = str(tmp_path / "rows.pkl")
     recipe = recipe_for(inputs, tmp_path / "run", data=location, validation=location, test=location)
     data = prepare_data(recipe)
-    assert {part: rows["rows"] for part, rows in data.description.items()} == parts
-    assert data.description["test"]["rows_also_in_train"] == 0
+    assert {part: rows.rows for part, rows in data.description.parts().items()} == parts
+    assert data.description.test.rows_also_in_train == 0
 
 
 def test_a_table_belongs_to_its_tokenizer_and_its_columns(files, encoder, cache):

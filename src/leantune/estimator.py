@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from leantune.api import lines_of, run_recipe
 from leantune.config import Recipe, load_recipe
-from leantune.config.run_record import RECORD, read_record
+from leantune.config.run_record import RECORD, RunRecord, read_record, to_json
 from leantune.data.cells import list_of_texts
 from leantune.errors import DataError, Interrupted, UsageError
 from leantune.inference.load import load_run
@@ -180,7 +180,10 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _record_in(output: Path) -> dict[str, Any]:
     """The record of the run in a folder; empty if there is none."""
-    return read_record(output) if (output / RECORD).is_file() else {}
+    record: dict[str, Any] = {}
+    if (output / RECORD).is_file():
+        record = to_json(read_record(output, RunRecord))
+    return record
 
 
 def _remove_rows_of_no_run(output: Path, written: Sequence[Path]) -> None:

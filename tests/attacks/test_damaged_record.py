@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from attacks.crafted import BROKEN
 from leantune.cli.main import main
-from leantune.config.run_record import NEEDED_TO_RESUME, NEEDED_TO_USE, read_finished_record, read_record
+from leantune.config.run_record import (
+    BegunRecord,
+    FinishedRecord,
+    RunRecord,
+    needed,
+    read_finished_record,
+    read_record,
+    to_json,
+)
 from leantune.errors import CheckpointError
 from leantune.estimator import LeanTextClassifier
 
@@ -49,18 +57,26 @@ def test_every_command_says_in_one_line_that_a_record_is_damaged(copy, run, inpu
         assert len(said) < 1000
 
 
-@pytest.mark.parametrize("key", sorted({*NEEDED_TO_RESUME, *NEEDED_TO_USE} - {"status"}))
+OF_THE_RIGHT_TYPE: dict[str, Any] = {
+    "leantune": "x",
+    "run_id": "x",
+    "created": "x",
+    "command": [],
+    "processes": 3,
+    "recipe": {"a": []},  # what is in a recipe is the business of the recipe
+}
+
+
+@pytest.mark.parametrize("key", sorted({*needed(BegunRecord), *needed(FinishedRecord)} - {"status"}))
 def test_a_part_that_is_missing_or_of_another_type_is_named(copy, inputs, record, tmp_path, capsys, key):
-    command = commands(copy, inputs, tmp_path)[0 if key in NEEDED_TO_RESUME else 1]
+    command = commands(copy, inputs, tmp_path)[0 if key in needed(BegunRecord) else 1]
     for value in (None, [], "x", 3, [{}], {"a": []}):
         changed = {name: each for name, each in record.items() if name != key}
         if value is not None:
             changed[key] = value
         (copy / "record.json").write_text(json.dumps(changed), "utf-8")
-        if key == "run_id" and value == "x":
+        if value is not None and value == OF_THE_RIGHT_TYPE.get(key):
             continue
-        if key == "recipe" and value == {"a": []}:
-            continue  # what is in a recipe is the business of the recipe
         assert main(command) == 5, value
         said = capsys.readouterr().err
         assert key in said
@@ -84,15 +100,21 @@ def test_any_value_in_any_place_is_read_or_refused(run, tmp_path, data):
     )
     (tmp_path / "record.json").write_text(json.dumps(record), "utf-8")
     with contextlib.suppress(CheckpointError):
-        assert read_record(tmp_path).keys() == record.keys()
-        assert isinstance(read_finished_record(tmp_path)["run_id"], str)
+        assert isinstance(read_record(tmp_path, RunRecord), RunRecord)
+        assert isinstance(read_finished_record(tmp_path).run_id, str)
 
 
-def test_keys_of_a_later_version_are_left_alone(run, record, tmp_path):
-    record["of a later version"] = [1]
-    record["labels"]["colours"] = ["red"]
-    (tmp_path / "record.json").write_text(json.dumps(record), "utf-8")
-    assert read_record(tmp_path) == record
+def test_keys_of_a_later_version_are_passed_over(run, record, tmp_path):
+    added = record | {"of a later version": [1], "labels": record["labels"] | {"colours": ["red"]}}
+    (tmp_path / "record.json").write_text(json.dumps(added), "utf-8")
+    assert to_json(read_record(tmp_path, RunRecord)) == record
+
+
+@pytest.mark.parametrize("labels", [{}, {"names": "ab"}, {"names": [1, 2]}, {"names": ["a", "b"]}])
+def test_labels_are_names_and_their_hash(copy, record, labels):
+    (copy / "record.json").write_text(json.dumps(record | {"labels": labels}), "utf-8")
+    with pytest.raises(CheckpointError, match=r"damaged: labels\.(names|sha256)"):
+        read_finished_record(copy)
 
 
 def test_a_damaged_record_in_the_way_of_an_estimator_is_an_error(tmp_path):

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from attacks.inputs import PAIRS
 from leantune.cli.main import main
+from leantune.config.run_record import DataRecord, RowsRecord
 from leantune.data.labels import LabelMap, look_alikes
 from leantune.errors import DataError
 from leantune.training.warnings import data_lines
@@ -20,8 +21,9 @@ def test_labels_that_look_alike_are_named_with_their_code_points(name):
     (said,) = look_alikes([first, "other", second])
     for label in (first, second):
         assert f"({' '.join(f'U+{ord(letter):04X}' for letter in label[:12])})" in said
-    rows = {"rows": 3, "tokens": 9, "truncated_rows": 0, "label_counts": {first: 1, second: 1, "other": 1}}
-    lines = list(data_lines({"train": rows, "validation": None, "test": None}, 16))
+    counts = {first: 1, second: 1, "other": 1}
+    rows = RowsRecord(source="x.csv", sha256="", rows=3, tokens=9, label_counts=counts)
+    lines = list(data_lines(DataRecord(train=rows, validation=rows), 16))
     assert any(line.startswith("warning: classes that look alike: ") for line in lines)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from leantune.adalora.method import ADALORA, LORA, Method
+from leantune.config.run_record import ModuleRecord, ParametersRecord
 from leantune.errors import UsageError
 
 DEFAULT_TARGET_RANK = 8
@@ -95,27 +95,27 @@ class ParameterPlan:
         costs = sorted(t.triplet_parameters for t in self.targets for _ in range(self.init_rank))
         return sum(costs[: self.target_budget]), sum(costs[len(costs) - self.target_budget :])
 
-    def to_json(self) -> dict[str, Any]:
-        """The ``parameters`` entry of ``record.json`` before training."""
-        return {
-            "budget": self.limit,
-            "initial": self.initial,
-            "final": self.final,
-            "total": self.total,
-            "head": self.head,
-            "adapters": self.adapters,
-            "adapters_final": self.adapters_final,
-            "modules": [
-                {
-                    "name": target.name,
-                    "in_features": target.in_features,
-                    "out_features": target.out_features,
-                    "initial_rank": self.init_rank,
-                    "final_rank": None,
-                }
+    def to_record(self) -> ParametersRecord:
+        """As ``record.json`` has it before training."""
+        return ParametersRecord(
+            budget=self.limit,
+            initial=self.initial,
+            final=self.final,
+            total=self.total,
+            head=self.head,
+            adapters=self.adapters,
+            adapters_final=self.adapters_final,
+            modules=[
+                ModuleRecord(
+                    name=target.name,
+                    in_features=target.in_features,
+                    out_features=target.out_features,
+                    initial_rank=self.init_rank,
+                    final_rank=None,
+                )
                 for target in self.targets
             ],
-        }
+        )
 
 
 def plan_parameters(

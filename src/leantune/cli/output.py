@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from leantune.adalora.budget import ParameterPlan, Target
 from leantune.config import Recipe
-from leantune.config.run_record import read_record
+from leantune.config.run_record import BegunRecord, Measures, read_record, to_json
 from leantune.inference.metrics import Metrics
 from leantune.system.console import console
 from leantune.system.messages import place_name
@@ -23,26 +22,28 @@ from leantune.training.warnings import rank_lines
 
 def print_result(folder: Path) -> None:
     """The end of a training run, on standard output."""
-    record = read_record(folder, needs=("metrics", "parameters", "timings", "ranks", "selected"))
+    record = read_record(folder, BegunRecord)
+    assert record.metrics is not None  # as are the others that the run wrote just now
+    assert record.selected is not None
+    assert record.ranks is not None
     terminal = console()
     table = Table(box=None, pad_edge=False)
     for name in ("", "accuracy", "95 % interval", "macro F1", "rows"):
         table.add_column(name, justify="left" if name == "" else "right")
     for part in ("validation", "test"):
-        baseline = (record["baseline"] or {}).get(part)
-        for name, metrics in ((f"{part}, linear probe", baseline), (part, record["metrics"][part])):
+        baseline = getattr(record.baseline, part, None)
+        for name, metrics in ((f"{part}, linear probe", baseline), (part, getattr(record.metrics, part))):
             if metrics:
                 table.add_row(name, *_row_of(metrics))
     terminal.print(table)
-    parameters, timings = record["parameters"], record["timings"]
-    limit = f" (limit {parameters['budget']:,})" if parameters["budget"] else ""
+    parameters, timings, selected = record.parameters, record.timings, record.selected
+    limit = f" (limit {parameters.budget:,})" if parameters.budget else ""
     lines = [
-        f"trainable parameters: {parameters['initial']:,} at the start{limit}, {parameters['final']:,} at the end",
-        f"ranks: {_rank_summary(record['ranks'])}",
+        f"trainable parameters: {parameters.initial:,} at the start{limit}, {parameters.final:,} at the end",
+        f"ranks: {_rank_summary(record.ranks)}",
         f"training: {timings['train_s']:.0f} s, {timings['train_samples_per_s']:.0f} texts/s, "
         f"{timings['train_tokens_per_s']:,.0f} tokens/s; everything: {timings['total_s']:.0f} s",
-        f"selected: step {record['selected']['step']}"
-        + (f"; {record['selected']['comparison']}" if record["selected"]["comparison"] else ""),
+        f"selected: step {selected.step}" + (f"; {selected.comparison}" if selected.comparison else ""),
         f"report:  {folder / 'report.html'}",
         f"adapter: {folder / 'adapter'}  (peft.PeftModel.from_pretrained)",
         f"merged:  {folder / 'merged'}  (transformers.pipeline)",
@@ -51,13 +52,13 @@ def print_result(folder: Path) -> None:
         terminal.print(line, soft_wrap=True)
 
 
-def _row_of(metrics: Mapping[str, Any]) -> list[str]:
-    low, high = metrics["accuracy_interval"]
+def _row_of(metrics: Measures) -> list[str]:
+    low, high = metrics.accuracy_interval
     return [
-        f"{100 * metrics['accuracy']:.2f} %",
+        f"{100 * metrics.accuracy:.2f} %",
         f"{100 * low:.1f} to {100 * high:.1f}",
-        f"{100 * metrics['macro_f1']:.2f} %",
-        f"{metrics['num_rows']:,}",
+        f"{100 * metrics.macro_f1:.2f} %",
+        f"{metrics.num_rows:,}",
     ]
 
 
@@ -86,8 +87,8 @@ def print_metrics(metrics: Metrics) -> None:
 def print_plan(planned: Plan, *, as_json: bool) -> None:
     """The ledger and the schedule of a recipe, on standard output."""
     if as_json:
-        schedule = planned.steps and planned.steps.to_json()
-        print(json.dumps({"parameters": planned.parameters.to_json(), "schedule": schedule}))
+        parts = {"parameters": planned.parameters, "schedule": planned.steps}
+        print(json.dumps({name: to_json(each and each.to_record()) for name, each in parts.items()}))
         return
     terminal = console()
     terminal.print(_ledger(planned.parameters, planned.recipe, planned.num_labels))

@@ -83,8 +83,4 @@ def read_classifier_file(folder: Path) -> ClassifierFile | None:
         UnsafeFileError: if it is a link that leads out of the folder.
     """
     path = entry_of(folder, FILE)
-    if not path.is_file():
-        return None
-    known = {each.name for each in dataclasses.fields(ClassifierFile)}
-    found = read_json(path, ClassifierFile)
-    return ClassifierFile(**{name: value for name, value in found.items() if name in known})
+    return read_json(path, ClassifierFile) if path.is_file() else None

@@ -110,14 +110,14 @@ def load_recipe(source: str | None, overrides: Mapping[str, Any], *, place: str 
     return Recipe(**values, advanced=Advanced(**advanced))
 
 
-def recipe_of_run(run: Path, record: Mapping[str, Any]) -> Recipe:
+def recipe_of_run(run: Path, recorded: Mapping[str, Any]) -> Recipe:
     """The recipe that a run was trained with, by its record: ``recipe.yaml`` beside it is for people to edit.
 
     Raises:
         CheckpointError: if it is none.
     """
     try:
-        return load_recipe(None, _of_this_version(record["recipe"]), place="recipe")
+        return load_recipe(None, _of_this_version(recorded), place="recipe")
     except UsageError as error:
         raise CheckpointError(f"{run / RECORD}: damaged: {error}") from error
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from leantune.config.run_record import Labels
 from leantune.errors import CheckpointError, DataError
 from leantune.system.messages import listed, nearest, place_name, shown
 
@@ -118,25 +119,22 @@ class LabelMap:
                 )
         return np.fromiter((ids[label] for label in labels), dtype=np.int64, count=len(labels))
 
-    def to_json(self) -> dict[str, object]:
-        """A JSON-ready value: the names and their hash."""
-        return {"names": list(self.names), "sha256": self.sha256}
+    def to_record(self) -> Labels:
+        """The names and their hash, as ``record.json`` has them."""
+        return Labels(names=list(self.names), sha256=self.sha256)
 
     @classmethod
-    def from_json(cls, value: object) -> LabelMap:
-        """The map that ``to_json`` wrote.
+    def of_record(cls, record: Labels) -> LabelMap:
+        """The map that `to_record` described.
 
         Raises:
-            CheckpointError: not such a value, or names that do not have its hash.
+            CheckpointError: for names that cannot be, or do not have that hash.
         """
-        names = value.get("names") if isinstance(value, Mapping) else None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"label map: found {shown(value)}, expected names as a list of texts")
         try:
-            label_map = cls(tuple(names))
+            label_map = cls(tuple(record.names))
         except ValueError as error:
             raise CheckpointError(f"label map: {error}") from error
-        if isinstance(value, Mapping) and value.get("sha256") != label_map.sha256:
+        if record.sha256 != label_map.sha256:
             raise CheckpointError("label map: the names are not those that were saved (sha256 differs)")
         return label_map
 

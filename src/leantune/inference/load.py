@@ -11,7 +11,7 @@ from typing import Any
 from leantune.adalora.adapter_file import CONFIG as ADAPTER_CONFIG
 from leantune.config import recipe_of_run
 from leantune.config.classifier_file import InferenceSettings, read_classifier_file
-from leantune.config.run_record import RECORD, read_finished_record
+from leantune.config.run_record import RECORD, FinishedRecord, read_finished_record, to_json
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import TOKENIZER, Tokenizer
 from leantune.errors import CheckpointError, UsageError
@@ -111,7 +111,7 @@ def load_run(
     """
     run = Path(run)
     record = read_finished_record(run)
-    recipe = recipe_of_run(run, record)
+    recipe = recipe_of_run(run, record.recipe)
     classifier = load_merged(run, record, trust_remote_code=trust_remote_code)
     longest = classifier.max_tokens
     if longest is not None and recipe.max_length > longest:
@@ -122,10 +122,10 @@ def load_run(
     return TorchTextClassifier(
         classifier=_ready(classifier, precision or recipe.precision),
         tokenizer=Tokenizer.of_run(run / "merged", recipe.max_length),
-        labels=LabelMap.from_json(record["labels"]),
+        labels=LabelMap.of_record(record.labels),
         settings=InferenceSettings.of(recipe),
         source=run,
-        metrics=record["metrics"],
+        metrics=to_json(record.metrics) or {},
         leaves_out=(CHECKPOINTS,),
     )
 
@@ -226,7 +226,7 @@ def artefact_of(source: Path, part: str, *, trust_remote_code: bool = False) -> 
         if part == "merged":
             with explained_damage(folder):
                 settings = read_settings(str(folder), trust_remote_code=trust_remote_code)
-                check_labels(folder, settings, LabelMap.from_json(record["labels"]))
+                check_labels(folder, settings, LabelMap.of_record(record.labels))
         return folder
     if kind == part:
         return source
@@ -238,7 +238,7 @@ def artefact_of(source: Path, part: str, *, trust_remote_code: bool = False) -> 
     )
 
 
-def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:
+def check_artefact(run: Path, record: FinishedRecord, name: str) -> Path:
     """The folder ``adapter`` or ``merged`` of a run, if its files are those that the run wrote.
 
     A record may come without checksums; the folders are then taken as they are.
@@ -248,7 +248,7 @@ def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:
         UnsafeFileError: if the record names something outside of the folder, or a link leads there.
     """
     folder = entry_of(run, name)
-    problem = find_difference(folder, record["artefacts"][name].get("files") or {})
+    problem = find_difference(folder, record.artefacts[name].files or {})
     if problem:
         raise CheckpointError(
             f"{folder}: {problem} by record.json: it was damaged or changed after training; put back what "
@@ -257,7 +257,7 @@ def check_artefact(run: Path, record: Mapping[str, Any], name: str) -> Path:
     return folder
 
 
-def load_merged(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool = False) -> Classifier:
+def load_merged(run: Path, record: FinishedRecord, *, trust_remote_code: bool = False) -> Classifier:
     """The merged model of a run, in fp32 and evaluation mode.
 
     Raises:
@@ -267,7 +267,7 @@ def load_merged(run: Path, record: Mapping[str, Any], *, trust_remote_code: bool
     merged = check_artefact(run, record, "merged")
     with explained_damage(merged):
         settings = read_settings(str(merged), trust_remote_code=trust_remote_code)
-        check_labels(merged, settings, LabelMap.from_json(record["labels"]))
+        check_labels(merged, settings, LabelMap.of_record(record.labels))
         return _load_weights(merged, settings, trust_remote_code=trust_remote_code)
 
 

@@ -18,7 +18,7 @@ from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.triplets import Triplets
 from leantune.config import recipe_of_run
 from leantune.config.classifier_file import InferenceSettings
-from leantune.config.run_record import read_finished_record
+from leantune.config.run_record import read_finished_record, to_json
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Tokenizer
 from leantune.errors import CheckpointError, UsageError
@@ -84,13 +84,13 @@ class SharedEncoder:
         """
         run = Path(run)
         record = read_finished_record(run)
-        labels = LabelMap.from_json(record["labels"])
+        labels = LabelMap.of_record(record.labels)
         folder = check_artefact(run, record, "adapter")
         with explained_damage(folder):
             adapter = read_adapter(folder)
-        if record["model"]["sha256"] != self._weights_sha256:
+        if record.model is None or record.model.sha256 != self._weights_sha256:
             raise CheckpointError(f"{run}: trained on another encoder than {self.source}: its weights differ")
-        recipe = recipe_of_run(run, record)
+        recipe = recipe_of_run(run, record.recipe)
         tokenizer = Tokenizer.of_run(folder, recipe.max_length)
         classifier = self.attach(adapter, len(labels.names))
         self._loaded[name] = TorchTextClassifier(
@@ -99,7 +99,7 @@ class SharedEncoder:
             labels=labels,
             settings=InferenceSettings.of(recipe),
             source=folder,
-            metrics=record["metrics"],
+            metrics=to_json(record.metrics) or {},
         )
         return self._loaded[name]
 

@@ -20,7 +20,7 @@ import torch
 
 from leantune.config import recipe_of_run
 from leantune.config.classifier_file import InferenceSettings
-from leantune.config.run_record import FileRecord, read_finished_record
+from leantune.config.run_record import read_finished_record, to_json
 from leantune.data.dataset import Index, by_length
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Encoded, Tokenizer
@@ -30,7 +30,7 @@ from leantune.inference.text_classifier import Logits, TextClassifier
 from leantune.model.pretrained import read_settings
 from leantune.packing.padded import Inputs, padded_inputs
 from leantune.system import hardware
-from leantune.system.checksums import find_difference
+from leantune.system.checksums import FileRecord, find_difference
 from leantune.system.damage import explained_damage
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import read_json
@@ -130,8 +130,8 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
         CheckpointError: if the export is damaged or of another run.
     """
     record = read_finished_record(run)
-    labels = LabelMap.from_json(record["labels"])
-    recipe = recipe_of_run(run, record)
+    labels = LabelMap.of_record(record.labels)
+    recipe = recipe_of_run(run, record.recipe)
     folder, command = entry_of(run, form), f"leantune export {shlex.quote(str(run))} --format {form}"
     if not folder.is_dir():
         raise UsageError(f"{folder}: not exported yet; make it with: {command}")
@@ -139,11 +139,11 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
         about = read_json(entry_of(folder, ABOUT), ExportRecord)
     except (OSError, CheckpointError) as error:
         raise CheckpointError(f"{first_line(error)}; export again with: {command} --overwrite") from error
-    if about["run_id"] != record["run_id"]:
+    if about.run_id != record.run_id:
         raise CheckpointError(
             f"{folder}: exported from an earlier run in this folder; export again with: {command} --overwrite"
         )
-    problem = find_difference(folder, about.get("files") or {})
+    problem = find_difference(folder, about.files or {})
     if problem:
         raise CheckpointError(
             f"{folder}: {problem} by {ABOUT}: it was damaged or changed after the export; export again with: "
@@ -155,7 +155,7 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
         InferenceSettings.of(recipe),
         max_length=recipe.max_length,
         precision=precision,
-        metrics=record["metrics"],
+        metrics=to_json(record.metrics) or {},
     )
 
 

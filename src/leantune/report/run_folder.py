@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leantune.config.run_record import Measures, read_record
+from leantune.config.run_record import Measures, RunRecord, read_record, to_json
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import parse_json
 
@@ -78,7 +78,7 @@ def load_run(run_dir: Path) -> Run:
         UsageError: the folder holds no record.
         CheckpointError: the record or the history is damaged.
     """
-    record: Json = read_record(run_dir)
+    record: Json = to_json(read_record(run_dir, RunRecord))
     events = list(_events(entry_of(run_dir, "history.jsonl")))
     pruned = _by_step(events, "pruned")
     parameters = record.get("parameters")
@@ -104,7 +104,7 @@ def _events(path: Path) -> Iterator[Json]:
     lines = path.read_bytes().split(b"\n")
     # The text after the last newline is a line still being written, or cut off by a crash.
     for number, line in enumerate(lines[:-1], start=1):
-        yield parse_json(line, Event, f"{path}:{number}")
+        yield to_json(parse_json(line, Event, f"{path}:{number}"))
 
 
 def _by_step(events: list[Json], kind: str) -> tuple[Json, ...]:

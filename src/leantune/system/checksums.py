@@ -5,11 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from leantune.system.file_names import entry_of
 
 _CHUNK_BYTES = 1 << 20
+
+
+class FileRecord(TypedDict):
+    """Size and SHA-256 of a file."""
+
+    bytes: int
+    sha256: str
 
 
 def update_from(digest: hashlib._Hash, path: Path) -> None:
@@ -19,14 +27,14 @@ def update_from(digest: hashlib._Hash, path: Path) -> None:
             digest.update(chunk)
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """``bytes`` and ``sha256`` of a file."""
+def describe_file(path: Path) -> FileRecord:
+    """What a file is now."""
     digest = hashlib.sha256()
     update_from(digest, path)
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def describe_folder(folder: Path) -> dict[str, dict[str, Any]]:
+def describe_folder(folder: Path) -> dict[str, FileRecord]:
     """Every file in ``folder`` by its name, but README.md, which is for people to edit.
 
     Raises:
@@ -36,7 +44,7 @@ def describe_folder(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: describe_file(entry_of(folder, name)) for name in names}
 
 
-def find_difference(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+def find_difference(folder: Path, files: Mapping[str, FileRecord]) -> str | None:
     """The first file that is not as `describe_folder` said, and how; None if all are. Others may be there.
 
     Raises:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from leantune.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+T = TypeVar("T")
 
-def read_json(path: Path, kind: type) -> dict[str, Any]:
-    """The JSON object in a file, each value of the type that a dataclass says; keys it does not know are left alone.
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """The JSON object in a file as a dataclass; keys that it does not know are passed over.
 
     Args:
         path: of the file.
-        kind: a dataclass.
+        kind: the dataclass.
 
     Raises:
         CheckpointError: if it is no JSON, or a value is missing or of another type, naming the first such place.
@@ -27,7 +28,7 @@ def read_json(path: Path, kind: type) -> dict[str, Any]:
     return parse_json(path.read_bytes(), kind, str(path))
 
 
-def parse_json(content: bytes, kind: type, place: str) -> dict[str, Any]:
+def parse_json(content: bytes, kind: type[T], place: str) -> T:
     """The JSON object in bytes that are at ``place``; see `read_json`.
 
     Raises:
@@ -36,19 +37,24 @@ def parse_json(content: bytes, kind: type, place: str) -> dict[str, Any]:
     from pydantic import ValidationError
 
     try:
-        _validator(kind).validate_json(content, strict=True)
+        value: T = _validator_of(kind).validate_json(content, strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         inside = ".".join(map(str, first["loc"]))[:100]
         raise CheckpointError(
             f"{place}: damaged: {inside + ': ' if inside else ''}{first['msg']}; put back what was written"
         ) from None
-    value: dict[str, Any] = json.loads(content)
     return value
 
 
+def from_json(value: object, kind: type[T]) -> T:
+    """JSON values of our own making as a dataclass."""
+    made: T = _validator_of(kind).validate_python(value)  # type: ignore[arg-type]
+    return made
+
+
 @lru_cache(maxsize=16)
-def _validator(kind: type) -> TypeAdapter[Any]:
+def _validator_of(kind: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

@@ -19,6 +19,7 @@ from leantune.adalora.schedule import RankSchedule
 from leantune.adalora.triplets import Triplets
 from leantune.config import Recipe
 from leantune.config.classifier_file import write_classifier_file
+from leantune.config.run_record import ArtefactRecord, ArtefactsRecord
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Tokenizer
@@ -47,12 +48,11 @@ def publish(
     labels: LabelMap,
     tokenizer: Tokenizer,
     probe: LabelledRows,
-) -> dict[str, dict[str, Any]]:
+) -> ArtefactsRecord:
     """Write ``adapter/`` and ``merged/`` into ``run``.
 
     Returns:
-        the ``artefacts`` entry of ``record.json``: the largest difference of logits on ``probe``, and
-        sizes and checksums of the files.
+        of each the largest difference of logits on ``probe``, and sizes and checksums of the files.
 
     Raises:
         CheckpointError: if a reloaded artefact does not compute what the trained model does; it is not
@@ -80,10 +80,10 @@ def publish(
         merged = load_transformers(merged_again).eval()
         merged_difference = check_logits("merged", padded_logits(merged, probe), expected)
         merged_files = describe_folder(folder)
-    return {
-        "adapter": {"max_logit_difference": adapter_difference, "files": adapter_files},
-        "merged": {"max_logit_difference": merged_difference, "files": merged_files},
-    }
+    return ArtefactsRecord(
+        adapter=ArtefactRecord(max_logit_difference=adapter_difference, files=adapter_files),
+        merged=ArtefactRecord(max_logit_difference=merged_difference, files=merged_files),
+    )
 
 
 def adapter_of(

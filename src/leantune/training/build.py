@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule
 from leantune.config import Recipe
-from leantune.config.run_record import NEEDED_TO_RESUME, RECORD, read_record
+from leantune.config.run_record import BegunRecord, Hardware, ModelRecord, read_record, write_record
 from leantune.data.dataset import LabelledRows
 from leantune.errors import UsageError, first_line
 from leantune.kernels.choose import check_int8
@@ -65,11 +63,16 @@ class Run:
     device: torch.device
     precision: str
     """``bf16``, ``fp16`` or ``fp32``: what the recipe means on this machine."""
-    record: dict[str, Any]
     started: float
     """Seconds of `time.perf_counter`; in a resumed run moved back by what earlier processes took."""
+    record: BegunRecord = field(init=False)
+    """In a resumed run that of the folder, else made by `begin_record`."""
+    resumed_model: ModelRecord | None = None
+    """What the run began with, if it is resumed."""
+    model: ModelRecord = field(init=False)
+    """Known when the classifier is built, as is `kernels`."""
     kernels: str = ""
-    """Whose kernels compute the encoder, and why; known when the classifier is built."""
+    """Whose kernels compute the encoder, and why."""
 
     def elapsed(self) -> float:
         """Seconds since the run began, without those between two processes."""
@@ -78,9 +81,7 @@ class Run:
     def save_record(self) -> None:
         """Write ``record.json`` as it stands."""
         if distributed.is_main():
-            write_text(
-                entry_of(self.folder, RECORD), json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
-            )
+            write_record(self.folder, self.record)
 
 
 def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bool) -> Run:
@@ -91,9 +92,8 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
         check_folder(folder, overwrite=overwrite, resume=resume)
         if not resume:
             check_inputs_stay(folder, recipe)
-    record: dict[str, Any] = {}
-    if resume:
-        record = read_record(folder, needs=NEEDED_TO_RESUME)
+    record = read_record(folder, BegunRecord) if resume else None
+    if record:
         check_directory(record, recipe)
     model_source = resolve_model(recipe.model)
     with explained_damage(f"model {recipe.model}", is_of_run=False):
@@ -113,11 +113,12 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     hardware.keep_to_allowed_cpus()
     device = hardware.pick_device()
     precision = hardware.pick_precision(recipe.precision, device)
-    run = Run(recipe, folder, console, pretrained, data, plan, steps, device, precision, record, started)
+    run = Run(recipe, folder, console, pretrained, data, plan, steps, device, precision, started)
     for line in (*rank_lines(plan), *disk_lines(folder, plan, keep_best=recipe.advanced.keep_best)):
         console.print(line, soft_wrap=True)
-    if resume:
+    if record:
         check_same_run(record, recipe=recipe, data=data.description, labels=data.labels, plan=plan)
+        run.record, run.resumed_model = record, record.model
     return run
 
 
@@ -139,26 +140,25 @@ def plan_run(recipe: Recipe, pretrained: Pretrained) -> ParameterPlan:
 
 
 def begin_record(run: Run) -> None:
-    """What a run knows of itself before its first step; `build_classifier` has set ``model``."""
-    run.record = {
-        "leantune": __version__,
-        "run_id": uuid.uuid4().hex,
-        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "status": "running",
-        "command": sys.argv,
-        "directory": os.getcwd(),
-        "versions": hardware.describe_versions(),
-        "hardware": hardware_of(run),
-        "processes": distributed.world_size(),
-        "recipe": run.recipe.to_dict(),
-        "labels": run.data.labels.to_json(),
-        "data": run.data.description,
-        "model": run.record["model"],
-        "parameters": run.plan.to_json(),
-        "schedule": run.steps.to_json(),
-        "baseline": None,
-        "timings": {"tokenise_s": run.data.tokenise_s},
-    }
+    """What a run knows of itself before its first step, when the classifier is built."""
+    run.record = BegunRecord(
+        leantune=__version__,
+        run_id=uuid.uuid4().hex,
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        status="running",
+        command=sys.argv,
+        directory=os.getcwd(),
+        versions=hardware.describe_versions(),
+        hardware=hardware_of(run),
+        processes=distributed.world_size(),
+        recipe=run.recipe.to_dict(),
+        labels=run.data.labels.to_record(),
+        data=run.data.description,
+        model=run.model,
+        parameters=run.plan.to_record(),
+        schedule=run.steps.to_record(),
+        timings={"tokenise_s": run.data.tokenise_s},
+    )
 
 
 def start_folder(run: Run) -> None:
@@ -174,17 +174,17 @@ def start_folder(run: Run) -> None:
         write_text(entry_of(run.folder, "recipe.yaml"), run.recipe.to_yaml())
 
 
-def hardware_of(run: Run) -> dict[str, Any]:
-    """The entry ``hardware`` of ``record.json``: the machine, and whose kernels compute on it."""
-    return hardware.describe_hardware(run.device) | {"kernels": run.kernels}
+def hardware_of(run: Run) -> Hardware:
+    """The machine, and whose kernels compute on it."""
+    return Hardware(**hardware.describe_hardware(run.device), kernels=run.kernels)
 
 
 def build_classifier(run: Run) -> Classifier:
     """Pretrained weights, fresh head and adapters on the device of the run."""
     recipe = run.recipe
     digest = weights_sha256(run.pretrained.folder)
-    if "model" in run.record:
-        check_same_model(run.record["model"], recipe, sha256=digest, precision=run.precision)
+    if run.resumed_model:
+        check_same_model(run.resumed_model, recipe, sha256=digest, precision=run.precision)
     # of training alone: what is saved keeps the config of the encoder
     pretrained = run.pretrained.with_dropout(recipe.advanced.dropout)
     with explained_damage(f"model {recipe.model}", is_of_run=False):
@@ -217,15 +217,15 @@ def build_classifier(run: Run) -> Classifier:
         _check_computes(classifier, run.data.train, run.precision)
     found = classifier.num_trainable()
     assert found == run.plan.initial, f"{found} trainable parameters, the plan says {run.plan.initial}"
-    run.record["model"] = {
-        "source": recipe.model,
-        "base_model": public_name(recipe.model),
-        "sha256": digest,
-        "architecture": run.pretrained.config.model_type,
-        "attention": "packed" if classifier.is_packed else "padded",
-        "precision": run.precision,
-        "frozen_products": "int8" if choice.kernels.train_int8 else run.precision,
-    }
+    run.model = ModelRecord(
+        source=recipe.model,
+        base_model=public_name(recipe.model),
+        sha256=digest,
+        architecture=run.pretrained.config.model_type,
+        attention="packed" if classifier.is_packed else "padded",
+        precision=run.precision,
+        frozen_products="int8" if choice.kernels.train_int8 else run.precision,
+    )
     # dropout on a GPU draws from torch's own generator, and so do architectures with dropout of their own
     torch.manual_seed(recipe.seed + (distributed.rank() << 32))
     classifier.stream.reseed(recipe.seed, 0, distributed.rank())

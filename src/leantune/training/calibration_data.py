@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from leantune.assets.download import default_cache_dir, resolve_location
 from leantune.config import Recipe, recipe_of_run
-from leantune.config.run_record import read_finished_record
+from leantune.config.run_record import RECORD, FinishedRecord, read_finished_record
 from leantune.data.dataset import LabelledRows
 from leantune.data.read import Columns, open_examples
 from leantune.data.token_table import tokenize
-from leantune.errors import DataError, UsageError
+from leantune.errors import CheckpointError, DataError, UsageError
 from leantune.inference.export.openvino import CALIBRATION_ROWS, CalibrationData
 from leantune.inference.load import kind_of, load
 from leantune.inference.text_classifier import TextClassifier
@@ -34,6 +33,7 @@ def calibration_data(source: Path, data: str | None) -> CalibrationData:
 
     Raises:
         UsageError: if the source of the rows cannot be had, or the run has seen them all.
+        CheckpointError: if the record of the run is damaged.
         DataError: if it has changed since training, or has rows or labels that are not what they must be.
     """
     if data is not None:
@@ -41,8 +41,8 @@ def calibration_data(source: Path, data: str | None) -> CalibrationData:
     if kind_of(source) != "run":
         raise UsageError(f"{source} is no run, whose rows are known: give labelled rows with --data FILE")
     record = read_finished_record(source)
-    recipe = recipe_of_run(source, record)
-    if record.get("refit"):
+    recipe = recipe_of_run(source, record.recipe)
+    if record.refit:
         raise UsageError(
             f"{source} was refitted on its validation rows, which cannot measure it now; give labelled rows "
             "with --data FILE"
@@ -61,7 +61,7 @@ def _of_file(trained: TextClassifier, data: str) -> CalibrationData:
     return CalibrationData(calibration=rows[order[:count]], measured=rows[order[count:]], name=data)
 
 
-def _read_again(run: Path, record: dict[str, Any], recipe: Recipe) -> PreparedData:
+def _read_again(run: Path, record: FinishedRecord, recipe: Recipe) -> PreparedData:
     advice = "give labelled rows with --data FILE"
     try:
         # the tokenizer of the run is that of its encoder, which may be gone
@@ -70,10 +70,12 @@ def _read_again(run: Path, record: dict[str, Any], recipe: Recipe) -> PreparedDa
         raise type(error)(
             f"the rows that {run} was trained on cannot be read again: {error}; {advice}"
         ) from error
-    for part in ("train", "validation"):
-        if again.description[part]["sha256"] != record["data"][part]["sha256"]:
-            source = again.description[part]["source"]
-            raise DataError(f"has changed since {run} was trained on it; {advice}", path=source)
+    then, now = record.data, again.description
+    if then is None:
+        raise CheckpointError(f"{run / RECORD}: damaged: no data in it")
+    for before, found in ((then.train, now.train), (then.validation, now.validation)):
+        if before.sha256 != found.sha256:
+            raise DataError(f"has changed since {run} was trained on it; {advice}", path=found.source)
     return again
 
 

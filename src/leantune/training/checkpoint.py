@@ -17,10 +17,9 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from leantune.config.run_record import FileRecord
 from leantune.errors import CheckpointError, ResourceError
 from leantune.system.atomic import atomic_folder, discard_folder
-from leantune.system.checksums import describe_file, find_difference
+from leantune.system.checksums import FileRecord, describe_file, find_difference
 from leantune.system.damage import explained_damage
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import read_json
@@ -120,13 +119,12 @@ def find_problem(folder: Path) -> str | None:
         return f"no {MANIFEST}"
     except (OSError, CheckpointError):
         return f"{MANIFEST} is not readable"
-    version, files = manifest["format"], manifest["files"]
-    if version != FORMAT_VERSION:
-        return f"written in format {version}, this leantune reads {FORMAT_VERSION}"
-    unnamed = [name for name in (TENSORS, STATE) if name not in files]
+    if manifest.format != FORMAT_VERSION:
+        return f"written in format {manifest.format}, this leantune reads {FORMAT_VERSION}"
+    unnamed = [name for name in (TENSORS, STATE) if name not in manifest.files]
     if unnamed:
         return f"{unnamed[0]} is missing in {MANIFEST}"
-    return find_difference(folder, files)
+    return find_difference(folder, manifest.files)
 
 
 def list_checkpoints(run: Path) -> dict[int, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.assets.download import default_cache_dir, resolve_location
 from leantune.config import Recipe
+from leantune.config.run_record import DataRecord, RowsRecord, ScheduleRecord
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, ExampleSource, open_examples
@@ -37,8 +38,7 @@ class PreparedData:
     validation: LabelledRows
     test: LabelledRows | None
     tokenizer: Tokenizer
-    description: dict[str, Any]
-    """The ``data`` entry of ``record.json``."""
+    description: DataRecord
     tokenise_s: float
 
 
@@ -51,19 +51,20 @@ class StepPlan:
     lr_warmup_steps: int
     ranks: RankSchedule
 
-    def to_json(self) -> dict[str, int]:
-        """The ``schedule`` entry of ``record.json``."""
-        return {
-            "total_steps": self.total_steps,
-            "steps_per_epoch": self.steps_per_epoch,
-            "lr_warmup_steps": self.lr_warmup_steps,
-            "warmup_steps": self.ranks.warmup_steps,
-            "final_steps": self.ranks.final_steps,
-            "prune_step": self.ranks.prune_step,
-            "allocate_every": self.ranks.allocate_every,
-            "init_budget": self.ranks.init_budget,
-            "target_budget": self.ranks.target_budget,
-        }
+    def to_record(self) -> ScheduleRecord:
+        """As ``record.json`` has it."""
+        ranks = self.ranks
+        return ScheduleRecord(
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            lr_warmup_steps=self.lr_warmup_steps,
+            warmup_steps=ranks.warmup_steps,
+            final_steps=ranks.final_steps,
+            prune_step=ranks.prune_step,
+            allocate_every=ranks.allocate_every,
+            init_budget=ranks.init_budget,
+            target_budget=ranks.target_budget,
+        )
 
 
 def columns_of(recipe: Recipe) -> Columns:
@@ -108,17 +109,20 @@ def prepare_data(
             train.label_ids, int(size) if size >= 1 else size, recipe.seed, names=labels.names
         )
         train, validation = train[kept], train[held_out]
-    description: dict[str, Any] = {
-        "train": describe_rows(recipe.data, table, train, labels),
-        "validation": describe_rows(recipe.validation or recipe.data, validation_table, validation, labels),
-        "test": None,
-    }
-    test = None
+    test, test_table = None, None
     if recipe.test:
         test_source, test_table = read(recipe.test, "test")
         test = _all_rows(test_source, test_table, labels)
-        description["test"] = describe_rows(recipe.test, test_table, test, labels)
-    _add_repeats(description, {"train": train, "validation": validation, "test": test})
+    repeats = _repeats(train, validation, test)
+
+    def describe(location: str, table: TokenTable, rows: LabelledRows, part: str) -> RowsRecord:
+        return describe_rows(location, table, rows, labels, repeats[part])
+
+    description = DataRecord(
+        train=describe(recipe.data, table, train, "train"),
+        validation=describe(recipe.validation or recipe.data, validation_table, validation, "validation"),
+        test=describe(recipe.test, test_table, test, "test") if recipe.test and test_table and test else None,
+    )
     return PreparedData(
         labels, train, validation, test, tokenizer, description, time.perf_counter() - started
     )
@@ -129,35 +133,44 @@ def _all_rows(source: ExampleSource, table: TokenTable, labels: LabelMap) -> Lab
     return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)
 
 
-def describe_rows(location: str, table: TokenTable, rows: LabelledRows, labels: LabelMap) -> dict[str, Any]:
-    """One entry of ``data`` in ``record.json``; ``location`` is what the recipe says."""
+def describe_rows(
+    location: str, table: TokenTable, rows: LabelledRows, labels: LabelMap, repeats: Mapping[str, int]
+) -> RowsRecord:
+    """One part of the data as ``record.json`` has it; ``location`` is what the recipe says."""
     counts = Counter(rows.label_ids.tolist())
     lengths = rows.lengths
     full_lengths = rows.full_lengths
-    return {
-        "source": location,
-        "sha256": table.source_sha256,
-        "rows": len(rows),
-        "tokens": int(lengths.sum(dtype=np.int64)),
-        "truncated_rows": int((full_lengths > lengths).sum()),
-        "truncated_tokens": int((full_lengths - lengths).sum(dtype=np.int64)),
-        "label_counts": {name: counts.get(i, 0) for i, name in enumerate(labels.names)},
-    }
+    return RowsRecord(
+        source=location,
+        sha256=table.source_sha256,
+        rows=len(rows),
+        tokens=int(lengths.sum(dtype=np.int64)),
+        truncated_rows=int((full_lengths > lengths).sum()),
+        truncated_tokens=int((full_lengths - lengths).sum(dtype=np.int64)),
+        label_counts={name: counts.get(i, 0) for i, name in enumerate(labels.names)},
+        **repeats,
+    )
 
 
-def _add_repeats(description: dict[str, Any], parts: dict[str, LabelledRows | None]) -> None:
-    """Count rows that are the same to the model, within a part, between it and the training rows, and between test
+def _repeats(
+    train: LabelledRows, validation: LabelledRows, test: LabelledRows | None
+) -> dict[str, dict[str, int]]:
+    """Rows that are the same to the model, by part: within it, between it and the training rows, and between test
     rows and those of the validation, which choose the checkpoint and may be trained on after it.
     """
-    hashes = {part: rows.hashes() for part, rows in parts.items() if rows is not None}
-    for part, own in hashes.items():
-        rows = parts[part]
-        assert rows is not None
-        description[part] |= count_repeats(own, rows.label_ids)
-        if part != "train":
-            description[part]["rows_also_in_train"] = int(np.isin(own, hashes["train"]).sum())
-        if part == "test":
-            description[part]["rows_also_in_validation"] = int(np.isin(own, hashes["validation"]).sum())
+    in_train, in_validation = train.hashes(), validation.hashes()
+    repeats = {
+        "train": count_repeats(in_train, train.label_ids),
+        "validation": count_repeats(in_validation, validation.label_ids)
+        | {"rows_also_in_train": int(np.isin(in_validation, in_train).sum())},
+    }
+    if test is not None:
+        in_test = test.hashes()
+        repeats["test"] = count_repeats(in_test, test.label_ids) | {
+            "rows_also_in_train": int(np.isin(in_test, in_train).sum()),
+            "rows_also_in_validation": int(np.isin(in_test, in_validation).sum()),
+        }
+    return repeats
 
 
 def count_repeats(hashes: npt.NDArray[np.uint64], label_ids: npt.NDArray[np.int64]) -> dict[str, int]:

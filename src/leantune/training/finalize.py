@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from leantune.adalora.schedule import RankSchedule
+from leantune.config.run_record import CheckpointRecord, Measures, MetricsRecord, RefitRecord, SelectedRecord
 from leantune.errors import CheckpointError
 from leantune.inference.batches import evaluate
 from leantune.inference.comparison import compare
@@ -15,6 +17,7 @@ from leantune.inference.metrics import Metrics, occupied_cells
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.system.damage import explained_damage
+from leantune.system.json_files import from_json
 from leantune.training.artefacts import PROBE_ROWS, publish
 from leantune.training.build import Run, class_weights, fresh_state
 from leantune.training.callbacks import SilentObserver
@@ -31,6 +34,11 @@ def evaluate_part(run: Run, classifier: Classifier, part: str) -> Metrics:
     assert rows is not None
     metrics, _ = evaluate(classifier, rows, run.data.labels.names, run.recipe.eval_batch_size)
     return metrics
+
+
+def measures_of(metrics: Metrics) -> Measures:
+    """An evaluation as ``record.json`` has it."""
+    return from_json(metrics.to_json(), Measures)
 
 
 def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
@@ -57,36 +65,37 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
             f"checkpoints of steps {step} and {best.step}"
         )
     kept = selection.kept_steps()
-    run.record["checkpoints"] = [
-        {
-            "step": e.step,
-            "epoch": e.epoch,
-            "validation": e.metrics,
-            "kept": e.step in kept,
-            "ranks_final": e.is_eligible,
-        }
+    record = run.record
+    record.checkpoints = [
+        CheckpointRecord(
+            step=e.step,
+            epoch=e.epoch,
+            validation=from_json(e.metrics, Measures),
+            kept=e.step in kept,
+            ranks_final=e.is_eligible,
+        )
         for e in selection.evaluations
     ]
-    run.record["selected"] = {
-        "step": best.step,
-        "metric": run.recipe.metric,
-        "rule": run.recipe.advanced.selection
+    record.selected = SelectedRecord(
+        step=best.step,
+        metric=run.recipe.metric,
+        rule=run.recipe.advanced.selection
         if best is selection.ranking()[0]
         else "best",  # of those that are valid
-        "comparison": comparison,
-    }
+        comparison=comparison,
+    )
     cells = occupied_cells(label_ids, predicted, len(run.data.labels.names))
-    run.record["metrics"] = {
-        "validation": best.metrics | {"confusion": [list(cell) for cell in cells]},
-        "test": None,
-    }
+    validation = replace(from_json(best.metrics, Measures), confusion=list(cells))
+    record.metrics = MetricsRecord(validation=validation, test=None)
     ranks = {name: layer.rank for name, layer in classifier.adapted_layers().items()}
-    run.record["ranks"] = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}
-    parameters = run.record["parameters"]
-    for module in parameters["modules"]:
-        module["final_rank"] = run.record["ranks"][module["name"]]
-    parameters["final"] = classifier.num_trainable()
-    parameters["adapters_final"] = parameters["final"] - parameters["head"]
+    ranks = record.ranks = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}
+    final = classifier.num_trainable()
+    record.parameters = replace(
+        record.parameters,
+        final=final,
+        adapters_final=final - record.parameters.head,
+        modules=[replace(each, final_rank=ranks[each.name]) for each in record.parameters.modules],
+    )
 
 
 def refit(run: Run, classifier: Classifier) -> None:
@@ -115,7 +124,7 @@ def refit(run: Run, classifier: Classifier) -> None:
     )
     with Display(total, run.console) as display:
         train(state, phase, recipe, SilentObserver(display))
-    run.record["refit"] = {"rows": len(rows), "steps": total, "seconds": state.train_s}
+    run.record.refit = RefitRecord(rows=len(rows), steps=total, seconds=state.train_s)
 
 
 def measure_test(run: Run, classifier: Classifier) -> None:
@@ -124,8 +133,9 @@ def measure_test(run: Run, classifier: Classifier) -> None:
     started = time.perf_counter()
     with run.console.status("measuring the test rows"):
         metrics = evaluate_part(run, classifier, "test")
-    run.record["metrics"]["test"] = metrics.to_json()
-    run.record["timings"]["evaluate_s"] = time.perf_counter() - started
+    assert run.record.metrics is not None
+    run.record.metrics = replace(run.record.metrics, test=measures_of(metrics))
+    run.record.timings["evaluate_s"] = time.perf_counter() - started
 
 
 def publish_artefacts(run: Run, classifier: Classifier) -> None:
@@ -133,7 +143,7 @@ def publish_artefacts(run: Run, classifier: Classifier) -> None:
     if not distributed.is_main():
         return
     with run.console.status("writing and verifying adapter/ and merged/"):
-        run.record["artefacts"] = publish(
+        run.record.artefacts = publish(
             run.folder,
             classifier,
             recipe=run.recipe,
@@ -144,6 +154,6 @@ def publish_artefacts(run: Run, classifier: Classifier) -> None:
             tokenizer=run.data.tokenizer,
             probe=run.data.validation[np.arange(min(PROBE_ROWS, len(run.data.validation)))],
         )
-    run.record["status"] = "finished"
-    run.record["timings"]["total_s"] = run.elapsed()
+    run.record.status = "finished"
+    run.record.timings["total_s"] = run.elapsed()
     run.save_record()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from leantune.adalora.budget import ParameterPlan
 from leantune.config import Recipe, recipe_of_run
+from leantune.config.run_record import BegunRecord, DataRecord, Hardware, ModelRecord, to_json
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
 from leantune.system import distributed
@@ -17,13 +17,13 @@ from leantune.system.atomic import remove_leftovers
 from leantune.training.checkpoint import Checkpoint, checkpoints_folder, list_checkpoints, valid_checkpoints
 
 
-def check_directory(record: Mapping[str, Any], recipe: Recipe) -> None:
+def check_directory(record: BegunRecord, recipe: Recipe) -> None:
     """Refuse to look in vain, here and on the hub, for what is relative to where the run was begun.
 
     Raises:
         UsageError: naming that directory.
     """
-    begun_in = record.get("directory")  # early runs lack it
+    begun_in = record.directory  # early runs lack it
     if begun_in is None:
         return
     for key in ("model", "data", "validation", "test"):
@@ -35,10 +35,10 @@ def check_directory(record: Mapping[str, Any], recipe: Recipe) -> None:
 
 
 def check_same_run(
-    record: Mapping[str, Any],
+    record: BegunRecord,
     *,
     recipe: Recipe,
-    data: Mapping[str, Any],
+    data: DataRecord,
     labels: LabelMap,
     plan: ParameterPlan,
 ) -> None:
@@ -49,32 +49,30 @@ def check_same_run(
     """
     differences = []
     for part in ("train", "validation", "test"):
-        before, now = record["data"][part] or {}, data[part] or {}
-        differences += [
-            f"{part} {key}: was {before.get(key)}, is {now.get(key)}"
-            for key in ("sha256", "rows", "tokens")
-            if before.get(key) != now.get(key)
-        ]
-    if record["labels"]["sha256"] != labels.sha256:
-        differences.append(f"labels: were {record['labels']['names']}, are {list(labels.names)}")
+        for key in ("sha256", "rows", "tokens"):
+            before, now = (getattr(getattr(each, part), key, None) for each in (record.data, data))
+            if before != now:
+                differences.append(f"{part} {key}: was {before}, is {now}")
+    if record.labels.sha256 != labels.sha256:
+        differences.append(f"labels: were {record.labels.names}, are {list(labels.names)}")
     for key, value in (("initial", plan.initial), ("head", plan.head)):
-        if record["parameters"][key] != value:
-            differences.append(f"{key} parameters: were {record['parameters'][key]}, are {value}")
-    before = recipe_of_run(Path(recipe.output), record).by_key()
+        if (planned := getattr(record.parameters, key)) != value:
+            differences.append(f"{key} parameters: were {planned}, are {value}")
+    began_with = recipe_of_run(Path(recipe.output), record.recipe).by_key()
     differences += [
-        f"{key}: was {before[key]}, is {value}"
+        f"{key}: was {began_with[key]}, is {value}"
         for key, value in recipe.by_key().items()
-        if key != "output" and before[key] != value  # a run folder may have been moved
+        if key != "output" and began_with[key] != value  # a run folder may have been moved
     ]
     if differences:
         raise CheckpointError(f"cannot resume: the run began with something else: {'; '.join(differences)}")
 
 
-def check_same_model(before: Mapping[str, Any], recipe: Recipe, *, sha256: str, precision: str) -> None:
+def check_same_model(before: ModelRecord, recipe: Recipe, *, sha256: str, precision: str) -> None:
     """Refuse to go on with other pretrained weights or another type of numbers.
 
     Args:
-        before: the entry ``model`` of the run's record.
+        before: what the run began with.
         recipe: of the run.
         sha256: of the weights that are there now.
         precision: that ``recipe.precision`` means on this machine.
@@ -82,23 +80,21 @@ def check_same_model(before: Mapping[str, Any], recipe: Recipe, *, sha256: str, 
     Raises:
         CheckpointError: naming what changed.
     """
-    if before["sha256"] != sha256:
+    if before.sha256 != sha256:
         raise CheckpointError(
-            f"cannot resume: the weights of {recipe.model} have changed (SHA-256 was {before['sha256'][:12]}…, "
+            f"cannot resume: the weights of {recipe.model} have changed (SHA-256 was {str(before.sha256)[:12]}…, "
             f"is {sha256[:12]}…); put the first ones back, or start again with --overwrite"
         )
-    if before["precision"] != precision:
+    if before.precision != precision:
         raise CheckpointError(
-            f"cannot resume: the run computes in {before['precision']}, but precision={recipe.precision} is "
+            f"cannot resume: the run computes in {before.precision}, but precision={recipe.precision} is "
             f"{precision} on this machine; go on where it began, or start again with --overwrite"
         )
 
 
-def machine_lines(
-    record: Mapping[str, Any], *, hardware: Mapping[str, Any], versions: Mapping[str, str]
-) -> Iterator[str]:
+def machine_lines(record: BegunRecord, *, hardware: Hardware, versions: Mapping[str, str]) -> Iterator[str]:
     """One line if machine, kernels, instructions or torch are not those that the run began with, else none."""
-    then, now = {**record["hardware"], **record["versions"]}, {**hardware, **versions}
+    then, now = to_json(record.hardware) | record.versions, to_json(hardware) | versions
     changes = [
         f"{key}: was {then[key]}, is {now[key]}"
         for key in ("device", "cpu", "gpu", "cores", "kernels", "onednn_max_cpu_isa", "torch")

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from leantune.config import Recipe
+from leantune.config.run_record import BaselineRecord
 from leantune.errors import CheckpointError, Interrupted, ResourceError
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
@@ -35,7 +35,14 @@ from leantune.training.build import (
 )
 from leantune.training.callbacks import RunObserver
 from leantune.training.checkpoint import checkpoint_path, list_checkpoints
-from leantune.training.finalize import evaluate_part, measure_test, publish_artefacts, refit, select_best
+from leantune.training.finalize import (
+    evaluate_part,
+    measure_test,
+    measures_of,
+    publish_artefacts,
+    refit,
+    select_best,
+)
 from leantune.training.head_init import PROBE_SCALE, scale_output_layer, start_from_probe
 from leantune.training.history import Display, History
 from leantune.training.loop import Phase, TrainingState, skipped_line, train
@@ -66,6 +73,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         state = fresh_state(run, classifier, run.steps.ranks)
         selection = Selection(recipe.metric, recipe.advanced.keep_best, rule=recipe.advanced.selection)
         if resume:
+            run.record.model = run.model
             history = _go_on(run, state, selection)
         else:
             begin_record(run)
@@ -112,8 +120,8 @@ def _interruption_noted(run: Run) -> Iterator[None]:
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stopped:
-        if run.record["status"] == "running":  # a finished run that was resumed is still what it was
-            run.record["status"] = "interrupted"
+        if run.record.status == "running":  # a finished run that was resumed is still what it was
+            run.record.status = "interrupted"
             run.save_record()
         if isinstance(stopped, Interrupted) or not list_checkpoints(run.folder):
             raise
@@ -132,17 +140,19 @@ def _warm_start(run: Run, classifier: Classifier) -> None:
             classifier, run.data.train, run.recipe.eval_batch_size, seed=run.recipe.seed
         )
         fitted = time.perf_counter()
-        baseline: dict[str, Any] = {"name": "linear probe", "rows": num_rows, "test": None}
-        baseline["validation"] = evaluate_part(run, classifier, "validation").to_json()
-        if run.data.test is not None:
-            baseline["test"] = evaluate_part(run, classifier, "test").to_json()
-    run.record["timings"] |= {"probe_s": fitted - started, "baseline_s": time.perf_counter() - fitted}
+        validation = evaluate_part(run, classifier, "validation")
+        test = evaluate_part(run, classifier, "test") if run.data.test is not None else None
+    run.record.timings |= {"probe_s": fitted - started, "baseline_s": time.perf_counter() - fitted}
     scale_output_layer(classifier, PROBE_SCALE)
-    run.record["baseline"] = baseline
-    accuracy = baseline["validation"]["accuracy"]
+    run.record.baseline = BaselineRecord(
+        name="linear probe",
+        rows=num_rows,
+        validation=measures_of(validation),
+        test=None if test is None else measures_of(test),
+    )
     run.console.print(
-        f"linear probe of {num_rows:,} rows: validation accuracy {100 * accuracy:.1f} % in "
-        f"{run.record['timings']['probe_s']:.0f} s"
+        f"linear probe of {num_rows:,} rows: validation accuracy {100 * validation.accuracy:.1f} % in "
+        f"{fitted - started:.0f} s"
     )
 
 
@@ -159,7 +169,7 @@ def _init_adapters(run: Run, classifier: Classifier) -> None:
             seed=recipe.seed,
             class_weights=class_weights(run, run.data.train),
         )
-    seconds = run.record["timings"]["gradient_start_s"] = time.perf_counter() - started
+    seconds = run.record.timings["gradient_start_s"] = time.perf_counter() - started
     run.console.print(f"adapters initialised from the gradient of {num_rows} rows in {seconds:.0f} s")
 
 
@@ -176,8 +186,8 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
         run.started -= checkpoint.state["elapsed_s"]
         selection.evaluations = [Evaluation(**each) for each in checkpoint.state["evaluations"]]
         history_bytes = int(checkpoint.state["history_bytes"])
-    if run.record["status"] == "interrupted":
-        run.record["status"] = "running"
+    if run.record.status == "interrupted":
+        run.record.status = "running"
         run.save_record()
     run.console.print(f"resumed from step {step} of {run.steps.total_steps}")
     for line in machine_lines(run.record, hardware=hardware_of(run), versions=describe_versions()):
@@ -217,8 +227,8 @@ def _train(run: Run, state: TrainingState, selection: Selection, history: Histor
     observer.stop_if_asked(state)  # the signal may have come while the last checkpoint was saved
     if state.skipped_steps:
         run.console.print(f"warning: {skipped_line(state)}")
-    run.record["skipped_steps"] = state.skipped_steps
-    run.record["timings"] |= {
+    run.record.skipped_steps = state.skipped_steps
+    run.record.timings |= {
         "train_s": state.train_s,
         "save_s": observer.save_s,
         "train_samples_per_s": state.train_samples / max(state.train_s, 1e-9),

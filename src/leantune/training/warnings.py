@@ -6,13 +6,13 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from leantune.adalora.budget import ParameterPlan, full_rank
+from leantune.config.run_record import DataRecord
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import look_alikes
 from leantune.kernels.choose import SWITCH, Choice
@@ -31,22 +31,25 @@ PADDING_TOLERANCE = 1e-3
 """A `_change_by_padding` that is said: above rounding."""
 
 
-def data_lines(description: dict[str, Any], max_length: int) -> Iterator[str]:
+def data_lines(description: DataRecord, max_length: int) -> Iterator[str]:
     """What was read, and what truncation cost, one line a part."""
-    for part, rows in description.items():
-        if rows is not None:
-            share = 100 * rows["truncated_rows"] / rows["rows"]
-            cut = f"{rows['truncated_rows']:,} cut to {max_length} tokens ({share:.1f} %)"
-            yield f"{part}: {rows['rows']:,} rows, {rows['tokens']:,} tokens, {cut}"
+    parts = description.parts()
+    for part, rows in parts.items():
+        cut = rows.truncated_rows or 0
+        share = 100 * cut / rows.rows
+        yield (
+            f"{part}: {rows.rows:,} rows, {rows.tokens:,} tokens, "
+            f"{cut:,} cut to {max_length} tokens ({share:.1f} %)"
+        )
     repeats = [
-        f"{part} has {rows[key]:,} {what}"
-        for part, rows in description.items()
+        f"{part} has {count:,} {what}"
+        for part, rows in parts.items()
         for key, what in REPEATS.items()
-        if rows and rows.get(key)
+        if (count := getattr(rows, key))
     ]
     if repeats:
         yield f"warning: equal texts: {'; '.join(repeats)}"
-    alike = list(look_alikes(description["train"]["label_counts"]))
+    alike = list(look_alikes(description.train.label_counts))
     if alike:
         yield f"warning: classes that look alike: {'; '.join(alike)}. If they are one class, write it in one way"
 

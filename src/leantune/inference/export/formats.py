@@ -83,7 +83,7 @@ def export(
 def _files_of(source: Path, own: Path) -> Iterable[str]:
     """Those that the run wrote; of another folder all."""
     if kind_of(source) == "run":
-        return read_finished_record(source)["artefacts"][own.name].get("files") or describe_folder(own)
+        return read_finished_record(source).artefacts[own.name].files or describe_folder(own)
     return [path.name for path in own.iterdir() if path.is_file()]
 
 

@@ -204,7 +204,7 @@ def _write_model(openvino: Any, folder: Path, merged: Path, model: Any) -> None:
 def _write_about(folder: Path, source: Path, versions: dict[str, str], **more: Any) -> None:
     about = {
         "leantune": __version__,
-        "run_id": read_finished_record(source)["run_id"] if kind_of(source) == "run" else None,
+        "run_id": read_finished_record(source).run_id if kind_of(source) == "run" else None,
         "versions": versions,
         "files": describe_folder(folder),
         **more,
