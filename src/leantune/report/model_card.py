@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from leantune.report.results import final_metrics, validation_caveat
 from leantune.report.run_folder import Json, Run, load_run
+from leantune.report.sections import final_metrics, validation_caveat
 from leantune.report.wording import count, inert, path_end, percent, rate_with_interval, significant
 from leantune.system.atomic import write_text
 from leantune.system.file_names import entry_of

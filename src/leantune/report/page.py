@@ -9,8 +9,8 @@ from leantune.report.adaptation import parameter_section, rank_section
 from leantune.report.curves import curve_section
 from leantune.report.markup import Html, join, tag
 from leantune.report.provenance import artefact_section, data_section, provenance_section
-from leantune.report.results import checkpoint_section, class_section, headline
 from leantune.report.run_folder import Run, load_run
+from leantune.report.sections import checkpoint_section, class_section, headline
 from leantune.report.wording import path_end
 from leantune.system.atomic import write_text
 from leantune.system.file_names import entry_of
@@ -54,10 +54,10 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text."""
-    here = Path(__file__)
-    return Template(here.with_name("page.html").read_text(encoding="utf-8")).substitute(
+    here = Path(__file__).parent / "templates"
+    return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
         title=tag("title", f"{_name(run)} · leantune"),
-        style=here.with_name("page.css").read_text(encoding="utf-8"),
+        style=(here / "page.css").read_text(encoding="utf-8"),
         body=join([_header(run), *(make(run) for make in SECTIONS)]),
     )
 
