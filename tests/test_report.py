@@ -21,11 +21,9 @@ from leantune.errors import CheckpointError, UsageError
 from leantune.inference.comparison import compare
 from leantune.inference.metrics import evaluate_probabilities
 from leantune.report import write_model_card, write_report
-from leantune.report.adaptation import grid_of
-from leantune.report.axis import axis, tick_text
-from leantune.report.charts import Series, line_chart
-from leantune.report.curves import running_mean
+from leantune.report.charts import Series, axis, line_chart, tick_text
 from leantune.report.run_folder import load_run
+from leantune.report.sections import grid_of, running_mean
 from leantune.report.wording import duration
 
 LABELS = ("earn", "acq", "crude", "trade", "money-fx", "interest", "ship", "grain")
@@ -108,7 +106,8 @@ def example_record() -> dict[str, Any]:
         "hardware": {"device": "cpu", "cpu": "AMD EPYC 7R13", "cores": 2, "memory_bytes": 24 * 2**30,
                      "gpu": None},
         "recipe": {"model": "sentence-transformers/all-MiniLM-L6-v2", "param_budget": 280000, "epochs": 3,
-                   "learning_rate": 2e-4, "seed": 42, "targets": ["query", "value"], "text_pair": None},
+                   "learning_rate": 2e-4, "seed": 42, "targets": ["query", "value"], "text_pair": None,
+                   "advanced": {"weight_decay": 0.01, "dropout": None}},
         "labels": {"names": list(LABELS), "sha256": "ab" * 32},
         "data": {
             "train": split,
@@ -249,6 +248,7 @@ def test_the_page_says_what_the_run_achieved(run_dir: Path) -> None:
         "torch 2.13.0",
         "memory 24.0 GiB",
         "learning rate 0.0002",
+        "Recipe, advanced weight decay 0.01 dropout none",
     ):
         assert expected in text
 
@@ -310,7 +310,8 @@ STRUCTURAL = {"event", "status"}
 def poisoned(value: Any, key: str = "") -> Any:
     """The same structure with every text, and every key that is a label, carrying an attack."""
     if isinstance(value, dict):
-        new_key = (lambda name: name + ATTACK) if key in ("label_counts", "versions", "recipe") else str
+        are_free = key in ("label_counts", "versions", "recipe", "advanced")
+        new_key = (lambda name: name if name == "advanced" else name + ATTACK) if are_free else str
         return {new_key(name): poisoned(one, name) for name, one in value.items()}
     if isinstance(value, list):
         return [poisoned(one, key) for one in value]
@@ -337,6 +338,22 @@ def test_a_label_named_script_is_inert(tmp_path: Path, record: dict[str, Any]) -
     assert "&lt;script&gt;" in path.read_text(encoding="utf-8")
     card = write_model_card(tmp_path).read_text(encoding="utf-8")
     assert "<script" not in card
+
+
+def test_controls_in_text_are_written_as_their_numbers(tmp_path: Path, record: dict[str, Any]) -> None:
+    obeyed = "a\x1b[31m\u202eb\x9d"
+    record["metrics"]["test"]["per_class"][0]["label"] = record["command"][1] = obeyed
+    record["labels"]["names"][0] = record["model"]["source"] = record["data"]["train"]["source"] = obeyed
+    folder = write_run(tmp_path, record, example_history(record))
+    card = (
+        write_model_card(folder).read_text(encoding="utf-8").split("---\n", 2)[2]
+    )  # YAML has escapes of its own
+    for text in (
+        write_report(folder).read_text(encoding="utf-8"),
+        card.replace("\\\\", "\\").replace("\\[", "["),
+    ):
+        assert r"a\x1b[31m\u202eb\x9d" in text
+        assert not set("\x1b\u202e\x9d") & set(text)
 
 
 @pytest.mark.parametrize("part", list(example_record()))
@@ -446,7 +463,7 @@ def test_after_a_resume_the_later_line_of_a_step_holds(tmp_path: Path) -> None:
         {"event": "step", "step": step, "loss": loss} for step, loss in [(10, 2.0), (20, 7.0), (20, 1.0)]
     ]
     run = load_run(write_run(tmp_path, {}, steps))
-    assert [(event["step"], event["loss"]) for event in run.steps] == [(10, 2.0), (20, 1.0)]
+    assert [(event.step, event.loss) for event in run.steps] == [(10, 2.0), (20, 1.0)]
 
 
 def test_losses_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
@@ -557,8 +574,7 @@ def test_ticks_are_round() -> None:
 def test_curves_stay_inside_the_drawing() -> None:
     chart = line_chart([Series(name="a", points=[(x, math.sin(x) ** 2) for x in range(2000)])],
                        title="t", y_label="y")  # fmt: skip
-    [points] = Page(chart).values_of("points")
-    places = [tuple(map(float, place.split(","))) for place in points.split()]
+    places = chart.curves[0].points
     assert len(places) <= 402
     assert all(0 <= x <= 420 and 0 <= y <= 240 for x, y in places)
     assert places[-1][0] > 400

@@ -1,4 +1,6 @@
-"""What a user chose and what a run wrote: `recipe` and how it is read (`load`), `run_record`, `classifier_file`."""
+"""What a user chose and what a run wrote: `recipe` and how it is read (`load`), `run_record` and its published
+schema (`record_schema`), `classifier_file`.
+"""
 
 from leantune.config.load import load_recipe, parse_overrides, recipe_of_run, shipped_recipes
 from leantune.config.recipe import Recipe

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: drawn in the colours of the page, titled and described for everyone."""
+"""Charts: what is drawn, and where it lies; ``templates/charts.svg`` draws it in the colours of the page."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from leantune.report.axis import Axis, axis, tick_text
-from leantune.report.markup import Html, join, tag
 from leantune.report.wording import percent, percent_range
 
 Point = tuple[float, float]
@@ -18,7 +16,26 @@ Look = Literal["line", "thin", "dashed", "dots"]
 WIDTH, HEIGHT = 420, 240
 MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM, MARGIN_LEFT = 34, 12, 44, 54
 ROW_HEIGHT = 46
+LETTER_WIDTH = 7.5
+"""A little more than the page's font needs at this size."""
 MAX_POINTS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A linear scale whose ends are ticks."""
+
+    ticks: tuple[float, ...]
+    """At least two, rising."""
+    start: float
+    """Drawing coordinate of the first tick."""
+    end: float
+    """Drawing coordinate of the last tick."""
+
+    def at(self, value: float) -> float:
+        """The drawing coordinate of a value, to a tenth of a unit."""
+        share = (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
+        return round(self.start + share * (self.end - self.start), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +45,38 @@ class Series:
     name: str
     points: Sequence[Point]
     look: Look = "line"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A vertical line with a word beside it."""
+
+    x: float
+    word: str
+
+    @property
+    def fits_right(self) -> bool:
+        """Whether the word fits between the line and the edge of the drawing."""
+        return self.x < WIDTH - LETTER_WIDTH * len(self.word)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineChart:
+    """Curves over one x axis, in drawing coordinates."""
+
+    title: str
+    description: str
+    """Read out in place of the drawing."""
+    x: Axis
+    y: Axis
+    x_label: str
+    y_label: str
+    curves: Sequence[Series]
+    marks: Sequence[Mark]
+    legend: Sequence[tuple[Series, float]]
+    """Each with the right end of its name; empty where there is one curve."""
+    width: int = WIDTH
+    height: int = HEIGHT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +90,44 @@ class Estimate:
     is_main: bool = False
     """Drawn in the accent colour."""
 
+    @property
+    def text(self) -> str:
+        """``leantune: 96.3 % (95.4 to 97.0)``."""
+        return f"{self.label}: {percent(self.value)} ({percent_range((self.low, self.high))})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalChart:
+    """Rates with their 95 % intervals, one below the other on one axis of per cent."""
+
+    title: str
+    description: str
+    x: Axis
+    x_label: str
+    rows: Sequence[Estimate]
+    row_height: int = ROW_HEIGHT
+    width: int = WIDTH
+
+    @property
+    def bottom(self) -> int:
+        """Where the rows end and the axis begins."""
+        return ROW_HEIGHT * len(self.rows)
+
+    @property
+    def height(self) -> int:
+        """Of rows, axis and its title."""
+        return self.bottom + MARGIN_BOTTOM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """Parts of a whole, side by side."""
+
+    title: str
+    parts: Sequence[tuple[str, float, float]]
+    """CSS class, left edge and width of each."""
+    width: int = WIDTH
+
 
 def line_chart(
     series: Iterable[Series],
@@ -48,9 +135,9 @@ def line_chart(
     title: str,
     y_label: str,
     x_label: str = "optimiser step",
-    marks: Sequence[tuple[float, str]] = (),
-) -> Html | None:
-    """Curves over one x axis, both axes from zero; None if there is no finite point to draw.
+    marks: Iterable[tuple[float, str]] = (),
+) -> LineChart | None:
+    """Curves with both axes from zero; None if there is no finite point to draw.
 
     Args:
         series: the curves; points that are not finite are left out.
@@ -59,54 +146,45 @@ def line_chart(
         x_label: quantity and unit, written below it.
         marks: x values to point out, each with a word.
     """
-    drawn = [Series(name=one.name, points=_finite(one.points), look=one.look) for one in series]
-    drawn = [one for one in drawn if one.points]
+    finite = [Series(name=one.name, points=_finite(one.points), look=one.look) for one in series]
+    drawn = [one for one in finite if one.points]
     if not drawn:
         return None
-    points = [point for one in drawn for point in one.points]
-    x_axis = axis(0, max(x for x, _ in (*points, *marks)), start=MARGIN_LEFT, end=WIDTH - MARGIN_RIGHT)
-    y_axis = axis(0, max(y for _, y in points), start=HEIGHT - MARGIN_BOTTOM, end=MARGIN_TOP)
-    return _drawing(
-        HEIGHT,
-        title,
-        ". ".join(_describe(one, x_label) for one in drawn),
-        _grid(x_axis, y_axis),
-        join(_mark(x_axis.at(x), word, row) for row, (x, word) in enumerate(marks)),
-        join(_curve(one, x_axis, y_axis) for one in drawn),
-        tag("text", y_label, x=0, y=12, class_="axis-title"),
-        tag("text", x_label, x=WIDTH - MARGIN_RIGHT, y=HEIGHT - 6, class_="axis-title end"),
-        _legend([one for one in drawn if one.look != "thin"]),
+    points, marks = [point for one in drawn for point in one.points], list(marks)
+    x = axis(0, max(at for at, _ in (*points, *marks)), start=MARGIN_LEFT, end=WIDTH - MARGIN_RIGHT)
+    y = axis(0, max(at for _, at in points), start=HEIGHT - MARGIN_BOTTOM, end=MARGIN_TOP)
+    curves = [
+        Series(name=one.name, points=[(x.at(a), y.at(b)) for a, b in _thin(one.points)], look=one.look)
+        for one in drawn
+    ]
+    return LineChart(
+        title=title,
+        description=". ".join(_describe(one, x_label) for one in drawn),
+        x=x,
+        y=y,
+        x_label=x_label,
+        y_label=y_label,
+        curves=curves,
+        marks=[Mark(x=x.at(at), word=word) for at, word in marks],
+        legend=_legend([one for one in curves if one.look != "thin"]),
     )
 
 
-def interval_chart(estimates: Sequence[Estimate], *, title: str, x_label: str) -> Html | None:
-    """Rates with their 95 % intervals, one below the other on one axis; None without rows."""
+def interval_chart(estimates: Sequence[Estimate], *, title: str, x_label: str) -> IntervalChart | None:
+    """Rates with their intervals; None without rows."""
     if not estimates:
         return None
-    height = ROW_HEIGHT * len(estimates) + MARGIN_BOTTOM
     low, high = min(one.low for one in estimates), max(one.high for one in estimates)
-    x_axis = axis(100 * low, 100 * high, start=14, end=WIDTH - 22)
-    bottom = height - MARGIN_BOTTOM
-    lines = join(
-        tag("line", x1=x_axis.at(tick), x2=x_axis.at(tick), y1=0, y2=bottom, class_="grid")
-        for tick in x_axis.ticks
-    )
-    texts = join(
-        tag("text", tick_text(tick), x=x_axis.at(tick), y=bottom + 16, class_="tick middle")
-        for tick in x_axis.ticks
-    )
-    return _drawing(
-        height,
-        title,
-        ". ".join(_estimate_text(one) for one in estimates),
-        lines,
-        texts,
-        join(_whisker(one, x_axis, ROW_HEIGHT * i) for i, one in enumerate(estimates)),
-        tag("text", x_label, x=WIDTH - MARGIN_RIGHT, y=height - 6, class_="axis-title end"),
+    return IntervalChart(
+        title=title,
+        description=". ".join(one.text for one in estimates),
+        x=axis(100 * low, 100 * high, start=14, end=WIDTH - 22),
+        x_label=x_label,
+        rows=estimates,
     )
 
 
-def stacked_bar(parts: Sequence[tuple[str, float]], *, total: float, title: str) -> Html:
+def stacked_bar(parts: Sequence[tuple[str, float]], *, total: float, title: str) -> Bar:
     """Parts of a whole, side by side.
 
     Args:
@@ -117,101 +195,57 @@ def stacked_bar(parts: Sequence[tuple[str, float]], *, total: float, title: str)
     edges = [0.0]
     for _, size in parts:
         edges.append(edges[-1] + WIDTH * size / total)
-    bars = join(
-        tag("rect", x=round(left, 1), y=0, width=round(max(0.0, right - left - 1), 1), height=12, class_=name)
+    places = [
+        (name, round(left, 1), round(max(0.0, right - left - 1), 1))
         for (name, _), (left, right) in zip(parts, pairwise(edges), strict=True)
-    )
-    frame = tag("rect", x=0.5, y=0.5, width=WIDTH - 1, height=11, class_="frame")
-    return tag("svg", tag("title", title), bars, frame, viewBox=f"0 0 {WIDTH} 12", role="img", class_="bar")
+    ]
+    return Bar(title=title, parts=places)
 
 
-def _drawing(height: int, title: str, description: str, *content: Html | None) -> Html:
-    return tag(
-        "svg",
-        tag("title", title),
-        tag("desc", description),
-        *content,
-        viewBox=f"0 0 {WIDTH} {height}",
-        role="img",
-        aria_label=f"{title}. {description}",
-    )
+def axis(low: float, high: float, *, start: float, end: float, num_ticks: int = 5) -> Axis:
+    """An axis over at least [low, high] with about `num_ticks` ticks at 1, 2, 2.5 or 5 times 10^k.
+
+    Args:
+        low: the smallest value to show.
+        high: the largest; if no float lies well between it and `low`, one unit around `low` is shown.
+        start: drawing coordinate of the low end.
+        end: drawing coordinate of the high end.
+        num_ticks: wished for.
+    """
+    if high - low <= max(1e-9 * abs(low), 1e-300):
+        low, high = low - 0.5, low + 0.5
+    step = _round_step((high - low) / max(1, num_ticks - 1))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    # A multiple of 0.1 must not be written 0.30000000000000004; 2.5 needs one digit more than 2.
+    num_digits = 1 - math.floor(math.log10(step))
+    ticks = tuple(round(i * step, num_digits) for i in range(first, last + 1))
+    return Axis(ticks, start, end)
 
 
-def _grid(x_axis: Axis, y_axis: Axis) -> Html:
-    left, right = MARGIN_LEFT, WIDTH - MARGIN_RIGHT
-    bottom = HEIGHT - MARGIN_BOTTOM
-    lines = join(
-        tag("line", x1=left, x2=right, y1=y_axis.at(tick), y2=y_axis.at(tick), class_="grid")
-        for tick in y_axis.ticks
-    )
-    y_texts = join(
-        tag("text", tick_text(tick), x=left - 8, y=y_axis.at(tick) + 4, class_="tick end")
-        for tick in y_axis.ticks
-    )
-    x_texts = join(
-        tag("text", tick_text(tick), x=x_axis.at(tick), y=bottom + 18, class_="tick middle")
-        for tick in x_axis.ticks
-    )
-    return join([lines, y_texts, x_texts])
+def tick_text(value: float) -> str:
+    """``1,000``, ``0.25``, ``1.5e-4``."""
+    if value == int(value):
+        return f"{value:,.0f}"
+    if abs(value) >= 0.001:
+        return f"{value:.4g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _mark(x: float, word: str, row: int) -> Html:
-    """A vertical line with its word in a row of its own, so that near marks do not collide."""
-    fits_right = x < WIDTH - 7.5 * len(word)
-    text = tag(
-        "text",
-        word,
-        x=x + 5 if fits_right else x - 5,
-        y=MARGIN_TOP + 14 + 16 * row,
-        class_="tick" if fits_right else "tick end",
-    )
-    line = tag("line", x1=x, x2=x, y1=MARGIN_TOP, y2=HEIGHT - MARGIN_BOTTOM, class_="mark")
-    return join([line, text])
+def _round_step(rough: float) -> float:
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    return magnitude * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * 0.999)
 
 
-def _curve(series: Series, x_axis: Axis, y_axis: Axis) -> Html:
-    places = [(x_axis.at(x), y_axis.at(y)) for x, y in _thin(series.points)]
-    if series.look == "dots" or len(places) == 1:
-        return join(tag("circle", cx=x, cy=y, r=4, class_="dot") for x, y in places)
-    path = " ".join(f"{x},{y}" for x, y in places)
-    return tag("polyline", points=path, class_=f"curve {series.look}")
-
-
-def _legend(series: Sequence[Series]) -> Html | None:
-    """Right of the y label, from the right edge leftwards."""
-    if len(series) < 2:
-        return None
-    entries, right = [], float(WIDTH - MARGIN_RIGHT)
-    for one in reversed(series):
-        entries.append(tag("text", one.name, x=right, y=12, class_="tick end"))
-        # Seven and a half units a letter is a little more than the page's font needs at this size.
-        left = right - 7.5 * len(one.name) - 6
-        key = (
-            tag("circle", cx=left - 9, cy=8, r=4, class_="dot")
-            if one.look == "dots"
-            else tag("line", x1=left - 18, x2=left, y1=8, y2=8, class_=f"curve {one.look}")
-        )
-        entries.append(key)
-        right = left - 32
-    return join(entries)
-
-
-def _whisker(estimate: Estimate, x_axis: Axis, top: float) -> Html:
-    main = " main" if estimate.is_main else ""
-    y = top + 30
-    low, high = x_axis.at(100 * estimate.low), x_axis.at(100 * estimate.high)
-    return join(
-        [
-            tag("text", _estimate_text(estimate), x=0, y=top + 15, class_=f"row-text{main}"),
-            tag("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker{main}"),
-            tag("circle", cx=x_axis.at(100 * estimate.value), cy=y, r=5, class_=f"dot{main}"),
-        ]
-    )
-
-
-def _estimate_text(estimate: Estimate) -> str:
-    interval = percent_range((estimate.low, estimate.high))
-    return f"{estimate.label}: {percent(estimate.value)} ({interval})"
+def _legend(curves: Sequence[Series]) -> list[tuple[Series, float]]:
+    """Right of the y label, from the right edge leftwards: name, then a piece of the curve."""
+    if len(curves) < 2:
+        return []
+    places, right = [], float(WIDTH - MARGIN_RIGHT)
+    for one in reversed(curves):
+        places.append((one, right))
+        right -= LETTER_WIDTH * len(one.name) + 38
+    return places
 
 
 def _describe(series: Series, x_label: str) -> str:

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
-from string import Template
 
-from leantune.report.adaptation import parameter_section, rank_section
-from leantune.report.curves import curve_section
-from leantune.report.markup import Html, join, tag
-from leantune.report.provenance import artefact_section, data_section, provenance_section
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from leantune.report import sections, wording
+from leantune.report.charts import tick_text
 from leantune.report.run_folder import Run, load_run
-from leantune.report.sections import checkpoint_section, class_section, headline
-from leantune.report.wording import path_end
 from leantune.system.atomic import write_text
 from leantune.system.file_names import entry_of
 
-SECTIONS = (
-    headline,
-    parameter_section,
-    curve_section,
-    rank_section,
-    checkpoint_section,
-    class_section,
-    data_section,
-    artefact_section,
-    provenance_section,
+FILTERS = (
+    wording.code,
+    wording.count,
+    wording.duration,
+    wording.markdown,
+    wording.percent,
+    wording.percent_range,
+    wording.plain,
+    wording.quoted,
+    wording.rate_with_interval,
+    wording.significant,
+    wording.words,
+    tick_text,
 )
-UNFINISHED = {
-    "running": "This run has not finished: the page shows what it has logged so far.",
-    "interrupted": "This run was interrupted: the page shows what it had logged by then.",
-}
 
 
 def write_report(run_dir: Path) -> Path:
@@ -54,31 +52,39 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text."""
-    here = Path(__file__).parent / "templates"
-    return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
-        title=tag("title", f"{_name(run)} · leantune"),
-        style=(here / "page.css").read_text(encoding="utf-8"),
-        body=join([_header(run), *(make(run) for make in SECTIONS)]),
+    return (
+        templates()
+        .get_template("page.html")
+        .render(run=run, record=run.record, name=_name(run), parts=sections)
     )
 
 
-def _header(run: Run) -> Html:
-    record = run.record
-    about = [record.get("run_id"), record.get("created"), f"leantune {record.get('leantune', '')}".strip()]
-    warning = UNFINISHED.get(record.get("status", ""))
-    return tag(
-        "header",
-        tag("p", "leantune run", class_="kicker"),
-        tag("h1", _name(run)),
-        tag("p", " · ".join(str(one) for one in about if one), class_="note"),
-        tag("p", warning, class_="warning", role="status") if warning else None,
+@lru_cache(maxsize=1)
+def templates() -> Environment:
+    """The files in ``templates/``: text of a run is escaped in HTML and inert everywhere, a name that is not there an
+    error.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=select_autoescape(("html", "svg")),
+        undefined=StrictUndefined,
+        finalize=_inert,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters |= {each.__name__: each for each in FILTERS}
+    return environment
+
+
+def _inert(value: object) -> object:
+    """Whatever a template is about to write; what is markup already was made of such values."""
+    return wording.inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _name(run: Run) -> str:
     """What was trained on what, as far as the record says: ``minilm on reuters-r8/train.csv``."""
-    model = run.part("model").get("source")
-    data = (run.part("data").get("train") or {}).get("source")
+    model, data = run.record.model, run.record.data
     if model and data:
-        return f"{path_end(model, 1)} on {path_end(data, 2)}"
-    return str(run.record.get("run_id") or "run")
+        return f"{wording.path_end(model.source, 1)} on {wording.path_end(data.train.source, 2)}"
+    return run.record.run_id or "run"

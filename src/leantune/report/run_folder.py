@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from leantune.config.run_record import Measures, RunRecord, read_record, to_json
+from leantune.config.run_record import (
+    CheckpointRecord,
+    Measures,
+    ParametersRecord,
+    RunRecord,
+    read_record,
+)
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import parse_json
-
-Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A run as its folder tells it: ``record.json`` and the events of ``history.jsonl``."""
-
-    record: Json
-    steps: tuple[Json, ...]
-    """One event a logged step, in the order of the steps."""
-    evaluations: tuple[Json, ...]
-    pruned: tuple[Json, ...]
-
-    def part(self, name: str) -> Json:
-        """A part of the record; empty where the run has not written it (yet)."""
-        return self.record.get(name) or {}
-
-    def checkpoints(self) -> list[Json]:
-        """Evaluated steps, from the record or, before it has them, from the history."""
-        return list(self.record.get("checkpoints") or self.evaluations)
-
-    @property
-    def adapts_ranks(self) -> bool:
-        """Whether ranks were to shrink: AdaLoRA, not LoRA."""
-        schedule = self.part("schedule")
-        return bool(schedule) and schedule["target_budget"] < schedule["init_budget"]
-
-    def rank_moments(self) -> list[tuple[int, Mapping[str, int]]]:
-        """The ranks of all modules by step, wherever the history holds them; a step that prunes may be there twice."""
-        ranks = {event["step"]: event["ranks"] for event in (*self.steps, *self.pruned) if event.get("ranks")}
-        return sorted(ranks.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +38,35 @@ class Event:
     validation: Measures | None = None
 
 
-def final_or(parameters: Json, key: str, initial: int) -> int:
-    """A final count, or the initial one while the run has not written it."""
-    final = parameters.get(key)
-    return initial if final is None else int(final)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as its folder tells it: ``record.json`` and the events of ``history.jsonl``."""
+
+    record: RunRecord
+    steps: tuple[Event, ...]
+    """One event a logged step, in the order of the steps."""
+    evaluations: tuple[Event, ...]
+    pruned: tuple[Event, ...]
+
+    @property
+    def checkpoints(self) -> list[CheckpointRecord]:
+        """Evaluated steps, from the record or, before it has them, from the history."""
+        return self.record.checkpoints or [
+            CheckpointRecord(step=one.step, epoch=one.epoch or 0.0, validation=one.validation, kept=False)
+            for one in self.evaluations
+            if one.validation is not None
+        ]
+
+    @property
+    def adapts_ranks(self) -> bool:
+        """Whether ranks were to shrink: AdaLoRA, not LoRA."""
+        schedule = self.record.schedule
+        return schedule is not None and schedule.target_budget < schedule.init_budget
+
+    def rank_moments(self) -> list[tuple[int, Mapping[str, int]]]:
+        """The ranks of all modules by step, wherever the history holds them; a step that prunes may be there twice."""
+        ranks = {event.step: event.ranks for event in (*self.steps, *self.pruned) if event.ranks}
+        return sorted(ranks.items())
 
 
 def load_run(run_dir: Path) -> Run:
@@ -78,12 +76,11 @@ def load_run(run_dir: Path) -> Run:
         UsageError: the folder holds no record.
         CheckpointError: the record or the history is damaged.
     """
-    record: Json = to_json(read_record(run_dir, RunRecord))
+    record = read_record(run_dir, RunRecord)
     events = list(_events(entry_of(run_dir, "history.jsonl")))
     pruned = _by_step(events, "pruned")
-    parameters = record.get("parameters")
-    if parameters and record.get("status") != "finished":
-        record = {**record, "parameters": parameters | _finals_so_far(parameters, pruned)}
+    if record.parameters and record.status != "finished":
+        record.parameters = _counted_so_far(record.parameters, pruned)
     return Run(
         record=record,
         steps=_by_step(events, "step"),
@@ -92,22 +89,23 @@ def load_run(run_dir: Path) -> Run:
     )
 
 
-def _finals_so_far(parameters: Json, pruned: tuple[Json, ...]) -> dict[str, int | None]:
-    """Final counts of a run that has not finished: none before its ranks are final, when they are still a plan."""
-    final = pruned[-1]["trainable"] if pruned else None
-    return {"final": final, "adapters_final": None if final is None else final - parameters["head"]}
+def _counted_so_far(parameters: ParametersRecord, pruned: tuple[Event, ...]) -> ParametersRecord:
+    """Without final counts before the ranks of the run are final: until then they are a plan."""
+    final = pruned[-1].trainable if pruned else None
+    adapters_final = None if final is None else final - parameters.head
+    return replace(parameters, final=final, adapters_final=adapters_final)
 
 
-def _events(path: Path) -> Iterator[Json]:
+def _events(path: Path) -> Iterator[Event]:
     if not path.is_file():
         return
     lines = path.read_bytes().split(b"\n")
     # The text after the last newline is a line still being written, or cut off by a crash.
     for number, line in enumerate(lines[:-1], start=1):
-        yield to_json(parse_json(line, Event, f"{path}:{number}"))
+        yield parse_json(line, Event, f"{path}:{number}")
 
 
-def _by_step(events: list[Json], kind: str) -> tuple[Json, ...]:
+def _by_step(events: list[Event], kind: str) -> tuple[Event, ...]:
     """Events of one kind by step; a resumed run repeats steps, and then the later line holds."""
-    latest = {event["step"]: event for event in events if event["event"] == kind}
+    latest = {event.step: event for event in events if event.event == kind}
     return tuple(latest[step] for step in sorted(latest))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from html import escape
+from typing import Literal
+
+from leantune.config.run_record import Measures
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 ABSENT = "–"
@@ -30,9 +34,9 @@ def percent_range(interval: Sequence[float] | None) -> str:
     return ABSENT if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
 
-def rate_with_interval(metrics: Mapping[str, Any], name: str) -> str:
+def rate_with_interval(metrics: Measures, name: Literal["accuracy", "macro_f1"]) -> str:
     """``96.3 % (95.4 to 97.0)`` for the metric `name`."""
-    return f"{percent(metrics[name])} ({percent_range(metrics.get(f'{name}_interval'))})"
+    return f"{percent(getattr(metrics, name))} ({percent_range(getattr(metrics, f'{name}_interval'))})"
 
 
 def duration(seconds: float | None) -> str:
@@ -58,13 +62,15 @@ def significant(value: float | None) -> str:
 
 
 def plain(value: object) -> str:
-    """Any value of a recipe: words for the JSON constants, counts with separators."""
+    """Any value of a record: words for the JSON constants, counts with separators."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, float):
+        return significant(value)
     if isinstance(value, list):
         return ", ".join(plain(item) for item in value) or "none"
     return str(value)
@@ -87,3 +93,19 @@ _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def inert(text: str) -> str:
     """Text in which terminals and browsers find nothing to obey: such characters are written as their numbers."""
     return _OBEYED.sub(lambda each: ascii(each[0])[1:-1], text)
+
+
+def markdown(value: object) -> str:
+    """Text that Markdown, the HTML in it and terminals leave alone, on one line."""
+    line = inert(" ".join(str(value).split()))
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(line, quote=False))
+
+
+def code(value: object) -> str:
+    """Text between backquotes, on one line."""
+    return inert(" ".join(str(value).replace("`", "'").split()))
+
+
+def quoted(value: object) -> str:
+    """A value as Python and JSON write it."""
+    return json.dumps(value)
