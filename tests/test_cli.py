@@ -705,7 +705,7 @@ def test_pairs_are_not_predicted_by_a_run_of_single_texts(run, tmp_path, capsys)
     (tmp_path / "in.csv").write_text("text,second\nword1,word2\n")
     said = fails(capsys, 2, "predict", str(run), "--input", str(tmp_path / "in.csv"), "--output", "-",
                  "--text-pair-column", "second")  # fmt: skip
-    assert "the run was trained on single texts" in said
+    assert "the classifier was trained on single texts" in said
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ def test_every_structure_is_compared():
     for module in pkgutil.iter_modules(leantune.kernels.native.__path__, "leantune.kernels.native."):
         if module.name.rpartition(".")[2] != library.FILE.stem:
             importlib.import_module(module.name)
-    found = {each for each in _structures(ctypes.Structure) if each.__module__.startswith("leantune.")}
+    found = {each for each in _structures(ctypes.Structure) if each.__module__.startswith("leantune.kernels.")}
     assert set(MIRRORS.values()) == found - {library._Place}
     file = kernels().library.file
     assert MIRRORS.keys() == structures_of(file).keys()
