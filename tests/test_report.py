@@ -21,9 +21,9 @@ from leantune.errors import CheckpointError, UsageError
 from leantune.inference.comparison import compare
 from leantune.inference.metrics import evaluate_probabilities
 from leantune.report import write_model_card, write_report
+from leantune.report.adaptation import grid_of, running_mean
 from leantune.report.charts import Series, axis, line_chart, tick_text
 from leantune.report.run_folder import load_run
-from leantune.report.sections import grid_of, running_mean
 from leantune.report.wording import duration
 
 LABELS = ("earn", "acq", "crude", "trade", "money-fx", "interest", "ship", "grain")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leantune.config.run_record import Measures
-from leantune.report import sections
+from leantune.report import results
 from leantune.report.page import templates
 from leantune.report.run_folder import Run, load_run
 from leantune.report.wording import path_end
@@ -45,7 +45,7 @@ def render(run: Run) -> str:
     """The card as text: YAML front matter, then Markdown."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    final, method = sections.final_metrics(run), "AdaLoRA" if run.adapts_ranks else "LoRA"
+    final, method = results.final_metrics(run), "AdaLoRA" if run.adapts_ranks else "LoRA"
     data = ModelCardData(
         library_name="peft",
         pipeline_tag="text-classification",
@@ -56,7 +56,7 @@ def render(run: Run) -> str:
         eval_results=_eval_results(run, *final) if final else None,
     )
     text = templates().get_template("model_card.md.j2").render(
-        run=run, record=run.record, parts=sections, final=final, method=method, title=_title(run),
+        run=run, record=run.record, results=results, final=final, method=method, title=_title(run),
         base_model=_base_model(run),
     )  # fmt: skip
     return str(ModelCard(f"---\n{data}\n---\n\n{text}"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from leantune.report import sections, wording
+from leantune.report import adaptation, provenance, results, wording
 from leantune.report.charts import tick_text
 from leantune.report.run_folder import Run, load_run
 from leantune.system.atomic import write_text
@@ -52,11 +52,9 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text."""
-    return (
-        templates()
-        .get_template("page.html")
-        .render(run=run, record=run.record, name=_name(run), parts=sections)
-    )
+    page = templates().get_template("page.html")
+    parts = {"results": results, "adaptation": adaptation, "provenance": provenance}
+    return page.render(run=run, record=run.record, name=_name(run), **parts)
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,204 @@
+"""What a run reached: metrics beside the probe, classes, confusions, and which checkpoint was selected.
+
+A function gives None, or nothing, where the run has not written (yet) what its part is made of.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from leantune.config.run_record import (
+    CheckpointRecord,
+    Measures,
+    SelectedRecord,
+)
+from leantune.report.charts import (
+    Estimate,
+    IntervalChart,
+    interval_chart,
+)
+from leantune.report.run_folder import Run
+from leantune.report.tables import HeatTable, Table, heat_table
+from leantune.report.wording import (
+    count,
+    percent,
+    percent_range,
+    shortened,
+    significant,
+)
+
+MAX_CONFUSIONS_LISTED = 12
+
+
+MAX_LABEL_ACROSS = 8
+"""Characters of a class that head a column; longer ones stand upright."""
+
+
+MAX_CLASSES_DRAWN = 60
+
+
+MAX_CLASSES_WITH_NUMBERS = 20
+
+
+def final_metrics(run: Run) -> tuple[str, Measures] | None:
+    """The split that speaks for the run, and its metrics: test, else validation; None before both."""
+    metrics = run.record.metrics
+    if metrics and metrics.test:
+        return "test", metrics.test
+    return ("validation", metrics.validation) if metrics and metrics.validation else None
+
+
+def baseline_on(run: Run, split: str) -> Measures | None:
+    """The linear probe on the rows of a split."""
+    measures: Measures | None = getattr(run.record.baseline, split, None)
+    return measures
+
+
+def validation_caveat(run: Run) -> str:
+    """What the figures on validation rows are worth, where there are no test rows."""
+    if run.record.refit:
+        return (
+            "Measured before the refit, on rows that chose the checkpoint and that the published model was then "
+            "trained on, too: it was measured on no row that it has not seen."
+        )
+    return "The checkpoint was chosen on these rows, so the figures are optimistic: there was no test set."
+
+
+def accuracy_chart(run: Run, split: str, metrics: Measures) -> IntervalChart | None:
+    """Accuracy beside the baseline's."""
+    estimates = [_estimate("leantune", metrics, is_main=True)]
+    if (probe := baseline_on(run, split)) and run.record.baseline:
+        estimates.append(_estimate(run.record.baseline.name, probe))
+    return interval_chart(
+        estimates,
+        title=f"{split.capitalize()} accuracy",
+        x_label=f"{split} accuracy, % (line: 95 % interval)",
+    )
+
+
+def checkpoint_chart(run: Run) -> IntervalChart | None:
+    """Validation accuracy by checkpoint."""
+    selected = run.record.selected
+    return interval_chart(
+        [
+            _estimate(
+                f"step {count(one.step)}, epoch {significant(one.epoch)}",
+                one.validation,
+                is_main=_is_selected(one, selected),
+            )
+            for one in run.checkpoints
+        ],
+        title="Validation accuracy by checkpoint",
+        x_label="validation accuracy, % (line: 95 % interval)",
+    )
+
+
+def checkpoints(run: Run) -> Table:
+    """Validation metrics by checkpoint."""
+    selected = run.record.selected
+
+    def row(one: CheckpointRecord) -> list[str]:
+        metrics = one.validation
+        return [
+            count(one.step),
+            significant(one.epoch),
+            percent(metrics.accuracy),
+            percent_range(metrics.accuracy_interval),
+            percent(metrics.macro_f1),
+            significant(metrics.log_loss),
+            percent(metrics.calibration_error),
+            "selected" if _is_selected(one, selected) else "kept" if one.kept else "",
+        ]
+
+    return Table(
+        caption="Validation metrics by checkpoint",
+        headings=[
+            "step",
+            "epoch",
+            "accuracy",
+            "95 % interval",
+            "macro F1",
+            "log loss",
+            "calibration error",
+            "state",
+        ],
+        rows=[row(one) for one in run.checkpoints],
+    )
+
+
+def selection_finding(run: Run) -> str:
+    """What the choice of the checkpoint is worth, and why it was this one where the chart alone does not say."""
+    selected = run.record.selected
+    if not selected or not selected.comparison:
+        return ""
+    found = [selected.comparison]
+    if selected.rule == "one-se" and selected.metric != "log_loss":
+        metric = selected.metric.replace("macro_f1", "macro F1")
+        found.append(f"of those within one standard error of the best {metric}, the last was selected")
+    return " ".join(text[:1].upper() + text[1:].removesuffix(".") + "." for text in found)
+
+
+def classes(split: str, metrics: Measures) -> Table:
+    """Rates of each class."""
+    return Table(
+        caption=f"Metrics by class, {split} rows",
+        headings=["class", "precision", "recall", "F1", "rows"],
+        rows=[
+            [
+                shortened(one.label),
+                percent(one.precision),
+                percent(one.recall),
+                percent(one.f1),
+                count(one.support),
+            ]
+            for one in metrics.per_class
+        ],
+        look="names",
+    )
+
+
+def confusion_matrix(split: str, metrics: Measures) -> HeatTable | None:
+    """Rows by true and predicted class; None where there are too many classes to draw."""
+    labels = [shortened(one.label) for one in metrics.per_class]
+    if len(labels) > MAX_CLASSES_DRAWN:
+        return None
+    counts: list[list[int | None]] = [[0] * len(labels) for _ in labels]
+    for i, j, number in metrics.confusion or ():
+        counts[i][j] = number
+    return heat_table(
+        labels,
+        labels,
+        counts,
+        # The root keeps rare confusions visible beside a full diagonal.
+        lambda i, number: sqrt(number / max(1, metrics.per_class[i].support)),
+        caption=f"Confusion matrix, {split} rows: true class by row, predicted class by column",
+        corner="true \N{DOWNWARDS ARROW} predicted \N{RIGHTWARDS ARROW}",
+        is_compact=len(labels) > MAX_CLASSES_WITH_NUMBERS,
+        look="names tall" if max(map(len, labels)) > MAX_LABEL_ACROSS else "names",
+    )
+
+
+def confusions(split: str, metrics: Measures) -> Table:
+    """The most frequent ones."""
+    errors = [(number, i, j) for i, j, number in metrics.confusion or () if i != j]
+    most = sorted(errors, key=lambda error: (-error[0], error[1:]))[:MAX_CONFUSIONS_LISTED]
+    of = metrics.per_class
+    return Table(
+        caption=f"Most frequent confusions, {split} rows",
+        headings=["true class", "predicted as", "rows", "of the true class"],
+        rows=[
+            [shortened(of[i].label), shortened(of[j].label), count(number), percent(number / of[i].support)]
+            for number, i, j in most
+        ],
+        numeric_from=2,
+        look="names",
+    )
+
+
+def _estimate(label: str, metrics: Measures, *, is_main: bool = False) -> Estimate:
+    low, high = metrics.accuracy_interval
+    return Estimate(label=label, value=metrics.accuracy, low=low, high=high, is_main=is_main)
+
+
+def _is_selected(checkpoint: CheckpointRecord, selected: SelectedRecord | None) -> bool:
+    return selected is not None and checkpoint.step == selected.step
