@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from leantune.errors import LeantuneError
-from leantune.kernels.choose import SWITCH, Choice
+from leantune.kernels.choose import Choice
+from leantune.kernels.interface import SWITCH
 from leantune.kernels.reference import Reference
 from leantune.training.warnings import kernel_lines
 from tiny import words_of
@@ -247,7 +248,9 @@ def test_every_structure_is_compared():
     for module in pkgutil.iter_modules(leantune.kernels.native.__path__, "leantune.kernels.native."):
         if module.name.rpartition(".")[2] != library.FILE.stem:
             importlib.import_module(module.name)
-    found = {each for each in _structures(ctypes.Structure) if each.__module__.startswith("leantune.kernels.")}
+    found = {
+        each for each in _structures(ctypes.Structure) if each.__module__.startswith("leantune.kernels.")
+    }
     assert set(MIRRORS.values()) == found - {library._Place}
     file = kernels().library.file
     assert MIRRORS.keys() == structures_of(file).keys()

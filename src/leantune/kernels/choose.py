@@ -12,8 +12,6 @@ from leantune.kernels.interface import EmbeddingsLike, Kernels, LayerLike
 from leantune.kernels.reference import Reference
 from leantune.system.hardware import DTYPES
 
-SWITCH = "LEANTUNE_NATIVE"
-"""Environment variable: ``0`` turns the native kernels off."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 

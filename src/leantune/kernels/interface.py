@@ -19,6 +19,8 @@ from leantune.adalora.layer import AdaLoraLinear
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.layout import Layout
 
+SWITCH = "LEANTUNE_NATIVE"
+"""Environment variable: ``0`` turns the native kernels off."""
 Linear = nn.Linear | AdaLoraLinear
 """A linear layer of an encoder: frozen, or frozen with a trainable update."""
 

@@ -15,7 +15,8 @@ from leantune.adalora.budget import ParameterPlan, full_rank
 from leantune.config.run_record import DataRecord
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import look_alikes
-from leantune.kernels.choose import SWITCH, Choice
+from leantune.kernels.choose import Choice
+from leantune.kernels.interface import SWITCH
 from leantune.model.padded import PaddedClassifier
 from leantune.training.selection import KEEP_LAST
 

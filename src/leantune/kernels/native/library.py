@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from leantune.errors import LeantuneError, UsageError
-from leantune.kernels.choose import SWITCH
+from leantune.kernels.interface import SWITCH
 
 HIGHEST = "LEANTUNE_KERNELS"
 """Environment variable: the highest of `LEVELS` that may be used."""
