@@ -66,7 +66,7 @@ def modules() -> list[str]:
     return [
         each.name
         for each in pkgutil.walk_packages(leantune.__path__, "leantune.")
-        if "__main__" not in each.name
+        if not each.name.endswith(("__main__", "native_kernels"))
     ]
 
 

@@ -24,7 +24,7 @@ def test_the_attacks_of_the_short_form_hold():
 def test_an_attack_that_gets_through_is_found_out(tmp_path):
     """A leantune without its rule for names is seen to fail: the attacks can."""
     broken = shutil.copytree(HERE.parents[1] / "src", tmp_path / "src")
-    path = broken / "leantune" / "file_names.py"
+    path = broken / "leantune" / "system" / "file_names.py"
     path.write_text(
         path.read_text("utf-8") + "\n\ndef entry_of(folder, name):\n    return folder / name\n", "utf-8"
     )

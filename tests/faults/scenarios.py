@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from leantune.cli.main import exit_code_of, main
 from leantune.config import load_recipe
 from leantune.inference import predict  # noqa: F401 - likewise
 from leantune.inference import writers as write  # noqa: F401 - likewise
-from leantune.inference.export.formats import formats as export  # noqa: F401 - likewise
+from leantune.inference.export import formats as export  # noqa: F401 - likewise
 from leantune.inference.intervals import wilson_interval
 from leantune.system import atomic
 from leantune.training import checkpoint
@@ -117,13 +116,15 @@ def _publisher(run: Path) -> Act:
     recipe = load_recipe(str(run / "recipe.yaml"), {"output": str(run)})
     prepared = prepare_run(recipe, console=quiet(), overwrite=False, resume=True)
     classifier = build_classifier(prepared)
-    step = prepared.record["selected"]["step"]
+    assert prepared.record.selected is not None
+    step = prepared.record.selected.step
     ((_, selected),) = checkpoint.valid_checkpoints(run, [step], print)
     restore_weights(classifier, selected)
     Run.elapsed = lambda run: 0.0  # the record is the same each time
 
     def act(folder: Path) -> int:
-        there = dataclasses.replace(prepared, folder=folder, record=copy.deepcopy(prepared.record))
+        there = copy.copy(prepared)
+        there.folder, there.record = folder, copy.deepcopy(prepared.record)
         return exit_code_of(lambda: outcome.publish_artefacts(there, classifier))
 
     return act
