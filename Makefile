@@ -14,8 +14,9 @@ quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
 	$(BIN)/leantune train quickstart --overwrite
 
+# a process on each core, each with one thread: threads of several processes would spin for each other
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 QUICK := adalora budget contrast data_read dense gradient_start guards int8 kernel_properties labels layering lora metrics \
     native_attention native_encoder native_linear native_operations older_versions packing rows selection split
