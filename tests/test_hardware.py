@@ -13,6 +13,7 @@ import torch
 from leantune.errors import UsageError
 from leantune.system import hardware
 from leantune.system.hardware import cpu_limit, describe_hardware, keep_to_allowed_cpus, pick_precision
+from leantune.system.openmp import has_int8_products
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -150,3 +151,25 @@ def test_threads_of_the_command_line_spin_briefly(given, spins):
     environment = {name: value for name, value in os.environ.items() if name not in dropped} | given
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.split()[-1] == spins, done.stderr
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8", "bf16", "fp32"])
+def test_training_spins_briefly_where_its_products_are_in_int8(precision, tmp_path):
+    code = (
+        "import os; from leantune.cli.main import main\n"
+        f"assert main(['train', 'data={tmp_path}/no.csv', 'model={tmp_path}', 'precision={precision}']) == 2\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    is_brief = precision in ("auto", "int8") and has_int8_products()
+    assert done.stdout.split()[-1] == ("1000" if is_brief else "None"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("sse2 avx512_vnni", True), ("avx_vnni", True), ("avx512_vnni_x avx2", False)]
+)
+def test_products_in_int8_are_told_by_the_flags_of_the_processor(tmp_path, flags, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\n", "utf-8")
+    assert has_int8_products(tmp_path / "cpuinfo") is expected
+    assert not has_int8_products(tmp_path / "none")

@@ -29,10 +29,10 @@ def main() -> None:
     from leantune.data.read import Columns, open_examples
     from leantune.inference.engines import load_engine
     from leantune.inference.predict import predict_to
-    from leantune.inference.writers import Layout, open_writer
+    from leantune.inference.writers import PredictionLayout, open_writer
 
     trained = load_engine(options.engine, Path(options.run), precision=options.precision)
-    layout = Layout(trained.labels, with_probabilities=False, submission=False)
+    layout = PredictionLayout(trained.labels, with_probabilities=False, submission=False)
     started = time.perf_counter()
     source = open_examples(options.input, Columns(), labels="ignore", split="test")
     summary = predict_to(

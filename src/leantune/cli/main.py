@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from leantune.cli.parser import keys_from_flags, parse, recipe_from
-from leantune.config import load_recipe
+from leantune.config import Recipe, load_recipe
 from leantune.config.classifier_file import InferenceSettings
 from leantune.config.run_record import RECORD
 from leantune.errors import CheckpointError, Interrupted, LeantuneError, ResourceError, UsageError
@@ -26,7 +26,7 @@ from leantune.system.atomic import disk_failure
 from leantune.system.file_names import entry_of
 from leantune.system.memory import is_out_of_memory, keep_freed_memory, use_huge_pages
 from leantune.system.messages import one_line
-from leantune.system.openmp import spin_briefly
+from leantune.system.openmp import has_int8_products, spin_briefly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    spin_briefly()
+    if options.command != "train":  # which does so where its products are in int8
+        spin_briefly()
     keep_freed_memory()
     if sys.stderr is None:  # closed: what is printed there would go to standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
@@ -149,22 +150,14 @@ def _console() -> Any:
 
 def _train(options: argparse.Namespace) -> None:
     use_huge_pages()
+    recipe = _recipe_to_train(options)
+    if recipe.precision in ("auto", "int8") and has_int8_products():
+        spin_briefly()  # before torch is imported
     from leantune.cli.output import print_result
     from leantune.report import write_model_card, write_report
     from leantune.system.distributed import barrier, is_main, process_group
     from leantune.training.run import run_training
 
-    if options.resume:
-        if options.recipe or options.overrides or options.overwrite or keys_from_flags(options):
-            raise UsageError("--resume goes on with the recipe of the run; give nothing else")
-        path = str(entry_of(Path(options.resume), "recipe.yaml"))
-        if not os.path.isfile(path):
-            if not (Path(options.resume) / RECORD).is_file():
-                raise UsageError(f"{options.resume}: no run to resume there (no {RECORD})")
-            raise CheckpointError(f"{options.resume}: no recipe.yaml in it; put back what the run wrote")
-        recipe = load_recipe(path, {"output": options.resume})
-    else:
-        recipe = recipe_from(options)
     with process_group():
         folder = run_training(
             recipe, console=_console(), overwrite=options.overwrite, resume=options.resume is not None
@@ -174,6 +167,20 @@ def _train(options: argparse.Namespace) -> None:
             write_report(folder)
             print_result(folder)
         barrier()
+
+
+def _recipe_to_train(options: argparse.Namespace) -> Recipe:
+    """That of the words, or of the run to resume."""
+    if options.resume:
+        if options.recipe or options.overrides or options.overwrite or keys_from_flags(options):
+            raise UsageError("--resume goes on with the recipe of the run; give nothing else")
+        path = str(entry_of(Path(options.resume), "recipe.yaml"))
+        if not os.path.isfile(path):
+            if not (Path(options.resume) / RECORD).is_file():
+                raise UsageError(f"{options.resume}: no run to resume there (no {RECORD})")
+            raise CheckpointError(f"{options.resume}: no recipe.yaml in it; put back what the run wrote")
+        return load_recipe(path, {"output": options.resume})
+    return recipe_from(options)
 
 
 def _plan(options: argparse.Namespace) -> None:
