@@ -16,6 +16,7 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
+pytest.importorskip("leantune.kernels.native.library", reason="benchmarks compare the kernels")
 from benchmarks import contention, startup
 from benchmarks.growth import Growth, markdown_of
 from benchmarks.peer import trainer_peft

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
+pytest.importorskip("leantune.kernels.native.library", reason="benchmarks compare the kernels")
 from benchmarks.overhead.__main__ import markdown_of
 from benchmarks.overhead.measure import BATCH_SIZE, contestant, in_turn, measure, rows_needed
 from benchmarks.profile.__main__ import markdown_of as profile_markdown_of

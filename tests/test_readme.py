@@ -63,7 +63,9 @@ def test_every_shipped_recipe_loads_and_round_trips(name, tmp_path):
 def test_the_pages_name_no_missing_file():
     for page in (*PAGES, *NOTEBOOK, *RESULTS):
         for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", page.read_text("utf-8")):
-            assert (page.parent / link.split("#")[0]).exists(), f"{page.name}: {link}"
+            file = page.parent / link.split("#")[0]
+            may_be_gone = not (ROOT / "csrc").exists() and {"csrc", "native"} & set(file.parts)
+            assert may_be_gone or file.exists(), f"{page.name}: {link}"
 
 
 def anchors_of(page: Path) -> set[str]:

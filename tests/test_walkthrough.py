@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("leantune.kernels.native.library", reason="the pages name files of the kernels")
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "leantune"
 WALKTHROUGH = ROOT / "docs" / "walkthrough.md"
