@@ -7,8 +7,11 @@ import doctest
 import json
 import pkgutil
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import leantune
 from leantune.cli.main import main
+from leantune.data.tokenization import Tokenizer
 from tiny import WORDS, save_tiny_encoder, write_rows
 
 PUBLIC = [
@@ -360,3 +364,85 @@ def test_more_rows_of_another_file_are_not_mixed_up(inputs, settings, tmp_path):
         leantune.train(rows, output=output, **settings | {"epochs": 1})
     again = leantune.train(rows, output=output, overwrite=True, **settings | {"epochs": 1})
     assert again.source == output
+
+
+def test_a_run_that_fails_leaves_no_temporary_folder(inputs, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(leantune.LeantuneError):
+        leantune.train(inputs / "train.csv", **settings | {"budget": 10})
+    with pytest.raises(leantune.LeantuneError):
+        leantune.train(in_memory("tuple", inputs / "train.csv"), **settings | {"learning_rate": 1e30})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_in_memory_stay_with_the_run_that_was_made_of_them(inputs, settings, tmp_path):
+    texts, labels = in_memory("tuple", inputs / "train.csv")
+    output, few = tmp_path / "run", settings | {"epochs": 1}
+
+    def kept() -> set[Path]:
+        return set(output.glob("rows-*"))
+
+    leantune.train((texts, labels), output=output, **few)
+    first = kept()
+    assert len(first) == 1
+    with pytest.raises(leantune.errors.UsageError, match="holds a run already"):
+        leantune.train((texts[:200], labels[:200]), output=output, **few)
+    assert kept() == first
+    leantune.train((texts[:200], labels[:200]), output=output, overwrite=True, **few)
+    assert len(kept()) == 1
+    assert kept() != first
+
+
+CTRL_C = """
+import sys, leantune
+settings = {"encoder": sys.argv[2], "budget": 5000, "epochs": 500, "precision": "fp32", "max_length": 32}
+try:
+    leantune.train(sys.argv[1], output=sys.argv[3], save_every=1, **settings)
+except KeyboardInterrupt as stopped:
+    print(stopped.__cause__)
+"""
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_that_says_how_to_go_on(inputs, tmp_path):
+    output = tmp_path / "run"
+    command = [sys.executable, "-c", CTRL_C, inputs / "train.csv", inputs / "encoder", output]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while not list((output / "checkpoints").glob("step-*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate()
+    assert process.returncode == 0
+    assert f"leantune train --resume {output}" in said
+
+
+@pytest.mark.parametrize("labels", [["a"], ["a", "a", "b"]])
+def test_names_that_cannot_be_are_errors_and_no_tracebacks(trained, tmp_path, labels):
+    with pytest.raises(leantune.errors.UsageError, match="labels: names must be two or more, each once"):
+        leantune.load(trained.source / "merged", labels=labels)
+    shutil.copytree(trained.source / "adapter", tmp_path / "adapter")
+    about = tmp_path / "adapter" / "leantune.json"
+    about.write_text(json.dumps(json.loads(about.read_text("utf-8")) | {"labels": labels}), "utf-8")
+    with pytest.raises(
+        leantune.errors.CheckpointError, match=r"leantune\.json: damaged: .*two or more, each once"
+    ):
+        leantune.load(tmp_path / "adapter")
+
+
+def test_a_tokenizer_that_says_no_limit_cuts_where_no_model_does(foreign, tmp_path):
+    shutil.copytree(foreign / "classifier", tmp_path / "other")
+    config = tmp_path / "other" / "tokenizer_config.json"
+    said = json.loads(config.read_text("utf-8")) | {"model_max_length": 10**30}
+    config.write_text(json.dumps(said), "utf-8")
+    assert Tokenizer.saved(tmp_path / "other", longest=64).max_length == 64
+    assert Tokenizer.saved(tmp_path / "other", longest=None).max_length == 512
+
+
+def test_a_merged_export_of_an_adapter_needs_no_more_than_itself(trained, tmp_path):
+    adapter = shutil.copytree(trained.source / "adapter", tmp_path / "adapter")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (adapter / name).unlink()
+    assert main(["export", str(adapter), "--format", "merged", "--output", str(tmp_path / "merged")]) == 0
+    assert (tmp_path / "merged" / "leantune.json").read_bytes() == (adapter / "leantune.json").read_bytes()
+    found = leantune.load(tmp_path / "merged", precision="fp32")
+    assert found.classes == trained.classes
+    np.testing.assert_allclose(found.predict_proba(TEXTS), trained.predict_proba(TEXTS), atol=1e-5)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -127,7 +128,7 @@ def test_rows_of_a_run_that_is_in_progress_stay_when_another_fit_is_refused(inpu
         (output / name).unlink()
     with run_lock(output), pytest.raises(UsageError, match="is at work there"):
         LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
-    assert first._rows[0].is_file()
+    assert Path(first.record_["recipe"]["data"]).is_file()
 
 
 def test_another_output_leaves_the_rows_of_the_first_run(inputs, tmp_path):
@@ -314,3 +315,12 @@ except SystemExit as error:
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert done.stdout == "stopped SystemExit(143) True\n", done.stderr
+
+
+@pytest.mark.parametrize("classes", [(0.0, 1.0), (False, True), (np.int32(7), np.int32(-1)), ("yes", "no")])
+def test_labels_keep_their_type(inputs, classes):
+    texts, labels = rows(inputs / "train.csv")
+    y = [classes[int(label == labels[0])] for label in labels]
+    estimator = LeanTextClassifier(str(inputs / "encoder"), recipe=SETTINGS | {"epochs": 1}).fit(texts, y)
+    assert list(estimator.classes_) == sorted(classes)
+    assert set(estimator.predict(texts[:20])) <= set(classes)

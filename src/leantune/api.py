@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,9 @@ from typing import Any
 import torch
 
 from leantune.config import Recipe, load_recipe
+from leantune.config.run_record import RunRecord, read_record
 from leantune.data.cells import list_of_texts
-from leantune.errors import DataError, UsageError
+from leantune.errors import CheckpointError, DataError, Interrupted, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.text_classifier import TextClassifier
 from leantune.report import write_model_card, write_report
@@ -29,6 +31,8 @@ from leantune.training.planning import Plan
 from leantune.training.planning import plan as plan_recipe
 from leantune.training.run import run_training
 
+ROWS = "rows-"
+"""What the names of files begin with that rows in memory are written to."""
 GIVEN_BY_NAME = {
     "model": "encoder",
     "max_trainable_params": "budget",
@@ -75,20 +79,27 @@ def train(
         UsageError: for settings that cannot be.
         DataError: for rows that are not what they must be, naming the row.
         LeantuneError: of another kind; `leantune.errors` lists them.
+        KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM; see `run_recipe`.
 
     >>> import leantune
     >>> classifier = leantune.train("train.csv", encoder="./encoder", budget=100_000)  # doctest: +SKIP
     >>> classifier.predict(["Oil prices rose again on Monday."])  # doctest: +SKIP
     ['crude']
     """
-    folder, keeper = _run_folder(output)
-    with _as_files({"data": data, "test": test, "validation": validation}, folder, recipe) as files:
-        settings = _settings(recipe, encoder=encoder, budget=budget, output=folder, files=files)
-        check_folder(folder, overwrite=overwrite, resume=False)
-        run = run_recipe(settings, overwrite=overwrite, quiet=quiet)
-    classifier = load_run(run, trust_remote_code=settings.trust_remote_code)
-    if keeper is not None:  # of the model, since a dataclass with slots has no weak references
-        weakref.finalize(classifier.classifier, shutil.rmtree, keeper, ignore_errors=True)
+    with contextlib.ExitStack() as temporary:
+        if output is None:
+            keeper = tempfile.mkdtemp(prefix="leantune-")
+            temporary.callback(shutil.rmtree, keeper, ignore_errors=True)
+            folder = Path(keeper, "run")
+        else:
+            folder = Path(output).expanduser()
+        with rows_as_files({"data": data, "test": test, "validation": validation}, folder, recipe) as files:
+            settings = _settings(recipe, encoder=encoder, budget=budget, output=folder, files=files)
+            check_folder(folder, overwrite=overwrite, resume=False)
+            run = run_recipe(settings, overwrite=overwrite, quiet=quiet, is_kept=output is not None)
+        classifier = load_run(run, trust_remote_code=settings.trust_remote_code)
+        # of the model, since a dataclass with slots has no weak references
+        weakref.finalize(classifier.classifier, temporary.pop_all().close)
     return classifier
 
 
@@ -114,34 +125,45 @@ def plan(
         folder = Path(temporary)
         if data is None and not recipe.get("labels"):
             raise UsageError("data: none given; give rows, or the names of the classes as labels=[...]")
-        with _as_files({"data": "none" if data is None else data}, folder, recipe) as files:
+        with rows_as_files({"data": "none" if data is None else data}, folder, recipe) as files:
             settings = _settings(recipe, encoder=encoder, budget=budget, output=folder, files=files)
             return plan_recipe(settings, missing="no rows were given" if data is None else "")
 
 
-def run_recipe(recipe: Recipe, *, overwrite: bool = False, quiet: bool = False) -> Path:
+def run_recipe(recipe: Recipe, *, overwrite: bool, quiet: bool, is_kept: bool) -> Path:
     """Train as ``leantune train`` does, report and model card included; torch's generators stay the caller's.
+
+    Args:
+        recipe: what to do.
+        overwrite: replace an earlier run in the same folder.
+        quiet: show no progress on standard error.
+        is_kept: whether the run folder stays, so that a run that was stopped can be resumed: an error names the
+            command then.
 
     Returns:
         the run folder.
 
     Raises:
         LeantuneError: of the kind that says what is wrong.
+        KeyboardInterrupt: after Ctrl-C, when the step is done and saved, or at once after a second one.
+        SystemExit: after SIGTERM, in the same way, unless a handler of the caller's raises another.
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        run = run_training(recipe, console=console(stderr=True, quiet=quiet), overwrite=overwrite)
+    try:
+        with torch.random.fork_rng(devices):
+            run = run_training(recipe, console=console(stderr=True, quiet=quiet), overwrite=overwrite)
+    except Interrupted as error:
+        reason = error if is_kept else None
+        number = error.exit_code - 128
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt from reason
+        if callable(signal.getsignal(number)):
+            signal.raise_signal(number)
+        # an Exception would be one failed fit of a search, which would go on
+        raise SystemExit(error.exit_code) from reason
     write_model_card(run)
     write_report(run)
     return run
-
-
-def _run_folder(output: str | os.PathLike[str] | None) -> tuple[Path, Path | None]:
-    """Where the run goes, and the temporary folder to remove with the classifier."""
-    if output is not None:
-        return Path(output).expanduser(), None
-    keeper = Path(tempfile.mkdtemp(prefix="leantune-"))
-    return keeper / "run", keeper
 
 
 def _settings(
@@ -160,11 +182,14 @@ def _settings(
 
 
 @contextlib.contextmanager
-def _as_files(parts: Mapping[str, Any], folder: Path, recipe: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """What the recipe calls ``parts``: paths as they are, rows in memory as files in the run folder, which go again if
-    the run does not begin.
+def rows_as_files(
+    parts: Mapping[str, Any], folder: Path, recipe: Mapping[str, Any]
+) -> Iterator[dict[str, str]]:
+    """What the recipe calls ``parts``: paths as they are, rows in memory as files in the run folder.
+
+    When the block ends, those files stay that the run there was made of.
     """
-    files, written = {}, []
+    was_there, files, own = folder.exists(), {}, _own_rows(folder)
     try:
         for name, rows in parts.items():
             if rows is None:
@@ -174,20 +199,29 @@ def _as_files(parts: Mapping[str, Any], folder: Path, recipe: Mapping[str, Any])
                 continue
             content, suffix = content_of(rows, name, recipe)
             # its own name tells what is in it, so that it replaces no other file
-            path = folder / f"rows-{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
+            path = folder / f"{ROWS}{hashlib.sha256(content).hexdigest()[:12]}.{suffix}"
             if not path.exists():
-                written.append(path)
+                own.add(path)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(path, content)
             files[name] = str(path)
         yield files
-    except (UsageError, DataError):  # refused: what is there now is as it was
-        for path in written:
+    finally:
+        for path in own - _own_rows(folder):
             path.unlink(missing_ok=True)
-        if written:
-            with contextlib.suppress(OSError):
+        if not was_there:
+            with contextlib.suppress(OSError):  # not empty: the run has begun
                 folder.rmdir()
-        raise
+
+
+def _own_rows(folder: Path) -> set[Path]:
+    """The files of rows in ``folder`` that the run there was made of; none where its record cannot be read."""
+    try:
+        recipe = read_record(folder, RunRecord).recipe or {}
+    except (CheckpointError, UsageError):
+        return set()
+    named = (Path(recipe[key]) for key in ("data", "test", "validation") if recipe.get(key))
+    return {path for path in named if path.parent == folder and path.name.startswith(ROWS)}
 
 
 def content_of(rows: Any, name: str, recipe: Mapping[str, Any]) -> tuple[bytes, str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import signal
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -17,14 +15,13 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from leantune.api import lines_of, run_recipe
-from leantune.config import Recipe, load_recipe
+from leantune.api import rows_as_files, run_recipe
+from leantune.config import load_recipe
 from leantune.config.run_record import RECORD, RunRecord, read_record, to_json
 from leantune.data.cells import list_of_texts
-from leantune.errors import DataError, Interrupted, UsageError
+from leantune.errors import DataError, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.text_classifier import TextClassifier
-from leantune.system.atomic import write_text
 from leantune.training.folder import check_folder
 
 SET_BY_ARGUMENTS = {"data", "labels", "max_trainable_params", "model", "output"}
@@ -119,48 +116,24 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "cross-validation are others: leave output=None there); choose another output, or remove it"
             )
         check_folder(output, overwrite=is_own, resume=False)
-        content = lines_of(texts, labels.tolist(), "X and y").decode()
-        # its own name tells what is in it, so that it replaces no other file
-        rows = output / f"rows-{hashlib.sha256(content.encode()).hexdigest()[:12]}.jsonl"
-        settings = {
-            **(self.recipe or {}),
-            "data": str(rows),
-            "model": self.model,
-            "max_trainable_params": self.max_trainable_params,
-            "output": str(output),
-            "labels": [str(each) for each in classes],
-        }
-        recipe = load_recipe(None, settings, place="recipe")
-        written = [path for path in getattr(self, "_rows", []) if path.parent == output]
-        if not rows.exists():
-            written.append(rows)
-        write_text(rows, content)
-        try:
-            run = self._run(recipe, overwrite=is_own)
-        except UsageError:  # refused: what is there now is as it was
-            raise
-        except BaseException:
-            self._run_id = _record_in(output).get("run_id")  # begun, so fitting again may replace it
-            raise
-        finally:
-            _remove_rows_of_no_run(output, written)
-        self.run_, self.classes_, self._rows = run, classes, [rows]
+        recipe = {**(self.recipe or {}), "labels": [str(each) for each in classes]}
+        rows = (texts, [str(each) for each in labels])
+        with rows_as_files({"data": rows}, output, recipe) as files:
+            own = {"model": self.model, "max_trainable_params": self.max_trainable_params}
+            settings = load_recipe(None, {**recipe, **own, **files, "output": str(output)}, place="recipe")
+            try:
+                run = run_recipe(
+                    settings, overwrite=is_own, quiet=not self.verbose, is_kept=bool(self.output)
+                )
+            except UsageError:  # refused: what is there now is as it was
+                raise
+            except BaseException:
+                self._run_id = _record_in(output).get("run_id")  # begun, so fitting again may replace it
+                raise
+        self.run_, self.classes_ = run, classes
         self.record_ = _record_in(run)
         self._run_id = self.record_["run_id"]
-        self._trained: TextClassifier = load_run(run, trust_remote_code=recipe.trust_remote_code)
-
-    def _run(self, recipe: Recipe, *, overwrite: bool) -> Path:
-        try:
-            return run_recipe(recipe, overwrite=overwrite, quiet=not self.verbose)
-        except Interrupted as error:
-            reason = error if self.output else None  # a temporary run cannot be resumed
-            number = error.exit_code - 128
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt from reason
-            if callable(signal.getsignal(number)):
-                signal.raise_signal(number)
-            # an Exception would be one failed fit of a search, which would go on
-            raise SystemExit(error.exit_code) from reason
+        self._trained: TextClassifier = load_run(run, trust_remote_code=settings.trust_remote_code)
 
     def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:
         """Class probabilities ``(N, C)`` float64, columns as in ``classes_``.
@@ -184,14 +157,6 @@ def _record_in(output: Path) -> dict[str, Any]:
     if (output / RECORD).is_file():
         record = to_json(read_record(output, RunRecord))
     return record
-
-
-def _remove_rows_of_no_run(output: Path, written: Sequence[Path]) -> None:
-    """Keep, of the files that an estimator wrote, the one that the run in ``output`` was made of."""
-    used = _record_in(output).get("recipe", {}).get("data")
-    for path in written:
-        if str(path) != used:
-            path.unlink(missing_ok=True)
 
 
 def _checked(X: Sequence[str], y: Sequence[Any]) -> tuple[list[str], npt.NDArray[Any], npt.NDArray[Any]]:

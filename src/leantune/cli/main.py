@@ -277,7 +277,7 @@ def _export(options: argparse.Namespace) -> None:
             folder, cost = export_int8(
                 run,
                 options.output,
-                lambda: calibration_data(run, options.data),
+                lambda: calibration_data(run, options.data, trust_remote_code=_trusts(options)),
                 overwrite=options.overwrite,
                 trust_remote_code=_trusts(options),
             )

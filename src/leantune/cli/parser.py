@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
-from leantune.config.recipe import Advanced, keys
+from leantune.config.recipe import key_groups, keys
 
 EXAMPLES = """examples:
   leantune train quickstart
@@ -101,22 +101,24 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a YAML file, or one of {', '.join(shipped_recipes())}; or none, with flags",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any recipe key")
-    groups = {
-        False: parser.add_argument_group("recipe keys, also as flags [default]"),
-        True: parser.add_argument_group("advanced recipe keys, also as flags [default]"),
-    }
-    for field in keys().values():
-        is_said = field.default in (dataclasses.MISSING, None) or "default" in field.metadata["doc"]
-        default = "" if is_said else f" [{_word(field.default)}]"
-        kind: dict[str, Any] = {"metavar": "VALUE"}
-        if isinstance(field.default, bool):
-            kind = {"metavar": "BOOL", "nargs": "?", "const": "true"}
-        groups[field in dataclasses.fields(Advanced)].add_argument(
-            *dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}")),
-            dest=f"key_{field.name}",
-            **kind,
-            help=(field.metadata["doc"] + default).replace("%", "%%"),
-        )
+    for title, fields in zip(("recipe keys", "advanced recipe keys"), key_groups(), strict=True):
+        group = parser.add_argument_group(f"{title}, also as flags [default]")
+        for field in fields:
+            _add_key(group, field)
+
+
+def _add_key(group: Any, field: dataclasses.Field[Any]) -> None:
+    is_said = field.default in (dataclasses.MISSING, None) or "default" in field.metadata["doc"]
+    default = "" if is_said else f" [{_word(field.default)}]"
+    kind: dict[str, Any] = {"metavar": "VALUE"}
+    if isinstance(field.default, bool):
+        kind = {"metavar": "BOOL", "nargs": "?", "const": "true"}
+    group.add_argument(
+        *dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}")),
+        dest=f"key_{field.name}",
+        **kind,
+        help=(field.metadata["doc"] + default).replace("%", "%%"),
+    )
 
 
 def _word(value: object) -> str:

@@ -44,13 +44,21 @@ class InferenceSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifierFile:
-    """What the file holds."""
+    """What the file holds.
+
+    Raises:
+        ValueError: fewer than two labels, or one twice.
+    """
 
     labels: list[str]
     """Names of the classes in the order of their ids."""
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels must be two or more, each once")
 
     @property
     def settings(self) -> InferenceSettings:
@@ -79,7 +87,7 @@ def read_classifier_file(folder: Path) -> ClassifierFile | None:
     """The file in ``folder``; None if there is none.
 
     Raises:
-        CheckpointError: if it is damaged.
+        CheckpointError: if it is damaged, or its labels are not two or more, each once.
         UnsafeFileError: if it is a link that leads out of the folder.
     """
     path = entry_of(folder, FILE)

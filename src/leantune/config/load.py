@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from leantune.config.convert import convert
-from leantune.config.recipe import Advanced, Recipe, keys
+from leantune.config.recipe import GROUP, Advanced, Recipe, keys
 from leantune.config.run_record import RECORD
 from leantune.errors import CheckpointError, UsageError
 
@@ -70,8 +70,6 @@ REPLACED = "int8_products"
 """A key of version 0.1.0 that ``precision`` stands for now: false is ``bf16``."""
 
 
-GROUP = "advanced"
-"""The key that a group of keys stands under."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """That of libyaml, where it is there, which takes a tenth of the time."""
 MAX_BYTES = 2**23
@@ -264,9 +262,8 @@ def typed_keys(values: Mapping[str, Any], place: str) -> dict[str, Any]:
         except ValueError as error:
             problems.append(f"{given} must be {error}. Got {_shown(value)} instead")
     if had_int8 and typed.get("precision") == "bf16":
-        typed["precision"] = (
-            "auto"  # in version 0.1.0 a run in bf16 multiplied in int8 unless it was told not to
-        )
+        # in version 0.1.0 a run in bf16 multiplied in int8 unless it was told not to
+        typed["precision"] = "auto"
     if problems:
         more = len(problems) - MAX_PROBLEMS
         problems[MAX_PROBLEMS:] = [f"and {more} more"] if more > 0 else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -205,13 +205,20 @@ class Recipe:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
+GROUP = "advanced"
+"""The key that a group of keys stands under."""
 _ADVANCED = {each.name for each in dataclasses.fields(Advanced)}
+
+
+def key_groups() -> tuple[Sequence[dataclasses.Field[Any]], Sequence[dataclasses.Field[Any]]]:
+    """The keys that stand by themselves, and those of the group ``advanced``."""
+    own = [each for each in dataclasses.fields(Recipe) if each.name != GROUP]
+    return own, dataclasses.fields(Advanced)
 
 
 def keys() -> dict[str, dataclasses.Field[Any]]:
     """All keys by name, those of the group ``advanced`` last."""
-    own = [each for each in dataclasses.fields(Recipe) if each.name != "advanced"]
-    return {each.name: each for each in (*own, *dataclasses.fields(Advanced))}
+    return {each.name: each for group in key_groups() for each in group}
 
 
 def _fraction_or_number(name: str, value: float) -> str:

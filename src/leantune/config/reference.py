@@ -7,23 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from leantune.config.load import ALIASES
-from leantune.config.recipe import Advanced, Recipe
+from leantune.config.recipe import key_groups
 
 
 def tables() -> str:
     """Both groups of keys, with their defaults, meanings and other spellings."""
-    own = [each for each in dataclasses.fields(Recipe) if each.name != "advanced"]
-    return "\n".join(
-        [
-            "## Keys",
-            "",
-            *_table(own),
-            "",
-            "## The group `advanced`",
-            "",
-            *_table(dataclasses.fields(Advanced)),
-        ]
-    )
+    own, advanced = map(_table, key_groups())
+    return "\n".join(["## Keys", "", *own, "", "## The group `advanced`", "", *advanced])
 
 
 def _table(keys: Iterable[dataclasses.Field[Any]]) -> Iterator[str]:

@@ -192,7 +192,7 @@ class Measures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsRecord:
-    """Of the selected checkpoint."""
+    """What the selected checkpoint reached."""
 
     validation: Measures | None
     test: Measures | None

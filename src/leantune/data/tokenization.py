@@ -49,8 +49,8 @@ class Encoded:
 TOKENIZER = "tokenizer.json"
 DEFAULT_MAX_LENGTH = 512
 """Tokens kept of a text where neither model nor tokenizer say."""
-MAX_KEPT_TOKENS = 2**20
-"""Tokenizers that say 10^30 mean no limit."""
+NO_LIMIT = 2**20
+"""Tokens from which on a tokenizer means no limit: transformers writes 10^30."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,8 +171,8 @@ class Tokenizer:
                 return cls.pretrained(str(folder), longest or DEFAULT_MAX_LENGTH)
             backend = Backend.from_file(str(folder / TOKENIZER))
             settings = _saved_settings(backend, folder / "tokenizer_config.json")
-            limits = [each for each in (longest, settings.model_max_length) if each is not None]
-            return cls(backend, settings, min([*limits, MAX_KEPT_TOKENS]) if limits else DEFAULT_MAX_LENGTH)
+            limits = [each for each in (longest, settings.model_max_length) if each and each < NO_LIMIT]
+            return cls(backend, settings, min(limits, default=DEFAULT_MAX_LENGTH))
 
     def save(self, folder: Path) -> None:
         """Write it as transformers does, so that other tools read it; only what `pretrained` made can be."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
 from leantune.data.labels import LabelMap
+from leantune.data.tokenization import TOKENIZER, Tokenizer
 from leantune.errors import CheckpointError, UsageError
 from leantune.model.build import load_pretrained, missing_head_parameters, skeleton_of
 from leantune.model.classifier import Classifier
@@ -21,8 +22,20 @@ class LoadedAdapter:
 
     classifier: Classifier
     labels: LabelMap
+    folder: Path
+    """The folder of the adapter."""
     base: str
     """The folder of the base model."""
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer is: the adapter's own folder, else that of its base model."""
+        return self.folder if (self.folder / TOKENIZER).is_file() else Path(self.base)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, which cuts where the base model has no more positions."""
+        return Tokenizer.saved(self.tokenizer_folder, longest=self.classifier.max_tokens)
 
 
 def load_adapter(
@@ -53,10 +66,7 @@ def load_adapter(
     pretrained = Pretrained.at(source, trust_remote_code=trust_remote_code)
     num_labels = count_classes(adapter, pretrained)
     labels = labels or _labels_of_base(pretrained, num_labels)
-    if len(labels.names) != num_labels:
-        raise UsageError(
-            f"{folder}: a classifier of {num_labels} classes. Got {len(labels.names)} labels instead"
-        )
+    check_num_labels(folder, labels, num_labels)
     pretrained = Pretrained.at(source, num_labels=num_labels, trust_remote_code=trust_remote_code)
     classifier = load_pretrained(pretrained, labels)
     drawn = [name for name in missing_head_parameters(classifier, source) if name not in adapter.head]
@@ -67,13 +77,25 @@ def load_adapter(
             + " of the head; when training with PEFT, name its modules in modules_to_save"
         )
     merge_into(classifier.named_weights(), adapter)
-    return LoadedAdapter(classifier.eval(), labels, source)
+    return LoadedAdapter(classifier.eval(), labels, folder, source)
 
 
 def _labels_of_base(base: Pretrained, num_labels: int) -> LabelMap:
     names = tuple(base.config.id2label.values())
     is_own = len(names) == num_labels == len(set(names))
     return LabelMap(names if is_own else tuple(f"LABEL_{i}" for i in range(num_labels)))
+
+
+def check_num_labels(folder: Path, labels: LabelMap, num_labels: int) -> None:
+    """Refuse names that are not as many as the classes of the classifier in ``folder``.
+
+    Raises:
+        UsageError: naming both numbers.
+    """
+    if len(labels.names) != num_labels:
+        raise UsageError(
+            f"{folder}: a classifier of {num_labels} classes. Got {len(labels.names)} labels instead"
+        )
 
 
 def count_classes(adapter: AdapterFile, base: Pretrained) -> int:

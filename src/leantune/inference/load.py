@@ -13,9 +13,9 @@ from leantune.config import recipe_of_run
 from leantune.config.classifier_file import InferenceSettings, read_classifier_file
 from leantune.config.run_record import RECORD, FinishedRecord, read_finished_record, to_json
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import TOKENIZER, Tokenizer
+from leantune.data.tokenization import Tokenizer
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.adapters import load_adapter
+from leantune.inference.adapters import check_num_labels, load_adapter
 from leantune.inference.text_classifier import TorchTextClassifier
 from leantune.kernels.choose import check_int8
 from leantune.model.build import load_classifier, load_packed
@@ -63,7 +63,10 @@ def load(
         _refuse("base", base, "a run has its encoder in it")
         _refuse("labels", labels, "a run names its classes")
         return load_run(folder, precision=precision, trust_remote_code=trust_remote_code)
-    names = None if labels is None else LabelMap(tuple(labels))
+    try:
+        names = None if labels is None else LabelMap(tuple(labels))
+    except ValueError as error:
+        raise UsageError(f"labels: {error}") from error
     if kind == "adapter":
         return _load_adapter(folder, base, names, precision, trust_remote_code=trust_remote_code)
     _refuse("base", base, "a merged model has its encoder in it")
@@ -160,10 +163,9 @@ def _load_adapter(
         labels = LabelMap(tuple(about.labels))
     loaded = load_adapter(folder, base=base, labels=labels, trust_remote_code=trust_remote_code)
     settings = about.settings if about else InferenceSettings()
-    holder = folder if (folder / TOKENIZER).is_file() else Path(loaded.base)
     return TorchTextClassifier(
         classifier=_ready(loaded.classifier, precision or settings.precision),
-        tokenizer=Tokenizer.saved(holder, longest=loaded.classifier.max_tokens),
+        tokenizer=loaded.tokenizer,
         labels=loaded.labels,
         settings=settings,
         source=folder,
@@ -176,10 +178,8 @@ def _load_merged_alone(
     with explained_damage(folder, is_of_run=False):
         found = read_settings(str(folder), trust_remote_code=trust_remote_code)
         names = labels_of(folder, found)
-        if labels is not None and len(labels.names) != len(names.names):
-            raise UsageError(
-                f"{folder}: a classifier of {len(names.names)} classes. Got {len(labels.names)} labels instead"
-            )
+        if labels is not None:
+            check_num_labels(folder, labels, len(names.names))
         classifier = _load_weights(folder, found, trust_remote_code=trust_remote_code)
         about = read_classifier_file(folder)
         settings = about.settings if about else InferenceSettings()
@@ -222,12 +222,9 @@ def artefact_of(source: Path, part: str, *, trust_remote_code: bool = False) -> 
     kind = kind_of(source)
     if kind == "run":
         record = read_finished_record(source)
-        folder = check_artefact(source, record, part)
         if part == "merged":
-            with explained_damage(folder):
-                settings = read_settings(str(folder), trust_remote_code=trust_remote_code)
-                check_labels(folder, settings, LabelMap.of_record(record.labels))
-        return folder
+            return _checked_merged(source, record, trust_remote_code=trust_remote_code)[0]
+        return check_artefact(source, record, part)
     if kind == part:
         return source
     if part == "merged":
@@ -264,11 +261,18 @@ def load_merged(run: Path, record: FinishedRecord, *, trust_remote_code: bool = 
         CheckpointError: if it is damaged, or its labels are not those of ``record``.
         UnsafeFileError: if it comes with code, or its weights in a pickle.
     """
+    merged, settings = _checked_merged(run, record, trust_remote_code=trust_remote_code)
+    with explained_damage(merged):
+        return _load_weights(merged, settings, trust_remote_code=trust_remote_code)
+
+
+def _checked_merged(run: Path, record: FinishedRecord, *, trust_remote_code: bool) -> tuple[Path, Settings]:
+    """The folder ``merged`` of a run with its ``config.json``, of the files and labels that ``record`` names."""
     merged = check_artefact(run, record, "merged")
     with explained_damage(merged):
         settings = read_settings(str(merged), trust_remote_code=trust_remote_code)
         check_labels(merged, settings, LabelMap.of_record(record.labels))
-        return _load_weights(merged, settings, trust_remote_code=trust_remote_code)
+    return merged, settings
 
 
 def _load_weights(folder: Path, settings: Settings, *, trust_remote_code: bool) -> Classifier:

@@ -6,7 +6,6 @@ C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from leantune.model.pretrained import (
     load_transformers,
     read_weights,
     tensor_names,
-    with_labels,
 )
 from leantune.packing.dropout import DropoutStream
 
@@ -180,7 +178,7 @@ def load_pretrained(pretrained: Pretrained, labels: LabelMap) -> Classifier:
     """A pretrained encoder in fp32 with a head that is to be drawn.
 
     Args:
-        pretrained: the folder and its config, which gets the names of ``labels``.
+        pretrained: the folder and its config.
         labels: the classes.
 
     Raises:
@@ -189,9 +187,7 @@ def load_pretrained(pretrained: Pretrained, labels: LabelMap) -> Classifier:
         CheckpointError: naming a tensor of the encoder that is missing or does not fit the config.
     """
     try:
-        return load_classifier(
-            replace(pretrained, config=with_labels(pretrained.config, labels)), needs_head=False
-        )
+        return load_classifier(pretrained.with_labels(labels), needs_head=False)
     except OSError as error:
         raise UsageError(f"model {pretrained.folder}: cannot be read: {first_line(error)}") from error
 

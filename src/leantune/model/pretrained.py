@@ -63,6 +63,13 @@ class Pretrained:
         """The same with this probability wherever the config names one of dropout; None: as it is."""
         return replace(self, config=with_dropout(self.config, probability))
 
+    def with_labels(self, labels: LabelMap) -> Pretrained:
+        """The same with the names of ``labels``, for one label a text."""
+        config = copy.deepcopy(self.config)
+        config.id2label, config.label2id = labels.id2label, labels.label2id
+        config.problem_type = "single_label_classification"
+        return replace(self, config=config)
+
 
 def read_settings(source: str, *, trust_remote_code: bool = False) -> dict[str, Any]:
     """The ``config.json`` of a model folder, as it is there.
@@ -155,13 +162,6 @@ def quiet_transformers() -> Iterator[None]:
             logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()
-
-
-def with_labels(config: Any, labels: LabelMap) -> Any:
-    """``config`` with the names of ``labels``, for one label a text; it is changed."""
-    config.id2label, config.label2id = labels.id2label, labels.label2id
-    config.problem_type = "single_label_classification"
-    return config
 
 
 def read_weights(source: str) -> dict[str, Tensor]:

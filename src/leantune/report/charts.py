@@ -115,7 +115,7 @@ class IntervalChart:
 
     @property
     def height(self) -> int:
-        """Of rows, axis and its title."""
+        """Height of rows, axis and its title."""
         return self.bottom + MARGIN_BOTTOM
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from leantune.inference.batches import map_own_rows
 from leantune.model.build import load_pretrained, skeleton_of
 from leantune.model.classifier import Classifier
 from leantune.model.hub import public_name
-from leantune.model.pretrained import Pretrained, load_transformers, quiet_transformers, with_labels
+from leantune.model.pretrained import Pretrained, load_transformers, quiet_transformers
 from leantune.packing.padded import padded_inputs
 from leantune.system.atomic import atomic_folder
 from leantune.system.checksums import describe_folder
@@ -58,7 +57,7 @@ def publish(
         CheckpointError: if a reloaded artefact does not compute what the trained model does; it is not
             published then.
     """
-    pretrained = replace(pretrained, config=with_labels(pretrained.config, labels))
+    pretrained = pretrained.with_labels(labels)
     shell = skeleton_of(pretrained)
     drawn = (*shell.head_names(), *shell.pooler_names)  # the adapter brings them
     # one fp32 copy of the encoder at a time: each is gone before the next is loaded

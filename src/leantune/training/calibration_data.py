@@ -1,4 +1,4 @@
-"""The rows of a finished run, read again from where its recipe found them."""
+"""Rows to calibrate int8 with and to measure it on: those of a run, read again, or those of a file."""
 
 from __future__ import annotations
 
@@ -11,37 +11,48 @@ from leantune.assets.download import default_cache_dir, resolve_location
 from leantune.config import Recipe, recipe_of_run
 from leantune.config.run_record import RECORD, FinishedRecord, read_finished_record
 from leantune.data.dataset import LabelledRows
+from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, open_examples
 from leantune.data.token_table import tokenize
+from leantune.data.tokenization import Tokenizer
 from leantune.errors import CheckpointError, DataError, UsageError
 from leantune.inference.export.openvino import CALIBRATION_ROWS, CalibrationData
 from leantune.inference.load import kind_of, load
-from leantune.inference.text_classifier import TextClassifier
-from leantune.training.dataset import PreparedData, prepare_data
+from leantune.training.dataset import PreparedData, columns_of, prepare_data
 
-SEED = 42
-"""Seed of the choice of rows to calibrate with."""
+DEFAULT_SEED = 42
+"""Seed of the choice of rows where there is no recipe that names one."""
 
 
-def calibration_data(source: Path, data: str | None) -> CalibrationData:
+def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool = False) -> CalibrationData:
     """Rows to calibrate int8 with, and others to measure it on.
 
     Args:
         source: a finished run, or a merged model.
         data: labelled rows, with the columns of the run's; None: of a run a sample of its training rows, and its
             validation rows.
+        trust_remote_code: allow code that comes with a merged model.
 
     Raises:
         UsageError: if the source of the rows cannot be had, or the run has seen them all.
         CheckpointError: if the record of the run is damaged.
         DataError: if it has changed since training, or has rows or labels that are not what they must be.
     """
-    if data is not None:
-        return _of_file(load(source), data)
     if kind_of(source) != "run":
-        raise UsageError(f"{source} is no run, whose rows are known: give labelled rows with --data FILE")
+        if data is None:
+            raise UsageError(f"{source} is no run, whose rows are known: give labelled rows with --data FILE")
+        trained = load(source, trust_remote_code=trust_remote_code)
+        settings = trained.settings
+        columns = Columns(
+            text=settings.text_column, text_pair=settings.text_pair_column, label=settings.label_column
+        )
+        return _split(_read(data, columns, trained.tokenizer, trained.labels), data, seed=DEFAULT_SEED)
     record = read_finished_record(source)
     recipe = recipe_of_run(source, record.recipe)
+    if data is not None:
+        tokenizer = Tokenizer.of_run(source / "merged", recipe.max_length)
+        labels = LabelMap.of_record(record.labels)
+        return _split(_read(data, columns_of(recipe), tokenizer, labels), data, seed=recipe.seed)
     if record.refit:
         raise UsageError(
             f"{source} was refitted on its validation rows, which cannot measure it now; give labelled rows "
@@ -52,11 +63,10 @@ def calibration_data(source: Path, data: str | None) -> CalibrationData:
     return CalibrationData(calibration=own.train[sample], measured=own.validation, name="validation")
 
 
-def _of_file(trained: TextClassifier, data: str) -> CalibrationData:
-    rows = _read(trained, data)
+def _split(rows: LabelledRows, data: str, *, seed: int) -> CalibrationData:
     if len(rows) < 2:
         raise DataError("1 row, expected some to calibrate with and others to measure on", path=data)
-    order = np.random.default_rng(SEED).permutation(len(rows))
+    order = np.random.default_rng(seed).permutation(len(rows))
     count = min(CALIBRATION_ROWS, len(rows) // 2)
     return CalibrationData(calibration=rows[order[:count]], measured=rows[order[count:]], name=data)
 
@@ -79,12 +89,8 @@ def _read_again(run: Path, record: FinishedRecord, recipe: Recipe) -> PreparedDa
     return again
 
 
-def _read(trained: TextClassifier, data: str) -> LabelledRows:
-    settings, labels = trained.settings, trained.labels
-    columns = Columns(
-        text=settings.text_column, text_pair=settings.text_pair_column, label=settings.label_column
-    )
+def _read(data: str, columns: Columns, tokenizer: Tokenizer, labels: LabelMap) -> LabelledRows:
     source = open_examples(resolve_location(data), columns, labels="required")
-    table = tokenize(source, trained.tokenizer, default_cache_dir() / "tokens")
+    table = tokenize(source, tokenizer, default_cache_dir() / "tokens")
     ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)
     return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)

@@ -1,10 +1,9 @@
-"""Other standard forms of a finished run."""
+"""Other standard forms of a trained classifier."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ from leantune.inference.export.openvino import (
 )
 from leantune.inference.load import artefact_of, kind_of
 from leantune.inference.openvino import FORMS
-from leantune.model.pretrained import Pretrained, load_transformers, quiet_transformers, with_labels
+from leantune.model.pretrained import Pretrained, load_transformers, quiet_transformers
 from leantune.system.atomic import atomic_folder
 from leantune.system.checksums import describe_folder
 from leantune.system.damage import explained_damage
@@ -89,20 +88,24 @@ def _files_of(source: Path, own: Path) -> Iterable[str]:
 
 def _write_merged(folder: Path, adapter_folder: Path, *, trust_remote_code: bool) -> None:
     """An adapter in its base model, as transformers saves it, with the tokenizer and the names of the classes."""
-    loaded = load_adapter(adapter_folder, trust_remote_code=trust_remote_code)
     about = read_classifier_file(adapter_folder)
-    labels = LabelMap(tuple(about.labels)) if about else loaded.labels
-    base = Pretrained.at(loaded.base, trust_remote_code=trust_remote_code)
-    base = replace(base, config=with_labels(base.config, labels))
+    named = None if about is None else LabelMap(tuple(about.labels))
+    loaded = load_adapter(adapter_folder, labels=named, trust_remote_code=trust_remote_code)
+    base = Pretrained.at(loaded.base, trust_remote_code=trust_remote_code).with_labels(loaded.labels)
     drawn = (*loaded.classifier.head_names(), *loaded.classifier.pooler_names)
     model = load_transformers(base, may_lack=drawn)
     merge_into(dict(model.named_parameters()), read_adapter(adapter_folder))
     with quiet_transformers():
         model.save_pretrained(str(folder))
-    holder = adapter_folder if (adapter_folder / TOKENIZER).is_file() else Path(loaded.base)
-    for path in holder.iterdir():
-        if path.name in TOKENIZER_FILES or path.name == FILE:
-            shutil.copy2(path, folder / path.name)
+    holder = loaded.tokenizer_folder
+    if (holder / TOKENIZER).is_file():
+        for name in TOKENIZER_FILES:
+            if (holder / name).is_file():
+                shutil.copy2(holder / name, folder / name)
+    else:  # an older one, which transformers converts
+        loaded.tokenizer.save(folder)
+    if about is not None:
+        shutil.copy2(adapter_folder / FILE, folder / FILE)
 
 
 def _write_as_lora(folder: Path, own: Path) -> None:
