@@ -15,18 +15,19 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leantune.cli.parser import keys_from_flags, parse, recipe_from
 from leantune.config import Recipe, load_recipe
-from leantune.config.classifier_file import InferenceSettings
-from leantune.config.run_record import RECORD
 from leantune.errors import CheckpointError, Interrupted, LeantuneError, ResourceError, UsageError
 from leantune.system.atomic import disk_failure
 from leantune.system.file_names import entry_of
 from leantune.system.memory import is_out_of_memory, keep_freed_memory, use_huge_pages
 from leantune.system.messages import one_line
 from leantune.system.openmp import has_int8_products, spin_briefly
+
+if TYPE_CHECKING:
+    from leantune.config.classifier_file import InferenceSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,6 +177,8 @@ def _recipe_to_train(options: argparse.Namespace) -> Recipe:
             raise UsageError("--resume goes on with the recipe of the run; give nothing else")
         path = str(entry_of(Path(options.resume), "recipe.yaml"))
         if not os.path.isfile(path):
+            from leantune.config.run_record import RECORD
+
             if not (Path(options.resume) / RECORD).is_file():
                 raise UsageError(f"{options.resume}: no run to resume there (no {RECORD})")
             raise CheckpointError(f"{options.resume}: no recipe.yaml in it; put back what the run wrote")

@@ -16,7 +16,6 @@ import yaml
 
 from leantune.config.convert import convert
 from leantune.config.recipe import GROUP, Advanced, Recipe, keys
-from leantune.config.run_record import RECORD
 from leantune.errors import CheckpointError, UsageError
 
 ALIASES: dict[str, str] = {
@@ -117,6 +116,10 @@ def recipe_of_run(run: Path, recorded: Mapping[str, Any]) -> Recipe:
     try:
         return load_recipe(None, _of_this_version(recorded), place="recipe")
     except UsageError as error:
+        from leantune.config.run_record import (
+            RECORD,
+        )  # here: its classes take a third of the start of a command
+
         raise CheckpointError(f"{run / RECORD}: damaged: {error}") from error
 
 
