@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leantune.data.split import stratified_holdout
+from leantune.data.split import automatic_size, stratified_holdout
 from leantune.errors import DataError, LeantuneError, UsageError
 
 
@@ -69,12 +69,27 @@ def test_impossible_sizes(size: float, message: str) -> None:
         stratified_holdout(np.arange(10, dtype=np.int64) % 2, size, 0)
 
 
-def test_a_class_with_one_row_is_named() -> None:
-    label_ids = np.array([0, 0, 0, 1, 2, 2], dtype=np.int64)
-    with pytest.raises(DataError, match=r"^the class 'rare' has one row, expected two or more"):
-        stratified_holdout(label_ids, 3, 0, names=("often", "rare", "other"))
-    with pytest.raises(DataError, match=r"^the class 1 has one row"):
-        stratified_holdout(label_ids, 3, 0)
+def test_a_class_with_one_row_is_trained_on() -> None:
+    label_ids = np.array([0, 0, 0, 0, 1, 2, 2], dtype=np.int64)
+    train, held_out = stratified_holdout(label_ids, 3, 0)
+    assert 4 in train
+    assert len(held_out) == 3
+
+
+def test_nothing_is_held_out_where_it_would_measure_nothing() -> None:
+    for rows_of_a_class, num_classes, expected in (
+        (8, 4, 0),
+        (64, 4, 26),
+        (8, 64, 0),
+        (60, 64, 384),
+        (90, 2, 0),
+    ):
+        label_ids = np.repeat(np.arange(num_classes, dtype=np.int64), rows_of_a_class)
+        assert automatic_size(label_ids) == expected
+        if expected == 0:
+            train, held_out = stratified_holdout(label_ids, 0, seed=0)
+            assert len(train) == len(label_ids)
+            assert not len(held_out)
 
 
 def test_labels_that_are_nearly_all_different_are_doubted() -> None:

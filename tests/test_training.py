@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
 import warnings
@@ -425,7 +426,7 @@ def test_the_penalty_of_the_probe_is_that_of_cross_validation(monkeypatch, compa
     features = rng.normal(size=(200, 12))
     scores = features @ rng.normal(size=(12, 3)) + noise * rng.normal(size=(200, 3))
     label_ids = scores.argmax(-1)
-    found = warm_start._best_inverse_penalty(features, label_ids, np.random.default_rng(1))
+    found, log_loss = warm_start._best_inverse_penalty(features, label_ids, np.random.default_rng(1))
     folds = np.random.default_rng(1).permutation(200).reshape(5, 40)[:num_folds]
     search = GridSearchCV(
         warm_start._logistic(1.0),
@@ -434,13 +435,15 @@ def test_the_penalty_of_the_probe_is_that_of_cross_validation(monkeypatch, compa
         scoring="neg_log_loss",
     )
     assert found == search.fit(features, label_ids).best_params_["C"]
+    assert log_loss == pytest.approx(-search.best_score_)
 
 
 def test_rows_of_one_class_tell_no_penalty():
     features = np.random.default_rng(0).normal(size=(9, 4))
+    unknown = (0.1, math.inf)
     rng = np.random.default_rng(0)
-    assert warm_start._best_inverse_penalty(features, np.zeros(9, np.int64), rng) == 0.1
-    assert warm_start._best_inverse_penalty(features[:1], np.zeros(1, np.int64), rng) == 0.1
+    assert warm_start._best_inverse_penalty(features, np.zeros(9, np.int64), rng) == unknown
+    assert warm_start._best_inverse_penalty(features[:1], np.zeros(1, np.int64), rng) == unknown
 
 
 def test_early_stop_ends_before_the_last_step(inputs, tmp_path):
@@ -828,7 +831,7 @@ def test_the_probe_of_two_classes_is_the_logistic_regression(inputs, tmp_path, m
         recipe_for(inputs, tmp_path / "run", **changes), console=quiet(), overwrite=False, resume=False
     )
     classifier, rows = build_classifier(prepared), prepared.data.train
-    warm_start.start_from_probe(classifier, rows, 16, seed=0)
+    warm_start.start_from_probe(classifier, warm_start.fit_probe(classifier, rows, 16, seed=0))
     logits = evaluation.map_rows(classifier.eval(), rows, 16, classifier)
     features = StandardScaler().fit_transform(warm_start.head_inputs(classifier, rows, 16).astype(np.float64))
     odds = [

@@ -25,7 +25,7 @@ from leantune.data.dataset import LabelledRows
 from leantune.model.classifier import Classifier
 from leantune.training.adapter_init import ROW_NORM, fill_gradients, init_lora_from_gradient
 from leantune.training.build import build_classifier, prepare_run
-from leantune.training.head_init import PROBE_SCALE, scale_output_layer, start_from_probe
+from leantune.training.head_init import PROBE_SCALE, fit_probe, scale_output_layer, start_from_probe
 
 UNSEEN_ROWS = 1000
 ROWS = (80, 160, 320, 640)
@@ -69,7 +69,7 @@ def measure(name: str) -> dict[str, Any]:
         classifier = build_classifier(run)
     order = np.random.default_rng(0).permutation(len(run.data.train))
     seen, unseen = run.data.train[order[UNSEEN_ROWS:]], run.data.train[order[:UNSEEN_ROWS]]
-    start_from_probe(classifier, seen, run.recipe.eval_batch_size, seed=0)
+    start_from_probe(classifier, fit_probe(classifier, seen, run.recipe.eval_batch_size, seed=0))
     scale_output_layer(classifier, PROBE_SCALE)
     found: dict[str, Any] = {"random": caught_by(classifier, unseen), "rows": {}}
     for count in ROWS:

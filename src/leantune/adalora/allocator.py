@@ -80,15 +80,16 @@ class RankAllocator:
     @torch.no_grad()
     def importance(self) -> Tensor:
         """Importance of every triplet ``(num_triplets,)`` fp32, layer by layer (eqs. 7 and 11): the
-        score of E, plus the mean scores of its row of A and of its column of B.
+        score of E, plus the mean scores of its row of A and of its column of B. Infinite for pinned triplets.
         """
         scores = torch._foreach_mul(self.sensitivity_ema, self.uncertainty_ema)
-        return torch.cat(
-            [
-                scores[i].flatten() + scores[i + 1].mean(dim=1) + scores[i + 2].mean(dim=0)
-                for i in range(0, len(scores), 3)
-            ]
-        )
+        by_layer = [
+            scores[i].flatten() + scores[i + 1].mean(dim=1) + scores[i + 2].mean(dim=0)
+            for i in range(0, len(scores), 3)
+        ]
+        for layer, importance in zip(self.layers.values(), by_layer, strict=True):
+            importance[: layer.pinned] = torch.inf
+        return torch.cat(by_layer)
 
     @torch.no_grad()
     def allocate(self, step: int) -> dict[str, Tensor] | None:

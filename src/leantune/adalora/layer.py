@@ -51,6 +51,8 @@ class AdaLoraLinear(nn.Module):
         self.scaling = scaling
         self.dropout = dropout
         drawn = draw(rank, base.in_features, base.out_features, generator)
+        self.pinned = 0
+        """The first so many triplets are never pruned: the layer would compute something else without them."""
         self.lora_A = nn.Parameter(drawn.A)
         self.lora_E = nn.Parameter(drawn.E, requires_grad=trains_e)
         self.lora_B = nn.Parameter(drawn.B)

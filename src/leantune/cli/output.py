@@ -35,7 +35,8 @@ def print_result(folder: Path) -> None:
         for name, metrics in ((f"{part}, linear probe", baseline), (part, getattr(record.metrics, part))):
             if metrics:
                 table.add_row(name, *_row_of(metrics))
-    terminal.print(table)
+    if table.row_count:
+        terminal.print(table)
     parameters, timings, selected = record.parameters, record.timings, record.selected
     limit = f" (limit {parameters.budget:,})" if parameters.budget else ""
     lines = [

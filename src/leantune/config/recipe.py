@@ -118,13 +118,15 @@ class Recipe:
         "mean triplets per adapted layer at the end; default: 5/6 of init_rank, in LoRA all of it", None
     )
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
-    epochs: int = _key("passes over the training rows", 3)
+    epochs: int | None = _key(
+        "passes over the training rows; default: 3, or up to 30 where those are fewer than 300 steps", None
+    )
     batch_size: int = _key("texts per optimiser step, over all processes", 32)
     accumulate: int = _key("micro-steps that a batch is split into, to save memory", 1)
     eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
     learning_rate: float | None = _key(
         "peak learning rate, of A and B; default: by the width of the encoder, 0.003 to 384 and 0.001 at 768 "
-        "or where the config tells no width",
+        "or where the config tells no width; a third of it for fewer than 128 training rows",
         None,
     )
     class_weights: Literal["none", "balanced"] = _key(
@@ -136,7 +138,11 @@ class Recipe:
         "with VNNI), or auto: bf16 where the machine has it, and while training int8 where it has that",
         "auto",
     )
-    validation_size: float = _key("hold-out: a fraction below 1, or a number of rows", 0.1)
+    validation_size: float | None = _key(
+        "hold-out: a fraction below 1, or a number of rows; 0: none, the last checkpoint is taken; default: 0.1, or "
+        "none where that is fewer than 20 rows or than 2 a class",
+        None,
+    )
     metric: Literal["accuracy", "macro_f1", "log_loss"] = _key(
         "what the best checkpoint is best at: accuracy, macro_f1 or log_loss", "accuracy"
     )
@@ -155,13 +161,15 @@ class Recipe:
         names = self.labels or ("0", "1")
         is_list = len(names) > 1 and len(set(names)) == len(names) and all(name.strip() for name in names)
         yield _must_be("labels", ",".join(names), "two or more, each once and none of them empty", is_list)
-        for name in ("epochs", "batch_size", "accumulate", "eval_batch_size", "max_length"):
+        for name in ("batch_size", "accumulate", "eval_batch_size", "max_length"):
             yield _must_be(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
-        for name in ("init_rank", "target_rank", "max_trainable_params"):
+        for name in ("epochs", "init_rank", "target_rank", "max_trainable_params"):
             value = getattr(self, name)
             yield _must_be(name, value, "at least 1", value is None or value >= 1)
-        yield _must_be("validation_size", self.validation_size, "above 0", self.validation_size > 0)
-        yield _fraction_or_number("validation_size", self.validation_size)
+        size = self.validation_size
+        if size is not None:
+            yield _must_be("validation_size", size, "at least 0", size >= 0)
+            yield _fraction_or_number("validation_size", size)
         rate = self.learning_rate
         yield _must_be("learning_rate", rate, "above 0", rate is None or rate > 0)
         yield from self.advanced.problems()

@@ -112,10 +112,10 @@ class RowsRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRecord:
-    """Training, validation and test rows."""
+    """Training, validation and test rows; null where there are none."""
 
     train: RowsRecord
-    validation: RowsRecord
+    validation: RowsRecord | None = field(default=None, metadata=WRITTEN_AS_NULL)
     test: RowsRecord | None = field(default=None, metadata=WRITTEN_AS_NULL)
 
     def parts(self) -> dict[str, RowsRecord]:
@@ -227,11 +227,11 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRecord:
-    """An evaluated step."""
+    """A saved step, evaluated unless no rows were held out."""
 
     step: Positive
     epoch: Amount
-    validation: Measures
+    validation: Measures | None = field(default=None, metadata=WRITTEN_AS_NULL)
     kept: bool
     ranks_final: bool | None = None
 
@@ -242,7 +242,7 @@ class SelectedRecord:
 
     step: Positive
     metric: Annotated[str, InSchema(enum=["accuracy", "macro_f1", "log_loss"])]
-    rule: Annotated[str | None, InSchema(enum=["one-se", "best"])] = None
+    rule: Annotated[str | None, InSchema(enum=["one-se", "best", "last"])] = None
     comparison: str | None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import train_test_split
@@ -13,24 +11,36 @@ from leantune.system.messages import shown
 
 IntArray = npt.NDArray[np.int64]
 
+SHARE = 0.1
+"""Rows held out where nobody says how many."""
+FEWEST = 20
+FEWEST_OF_A_CLASS = 2
+"""Below these, what is held out measures nothing and is missed in training: none is then."""
 
-def stratified_holdout(
-    label_ids: IntArray, size: int | float, seed: int, *, names: Sequence[str] | None = None
-) -> tuple[IntArray, IntArray]:
-    """Split rows into those to train on and those held out.
+
+def automatic_size(label_ids: IntArray) -> int:
+    """Rows to hold out of ``label_ids (N,)``: a tenth, or none where that would be fewer than `FEWEST`, or than
+    `FEWEST_OF_A_CLASS` for each class.
+    """
+    size = _num_held_out(SHARE, len(label_ids))
+    least = max(FEWEST, FEWEST_OF_A_CLASS * len(np.unique(label_ids)))
+    return size if size >= least else 0
+
+
+def stratified_holdout(label_ids: IntArray, size: int | float, seed: int) -> tuple[IntArray, IntArray]:
+    """Split rows into those to train on and those held out. A class with a single row is trained on.
 
     Args:
         label_ids: (N,) class id of every row.
-        size: rows to hold out: a count of 1 or more, or a share between 0 and 1 (rounded up).
+        size: rows to hold out: a count, 0 for none, or a share between 0 and 1 (rounded up).
         seed: the same seed gives the same rows.
-        names: class names by id, for messages.
 
     Returns:
         Row numbers to train on and row numbers held out, both sorted; together every row once.
 
     Raises:
         UsageError: a size that is no count or share, or leaves either side fewer rows than classes.
-        DataError: a class with a single row, or more classes than half of the rows.
+        DataError: more classes than half of the rows.
     """
     num_rows = len(label_ids)
     num_held_out = _num_held_out(size, num_rows)
@@ -40,17 +50,15 @@ def stratified_holdout(
             f"{len(classes)} classes in {num_rows} rows, expected two rows of each or more to hold one out: is this "
             "the column of the labels? Otherwise add rows, or give a validation file"
         )
-    if counts.min() < 2:
-        lonely = int(classes[counts.argmin()])
-        raise DataError(
-            f"the class {shown(lonely if names is None else names[lonely])} has one row, expected two or "
-            "more to hold one out: add rows of it, remove it, or give a validation file"
-        )
-    _check_size(size, num_held_out, num_rows, len(classes))
+    every_row = np.arange(num_rows, dtype=np.int64)
+    if num_held_out == 0:
+        return every_row, every_row[:0]
+    is_alone = np.isin(label_ids, classes[counts == 1])
+    _check_size(size, num_held_out, num_rows - int(is_alone.sum()), int((counts > 1).sum()))
     train, held_out = train_test_split(
-        np.arange(num_rows, dtype=np.int64), test_size=num_held_out, stratify=label_ids, random_state=seed
+        every_row[~is_alone], test_size=num_held_out, stratify=label_ids[~is_alone], random_state=seed
     )
-    train, held_out = _with_every_class(train, held_out, label_ids)
+    train, held_out = _with_every_class(np.append(train, every_row[is_alone]), held_out, label_ids)
     return np.sort(train), np.sort(held_out)
 
 

@@ -85,6 +85,15 @@ class Classifier(nn.Module, ABC):
     def pooler_names(self) -> tuple[str, ...]:
         """Modules inside the encoder that only the head uses; they are trained if pretrained weights lack them."""
 
+    @property
+    def pooling_query(self) -> str | None:
+        """The query of the last layer by name, where the head reads what the first token attends to; None elsewhere."""
+        return None
+
+    def inputs_of_pooling_query(self, batch: PackedBatch) -> Tensor:
+        """What `pooling_query` is given of first tokens: ``(S, D)`` of the encoder's type."""
+        raise NotImplementedError
+
     @abstractmethod
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Hold the encoder's weights in ``dtype``; the head stays in fp32."""
@@ -238,6 +247,18 @@ class PackedClassifier(Classifier):
             if self._own_names[name].startswith("encoder.layers.")
             and isinstance(module, nn.Linear | AdaLoraLinear)
         }
+
+    @property
+    def pooling_query(self) -> str | None:
+        """None for heads that read all tokens, and where one layer computes query, key and value."""
+        if self.head.means_tokens or self.encoder.config.is_fused:
+            return None
+        ours = f"encoder.layers.{len(self.encoder.layers) - 1}.query"
+        return next(theirs for theirs, own in self._own_names.items() if own == ours)
+
+    def inputs_of_pooling_query(self, batch: PackedBatch) -> Tensor:
+        """``(S, D)``."""
+        return self.encoder.inputs_of_last_query(batch)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Change the type of all weights of the encoder."""

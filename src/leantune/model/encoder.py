@@ -155,6 +155,29 @@ class Encoder(nn.Module):
         Returns:
             ``(S, D)`` of first tokens with ``only_first``, else ``(T, D)``.
         """
+        x_TD, layout = self._embed(batch)
+        pass_layers = (
+            self.kernels.layers if torch.is_grad_enabled() else self.kernels.layers_without_gradients
+        )
+        x_TD = pass_layers(list(self.encoder_layers()), x_TD, layout, only_first=only_first)
+        if self.config.norm_first:
+            x_TD = self.final_norm(x_TD)
+        return x_TD if only_first else x_TD[: batch.num_tokens]
+
+    @torch.no_grad()
+    def inputs_of_last_query(self, batch: PackedBatch) -> Tensor:
+        """What the last layer's query is given of the first token of each text ``(S, D)``, in the encoder's type."""
+        *lower, last = self.encoder_layers()
+        x_TD, layout = self._embed(batch)
+        if lower:
+            x_SD = self.kernels.layers_without_gradients(lower, x_TD, layout, only_first=True)
+        else:
+            x_SD = x_TD[layout.first_tokens]
+        normed: Tensor = last.attention_norm(x_SD) if last.norm_first else x_SD
+        return normed
+
+    def _embed(self, batch: PackedBatch) -> tuple[Tensor, Layout]:
+        """What the lowest layer is given ``(T, D)``, with spare tokens behind those of the texts."""
         # oneDNN compiles a kernel for each new shape (`packing.layout`); the spare tokens belong to no text
         spare = -batch.num_tokens % TOKEN_MULTIPLE if batch.input_ids.device.type == "cpu" else 0
         input_ids, types, positions = (
@@ -168,13 +191,7 @@ class Encoder(nn.Module):
         x_TD = self.kernels.embed(self.embeddings, input_ids, types, positions)
         if self.config.embedding_width != self.config.width:
             x_TD = self.embedding_proj(x_TD)
-        pass_layers = (
-            self.kernels.layers if torch.is_grad_enabled() else self.kernels.layers_without_gradients
-        )
-        x_TD = pass_layers(list(self.encoder_layers()), x_TD, layout, only_first=only_first)
-        if self.config.norm_first:
-            x_TD = self.final_norm(x_TD)
-        return x_TD if only_first else x_TD[: batch.num_tokens]
+        return x_TD, layout
 
     def _distance_bias(self, longest: int) -> DistanceBias:
         """What every head adds to the score of a query and a key, by their distance (Raffel et al., 2020, T5)."""

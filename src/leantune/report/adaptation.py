@@ -234,7 +234,7 @@ def _losses(run: Run) -> Iterator[Series]:
 
 
 def _validation_losses(run: Run) -> list[Point]:
-    return [(one.step, one.validation.log_loss) for one in run.checkpoints]
+    return [(one.step, one.validation.log_loss) for one in run.checkpoints if one.validation]
 
 
 def _schedule_marks(run: Run) -> Iterator[tuple[float, str]]:

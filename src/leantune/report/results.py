@@ -83,10 +83,10 @@ def checkpoint_chart(run: Run) -> IntervalChart | None:
         [
             _estimate(
                 f"step {count(one.step)}, epoch {significant(one.epoch)}",
-                one.validation,
+                metrics,
                 is_main=_is_selected(one, selected),
             )
-            for one in run.checkpoints
+            for one, metrics in _evaluated(run)
         ],
         title="Validation accuracy by checkpoint",
         x_label="validation accuracy, % (line: 95 % interval)",
@@ -97,8 +97,7 @@ def checkpoints(run: Run) -> Table:
     """Validation metrics by checkpoint."""
     selected = run.record.selected
 
-    def row(one: CheckpointRecord) -> list[str]:
-        metrics = one.validation
+    def row(one: CheckpointRecord, metrics: Measures) -> list[str]:
         return [
             count(one.step),
             significant(one.epoch),
@@ -122,8 +121,13 @@ def checkpoints(run: Run) -> Table:
             "calibration error",
             "state",
         ],
-        rows=[row(one) for one in run.checkpoints],
+        rows=[row(one, metrics) for one, metrics in _evaluated(run)],
     )
+
+
+def _evaluated(run: Run) -> list[tuple[CheckpointRecord, Measures]]:
+    """Checkpoints that validation rows measured."""
+    return [(one, one.validation) for one in run.checkpoints if one.validation]
 
 
 def selection_finding(run: Run) -> str:

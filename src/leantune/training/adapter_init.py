@@ -1,4 +1,7 @@
-"""Turn the rows of A along the gradient before the first step (``adapter_init=gradient``).
+"""What the adapters are before the first step, where rows decide it.
+
+`attend_evenly` lets the first token of a text attend to all others alike in the last layer, so that the head reads a
+mean of the text. `init_lora_from_gradient` turns the rows of A along the gradient (``adapter_init=gradient``).
 
 While B is zero a step can change a weight only within the rows of its A. Rows that are drawn at random catch
 about ``R / in`` of the gradient G of the weight; its first R right singular vectors catch the most that R rows can
@@ -12,6 +15,7 @@ through the adapters are one step of subspace iteration (Halko et al., 2011, arX
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leantune.adalora.layer import AdaLoraLinear
+from leantune.adalora.triplets import Triplets
 from leantune.data.dataset import LabelledRows
+from leantune.inference.batches import map_rows
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
 
@@ -27,6 +33,69 @@ MAX_GRADIENT_ROWS = 640
 """Training rows that the gradient is of."""
 ROW_NORM = 1 / math.sqrt(3)
 """Expected norm of a Kaiming-uniform row of A, so that learning rates of the start ``lora`` stay right."""
+
+
+ROWS_OF_MEAN = 256
+"""Training rows that the mean of what a query is given is of; it hardly differs between texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvenAttention:
+    """One triplet of the last layer's query, and what it was before."""
+
+    layer: AdaLoraLinear
+    drawn: Triplets
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put back what was there."""
+        self.layer.pinned = 0
+        self.layer.lora_A.copy_(self.drawn.A)
+        self.layer.lora_E.copy_(self.drawn.E)
+        self.layer.lora_B.copy_(self.drawn.B)
+
+
+@torch.no_grad()
+def attend_evenly(
+    classifier: Classifier, rows: LabelledRows, batch_size: int, *, seed: int
+) -> EvenAttention | None:
+    """Let first tokens attend to all tokens of their text alike in the last layer.
+
+    There a first token is given nearly the same vector m in every text (in MiniLM 0.1 % of its square differs), so its
+    query is nearly ``W m + b``. A triplet of rank one, ``-(W m + b) m^T / |m|^2``, takes that off: scores are then
+    zero, weights equal, and the head reads the mean of all values, which of encoders that were trained on the mean of
+    their tokens is far more than their first token knows (benchmarks/notebook). Training moves it as any other.
+
+    Args:
+        classifier: with fresh adapters: the other triplets of the layer must be zero.
+        rows: training rows; `ROWS_OF_MEAN` of them are used.
+        batch_size: texts of a batch.
+        seed: of their choice.
+
+    Returns:
+        what was done; None where there is no such query, it has no adapter, or E is not one as `draw_lora` leaves it.
+    """
+    layer = classifier.adapted_layers().get(classifier.pooling_query or "")
+    if layer is None or layer.lora_B.any():
+        return None
+    drawn = Triplets(
+        *(parameter.detach().clone() for parameter in (layer.lora_A, layer.lora_E, layer.lora_B))
+    )
+    order = np.random.default_rng([seed, 0x5EED]).permutation(len(rows))[:ROWS_OF_MEAN]
+    was_training = classifier.training
+    classifier.eval()
+    inputs = map_rows(classifier, rows[order], batch_size, classifier.inputs_of_pooling_query)
+    classifier.train(was_training)
+    mean = torch.from_numpy(inputs).mean(0).to(layer.lora_A)
+    query = F.linear(
+        mean, layer.base.weight.float(), None if layer.base.bias is None else layer.base.bias.float()
+    )
+    if not query.isfinite().all() or not mean.any():
+        return None
+    layer.lora_A[0] = mean / mean.norm() * ROW_NORM
+    layer.lora_B[:, 0] = -query / mean.norm() / (ROW_NORM * layer.scaling)
+    layer.pinned = 1
+    return EvenAttention(layer, drawn)
 
 
 def init_lora_from_gradient(
@@ -41,6 +110,7 @@ def init_lora_from_gradient(
     steepest first.
 
     E must be one and B zero, as ``draw_lora`` leaves them; B is zero afterwards, too, so the logits do not change.
+    Pinned triplets stay as they are.
     Rows that the gradient says nothing of keep their draw: those beyond its rank, and all of a weight whose
     gradient is not finite, which the first step of training reports.
 
@@ -94,21 +164,23 @@ def fill_gradients(
 def _probe_from_the_left(layer: AdaLoraLinear) -> None:
     """B an orthonormal basis of its gradient ``G A^T (out, R)``, A zero: the update is still zero."""
     assert layer.lora_B.grad is not None
-    basis, _ = torch.linalg.qr(layer.lora_B.grad)
-    layer.lora_B.zero_()
-    layer.lora_B[:, : basis.shape[1]] = basis
-    layer.lora_A.zero_()
+    first = layer.pinned
+    basis, _ = torch.linalg.qr(layer.lora_B.grad[:, first:])
+    layer.lora_B[:, first:] = 0
+    layer.lora_B[:, first : first + basis.shape[1]] = basis
+    layer.lora_A[first:] = 0
 
 
 @torch.no_grad()
 def _take_right_singular_vectors(layer: AdaLoraLinear, drawn_RI: Tensor) -> None:
     """A from its gradient ``B^T G (R, in)``, B zero again."""
-    gradient = layer.lora_A.grad
-    assert gradient is not None
-    layer.lora_A.copy_(drawn_RI)
-    layer.lora_B.zero_()
-    if not gradient.isfinite().all():
+    assert layer.lora_A.grad is not None
+    first = layer.pinned
+    gradient = layer.lora_A.grad[first:]
+    layer.lora_A[first:] = drawn_RI[first:]
+    layer.lora_B[:, first:] = 0
+    if not len(gradient) or not gradient.isfinite().all():
         return
     _, steepness, vectors = torch.linalg.svd(gradient, full_matrices=False)
     known = steepness > steepness[0] * max(gradient.shape) * torch.finfo(gradient.dtype).eps
-    layer.lora_A[: len(known)][known] = vectors[known] * ROW_NORM
+    layer.lora_A[first : first + len(known)][known] = vectors[known] * ROW_NORM

@@ -98,13 +98,13 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     model_source = resolve_model(recipe.model)
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         found = Pretrained.at(model_source, trust_remote_code=recipe.trust_remote_code)
-        recipe = resolve(recipe, found.config)
     with console.status("reading") as status:
         data = prepare_data(
             recipe, on_rows=lambda part, rows: status.update(f"reading {part}: {rows:,} rows")
         )
     for line in data_lines(data.description, recipe.max_length):
         console.print(line, soft_wrap=True)
+    recipe = resolve(recipe, found.config, len(data.train))
     pretrained = Pretrained.at(
         model_source, num_labels=len(data.labels.names), trust_remote_code=recipe.trust_remote_code
     )

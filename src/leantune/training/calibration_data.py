@@ -59,6 +59,8 @@ def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool 
             "with --data FILE"
         )
     own = _read_again(source, record, recipe)
+    if not len(own.validation):
+        raise UsageError(f"{source} held no rows out to measure on; give labelled rows with --data FILE")
     sample = np.random.default_rng(recipe.seed).permutation(len(own.train))[:CALIBRATION_ROWS]
     return CalibrationData(calibration=own.train[sample], measured=own.validation, name="validation")
 
@@ -83,9 +85,10 @@ def _read_again(run: Path, record: FinishedRecord, recipe: Recipe) -> PreparedDa
     then, now = record.data, again.description
     if then is None:
         raise CheckpointError(f"{run / RECORD}: damaged: no data in it")
-    for before, found in ((then.train, now.train), (then.validation, now.validation)):
-        if before.sha256 != found.sha256:
-            raise DataError(f"has changed since {run} was trained on it; {advice}", path=found.source)
+    found = now.parts()
+    for name, before in then.parts().items():
+        if name in found and before.sha256 != found[name].sha256:
+            raise DataError(f"has changed since {run} was trained on it; {advice}", path=found[name].source)
     return again
 
 

@@ -23,6 +23,8 @@ from leantune.training.selection import Evaluation, Selection
 from leantune.training.signals import Interrupt, resume_command
 from leantune.training.state import capture
 
+UNMEASURED_SAVES = 3
+"""About how many checkpoints of a run are written where no rows measure them: such runs are short."""
 LOGGED_STEPS = 500
 """About how many steps of a run history.jsonl holds."""
 
@@ -35,6 +37,7 @@ class RunObserver:
     recipe: Recipe
     steps: StepPlan
     validation: LabelledRows
+    """Without any, the moments of evaluations are there to save and show, and nothing is measured."""
     label_names: tuple[str, ...]
     selection: Selection
     history: History
@@ -123,6 +126,8 @@ class RunObserver:
 
     def _evaluation_is_due(self, step: int) -> bool:
         every = self.recipe.advanced.evaluate_every or self.steps.steps_per_epoch
+        if not len(self.validation):
+            every = max(every, self.steps.total_steps // UNMEASURED_SAVES)
         return step % every == 0 or step == self.steps.total_steps
 
     def _save_is_due(self, step: int) -> bool:
@@ -130,6 +135,12 @@ class RunObserver:
 
     def _evaluate(self, state: TrainingState, result: StepResult) -> torch.Tensor:
         """Measure the validation rows; returns the predicted class ids ``(N,)``."""
+        if not len(self.validation):
+            self.selection.evaluations.append(
+                Evaluation(state.step, result.epoch, None, is_eligible=state.allocator.is_final)
+            )
+            self.display.say(f"step {state.step}: loss {result.loss:.3f}")
+            return torch.empty(0, dtype=torch.int64)
         with self.display.working("evaluating"):
             metrics, predicted = evaluate(
                 state.classifier, self.validation, self.label_names, self.recipe.eval_batch_size

@@ -20,7 +20,7 @@ from leantune.config.run_record import DataRecord, RowsRecord, ScheduleRecord
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, ExampleSource, open_examples
-from leantune.data.split import stratified_holdout
+from leantune.data.split import automatic_size, stratified_holdout
 from leantune.data.token_table import TokenTable, tokenize
 from leantune.data.tokenization import Tokenizer
 from leantune.errors import DataError, UsageError
@@ -36,6 +36,7 @@ class PreparedData:
     labels: LabelMap
     train: LabelledRows
     validation: LabelledRows
+    """None at all where none are held out."""
     test: LabelledRows | None
     tokenizer: Tokenizer
     description: DataRecord
@@ -104,10 +105,7 @@ def prepare_data(
         validation = _all_rows(validation_source, validation_table, labels)
     else:
         validation_table = table
-        size = recipe.validation_size
-        kept, held_out = stratified_holdout(
-            train.label_ids, int(size) if size >= 1 else size, recipe.seed, names=labels.names
-        )
+        kept, held_out = stratified_holdout(train.label_ids, _holdout_size(recipe, train), recipe.seed)
         train, validation = train[kept], train[held_out]
     test, test_table = None, None
     if recipe.test:
@@ -120,12 +118,21 @@ def prepare_data(
 
     description = DataRecord(
         train=describe(recipe.data, table, train, "train"),
-        validation=describe(recipe.validation or recipe.data, validation_table, validation, "validation"),
+        validation=describe(recipe.validation or recipe.data, validation_table, validation, "validation")
+        if len(validation)
+        else None,
         test=describe(recipe.test, test_table, test, "test") if recipe.test and test_table and test else None,
     )
     return PreparedData(
         labels, train, validation, test, tokenizer, description, time.perf_counter() - started
     )
+
+
+def _holdout_size(recipe: Recipe, rows: LabelledRows) -> int | float:
+    size = recipe.validation_size
+    if size is None:
+        return automatic_size(rows.label_ids)
+    return int(size) if size >= 1 or size == 0 else size
 
 
 def _all_rows(source: ExampleSource, table: TokenTable, labels: LabelMap) -> LabelledRows:
@@ -185,12 +192,37 @@ def count_repeats(hashes: npt.NDArray[np.uint64], label_ids: npt.NDArray[np.int6
     }
 
 
-def resolve(recipe: Recipe, config: Any) -> Recipe:
-    """The recipe with what it leaves to the encoder of ``config``: the learning rate."""
-    if recipe.learning_rate is not None:
-        return recipe
-    width = getattr(config, "hidden_size", 768)
-    return replace(recipe, learning_rate=default_learning_rate(width))
+EPOCHS = 3
+ENOUGH_STEPS = 300
+"""Below these, three epochs leave an encoder where it was; there are more then."""
+MOST_EPOCHS = 30
+FEW_ROWS = 128
+"""Below these, a text is soon known by heart: a lower rate was better (benchmarks/notebook)."""
+
+
+def resolve(recipe: Recipe, config: Any, num_rows: int | None) -> Recipe:
+    """The recipe with what it leaves to the encoder of ``config`` and to the number of training rows, or to the encoder
+    alone if that is None: learning rate and epochs.
+
+    >>> from types import SimpleNamespace
+    >>> recipe = Recipe(data="rows.csv", model="encoder")
+    >>> for num_rows in (32, 500, 2_000, 100_000):
+    ...     resolved = resolve(recipe, SimpleNamespace(hidden_size=384), num_rows)
+    ...     print(resolved.epochs, resolved.learning_rate)
+    30 0.001
+    19 0.003
+    5 0.003
+    3 0.003
+    """
+    rate, epochs = recipe.learning_rate, recipe.epochs
+    if rate is None:
+        rate = default_learning_rate(getattr(config, "hidden_size", 768))
+        if num_rows is not None and num_rows < FEW_ROWS:
+            rate = float(f"{rate / 3:.3g}")
+    if epochs is None:
+        steps = math.ceil((num_rows or ENOUGH_STEPS * recipe.batch_size) / recipe.batch_size)
+        epochs = min(MOST_EPOCHS, max(EPOCHS, math.ceil(ENOUGH_STEPS / steps)))
+    return replace(recipe, learning_rate=rate, epochs=epochs)
 
 
 def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> StepPlan:
@@ -203,6 +235,7 @@ def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> Step
     if num_rows == 0:
         raise DataError("no training rows are left after the hold-out")
     steps_per_epoch = math.ceil(num_rows / recipe.batch_size)
+    assert recipe.epochs is not None, "resolve sets it"
     total = steps_per_epoch * recipe.epochs
     if total < 3:
         raise UsageError(

@@ -7,9 +7,11 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from leantune.adalora.schedule import RankSchedule
 from leantune.config.run_record import CheckpointRecord, Measures, MetricsRecord, RefitRecord, SelectedRecord
+from leantune.data.dataset import LabelledRows
 from leantune.errors import CheckpointError
 from leantune.inference.batches import evaluate
 from leantune.inference.comparison import compare
@@ -25,7 +27,7 @@ from leantune.training.checkpoint import checkpoint_path, valid_checkpoints
 from leantune.training.dataset import lr_warmup_steps
 from leantune.training.history import Display
 from leantune.training.loop import Phase, train
-from leantune.training.selection import Selection
+from leantune.training.selection import Evaluation, Selection
 from leantune.training.state import restore_weights
 
 
@@ -59,7 +61,7 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
         restore_weights(classifier, best_checkpoint)
     label_ids, predicted = run.data.validation.label_ids, best_checkpoint.tensors["predicted"].numpy()
     comparison = None
-    if rival is not None:
+    if rival is not None and len(label_ids):
         step, checkpoint = rival
         comparison = compare(checkpoint.tensors["predicted"].numpy(), predicted, label_ids).sentence(
             f"checkpoints of steps {step} and {best.step}"
@@ -70,7 +72,7 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
         CheckpointRecord(
             step=e.step,
             epoch=e.epoch,
-            validation=from_json(e.metrics, Measures),
+            validation=None if e.metrics is None else from_json(e.metrics, Measures),
             kept=e.step in kept,
             ranks_final=e.is_eligible,
         )
@@ -79,14 +81,10 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
     record.selected = SelectedRecord(
         step=best.step,
         metric=run.recipe.metric,
-        rule=run.recipe.advanced.selection
-        if best is selection.ranking()[0]
-        else "best",  # of those that are valid
+        rule=_rule_of(run, best, selection),
         comparison=comparison,
     )
-    cells = occupied_cells(label_ids, predicted, len(run.data.labels.names))
-    validation = replace(from_json(best.metrics, Measures), confusion=list(cells))
-    record.metrics = MetricsRecord(validation=validation, test=None)
+    record.metrics = MetricsRecord(validation=_validation_of(run, best, predicted), test=None)
     ranks = {name: layer.rank for name, layer in classifier.adapted_layers().items()}
     ranks = record.ranks = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}
     final = classifier.num_trainable()
@@ -96,6 +94,22 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
         adapters_final=final - record.parameters.head,
         modules=[replace(each, final_rank=ranks[each.name]) for each in record.parameters.modules],
     )
+
+
+def _rule_of(run: Run, best: Evaluation, selection: Selection) -> str:
+    if best.metrics is None:
+        return "last"
+    return (
+        run.recipe.advanced.selection if best is selection.ranking()[0] else "best"
+    )  # of those that are valid
+
+
+def _validation_of(run: Run, best: Evaluation, predicted: npt.NDArray[np.int64]) -> Measures | None:
+    """What the checkpoint reached on the validation rows; None without any."""
+    if best.metrics is None:
+        return None
+    cells = occupied_cells(run.data.validation.label_ids, predicted, len(run.data.labels.names))
+    return replace(from_json(best.metrics, Measures), confusion=list(cells))
 
 
 def refit(run: Run, classifier: Classifier) -> None:
@@ -127,6 +141,10 @@ def refit(run: Run, classifier: Classifier) -> None:
     run.record.refit = RefitRecord(rows=len(rows), steps=total, seconds=state.train_s)
 
 
+def _first_rows(rows: LabelledRows) -> LabelledRows:
+    return rows[np.arange(min(PROBE_ROWS, len(rows)))]
+
+
 def measure_test(run: Run, classifier: Classifier) -> None:
     if run.data.test is None:
         return
@@ -152,7 +170,7 @@ def publish_artefacts(run: Run, classifier: Classifier) -> None:
             schedule=run.steps.ranks,
             labels=run.data.labels,
             tokenizer=run.data.tokenizer,
-            probe=run.data.validation[np.arange(min(PROBE_ROWS, len(run.data.validation)))],
+            probe=_first_rows(run.data.validation if len(run.data.validation) else run.data.train),
         )
     run.record.status = "finished"
     run.record.timings["total_s"] = run.elapsed()

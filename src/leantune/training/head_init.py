@@ -7,6 +7,7 @@ epoch learning what a closed, convex fit finds in seconds, and disturbs the adap
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -48,23 +49,29 @@ def _logistic(inverse_penalty: float) -> LogisticRegression:
 
 def _best_inverse_penalty(
     features: npt.NDArray[np.float64], label_ids: npt.NDArray[np.int64], rng: np.random.Generator
-) -> float:
-    """The penalty with the lowest log loss on held-out rows of classes that other folds have, too; 0.1 without any."""
+) -> tuple[float, float]:
+    """The penalty with the lowest log loss on held-out rows of classes that other folds have, too, and that log loss
+    a row; 0.1 and infinity without any.
+    """
     folds = np.array_split(rng.permutation(len(label_ids)), NUM_FOLDS)
-    losses = dict.fromkeys(INVERSE_PENALTIES, 0.0)
+    losses, num_held_out = dict.fromkeys(INVERSE_PENALTIES, 0.0), 0
     for fold in folds[: math.ceil(ROWS_TO_COMPARE_BY / len(folds[0]))]:
         fitted = np.delete(np.arange(len(label_ids)), fold)
         classes = np.unique(label_ids[fitted])
         held_out = fold[np.isin(label_ids[fold], classes)]
         if len(classes) < 2 or not len(held_out):
             continue
+        num_held_out += len(held_out)
         for inverse_penalty in losses:
             probe = _logistic(inverse_penalty).fit(features[fitted], label_ids[fitted])
             probabilities = probe.predict_proba(features[held_out])
             losses[inverse_penalty] += log_loss(
                 label_ids[held_out], probabilities, labels=classes, normalize=False
             )
-    return min(losses, key=lambda each: losses[each]) if any(losses.values()) else 0.1
+    if not num_held_out:
+        return 0.1, math.inf
+    best = min(losses, key=lambda each: losses[each])
+    return best, losses[best] / num_held_out
 
 
 def _check_finite(inputs: npt.NDArray[np.float64], rows: LabelledRows) -> None:
@@ -84,14 +91,24 @@ def rows_to_fit(rows: LabelledRows, *, seed: int) -> LabelledRows:
     return rows if len(rows) <= enough else rows[np.union1d(order[:enough], order[first_of_class])]
 
 
-def start_from_probe(classifier: Classifier, rows: LabelledRows, batch_size: int, *, seed: int) -> int:
-    """Fit the probe on `rows_to_fit` and put it into the output layer.
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A linear classifier of what the output layer is given; K of C classes have rows."""
 
-    The standardisation of the features is folded into weight and bias, so the layer stays a plain
-    linear one. Classes without a row keep a zero weight and the lowest bias.
+    class_ids: npt.NDArray[np.int64]
+    """``(K,)``."""
+    weight: npt.NDArray[np.float64]
+    """``(K, D)``."""
+    bias: npt.NDArray[np.float64]
+    """``(K,)``."""
+    num_rows: int
+    """Rows that it was fitted to."""
+    log_loss: float
+    """Of held-out rows, by cross-validation; infinite where that was not possible."""
 
-    Returns:
-        the number of rows used.
+
+def fit_probe(classifier: Classifier, rows: LabelledRows, batch_size: int, *, seed: int) -> Probe:
+    """Fit a probe to `rows_to_fit`; the standardisation of the features is folded into weight and bias.
 
     Raises:
         DivergedError: if the encoder gives numbers that are not finite.
@@ -105,7 +122,7 @@ def start_from_probe(classifier: Classifier, rows: LabelledRows, batch_size: int
     with threadpool_limits(
         1, user_api="blas"
     ):  # threads that wait for each other in small products: 5.0 s for 1.2
-        inverse_penalty = _best_inverse_penalty(features, rows.label_ids, rng)
+        inverse_penalty, held_out_log_loss = _best_inverse_penalty(features, rows.label_ids, rng)
         probe = _logistic(inverse_penalty).fit(features, rows.label_ids)
     coefficients, intercepts = probe.coef_, probe.intercept_
     if len(probe.classes_) == 2:  # scikit-learn gives one row for two classes
@@ -113,14 +130,18 @@ def start_from_probe(classifier: Classifier, rows: LabelledRows, batch_size: int
         intercepts = np.concatenate([-intercepts, intercepts]) / 2
     weight = coefficients / scaler.scale_
     bias = intercepts - weight @ scaler.mean_
+    return Probe(probe.classes_, weight, bias, len(rows), held_out_log_loss)
+
+
+@torch.no_grad()
+def start_from_probe(classifier: Classifier, probe: Probe) -> None:
+    """Put ``probe`` into the output layer. Classes without a row keep a zero weight and the lowest bias."""
     layer = classifier.output_layer
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.weight[probe.classes_] = torch.from_numpy(weight).to(layer.weight)
-        if layer.bias is not None:
-            layer.bias.fill_(float(bias.min()))
-            layer.bias[probe.classes_] = torch.from_numpy(bias).to(layer.bias)
-    return len(rows)
+    layer.weight.zero_()
+    layer.weight[probe.class_ids] = torch.from_numpy(probe.weight).to(layer.weight)
+    if layer.bias is not None:
+        layer.bias.fill_(float(probe.bias.min()))
+        layer.bias[probe.class_ids] = torch.from_numpy(probe.bias).to(layer.bias)
 
 
 PROBE_SCALE = 0.3

@@ -52,9 +52,9 @@ def plan(recipe: Recipe, *, missing: str = "") -> Plan:
     # a model that cannot be is told before rows are read
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         found = Pretrained.at(source, trust_remote_code=recipe.trust_remote_code)
-        recipe = resolve(recipe, found.config)
     missing = missing or _why_no_rows(recipe)
     data = None if missing else prepare_data(recipe)
+    recipe = resolve(recipe, found.config, None if data is None else len(data.train))
     num_labels = len(recipe.labels or ()) if data is None else len(data.labels.names)
     pretrained = Pretrained.at(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
     parameters = plan_run(recipe, pretrained)

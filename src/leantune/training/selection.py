@@ -15,12 +15,12 @@ KEEP_LAST = 2
 
 @dataclass(slots=True)
 class Evaluation:
-    """One evaluation on the validation rows."""
+    """One evaluation on the validation rows, or a moment to save at where there are none."""
 
     step: int
     epoch: float
-    metrics: dict[str, Any]
-    """``Metrics.to_json()`` without the confusion matrix."""
+    metrics: dict[str, Any] | None
+    """``Metrics.to_json()`` without the confusion matrix; None where no rows are held out."""
     is_eligible: bool
     """Whether ranks were final: only then is the model the one that was planned."""
 
@@ -44,7 +44,8 @@ class Selection:
         evaluations: in the order of their steps.
         rule: ``best``, or ``one-se``: one standard error is no reason to prefer a checkpoint (Breiman et al., 1984,
             Classification and Regression Trees, section 3.4.3), so the last of those within it is taken, at which
-            the learning rate has fallen furthest. Of log loss no error is measured: the lowest is taken.
+            the learning rate has fallen furthest. Of log loss no error is measured: the lowest is taken. Where no
+            rows are held out, the last checkpoint is taken.
     """
 
     metric: str
@@ -54,6 +55,8 @@ class Selection:
 
     def ranking(self) -> list[Evaluation]:
         """Eligible evaluations: the one that the rule chooses, then the others from the best by the metric."""
+        if any(e.metrics is None for e in self.evaluations):
+            return sorted((e for e in self.evaluations if e.is_eligible), key=lambda e: -e.step)
         ranking = self._best_first()
         if self.rule == "best" or not ranking:
             return ranking
@@ -64,16 +67,16 @@ class Selection:
     def _best_first(self) -> list[Evaluation]:
         """Order evaluations by the metric; a tie goes to the lower log loss, then to the earlier."""
         eligible = (e for e in self.evaluations if e.is_eligible)
-        return sorted(eligible, key=lambda e: (-self._score(e), e.metrics["log_loss"], e.step))
+        return sorted(eligible, key=lambda e: (-self._score(e), _measured(e)["log_loss"], e.step))
 
     def _score(self, evaluation: Evaluation) -> float:
-        value: float = evaluation.metrics[self.metric]
+        value: float = _measured(evaluation)[self.metric]
         return -value if self.metric == "log_loss" else value
 
     def _standard_error(self, evaluation: Evaluation) -> float:
         if self.metric == "log_loss":
             return 0.0
-        low, high = evaluation.metrics[f"{self.metric}_interval"]
+        low, high = _measured(evaluation)[f"{self.metric}_interval"]
         return float(high - low) / (2 * Z_95)
 
     def kept_steps(self) -> set[int]:
@@ -82,7 +85,7 @@ class Selection:
 
     def since_best(self) -> int:
         """Eligible evaluations after the first with the best value of the metric: those without improvement."""
-        eligible = [e for e in self.evaluations if e.is_eligible]
+        eligible = [e for e in self.evaluations if e.is_eligible and e.metrics is not None]
         first_best = max(range(len(eligible)), key=lambda i: self._score(eligible[i]), default=-1)
         return len(eligible) - 1 - first_best
 
@@ -92,3 +95,8 @@ class Selection:
         for step in steps[:-KEEP_LAST]:
             if step not in self.kept_steps():
                 remove_checkpoint(run, step)
+
+
+def _measured(evaluation: Evaluation) -> dict[str, Any]:
+    assert evaluation.metrics is not None, "checked by ranking"
+    return evaluation.metrics

@@ -37,6 +37,7 @@ def capture(state: TrainingState, extra: dict[str, Any]) -> Checkpoint:
         {
             "counters": {name: getattr(state, name) for name in _COUNTERS},
             "ranks": {name: layer.rank for name, layer in classifier.adapted_layers().items()},
+            "pinned": {n: layer.pinned for n, layer in classifier.adapted_layers().items() if layer.pinned},
             "allocator": {"is_final": allocator.is_final, "live_ranks": allocator.live_ranks},
             "dropout": distributed.gather(classifier.stream.state()),
             "scaler": state.scaler.state_dict(),
@@ -97,6 +98,8 @@ def restore_weights(
     if any(layer.rank != ranks.get(name, 0) for name, layer in layers.items()):
         masks = {name: torch.arange(layer.rank) < ranks.get(name, 0) for name, layer in layers.items()}
         prune(classifier, masks, optimizer)
+    for name, layer in classifier.adapted_layers().items():
+        layer.pinned = checkpoint.state.get("pinned", {}).get(name, 0)  # 0.1.0 had none
     for name, parameter in saved_parameters(classifier).items():
         saved = _tensor(checkpoint.tensors, f"model.{name}")
         if saved.shape != parameter.shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from leantune.data.labels import look_alikes
 from leantune.kernels.choose import Choice
 from leantune.kernels.interface import SWITCH
 from leantune.model.padded import PaddedClassifier
+from leantune.system.messages import listed
 from leantune.training.selection import KEEP_LAST
 
 REPEATS = {
@@ -50,6 +52,17 @@ def data_lines(description: DataRecord, max_length: int) -> Iterator[str]:
     ]
     if repeats:
         yield f"warning: equal texts: {'; '.join(repeats)}"
+    if description.validation is None:
+        yield (
+            "no rows are held out to measure on: give test=FILE or validation=FILE, or hold some out with "
+            "validation_size=N; the last checkpoint is taken"
+        )
+    counts = Counter(description.train.label_counts)
+    if description.validation is not None:
+        counts.update(description.validation.label_counts)
+    alone = sorted(name for name, count in counts.items() if count == 1)
+    if alone:
+        yield f"warning: classes with a single row: {listed(alone)}"
     alike = list(look_alikes(description.train.label_counts))
     if alike:
         yield f"warning: classes that look alike: {'; '.join(alike)}. If they are one class, write it in one way"

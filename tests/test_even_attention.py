@@ -1,0 +1,119 @@
+"""Even attention of first tokens in the last layer: a start that one triplet holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from leantune.adalora.allocator import RankAllocator
+from leantune.adalora.schedule import RankSchedule
+from leantune.data.dataset import LabelledRows
+from leantune.inference.batches import map_rows
+from leantune.model.adapt import make_trainable, plan_model
+from leantune.model.classifier import Classifier
+from leantune.system.json_files import read_json
+from leantune.training.adapter_init import attend_evenly, init_lora_from_gradient
+from leantune.training.dataset import prepare_data
+from leantune.training.run import run_training
+from tiny import classifier_from, quiet, recipe_for, tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+FAMILIES = ("bert", "roberta", "distilbert", "electra", "mpnet")
+
+
+@pytest.fixture(scope="module")
+def rows(inputs, tmp_path_factory) -> LabelledRows:
+    return prepare_data(recipe_for(inputs, tmp_path_factory.mktemp("rows"))).train[np.arange(60)]
+
+
+def classifier_of(model_type: str, *, targets: str = "attention", init_rank: int = 5) -> Classifier:
+    classifier = classifier_from(tiny_model(model_type))
+    plan = plan_model(
+        classifier, targets=targets, head="full", limit=None, init_rank=init_rank, target_rank=None
+    )
+    make_trainable(
+        classifier, plan, alpha=6.0, lora_dropout=0.5, head="full", compute_dtype=torch.float32, seed=0
+    )
+    return classifier
+
+
+def mean_input(classifier: Classifier, rows: LabelledRows) -> torch.Tensor:
+    return torch.from_numpy(map_rows(classifier, rows, 16, classifier.inputs_of_pooling_query)).mean(0)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_query_of_the_mean_first_token_is_zero(rows, model_type):
+    classifier = classifier_of(model_type)
+    mean = mean_input(classifier, rows)
+    even = attend_evenly(classifier, rows, 16, seed=0)
+    assert even is not None
+    layer = even.layer
+    weight = layer.base.weight + layer.delta_weight()
+    query = weight @ mean + layer.base.bias
+    assert query.abs().max() < 1e-5 * (layer.base.weight @ mean).abs().max()
+    assert torch.linalg.matrix_rank(layer.delta_weight()) == 1
+    others = [each for each in classifier.adapted_layers().values() if each is not layer]
+    assert not any(each.delta_weight().any() or each.pinned for each in others)
+
+
+def test_what_is_undone_is_as_it_was(rows):
+    classifier = classifier_of("bert")
+    before = {name: p.detach().clone() for name, p in classifier.trainable().items()}
+    even = attend_evenly(classifier, rows, 16, seed=0)
+    assert even is not None
+    assert any(not torch.equal(p, before[name]) for name, p in classifier.trainable().items())
+    even.undo()
+    assert all(torch.equal(p, before[name]) for name, p in classifier.trainable().items())
+    assert even.layer.pinned == 0
+
+
+@pytest.mark.parametrize(("model_type", "targets"), [("bert", "value"), ("modernbert", "attention")])
+def test_nothing_is_done_without_an_adapted_query_of_its_own(rows, model_type, targets):
+    classifier = classifier_of(model_type, targets=targets)
+    assert attend_evenly(classifier, rows, 16, seed=0) is None
+
+
+def test_the_start_along_the_gradient_leaves_it_alone(rows):
+    classifier = classifier_of("bert").eval()
+    even = attend_evenly(classifier, rows, 16, seed=0)
+    assert even is not None
+    pinned = even.layer.triplets()
+    pinned = pinned.A[0].clone(), pinned.B[:, 0].clone()
+    before = map_rows(classifier, rows, 16, classifier)
+    drawn = even.layer.lora_A.detach().clone()
+    init_lora_from_gradient(classifier, rows, 16, seed=0)
+    assert torch.equal(even.layer.lora_A[0], pinned[0])
+    assert torch.equal(even.layer.lora_B[:, 0], pinned[1])
+    assert not torch.equal(even.layer.lora_A[1:], drawn[1:])
+    np.testing.assert_allclose(map_rows(classifier, rows, 16, classifier), before, atol=1e-6)
+
+
+def test_it_is_never_pruned(rows):
+    classifier = classifier_of("bert")
+    even = attend_evenly(classifier, rows, 16, seed=0)
+    assert even is not None
+    layers = classifier.adapted_layers()
+    budget = 5 * len(layers)
+    schedule = RankSchedule(
+        init_budget=budget, target_budget=3, total_steps=4, warmup_steps=0, final_steps=1, allocate_every=1
+    )
+    allocator = RankAllocator(layers, schedule)
+    for layer in layers.values():  # every other triplet is worth more
+        layer.lora_A.grad, layer.lora_B.grad = torch.ones_like(layer.lora_A), torch.ones_like(layer.lora_B)
+        layer.lora_E.grad = torch.ones_like(layer.lora_E)
+    even.layer.lora_A.grad[0], even.layer.lora_B.grad[:, 0], even.layer.lora_E.grad[0] = 0, 0, 0
+    allocator.observe()
+    masks = allocator.keep_masks(3)
+    names = {id(layer): name for name, layer in layers.items()}
+    assert masks[names[id(even.layer)]][0]
+    assert sum(int(mask.sum()) for mask in masks.values()) == 3
+
+
+def test_a_checkpoint_remembers_it(inputs, tmp_path: Path):
+    folder = run_training(recipe_for(inputs, tmp_path / "run", test=None), console=quiet())
+    newest = max((folder / "checkpoints").iterdir(), key=lambda each: each.name)
+    pinned = read_json(newest / "state.json", dict)["pinned"]
+    assert pinned in ({}, {"bert.encoder.layer.1.attention.self.query": 1})
