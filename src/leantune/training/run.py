@@ -51,7 +51,6 @@ from leantune.training.selection import Evaluation, Selection
 from leantune.training.signals import interruptible, resume_command
 from leantune.training.state import restore
 
-
 ENOUGH_ROWS_TO_LEARN_ATTENTION = 1000
 
 
