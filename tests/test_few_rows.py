@@ -80,7 +80,7 @@ def test_many_classes_with_few_rows_are_planned_without_a_size(inputs, tmp_path)
     plan = leantune.plan((texts, labels), encoder=inputs / "encoder", max_length=32)
     assert plan.steps is not None
     assert plan.steps.steps_per_epoch == 15  # all 480 rows
-    assert plan.recipe.epochs == 20
+    assert plan.recipe.epochs == 14
 
 
 def test_a_class_with_a_single_row_is_named_and_trained_on(inputs, tmp_path):

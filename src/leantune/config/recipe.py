@@ -106,20 +106,28 @@ class Recipe:
     label_column: str | None = _key("column of the label; default 'label', else 'target'", None)
     labels: tuple[str, ...] | None = _key("label names in the order of their ids; default: sorted", None)
     max_trainable_params: int | None = _key("limit on trainable parameters at any time of the run", None)
-    method: Literal["adalora", "lora"] = _key(
-        "adalora, or plain LoRA: uniform rank, no E, no orthogonality, nothing is pruned", "adalora"
+    method: Literal["adalora", "lora"] | None = _key(
+        "adalora, or plain LoRA: uniform rank, no E, no orthogonality, nothing is pruned; default: lora in all linear "
+        "layers, else adalora",
+        None,
     )
-    targets: str = _key(
-        "layers to adapt: attention (query and value), all-linear, or parts of names: query,value",
-        "attention",
+    targets: str | None = _key(
+        "layers to adapt: attention (query and value), all-linear, or parts of names: query,value; default: "
+        "all-linear, or attention where the limit pays for less than rank 2 of that, a rank is given or method=adalora",
+        None,
     )
     init_rank: int | None = _key("triplets per adapted layer at the start; default: from the limit", None)
     target_rank: int | None = _key(
         "mean triplets per adapted layer at the end; default: 5/6 of init_rank, in LoRA all of it", None
     )
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
+    effort: Literal["fast", "balanced"] = _key(
+        "fast: one run; balanced: short runs first choose targets, method and learning rate by the validation rows, as "
+        "far as the recipe names none, which takes two to three times as long",
+        "fast",
+    )
     epochs: int | None = _key(
-        "passes over the training rows; default: 3, or up to 30 where those are fewer than 300 steps", None
+        "passes over the training rows; default: 3, or up to 30 where those are fewer than 200 steps", None
     )
     batch_size: int = _key("texts per optimiser step, over all processes", 32)
     accumulate: int = _key("micro-steps that a batch is split into, to save memory", 1)
@@ -175,7 +183,7 @@ class Recipe:
         yield from self.advanced.problems()
         if self.init_rank is not None and self.target_rank is not None:
             target = f"target_rank={self.target_rank}"
-            if self.method == "adalora":
+            if self.method != "lora":
                 expected, holds = f"above {target}", self.init_rank > self.target_rank
             else:
                 expected = f"{target} with method=lora, which prunes nothing; or give one of them"
@@ -185,7 +193,7 @@ class Recipe:
             "adapter_init",
             self.advanced.adapter_init,
             "gradient or lora with method=lora, which has no other",
-            self.method == "adalora" or self.advanced.adapter_init in ("gradient", "lora"),
+            self.method != "lora" or self.advanced.adapter_init in ("gradient", "lora"),
         )
         yield _must_be(
             "accumulate",

@@ -247,6 +247,19 @@ class SelectedRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateRecord:
+    """A short run of ``effort=balanced``; without measures if it diverged or did not fit."""
+
+    method: str
+    targets: str
+    learning_rate: Amount
+    steps: Count
+    accuracy: Rate | None
+    log_loss: Amount | None
+    seconds: Amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefitRecord:
     """The epoch on training and validation rows after the selection."""
 
@@ -304,6 +317,7 @@ class RunRecord:
     model: ModelRecord | None = None
     parameters: ParametersRecord | None = None
     schedule: ScheduleRecord | None = None
+    race: list[CandidateRecord] | None = None
     baseline: BaselineRecord | None = field(default=None, metadata=WRITTEN_AS_NULL)
     timings: Timings | None = None
     skipped_steps: Count | None = None

@@ -63,6 +63,7 @@ def publish(
     # one fp32 copy of the encoder at a time: each is gone before the next is loaded
     expected = _logits_in_float(classifier, load_pretrained(pretrained, labels), probe)
     with atomic_folder(run / "adapter") as folder:
+        assert recipe.method is not None, "plan_run sets it"
         WRITERS[recipe.method](folder, adapter_of(classifier, recipe, plan, schedule))
         tokenizer.save(folder)
         write_classifier_file(folder, recipe, labels.names)

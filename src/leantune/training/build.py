@@ -40,9 +40,10 @@ from leantune.training.dataset import (
     check_max_length,
     plan_steps,
     prepare_data,
-    resolve,
 )
+from leantune.training.defaults import with_adapters, with_pace
 from leantune.training.folder import check_folder, check_inputs_stay, clear_run
+from leantune.training.head_init import Probe
 from leantune.training.loop import TrainingState
 from leantune.training.optimizer import adamw
 from leantune.training.resume import check_directory, check_same_model, check_same_run
@@ -73,6 +74,8 @@ class Run:
     """Known when the classifier is built, as is `kernels`."""
     kernels: str = ""
     """Whose kernels compute the encoder, and why."""
+    probe: Probe | None = None
+    """The linear probe of the encoder as it is, once it is fitted."""
 
     def elapsed(self) -> float:
         """Seconds since the run began, without those between two processes."""
@@ -104,11 +107,11 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
         )
     for line in data_lines(data.description, recipe.max_length):
         console.print(line, soft_wrap=True)
-    recipe = resolve(recipe, found.config, len(data.train))
+    recipe = with_pace(recipe, found.config, len(data.train))
     pretrained = Pretrained.at(
         model_source, num_labels=len(data.labels.names), trust_remote_code=recipe.trust_remote_code
     )
-    plan = plan_run(recipe, pretrained)
+    recipe, plan = plan_run(recipe, pretrained)
     steps = plan_steps(recipe, plan, len(data.train))
     hardware.keep_to_allowed_cpus()
     device = hardware.pick_device()
@@ -122,12 +125,16 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     return run
 
 
-def plan_run(recipe: Recipe, pretrained: Pretrained) -> ParameterPlan:
-    """The ledger of a recipe for a model of this config."""
+def plan_run(recipe: Recipe, pretrained: Pretrained) -> tuple[Recipe, ParameterPlan]:
+    """The recipe with the method and targets that it leaves open, and its ledger for a model of this config."""
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         shell = skeleton_of(pretrained)
     check_max_length(recipe, shell)
-    return plan_model(
+    missing_modules = missing_head_modules(pretrained)
+    recipe = with_adapters(recipe, shell, missing_modules)
+    assert recipe.targets is not None
+    assert recipe.method is not None
+    return recipe, plan_model(
         shell,
         targets=recipe.targets,
         head=recipe.head,
@@ -135,7 +142,7 @@ def plan_run(recipe: Recipe, pretrained: Pretrained) -> ParameterPlan:
         init_rank=recipe.init_rank,
         target_rank=recipe.target_rank,
         method=recipe.method,
-        missing_modules=missing_head_modules(pretrained),
+        missing_modules=missing_modules,
     )
 
 

@@ -6,8 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,6 @@ from leantune.data.tokenization import Tokenizer
 from leantune.errors import DataError, UsageError
 from leantune.model.classifier import Classifier
 from leantune.model.hub import resolve_model
-from leantune.training.optimizer import default_learning_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,39 +190,6 @@ def count_repeats(hashes: npt.NDArray[np.uint64], label_ids: npt.NDArray[np.int6
     }
 
 
-EPOCHS = 3
-ENOUGH_STEPS = 300
-"""Below these, three epochs leave an encoder where it was; there are more then."""
-MOST_EPOCHS = 30
-FEW_ROWS = 128
-"""Below these, a text is soon known by heart: a lower rate was better (benchmarks/notebook)."""
-
-
-def resolve(recipe: Recipe, config: Any, num_rows: int | None) -> Recipe:
-    """The recipe with what it leaves to the encoder of ``config`` and to the number of training rows, or to the encoder
-    alone if that is None: learning rate and epochs.
-
-    >>> from types import SimpleNamespace
-    >>> recipe = Recipe(data="rows.csv", model="encoder")
-    >>> for num_rows in (32, 500, 2_000, 100_000):
-    ...     resolved = resolve(recipe, SimpleNamespace(hidden_size=384), num_rows)
-    ...     print(resolved.epochs, resolved.learning_rate)
-    30 0.001
-    19 0.003
-    5 0.003
-    3 0.003
-    """
-    rate, epochs = recipe.learning_rate, recipe.epochs
-    if rate is None:
-        rate = default_learning_rate(getattr(config, "hidden_size", 768))
-        if num_rows is not None and num_rows < FEW_ROWS:
-            rate = float(f"{rate / 3:.3g}")
-    if epochs is None:
-        steps = math.ceil((num_rows or ENOUGH_STEPS * recipe.batch_size) / recipe.batch_size)
-        epochs = min(MOST_EPOCHS, max(EPOCHS, math.ceil(ENOUGH_STEPS / steps)))
-    return replace(recipe, learning_rate=rate, epochs=epochs)
-
-
 def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> StepPlan:
     """The schedule of a run over ``num_rows`` training rows.
 
@@ -235,7 +200,7 @@ def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> Step
     if num_rows == 0:
         raise DataError("no training rows are left after the hold-out")
     steps_per_epoch = math.ceil(num_rows / recipe.batch_size)
-    assert recipe.epochs is not None, "resolve sets it"
+    assert recipe.epochs is not None, "with_pace sets it"
     total = steps_per_epoch * recipe.epochs
     if total < 3:
         raise UsageError(

@@ -15,7 +15,8 @@ from leantune.model.hub import resolve_model
 from leantune.model.pretrained import Pretrained
 from leantune.system.damage import explained_damage
 from leantune.training.build import plan_run
-from leantune.training.dataset import StepPlan, columns_of, plan_steps, prepare_data, resolve
+from leantune.training.dataset import StepPlan, columns_of, plan_steps, prepare_data
+from leantune.training.defaults import with_pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,10 @@ def plan(recipe: Recipe, *, missing: str = "") -> Plan:
         found = Pretrained.at(source, trust_remote_code=recipe.trust_remote_code)
     missing = missing or _why_no_rows(recipe)
     data = None if missing else prepare_data(recipe)
-    recipe = resolve(recipe, found.config, None if data is None else len(data.train))
+    recipe = with_pace(recipe, found.config, None if data is None else len(data.train))
     num_labels = len(recipe.labels or ()) if data is None else len(data.labels.names)
     pretrained = Pretrained.at(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
-    parameters = plan_run(recipe, pretrained)
+    recipe, parameters = plan_run(recipe, pretrained)
     steps = None if data is None else plan_steps(recipe, parameters, len(data.train))
     return Plan(recipe, num_labels, parameters, steps, missing, unseen_head_modules(pretrained))
 

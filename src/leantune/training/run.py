@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +11,13 @@ from pathlib import Path
 from rich.console import Console
 
 from leantune.config import Recipe
-from leantune.config.run_record import BaselineRecord
 from leantune.errors import CheckpointError, Interrupted, ResourceError
-from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.system.damage import explained_damage
 from leantune.system.file_names import entry_of
 from leantune.system.hardware import describe_versions
 from leantune.system.lock import run_lock
 from leantune.system.memory import is_out_of_memory
-from leantune.training.adapter_init import attend_evenly, init_lora_from_gradient
 from leantune.training.build import (
     Run,
     begin_record,
@@ -36,22 +31,19 @@ from leantune.training.build import (
 from leantune.training.callbacks import RunObserver
 from leantune.training.checkpoint import checkpoint_path, list_checkpoints
 from leantune.training.finalize import (
-    evaluate_part,
     measure_test,
-    measures_of,
     publish_artefacts,
     refit,
     select_best,
 )
-from leantune.training.head_init import PROBE_SCALE, Probe, fit_probe, scale_output_layer, start_from_probe
 from leantune.training.history import Display, History
 from leantune.training.loop import Phase, TrainingState, skipped_line, train
+from leantune.training.race import race
 from leantune.training.resume import machine_lines, newest_valid_checkpoint
 from leantune.training.selection import Evaluation, Selection
 from leantune.training.signals import interruptible, resume_command
+from leantune.training.starts import init_adapters, warm_start
 from leantune.training.state import restore
-
-ENOUGH_ROWS_TO_LEARN_ATTENTION = 1000
 
 
 def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, resume: bool = False) -> Path:
@@ -71,20 +63,21 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
     """
     with run_lock(Path(os.path.expanduser(recipe.output))), _memory_explained(recipe):
         run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
+        tried = race(run, recipe) if recipe.effort == "balanced" and not resume else []
         classifier = build_classifier(run)
-        state = fresh_state(run, classifier, run.steps.ranks)
         selection = Selection(recipe.metric, recipe.advanced.keep_best, rule=recipe.advanced.selection)
         if resume:
             run.record.model = run.model
-            history = _go_on(run, state, selection)
         else:
             begin_record(run)
-            _warm_start(run, classifier)
-            _init_adapters(run, classifier)
+            run.record.race = tried or None
+            warm_start(run, classifier)
+            init_adapters(run, classifier)
             # probe and decompositions round as the processor does, and there may be several kinds
             distributed.take_from_main([p.data for p in classifier.trainable().values()])
             start_folder(run)
-            history = History(entry_of(run.folder, "history.jsonl"))
+        state = fresh_state(run, classifier, run.steps.ranks)
+        history = _go_on(run, state, selection) if resume else History(entry_of(run.folder, "history.jsonl"))
         with _interruption_noted(run):
             with history:
                 _train(run, state, selection, history)
@@ -131,66 +124,6 @@ def _interruption_noted(run: Run) -> Iterator[None]:
             f"interrupted; go on from the last checkpoint with: {resume_command(run.folder)}",
             signal_number=signal.SIGINT,
         ) from None
-
-
-def _warm_start(run: Run, classifier: Classifier) -> None:
-    if not run.recipe.advanced.warm_start:
-        return
-    started = time.perf_counter()
-    with run.console.status("fitting the linear probe"):
-        probe, is_even = _probe_of_best_attention(run, classifier)
-        start_from_probe(classifier, probe)
-        fitted = time.perf_counter()
-        validation = evaluate_part(run, classifier, "validation") if len(run.data.validation) else None
-        test = evaluate_part(run, classifier, "test") if run.data.test is not None else None
-    run.record.timings |= {"probe_s": fitted - started, "baseline_s": time.perf_counter() - fitted}
-    scale_output_layer(classifier, PROBE_SCALE)
-    run.record.baseline = BaselineRecord(
-        name="linear probe",
-        rows=probe.num_rows,
-        validation=None if validation is None else measures_of(validation),
-        test=None if test is None else measures_of(test),
-    )
-    reached = "" if validation is None else f" validation accuracy {100 * validation.accuracy:.1f} % in"
-    run.console.print(f"linear probe of {probe.num_rows:,} rows:{reached} {fitted - started:.0f} s")
-    if is_even:
-        run.console.print("first tokens start with even attention in the last layer: the probe is better so")
-
-
-def _probe_of_best_attention(run: Run, classifier: Classifier) -> tuple[Probe, bool]:
-    """The probe of the encoder as it is, or with even attention of first tokens, and whether it is the latter: the one
-    with the lower log loss on held-out rows. The adapters are left so. Many rows teach the encoder as much by
-    themselves (benchmarks/notebook): it is left as it is.
-    """
-    recipe, rows = run.recipe, run.data.train
-    probe = fit_probe(classifier, rows, recipe.eval_batch_size, seed=recipe.seed)
-    if len(rows) >= ENOUGH_ROWS_TO_LEARN_ATTENTION:
-        return probe, False
-    even = attend_evenly(classifier, rows, recipe.eval_batch_size, seed=recipe.seed)
-    if even is None:
-        return probe, False
-    other = fit_probe(classifier, rows, recipe.eval_batch_size, seed=recipe.seed)
-    if other.log_loss < probe.log_loss:
-        return other, True
-    even.undo()
-    return probe, False
-
-
-def _init_adapters(run: Run, classifier: Classifier) -> None:
-    recipe = run.recipe
-    if recipe.advanced.adapter_init != "gradient":
-        return
-    started = time.perf_counter()
-    with run.console.status("initialising the adapters from the gradient"):
-        num_rows = init_lora_from_gradient(
-            classifier,
-            run.data.train,
-            math.ceil(recipe.batch_size / (recipe.accumulate * distributed.world_size())),
-            seed=recipe.seed,
-            class_weights=class_weights(run, run.data.train),
-        )
-    seconds = run.record.timings["gradient_start_s"] = time.perf_counter() - started
-    run.console.print(f"adapters initialised from the gradient of {num_rows} rows in {seconds:.0f} s")
 
 
 def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:

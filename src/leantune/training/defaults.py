@@ -1,0 +1,90 @@
+"""What a recipe leaves open, decided by the encoder and the number of rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from leantune.config import Recipe
+from leantune.errors import UsageError
+from leantune.model.adapt import plan_model
+from leantune.model.classifier import Classifier
+from leantune.training.optimizer import default_learning_rate
+
+EPOCHS = 3
+ENOUGH_STEPS = 200
+"""Below these, three epochs leave an encoder where it was; there are more then."""
+MOST_EPOCHS = 30
+FEW_ROWS = 128
+"""Below these, a text is soon known by heart: a lower rate was better (benchmarks/notebook)."""
+LEAST_RANK = 2
+"""Of LoRA in all linear layers; a limit that pays for less is better spent on query and value."""
+
+
+def with_pace(recipe: Recipe, config: Any, num_rows: int | None) -> Recipe:
+    """The recipe with the learning rate and the epochs that it leaves to the encoder of ``config`` and to the number of
+    training rows, or to the encoder alone if that is None.
+
+    >>> from types import SimpleNamespace
+    >>> recipe = Recipe(data="rows.csv", model="encoder")
+    >>> for num_rows in (32, 500, 2_000, 100_000):
+    ...     resolved = with_pace(recipe, SimpleNamespace(hidden_size=384), num_rows)
+    ...     print(resolved.epochs, resolved.learning_rate)
+    30 0.001
+    13 0.003
+    4 0.003
+    3 0.003
+    """
+    rate, epochs = recipe.learning_rate, recipe.epochs
+    if rate is None:
+        rate = default_learning_rate(getattr(config, "hidden_size", 768))
+        if num_rows is not None and num_rows < FEW_ROWS:
+            rate = float(f"{rate / 3:.3g}")
+    if epochs is None:
+        steps = math.ceil((num_rows or ENOUGH_STEPS * recipe.batch_size) / recipe.batch_size)
+        epochs = min(MOST_EPOCHS, max(EPOCHS, math.ceil(ENOUGH_STEPS / steps)))
+    return replace(recipe, learning_rate=rate, epochs=epochs)
+
+
+def with_adapters(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...] = ()) -> Recipe:
+    """The recipe with the method and the targets that it leaves open.
+
+    LoRA of one rank in all linear layers is what travels best (docs/adalora.md). Where ranks are given, where the
+    method is AdaLoRA, or where the limit pays for less than `LEAST_RANK` there, query and value are adapted; but for
+    all linear layers the method is AdaLoRA.
+
+    Args:
+        recipe: of the run.
+        shell: the classifier without weights.
+        missing_modules: see `model.build.missing_head_modules`.
+    """
+    targets, method = recipe.targets, recipe.method
+    if targets is None:
+        has_ranks = recipe.init_rank is not None or recipe.target_rank is not None
+        is_open = method != "adalora" and not has_ranks and recipe.advanced.adapter_init != "normal"
+        targets = ALL_LINEAR if is_open and _pays_for_all(recipe, shell, missing_modules) else "attention"
+    if method is None:
+        is_even = targets == ALL_LINEAR and recipe.advanced.adapter_init != "normal"
+        method = "lora" if is_even else "adalora"
+    return replace(recipe, targets=targets, method=method)
+
+
+ALL_LINEAR = "all-linear"
+
+
+def _pays_for_all(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...]) -> bool:
+    try:
+        plan = plan_model(
+            shell,
+            targets=ALL_LINEAR,
+            head=recipe.head,
+            limit=recipe.max_trainable_params,
+            init_rank=None,
+            target_rank=None,
+            method="lora",
+            missing_modules=missing_modules,
+        )
+    except UsageError:
+        return False
+    return plan.init_rank >= LEAST_RANK
