@@ -37,10 +37,10 @@ METHOD_NAMES = {
     PEERS[1]: "PEFT AdaLoRA with `Trainer` and `AdaLoraCallback`",
     PEER_WITHOUT_DROPOUT: "the same, encoder without dropout",
     "leantune AdaLoRA as published": "leantune, published settings",
-    DEFAULT: "**leantune (default)**",
-    UNIFORM: "the default, uniform rank of its final size",
-    LORA_LINE: "the default, `method=lora` (the whole limit)",
-    TWO_THIRDS: "the default, `target_rank=7` (two thirds)",
+    DEFAULT: "**leantune, AdaLoRA on query and value**",
+    UNIFORM: "the same, uniform rank of its final size",
+    LORA_LINE: "the same, `method=lora` (the whole limit)",
+    TWO_THIRDS: "the same, `target_rank=7` (two thirds)",
     "full fine-tuning (out of budget)": "all weights with `Trainer`",
 }
 """A line of the study to its line in the docs, in their order."""
@@ -52,12 +52,12 @@ PIPELINES = {
 }
 """Lines of leantune in the speed benchmark to what the docs call them."""
 COMPARED = {
-    f"{DEFAULT} against the best PEFT pipeline of each": "default against the better PEFT pipeline of each set",
+    f"{DEFAULT} against the best PEFT pipeline of each": "AdaLoRA against the better PEFT pipeline of each set",
     f"{LORA_LINE} against the best PEFT pipeline of each": "`method=lora` against the better PEFT pipeline of each set",
-    f"{DEFAULT} against {PEER_WITHOUT_DROPOUT}": "default against PEFT AdaLoRA, encoder without dropout",
-    f"{DEFAULT} against {LORA_LINE}": "default against `method=lora`, the whole limit",
-    f"{DEFAULT} against {UNIFORM}": "default against uniform rank of its final size",
-    f"{DEFAULT} against {TWO_THIRDS}, seed by seed": "default against `target_rank=7`, seed by seed",
+    f"{DEFAULT} against {PEER_WITHOUT_DROPOUT}": "AdaLoRA against PEFT AdaLoRA, encoder without dropout",
+    f"{DEFAULT} against {LORA_LINE}": "AdaLoRA against `method=lora`, the whole limit",
+    f"{DEFAULT} against {UNIFORM}": "AdaLoRA against uniform rank of its final size",
+    f"{DEFAULT} against {TWO_THIRDS}, seed by seed": "AdaLoRA against `target_rank=7`, seed by seed",
 }
 """A difference of the study to its line in the docs."""
 

@@ -128,6 +128,9 @@ AS_PUBLISHED: Mapping[str, Any] = {
 """Of the reference run; a schedule that prunes, and no refit, as everywhere here."""
 
 DEFAULT = "leantune default"
+"""AdaLoRA on query and value: the default until 2026-11-30, under whose name its runs are kept."""
+EVERYWHERE = "LoRA in all linear layers"
+"""The default since."""
 LORA_LINE = "leantune LoRA"
 UNIFORM = "uniform rank at the final count"
 TWO_THIRDS = "ranks cut to two thirds"
@@ -154,6 +157,7 @@ MAIN: tuple[Method, ...] = (
     _DEFAULT,
     Method(name=LORA_LINE, settings={**LORA, **_TODAY}, tuned_as=_TWO_THIRDS),
     Method(name=UNIFORM, settings={**LORA, **_TODAY, **_KEPT}, tuned_as=_TWO_THIRDS),
+    Method(name=EVERYWHERE, settings={**LORA, **_TODAY, "targets": "all-linear"}, learning_rates=SHORT_GRID),
     Method(name=PEERS[0], pipeline="lora", max_seeds=3),
     Method(name=PEERS[1], pipeline="adalora", learning_rates=PEFT_ADALORA_GRID, max_seeds=3),
     Method(

@@ -1,26 +1,30 @@
 """Choose what the recipe leaves open by short runs (``effort=balanced``): which layers, which method, how fast.
 
 Every candidate is trained on the same rows for a third of the steps, with its own schedule, and measured on the
-validation rows. Rows, tokens and the linear probe are shared. The one with the lowest log loss is trained as a whole,
-as if the recipe had named it.
+validation rows. Rows, tokens and the linear probe are shared. The first candidate is what the recipe would be without
+all this; another one is taken if its log loss is lower by more than a standard error. The one taken is trained as a
+whole, as if the recipe had named it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Literal
 
+import numpy as np
+
 from leantune.config import Recipe
 from leantune.config.run_record import CandidateRecord
 from leantune.errors import DivergedError, UsageError
+from leantune.inference.batches import Floats, predict_probabilities
 from leantune.model.classifier import Classifier
 from leantune.training.build import Run, build_classifier, class_weights, fresh_state, plan_run
 from leantune.training.callbacks import SilentObserver
 from leantune.training.dataset import plan_steps
-from leantune.training.finalize import evaluate_part
 from leantune.training.head_init import PROBE_SCALE, scale_output_layer
 from leantune.training.history import Display
 from leantune.training.loop import Phase, train
@@ -72,50 +76,78 @@ def race(run: Run, asked: Recipe) -> list[CandidateRecord]:
     recipes = candidates(asked, run.recipe)
     if len(recipes) == 1 or not len(run.data.validation):
         return []
-    tried = []
+    tried, losses = [], []
     for number, recipe in enumerate(recipes, start=1):
         run.console.print(f"trying candidate {number} of {len(recipes)}")
-        found = _try(run, recipe)
+        found, losses_N = _try(run, recipe)
         tried.append(found)
+        losses.append(losses_N)
         if found.log_loss is not None:
             run.console.print(
                 f"{_described(recipe)}: validation log loss {found.log_loss:.3f} after {found.steps} steps"
             )
-    losses = [float("inf") if each.log_loss is None else each.log_loss for each in tried]
-    run.recipe = recipes[losses.index(min(losses))]
+    run.recipe = recipes[best_of(losses)]
     run.recipe, run.plan = plan_run(run.recipe, run.pretrained)
     run.steps = plan_steps(run.recipe, run.plan, len(run.data.train))
     run.console.print(f"chosen: {_described(run.recipe)}")
     return tried
 
 
+def best_of(losses: Sequence[Floats]) -> int:
+    """The position of the lowest mean, or 0 if that is within a standard error of the paired differences to it: what
+    chance can explain is no reason to leave the default.
+
+    Args:
+        losses: ``(N,)`` of each candidate, of the same rows; infinite where it failed.
+
+    >>> default, other = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 1.6, 2.5, 3.6])
+    >>> best_of([default, other]), best_of([default, default + [1.0, -1.1, 1.0, -1.1]])
+    (1, 0)
+    """
+    best = min(range(len(losses)), key=lambda i: losses[i].mean())
+    if not np.isfinite(losses[0]).all():
+        return best
+    gains = losses[0] - losses[best]
+    standard_error = gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+    return best if gains.mean() > standard_error else 0
+
+
 def _described(recipe: Recipe) -> str:
     return f"method={recipe.method} targets={recipe.targets} learning_rate={recipe.learning_rate:g}"
 
 
-def _try(run: Run, recipe: Recipe) -> CandidateRecord:
-    """Train a candidate for its share of the steps; one that diverges or does not fit has no measures."""
+def _try(run: Run, recipe: Recipe) -> tuple[CandidateRecord, Floats]:
+    """Train a candidate for its share of the steps; one that diverges or does not fit has no measures.
+
+    Returns:
+        what is recorded, and the log loss of each validation row ``(N,)``.
+    """
     started = time.perf_counter()
     assert recipe.epochs is not None, "with_pace sets it"
     short = replace(recipe, epochs=max(1, round(recipe.epochs / SHARE)))
-    steps, metrics = 0, None
+    validation = run.data.validation
+    steps, accuracy, losses_N = 0, None, np.full(len(validation), np.inf)
     try:
         short, plan = plan_run(short, run.pretrained)
         trial = replace(run, recipe=short, plan=plan, steps=plan_steps(short, plan, len(run.data.train)))
         steps = trial.steps.total_steps
-        metrics = evaluate_part(trial, _trained(trial), "validation")
+        probabilities = predict_probabilities(_trained(trial), validation, recipe.eval_batch_size)
+        own = probabilities[np.arange(len(validation)), validation.label_ids]
+        losses_N = -np.log(np.maximum(own, np.finfo(own.dtype).tiny))
+        accuracy = float((probabilities.argmax(1) == validation.label_ids).mean())
         run.probe = trial.probe
     except (DivergedError, UsageError) as error:
         run.console.print(f"{_described(recipe)}: {error}", soft_wrap=True)
-    return CandidateRecord(
+    record = CandidateRecord(
         method=str(recipe.method),
         targets=str(recipe.targets),
         learning_rate=recipe.learning_rate or 0.0,
         steps=steps,
-        accuracy=metrics.accuracy if metrics else None,
-        log_loss=metrics.log_loss if metrics else None,
+        accuracy=accuracy,
+        log_loss=None if accuracy is None else float(losses_N.mean()),
         seconds=time.perf_counter() - started,
     )
+    return record, losses_N
 
 
 def _trained(trial: Run) -> Classifier:
