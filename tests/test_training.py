@@ -29,6 +29,7 @@ from leantune.report import write_model_card, write_report
 from leantune.training import finalize as outcome
 from leantune.training import head_init as warm_start
 from leantune.training import run as run_module
+from leantune.training import starts
 from leantune.training.build import build_classifier, fresh_state, prepare_run
 from leantune.training.checkpoint import TENSORS, list_checkpoints
 from leantune.training.dataset import prepare_data
@@ -380,7 +381,7 @@ def test_the_scale_of_the_warm_start_changes_the_first_loss_and_not_the_baseline
     inputs, tmp_path, monkeypatch
 ):
     def started_at(name: str, scale: float) -> Path:
-        monkeypatch.setattr(run_module, "PROBE_SCALE", scale)
+        monkeypatch.setattr(starts, "PROBE_SCALE", scale)
         return run_training(recipe_for(inputs, tmp_path / name, epochs=1), console=quiet())
 
     flat, steep = started_at("flat", 1e-6), started_at("steep", 1.0)
@@ -808,13 +809,13 @@ def _hashes_of(run: Path) -> list[np.ndarray]:
 
 def test_the_gradient_start_weighs_classes_as_the_loss_does(inputs, tmp_path, monkeypatch):
     given = []
-    turn = run_module.init_lora_from_gradient
+    turn = starts.init_lora_from_gradient
 
     def recorded(*args, class_weights, **kwargs):
         given.append(class_weights)
         return turn(*args, class_weights=class_weights, **kwargs)
 
-    monkeypatch.setattr(run_module, "init_lora_from_gradient", recorded)
+    monkeypatch.setattr(starts, "init_lora_from_gradient", recorded)
     changes = {"adapter_init": "gradient", "class_weights": "balanced", "epochs": 1, "test": None}
     run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
     (weights,) = given

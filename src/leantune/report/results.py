@@ -130,6 +130,35 @@ def _evaluated(run: Run) -> list[tuple[CheckpointRecord, Measures]]:
     return [(one, one.validation) for one in run.checkpoints if one.validation]
 
 
+def candidates(run: Run) -> Table | None:
+    """The short runs that chose method, targets and learning rate; None where there were none."""
+    recipe = run.record.recipe or {}
+    if not run.record.race:
+        return None
+    return Table(
+        caption="Short runs on the same rows, measured on the validation rows",
+        headings=["targets", "method", "learning rate", "steps", "accuracy", "log loss", "seconds", "state"],
+        rows=[
+            [
+                each.targets,
+                each.method,
+                significant(each.learning_rate),
+                count(each.steps),
+                percent(each.accuracy),
+                significant(each.log_loss),
+                count(each.seconds),
+                "chosen"
+                if all(
+                    recipe.get(key) == getattr(each, key) for key in ("targets", "method", "learning_rate")
+                )
+                else "",
+            ]
+            for each in run.record.race
+        ],
+        numeric_from=2,
+    )
+
+
 def selection_finding(run: Run) -> str:
     """What the choice of the checkpoint is worth, and why it was this one where the chart alone does not say."""
     selected = run.record.selected
