@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leantune.config import load_recipe
@@ -61,6 +61,7 @@ def test_the_default_or_a_candidate_with_a_lower_log_loss_is_trained(run):
     assert record["schedule"]["total_steps"] == 3 * tried[0]["steps"]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.floats(-1, 1), st.integers(2, 200))
 def test_a_candidate_is_taken_if_it_is_better_by_more_than_a_standard_error(seed, gain, num_rows):
     rng = np.random.default_rng(seed)

@@ -140,6 +140,10 @@ class Recipe:
     class_weights: Literal["none", "balanced"] = _key(
         "weights of the classes in the loss: none, or balanced as in scikit-learn", "none"
     )
+    loss: Literal["cross-entropy", "robust"] = _key(
+        "cross-entropy; or robust, for labels of which many are wrong: generalized cross-entropy, and no contrast",
+        "cross-entropy",
+    )
     max_length: int = _key("tokens kept of a text", 256)
     precision: Literal["auto", "int8", "bf16", "fp16", "fp32"] = _key(
         "numbers of the frozen encoder: fp32, bf16, fp16 (on a GPU), int8 (bf16 with products in int8, on an x86 CPU "
@@ -181,6 +185,12 @@ class Recipe:
         rate = self.learning_rate
         yield _must_be("learning_rate", rate, "above 0", rate is None or rate > 0)
         yield from self.advanced.problems()
+        yield _must_be(
+            "label_smoothing",
+            self.advanced.label_smoothing,
+            "0 with loss=robust",
+            self.loss != "robust" or self.advanced.label_smoothing == 0,
+        )
         if self.init_rank is not None and self.target_rank is not None:
             target = f"target_rank={self.target_rank}"
             if self.method != "lora":
@@ -201,6 +211,11 @@ class Recipe:
             f"at most batch_size={self.batch_size}",
             self.accumulate <= self.batch_size,
         )
+
+    @property
+    def contrast_weight(self) -> float:
+        """``supcon_weight``, or 0 with ``loss=robust``: wrong labels would draw the wrong texts together."""
+        return 0.0 if self.loss == "robust" else self.advanced.supcon_weight
 
     def alpha_for(self, init_rank: int) -> float:
         """The alpha that the user gave, or one that scales the update alike at every rank."""

@@ -25,7 +25,12 @@ from leantune.errors import DivergedError
 from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch
 from leantune.system import distributed
-from leantune.training.losses import of_all_processes, supervised_contrast, take_no_part
+from leantune.training.losses import (
+    generalized_cross_entropy,
+    of_all_processes,
+    supervised_contrast,
+    take_no_part,
+)
 from leantune.training.optimizer import learning_rate_at, set_learning_rate
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -184,7 +189,7 @@ def _backward(
     """Forward and backward of one micro-step: its share of loss and orthogonality ``(2,)``, on the device."""
     penalty = torch.zeros((), device=state.classifier.device)
     if not len(rows):  # more processes than rows in the last batch
-        if recipe.advanced.supcon_weight:
+        if recipe.contrast_weight:
             width = state.classifier.output_layer.in_features
             take_no_part(width, whole.most_at_once, penalty.device)
         return torch.stack([penalty, penalty])
@@ -193,11 +198,11 @@ def _backward(
     logits = state.classifier.logits(features)
     loss = _task_loss(phase, logits, batch, recipe) / whole.weight
     total = loss
-    if recipe.advanced.supcon_weight:
+    if recipe.contrast_weight:
         assert batch.labels is not None
         texts = of_all_processes(features, batch.labels, whole.most_at_once)
         contrast = supervised_contrast(*texts)
-        total = total + recipe.advanced.supcon_weight * contrast / whole.rows
+        total = total + recipe.contrast_weight * contrast / whole.rows
     # once a step over all processes: the penalty does not depend on the rows
     if recipe.advanced.orth_reg_weight and not result.micro_sizes and distributed.is_main():
         penalty = orthogonal_penalty(list(state.classifier.adapted_layers().values()))
@@ -209,12 +214,15 @@ def _backward(
 
 
 def _task_loss(phase: Phase, logits: Tensor, batch: PackedBatch, recipe: Recipe) -> Tensor:
-    """Cross-entropy, summed over the rows."""
+    """The loss that the recipe names, summed over the rows."""
     assert batch.labels is not None
+    weight = None if phase.class_weights is None else phase.class_weights.to(logits.device)
+    if recipe.loss == "robust":
+        return generalized_cross_entropy(logits, batch.labels, weight)
     return F.cross_entropy(
         logits,
         batch.labels,
-        weight=None if phase.class_weights is None else phase.class_weights.to(logits.device),
+        weight=weight,
         label_smoothing=recipe.advanced.label_smoothing,
         reduction="sum",
     )

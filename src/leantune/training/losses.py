@@ -1,9 +1,10 @@
-"""Supervised contrastive loss on what the head's output layer sees (Khosla et al., 2020, arXiv 2004.11362; beside
-cross-entropy Gunel et al., 2021, arXiv 2011.01403).
+"""What training minimises: generalized cross-entropy for labels of which many are wrong (Zhang and Sabuncu, 2018, arXiv
+1805.07836), and the supervised contrastive loss on what the head's output layer sees (Khosla et al., 2020, arXiv
+2004.11362; beside cross-entropy Gunel et al., 2021, arXiv 2011.01403).
 
-The texts are those of one micro-step, of all processes: with ``accumulate`` fewer are compared.
+The texts of the contrast are those of one micro-step, of all processes: with ``accumulate`` fewer are compared.
 
-S texts, D width.
+S texts, D width, C classes.
 """
 
 from __future__ import annotations
@@ -16,8 +17,24 @@ from leantune.system import distributed
 
 TEMPERATURE = 0.2
 """What cosines are divided by."""
+ROBUSTNESS = 0.7
+"""q of generalized cross-entropy, as published: 0 is cross-entropy, 1 the absolute error."""
 NO_LABEL = -1
 """Label of rows that are only there so that every process gives as many."""
+
+
+def generalized_cross_entropy(logits_SC: Tensor, labels_S: Tensor, weight_C: Tensor | None = None) -> Tensor:
+    """``(1 - p^q) / q`` of the probability p of each label (Zhang and Sabuncu, 2018, eq. 6), summed over the texts: an
+    fp32 scalar. A text that the classifier contradicts pulls less: its gradient is that of cross-entropy times ``p^q``.
+
+    Args:
+        logits_SC: ``(S, C)``.
+        labels_S: ``(S,)`` class ids.
+        weight_C: ``(C,)`` of the classes; None: all alike.
+    """
+    log_p = F.log_softmax(logits_SC.float(), -1).gather(1, labels_S[:, None])[:, 0]
+    losses = -torch.expm1(ROBUSTNESS * log_p) / ROBUSTNESS
+    return losses.sum() if weight_C is None else (weight_C[labels_S] * losses).sum()
 
 
 def supervised_contrast(inputs_SD: Tensor, labels_S: Tensor, temperature: float = TEMPERATURE) -> Tensor:
