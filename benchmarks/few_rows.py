@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -46,17 +47,15 @@ def main() -> int:
     if SETFIT not in systems:
         console.print("SetFit is not installed (pip install setfit) and left out")
     ended = time.monotonic() + 60 * options.max_minutes
-    for draw in range(options.draws):
-        for name in options.sets:
-            for rows_of_a_class in options.rows:
-                for system in systems:
-                    key = {"set": name, "rows": rows_of_a_class, "draw": draw, "system": system}
-                    is_there = any(key.items() <= run.items() for run in result["runs"])
-                    if is_there or time.monotonic() > ended:
-                        continue
-                    result["runs"].append(key | run(name, rows_of_a_class, draw, system))
-                    console.print(result["runs"][-1])
-                    write_result(RESULTS, stem, result, markdown_of(result))
+    for draw, name, rows_of_a_class, system in product(
+        range(options.draws), options.sets, options.rows, systems
+    ):
+        key = {"set": name, "rows": rows_of_a_class, "draw": draw, "system": system}
+        if any(key.items() <= each.items() for each in result["runs"]) or time.monotonic() > ended:
+            continue
+        result["runs"].append(key | run(name, rows_of_a_class, draw, system))
+        console.print(result["runs"][-1])
+        write_result(RESULTS, stem, result, markdown_of(result))
     console.print(markdown_of(result), highlight=False, soft_wrap=True)
     return 0
 

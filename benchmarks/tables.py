@@ -40,7 +40,7 @@ METHOD_NAMES = {
     DEFAULT: "**leantune, AdaLoRA on query and value**",
     UNIFORM: "the same, uniform rank of its final size",
     LORA_LINE: "the same, `method=lora` (the whole limit)",
-    TWO_THIRDS: "the same, `target_rank=7` (two thirds)",
+    TWO_THIRDS: "leantune AdaLoRA, `target_rank=7` (two thirds)",
     "full fine-tuning (out of budget)": "all weights with `Trainer`",
 }
 """A line of the study to its line in the docs, in their order."""

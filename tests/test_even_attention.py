@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,10 +12,10 @@ from leantune.data.dataset import LabelledRows
 from leantune.inference.batches import map_rows
 from leantune.model.adapt import make_trainable, plan_model
 from leantune.model.classifier import Classifier
-from leantune.system.json_files import read_json
 from leantune.training.adapter_init import attend_evenly, init_lora_from_gradient
+from leantune.training.build import Run, build_classifier, fresh_state, prepare_run
 from leantune.training.dataset import prepare_data
-from leantune.training.run import run_training
+from leantune.training.state import capture, restore
 from tiny import classifier_from, quiet, recipe_for, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -112,8 +110,18 @@ def test_it_is_never_pruned(rows):
     assert sum(int(mask.sum()) for mask in masks.values()) == 3
 
 
-def test_a_checkpoint_remembers_it(inputs, tmp_path: Path):
-    folder = run_training(recipe_for(inputs, tmp_path / "run", test=None), console=quiet())
-    newest = max((folder / "checkpoints").iterdir(), key=lambda each: each.name)
-    pinned = read_json(newest / "state.json", dict)["pinned"]
-    assert pinned in ({}, {"bert.encoder.layer.1.attention.self.query": 1})
+def test_a_checkpoint_remembers_it(inputs, tmp_path):
+    def started(name: str) -> tuple[Run, Classifier]:
+        recipe = recipe_for(inputs, tmp_path / name, adapter_init="lora", test=None)
+        run = prepare_run(recipe, console=quiet(), overwrite=False, resume=False)
+        return run, build_classifier(run)
+
+    run, classifier = started("first")
+    even = attend_evenly(classifier, run.data.train, 16, seed=0)
+    assert even is not None
+    checkpoint = capture(fresh_state(run, classifier, run.steps.ranks), {})
+    again, restored = started("again")
+    restore(fresh_state(again, restored, again.steps.ranks), checkpoint)
+    pinned = {name: layer.pinned for name, layer in classifier.adapted_layers().items()}
+    assert sum(pinned.values()) == 1
+    assert {name: layer.pinned for name, layer in restored.adapted_layers().items()} == pinned

@@ -123,7 +123,7 @@ class Recipe:
     head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
     effort: Literal["fast", "balanced"] = _key(
         "fast: one run; balanced: short runs first choose targets, method and learning rate by the validation rows, as "
-        "far as the recipe names none, which takes two to three times as long",
+        "far as the recipe names none, which takes about twice as long",
         "fast",
     )
     epochs: int | None = _key(

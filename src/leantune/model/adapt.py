@@ -12,6 +12,8 @@ from leantune.errors import UsageError
 from leantune.model.classifier import Classifier
 from leantune.packing.dropout import PooledDropout
 
+ALL_LINEAR = "all-linear"
+"""The value of the recipe key ``targets`` for every linear layer of the encoder's blocks."""
 HEADS = ("full", "linear")
 """Values of the recipe key ``head``: train all head modules, or only the output layer."""
 
@@ -32,7 +34,7 @@ def target_layers(classifier: Classifier, targets: str) -> dict[str, nn.Linear]:
     kind = classifier.settings["model_type"]
     if not in_encoder:
         raise UsageError(f"targets {targets}: {kind} has no linear layers to adapt; use another encoder")
-    if targets == "all-linear":
+    if targets == ALL_LINEAR:
         return in_encoder
     chosen = classifier.attention_targets if targets == "attention" else tuple(targets.split(","))
     chosen = tuple(part.strip() for part in chosen)

@@ -44,7 +44,7 @@ from leantune.training.dataset import (
 from leantune.training.defaults import with_adapters, with_pace
 from leantune.training.folder import check_folder, check_inputs_stay, clear_run
 from leantune.training.head_init import Probe
-from leantune.training.loop import TrainingState
+from leantune.training.loop import Phase, TrainingState
 from leantune.training.optimizer import adamw
 from leantune.training.resume import check_directory, check_same_model, check_same_run
 from leantune.training.warnings import data_lines, disk_lines, kernel_lines, padding_lines, rank_lines
@@ -275,6 +275,18 @@ def fresh_state(run: Run, classifier: Classifier, ranks: RankSchedule) -> Traini
         ),
         allocator=RankAllocator(classifier.adapted_layers(), ranks),
         scaler=scaler,
+    )
+
+
+def main_phase(run: Run) -> Phase:
+    """The training rows, from the first step of the plan to the last."""
+    return Phase(
+        rows=run.data.train,
+        steps_per_epoch=run.steps.steps_per_epoch,
+        total_steps=run.steps.total_steps,
+        lr_warmup_steps=run.steps.lr_warmup_steps,
+        seed=run.recipe.seed,
+        class_weights=class_weights(run, run.data.train),
     )
 
 

@@ -190,7 +190,7 @@ class RunObserver:
 
 @dataclass(slots=True)
 class SilentObserver:
-    """Only draws: for the refit epoch, which has no rows left to evaluate on."""
+    """Only draws: for the refit epoch and the short runs of a race, which evaluate nothing on their way."""
 
     display: Display
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from leantune.config import Recipe
 from leantune.errors import UsageError
-from leantune.model.adapt import plan_model
+from leantune.model.adapt import ALL_LINEAR, plan_model
 from leantune.model.classifier import Classifier
 from leantune.training.optimizer import default_learning_rate
 
@@ -19,7 +19,7 @@ MOST_EPOCHS = 30
 FEW_ROWS = 128
 """Below these, a text is soon known by heart: a lower rate was better (benchmarks/notebook)."""
 LEAST_RANK = 2
-"""Of LoRA in all linear layers; a limit that pays for less is better spent on query and value."""
+"""The rank of LoRA in all linear layers that a limit must pay for; else query and value are adapted."""
 
 
 def with_pace(recipe: Recipe, config: Any, num_rows: int | None) -> Recipe:
@@ -68,9 +68,6 @@ def with_adapters(recipe: Recipe, shell: Classifier, missing_modules: tuple[str,
         is_even = targets == ALL_LINEAR and recipe.advanced.adapter_init != "normal"
         method = "lora" if is_even else "adalora"
     return replace(recipe, targets=targets, method=method)
-
-
-ALL_LINEAR = "all-linear"
 
 
 def _pays_for_all(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...]) -> bool:

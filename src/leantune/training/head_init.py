@@ -104,7 +104,7 @@ class Probe:
     num_rows: int
     """Rows that it was fitted to."""
     log_loss: float
-    """Of held-out rows, by cross-validation; infinite where that was not possible."""
+    """Mean log loss of held-out rows, by cross-validation; infinite where that was not possible."""
 
 
 def fit_probe(classifier: Classifier, rows: LabelledRows, batch_size: int, *, seed: int) -> Probe:

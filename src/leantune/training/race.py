@@ -1,7 +1,7 @@
 """Choose what the recipe leaves open by short runs (``effort=balanced``): which layers, which method, how fast.
 
 Every candidate is trained on the same rows for a third of the steps, with its own schedule, and measured on the
-validation rows. Rows, tokens and the linear probe are shared. The first candidate is what the recipe would be without
+validation rows. They share rows, tokens and a linear probe. The first candidate is what the recipe would be without
 all this; another one is taken if its log loss is lower by more than a standard error. The one taken is trained as a
 whole, as if the recipe had named it.
 """
@@ -21,19 +21,20 @@ from leantune.config import Recipe
 from leantune.config.run_record import CandidateRecord
 from leantune.errors import DivergedError, UsageError
 from leantune.inference.batches import Floats, predict_probabilities
+from leantune.model.adapt import ALL_LINEAR
 from leantune.model.classifier import Classifier
-from leantune.training.build import Run, build_classifier, class_weights, fresh_state, plan_run
+from leantune.training.build import Run, build_classifier, fresh_state, main_phase, plan_run
 from leantune.training.callbacks import SilentObserver
 from leantune.training.dataset import plan_steps
 from leantune.training.head_init import PROBE_SCALE, scale_output_layer
 from leantune.training.history import Display
-from leantune.training.loop import Phase, train
+from leantune.training.loop import train
 from leantune.training.starts import start_adapters, start_head
 
 SHARE = 3
 """A candidate takes one of so many steps."""
 WAYS: Sequence[tuple[Literal["adalora", "lora"] | None, str | None]] = (
-    ("lora", "all-linear"),
+    ("lora", ALL_LINEAR),
     ("adalora", "attention"),
 )
 """Method and targets."""
@@ -86,6 +87,9 @@ def race(run: Run, asked: Recipe) -> list[CandidateRecord]:
             run.console.print(
                 f"{_described(recipe)}: validation log loss {found.log_loss:.3f} after {found.steps} steps"
             )
+    run.probe = (
+        None  # of the first candidate, whose layers may round in another way than those of the chosen one
+    )
     run.recipe = recipes[best_of(losses)]
     run.recipe, run.plan = plan_run(run.recipe, run.pretrained)
     run.steps = plan_steps(run.recipe, run.plan, len(run.data.train))
@@ -155,16 +159,8 @@ def _trained(trial: Run) -> Classifier:
     if trial.recipe.advanced.warm_start:
         start_head(trial, classifier)
         scale_output_layer(classifier, PROBE_SCALE)
-    if trial.recipe.advanced.adapter_init == "gradient":
-        start_adapters(trial, classifier)
-    phase = Phase(
-        rows=trial.data.train,
-        steps_per_epoch=trial.steps.steps_per_epoch,
-        total_steps=trial.steps.total_steps,
-        lr_warmup_steps=trial.steps.lr_warmup_steps,
-        seed=trial.recipe.seed,
-        class_weights=class_weights(trial, trial.data.train),
-    )
+    start_adapters(trial, classifier)
+    phase = main_phase(trial)
     with Display(phase.total_steps, trial.console) as display:
         train(fresh_state(trial, classifier, trial.steps.ranks), phase, trial.recipe, SilentObserver(display))
     return classifier

@@ -22,9 +22,9 @@ from leantune.training.build import (
     Run,
     begin_record,
     build_classifier,
-    class_weights,
     fresh_state,
     hardware_of,
+    main_phase,
     prepare_run,
     start_folder,
 )
@@ -37,7 +37,7 @@ from leantune.training.finalize import (
     select_best,
 )
 from leantune.training.history import Display, History
-from leantune.training.loop import Phase, TrainingState, skipped_line, train
+from leantune.training.loop import TrainingState, skipped_line, train
 from leantune.training.race import race
 from leantune.training.resume import machine_lines, newest_valid_checkpoint
 from leantune.training.selection import Evaluation, Selection
@@ -154,14 +154,7 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
 
 
 def _train(run: Run, state: TrainingState, selection: Selection, history: History) -> None:
-    phase = Phase(
-        rows=run.data.train,
-        steps_per_epoch=run.steps.steps_per_epoch,
-        total_steps=run.steps.total_steps,
-        lr_warmup_steps=run.steps.lr_warmup_steps,
-        seed=run.recipe.seed,
-        class_weights=class_weights(run, run.data.train),
-    )
+    phase = main_phase(run)
     with Display(phase.total_steps, run.console) as display, interruptible() as interrupt:
         observer = RunObserver(
             folder=run.folder,

@@ -17,6 +17,7 @@ from leantune.training.finalize import evaluate_part, measures_of
 from leantune.training.head_init import PROBE_SCALE, Probe, fit_probe, scale_output_layer, start_from_probe
 
 ENOUGH_ROWS_TO_LEARN_ATTENTION = 1000
+"""From as many on, even attention gained nothing (benchmarks/notebook)."""
 
 
 def warm_start(run: Run, classifier: Classifier) -> None:
@@ -73,18 +74,22 @@ def start_head(run: Run, classifier: Classifier) -> tuple[Probe, bool]:
 
 def init_adapters(run: Run, classifier: Classifier) -> None:
     """Turn the adapters along the gradient, where the recipe wants that."""
-    if run.recipe.advanced.adapter_init != "gradient":
-        return
     started = time.perf_counter()
     with run.console.status("initialising the adapters from the gradient"):
         num_rows = start_adapters(run, classifier)
+    if not num_rows:
+        return
     seconds = run.record.timings["gradient_start_s"] = time.perf_counter() - started
     run.console.print(f"adapters initialised from the gradient of {num_rows} rows in {seconds:.0f} s")
 
 
 def start_adapters(run: Run, classifier: Classifier) -> int:
-    """Turn the rows of A along the gradient; returns the number of training rows that it is of."""
+    """Turn the rows of A along the gradient; returns the number of training rows that it is of, 0 where the recipe
+    wants another start.
+    """
     recipe = run.recipe
+    if recipe.advanced.adapter_init != "gradient":
+        return 0
     return init_lora_from_gradient(
         classifier,
         run.data.train,
