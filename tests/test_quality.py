@@ -272,21 +272,21 @@ def test_an_estimate_is_a_mean_with_students_interval():
 
 
 def test_the_table_shows_what_is_there_and_leaves_out_what_is_not(tmp_path, data):
-    default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3, 2e-3))
+    default = Method(name="leantune AdaLoRA", settings=ADALORA, learning_rates=(1e-3, 2e-3))
     peer = Method(name="PEFT LoRA", settings=ADALORA, learning_rates=(5e-4,), max_seeds=3)
     study = study_of(tmp_path, data, default, peer, UNIFORM)
     trained = study_of(tmp_path, data, default, peer)
     assert work(trained, fake_result, lambda: True, lambda text: None) == 4 + 3
     text = report.markdown_of(study)
     assert "| linear probe | 70.00 (1) |" in text
-    assert "| leantune default | 91.00 ± 2.48 (3) | 91.00 | 7 | 0.002 |" in text
+    assert "| leantune AdaLoRA | 91.00 ± 2.48 (3) | 91.00 | 7 | 0.002 |" in text
     assert "Runs on a CPU (4) and another CPU (2); torch 2, transformers 5, peft 0" in text
     assert "uniform" not in text
-    assert "toy: leantune default against PEFT LoRA: +10.00 points (+7.73 to +12.27)" in text
+    assert "toy: leantune AdaLoRA against PEFT LoRA: +10.00 points (+7.73 to +12.27)" in text
 
 
 def test_seconds_are_shown_where_they_were_measured(tmp_path, data):
-    default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3,))
+    default = Method(name="leantune AdaLoRA", settings=ADALORA, learning_rates=(1e-3,))
     other = Method(name="other", settings=LORA, learning_rates=(1e-3,))
     study = study_of(tmp_path, data, default, other, num_seeds=1)
     work(study, fake_result, lambda: True, lambda text: None)
@@ -295,12 +295,12 @@ def test_seconds_are_shown_where_they_were_measured(tmp_path, data):
         "date": "2030-01-31",
         "hardware": {"cpu": "a CPU", "gpu": None, "cores": 2},
         "data": "toy",
-        "seconds": {"leantune default": 12.4},
+        "seconds": {"leantune AdaLoRA": 12.4},
     }
     (study.runs.folder / report.SECONDS).write_text(json.dumps(timed))
     text = report.markdown_of(study)
     assert "| method | toy | mean | final parameters | training on toy | learning rates |" in text
-    assert "| leantune default | 80.00 (1) | 80.00 | 7 | 12 s | 0.001 |" in text
+    assert "| leantune AdaLoRA | 80.00 (1) | 80.00 | 7 | 12 s | 0.001 |" in text
     assert "| other | 80.00 (1) | 80.00 | 7 |  | 0.001 |" in text
     assert "on a CPU, 2 cores, 2030-01-31" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
@@ -312,7 +312,7 @@ def test_seconds_are_shown_where_they_were_measured(tmp_path, data):
 def test_the_mean_over_the_sets_is_given_for_every_rival_that_ran_on_all_of_them(tmp_path, data):
     other = DataSet("other", tmp_path / "other", 3, "ba9876543210")
     default, peer, tuned, uniform = (
-        Method(name="leantune default", settings=ADALORA, learning_rates=(2e-3,)),
+        Method(name="leantune AdaLoRA", settings=ADALORA, learning_rates=(2e-3,)),
         Method(name="PEFT LoRA", pipeline="lora", learning_rates=(1e-3,)),
         Method(name=PEER_WITHOUT_DROPOUT, pipeline="adalora", learning_rates=(1e-3,)),
         Method(name="leantune LoRA", settings=LORA, learning_rates=(1e-3,), data=("toy",)),
@@ -321,9 +321,9 @@ def test_the_mean_over_the_sets_is_given_for_every_rival_that_ran_on_all_of_them
     study = Study(sets=[data, other], methods=[default, peer, tuned, uniform], **wanted)
     work(study, fake_result, lambda: True, lambda text: None)
     text = report.markdown_of(study)
-    line = "- Mean over the sets: leantune default against"
+    line = "- Mean over the sets: leantune AdaLoRA against"
     assert f"{line} {PEER_WITHOUT_DROPOUT}: +10.00 points." in text
-    assert "- toy: leantune default against leantune LoRA: +10.00 points." in text
+    assert "- toy: leantune AdaLoRA against leantune LoRA: +10.00 points." in text
     assert f"{line} leantune LoRA" not in text
     assert "- Mean over the sets: open until every PEFT pipeline has run on every set." in text
 
@@ -331,7 +331,7 @@ def test_the_mean_over_the_sets_is_given_for_every_rival_that_ran_on_all_of_them
 def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tmp_path, data):
     source = Source(rows="ag_news", about="With the learning rates of toy.")
     whole = DataSet("whole", tmp_path / "whole", 3, "ba9876543210", rates_of=data, source=source)
-    default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3, 2e-3))
+    default = Method(name="leantune AdaLoRA", settings=ADALORA, learning_rates=(1e-3, 2e-3))
     study = Study(
         sets=[data, whole],
         methods=[default],
@@ -344,18 +344,18 @@ def test_the_whole_set_takes_the_rates_of_its_part_and_has_a_table_of_its_own(tm
     first, second = report.markdown_of(study).split("## whole")
     assert "| method | toy | mean |" in first
     assert "With the learning rates of toy." in second
-    assert "| leantune default | 90.50" in second
+    assert "| leantune AdaLoRA | 90.50" in second
 
 
 def test_a_line_that_is_tuned_as_another_takes_its_rates_and_runs_no_grid(tmp_path, data):
-    default = Method(name="leantune default", settings=ADALORA, learning_rates=(1e-3, 2e-3))
+    default = Method(name="leantune AdaLoRA", settings=ADALORA, learning_rates=(1e-3, 2e-3))
     variant = Method(name="variant", settings={**ADALORA, "alpha": 3}, tuned_as=default)
     study = study_of(tmp_path, data, default, variant, num_seeds=2)
-    assert {job.method.name for job in study.pending()} == {"leantune default"}
+    assert {job.method.name for job in study.pending()} == {"leantune AdaLoRA"}
     assert work(study, fake_result, lambda: True, lambda text: None) == 2 + 1 + 2
     assert [job.learning_rate for job in study.runs_of(data, variant, PUBLISHED)] == [2e-3, 2e-3]
     line = (
-        "variant against leantune default, seed by seed: +0.00 points (+0.00 to +0.00) over 2 pairs of runs."
+        "variant against leantune AdaLoRA, seed by seed: +0.00 points (+0.00 to +0.00) over 2 pairs of runs."
     )
     assert f"- {line}" in report.markdown_of(study)
 

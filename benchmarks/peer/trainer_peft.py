@@ -44,6 +44,8 @@ RANK_WARMUP, RANK_FINAL, ALLOCATE_EVERY = 0.1, 0.4, 0.01
 """Phases of AdaLoRA as fractions of the run."""
 QUERY_AND_VALUE = {"mpnet": ["q", "v"]}
 """What other architectures call these layers."""
+ALL_LINEAR = r".*encoder\.layer\..*(query|key|value|dense)"
+"""Those of the encoder of BERT's kind; PEFT's own ``all-linear`` has the pooler, too, which is trained whole."""
 
 
 def main() -> None:
@@ -90,6 +92,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--target-rank", type=int, default=8, help="AdaLoRA's target rank, LoRA's rank")
     parser.add_argument("--alpha", type=int, default=16)
     parser.add_argument("--dropout", type=float, default=0.15, help="on the input of the adapters")
+    parser.add_argument("--targets", choices=("attention", "all-linear"), default="attention")
     parser.add_argument("--lora-init", help="LoRA's start in PEFT's terms, as pissa; none: B zero")
     parser.add_argument("--loraplus-ratio", type=float, help="of B's learning rate to A's; none: no LoRA+")
     parser.add_argument("--encoder-dropout", type=float, help="within the encoder; none: its own")
@@ -140,7 +143,9 @@ def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftMo
     model = pretrained_model(options, label_names)
     shared = {
         "task_type": TaskType.SEQ_CLS,
-        "target_modules": QUERY_AND_VALUE.get(model.config.model_type, ["query", "value"]),
+        "target_modules": ALL_LINEAR
+        if options.targets == "all-linear"
+        else QUERY_AND_VALUE.get(model.config.model_type, ["query", "value"]),
         "lora_alpha": options.alpha,
         "lora_dropout": options.dropout,
     }

@@ -127,9 +127,9 @@ AS_PUBLISHED: Mapping[str, Any] = {
 }
 """Of the reference run; a schedule that prunes, and no refit, as everywhere here."""
 
-DEFAULT = "leantune default"
-"""AdaLoRA on query and value: the default until 2026-11-30, under whose name its runs are kept."""
-EVERYWHERE = "LoRA in all linear layers"
+DEFAULT = "leantune AdaLoRA"
+"""On query and value, as its users ran it: the default until 2026-11-30."""
+EVERYWHERE = "leantune LoRA in all linear layers"
 """The default since."""
 LORA_LINE = "leantune LoRA"
 UNIFORM = "uniform rank at the final count"
@@ -138,6 +138,8 @@ TWO_THIRDS = "ranks cut to two thirds"
 PEERS = ("PEFT LoRA", "PEFT AdaLoRA")
 """As users write them: the encoder keeps the dropout of its config."""
 PEER_WITHOUT_DROPOUT = "PEFT AdaLoRA, encoder without dropout"
+PEER_EVERYWHERE = "PEFT LoRA in all linear layers"
+"""Rank 2 there takes as many parameters as rank 11 on query and value."""
 RIVALS = (PEER_WITHOUT_DROPOUT, LORA_LINE, UNIFORM)
 """What the default is held against one by one, beside the best of `PEERS`: PEFT with our dropout, and uniform rank with
 as many parameters as the default has at the start, and at the end."""
@@ -165,6 +167,12 @@ MAIN: tuple[Method, ...] = (
         pipeline="adalora",
         settings={"encoder_dropout": 0},
         learning_rates=(1e-2, 3e-2),  # 3e-3 is far too slow with dropout
+        max_seeds=3,
+    ),
+    Method(
+        name=PEER_EVERYWHERE,
+        pipeline="lora",
+        settings={"targets": "all-linear", "init_rank": 2, "target_rank": 2},
         max_seeds=3,
     ),
     Method(name="leantune AdaLoRA as published", settings=AS_PUBLISHED, learning_rates=SLOW_START_GRID),

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "alpha": 16,
     "dropout": 0.15,
     "encoder_dropout": None,
+    "targets": "attention",
     "lora_init": None,
     "loraplus_ratio": None,
     "epochs": 3,

@@ -14,7 +14,18 @@ from typing import Any
 from scipy.stats import t as student
 
 from benchmarks.quality.data import DataSet
-from benchmarks.quality.methods import BUDGETS, DEFAULT, LORA_LINE, PEERS, PROBE, RIVALS, TWO_THIRDS, Method
+from benchmarks.quality.methods import (
+    BUDGETS,
+    DEFAULT,
+    EVERYWHERE,
+    LORA_LINE,
+    PEER_EVERYWHERE,
+    PEERS,
+    PROBE,
+    RIVALS,
+    TWO_THIRDS,
+    Method,
+)
 from benchmarks.quality.runs import RUNS
 from benchmarks.quality.study import PUBLISHED, Study
 from benchmarks.results_folder import machine_name
@@ -183,9 +194,9 @@ def _about_seconds(study: Study) -> list[str]:
 
 
 def _differences(study: Study) -> list[str]:
-    """What the goal of the study asks: the default against the best PEFT pipeline of every set and on average,
-    against PEFT with our dropout, and against uniform rank; and LoRA of the whole limit against PEFT, too. Where the
-    default has not run, as it was.
+    """What the goal of the study asks: AdaLoRA against the best PEFT pipeline of every set and on average, against PEFT
+    with our dropout, and against uniform rank; and LoRA of the whole limit, in the same and in all layers, against
+    PEFT, too. Where AdaLoRA has not run, as it was.
     """
     by_name = {method.name: method for method in study.methods}
     found = {
@@ -206,7 +217,11 @@ def _differences(study: Study) -> list[str]:
             f"- {data_name}: {own} against {name}: {difference([(values[own], values[name])])}."
             for name in others
         ]
-    for own in (DEFAULT, LORA_LINE):
+        if EVERYWHERE in values and (peer := _best_peer(values)):
+            lines.append(
+                f"- {data_name}: {EVERYWHERE} against {peer}: {difference([(values[EVERYWHERE], values[peer])])}."
+            )
+    for own in (DEFAULT, LORA_LINE, EVERYWHERE):
         pairs = [(v[own], v[_best_peer(v)]) for v in found.values() if own in v and all(map(v.get, PEERS))]
         if len(pairs) == len(found) > 1:
             lines.append(
@@ -223,7 +238,8 @@ def _differences(study: Study) -> list[str]:
 
 def _best_peer(values: Mapping[str, Sequence[float]]) -> str:
     """The pipeline of PEFT with the highest mean; empty if none has run."""
-    return max((name for name in PEERS if name in values), key=lambda name: mean(values[name]), default="")
+    peers = (*PEERS, PEER_EVERYWHERE)
+    return max((name for name in peers if name in values), key=lambda name: mean(values[name]), default="")
 
 
 def _paired_differences(study: Study) -> list[str]:

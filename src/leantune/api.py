@@ -39,6 +39,7 @@ GIVEN_BY_NAME = {
     "data": "data",
     "test": "test",
     "validation": "validation",
+    "unlabelled": "unlabelled",
     "output": "output",
 }
 """Recipe keys that are arguments, and what those are called."""
@@ -51,6 +52,7 @@ def train(
     budget: int | None = None,
     test: Any = None,
     validation: Any = None,
+    unlabelled: Any = None,
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     quiet: bool = False,
@@ -66,6 +68,8 @@ def train(
         budget: limit on trainable parameters at any time of the run; None: rank 8 at the end.
         test: rows that are measured once at the end, in the same forms.
         validation: rows that choose the checkpoint; None: a hold-out of the training rows.
+        unlabelled: texts without labels, of which those are trained on, too, that a first run on the labelled rows is
+            sure of: a path, a list of N texts, a ``DataFrame`` or a ``Dataset``.
         output: run folder to keep, with report, record, adapter and merged model; None: a temporary one that lives as
             long as the classifier, from which `TextClassifier.save` copies.
         overwrite: replace an earlier run in ``output``.
@@ -93,7 +97,8 @@ def train(
             folder = Path(keeper, "run")
         else:
             folder = Path(output).expanduser()
-        with rows_as_files({"data": data, "test": test, "validation": validation}, folder, recipe) as files:
+        parts = {"data": data, "test": test, "validation": validation, "unlabelled": unlabelled}
+        with rows_as_files(parts, folder, recipe) as files:
             settings = _settings(recipe, encoder=encoder, budget=budget, output=folder, files=files)
             check_folder(folder, overwrite=overwrite, resume=False)
             run = run_recipe(settings, overwrite=overwrite, quiet=quiet, is_kept=output is not None)
@@ -220,7 +225,7 @@ def _own_rows(folder: Path) -> set[Path]:
         recipe = read_record(folder, RunRecord).recipe or {}
     except (CheckpointError, UsageError):
         return set()
-    named = (Path(recipe[key]) for key in ("data", "test", "validation") if recipe.get(key))
+    named = (Path(recipe[key]) for key in ("data", "test", "validation", "unlabelled") if recipe.get(key))
     return {path for path in named if path.parent == folder and path.name.startswith(ROWS)}
 
 
@@ -231,6 +236,10 @@ def content_of(rows: Any, name: str, recipe: Mapping[str, Any]) -> tuple[bytes, 
         UsageError: if they are of no known kind.
         DataError: for texts and labels that are not as many, or a column that is missing.
     """
+    is_table = hasattr(rows, "columns") or hasattr(rows, "column_names")
+    if name == "unlabelled" and not is_table:
+        lines = (json.dumps({"text": text}) + "\n" for text in list_of_texts(rows))
+        return "".join(lines).encode(), "jsonl"
     if isinstance(rows, tuple) and len(rows) == 2:
         return lines_of(*rows, name), "jsonl"
     module = type(rows).__module__.partition(".")[0]

@@ -101,6 +101,9 @@ class Recipe:
         "validation rows, used as they are; none: a hold-out of the training rows", None
     )
     test: str | None = _key("test rows, measured once at the end", None)
+    unlabelled: str | None = _key(
+        "rows without labels: those that a first run is sure of are trained on, too, under its labels", None
+    )
     text_column: str | None = _key("column of the text; default 'text'", None)
     text_pair_column: str | None = _key("column of the second text of a pair", None)
     label_column: str | None = _key("column of the label; default 'label', else 'target'", None)
@@ -184,6 +187,8 @@ class Recipe:
             yield _fraction_or_number("validation_size", size)
         rate = self.learning_rate
         yield _must_be("learning_rate", rate, "above 0", rate is None or rate > 0)
+        is_fast = self.unlabelled is None or self.effort == "fast"
+        yield _must_be("effort", self.effort, "fast with unlabelled rows", is_fast)
         yield from self.advanced.problems()
         yield _must_be(
             "label_smoothing",

@@ -260,6 +260,28 @@ class CandidateRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PseudoLabelRecord:
+    """Rows without labels, and what a first run on the labelled ones made of them.
+
+    Rows that are labelled, too, for training or validation, are never taken.
+    """
+
+    source: str
+    sha256: Sha256
+    rows: Positive
+    least_probability: Annotated[Rate, InSchema("Of the most probable class, for a row to be taken.")]
+    taken: Count
+    label_counts: dict[str, Count]
+    rows_also_labelled: Count
+    rows_also_in_test: Annotated[
+        int | None,
+        InSchema("Where there are any, the test figures are those of texts that were trained on.", minimum=0),
+    ] = None
+    seconds: Amount
+    file: Annotated[FileRecord | None, InSchema("pseudo_labels.csv, once it is written.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefitRecord:
     """The epoch on training and validation rows after the selection."""
 
@@ -318,6 +340,7 @@ class RunRecord:
     parameters: ParametersRecord | None = None
     schedule: ScheduleRecord | None = None
     race: list[CandidateRecord] | None = None
+    pseudo_labels: PseudoLabelRecord | None = None
     baseline: BaselineRecord | None = field(default=None, metadata=WRITTEN_AS_NULL)
     timings: Timings | None = None
     skipped_steps: Count | None = None

@@ -159,6 +159,31 @@ def candidates(run: Run) -> Table | None:
     )
 
 
+def pseudo_labels(run: Run) -> tuple[str, Table] | None:
+    """What became of the rows without labels, and by class; None where there were none."""
+    found = run.record.pseudo_labels
+    if found is None:
+        return None
+    finding = (
+        f"Of {count(found.rows)} rows without labels {count(found.taken)} were trained on, too: those to whose most "
+        f"probable class a first run on the labelled rows gave a probability of {significant(found.least_probability)} "
+        "or more. What it gave is in pseudo_labels.csv."
+    )
+    if found.rows_also_labelled:
+        finding += f" {count(found.rows_also_labelled)} that are labelled, too, were left out."
+    if found.rows_also_in_test:
+        finding += (
+            f" {count(found.rows_also_in_test)} are test rows: their labels were not read, but their texts were there "
+            "to be trained on, so the test figures hold for such texts."
+        )
+    table = Table(
+        caption="Rows by the label that the first run gave",
+        headings=["class", "rows"],
+        rows=[[shortened(name), count(number)] for name, number in found.label_counts.items()],
+    )
+    return finding, table
+
+
 def selection_finding(run: Run) -> str:
     """What the choice of the checkpoint is worth, and why it was this one where the chart alone does not say."""
     selected = run.record.selected

@@ -18,7 +18,7 @@ from leantune.config import Recipe
 from leantune.config.run_record import DataRecord, RowsRecord, ScheduleRecord
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
-from leantune.data.read import Columns, ExampleSource, open_examples
+from leantune.data.read import Columns, ExampleSource, LabelUse, open_examples
 from leantune.data.split import automatic_size, stratified_holdout
 from leantune.data.token_table import TokenTable, tokenize
 from leantune.data.tokenization import Tokenizer
@@ -36,6 +36,8 @@ class PreparedData:
     validation: LabelledRows
     """None at all where none are held out."""
     test: LabelledRows | None
+    unlabelled: LabelledRows | None
+    """With -1 for their class."""
     tokenizer: Tokenizer
     description: DataRecord
     tokenise_s: float
@@ -88,8 +90,8 @@ def prepare_data(
     tokenizer = Tokenizer.pretrained(resolve_model(recipe.model, with_weights=False), recipe.max_length)
     columns = columns_of(recipe)
 
-    def read(location: str, split: str) -> tuple[ExampleSource, TokenTable]:
-        source = open_examples(resolve_location(location), columns, labels="required", split=split)
+    def read(location: str, split: str, labels: LabelUse = "required") -> tuple[ExampleSource, TokenTable]:
+        source = open_examples(resolve_location(location), columns, labels=labels, split=split)
         cache = default_cache_dir() / "tokens"
         return source, tokenize(source, tokenizer, cache, on_rows=lambda rows: on_rows(split, rows))
 
@@ -109,6 +111,10 @@ def prepare_data(
     if recipe.test:
         test_source, test_table = read(recipe.test, "test")
         test = _all_rows(test_source, test_table, labels)
+    unlabelled = None
+    if recipe.unlabelled:
+        _, rows = read(recipe.unlabelled, "train", "ignore")
+        unlabelled = LabelledRows.of(rows, np.arange(len(rows)), np.full(len(rows), -1))
     repeats = _repeats(train, validation, test)
 
     def describe(location: str, table: TokenTable, rows: LabelledRows, part: str) -> RowsRecord:
@@ -122,7 +128,7 @@ def prepare_data(
         test=describe(recipe.test, test_table, test, "test") if recipe.test and test_table and test else None,
     )
     return PreparedData(
-        labels, train, validation, test, tokenizer, description, time.perf_counter() - started
+        labels, train, validation, test, unlabelled, tokenizer, description, time.perf_counter() - started
     )
 
 

@@ -40,11 +40,21 @@ def with_pace(recipe: Recipe, config: Any, num_rows: int | None) -> Recipe:
     if rate is None:
         rate = default_learning_rate(getattr(config, "hidden_size", 768))
         if num_rows is not None and num_rows < FEW_ROWS:
-            rate = float(f"{rate / 3:.3g}")
+            rate = for_few_rows(rate)
     if epochs is None:
-        steps = math.ceil((num_rows or ENOUGH_STEPS * recipe.batch_size) / recipe.batch_size)
-        epochs = min(MOST_EPOCHS, max(EPOCHS, math.ceil(ENOUGH_STEPS / steps)))
+        epochs = EPOCHS if num_rows is None else default_epochs(num_rows, recipe.batch_size)
     return replace(recipe, learning_rate=rate, epochs=epochs)
+
+
+def default_epochs(num_rows: int, batch_size: int) -> int:
+    """Three, or as many as `ENOUGH_STEPS` take, but for `MOST_EPOCHS`."""
+    steps = max(1, math.ceil(num_rows / batch_size))
+    return min(MOST_EPOCHS, max(EPOCHS, math.ceil(ENOUGH_STEPS / steps)))
+
+
+def for_few_rows(learning_rate: float) -> float:
+    """The learning rate for fewer than `FEW_ROWS` rows."""
+    return float(f"{learning_rate / 3:.3g}")
 
 
 def with_adapters(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...] = ()) -> Recipe:

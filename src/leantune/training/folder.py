@@ -12,7 +12,7 @@ from leantune.inference.export.formats import FOLDERS
 from leantune.system.atomic import discard_folder, remove_leftovers
 from leantune.system.messages import listed
 
-RUN_FILES = ("recipe.yaml", "history.jsonl", "report.html", "README.md", RECORD)
+RUN_FILES = ("recipe.yaml", "history.jsonl", "report.html", "README.md", "pseudo_labels.csv", RECORD)
 RUN_FOLDERS = ("checkpoints", "adapter", "merged", *FOLDERS.values())
 
 
@@ -47,7 +47,7 @@ def check_inputs_stay(folder: Path, recipe: Recipe) -> None:
         UsageError: naming the key and the folder.
     """
     removed = [(folder / name).resolve() for name in (*RUN_FILES, *RUN_FOLDERS)]
-    for key in ("model", "data", "validation", "test"):
+    for key in ("model", "data", "validation", "test", "unlabelled"):
         location = getattr(recipe, key)
         if location is None:
             continue

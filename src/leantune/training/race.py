@@ -22,14 +22,9 @@ from leantune.config.run_record import CandidateRecord
 from leantune.errors import DivergedError, UsageError
 from leantune.inference.batches import Floats, predict_probabilities
 from leantune.model.adapt import ALL_LINEAR
-from leantune.model.classifier import Classifier
-from leantune.training.build import Run, build_classifier, fresh_state, main_phase, plan_run
-from leantune.training.callbacks import SilentObserver
+from leantune.training.build import Run, plan_run
 from leantune.training.dataset import plan_steps
-from leantune.training.head_init import PROBE_SCALE, scale_output_layer
-from leantune.training.history import Display
-from leantune.training.loop import train
-from leantune.training.starts import start_adapters, start_head
+from leantune.training.trial import trained
 
 SHARE = 3
 """A candidate takes one of so many steps."""
@@ -135,7 +130,7 @@ def _try(run: Run, recipe: Recipe) -> tuple[CandidateRecord, Floats]:
         short, plan = plan_run(short, run.pretrained)
         trial = replace(run, recipe=short, plan=plan, steps=plan_steps(short, plan, len(run.data.train)))
         steps = trial.steps.total_steps
-        probabilities = predict_probabilities(_trained(trial), validation, recipe.eval_batch_size)
+        probabilities = predict_probabilities(trained(trial), validation, recipe.eval_batch_size)
         own = probabilities[np.arange(len(validation)), validation.label_ids]
         losses_N = -np.log(np.maximum(own, np.finfo(own.dtype).tiny))
         accuracy = float((probabilities.argmax(1) == validation.label_ids).mean())
@@ -152,15 +147,3 @@ def _try(run: Run, recipe: Recipe) -> tuple[CandidateRecord, Floats]:
         seconds=time.perf_counter() - started,
     )
     return record, losses_N
-
-
-def _trained(trial: Run) -> Classifier:
-    classifier = build_classifier(trial)
-    if trial.recipe.advanced.warm_start:
-        start_head(trial, classifier)
-        scale_output_layer(classifier, PROBE_SCALE)
-    start_adapters(trial, classifier)
-    phase = main_phase(trial)
-    with Display(phase.total_steps, trial.console) as display:
-        train(fresh_state(trial, classifier, trial.steps.ranks), phase, trial.recipe, SilentObserver(display))
-    return classifier

@@ -26,7 +26,7 @@ def check_directory(record: BegunRecord, recipe: Recipe) -> None:
     begun_in = record.directory  # early runs lack it
     if begun_in is None:
         return
-    for key in ("model", "data", "validation", "test"):
+    for key in ("model", "data", "validation", "test", "unlabelled"):
         location = getattr(recipe, key)
         if location and not Path(location).exists() and (Path(begun_in) / location).exists():
             raise UsageError(

@@ -38,6 +38,12 @@ from leantune.training.finalize import (
 )
 from leantune.training.history import Display, History
 from leantune.training.loop import TrainingState, skipped_line, train
+from leantune.training.pseudo_labels import (
+    add_pseudo_labels,
+    find_pseudo_labels,
+    read_pseudo_labels,
+    save_pseudo_labels,
+)
 from leantune.training.race import race
 from leantune.training.resume import machine_lines, newest_valid_checkpoint
 from leantune.training.selection import Evaluation, Selection
@@ -63,6 +69,10 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
     """
     with run_lock(Path(os.path.expanduser(recipe.output))), _memory_explained(recipe):
         run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
+        found = None if resume else find_pseudo_labels(run, recipe)
+        pseudo_labels = read_pseudo_labels(run) if resume else found and found[0]
+        if pseudo_labels:
+            add_pseudo_labels(run, recipe, pseudo_labels)
         tried = race(run, recipe) if recipe.effort == "balanced" and not resume else []
         classifier = build_classifier(run)
         selection = Selection(recipe.metric, recipe.advanced.keep_best, rule=recipe.advanced.selection)
@@ -71,11 +81,14 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         else:
             begin_record(run)
             run.record.race = tried or None
+            run.record.pseudo_labels = found and found[1]
             warm_start(run, classifier)
             init_adapters(run, classifier)
             # probe and decompositions round as the processor does, and there may be several kinds
             distributed.take_from_main([p.data for p in classifier.trainable().values()])
             start_folder(run)
+            if pseudo_labels:
+                save_pseudo_labels(run, pseudo_labels)
         state = fresh_state(run, classifier, run.steps.ranks)
         history = _go_on(run, state, selection) if resume else History(entry_of(run.folder, "history.jsonl"))
         with _interruption_noted(run):
