@@ -63,7 +63,7 @@ def test_help_is_quick_and_imports_no_torch():
         "assert not {'torch', 'transformers', 'numpy', 'pyarrow'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "leantune predict runs/mine" in done.stdout
+    assert "leantune predict runs/quickstart" in done.stdout
 
 
 def test_every_command_that_can_be_typed_has_a_function(capsys):

@@ -23,7 +23,7 @@ from leantune.errors import CheckpointError, Interrupted, LeantuneError, Resourc
 from leantune.system.atomic import disk_failure
 from leantune.system.file_names import entry_of
 from leantune.system.memory import is_out_of_memory, keep_freed_memory, use_huge_pages
-from leantune.system.messages import one_line
+from leantune.system.messages import one_line, shown
 from leantune.system.openmp import has_int8_products, spin_briefly
 
 if TYPE_CHECKING:
@@ -142,11 +142,11 @@ def _report(error: Exception, code: int, debug: bool, cause: BaseException | Non
     return code
 
 
-def _console() -> Any:
+def _console(options: argparse.Namespace) -> Any:
     from leantune.system.console import console
 
     # torchrun numbers the processes; the first one speaks for all
-    return console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+    return console(stderr=True, quiet=options.quiet or os.environ.get("RANK", "0") != "0")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -161,7 +161,7 @@ def _train(options: argparse.Namespace) -> None:
 
     with process_group():
         folder = run_training(
-            recipe, console=_console(), overwrite=options.overwrite, resume=options.resume is not None
+            recipe, console=_console(options), overwrite=options.overwrite, resume=options.resume is not None
         )
         if is_main():
             write_model_card(folder)
@@ -231,9 +231,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     from leantune.data.read import open_examples
     from leantune.inference.evaluate import measure
 
+    location = resolve_location(_rows(options, options.data, "--data"))
     trained = _engine(options)
     columns = _columns(options, trained.settings)
-    source = open_examples(resolve_location(options.data), columns, labels="required", split="test")
+    source = open_examples(location, columns, labels="required", split="test")
     metrics = measure(trained, source, options.batch_size or trained.settings.batch_size)
     if options.json:
         print(json.dumps(metrics.to_json()))
@@ -247,14 +248,18 @@ def _predict(options: argparse.Namespace) -> None:
     from leantune.inference.predict import predict_to
     from leantune.inference.writers import PredictionLayout, check_output, open_writer
 
-    location = resolve_location(options.input)
+    given = _rows(options, options.input, "--input")
+    if options.input is None and _is_text(given):
+        _predict_text(options, given)
+        return
+    location = resolve_location(given)
     suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)
     trained = _engine(options)
     source = open_examples(location, _columns(options, trained.settings), labels="ignore", split="test")
     layout = PredictionLayout(
         trained.labels, with_probabilities=options.probabilities, submission=options.submission
     )
-    with _console().status("classifying") as status:
+    with _console(options).status("classifying") as status:
         summary = predict_to(
             trained,
             source,
@@ -267,7 +272,37 @@ def _predict(options: argparse.Namespace) -> None:
     notes = [f"{summary.truncated_rows:,} truncated to {trained.tokenizer.max_length} tokens"]
     if summary.empty_rows:
         notes.append(f"{summary.empty_rows:,} without text")
-    print(f"{summary.rows:,} rows to {place} ({', '.join(notes)})", file=sys.stderr)
+    if not options.quiet:
+        print(f"{summary.rows:,} rows to {place} ({', '.join(notes)})", file=sys.stderr)
+
+
+def _rows(options: argparse.Namespace, by_flag: str | None, flag: str) -> str:
+    """The rows, which may be given by position or by flag."""
+    given = [each for each in (options.rows, by_flag) if each is not None]
+    if len(given) != 1:
+        problem = (
+            f"{options.rows} and {flag} {by_flag}: give one of them" if given else "no rows: give a file"
+        )
+        raise UsageError(f"{problem}, as in: leantune {options.command} {options.run_folder} rows.csv")
+    return str(given[0])
+
+
+def _is_text(word: str) -> bool:
+    """Whether a text is meant, and no file: names of files that are not there seldom hold a space."""
+    return " " in word.strip() and not os.path.lexists(word)
+
+
+def _predict_text(options: argparse.Namespace, text: str) -> None:
+    from leantune.cli.output import print_probabilities
+
+    for_files = {"--output": options.output != "-", "--probabilities": options.probabilities}
+    for_files |= {"--submission": options.submission, "--id-column": options.id_column}
+    if wrong := [flag for flag, is_given in for_files.items() if is_given]:
+        raise UsageError(
+            f"{wrong[0]} is for a file of rows, and there is no file {shown(text)}: leave it out to classify the text"
+        )
+    trained = _engine(options)
+    print_probabilities(trained.predict_proba([text])[0], trained.labels.names)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -276,7 +311,7 @@ def _export(options: argparse.Namespace) -> None:
 
     run = Path(options.run_folder)
     if options.format == "openvino-int8":
-        with _console().status("quantising"):
+        with _console(options).status("quantising"):
             folder, cost = export_int8(
                 run,
                 options.output,
@@ -309,7 +344,7 @@ def _assets(options: argparse.Namespace) -> None:
     from leantune.assets.download import DEFAULT_ASSETS, fetch
 
     names = [options.path] if options.path else DEFAULT_ASSETS
-    with _console().status(f"fetching {', '.join(names)}"):
+    with _console(options).status(f"fetching {', '.join(names)}"):
         paths = fetch(names)
     for name, path in paths.items():
         print(path if options.path else f"{name}\t{path}")

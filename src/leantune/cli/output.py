@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 
 from leantune.adalora.budget import ParameterPlan, Target
@@ -18,6 +20,9 @@ from leantune.system.console import console
 from leantune.system.messages import place_name
 from leantune.training.planning import Plan
 from leantune.training.warnings import rank_lines
+
+MAX_CLASSES_SHOWN = 5
+"""Of one text."""
 
 
 def print_result(folder: Path) -> None:
@@ -83,6 +88,15 @@ def print_metrics(metrics: Metrics) -> None:
         values = ["-" if rate is None else f"{100 * rate:.1f} %" for rate in rates]
         table.add_row(place_name(each.label), *values, f"{each.support:,}")
     terminal.print(table)
+
+
+def print_probabilities(probabilities_C: npt.NDArray[np.float64], label_names: Sequence[str]) -> None:
+    """The most probable classes of one text, on standard output."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for class_id in np.argsort(-probabilities_C, kind="stable")[:MAX_CLASSES_SHOWN]:
+        table.add_row(place_name(label_names[class_id]), f"{100 * probabilities_C[class_id]:.1f} %")
+    table.columns[1].justify = "right"
+    console().print(table)
 
 
 def print_plan(planned: Plan, *, as_json: bool) -> None:

@@ -5,32 +5,110 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
-from typing import Any
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NoReturn
 
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
-from leantune.config.recipe import key_groups, keys
+from leantune.config.recipe import keys
+from leantune.system.messages import nearest, shown
 
-EXAMPLES = """examples:
+COMMANDS: Mapping[str, str] = {
+    "train": "train a classifier",
+    "plan": "the ledger of parameters and the schedule, without loading weights",
+    "evaluate": "measure a classifier on labelled rows",
+    "predict": "classify rows of a file, or one text",
+    "export": "write another standard form of a run",
+    "report": "write report.html of a run again",
+    "assets": "fetch a real model and real data to try",
+}
+EXAMPLES: Mapping[str, str] = {
+    "": """
+  leantune assets
   leantune train quickstart
-  leantune train agnews-roberta data=train.csv model=./roberta-base max_trainable_params=999999
-  leantune train --data train.csv --model ./minilm --max-trainable-params 100000 --output runs/mine
+  leantune predict runs/quickstart "Oil prices rose again on Monday."
+  leantune COMMAND --help
+""",
+    "train": """
+  leantune train quickstart
+  leantune train --data train.csv --model asset:minilm --max-trainable-params 100k --output runs/mine
+  leantune train --data reviews.csv --text-column review --label-column stars --model ./minilm
+  leantune train agnews-roberta data=train.csv model=./roberta-base learning_rate=5e-4
+  leantune train --resume runs/mine
+""",
+    "plan": """
+  leantune plan --data train.csv --model asset:minilm --max-trainable-params 100k
   leantune plan agnews-roberta-as-published model=./roberta-base
+""",
+    "evaluate": """
   leantune evaluate runs/mine --data test.csv
-  leantune predict runs/mine --input new.csv --output predictions.csv
+  leantune evaluate runs/mine/merged --data test.csv --json
+""",
+    "predict": """
+  leantune predict runs/mine new.csv --output predictions.csv
+  leantune predict runs/mine "Oil prices rose again on Monday."
+  cat new.csv | leantune predict runs/mine -
+  leantune predict runs/mine new.csv --output predictions.parquet --probabilities --id-column id
+""",
+    "export": """
   leantune export runs/mine --format lora --output lora-adapter
   leantune export runs/mine --format openvino-int8
-  leantune predict runs/mine --input new.csv --output predictions.csv --engine openvino-int8
-"""
+""",
+    "report": """
+  leantune report runs/mine
+""",
+    "assets": """
+  leantune assets
+  leantune assets --path minilm
+""",
+}
+GROUPS: Mapping[str, Sequence[str]] = {
+    "data": (
+        *("data", "validation", "test", "unlabelled", "validation_size"),
+        *("text_column", "text_pair_column", "label_column", "labels", "max_length"),
+    ),
+    "encoder and budget": ("model", "max_trainable_params", "method", "targets", "init_rank", "head"),
+    "training": (
+        *("output", "effort", "epochs", "batch_size", "learning_rate", "class_weights", "loss", "metric"),
+        *("precision", "seed"),
+    ),
+}
+"""The recipe keys that ``--help`` shows; ``--help-all`` shows the others, too."""
+WIDTH = 100
+
+
+class Parser(argparse.ArgumentParser):
+    """An error is one line, with the nearest name where one was mistyped."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print ``message`` and end with 2."""
+        print(f"leantune: error: {message}; see: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of one command line; key=value words may stand before, between and after flags."""
-    parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
-    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser, commands = _parsers(shows_all="--help-all" in words)
+    if not words:
+        parser.print_help()
+        raise SystemExit(0)
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is not None and first not in COMMANDS and words[0] == first:
+        parser.error(
+            f"no command {shown(first)}; there are {', '.join(COMMANDS)}{nearest(first, list(COMMANDS))}"
+        )
+    options, rest = parser.parse_known_args(words)
+    command = commands[options.command]
+    for word in rest:
+        if word.startswith("-"):
+            flag = word.partition("=")[0]
+            known = [each for each in command._option_string_actions if each.startswith("--")]
+            command.error(f"no flag {flag}{nearest(flag, known)}")
+        if not hasattr(options, "overrides"):
+            command.error(f"{shown(word)} is more than the command takes")
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
@@ -57,68 +135,102 @@ def recipe_from(options: argparse.Namespace) -> Recipe:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show a traceback with errors")
-    common.add_argument("--offline", action="store_true", help="never ask a hub")
-    parser = argparse.ArgumentParser(
-        prog="leantune",
-        description="Fine-tune text classifiers inside a parameter budget.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return _parsers(shows_all=False)[0]
+
+
+def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
+    """The parser of all commands, and that of each; ``shows_all`` recipe keys in their help."""
+    import shtab
+
     from leantune import __version__
 
+    parser = _parser("leantune", "", description="Fine-tune text classifiers inside a parameter budget.")
     parser.add_argument("--version", action="version", version=f"leantune {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for add in (_add_train, _add_plan, _add_evaluate, _add_predict, _add_export, _add_report, _add_assets):
-        add(commands, common)
-    return parser
-
-
-def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("train", parents=[common], help="train a classifier")
-    _add_recipe_arguments(parser)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier run in the output folder"
+    shtab.add_argument_to(
+        parser, "--print-completion", help="print the completion of a shell, to be sourced by it"
     )
-    parser.add_argument(
-        "--resume", metavar="RUN", type=_path, help="go on with an interrupted run, bit for bit"
-    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    add: dict[str, Callable[[Parser], None]] = {
+        "train": lambda command: _add_train(command, shows_all),
+        "plan": lambda command: _add_plan(command, shows_all),
+        "evaluate": _add_evaluate,
+        "predict": _add_predict,
+        "export": _add_export,
+        "report": _add_report,
+        "assets": _add_assets,
+    }
+    commands = {}
+    for name, what in COMMANDS.items():
+        command = subparsers.add_parser(
+            name, help=what, **_style(name), description=f"{what[:1].upper()}{what[1:]}."
+        )
+        commands[name] = command
+        add[name](command)
+        general = command.add_argument_group("general")
+        general.add_argument("--quiet", action="store_true", help="print the result and errors only")
+        general.add_argument("--offline", action="store_true", help="never ask a hub")
+        general.add_argument("--debug", action="store_true", help="show a traceback with errors")
+    return parser, commands
 
 
-def _add_plan(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser(
-        "plan", parents=[common], help="the ledger of parameters and the schedule, without loading weights"
-    )
-    _add_recipe_arguments(parser)
+def _parser(program: str, command: str, **settings: Any) -> Parser:
+    return Parser(prog=program, **_style(command), **settings)
+
+
+def _style(command: str) -> dict[str, Any]:
+    """What the parsers of all commands have alike; a flag must be whole, so that a mistyped one is found."""
+    width = min(WIDTH, shutil.get_terminal_size().columns)
+    formatter = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28, width=width)
+    return {
+        "epilog": f"examples:{EXAMPLES[command].rstrip()}",
+        "formatter_class": formatter,
+        "allow_abbrev": False,
+    }
+
+
+def _add_train(parser: Parser, shows_all: bool) -> None:
+    _add_recipe_arguments(parser, shows_all)
+    run = parser.add_argument_group("run folder")
+    run.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
+    run.add_argument("--resume", metavar="RUN", type=_path, help="go on with an interrupted run, bit for bit")
+
+
+def _add_plan(parser: Parser, shows_all: bool) -> None:
+    _add_recipe_arguments(parser, shows_all)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_recipe_arguments(parser: Parser, shows_all: bool) -> None:
+    parser.usage = f"{parser.prog} [RECIPE] [KEY=VALUE ...] [--KEY VALUE ...]"
+    parser.add_argument("--help-all", action="help", help="show every key of a recipe and exit")
     parser.add_argument(
         "recipe",
+        metavar="RECIPE",
         nargs="?",
         help=f"a YAML file, or one of {', '.join(shipped_recipes())}; or none, with flags",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any recipe key")
-    for title, fields in zip(("recipe keys", "advanced recipe keys"), key_groups(), strict=True):
-        group = parser.add_argument_group(f"{title}, also as flags [default]")
-        for field in fields:
-            _add_key(group, field)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any recipe key")
+    known = keys()
+    grouped = [name for names in GROUPS.values() for name in names]
+    groups = {**GROUPS, "other keys": [name for name in known if name not in grouped]}
+    for title, names in groups.items():
+        is_shown = shows_all or title in GROUPS
+        group = parser.add_argument_group(title if is_shown else None)
+        for name in names:
+            _add_key(group, known[name], is_shown)
 
 
-def _add_key(group: Any, field: dataclasses.Field[Any]) -> None:
+def _add_key(group: Any, field: dataclasses.Field[Any], is_shown: bool) -> None:
     is_said = field.default in (dataclasses.MISSING, None) or "default" in field.metadata["doc"]
     default = "" if is_said else f" [{_word(field.default)}]"
-    kind: dict[str, Any] = {"metavar": "VALUE"}
+    kind: dict[str, Any] = {"metavar": "VALUE", "dest": f"key_{field.name}"}
     if isinstance(field.default, bool):
-        kind = {"metavar": "BOOL", "nargs": "?", "const": "true"}
-    group.add_argument(
-        *dict.fromkeys((f"--{field.name.replace('_', '-')}", f"--{field.name}")),
-        dest=f"key_{field.name}",
-        **kind,
-        help=(field.metadata["doc"] + default).replace("%", "%%"),
-    )
+        kind |= {"metavar": "BOOL", "nargs": "?", "const": "true"}
+    help_text = (field.metadata["doc"] + default).replace("%", "%%") if is_shown else argparse.SUPPRESS
+    flag = f"--{field.name.replace('_', '-')}"
+    group.add_argument(flag, **kind, help=help_text)
+    if "_" in field.name:
+        group.add_argument(f"--{field.name}", **kind, help=argparse.SUPPRESS)
 
 
 def _word(value: object) -> str:
@@ -126,19 +238,24 @@ def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _add_evaluate(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("evaluate", parents=[common], help="measure a finished run on labelled rows")
-    parser.add_argument("run_folder", metavar="RUN", type=_path)
-    parser.add_argument("--data", required=True, help="labelled rows")
+def _add_evaluate(parser: Parser) -> None:
+    _add_run(parser)
+    parser.add_argument("rows", metavar="DATA", nargs="?", help="labelled rows")
+    parser.add_argument("--data", metavar="DATA", help="the same")
     _add_column_arguments(parser)
     parser.add_argument("--label-column", help="column of the label")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("predict", parents=[common], help="classify rows")
-    parser.add_argument("run_folder", metavar="RUN", type=_path)
-    parser.add_argument("--input", required=True, help="rows to classify; - for standard input")
+def _add_predict(parser: Parser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "rows",
+        metavar="INPUT",
+        nargs="?",
+        help="rows to classify: a file, - for standard input, or one text in quotes",
+    )
+    parser.add_argument("--input", metavar="INPUT", help="the same, and never a text")
     parser.add_argument(
         "--output", default="-", type=_path, help=".csv .tsv .jsonl .parquet; - for standard output"
     )
@@ -150,7 +267,16 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output file")
 
 
-def _add_column_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_run(parser: Parser) -> None:
+    parser.add_argument(
+        "run_folder",
+        metavar="RUN",
+        type=_path,
+        help="a run, its adapter/ or merged/, or another classifier's folder",
+    )
+
+
+def _add_column_arguments(parser: Parser) -> None:
     parser.add_argument("--text-column", help="column of the text; default: as in training")
     parser.add_argument("--text-pair-column", help="column of the second text; default: as in training")
     parser.add_argument(
@@ -170,7 +296,7 @@ def _add_column_arguments(parser: argparse.ArgumentParser) -> None:
     _add_trust(parser)
 
 
-def _add_trust(parser: argparse.ArgumentParser) -> None:
+def _add_trust(parser: Parser) -> None:
     parser.add_argument(
         "--trust-remote-code",
         nargs="?",
@@ -194,9 +320,8 @@ def _positive(word: str) -> int:
     return number
 
 
-def _add_export(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("export", parents=[common], help="write another standard form of a run")
-    parser.add_argument("run_folder", metavar="RUN", type=_path)
+def _add_export(parser: Parser) -> None:
+    _add_run(parser)
     parser.add_argument(
         "--format", required=True, choices=("adalora", "lora", "merged", "openvino", "openvino-int8")
     )
@@ -210,13 +335,11 @@ def _add_export(commands: Any, common: argparse.ArgumentParser) -> None:
     _add_trust(parser)
 
 
-def _add_report(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("report", parents=[common], help="write report.html of a run again")
-    parser.add_argument("run_folder", metavar="RUN", type=_path)
+def _add_report(parser: Parser) -> None:
+    _add_run(parser)
 
 
-def _add_assets(commands: Any, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("assets", parents=[common], help="fetch a real model and real data to try")
+def _add_assets(parser: Parser) -> None:
     parser.add_argument(
         "--path",
         metavar="NAME",

@@ -10,6 +10,8 @@ from typing import Any, Literal
 MAX_DIGITS = 18
 """Digits of a whole number, signs and separators counted: those of 64 bits."""
 _DIGITS = re.compile(r"[+-]?(\d[\d_]*|\d{1,3}(,\d{3})+)", re.ASCII)
+_IN_THOUSANDS = re.compile(r"(\d+(?:\.\d+)?) ?([kKmM])", re.ASCII)
+_UNITS = {"k": 1_000, "m": 1_000_000}
 
 
 def convert(value: Any, hint: Any) -> Any:
@@ -51,7 +53,7 @@ def _to_bool(value: Any) -> bool:
 
 
 def _to_int(value: Any) -> int:
-    """Digits, in groups of three or not, or a float such as ``1e6``."""
+    """Digits, in groups of three or not, a float such as ``1e6``, or ``100k`` and ``1.5M``."""
     if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:  # of which Python may refuse the text
         raise ValueError(f"a whole number of at most {MAX_DIGITS} digits")
     text = str(value)
@@ -60,7 +62,8 @@ def _to_int(value: Any) -> int:
             if len(text) > MAX_DIGITS:
                 raise ValueError
             return int(text.replace(",", ""))
-        number = float(text)
+        short = _IN_THOUSANDS.fullmatch(text)
+        number = round(float(short[1]) * _UNITS[short[2].lower()], 6) if short else float(text)
     except ValueError:
         raise ValueError("a whole number") from None
     if isinstance(value, bool) or not number.is_integer() or abs(number) > 2**53:

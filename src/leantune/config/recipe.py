@@ -95,7 +95,7 @@ class Recipe:
     data: str = _key(
         "training rows: a file (csv, tsv, jsonl, parquet, arrow), a datasets folder, or ORG/NAME[:SPLIT] on the hub"
     )
-    model: str = _key("pretrained encoder: a folder, or a name on the hub")
+    model: str = _key("pretrained encoder: a folder, asset:minilm, or a name on the hub")
     output: str = _key("folder of the run", "runs/latest")
     validation: str | None = _key(
         "validation rows, used as they are; none: a hold-out of the training rows", None

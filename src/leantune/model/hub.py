@@ -37,6 +37,11 @@ def resolve_model(source: str | os.PathLike[str], *, with_weights: bool = True) 
     location = resolve_location(source)
     if Path(location).exists() or location.startswith((".", "/")):
         return location
+    if location in HUB_NAMES:
+        raise UsageError(
+            f"model {location}: no such folder. The encoder that leantune fetches is called {ASSET_PREFIX}{location}: "
+            "give that"
+        )
     asset = next((asset for asset, name in HUB_NAMES.items() if name == location), None)
     if asset is not None and is_fetched(asset):
         return resolve_location(f"{ASSET_PREFIX}{asset}")

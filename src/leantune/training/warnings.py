@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from leantune.data.labels import look_alikes
 from leantune.kernels.choose import Choice
 from leantune.kernels.interface import SWITCH
 from leantune.model.padded import PaddedClassifier
-from leantune.system.messages import listed
+from leantune.system.messages import MAX_COMPARED, listed, shown
 from leantune.training.selection import KEEP_LAST
 
 REPEATS = {
@@ -29,6 +30,13 @@ REPEATS = {
     "rows_also_in_validation": "rows that are in validation too",
 }
 """What the counts of equal rows in ``prepare`` are called in the terminal."""
+
+FEW_OF_A_CLASS = 2
+"""Rows of a class that may be a mistyped one."""
+NEAR = 0.8
+"""How like another name its name is then, by `difflib`."""
+MAX_RARE = 20
+"""Rare classes at most, for that: with more of them the set is made so."""
 
 PADDING_TOLERANCE = 1e-3
 """A `_change_by_padding` that is said: above rounding."""
@@ -63,9 +71,23 @@ def data_lines(description: DataRecord, max_length: int) -> Iterator[str]:
     alone = sorted(name for name, count in counts.items() if count == 1)
     if alone:
         yield f"warning: classes with a single row: {listed(alone)}"
+    mistyped = list(_mistyped(counts))
+    if mistyped:
+        yield f"warning: rare classes that may be another one mistyped: {'; '.join(mistyped)}"
     alike = list(look_alikes(description.train.label_counts))
     if alike:
         yield f"warning: classes that look alike: {'; '.join(alike)}. If they are one class, write it in one way"
+
+
+def _mistyped(counts: Mapping[str, int]) -> Iterator[str]:
+    """Rare classes whose name is near that of a class with more rows, each with both; nothing where many are rare."""
+    rare = {name: count for name, count in counts.items() if count <= FEW_OF_A_CLASS}
+    if len(rare) > MAX_RARE or len(counts) > MAX_COMPARED:
+        return
+    for name, count in rare.items():
+        others = [each for each in counts if counts[each] > FEW_OF_A_CLASS]
+        for near in difflib.get_close_matches(name, others, 1, NEAR):
+            yield f"{shown(name)} ({count} rows) and {shown(near)} ({counts[near]:,})"
 
 
 def rank_lines(plan: ParameterPlan) -> Iterator[str]:
