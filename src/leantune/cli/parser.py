@@ -67,7 +67,7 @@ EXAMPLES: Mapping[str, str] = {
 GROUPS: Mapping[str, Sequence[str]] = {
     "data": (
         *("data", "validation", "test", "unlabelled", "validation_size"),
-        *("text_column", "text_pair_column", "label_column", "labels", "max_length"),
+        *("text_column", "text_pair_column", "label_column", "labels", "max_length", "truncation_side"),
     ),
     "encoder and budget": ("model", "max_trainable_params", "method", "targets", "init_rank", "head"),
     "training": (

@@ -148,6 +148,11 @@ class Recipe:
         "cross-entropy",
     )
     max_length: int = _key("tokens kept of a text", 256)
+    truncation_side: Literal["right", "left"] | None = _key(
+        "which end of a longer text is cut off; default: right, or left where many texts are cut and a linear probe is "
+        "better with their ends",
+        None,
+    )
     precision: Literal["auto", "int8", "bf16", "fp16", "fp32"] = _key(
         "numbers of the frozen encoder: fp32, bf16, fp16 (on a GPU), int8 (bf16 with products in int8, on an x86 CPU "
         "with VNNI), or auto: bf16 where the machine has it, and while training int8 where it has that",

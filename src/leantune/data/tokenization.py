@@ -94,12 +94,13 @@ class Tokenizer:
         self._of_nothing = next(i for i in known if i is not None)
 
     @classmethod
-    def pretrained(cls, source: str, max_length: int) -> Tokenizer:
+    def pretrained(cls, source: str, max_length: int, *, truncation_side: str | None = None) -> Tokenizer:
         """The tokenizer of a pretrained model, as transformers makes it of what is there.
 
         Args:
             source: folder or hub name.
             max_length: tokens kept of a text, special tokens included.
+            truncation_side: the end of a longer text that is cut off; None: as it says itself.
 
         Raises:
             UsageError: if there is no tokenizer, it has no fast version, or its special tokens leave no room.
@@ -117,6 +118,7 @@ class Tokenizer:
             raise UsageError(
                 f"model {source}: its tokenizer has no tokenizer.json; convert it to a fast one first"
             )
+        original.truncation_side = truncation_side or original.truncation_side
         settings = TokenizerSettings(
             truncation_side=original.truncation_side,
             unk_id=original.unk_token_id,

@@ -87,7 +87,11 @@ def prepare_data(
         UsageError: for a source or a tokenizer that cannot be had.
     """
     started = time.perf_counter()
-    tokenizer = Tokenizer.pretrained(resolve_model(recipe.model, with_weights=False), recipe.max_length)
+    tokenizer = Tokenizer.pretrained(
+        resolve_model(recipe.model, with_weights=False),
+        recipe.max_length,
+        truncation_side=recipe.truncation_side or "right",
+    )
     columns = columns_of(recipe)
 
     def read(location: str, split: str, labels: LabelUse = "required") -> tuple[ExampleSource, TokenTable]:

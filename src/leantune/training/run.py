@@ -50,6 +50,7 @@ from leantune.training.selection import Evaluation, Selection
 from leantune.training.signals import interruptible, resume_command
 from leantune.training.starts import init_adapters, warm_start
 from leantune.training.state import restore
+from leantune.training.truncation import choose_truncation_side
 
 
 def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, resume: bool = False) -> Path:
@@ -69,6 +70,8 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
     """
     with run_lock(Path(os.path.expanduser(recipe.output))), _memory_explained(recipe):
         run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
+        if not resume:
+            choose_truncation_side(run)
         found = None if resume else find_pseudo_labels(run, recipe)
         pseudo_labels = read_pseudo_labels(run) if resume else found and found[0]
         if pseudo_labels:
