@@ -137,7 +137,7 @@ class Recipe:
     eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
     learning_rate: float | None = _key(
         "peak learning rate, of A and B; default: by the width of the encoder, 0.003 to 384 and 0.001 at 768 "
-        "or where the config tells no width; a third of it for fewer than 128 training rows",
+        "or where the config tells no width; a third of it for fewer than 300 training rows",
         None,
     )
     class_weights: Literal["none", "balanced"] = _key(

@@ -46,7 +46,7 @@ from leantune.training.folder import check_folder, check_inputs_stay, clear_run
 from leantune.training.head_init import Probe
 from leantune.training.loop import Phase, TrainingState
 from leantune.training.optimizer import adamw
-from leantune.training.resume import check_directory, check_same_model, check_same_run
+from leantune.training.resume import as_begun, check_directory, check_same_model, check_same_run
 from leantune.training.warnings import data_lines, disk_lines, kernel_lines, padding_lines, rank_lines
 
 
@@ -98,6 +98,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
     record = read_record(folder, BegunRecord) if resume else None
     if record:
         check_directory(record, recipe)
+        recipe = as_begun(recipe, record)
     model_source = resolve_model(recipe.model)
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         found = Pretrained.at(model_source, trust_remote_code=recipe.trust_remote_code)

@@ -16,7 +16,7 @@ EPOCHS = 3
 ENOUGH_STEPS = 200
 """Below these, three epochs leave an encoder where it was; there are more then."""
 MOST_EPOCHS = 30
-FEW_ROWS = 128
+FEW_ROWS = 300
 """Below these, a text is soon known by heart: a lower rate was better (benchmarks/notebook)."""
 LEAST_RANK = 2
 """The rank of LoRA in all linear layers that a limit must pay for; else query and value are adapted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -32,6 +33,18 @@ def check_directory(record: BegunRecord, recipe: Recipe) -> None:
             raise UsageError(
                 f"{key}={location}: relative to {begun_in}, where the run was begun; resume it from there"
             )
+
+
+DECIDED = ("truncation_side", "method", "targets", "epochs", "learning_rate")
+"""Keys that a recipe may leave to the run."""
+
+
+def as_begun(recipe: Recipe, record: BegunRecord) -> Recipe:
+    """The recipe with what the run decided where it leaves that open."""
+    began_with = recipe_of_run(Path(recipe.output), record.recipe)
+    return replace(
+        recipe, **{key: getattr(began_with, key) for key in DECIDED if getattr(recipe, key) is None}
+    )
 
 
 def check_same_run(
