@@ -72,7 +72,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "encoder and budget": ("model", "max_trainable_params", "method", "targets", "init_rank", "head"),
     "training": (
         *("output", "effort", "epochs", "batch_size", "learning_rate", "class_weights", "loss", "metric"),
-        *("precision", "seed"),
+        *("precision", "report_to", "seed"),
     ),
 }
 """The recipe keys that ``--help`` shows; ``--help-all`` shows the others, too."""

@@ -166,6 +166,9 @@ class Recipe:
     metric: Literal["accuracy", "macro_f1", "log_loss"] = _key(
         "what the best checkpoint is best at: accuracy, macro_f1 or log_loss", "accuracy"
     )
+    report_to: tuple[str, ...] | None = _key(
+        "experiment trackers that are told, too: tensorboard, wandb, mlflow, trackio", None
+    )
     seed: int = _key("of the hold-out, the order of rows, the adapters and the dropout masks", 42)
     trust_remote_code: bool = _key("allow code that comes with the model", False)
     advanced: Advanced = field(default_factory=Advanced)
@@ -190,6 +193,8 @@ class Recipe:
         if size is not None:
             yield _must_be("validation_size", size, "at least 0", size >= 0)
             yield _fraction_or_number("validation_size", size)
+        unknown = [name for name in self.report_to or () if name not in TRACKERS]
+        yield _must_be("report_to", ",".join(unknown), f"of {', '.join(TRACKERS)}", not unknown)
         rate = self.learning_rate
         yield _must_be("learning_rate", rate, "above 0", rate is None or rate > 0)
         is_fast = self.unlabelled is None or self.effort == "fast"
@@ -246,6 +251,7 @@ class Recipe:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 GROUP = "advanced"
 """The key that a group of keys stands under."""
 _ADVANCED = {each.name for each in dataclasses.fields(Advanced)}

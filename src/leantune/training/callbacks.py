@@ -22,6 +22,7 @@ from leantune.training.loop import StepResult, TrainingState
 from leantune.training.selection import Evaluation, Selection
 from leantune.training.signals import Interrupt, resume_command
 from leantune.training.state import capture
+from leantune.training.trackers import Trackers
 
 UNMEASURED_SAVES = 3
 """About how many checkpoints of a run are written where no rows measure them: such runs are short."""
@@ -43,6 +44,7 @@ class RunObserver:
     history: History
     display: Display
     interrupt: Interrupt
+    trackers: Trackers
     elapsed: Callable[[], float]
     """Seconds since the run began."""
     save_s: float = 0.0
@@ -90,9 +92,7 @@ class RunObserver:
     def _log(self, state: TrainingState, result: StepResult) -> None:
         allocator, ranks = state.allocator, self.steps.ranks
         tokens_per_s = result.num_tokens / max(result.seconds, 1e-9)
-        self.display.step(
-            state.step, loss=result.loss, live_triplets=allocator.live_triplets, tokens_per_s=tokens_per_s
-        )
+        self.display.step(result, tokens_per_s)
         every = max(1, self.steps.total_steps // LOGGED_STEPS)
         if state.step % every and not result.is_pruned:
             return
@@ -105,6 +105,7 @@ class RunObserver:
                 "tokens_per_s": tokens_per_s,
             }
         )
+        self.trackers.log(state.step, "train", values)
         has_moved = ranks.allocates_within(state.step - every + 1, state.step)
         self.history.write(
             "step",
@@ -158,8 +159,21 @@ class RunObserver:
             train_s=round(state.train_s, 3),
             validation=measured,
         )
+        self.trackers.log(
+            state.step, "validation", {name: measured[name] for name in ("accuracy", "macro_f1", "log_loss")}
+        )
         self.display.say(f"step {state.step}: {metrics.summary()}")
+        self.display.best = self._best_score()
         return torch.from_numpy(predicted)
+
+    def _best_score(self) -> str:
+        """The best value of the metric so far, for the bar."""
+        measured = [
+            e.metrics[self.recipe.metric] for e in self.selection.evaluations if e.metrics is not None
+        ]
+        if self.recipe.metric == "log_loss":
+            return f"best log loss {min(measured):.3f}"
+        return f"best {100 * max(measured):.1f} %"
 
     def _save(self, state: TrainingState, predicted: torch.Tensor | None) -> None:
         started = time.perf_counter()
@@ -196,11 +210,5 @@ class SilentObserver:
 
     def after_step(self, state: TrainingState, result: StepResult) -> bool:
         """Always true."""
-        tokens_per_s = result.num_tokens / max(result.seconds, 1e-9)
-        self.display.step(
-            state.step,
-            loss=result.loss,
-            live_triplets=state.allocator.live_triplets,
-            tokens_per_s=tokens_per_s,
-        )
+        self.display.step(result, result.num_tokens / max(result.seconds, 1e-9))
         return True

@@ -13,7 +13,7 @@ from leantune.system.atomic import discard_folder, remove_leftovers
 from leantune.system.messages import listed
 
 RUN_FILES = ("recipe.yaml", "history.jsonl", "report.html", "README.md", "pseudo_labels.csv", RECORD)
-RUN_FOLDERS = ("checkpoints", "adapter", "merged", *FOLDERS.values())
+RUN_FOLDERS = ("checkpoints", "adapter", "merged", "tensorboard", "wandb", *FOLDERS.values())
 
 
 def check_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from leantune.system import distributed
+
+if TYPE_CHECKING:
+    from leantune.training.loop import StepResult
+
+LINE_EVERY_S = 15
+"""Between two lines about a step at least, where there is no terminal; in long runs a thirtieth of the time so far."""
 
 
 class History:
@@ -55,7 +62,7 @@ class History:
 
 
 class Display:
-    """The live terminal view; silent where there is no terminal, but for one line an event.
+    """The live view of a terminal; where there is none, a line for each event, and now and then one for a step.
 
     Args:
         total_steps: optimiser steps of the run.
@@ -63,14 +70,18 @@ class Display:
     """
 
     def __init__(self, total_steps: int, console: Console) -> None:
-        self.console = console
+        self.console, self.total_steps = console, total_steps
+        self.best = ""
+        """The best score so far, as it is shown; empty before the first."""
+        self._started = self._spoke = time.monotonic()
+        self._first_step: int | None = None
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             console=console,
             disable=not console.is_terminal,
             transient=True,
@@ -86,10 +97,25 @@ class Display:
     ) -> None:
         self._progress.stop()
 
-    def step(self, step: int, *, loss: float, live_triplets: int, tokens_per_s: float) -> None:
+    def step(self, result: StepResult, tokens_per_s: float) -> None:
         """Show one step."""
-        status = f"loss {loss:.3f} · {live_triplets} triplets · {tokens_per_s:,.0f} tokens/s"
-        self._progress.update(self._task, completed=step, status=status)
+        parts = [
+            f"epoch {result.epoch:.1f}",
+            f"loss {result.loss:.3f}",
+            self.best,
+            f"{tokens_per_s:,.0f} tokens/s",
+        ]
+        status = " · ".join(part for part in parts if part)
+        self._progress.update(self._task, completed=result.step, status=status)
+        self._first_step = self._first_step or result.step
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self._spoke >= max(
+            LINE_EVERY_S, (now - self._started) / 30
+        ):
+            self._spoke = now
+            done = result.step - self._first_step
+            left = (now - self._started) / max(done, 1) * (self.total_steps - result.step)
+            self.say(f"step {result.step} of {self.total_steps}: {status}, about {duration(left)} left")
 
     def say(self, line: str) -> None:
         """Print one line above the bar."""
@@ -103,6 +129,17 @@ class Display:
             yield
         finally:
             self._progress.update(self._task, description="training")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(8.2), duration(200), duration(9000)
+    ('8 s', '3 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def rounded(values: Mapping[str, float], digits: int = 5) -> dict[str, float]:

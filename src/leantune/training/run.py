@@ -50,6 +50,7 @@ from leantune.training.selection import Evaluation, Selection
 from leantune.training.signals import interruptible, resume_command
 from leantune.training.starts import init_adapters, warm_start
 from leantune.training.state import restore
+from leantune.training.trackers import check_trackers, trackers_of
 from leantune.training.truncation import choose_truncation_side
 
 
@@ -68,6 +69,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
     Raises:
         LeantuneError: of the kind that says what is wrong; `errors` lists them.
     """
+    check_trackers(recipe.report_to or ())
     with run_lock(Path(os.path.expanduser(recipe.output))), _memory_explained(recipe):
         run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
         if not resume:
@@ -171,7 +173,11 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
 
 def _train(run: Run, state: TrainingState, selection: Selection, history: History) -> None:
     phase = main_phase(run)
-    with Display(phase.total_steps, run.console) as display, interruptible() as interrupt:
+    with (
+        trackers_of(run) as trackers,
+        Display(phase.total_steps, run.console) as display,
+        interruptible() as interrupt,
+    ):
         observer = RunObserver(
             folder=run.folder,
             recipe=run.recipe,
@@ -182,6 +188,7 @@ def _train(run: Run, state: TrainingState, selection: Selection, history: Histor
             history=history,
             display=display,
             interrupt=interrupt,
+            trackers=trackers,
             elapsed=run.elapsed,
         )
         if not observer.is_converged():  # a resumed run may have stopped early already
