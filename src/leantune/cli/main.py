@@ -28,6 +28,7 @@ from leantune.system.openmp import has_int8_products, spin_briefly
 
 if TYPE_CHECKING:
     from leantune.config.classifier_file import InferenceSettings
+    from leantune.data.read import ExampleSource
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,6 +209,11 @@ def _columns(options: argparse.Namespace, settings: InferenceSettings) -> Any:
     )
 
 
+def _print_notes(source: ExampleSource) -> None:
+    for line in source.notes:
+        print(line, file=sys.stderr)
+
+
 def _trusts(options: argparse.Namespace) -> bool:
     return bool(options.trust_remote_code == "true")
 
@@ -234,6 +240,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     trained = _engine(options)
     columns = _columns(options, trained.settings)
     source = open_examples(resolve_location(options.data), columns, labels="required", split="test")
+    _print_notes(source)
     metrics = measure(trained, source, options.batch_size or trained.settings.batch_size)
     if options.json:
         print(json.dumps(metrics.to_json()))
@@ -244,13 +251,15 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from leantune.assets.download import resolve_location
     from leantune.data.read import open_examples
+    from leantune.data.sources import files_of
     from leantune.inference.predict import predict_to
     from leantune.inference.writers import PredictionLayout, check_output, open_writer
 
     location = resolve_location(options.input)
-    suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)
+    suffix = check_output(options.output, inputs=files_of(location), overwrite=options.overwrite)
     trained = _engine(options)
     source = open_examples(location, _columns(options, trained.settings), labels="ignore", split="test")
+    _print_notes(source)
     layout = PredictionLayout(
         trained.labels, with_probabilities=options.probabilities, submission=options.submission
     )
