@@ -141,6 +141,7 @@ CASES = [
     Bad("field-too-long", "a.csv", b'text,label\n"' + b"a" * (2**24 + 1)),
     # plain lines
     Bad("lines-for-training", "a.txt", b"a cat\na dog\n"),
+    Bad("lines-of-prose-for-training", "a.txt", b"I came, I saw\nI went\n"),
     Bad("lines-empty", "a.txt", b"\n\n", labels="ignore"),
     Bad("lines-of-columns", "a.txt", b"ham\tgo on\nspam\twin\n", labels="ignore"),
     Bad("lines-under-a-near-name", "a.txt", b"Text,label\na,x\n", labels="ignore"),

@@ -13,6 +13,7 @@ from leantune.data.readers.encodings import text_encoding
 from leantune.data.readers.lines import text_lines
 from leantune.data.table import CellBatch
 from leantune.errors import DataError
+from leantune.system.messages import shown
 
 SUFFIX = ".txt"
 
@@ -79,11 +80,11 @@ def open_plain_lines(content: Content, columns: Columns, labels: LabelUse) -> Pl
     if columns.text_name in header or columns.text_name.lower() in alike:
         return None  # the table says what is amiss with a name that is not quite right
     if labels == "required":
-        if len(header) > 1:
+        if columns.label_name in header:
             return None
         raise DataError(
-            "lines of plain text, which have no labels, expected a text and a label in each row: write them as CSV, "
-            "TSV or JSON lines, or as a folder with a folder of .txt files for each class",
+            f"no column {shown(columns.text_name)} in its first line, and lines of plain text have no labels: write the "
+            "rows as CSV, TSV or JSON with a text and a label, or make a folder of .txt files for each class",
             path=content.name,
         )
     _refuse_columns(content, encoding)
