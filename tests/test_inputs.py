@@ -254,6 +254,35 @@ def test_the_first_sheet_of_a_workbook_is_read() -> None:
     assert rows_of("a.csv", batch_rows=1) == rows_of("a.xlsx")
 
 
+SHARED = (
+    '<Override PartName="/xl/sharedStrings.xml" '
+    'ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"/></Types>'
+)
+
+
+def test_a_workbook_of_excel_has_its_texts_in_a_table_of_their_own() -> None:
+    save_sheet("a.xlsx", [["text"], ["a"], ["b"]])
+    texts = "<si><t>text</t></si><si><r><t>two </t></r><r><t>runs</t></r></si><si><t>a_x000D_b</t></si>"
+
+    def change(name: str, content: bytes) -> bytes:
+        if name == "[Content_Types].xml":
+            return content.replace(b"</Types>", SHARED.encode())
+        for number, text in enumerate((b"text", b"a", b"b")):
+            inline = b't="inlineStr"><is><t>%s</t></is>' % text
+            content = content.replace(inline, b't="s"><v>%d</v>' % number)
+        return content
+
+    rewritten("a.xlsx", change)
+    namespace = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    with zipfile.ZipFile("a.xlsx", "a") as archive:
+        archive.writestr("xl/sharedStrings.xml", f'<sst xmlns="{namespace}">{texts}</sst>')
+    assert rows_of("a.xlsx", "ignore") == [("two runs",), ("a\rb",)]
+    rewritten("a.xlsx", lambda name, content: content.replace(b"<v>2</v>", b"<v>99</v>"))
+    assert refusal("a.xlsx", "ignore").startswith("a.xlsx: the workbook is damaged (IndexError: ")
+    rewritten("a.xlsx", lambda name, content: content.replace(b"<v>99</v>", b"<v>%s</v>" % (b"9" * 6000)))
+    assert refusal("a.xlsx", "ignore").startswith("a.xlsx: the workbook is damaged (ValueError: ")
+
+
 def test_an_empty_cell_is_an_empty_text_for_a_prediction() -> None:
     save_sheet("a.xlsx", [["text", "id"], ["a", 1], [None, 2]])
     assert rows_of("a.xlsx", "ignore") == [("a",), ("",)]

@@ -83,8 +83,8 @@ def open_plain_lines(content: Content, columns: Columns, labels: LabelUse) -> Pl
         if columns.label_name in header:
             return None
         raise DataError(
-            f"no column {shown(columns.text_name)} in its first line, and lines of plain text have no labels: write the "
-            "rows as CSV, TSV or JSON with a text and a label, or make a folder of .txt files for each class",
+            f"no column {shown(columns.text_name)} in its first line, and lines of plain text have no labels: write "
+            "the rows as CSV, TSV or JSON with a text and a label, or make a folder of .txt files for each class",
             path=content.name,
         )
     _refuse_columns(content, encoding)

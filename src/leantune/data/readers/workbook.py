@@ -66,10 +66,12 @@ class WorkbookTable:
     def _rows(self) -> Iterator[tuple[Place, Sequence[Any]]]:
         """The rows under the header that hold anything."""
         name = sheet_name(self.content, self.sheet)
-        rows = _filled_rows(self.content, MAX_ROWS, len(self.columns))
-        next(rows, None)
-        for row, cells in rows:
-            yield Place(name, row), cells
+        with _opened(self.content) as workbook:
+            sheet = _first_sheet(workbook, self.content)
+            rows = _filled_rows(sheet.iter_rows(max_row=MAX_ROWS, max_col=len(self.columns)), self.content)
+            next(rows, None)
+            for row, cells in rows:
+                yield Place(name, row), cells
 
 
 def open_workbook(content: Content) -> WorkbookTable:
@@ -82,12 +84,10 @@ def open_workbook(content: Content) -> WorkbookTable:
     """
     check_workbook(content)
     with _opened(content) as workbook:
-        sheets = workbook.worksheets
-        if not sheets:
-            raise DataError("no sheet of cells: expected a header and rows", path=content.name)
-        sheet, num_sheets = sheets[0].title, len(sheets)
-    name = sheet_name(content, sheet)
-    row, cells = next(_filled_rows(content, _HEADER_ROWS, None), (1, []))
+        sheet, num_sheets = _first_sheet(workbook, content), len(workbook.worksheets)
+        rows = _filled_rows(sheet.iter_rows(max_row=_HEADER_ROWS), content)
+        row, cells = next(rows, (1, ()))
+    name = sheet_name(content, sheet.title)
     header = [_value(cell) for cell in cells]
     while header and header[-1] == "":
         header.pop()
@@ -97,7 +97,7 @@ def open_workbook(content: Content) -> WorkbookTable:
         )
     columns = [_column_name(value, name, row) for value in header]
     check_unique(columns, name, row)
-    return WorkbookTable(content, sheet, num_sheets, tuple(columns))
+    return WorkbookTable(content, sheet.title, num_sheets, tuple(columns))
 
 
 def sheet_name(content: Content, sheet: str) -> str:
@@ -112,22 +112,20 @@ def _column_name(value: object, name: str, row: int) -> str:
     return str(value)
 
 
-def _filled_rows(
-    content: Content, num_rows: int, num_columns: int | None
-) -> Iterator[tuple[int, Sequence[Any]]]:
-    """The rows of the first sheet in which a cell has a value, each with its number.
+def _first_sheet(workbook: Workbook, content: Content) -> Any:
+    sheets = workbook.worksheets
+    if not sheets:
+        raise DataError("no sheet of cells: expected a header and rows", path=content.name)
+    sheet: Any = sheets[0]
+    sheet.reset_dimensions()  # which are what the file claims
+    return sheet
 
-    Args:
-        content: the workbook.
-        num_rows: that are looked at.
-        num_columns: cells of each row; None: as many as it has.
-    """
-    with _opened(content) as workbook:
-        sheet: Any = workbook.worksheets[0]
-        sheet.reset_dimensions()  # which are what the file claims
-        numbered = enumerate(sheet.iter_rows(max_row=num_rows, max_col=num_columns), start=1)
-        while batch := _next_rows(numbered, content):
-            yield from (each for each in batch if any(cell.value is not None for cell in each[1]))
+
+def _filled_rows(rows: Iterator[Sequence[Any]], content: Content) -> Iterator[tuple[int, Sequence[Any]]]:
+    """The rows in which a cell has a value, each with its number."""
+    numbered = enumerate(rows, start=1)
+    while batch := _next_rows(numbered, content):
+        yield from (each for each in batch if any(cell.value not in (None, "") for cell in each[1]))
 
 
 def _next_rows(numbered: Iterator[tuple[int, Any]], content: Content) -> list[tuple[int, Any]]:
@@ -136,13 +134,15 @@ def _next_rows(numbered: Iterator[tuple[int, Any]], content: Content) -> list[tu
 
 
 def _value(cell: Any) -> object:
+    from openpyxl.utils.escape import unescape
+
     value = cell.value
     if value is None:
         return ""
     if cell.data_type == _ERROR:
         return Opaque(f"an error of a formula ({value})")
     if cell.data_type == _TEXT:
-        return str(value)
+        return unescape(str(value))  # _x000D_: a character that XML lacks
     return value if type(value) in (bool, int, float) else Opaque("a date or time")
 
 
