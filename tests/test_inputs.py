@@ -498,7 +498,7 @@ def test_a_folder_of_texts_alone_is_for_predictions() -> None:
     [
         ("pos/a.csv", b"x", "reviews/pos/a.csv: a file of another kind in the folder of a class, expected .txt files"),
         ("pos/more/a.txt", b"x", "reviews/pos/more: a directory in the folder of a class, expected .txt files"),
-        ("README", b"x", "reviews: 'README' beside the folders of the classes, expected these alone"),
+        ("README", b"x", "reviews: a directory with 'README' beside folders, expected a file, a folder"),
         ("pos/a.txt", b"", "reviews/pos/a.txt:text: a blank text, expected words"),
         ("pos/a.txt", b"a\x00b", "reviews/pos/a.txt: a NUL character"),
         ("pos/a.txt", b"ok\n\x81", "reviews/pos/a.txt:2: byte 0x81 at offset 3 is not UTF-8, nor is the file cp1252"),

@@ -22,6 +22,10 @@ from leantune.system.messages import listed, place_name, shown
 MAX_TEXT_CHARS = 2**24
 
 _SPLITS = ("train", "validation", "test")
+_EXPECTED = (
+    "expected a file, a folder written by save_to_disk (with state.json), or a folder of nothing but a folder of .txt "
+    "files for each class"
+)
 _SUFFIXES = (SUFFIX, *(SUFFIX + packing for packing in PACKING_SUFFIXES))
 
 
@@ -90,8 +94,8 @@ def open_text_folder(folder: Path, columns: Columns, labels: LabelUse, split: st
     folders, files = _entries(folder)
     if folders and files:
         raise DataError(
-            f"{listed((each.name for each in files), 3)} beside the folders of the classes, expected these alone: "
-            "move what is no text of a class to another place",
+            f"a directory with {listed((each.name for each in files), 3)} beside folders, {_EXPECTED}: name the file "
+            "inside, or move what is no class to another place",
             path=place_name(str(folder)),
         )
     if not folders:
@@ -120,16 +124,14 @@ def _of_split(folder: Path, split: str) -> Path:
 
 def _check_flat(folder: Path, files: Sequence[Path], labels: LabelUse) -> None:
     name = place_name(str(folder))
-    expected = (
-        "expected a file, a folder written by save_to_disk (with state.json), or a folder with a folder of .txt files "
-        "for each class"
-    )
     others = [path for path in files if not _is_text(path)]
     if others or not files:
         found = f"a directory with {shown(others[0].name)}" if others else "an empty directory"
-        raise DataError(f"{found}, {expected}: name the file inside, or a pattern such as '*.csv'", path=name)
+        raise DataError(
+            f"{found}, {_EXPECTED}: name the file inside, or a pattern such as '*.csv'", path=name
+        )
     if labels == "required":
-        raise DataError(f"a directory of .txt files without classes, {expected}", path=name)
+        raise DataError(f"a directory of .txt files without classes, {_EXPECTED}", path=name)
 
 
 def _files_of_class(folder: Path) -> list[Path]:
@@ -138,7 +140,7 @@ def _files_of_class(folder: Path) -> list[Path]:
     if other is not None:
         found = "a directory" if other in folders else "a file of another kind"
         raise DataError(
-            f"{found} in the folder of a class, expected .txt files: move it away",
+            f"{found} in the folder of a class, expected .txt files: move it away, or name the files to read by a pattern",
             path=place_name(str(other)),
         )
     return files
