@@ -140,7 +140,7 @@ def _files_of_class(folder: Path) -> list[Path]:
     if other is not None:
         found = "a directory" if other in folders else "a file of another kind"
         raise DataError(
-            f"{found} in the folder of a class, expected .txt files: move it away, or name the files to read by a pattern",
+            f"{found} in the folder of a class, expected .txt files: move it away, or name files by a pattern",
             path=place_name(str(other)),
         )
     return files
