@@ -146,7 +146,8 @@ def test_plan_with_data_prints_the_schedule(inputs, capsys):
 def test_the_width_of_the_encoder_decides_a_learning_rate_that_is_not_given(
     inputs, roberta_shape, tmp_path, capsys
 ):
-    words = [f"data={inputs / 'train.csv'}", *SETTINGS, "learning_rate=none"]
+    rows = write_rows(tmp_path / "rows.csv", 400)  # of fewer it would be a third
+    words = [f"data={rows}", *SETTINGS, "learning_rate=none"]
     assert main(["plan", *words, f"model={inputs / 'encoder'}"]) == 0
     assert "rises to 0.003 for" in capsys.readouterr().out
     assert main(["train", *words, f"model={inputs / 'encoder'}", f"output={tmp_path / 'run'}"]) == 0
@@ -540,7 +541,7 @@ def test_bad_input_is_one_line_with_its_code_and_leaves_nothing_behind(inputs, t
         "empty.csv": b"",
         "header_only.csv": b"text,label\n",
         "twice.csv": b"text,text,label\nword1,word2,a\n",
-        "bad_utf8.csv": b"text,label\nword\xff1,a\n",
+        "bad_utf8.csv": b"text,label\nword\x811,a\n",
         "ragged.csv": b"text,label\nword1,a\nword2,b,extra\n",
         "picture.csv": b"\x89PNG\r\n\x1a\n" + bytes(64),
         "one_class.csv": b"text,label\nword1,a\nword2,a\n",

@@ -19,7 +19,7 @@ INPUTS = {
     "long column names.csv": (",".join(["t" * 5000 + str(i) for i in range(300)]) + "\nx\n", "no column"),
     "quotes.csv": ("text\n" + '"' * 1_000_001 + "\n", "quote"),
     "quotes.tsv": ("text\n" + '"' * 1_000_001 + "\n", "read"),
-    "a header in quotes.csv": ('"a";' * 200_000 + '"a"\nx\n', "it looks as if ';'"),
+    "a header in quotes.csv": ('"a";' * 200_000 + '"a"\nx\n', "more than one column is called 'a'"),
 }
 """Files that were read for minutes, and what is said of each."""
 

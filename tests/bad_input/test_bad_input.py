@@ -101,9 +101,14 @@ CASES = [
     Bad("bzip2-damaged", "a.csv.bz2", bz2.compress(b"text,label\na,b\n")[:-9] + bytes(9)),
     Bad("xz-damaged", "a.csv.xz", lzma.compress(b"text,label\na,b\n")[:-9] + bytes(9)),
     Bad("parquet-in-gzip", "a.parquet.gz", gzip.compress(parquet(text=["a"]))),
+    Bad("xls", "a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(40)),
+    Bad("docx", "a.docx", zipped("word/document.xml", b"<a/>")),
     # text encodings
-    Bad("latin-1", "a.csv", "text,label\nok,x\ncafé,x\n".encode("latin-1")),
-    Bad("bad-utf-8-far", "a.csv", b"text,label\n" + b"abcdefgh,x\n" * 20_000 + b"\xff,x\n"),
+    Bad("latin-1-json", "a.jsonl", '{"text": "ok"}\n{"text": "café"}\n'.encode("latin-1")),
+    Bad("latin-1-controls", "a.csv", "text,label\nok,x\ncafé\x1b,x\n".encode("latin-1")),
+    Bad("no-windows-either", "a.csv", b"text,label\nok,x\n\x81,x\n"),
+    Bad("bad-utf-8-far", "a.csv", b"text,label\n" + b"abcdefgh,x\n" * 40_000 + b"\x90,x\n"),
+    Bad("bad-byte-in-utf-8", "a.csv", b"text,label\ncaf\xc3\xa9,x\ncaf\xe9,x\n"),
     Bad("cut-utf-8", "a.csv", b"text,label\na,\xe2\x82"),
     Bad("cut-utf-16", "a.csv", "text,label\na,b\n".encode("utf-16") + b"c"),
     Bad("utf-16-without-mark", "a.csv", "text,label\na,b\n".encode("utf-16-le")),
@@ -116,9 +121,10 @@ CASES = [
     Bad("quote-in-header", "a.csv", b'"text,label\na,x\n'),
     Bad("too-many-fields", "a.csv", b"text,label\na,x\nb, c,y\n"),
     Bad("too-few-fields", "a.csv", b'text,label\n"a\nb",x\nc\n'),
-    Bad("semicolons", "a.csv", b"text;label\na;x\n"),
-    Bad("semicolons-between-quotes", "a.csv", b'"text";"label"\n"a";"x"\n'),
-    Bad("tabs-in-csv", "a.csv", b"text\tlabel\na\tx\n"),
+    Bad("too-many-between-semicolons", "a.csv", b"text;label\na;x\nb; c;y\n"),
+    Bad("semicolons-without-text", "a.csv", b"Text;label\na;x\n"),
+    Bad("too-many-between-tabs", "a.csv", b"text\tlabel\na\tb\tx\n"),
+    Bad("semicolons-in-tsv", "a.tsv", b'"text";"label"\n"a";"x"\n'),
     Bad("commas-in-tsv", "a.tsv", b"text,label\na,x\n"),
     Bad("tab-in-tsv-quotes", "a.tsv", b'text\tlabel\n"a\tb"\tx\n'),
     Bad("line-end-in-tsv-quotes", "a.tsv", b'text\tlabel\n"a\nb"\tx\n'),
@@ -133,10 +139,47 @@ CASES = [
     Bad("empty-text", "a.csv", b"text,label\na,x\n,y\n"),
     Bad("blank-text", "a.csv", b'text,label\n"a\nb",x\n" \t ",y\n'),
     Bad("field-too-long", "a.csv", b'text,label\n"' + b"a" * (2**24 + 1)),
+    # plain lines
+    Bad("lines-for-training", "a.txt", b"a cat\na dog\n"),
+    Bad("lines-of-prose-for-training", "a.txt", b"I came, I saw\nI went\n"),
+    Bad("lines-empty", "a.txt", b"\n\n", labels="ignore"),
+    Bad("lines-of-columns", "a.txt", b"ham\tgo on\nspam\twin\n", labels="ignore"),
+    Bad("lines-under-a-near-name", "a.txt", b"Text,label\na,x\n", labels="ignore"),
+    Bad("lines-of-csv", "a.txt", b"review,label\na,x\n"),
+    Bad("lines-nul", "a.txt", b"a\nb\x00c\n", labels="ignore"),
     # JSON lines
     Bad("json-cut", "a.jsonl", b'{"text": "a", "label": "x"}\n{"text": "b", "label\n'),
     Bad("json-not", "a.jsonl", b"hello\n"),
-    Bad("json-array", "a.json", b'[\n {"text": "a", "label": "x"}\n]\n'),
+    Bad("list-empty", "a.json", b"[]"),
+    Bad("list-of-texts", "a.json", b'["a", "b"]'),
+    Bad("list-of-lists", "a.jsonl", b'["text", "label"]\n["a", "x"]\n'),
+    Bad("list-with-null", "a.json", b'[{"text": "a", "label": "x"}, null, {"text": "b", "label": "x"}]'),
+    Bad("list-without-comma", "a.json", b'[{"text": "a", "label": "x"} {"text": "b", "label": "x"}]'),
+    Bad("list-comma-at-end", "a.json", b'[{"text": "a", "label": "x"},]'),
+    Bad("list-cut", "a.json", b'[{"text": "a", "label": "x"}, {"text": "b", "la'),
+    Bad("list-not-closed", "a.json", b'[{"text": "a", "label": "x"}'),
+    Bad("list-and-more", "a.json", b'[{"text": "a", "label": "x"}] []'),
+    Bad("list-bad-row", "a.json", b'[{"text": "a", "label": "x"}, {"text": b, "label": "x"}]'),
+    Bad("list-double-key", "a.json", b'[{"text": "a", "label": "x"}, {"text": "b", "text": "c"}]'),
+    Bad("list-wrong-bracket", "a.json", b'[{"text": "a", "label": ["x"}}, {"text": "b"}]'),
+    Bad("list-deep", "a.json", b'[{"text": ' + b"[" * 200_000),
+    Bad("list-deep-closed", "a.json", b'[{"text": ' + b"[" * 200 + b"]" * 200 + b"}]"),
+    Bad("list-number-text", "a.json", b'[{"text": "a", "label": "x"},\n\n{"text": 7, "label": "x"}]'),
+    Bad("list-missing-key", "a.json", b'[{"text": "a", "label": "x"}, {"text": "b"}]'),
+    Bad("wrapped-and-more", "a.json", b'{\n"data": [{"text": "a", "label": "x"}],\n"version": 1}'),
+    Bad("wrapped-not-closed", "a.json", b'{\n"data": [{"text": "a", "label": "x"}]\n'),
+    Bad("wrapped-twice", "a.json", b'{"data": [{"text": "a", "label": "x"}]}\n{"data": []}\n'),
+    Bad("path-missing", "a.jsonl", b'{"data": {"txt": "a"}, "label": "x"}\n', columns={"text": "data.text"}),
+    Bad(
+        "path-missing-later",
+        "a.jsonl",
+        b'{"data": {"text": "a"}}\n{"data": {}}\n',
+        {"text": "data.text"},
+        "ignore",
+    ),
+    Bad("path-into-text", "a.jsonl", b'{"data": "a", "label": "x"}\n', columns={"text": "data.text"}),
+    Bad("path-into-list", "a.jsonl", b'{"data": ["a"], "label": "x"}\n', columns={"text": "data.0"}),
+    Bad("path-from-nothing", "a.jsonl", b'{"data": {}, "label": "x"}\n', columns={"text": "date.text"}),
     Bad("json-pretty", "a.json", b'{\n "text": "a"\n}\n'),
     Bad("json-blank", "a.jsonl", b"\n  \n"),
     Bad("json-number", "a.jsonl", b'{"text": "a", "label": "x"}\n7\n'),
@@ -248,7 +291,9 @@ def test_a_packed_file_may_not_unpack_without_end(tmp_path: Path, monkeypatch: p
 
 
 def test_a_folder_that_is_no_saved_dataset(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a directory without state.json, expected a file or a folder"):
+    with pytest.raises(
+        DataError, match=r"an empty directory, expected a file, a folder written by save_to_disk"
+    ):
         open_examples(str(tmp_path), Columns(), labels="ignore")
 
 

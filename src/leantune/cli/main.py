@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from glob import glob
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from leantune.system.openmp import has_int8_products, spin_briefly
 
 if TYPE_CHECKING:
     from leantune.config.classifier_file import InferenceSettings
+    from leantune.data.read import ExampleSource
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,6 +210,11 @@ def _columns(options: argparse.Namespace, settings: InferenceSettings) -> Any:
     )
 
 
+def _print_notes(source: ExampleSource, options: argparse.Namespace) -> None:
+    for line in () if options.quiet else source.notes:
+        print(line, file=sys.stderr)
+
+
 def _trusts(options: argparse.Namespace) -> bool:
     return bool(options.trust_remote_code == "true")
 
@@ -235,6 +242,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     trained = _engine(options)
     columns = _columns(options, trained.settings)
     source = open_examples(location, columns, labels="required", split="test")
+    _print_notes(source, options)
     metrics = measure(trained, source, options.batch_size or trained.settings.batch_size)
     if options.json:
         print(json.dumps(metrics.to_json()))
@@ -245,6 +253,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from leantune.assets.download import resolve_location
     from leantune.data.read import open_examples
+    from leantune.data.sources import files_of
     from leantune.inference.predict import predict_to
     from leantune.inference.writers import PredictionLayout, check_output, open_writer
 
@@ -253,9 +262,10 @@ def _predict(options: argparse.Namespace) -> None:
         _predict_text(options, given)
         return
     location = resolve_location(given)
-    suffix = check_output(options.output, inputs=(location,), overwrite=options.overwrite)
+    suffix = check_output(options.output, inputs=files_of(location), overwrite=options.overwrite)
     trained = _engine(options)
     source = open_examples(location, _columns(options, trained.settings), labels="ignore", split="test")
+    _print_notes(source, options)
     layout = PredictionLayout(
         trained.labels, with_probabilities=options.probabilities, submission=options.submission
     )
@@ -289,7 +299,7 @@ def _rows(options: argparse.Namespace, by_flag: str | None, flag: str) -> str:
 
 def _is_text(word: str) -> bool:
     """Whether a text is meant, and no file: names of files that are not there seldom hold a space."""
-    return " " in word.strip() and not os.path.lexists(word)
+    return " " in word.strip() and not os.path.lexists(word) and not glob(word)
 
 
 def _predict_text(options: argparse.Namespace, text: str) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
+from leantune.data.table import Row, place_of
 from leantune.errors import DataError
 from leantune.system.messages import place_name, shown, type_word
 
@@ -16,7 +17,7 @@ _NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{0,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 def texts_of(
-    cells: Sequence[object], rows: Sequence[int], name: str, column: str, *, allow_blank: bool
+    cells: Sequence[object], rows: Sequence[Row], name: str, column: str, *, allow_blank: bool
 ) -> list[str]:
     """The cells of a text column.
 
@@ -59,7 +60,7 @@ def list_of_texts(values: Iterable[object]) -> list[str]:
     return texts
 
 
-def ids_of(cells: Sequence[object], rows: Sequence[int], name: str, column: str) -> list[str]:
+def ids_of(cells: Sequence[object], rows: Sequence[Row], name: str, column: str) -> list[str]:
     """The cells of an id column: texts as they are, whole numbers in digits.
 
     Raises:
@@ -93,7 +94,7 @@ class LabelReader:
         self._known: dict[object, str] = {}
         self._spellings: dict[Decimal, str] = {}
 
-    def texts_of(self, cells: Sequence[object], rows: Sequence[int]) -> list[str]:
+    def texts_of(self, cells: Sequence[object], rows: Sequence[Row]) -> list[str]:
         """The labels of one batch.
 
         Raises:
@@ -107,7 +108,7 @@ class LabelReader:
             labels.append(known[cell])
         return labels
 
-    def _admit(self, cell: object, row: int) -> None:
+    def _admit(self, cell: object, row: Row) -> None:
         """Check a label that was not seen before, and remember its text."""
         label = self._canonical(cell, row)
         if self._type is None:
@@ -123,7 +124,7 @@ class LabelReader:
             raise self._error(f"more than {MAX_CLASSES:,} different labels: is this the label column?", row)
         self._known[cell] = label
 
-    def _canonical(self, cell: object, row: int) -> str:
+    def _canonical(self, cell: object, row: Row) -> str:
         if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
             raise self._error("no label, expected a class: fill it in or remove the row", row)
         if self._class_names is not None:
@@ -136,14 +137,14 @@ class LabelReader:
             return str(cell)
         raise self._error(f"{type_word(cell)}, expected a label as a text or a whole number", row)
 
-    def _class_name(self, cell: object, names: Sequence[str], row: int) -> str:
+    def _class_name(self, cell: object, names: Sequence[str], row: Row) -> str:
         if type(cell) is not int or not -1 <= cell < len(names):
             raise self._error(f"{shown(cell)}, expected a class number from 0 to {len(names) - 1}", row)
         if cell == -1:
             raise self._error("no label (-1 in the class column): choose a split with labels", row)
         return names[cell]
 
-    def _checked_text(self, text: str, row: int) -> str:
+    def _checked_text(self, text: str, row: Row) -> str:
         if text != text.strip():
             raise self._error(f"the label {shown(text)} begins or ends with a blank: remove it", row)
         if not _is_encodable(text):
@@ -158,7 +159,7 @@ class LabelReader:
                 )
         return text
 
-    def _checked_float(self, value: float, row: int) -> str:
+    def _checked_float(self, value: float, row: Row) -> str:
         if not value.is_integer():
             raise self._error(
                 f"the label {value!r} is no whole number, expected classes: round it to a class, or "
@@ -167,22 +168,22 @@ class LabelReader:
             )
         return str(int(value))
 
-    def _error(self, message: str, row: int) -> DataError:
+    def _error(self, message: str, row: Row) -> DataError:
         return _error(message, self._name, row, self._column)
 
 
-def _first_bad_text(cells: Sequence[object], rows: Sequence[int], name: str, column: str) -> DataError:
+def _first_bad_text(cells: Sequence[object], rows: Sequence[Row], name: str, column: str) -> DataError:
     for cell, row in zip(cells, rows, strict=True):
         if type(cell) is not str:
             return _error(
-                f"{type_word(cell)}, expected a text: fill it in or write it in quotes", name, row, column
+                f"{type_word(cell)}, expected a text: fill it in or write it as a text", name, row, column
             )
         if not _is_encodable(cell):
             return _half_a_character(cell, name, row, column)
     raise AssertionError("every text is good")
 
 
-def _half_a_character(text: str, name: str, row: int, column: str) -> DataError:
+def _half_a_character(text: str, name: str, row: Row, column: str) -> DataError:
     return _error(
         f"half of a surrogate pair in {shown(text)}, which is no character: repair the text",
         name,
@@ -203,5 +204,6 @@ def _exact_type(cell: object) -> str:
     return {int: "a whole number", float: "a number with a point"}.get(type(cell), type_word(cell))
 
 
-def _error(message: str, name: str, row: int, column: str) -> DataError:
-    return DataError(message, path=name, row=row, column=place_name(column))
+def _error(message: str, name: str, row: Row, column: str) -> DataError:
+    place = place_of(row, name)
+    return DataError(message, path=place.file, row=place.row, column=place_name(column))

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leantune.config.run_record import Labels
+from leantune.data.table import Row, place_of
 from leantune.errors import CheckpointError, DataError
 from leantune.system.messages import listed, nearest, place_name, shown
 
@@ -90,7 +91,7 @@ class LabelMap:
         *,
         start: int = 0,
         column: str | None = None,
-        locate: Callable[[int], int] = lambda index: index + 1,
+        locate: Callable[[int], Row] = lambda index: index + 1,
     ) -> npt.NDArray[np.int64]:
         """The ids of a batch of labels.
 
@@ -99,7 +100,7 @@ class LabelMap:
             source_name: the file, for messages.
             start: 0-based row of the first label.
             column: the label column, for messages.
-            locate: 0-based row -> row number to print (``ExampleSource.locate``); called on error only.
+            locate: 0-based row -> what to print for it (``ExampleSource.locate``); called on error only.
 
         Returns:
             (len(labels),) ids.
@@ -110,11 +111,12 @@ class LabelMap:
         ids = self.label2id
         for index, label in enumerate(labels):
             if label not in ids:
+                place = place_of(locate(start + index), source_name)
                 raise DataError(
                     f"the label {shown(label)} is no class of this model, which knows {listed(self.names)}"
                     f"{nearest(label, self.names)}",
-                    path=source_name,
-                    row=locate(start + index),
+                    path=place.file,
+                    row=place.row,
                     column=None if column is None else place_name(column),
                 )
         return np.fromiter((ids[label] for label in labels), dtype=np.int64, count=len(labels))

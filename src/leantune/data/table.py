@@ -5,10 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from leantune.errors import DataError
 from leantune.system.messages import listed
+
+
+class Place(NamedTuple):
+    """Where a row is, if the name of the source does not say it: the file, and the number there."""
+
+    file: str
+    row: int | None
+    """None: the file is the row."""
+
+
+Row: TypeAlias = int | Place
+"""What an error message prints for a row."""
+
+
+def place_of(row: Row, name: str) -> Place:
+    """The file and the number of a row of the source called ``name``."""
+    return row if isinstance(row, Place) else Place(name, row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +33,12 @@ class CellBatch:
     """Consecutive rows.
 
     Args:
-        rows: for each row the number an error message prints: the line of a text file where the
-            record begins (the header is line 1), or the 1-based row of a table.
+        rows: for each row what an error message prints: the line of a text file where the record begins (the
+            header is line 1), or the 1-based row of a table; with the file, if the source has several.
         cells: column name -> one cell a row, as the format gives them (``str``, ``int``, ``None``...).
     """
 
-    rows: Sequence[int]
+    rows: Sequence[Row]
     cells: dict[str, list[object]]
 
 
@@ -42,8 +59,8 @@ class Table(Protocol):
         """The wanted columns, at most ``batch_rows`` rows at a time."""
         ...
 
-    def locate(self, index: int) -> int:
-        """The number an error message prints for a 0-based row."""
+    def locate(self, index: int) -> Row:
+        """What an error message prints for a 0-based row."""
         ...
 
 

@@ -106,7 +106,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
         data = prepare_data(
             recipe, on_rows=lambda part, rows: status.update(f"reading {part}: {rows:,} rows")
         )
-    for line in data_lines(data.description, recipe.max_length):
+    for line in (*data.notes, *data_lines(data.description, recipe.max_length)):
         console.print(line, soft_wrap=True)
     recipe = with_pace(recipe, found.config, len(data.train))
     pretrained = Pretrained.at(

@@ -40,6 +40,8 @@ class PreparedData:
     """With -1 for their class."""
     tokenizer: Tokenizer
     description: DataRecord
+    notes: tuple[str, ...]
+    """How the files were read, where there was a choice: lines to be printed."""
     tokenise_s: float
 
 
@@ -93,9 +95,11 @@ def prepare_data(
         truncation_side=recipe.truncation_side or "right",
     )
     columns = columns_of(recipe)
+    notes: list[str] = []
 
     def read(location: str, split: str, labels: LabelUse = "required") -> tuple[ExampleSource, TokenTable]:
         source = open_examples(resolve_location(location), columns, labels=labels, split=split)
+        notes.extend(source.notes)
         cache = default_cache_dir() / "tokens"
         return source, tokenize(source, tokenizer, cache, on_rows=lambda rows: on_rows(split, rows))
 
@@ -132,7 +136,15 @@ def prepare_data(
         test=describe(recipe.test, test_table, test, "test") if recipe.test and test_table and test else None,
     )
     return PreparedData(
-        labels, train, validation, test, unlabelled, tokenizer, description, time.perf_counter() - started
+        labels,
+        train,
+        validation,
+        test,
+        unlabelled,
+        tokenizer,
+        description,
+        tuple(dict.fromkeys(notes)),
+        time.perf_counter() - started,
     )
 
 

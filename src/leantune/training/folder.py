@@ -7,6 +7,7 @@ from pathlib import Path
 
 from leantune.config import Recipe
 from leantune.config.run_record import RECORD
+from leantune.data.sources import files_of
 from leantune.errors import UsageError
 from leantune.inference.export.formats import FOLDERS
 from leantune.system.atomic import discard_folder, remove_leftovers
@@ -51,8 +52,8 @@ def check_inputs_stay(folder: Path, recipe: Recipe) -> None:
         location = getattr(recipe, key)
         if location is None:
             continue
-        path = Path(os.path.expanduser(location)).resolve()  # an asset is elsewhere
-        if any(path.is_relative_to(each) for each in removed):
+        files = files_of(os.path.expanduser(location))  # an asset is elsewhere
+        if any(Path(file).resolve().is_relative_to(each) for file in files for each in removed):
             raise UsageError(
                 f"{key}={location}: is in output {folder}, where a new run replaces it; "
                 "choose another output, or copy it elsewhere first"

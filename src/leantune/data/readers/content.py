@@ -17,7 +17,7 @@ import sys
 import tempfile
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +122,12 @@ class Content:
                 while stream.read(2**20):
                     pass
 
+    def sha256(self) -> str:
+        """Hex digest of the file, as it is on disk."""
+        digest = hashlib.sha256()
+        self.update_hash(digest)
+        return digest.hexdigest()
+
     def update_hash(self, digest: hashlib._Hash) -> None:
         """Feed the bytes of the file, as they are on disk, to a hash."""
         with reading(self.name):
@@ -139,8 +145,12 @@ class Content:
             )
 
 
-def open_content(location: str) -> Content:
+def open_content(location: str, *, may_be_empty: bool = False) -> Content:
     """A regular file, or standard input when ``location`` is ``-``.
+
+    Args:
+        location: a path, or ``-``.
+        may_be_empty: whether a file of no bytes is one to read.
 
     Raises:
         DataError: no such file, not a regular file, or it may not be read.
@@ -163,7 +173,22 @@ def open_content(location: str) -> Content:
             "pipe the data in and write - as its name, or save it to a file",
             path=name,
         )
+    if info.st_size == 0 and not may_be_empty:
+        raise _empty(name)
     return _content(name, Path(location), info)
+
+
+def listing_sha256(contents: Sequence[Content]) -> str:
+    """Hex digest of several files and their names, in this order: that of the lines that ``sha256sum`` prints in the
+    folder that holds them all.
+    """
+    paths = [os.path.abspath(content.path) for content in contents]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    digest = hashlib.sha256()
+    for content, path in zip(contents, paths, strict=True):
+        name = os.path.relpath(path, folder)
+        digest.update(f"{content.sha256()}  {name}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -232,12 +257,17 @@ def _spool(stream: BinaryIO) -> Content:
                 f"standard input could not be kept in {path.parent}: {_reason(error)}; "
                 "free some space there or set TMPDIR"
             ) from error
-    return _content("standard input", path, os.stat(path), owner)
+    info = os.stat(path)
+    if info.st_size == 0:
+        raise _empty("standard input")
+    return _content("standard input", path, info, owner)
+
+
+def _empty(name: str) -> DataError:
+    return DataError("the file is empty: expected a header and rows", path=name)
 
 
 def _content(name: str, path: Path, info: os.stat_result, owner: object = None) -> Content:
-    if info.st_size == 0:
-        raise DataError("the file is empty: expected a header and rows", path=name)
     with reading(name), open(path, "rb") as stream:
         magic = stream.read(10)
     packing = next((kind for start, kind in PACKING_MAGIC.items() if magic.startswith(start)), None)

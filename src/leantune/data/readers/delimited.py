@@ -2,7 +2,8 @@
 
 CSV is RFC 4180: commas, fields in double quotes where needed, a quote inside written as two; a
 quoted field may hold line ends. Lines that are wholly empty are no rows; in a file of one column they are
-empty texts, but for those at its end.
+empty texts, but for those at its end. Semicolons, tabs or bars take the place of commas if they, and not commas,
+separate the wanted column from others in the header.
 
 TSV is one line a row, and every tab separates. Files in the wild hold bare quotes (``5" disk``), so a
 quote has a meaning only in a field that is wholly wrapped in quotes with those inside doubled, as
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from itertools import dropwhile, islice
 
 from leantune.data.readers.content import Content
+from leantune.data.readers.encodings import text_encoding
 from leantune.data.readers.lines import text_lines
 from leantune.data.table import CellBatch, check_unique
 from leantune.errors import DataError
@@ -26,10 +28,8 @@ from leantune.system.messages import shown
 
 MAX_FIELD_CHARS = 2**24
 
-_OTHERWISE_SEPARATED = re.compile(r'"[^",]*"([;|\t]"[^",]*")+')
-"""A header whose names are all in quotes."""
 _WRAPPED = re.compile(r'"(?:[^"]|"")*"')
-_DELIMITERS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _TSV_SUFFIXES = (".tsv", ".tab")
 
 
@@ -39,7 +39,18 @@ class DelimitedTable:
 
     content: Content
     delimiter: str
+    encoding: str
     columns: tuple[str, ...]
+
+    @property
+    def separated_by(self) -> str:
+        """What separates the columns: ``commas``."""
+        return _DELIMITERS[self.delimiter]
+
+    @property
+    def is_as_named(self) -> bool:
+        """Whether it is what the suffix says: tabs in a TSV file, commas in any other."""
+        return self.delimiter == ("\t" if self.content.suffix in _TSV_SUFFIXES else ",")
 
     @property
     def class_names(self) -> Mapping[str, tuple[str, ...]]:
@@ -65,7 +76,7 @@ class DelimitedTable:
         return next(islice(self._rows(), index, None))[0]
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        records = _records(self.content, self.delimiter)
+        records = _records(self.content, self.delimiter, self.encoding)
         next(records)
         empty: list[int] = []
         for line, fields in records:
@@ -80,10 +91,10 @@ class DelimitedTable:
             yield line, fields
 
     def _ragged(self, line: int, fields: list[str]) -> DataError:
-        if self.delimiter == ",":
-            remedy = "put a text that holds commas or line ends in double quotes"
-        else:
+        if self.delimiter == "\t":
             remedy = "a TSV text holds no tab and no line end; use CSV for such texts"
+        else:
+            remedy = f"put a text that holds {self.separated_by} or line ends in double quotes"
         return DataError(
             f"{_fields(len(fields))}, expected {len(self.columns)} as in the header: {remedy}",
             path=self.content.name,
@@ -91,40 +102,66 @@ class DelimitedTable:
         )
 
 
-def open_delimited(content: Content) -> DelimitedTable:
+def open_delimited(content: Content, text_column: str) -> DelimitedTable:
     """Read the header of a CSV or TSV file (``.tsv`` and ``.tab``; everything else is CSV).
+
+    Args:
+        content: the file.
+        text_column: the column that its header should have, by which the delimiter is known.
 
     Raises:
         DataError: no header, two columns of one name, or another delimiter.
     """
-    delimiter = "\t" if content.suffix in _TSV_SUFFIXES else ","
-    try:
-        line, header = next(_records(content, delimiter), (1, []))
-    except DataError:  # to it, names in quotes between other separators are quotes that were closed too early
-        first = next(text_lines(content, newline=""), "").rstrip("\r\n")
-        if _OTHERWISE_SEPARATED.fullmatch(first):
-            _refuse_other_delimiter(first, delimiter, content.name, 1)
-        raise
+    encoding = text_encoding(content)
+    is_tsv = content.suffix in _TSV_SUFFIXES
+    delimiter = "\t" if is_tsv else _delimiter(content, encoding, text_column)
+    line, header = next(_records(content, delimiter, encoding), (1, []))
     if not header:
         raise DataError("only empty lines: expected a header and rows", path=content.name)
-    if len(header) == 1:
-        _refuse_other_delimiter(header[0], delimiter, content.name, line)
+    if is_tsv and len(header) == 1:
+        _refuse_other_delimiter(header[0], content.name, line)
     check_unique(header, content.name, line)
-    return DelimitedTable(content, delimiter, tuple(header))
+    return DelimitedTable(content, delimiter, encoding, tuple(header))
 
 
-def _records(content: Content, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def header_of(content: Content, encoding: str, text_column: str) -> list[str]:
+    """The fields of the first line that is not empty, as `open_delimited` would split it; none if it cannot."""
+    return _header(content, _delimiter(content, encoding, text_column), encoding) or []
+
+
+def _delimiter(content: Content, encoding: str, text_column: str) -> str:
+    """The first delimiter that makes a column of the wanted name, else the first that makes several columns."""
+    lines = text_lines(content, newline="", encoding=encoding)
+    first = next((line for line in lines if line.strip("\r\n")), "")
+    others = [other for other in _DELIMITERS if other != "," and other in first]
+    if not others:
+        return ","
+    headers = {delimiter: _header(content, delimiter, encoding) for delimiter in (",", *others)}
+    found = [delimiter for delimiter, header in headers.items() if header and text_column in header]
+    found += [delimiter for delimiter, header in headers.items() if header and len(header) > 1]
+    return found[0] if found else ","
+
+
+def _header(content: Content, delimiter: str, encoding: str) -> list[str] | None:
+    """The header as this delimiter splits it, or None if it cannot."""
+    try:
+        return next(_records(content, delimiter, encoding), (1, None))[1]
+    except DataError:
+        return None
+
+
+def _records(content: Content, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Each record with the line where it begins, from the header on; an empty line has no fields."""
-    lines = text_lines(content, newline="")
-    read = _csv_records if delimiter == "," else _tsv_records
-    records = read(lines, content.name)
+    lines = text_lines(content, newline="", encoding=encoding)
+    is_tsv = delimiter == "\t"
+    records = _tsv_records(lines, content.name) if is_tsv else _csv_records(lines, content.name, delimiter)
     return dropwhile(lambda record: not record[1], records)
 
 
-def _csv_records(lines: Iterator[str], name: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_records(lines: Iterator[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     # The limit is one number for the whole process, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARS))
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     while True:
         begin = reader.line_num + 1
         try:
@@ -165,20 +202,15 @@ def _unwrap(field: str) -> str:
     return field
 
 
-def _refuse_other_delimiter(header: str, delimiter: str, name: str, line: int) -> None:
-    for other, word in _DELIMITERS.items():
-        if other in header and other != delimiter:
-            remedy = (
-                "give it as a file named .tsv"
-                if other == "\t"
-                else "write the columns with commas and name it .csv"
-            )
-            raise DataError(
-                f"one column found, {shown(header)}; it looks as if {word} separated the columns, "
-                f"expected {_DELIMITERS[delimiter]}: {remedy}",
-                path=name,
-                row=line,
-            )
+def _refuse_other_delimiter(header: str, name: str, line: int) -> None:
+    other = next((other for other in _DELIMITERS if other in header), None)
+    if other is not None:
+        raise DataError(
+            f"one column found, {shown(header)}; it looks as if {_DELIMITERS[other]} separated the columns, "
+            "expected tabs: name the file .csv",
+            path=name,
+            row=line,
+        )
 
 
 def _fields(count: int) -> str:

@@ -17,6 +17,11 @@ from leantune.system.file_names import is_plain_name
 from leantune.system.messages import listed, place_name, shown
 
 
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder says that it holds a saved Dataset or DatasetDict."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
 def open_saved_dataset(folder: Path, split: str) -> tuple[ArrowTable, tuple[Content, ...]]:
     """The rows of a saved dataset, and the files that hold them.
 
@@ -33,8 +38,7 @@ def open_saved_dataset(folder: Path, split: str) -> tuple[ArrowTable, tuple[Cont
         folder = _split_folder(folder, split)
     if not (folder / "state.json").is_file():
         raise DataError(
-            "a directory without state.json, expected a file or a folder written by "
-            "save_to_disk: name the file inside",
+            "a directory without state.json, expected a folder written by save_to_disk: save the dataset again",
             path=name,
         )
     contents = tuple(open_content(str(folder / file)) for file in _data_files(folder))

@@ -1,4 +1,4 @@
-"""What a file holds, by its first bytes. The content decides; a suffix only separates CSV from TSV."""
+"""What a file holds, by its first bytes. The content decides; a suffix only separates CSV, TSV and plain lines."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 from leantune.data.readers.content import PACKING_MAGIC, Content
+from leantune.data.readers.workbook_file import is_workbook
 from leantune.errors import DataError, UnsafeFileError
 from leantune.pickle_tables.sniff import looks_like_pickle
 
-Kind = Literal["delimited", "jsonlines", "parquet", "arrow file", "arrow stream", "pickle"]
+Kind = Literal[
+    "delimited", "jsonlines", "json list", "parquet", "arrow file", "arrow stream", "pickle", "xlsx"
+]
 _Name = TypeVar("_Name")
 
 _TABLE_MAGIC: dict[bytes, Kind] = {
@@ -17,8 +20,9 @@ _TABLE_MAGIC: dict[bytes, Kind] = {
     b"ARROW1\x00\x00": "arrow file",
     b"\xff\xff\xff\xff": "arrow stream",
 }
+_ZIP = b"PK\x03\x04"
 _ARCHIVE_MAGIC = {
-    b"PK\x03\x04": "a zip archive",
+    _ZIP: "a zip archive",
     b"PK\x05\x06": "an empty zip archive",
     b"PK\x07\x08": "a zip archive in parts",
     b"7z\xbc\xaf'\x1c": "a 7z archive",
@@ -30,7 +34,7 @@ _OTHER_MAGIC = {
     b"GIF87a": "a GIF image",
     b"GIF89a": "a GIF image",
     b"%PDF-": "a PDF document",
-    b"\xd0\xcf\x11\xe0": "an old Microsoft Office file",
+    b"\xd0\xcf\x11\xe0": "an old Microsoft Office file (.xls, .doc), or one with a password",
     b"SQLite format 3\x00": "a SQLite database",
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "a NumPy .npy file",
@@ -60,6 +64,8 @@ def sniff(content: Content) -> Kind:
     head = content.head()
     if not head:
         raise DataError("the file is empty: expected a header and rows", path=content.name)
+    if head.startswith(_ZIP) and is_workbook(content):
+        return "xlsx"
     _refuse_archive(content, head)
     _refuse_other(content, head)
     kind = _lookup(_TABLE_MAGIC, head)
@@ -67,9 +73,14 @@ def sniff(content: Content) -> Kind:
         return kind
     if content.suffix in _PICKLE_SUFFIXES or looks_like_pickle(head, content.last_byte()):
         return "pickle"
-    first = head.decode(encoding_of(head), "replace").lstrip()[:1]
-    is_json = first == "{" or content.suffix in _JSON_SUFFIXES
-    return "jsonlines" if is_json else "delimited"
+    return _kind_of_text(head.decode(encoding_of(head), "replace").lstrip(), content.suffix)
+
+
+def _kind_of_text(text: str, suffix: str) -> Kind:
+    is_json = suffix in _JSON_SUFFIXES
+    if text.startswith("[") and (is_json or text[1:].lstrip().startswith("{")):
+        return "json list"
+    return "jsonlines" if is_json or text.startswith("{") else "delimited"
 
 
 def encoding_of(head: bytes) -> str:
@@ -84,7 +95,7 @@ def _refuse_archive(content: Content, head: bytes) -> None:
     if archive is not None:
         raise UnsafeFileError(
             f"{content.name}: {archive}, and archives are not opened: "
-            "unpack it and name the file inside (from Excel: save the sheet as CSV UTF-8)"
+            "unpack it and name the file inside (a sheet: save it as .xlsx or CSV UTF-8)"
         )
 
 
@@ -94,7 +105,7 @@ def _refuse_other(content: Content, head: bytes) -> None:
         other = "a file compressed twice"
     if other is not None:
         raise DataError(
-            f"{other}, expected CSV, TSV, JSON lines, Parquet or Arrow: export the rows as one of them",
+            f"{other}, expected CSV, TSV, JSON, .xlsx, Parquet or Arrow: export the rows as one of them",
             path=content.name,
         )
 

@@ -1,0 +1,82 @@
+"""Which columns are read: those that were asked for, found in what a file has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from leantune.errors import DataError
+from leantune.system.messages import listed, nearest, shown
+
+LabelUse = Literal["required", "ignore"]
+
+TEXT, LABELS = "text", ("label", "target")
+"""The columns that are read if no other is named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which columns hold what.
+
+    Args:
+        text: the text; None: the column called ``text``.
+        text_pair: the second text of a pair; None: no pairs.
+        label: the label; None: the column called ``label``, else ``target``.
+        id: the row's own name; None: the 0-based row number.
+    """
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    id: str | None = None
+
+    @property
+    def text_name(self) -> str:
+        """The column of the text."""
+        return self.text or TEXT
+
+    @property
+    def label_name(self) -> str:
+        """The column of the label where a reader may choose its name."""
+        return self.label or LABELS[0]
+
+    def named(self) -> tuple[str, ...]:
+        """Every column that has a name here, and that of the text, each once."""
+        names = (self.text_name, self.text_pair, self.label, self.id)
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def find_columns(found: tuple[str, ...], wanted: Columns, labels: LabelUse, name: str) -> Columns:
+    """The columns to read, all of which are there; ``label`` is None where labels are not read.
+
+    Args:
+        found: the columns of the file.
+        wanted: those that were asked for.
+        labels: whether a label is needed.
+        name: the file, for messages.
+
+    Raises:
+        DataError: for one that is not there.
+    """
+    for column in (wanted.text_name, wanted.text_pair, wanted.id):
+        if column is not None and column not in found:
+            raise _missing(column, found, name)
+    return replace(wanted, text=wanted.text_name, label=_label_column(found, wanted, labels, name))
+
+
+def _label_column(found: tuple[str, ...], wanted: Columns, labels: LabelUse, name: str) -> str | None:
+    if labels == "ignore":
+        return None
+    candidates = LABELS if wanted.label is None else (wanted.label,)
+    column = next((candidate for candidate in candidates if candidate in found), None)
+    if column is None:
+        raise _missing(candidates[0], found, name)
+    return column
+
+
+def _missing(column: str, found: tuple[str, ...], name: str) -> DataError:
+    return DataError(
+        f"no column {shown(column)}; found {listed(found)}{nearest(column, found)}: "
+        "name the column to read, or rename it in the file",
+        path=name,
+    )

@@ -1,0 +1,143 @@
+"""From a location, as the user wrote it, to one table: by what is there, and by what it holds."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from leantune.data.chain import chain
+from leantune.data.columns import Columns, LabelUse, find_columns
+from leantune.data.notes import Note, notes_of
+from leantune.data.readers import hub
+from leantune.data.readers.arrow import open_arrow
+from leantune.data.readers.content import PACKING_SUFFIXES, Content, open_content
+from leantune.data.readers.delimited import open_delimited
+from leantune.data.readers.json_rows import open_json
+from leantune.data.readers.pickles import open_pickle
+from leantune.data.readers.plain_lines import SUFFIX as PLAIN_SUFFIX
+from leantune.data.readers.plain_lines import open_plain_lines
+from leantune.data.readers.saved_dataset import is_saved_dataset, open_saved_dataset
+from leantune.data.readers.sniff import Kind, sniff
+from leantune.data.readers.text_folder import open_text_folder
+from leantune.data.readers.workbook import open_workbook
+from leantune.data.table import Table
+from leantune.errors import DataError
+from leantune.system.messages import place_name
+
+_FILE_SUFFIXES = (
+    *(".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather"),
+    *(".pkl", ".pickle", ".xlsx", ".xls"),
+    *PACKING_SUFFIXES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A table and where it is from.
+
+    Args:
+        name: the source as messages call it.
+        table: its rows.
+        columns: those that are read, all of which the table has.
+        contents: the files, if it is from files.
+        notes: how the files were read, where there was a choice.
+        is_listing: whether the files are told apart in its checksum.
+    """
+
+    name: str
+    table: Table
+    columns: Columns
+    contents: tuple[Content, ...] = ()
+    notes: tuple[Note, ...] = ()
+    is_listing: bool = False
+
+
+def open_source(location: str, columns: Columns, labels: LabelUse, split: str) -> Source:
+    """The table at a location; see `leantune.data.read.open_examples`."""
+    if location != "-" and not os.path.lexists(location):
+        if glob.has_magic(location):
+            return _open_pattern(location, columns, labels, split)
+        hub_name = hub.parse_hub_name(location)
+        if hub_name is not None and not location.lower().endswith(_FILE_SUFFIXES):
+            table = hub.open_hub(location, hub_name, split)
+            return _source(location, table, columns, labels)
+    if os.path.isdir(location):
+        return _open_folder(Path(location), columns, labels, split)
+    return _open_file(location, columns, labels, split)
+
+
+def files_of(location: str) -> tuple[str, ...]:
+    """The files that a pattern matches, in the order of their names; anything else as it is."""
+    if os.path.lexists(location) or not glob.has_magic(location):
+        return (location,)
+    return tuple(sorted(glob.glob(location, recursive=True)))
+
+
+def _source(name: str, table: Table, columns: Columns, labels: LabelUse) -> Source:
+    return Source(name, table, find_columns(table.columns, columns, labels, name))
+
+
+def _open_pattern(location: str, columns: Columns, labels: LabelUse, split: str) -> Source:
+    """The rows of all files that match, one file after the other."""
+    name = place_name(location)
+    files = files_of(location)
+    if not files:
+        place = "" if os.path.isabs(location) else f" in {os.getcwd()}"
+        raise DataError(f"no file matches this pattern{place}: check the name and the folder", path=name)
+    folder = next((file for file in files if os.path.isdir(file)), None)
+    if folder is not None:
+        raise DataError(
+            f"{place_name(folder)} is a directory, expected files alone: write a pattern of their names",
+            path=name,
+        )
+    if len(files) == 1:
+        return _open_file(files[0], columns, labels, split)
+    sources: list[Source] = []
+    for file in files:  # where the first has its label, the others have theirs
+        chosen = sources[0].columns if sources else columns
+        sources.append(_open_file(file, chosen, labels, split))
+    read = sources[0].columns
+    return Source(
+        name,
+        chain([source.name for source in sources], [source.table for source in sources], read.named()),
+        read,
+        tuple(content for source in sources for content in source.contents),
+        (Note(name, f"{len(files):,} files"), *(note for source in sources for note in source.notes)),
+        is_listing=True,
+    )
+
+
+def _open_folder(folder: Path, columns: Columns, labels: LabelUse, split: str) -> Source:
+    name = place_name(str(folder))
+    if is_saved_dataset(folder):
+        saved, contents = open_saved_dataset(folder, split)
+        return replace(_source(name, saved, columns, labels), contents=contents)
+    table = open_text_folder(folder, columns, labels, split)
+    return replace(
+        _source(name, table, columns, labels),
+        contents=tuple(file.content for file in table.files),
+        notes=tuple(notes_of(table, name)),
+        is_listing=True,
+    )
+
+
+def _open_file(location: str, columns: Columns, labels: LabelUse, split: str) -> Source:
+    content = open_content(location)
+    table = _table(content, sniff(content), columns, labels, split)
+    notes = tuple(notes_of(table, content.name))
+    return replace(_source(content.name, table, columns, labels), contents=(content,), notes=notes)
+
+
+def _table(content: Content, kind: Kind, columns: Columns, labels: LabelUse, split: str) -> Table:
+    if kind == "delimited":
+        lines = open_plain_lines(content, columns, labels) if content.suffix == PLAIN_SUFFIX else None
+        return lines or open_delimited(content, columns.text_name)
+    if kind in ("jsonlines", "json list"):
+        return open_json(content, kind, columns.named())
+    if kind == "pickle":
+        return open_pickle(content, split)
+    if kind == "xlsx":
+        return open_workbook(content)
+    return open_arrow(content, kind)
