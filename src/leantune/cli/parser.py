@@ -33,7 +33,7 @@ EXAMPLES: Mapping[str, str] = {
 """,
     "train": """
   leantune train quickstart
-  leantune train --data train.csv --model asset:minilm --max-trainable-params 100k --output runs/mine
+  leantune train --data train.csv --model asset:minilm --max-trainable-params 100k
   leantune train --data reviews.csv --text-column review --label-column stars --model ./minilm
   leantune train agnews-roberta data=train.csv model=./roberta-base learning_rate=5e-4
   leantune train --resume runs/mine

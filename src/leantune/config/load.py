@@ -69,6 +69,7 @@ REPLACED = "int8_products"
 """A key of version 0.1.0 that ``precision`` stands for now: false is ``bf16``."""
 
 
+_AS_FLAGS = {"data": "--data train.csv", "model": "--model asset:minilm"}
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """That of libyaml, where it is there, which takes a tenth of the time."""
 MAX_BYTES = 2**23
@@ -100,8 +101,9 @@ def load_recipe(source: str | None, overrides: Mapping[str, Any], *, place: str 
     missing = [name for name in ("data", "model") if not values.get(name)]
     if missing:
         raise UsageError(
-            f"{' and '.join(missing)} missing: give {' '.join(f'{name}=...' for name in missing)} "
-            f"or a recipe ({', '.join(shipped_recipes())}, or a YAML file)"
+            f"{' and '.join(missing)} missing: give {' '.join(f'{name}=...' for name in missing)} (as a flag "
+            f"{' '.join(_AS_FLAGS[name] for name in missing)}), or a recipe ({', '.join(shipped_recipes())}, or a YAML "
+            "file)"
         )
     advanced = {name: values.pop(name) for name in list(values) if name not in Recipe.__dataclass_fields__}
     return Recipe(**values, advanced=Advanced(**advanced))

@@ -19,6 +19,7 @@ from leantune.system.atomic import write_text
 from leantune.system.checksums import FileRecord
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import read_json
+from leantune.system.messages import place_name
 
 RECORD = "record.json"
 """What makes a folder a run."""
@@ -405,7 +406,11 @@ def read_record(run: Path, kind: type[R]) -> R:
     """
     path = run / RECORD
     if not path.is_file():
-        raise UsageError(f"{run}: no run there (no {RECORD}); give the output folder of 'leantune train'")
+        runs = [place_name(str(each.parent)) for each in sorted(run.glob(f"*/{RECORD}"))[:3]]
+        inside = f", such as {', '.join(runs)} in it" if runs else ""
+        raise UsageError(
+            f"{run}: no run there (no {RECORD}); give the output folder of 'leantune train'{inside}"
+        )
     record = read_json(entry_of(run, RECORD), RunRecord)
     parts = {each.name: getattr(record, each.name) for each in fields(record)}
     absent = [name for name in needed(kind) if parts[name] is None]

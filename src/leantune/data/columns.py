@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from leantune.errors import DataError
-from leantune.system.messages import listed, nearest, shown
+from leantune.system.messages import listed, nearest_name, shown
 
 LabelUse = Literal["required", "ignore"]
 
@@ -58,9 +59,13 @@ def find_columns(found: tuple[str, ...], wanted: Columns, labels: LabelUse, name
     Raises:
         DataError: for one that is not there.
     """
-    for column in (wanted.text_name, wanted.text_pair, wanted.id):
+    for flag, column in (
+        ("--text-column", wanted.text_name),
+        ("--text-pair-column", wanted.text_pair),
+        ("--id-column", wanted.id),
+    ):
         if column is not None and column not in found:
-            raise _missing(column, found, name)
+            raise _missing(column, found, name, flag)
     return replace(wanted, text=wanted.text_name, label=_label_column(found, wanted, labels, name))
 
 
@@ -70,13 +75,16 @@ def _label_column(found: tuple[str, ...], wanted: Columns, labels: LabelUse, nam
     candidates = LABELS if wanted.label is None else (wanted.label,)
     column = next((candidate for candidate in candidates if candidate in found), None)
     if column is None:
-        raise _missing(candidates[0], found, name)
+        raise _missing(candidates[0], found, name, "--label-column")
     return column
 
 
-def _missing(column: str, found: tuple[str, ...], name: str) -> DataError:
+def _missing(column: str, found: tuple[str, ...], name: str, flag: str) -> DataError:
+    near = nearest_name(column, found)
+    others = [each for each in found if each not in (TEXT, *LABELS)]
+    example = near or next(iter(others), "NAME")
     return DataError(
-        f"no column {shown(column)}; found {listed(found)}{nearest(column, found)}: "
-        "name the column to read, or rename it in the file",
+        f"no column {shown(column)}; found {listed(found)}: "
+        f"name the column to read, as {flag} {shlex.quote(example[:60])}, or rename it in the file",
         path=name,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -202,12 +203,22 @@ def check_shape(source: str, name: str, found: Sequence[int], expected: Sequence
         )
 
 
+_HEADS = ("classifier.", "pre_classifier.", "score.")
+"""What transformers calls heads."""
+
+
 def check_none_missing(source: str, missing: Sequence[str]) -> None:
     """Refuse weights that lack tensors.
 
     Raises:
         CheckpointError: naming the first of ``missing``.
     """
+    if missing and all(name.startswith(_HEADS) for name in missing):
+        raise CheckpointError(
+            f"model {source}: an encoder without a trained head (no {sorted(missing)[0]} in its weights), expected a "
+            "classifier: give the folder of a run, or train this one first: leantune train --data train.csv "
+            f"--model {shlex.quote(source)}"
+        )
     if missing:
         raise CheckpointError(
             f"model {source}: its weights lack {sorted(missing)[0]}"

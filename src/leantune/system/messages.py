@@ -64,14 +64,20 @@ def listed(names: Iterable[str], limit: int = 10) -> str:
 
 
 def nearest(wanted: str, names: Sequence[str]) -> str:
-    """``"; did you mean 'Text'?"`` when a name is close to the wanted one, else an empty text. The first thousand are
-    looked at, and none that is long: comparing takes the product of the lengths.
+    """``"; did you mean 'Text'?"`` when a name is close to the wanted one, else an empty text."""
+    found = nearest_name(wanted, names)
+    return "" if found is None else f"; did you mean {shown(found)}?"
+
+
+def nearest_name(wanted: str, names: Sequence[str]) -> str | None:
+    """The name that is close to the wanted one, whatever its case. The first thousand are looked at, and none that is
+    long: comparing takes the product of the lengths.
     """
     candidates = [name for name in names[:MAX_COMPARED] if len(name) <= MAX_COMPARED_CHARS]
     lowered = {name.lower(): name for name in reversed(candidates)}
     wanted = wanted[:MAX_COMPARED_CHARS]
     close = difflib.get_close_matches(wanted.lower(), lowered, n=1)
-    return f"; did you mean {shown(lowered[close[0]])}?" if close else ""
+    return lowered[close[0]] if close else None
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
