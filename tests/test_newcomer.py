@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ MISTAKES = {
     "an empty file": ((*TRAIN, "empty.csv"), 3, "expected a header and rows"),
     "lines of text to train on": ((*TRAIN, "texts.txt"), 3, "a folder of .txt files for each class"),
     "a budget that is too small": ((*TRAIN, "train.csv", "--max-trainable-params", "50"), 2, "the smallest limit"),
-    "a hub name without a network": (("train", "--offline", "--data", "train.csv", "--model", "o/b"), 2, "give a folder"),
+    "a hub name offline": (("train", "--offline", "--data", "train.csv", "--model", "o/b"), 2, "give a folder"),
     "an asset by its bare name": (("train", "--data", "train.csv", "--model", "minilm"), 2, "asset:minilm"),
     "a mistyped asset": (("train", "--data", "train.csv", "--model", "asset:minilmm"), 2, "did you mean 'minilm'?"),
     "a file for a model": (("train", "--data", "train.csv", "--model", "train.csv"), 2, "expected a folder"),
@@ -170,3 +171,16 @@ def test_a_shell_can_complete_the_command(capsys):
     script = capsys.readouterr().out
     assert "--max-trainable-params" in script
     assert os.linesep in script
+
+
+def test_a_log_holds_what_the_terminal_showed(at_desk, capsys, tmp_path):
+    words = ["--model", "encoder", "--init-rank", "2", "--epochs", "1", "--max-length", "32", "--quiet"]
+    run = tmp_path / "run"
+    assert main(["train", "--data", "train.csv", *words, "--output", str(run)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "accuracy" in printed.out
+    log = (run / "train.log").read_text("utf-8").splitlines()
+    assert any("train: 216 rows" in line for line in log), "from before the folder was there"
+    assert any("step 7: accuracy" in line for line in log)
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in log)

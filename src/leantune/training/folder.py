@@ -13,7 +13,15 @@ from leantune.inference.export.formats import FOLDERS
 from leantune.system.atomic import discard_folder, remove_leftovers
 from leantune.system.messages import listed
 
-RUN_FILES = ("recipe.yaml", "history.jsonl", "report.html", "README.md", "pseudo_labels.csv", RECORD)
+RUN_FILES = (
+    "recipe.yaml",
+    "history.jsonl",
+    "report.html",
+    "README.md",
+    "train.log",
+    "pseudo_labels.csv",
+    RECORD,
+)
 RUN_FOLDERS = ("checkpoints", "adapter", "merged", "tensorboard", "wandb", *FOLDERS.values())
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from leantune.config import Recipe
 from leantune.errors import CheckpointError, Interrupted, ResourceError
 from leantune.system import distributed
+from leantune.system.console import LoggedConsole
 from leantune.system.damage import explained_damage
 from leantune.system.file_names import entry_of
 from leantune.system.hardware import describe_versions
@@ -96,6 +97,8 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
                 save_pseudo_labels(run, pseudo_labels)
         state = fresh_state(run, classifier, run.steps.ranks)
         history = _go_on(run, state, selection) if resume else History(entry_of(run.folder, "history.jsonl"))
+        if isinstance(console, LoggedConsole) and distributed.is_main():
+            console.log_to(entry_of(run.folder, "train.log"))
         with _interruption_noted(run):
             with history:
                 _train(run, state, selection, history)
