@@ -31,6 +31,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 fmt: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix src tests benchmarks examples

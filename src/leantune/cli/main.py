@@ -350,6 +350,19 @@ def _report_page(options: argparse.Namespace) -> None:
     print(write_report(Path(options.run_folder)))
 
 
+def _push(options: argparse.Namespace) -> None:
+    from leantune.report.push import files_to_push, push
+
+    run = Path(options.run_folder)
+    if options.dry_run:
+        for name in ("README.md", *files_to_push(run)):
+            print(name)
+        return
+    with _console(options).status("uploading"):
+        address = push(run, options.repository, private=options.private)
+    print(address)
+
+
 def _assets(options: argparse.Namespace) -> None:
     from leantune.assets.download import DEFAULT_ASSETS, fetch
 
@@ -367,6 +380,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "predict": _predict,
     "export": _export,
     "report": _report_page,
+    "push": _push,
     "assets": _assets,
 }
 

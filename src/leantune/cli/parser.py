@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "predict": "classify rows of a file, or one text",
     "export": "write another standard form of a run",
     "report": "write report.html of a run again",
+    "push": "publish a run on the Hugging Face hub",
     "assets": "fetch a real model and real data to try",
 }
 EXAMPLES: Mapping[str, str] = {
@@ -58,6 +59,10 @@ EXAMPLES: Mapping[str, str] = {
 """,
     "report": """
   leantune report runs/mine
+""",
+    "push": """
+  leantune push runs/mine my-org/my-classifier --private
+  leantune push runs/mine my-org/my-classifier --dry-run
 """,
     "assets": """
   leantune assets
@@ -157,6 +162,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "predict": _add_predict,
         "export": _add_export,
         "report": _add_report,
+        "push": _add_push,
         "assets": _add_assets,
     }
     commands = {}
@@ -337,6 +343,15 @@ def _add_export(parser: Parser) -> None:
 
 def _add_report(parser: Parser) -> None:
     _add_run(parser)
+
+
+def _add_push(parser: Parser) -> None:
+    _add_run(parser)
+    parser.add_argument("repository", metavar="REPOSITORY", help="NAME or ORG/NAME on the hub")
+    parser.add_argument("--private", action="store_true", help="let its owner alone see a new repository")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be published, and publish nothing"
+    )
 
 
 def _add_assets(parser: Parser) -> None:

@@ -41,8 +41,13 @@ def write_model_card(run_dir: Path) -> Path:
     return path
 
 
-def render(run: Run) -> str:
-    """The card as text: YAML front matter, then Markdown."""
+def render(run: Run, repository: str | None = None) -> str:
+    """The card as text: YAML front matter, then Markdown.
+
+    Args:
+        run: what it is about.
+        repository: where the files are on the hub; None: in the run folder.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
     final, method = results.final_metrics(run), "AdaLoRA" if run.adapts_ranks else "LoRA"
@@ -57,7 +62,7 @@ def render(run: Run) -> str:
     )
     text = templates().get_template("model_card.md.j2").render(
         run=run, record=run.record, results=results, final=final, method=method, title=_title(run),
-        base_model=_base_model(run),
+        base_model=_base_model(run), repository=repository,
     )  # fmt: skip
     return str(ModelCard(f"---\n{data}\n---\n\n{text}"))
 
