@@ -18,7 +18,12 @@ from leantune.config import load_recipe, shipped_recipes
 from leantune.config.reference import tables
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "tests" / "CATALOGUE.md",
+]
 NOTEBOOK = sorted((ROOT / "benchmarks" / "notebook").glob("*.md"))
 RESULTS = sorted((ROOT / "benchmarks" / "results").rglob("*.md"))
 
