@@ -1,6 +1,6 @@
 """The blocks of a page of the docs, run as a reader would: from top to bottom, in one folder.
 
-A block of the shell (``console``, ``bash``, ``sh``) or of Python is run. A ``text`` block right behind it is what it
+A block of the shell (``console``, ``bash``, ``sh``) or of Python is run, one with a title is a file of that name. A ``text`` block right behind it is what it
 prints: white space counts for nothing, a line ``...`` stands for any lines. Comments of HTML before a block say more:
 
     <!-- not run: REASON -->     it needs the network, a GPU, another machine or minutes
@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 SHELL = ("console", "bash", "sh")
-RUN = (*SHELL, "python", "yaml")
+FILES = ("csv", "yaml")
+RUN = (*SHELL, "python", *FILES)
 COMMENT = r"<!-- (?P<comment>.*?) -->"
 FENCE = r"^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<content>.*?)^```$"
 PART = re.compile(f"{COMMENT}|{FENCE}", re.DOTALL | re.MULTILINE)
@@ -131,7 +132,7 @@ def run_blocks(page: str, blocks: list[Block], folder: Path, names: dict[str, An
         if block.skipped is not None:
             assert len(block.skipped) > 10, f"{place}: not run, without a reason"
             continue
-        if block.language == "yaml":
+        if block.language in FILES:
             assert block.title, f"{place}: a file without a name"
             (folder / block.title).write_text(block.content, "utf-8")
             continue

@@ -23,6 +23,7 @@ LABELS = ("acq", "crude", "earn")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning"),
 ]
 
 
@@ -33,18 +34,30 @@ def name_of(page: Path) -> str:
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory) -> Path:
     """What a reader has: rows, an encoder, the config of RoBERTa-base, and a run."""
-    from transformers import RobertaConfig
+    from transformers import BertConfig, RobertaConfig
 
     folder = tmp_path_factory.mktemp("shelf")
     save_tiny_encoder(folder / "encoder", hidden_size=64, num_attention_heads=2, intermediate_size=128)
-    for seed, (name, num_rows) in enumerate({"train": 240, "test": 60, "new": 20, "more": 60}.items()):
+    for seed, (name, num_rows) in enumerate({"train": 240, "test": 60, "more": 60}.items()):
         write_rows(folder / f"{name}.csv", num_rows, LABELS, seed=seed)
+    texts = [row.split(",")[0] for row in (folder / "more.csv").read_text("utf-8").splitlines()[1:21]]
+    rows = "".join(f"{number},{text}\n" for number, text in enumerate(texts, 101))
+    (folder / "new.csv").write_text(f"id,text\n{rows}", "utf-8")
     RobertaConfig(
         vocab_size=50265,
         max_position_embeddings=514,
         type_vocab_size=1,
         architectures=["RobertaForMaskedLM"],
     ).save_pretrained(folder / "roberta-base")
+    BertConfig(  # of all-MiniLM-L6-v2
+        hidden_size=384,
+        num_hidden_layers=6,
+        intermediate_size=1536,
+        architectures=["BertModel"],
+    ).save_pretrained(folder / "minilm")
+    for name in ("minilm", "roberta-base"):
+        for file in (folder / "encoder").glob("tokenizer*"):
+            shutil.copy(file, folder / name)
     shim = folder / "bin" / "leantune"
     shim.parent.mkdir()
     shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m leantune "$@"\n')
@@ -64,7 +77,8 @@ def desk(shelf, tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "desk"
     shutil.copytree(shelf, folder)
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    programs = (folder / "bin", Path(sys.executable).parent, os.environ["PATH"])
+    monkeypatch.setenv("PATH", ":".join(map(str, programs)))
     monkeypatch.setenv("LEANTUNE_CACHE", str(shelf / "cache"))
     monkeypatch.setenv("COLUMNS", "110")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
