@@ -1,7 +1,8 @@
 """The blocks of a page of the docs, run as a reader would: from top to bottom, in one folder.
 
-A block of the shell (``console``, ``bash``, ``sh``) or of Python is run, one with a title is a file of that name. A ``text`` block right behind it is what it
-prints: white space counts for nothing, a line ``...`` stands for any lines. Comments of HTML before a block say more:
+A block of the shell (``console``, ``bash``, ``sh``) or of Python is run, one with a title is a file of that name. A
+``text`` block right behind it is what it prints: white space counts for nothing, a line ``...`` stands for any lines.
+Comments of HTML before a block say more:
 
     <!-- not run: REASON -->     it needs the network, a GPU, another machine or minutes
     <!-- exit code: 3 -->        it fails with this code
