@@ -66,8 +66,8 @@ def shelf(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_on_the_shelf(shelf) -> Path:
-    recipe = recipe_for(shelf, shelf / "runs" / "mine", init_rank=None, target_rank=None, epochs=2)
+def finished_run(shelf, tmp_path_factory) -> Path:
+    recipe = recipe_for(shelf, tmp_path_factory.mktemp("runs") / "mine", init_rank=None, target_rank=None, epochs=2)
     return run_training(recipe, console=quiet())
 
 
@@ -90,7 +90,7 @@ def test_the_blocks_of_a_page_run(page, desk, request):
     text = page.read_text("utf-8")
     if "<!-- starts with a run -->" in text:
         shutil.copytree(
-            request.getfixturevalue("run_on_the_shelf"), desk / "runs" / "mine", dirs_exist_ok=True
+            request.getfixturevalue("finished_run"), desk / "runs" / "mine", dirs_exist_ok=True
         )
     run_blocks(name_of(page), blocks_of(text), desk)
 
