@@ -45,6 +45,7 @@ PRELOADED = [
     "leantune.inference.predict",
     "leantune.report",
     "leantune.training.run",
+    "peft",
     "transformers.models.bert.modeling_bert",
 ]
 """What commands import, once for all of them."""

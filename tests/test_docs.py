@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from leantune.config.recipe import keys
 from leantune.training.run import run_training
 from pages import SHELL, Block, blocks_of, cells_of, lines_of, run_blocks
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
@@ -67,7 +70,9 @@ def shelf(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished_run(shelf, tmp_path_factory) -> Path:
-    recipe = recipe_for(shelf, tmp_path_factory.mktemp("runs") / "mine", init_rank=None, target_rank=None, epochs=2)
+    recipe = recipe_for(
+        shelf, tmp_path_factory.mktemp("runs") / "mine", init_rank=None, target_rank=None, epochs=2
+    )
     return run_training(recipe, console=quiet())
 
 
@@ -89,9 +94,7 @@ def desk(shelf, tmp_path, monkeypatch) -> Path:
 def test_the_blocks_of_a_page_run(page, desk, request):
     text = page.read_text("utf-8")
     if "<!-- starts with a run -->" in text:
-        shutil.copytree(
-            request.getfixturevalue("finished_run"), desk / "runs" / "mine", dirs_exist_ok=True
-        )
+        shutil.copytree(request.getfixturevalue("finished_run"), desk / "runs" / "mine", dirs_exist_ok=True)
     run_blocks(name_of(page), blocks_of(text), desk)
 
 
@@ -124,4 +127,11 @@ def test_the_site_builds_without_a_warning(tmp_path):
     settings = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(build, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "site" / "index.html").is_file()
+    record, commands = (
+        html.unescape((tmp_path / "site" / "reference" / page / "index.html").read_text("utf-8"))
+        for page in ("record", "commands")
+    )
+    schema = json.loads((ROOT / "src/leantune/config/record.schema.json").read_text("utf-8"))
+    for part in (schema, *schema["$defs"].values()):
+        assert all(f"<code>{key}</code>" in record for key in part["properties"])
+    assert all(f"--{key.replace('_', '-')} " in commands for key in keys())
