@@ -6,6 +6,7 @@ Comments of HTML before a block say more:
 
     <!-- not run: REASON -->     it needs the network, a GPU, another machine or minutes
     <!-- exit code: 3 -->        it fails with this code
+    <!-- stopped when there is: FILE -->   it gets SIGTERM then
     <!-- numbers vary -->        before a text block: every number in it stands for any other
     <!-- before: COMMAND -->     is run and not shown, for what a reader has at that place
 
@@ -23,6 +24,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +63,7 @@ class Block:
     exit_code: int = 0
     title: str | None = None
     skipped: str | None = None
+    stopped: str | None = None
     printed: str | None = None
     numbers_vary: bool = False
     before: list[str] = field(default_factory=list)
@@ -94,6 +97,7 @@ def blocks_of(text: str) -> list[Block]:
                     exit_code=int(said.get("exit code", 0)),
                     title=part["title"],
                     skipped=said.get("not run"),
+                    stopped=said.get("stopped when there is"),
                     before=before,
                 )
             )
@@ -130,7 +134,7 @@ def run_blocks(page: str, blocks: list[Block], folder: Path, names: dict[str, An
     for block in blocks:
         place = f"{page}:{block.line}"
         for command in block.before:
-            _shell(command, folder, place, 0)
+            _shell(command, folder, place)
         if block.skipped is not None:
             assert len(block.skipped) > 10, f"{place}: not run, without a reason"
             continue
@@ -141,7 +145,8 @@ def run_blocks(page: str, blocks: list[Block], folder: Path, names: dict[str, An
         if block.language == "python":
             printed = _python(block, namespace, place)
         else:
-            printed = "".join(_shell(line, folder, place, block.exit_code) for line in lines_of(block))
+            ending = {"exit_code": block.exit_code, "stopped": block.stopped}
+            printed = "".join(_shell(line, folder, place, **ending) for line in lines_of(block))
         if block.printed is not None:
             wanted = pattern_of(block.printed, block.numbers_vary)
             assert re.fullmatch(wanted, plain(printed)), f"{place} prints\n{printed}\nnot\n{block.printed}"
@@ -171,11 +176,12 @@ def _python(block: Block, namespace: dict[str, Any], place: str) -> str:
     return out.getvalue()
 
 
-def _shell(command: str, folder: Path, place: str, exit_code: int) -> str:
+def _shell(command: str, folder: Path, place: str, exit_code: int = 0, stopped: str | None = None) -> str:
     """Run one line, and give what it prints."""
-    words = shlex.split(command)
-    run = _leantune if words[0] == "leantune" and not SPECIAL & set(command) else _bash
-    code, printed = run(command, folder)
+    if shlex.split(command)[0] == "leantune" and not SPECIAL & set(command):
+        code, printed = _leantune(command, folder, stopped)
+    else:
+        code, printed = _bash(command, folder)
     assert code == exit_code, f"{place}: {command}\nends with {code}, not {exit_code}:\n{printed}"
     return printed
 
@@ -188,13 +194,24 @@ def _bash(command: str, folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def _leantune(command: str, folder: Path) -> tuple[int, str]:
-    """As in a new process, which need not import torch first: it is forked from one that has."""
+def _leantune(command: str, folder: Path, stopped: str | None = None) -> tuple[int, str]:
+    """As in a new process, which need not import torch first: it is forked from one that has.
+
+    Args:
+        command: a line without anything of the shell.
+        folder: where it is typed.
+        stopped: pattern of a file; once there is one the process gets SIGTERM.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     log = folder.parent / f"{folder.name}.log"
     process = context.Process(target=_command, args=(shlex.split(command), folder, log, dict(os.environ)))
     process.start()
+    while stopped and process.is_alive():
+        if any(folder.glob(stopped)):
+            process.terminate()
+            break
+        time.sleep(0.02)
     process.join(SECONDS)
     assert process.exitcode is not None, f"{command}: runs for more than {SECONDS} s"
     return process.exitcode, log.read_text("utf-8")
