@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # what the kernels are made of: when it changes, what is installed is out of date
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: quickstart test quick test-oldest sanitize check fmt schema bench wheel test-wheel clean
+.PHONY: quickstart test quick test-oldest sanitize check fmt schema docs bench wheel test-wheel clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
@@ -28,18 +28,22 @@ test-oldest: $(VENV)-oldest/.installed-test
 	$(VENV)-oldest/bin/python -m pytest
 
 check: $(VENV)/.installed-test
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples docs
+	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 
 fmt: $(VENV)/.installed-test
-	$(BIN)/ruff check --fix src tests benchmarks examples
-	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples docs
+	$(BIN)/ruff format src tests benchmarks examples docs
 
 # the published form of record.json, from the classes in config/run_record.py
 schema: $(VENV)/.installed
 	$(BIN)/python -m leantune.config.record_schema
+
+# the documentation site, in site/; a link that leads nowhere is an error
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/leantune assets
@@ -71,7 +75,7 @@ test-wheel: wheel $(VENV)/.installed-test
 	$(BIN)/python tests/wheels/try_wheels.py dist/*.whl
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest runs dist build site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f src/leantune/kernels/native/native_kernels.so
 
 $(VENV)/bin/python:
@@ -89,6 +93,10 @@ $(VENV)-oldest/.installed-test: $(NATIVE) tests/oldest.txt
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[test]'
 	@touch $@
+
+$(VENV)/.installed-docs: $(NATIVE) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -1,4 +1,4 @@
-"""docs/catalogue.md names only tests that exist, and small items of the catalogue that no other file tests."""
+"""tests/CATALOGUE.md names only tests that exist, and small items of the catalogue that no other file tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from leantune.training.signals import interruptible
 from tiny import quiet
 
 ROOT = Path(__file__).parents[1]
-CATALOGUE = (ROOT / "docs" / "catalogue.md").read_text("utf-8")
+CATALOGUE = (ROOT / "tests" / "CATALOGUE.md").read_text("utf-8")
 NUM_ITEMS = {"C": 26, "T": 18, "D": 35, "L": 8, "P": 42}
 
 pytestmark = [

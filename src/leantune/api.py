@@ -85,10 +85,11 @@ def train(
         LeantuneError: of another kind; `leantune.errors` lists them.
         KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM; see `run_recipe`.
 
-    >>> import leantune
-    >>> classifier = leantune.train("train.csv", encoder="./encoder", budget=100_000)  # doctest: +SKIP
-    >>> classifier.predict(["Oil prices rose again on Monday."])  # doctest: +SKIP
-    ['crude']
+    Examples:
+        >>> import leantune
+        >>> classifier = leantune.train("train.csv", encoder="./encoder", budget=100_000)  # doctest: +SKIP
+        >>> classifier.predict(["Oil prices rose again on Monday."])  # doctest: +SKIP
+        ['crude']
     """
     with contextlib.ExitStack() as temporary:
         if output is None:

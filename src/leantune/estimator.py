@@ -49,8 +49,9 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         run_: the run folder, with report, adapter and merged model.
         record_: its ``record.json``.
 
-    >>> LeanTextClassifier(max_trainable_params=50_000).get_params()["max_trainable_params"]
-    50000
+    Examples:
+        >>> LeanTextClassifier(max_trainable_params=50_000).get_params()["max_trainable_params"]
+        50000
     """
 
     def __init__(

@@ -1,0 +1,160 @@
+"""What MkDocs does beside its plugins: pages of the repository that the docs link to, and tables made from the code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+DOCS = "docs"
+SHOWN_AS = "repository"
+"""The folder of the site for files of the repository that are no pages of the docs."""
+LINK = re.compile(
+    r"(?P<label>!?\[[^\]\n]*(?:\n[^\]\n]*)?\])\((?P<target>(?!\w+:|#)[^)\s#]+)(?P<anchor>#[^)\s]*)?\)"
+)
+PLACE = re.compile(r"<!-- made from the code: (?P<name>[\w-]+)(?: (?P<argument>\w+))? -->")
+FENCES = {".py": "python", ".c": "c", ".json": "json", ".md": "markdown", ".tsv": "text"}
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add every file of the repository that a page links to, and those that these link to in turn."""
+    waiting = [file for file in files.documentation_pages() if file.src_uri.endswith(".md")]
+    while waiting:
+        page = waiting.pop()
+        for path in linked_files(page.content_string, repository_path(page.src_uri)):
+            if files.get_file_from_path(shown_at(path)) is None:
+                files.append(shown := File.generated(config, shown_at(path), content=content_of(path)))
+                if path.endswith(".md"):
+                    waiting.append(shown)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill the places that are made from the code, and lead links to where their targets are in the site."""
+    own = repository_path(page.file.src_uri)
+
+    def lead(link: re.Match[str]) -> str:
+        path = target_of(link, own)
+        if path is None or path.startswith(f"{DOCS}/"):
+            return link[0] if path is None else _link(link, posixpath.relpath(path[len(DOCS) + 1 :], folder))
+        if not (ROOT / path).is_file():  # a folder: it has no page
+            return link["label"][1:-1]
+        return _link(link, posixpath.relpath(shown_at(path), folder))
+
+    folder = posixpath.dirname(page.file.src_uri)
+    return PLACE.sub(lambda place: MADE[place["name"]](place["argument"]), LINK.sub(lead, markdown))
+
+
+def _link(link: re.Match[str], target: str) -> str:
+    return f"{link['label']}({target}{link['anchor'] or ''})"
+
+
+def repository_path(src_uri: str) -> str:
+    """Where a page of the site stands in the repository."""
+    prefix = f"{SHOWN_AS}/"
+    return src_uri[len(prefix) :] if src_uri.startswith(prefix) else f"{DOCS}/{src_uri}"
+
+
+def shown_at(path: str) -> str:
+    """Where a file of the repository stands among the pages; source is shown on a page of its own."""
+    is_page = path.endswith(".md") or Path(path).suffix not in FENCES
+    return f"{SHOWN_AS}/{path}" if is_page else f"{SHOWN_AS}/{path}.md"
+
+
+def content_of(path: str) -> str | bytes:
+    """What is shown of a file: a page as it is, source as a page with one block, a picture as its bytes."""
+    suffix = Path(path).suffix
+    if suffix not in FENCES:
+        return (ROOT / path).read_bytes()
+    text = (ROOT / path).read_text("utf-8")
+    return text if suffix == ".md" else f"# `{path}`\n\n````{FENCES[suffix]}\n{text}````\n"
+
+
+def linked_files(markdown: str, own: str) -> Iterator[str]:
+    """Files of the repository, none of the docs, that a page links to."""
+    for link in LINK.finditer(markdown):
+        path = target_of(link, own)
+        if path is not None and not path.startswith(f"{DOCS}/") and (ROOT / path).is_file():
+            yield path
+
+
+def target_of(link: re.Match[str], own: str) -> str | None:
+    """The path in the repository that a link of the page at ``own`` leads to; None for one within the docs."""
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(own), link["target"]))
+    is_within_docs = own.startswith(f"{DOCS}/") and path.startswith(f"{DOCS}/")
+    return None if is_within_docs else path
+
+
+def usage(command: str | None) -> str:
+    """What ``leantune COMMAND --help`` says."""
+    from leantune.cli.parser import build_parser
+
+    parser = build_parser()
+    if command:
+        (commands,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+        parser = commands.choices[command]
+    parser.formatter_class = _Wide
+    return f"```text\n{parser.format_help()}```"
+
+
+class _Wide(argparse.RawDescriptionHelpFormatter):
+    """The same width on every terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=110, max_help_position=34)
+
+
+def record_table(_: str | None) -> str:
+    """Every value of ``record.json``, a table for each part, from its schema."""
+    schema = json.loads((ROOT / "src/leantune/config/record.schema.json").read_text("utf-8"))
+    parts = {"record.json": schema, **schema["$defs"]}
+    return "\n\n".join(_part(name, part) for name, part in parts.items())
+
+
+def _part(name: str, part: dict[str, Any]) -> str:
+    required = part.get("required", [])
+    heading = f"## `{name}`" if name == "record.json" else f"### {name}"
+    lines = [
+        heading,
+        "",
+        part["description"],
+        "",
+        "| key | value | always there | meaning |",
+        "|---|---|---|---|",
+    ]
+    for key, value in part["properties"].items():
+        there = "yes" if key in required else ""
+        lines.append(f"| `{key}` | {_kind(value)} | {there} | {_cell(value.get('description', ''))} |")
+    return "\n".join(lines)
+
+
+def _kind(value: dict[str, Any]) -> str:
+    """A type in words, with a link to the part that it is."""
+    if "$ref" in value:
+        name = value["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "enum" in value:
+        return " or ".join(f"`{each}`" for each in value["enum"])
+    if "anyOf" in value:
+        return " or ".join(_kind(each) for each in value["anyOf"])
+    kind = value.get("type", "any value")
+    if kind == "array" and "items" in value:
+        return f"list of {_kind(value['items'])}"
+    if kind == "object" and isinstance(value.get("additionalProperties"), dict):
+        return f"by name: {_kind(value['additionalProperties'])}"
+    return {"null": "null", "string": "text", "integer": "whole number", "array": "list"}.get(kind, kind)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+MADE = {"usage": usage, "record": record_table}
+"""What stands in place of ``<!-- made from the code: NAME -->``."""
