@@ -93,10 +93,10 @@ def target_of(link: re.Match[str], own: str) -> str | None:
 
 
 def usage(command: str | None) -> str:
-    """What ``leantune COMMAND --help`` says."""
+    """What ``leantune COMMAND --help-all`` says."""
     from leantune.cli.parser import build_parser
 
-    parser = build_parser()
+    parser = build_parser(shows_all=True)
     if command:
         (commands,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
         parser = commands.choices[command]

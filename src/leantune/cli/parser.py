@@ -138,9 +138,9 @@ def recipe_from(options: argparse.Namespace) -> Recipe:
     return load_recipe(source, parse_overrides(words) | keys_from_flags(options))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    return _parsers(shows_all=False)[0]
+def build_parser(*, shows_all: bool = False) -> argparse.ArgumentParser:
+    """The parser of all commands; ``shows_all`` recipe keys in their help."""
+    return _parsers(shows_all=shows_all)[0]
 
 
 def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
