@@ -82,6 +82,32 @@ def accuracy() -> str:
     return _table(["", *names], lines)
 
 
+def results() -> str:
+    """The table of README: accuracy of the study beside rates of the speed benchmark, where it has them."""
+    rows = _rows_of(_study(), "method")
+    (training,) = (
+        each
+        for each in _result("speed", "intel-xeon-processor")["comparisons"]
+        if each["task"] == "training" and each["model"].startswith("MiniLM")
+    )
+    rates = {line["pipeline"]: line for line in training["lines"]}
+    measured = {PEERS[1]: rates["usual"], DEFAULT: rates["leantune"]}
+    lines = []
+    for name in (PROBE, *PEERS, DEFAULT):
+        mean_accuracy, parameters = _cells(rows[name], 6)[4:6]
+        rate = measured.get(name)
+        speed_of = (_rate(rate["samples_per_s"]), f"{rate['peak_rss_bytes'] / 1e9:.2f}") if rate else ("", "")
+        lines.append([METHOD_NAMES[name], mean_accuracy, parameters, *speed_of])
+    header = [
+        "",
+        "accuracy, mean of four sets, %",
+        "parameters at the end",
+        "training, texts/s",
+        "memory, GB",
+    ]
+    return _table(header, lines)
+
+
 def differences() -> str:
     """Differences of means over the sets, in points."""
     lines = re.findall(r"^- (?:Mean over the sets: )?(.*): (\S+) points \((.*?)\)", _study(), re.MULTILINE)
@@ -244,6 +270,7 @@ WITHOUT_AMX = {
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "accuracy": accuracy,
+    "results": results,
     "differences": differences,
     "larger-sets": larger_sets,
     "int8-accuracy": int8_accuracy,
