@@ -189,10 +189,13 @@ def _recipe_to_train(options: argparse.Namespace) -> Recipe:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from leantune.cli.output import print_plan
-    from leantune.training.planning import plan
+    recipe = recipe_from(options)
+    with _console(options).status("planning"):  # most of the time goes to imports
+        from leantune.cli.output import print_plan
+        from leantune.training.planning import plan
 
-    print_plan(plan(recipe_from(options)), as_json=options.json)
+        planned = plan(recipe)
+    print_plan(planned, as_json=options.json)
 
 
 def _columns(options: argparse.Namespace, settings: InferenceSettings) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import train_test_split
 
 from leantune.errors import DataError, UsageError
 from leantune.system.messages import shown
@@ -53,6 +52,8 @@ def stratified_holdout(label_ids: IntArray, size: int | float, seed: int) -> tup
     every_row = np.arange(num_rows, dtype=np.int64)
     if num_held_out == 0:
         return every_row, every_row[:0]
+    from sklearn.model_selection import train_test_split  # here, since most commands hold nothing out
+
     is_alone = np.isin(label_ids, classes[counts == 1])
     _check_size(size, num_held_out, num_rows - int(is_alone.sum()), int((counts > 1).sum()))
     train, held_out = train_test_split(

@@ -9,6 +9,7 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -43,11 +44,13 @@ from leantune.training.dataset import (
 )
 from leantune.training.defaults import with_adapters, with_pace
 from leantune.training.folder import check_folder, check_inputs_stay, clear_run
-from leantune.training.head_init import Probe
 from leantune.training.loop import Phase, TrainingState
 from leantune.training.optimizer import adamw
 from leantune.training.resume import as_begun, check_directory, check_same_model, check_same_run
 from leantune.training.warnings import data_lines, disk_lines, kernel_lines, padding_lines, rank_lines
+
+if TYPE_CHECKING:  # scikit-learn takes a third of the start of a plan
+    from leantune.training.head_init import Probe
 
 
 @dataclass(slots=True)
