@@ -24,6 +24,7 @@ from benchmarks.quality.methods import (
     PROBE,
     TWO_THIRDS,
     UNIFORM,
+    WORDS,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 METHOD_NAMES = {
+    WORDS: "TF-IDF and a linear SVM",
     PROBE: "linear probe",
     PEERS[0]: "PEFT LoRA with `Trainer`",
     PEERS[1]: "PEFT AdaLoRA with `Trainer` and `AdaLoraCallback`",
@@ -93,7 +95,7 @@ def results() -> str:
     rates = {line["pipeline"]: line for line in training["lines"]}
     measured = {PEERS[1]: rates["usual"], DEFAULT: rates["leantune"]}
     lines = []
-    for name in (PROBE, *PEERS, DEFAULT):
+    for name in (WORDS, PROBE, *PEERS, DEFAULT):
         mean_accuracy, parameters = _cells(rows[name], 6)[4:6]
         rate = measured.get(name)
         speed_of = (_rate(rate["samples_per_s"]), f"{rate['peak_rss_bytes'] / 1e9:.2f}") if rate else ("", "")

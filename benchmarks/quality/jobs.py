@@ -59,6 +59,8 @@ class Job:
             UsageError: if nothing of the method fits the budget.
         """
         common = {"learning_rate": self.learning_rate, "seed": self.seed}
+        if self.method.pipeline == "tfidf":
+            return {"adapter": "tfidf", **common}
         if self.method.pipeline == "full":
             return {"adapter": "full", **self.encoder.pipeline, **common}
         if self.method.is_peer:
@@ -133,7 +135,8 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     if job.method.is_peer:
         settings = {**job.settings, "model": resolve_location(job.encoder.model), "files": files}
         (scratch / "settings.json").write_text(json.dumps(settings), "utf-8")
-        module, words = "benchmarks.quality.peer", [str(scratch / "settings.json"), str(scratch / "out.json")]
+        module = f"benchmarks.quality.{'tfidf' if job.method.pipeline == 'tfidf' else 'peer'}"
+        words = [str(scratch / "settings.json"), str(scratch / "out.json")]
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
         recipe = {

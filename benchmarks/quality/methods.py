@@ -28,7 +28,7 @@ class Method:
 
     name: str
     pipeline: str = "leantune"
-    """``leantune``, or what `benchmarks.quality.peer` trains: ``lora``, ``adalora`` or ``full``."""
+    """``leantune``, ``tfidf``, or what `benchmarks.quality.peer` trains: ``lora``, ``adalora`` or ``full``."""
     module: str = CLI
     """What is run with ``train`` and the recipe; for comparisons that no recipe key can make."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -149,6 +149,7 @@ follow vary this one."""
 PLAIN_LORA = "LoRA, without contrast, in bf16"
 PLAIN_UNIFORM = "uniform rank at the final count, without contrast, in bf16"
 INT8_LINE = "without contrast"
+WORDS = "TF-IDF and a linear SVM"
 PROBE = "linear probe"
 """Not trained by itself: the baseline that every run of the default, as it is or was, measures first."""
 
@@ -160,6 +161,7 @@ MAIN: tuple[Method, ...] = (
     Method(name=LORA_LINE, settings={**LORA, **_TODAY}, tuned_as=_TWO_THIRDS),
     Method(name=UNIFORM, settings={**LORA, **_TODAY, **_KEPT}, tuned_as=_TWO_THIRDS),
     Method(name=EVERYWHERE, settings={**LORA, **_TODAY, "targets": "all-linear"}, learning_rates=SHORT_GRID),
+    Method(name=WORDS, pipeline="tfidf", learning_rates=(0.1, 0.3, 1.0, 3.0), max_seeds=1),  # its C
     Method(name=PEERS[0], pipeline="lora", max_seeds=3),
     Method(name=PEERS[1], pipeline="adalora", learning_rates=PEFT_ADALORA_GRID, max_seeds=3),
     Method(

@@ -1,0 +1,71 @@
+"""A linear SVM on words: ``python -m benchmarks.quality.tfidf SETTINGS.json OUTPUT.json``.
+
+Words and pairs of words, weighted by TF-IDF, and scikit-learn's ``LinearSVC``: what every text classifier has to beat.
+Its C is chosen by the log loss of a softmax of its margins.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
+
+from leantune.system.hardware import describe_hardware, describe_versions
+
+
+def main() -> None:
+    settings_path, output = sys.argv[1:]
+    settings = json.loads(Path(settings_path).read_text("utf-8"))
+    parts = {part: read(settings["files"][part]) for part in ("train", "validation", "test")}
+    started = time.perf_counter()
+    model = make_pipeline(
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)),
+        LinearSVC(C=settings["learning_rate"], random_state=settings["seed"]),
+    ).fit(*parts["train"])
+    seconds = time.perf_counter() - started
+    numbers = model[-1].coef_.size + model[-1].intercept_.size
+    result = {
+        "metrics": {part: measured(model, *parts[part]) for part in ("validation", "test")},
+        "parameters": {"initial": numbers, "final": numbers},
+        "ranks": None,
+        "train_s": seconds,
+        "total_s": seconds,
+        "versions": describe_versions(),
+        "hardware": describe_hardware(torch.device("cpu")),
+    }
+    Path(output).write_text(json.dumps(result) + "\n", "utf-8")
+
+
+def read(path: str) -> tuple[list[str], list[str]]:
+    """Texts and labels."""
+    csv.field_size_limit(sys.maxsize)
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row["text"] for row in rows], [row["label"] for row in rows]
+
+
+def measured(model: Any, texts: list[str], labels: list[str]) -> dict[str, float]:
+    margins = model.decision_function(texts)
+    if margins.ndim == 1:
+        margins = np.stack([-margins, margins], axis=1) / 2
+    predicted = model.classes_[margins.argmax(1)]
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro")),
+        "log_loss": float(log_loss(labels, softmax(margins, axis=1), labels=model.classes_)),
+    }
+
+
+if __name__ == "__main__":
+    main()
