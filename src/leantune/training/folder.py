@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from leantune.config import Recipe
+from leantune.config.rows_to_check import ROWS_TO_CHECK
 from leantune.config.run_record import RECORD
 from leantune.data.sources import files_of
 from leantune.errors import UsageError
@@ -13,7 +14,15 @@ from leantune.inference.export.formats import FOLDERS
 from leantune.system.atomic import discard_folder, remove_leftovers
 from leantune.system.messages import listed
 
-RUN_FILES = ("recipe.yaml", "history.jsonl", "report.html", "README.md", "pseudo_labels.csv", RECORD)
+RUN_FILES = (
+    "recipe.yaml",
+    "history.jsonl",
+    "report.html",
+    "README.md",
+    "pseudo_labels.csv",
+    ROWS_TO_CHECK,
+    RECORD,
+)
 RUN_FOLDERS = ("checkpoints", "adapter", "merged", "tensorboard", "wandb", *FOLDERS.values())
 
 
