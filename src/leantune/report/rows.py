@@ -95,7 +95,9 @@ def equal_finding(run: Run) -> str:
     """How many rows have an equal one under another label, by part."""
     parts = run.record.data.parts() if run.record.data else {}
     found = [
-        f"{count(rows.conflicting_rows)} {part} rows" for part, rows in parts.items() if rows.conflicting_rows
+        f"{count(rows.conflicting_rows)} {'training' if part == 'train' else part} rows"
+        for part, rows in parts.items()
+        if rows.conflicting_rows
     ]
     return f"{', '.join(found)} have an equal text under another label." if found else ""
 
