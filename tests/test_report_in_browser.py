@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from browser import BASH, CHROMIUM, Browser
 from leantune.report import write_report
+from test_report import example_history, example_record, poisoned, write_run
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None or BASH is None, reason="no chromium here")
 
@@ -36,9 +38,27 @@ def browser(tmp_path_factory):
         yield started
 
 
+@pytest.fixture(scope="module")
+def page_of_long_names(page, tmp_path_factory) -> Path:
+    """Of a large model, with names and texts in which no line can break, and most sections."""
+    record = poisoned(example_record())
+    record["confidence"] = json.loads((page.parent / "record.json").read_text("utf-8"))["confidence"]
+    for split in ("validation", "test"):
+        for each in record["metrics"][split]["per_class"]:
+            each["label"] = "x" * 200 + each["label"]
+    folder = write_run(tmp_path_factory.mktemp("long") / "run", record, example_history(example_record()))
+    found = {"finding": "wrong", "part": "test", "row": 3, "text": "y" * 300, "label": "x" * 300,
+             "predicted": "z" * 300, "probability": 0.9, "is_suspect": True}  # fmt: skip
+    equal = {"finding": "equal", "part": "train", "row": 3, "text": "y" * 300, "label": "x" * 300, "group": 0}
+    lines = [json.dumps(each) + "\n" for each in (found, equal, equal)]
+    (folder / "rows_to_check.jsonl").write_text("".join(lines), "utf-8")
+    return write_report(folder)
+
+
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_fits_and_keeps_to_itself(browser, page, width):
-    browser.open(page, width=width)
+@pytest.mark.parametrize("which", ["page", "page_of_long_names"])
+def test_the_page_fits_and_keeps_to_itself(browser, request, which, width):
+    browser.open(request.getfixturevalue(which), width=width)
     assert browser.evaluate("innerWidth") == width
     browser.evaluate(OPEN_ALL)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from leantune.config.run_record import DataRecord, Measures, RowsRecord
 from leantune.report import confidence, results
 from leantune.report.run_folder import Run
-from leantune.report.wording import count, percent, shortened, significant
+from leantune.report.wording import NO_BREAK, count, percent, shortened, significant
 
 FEW_ROWS = 300
 """Training rows below which the default learning rate is lower, too."""
@@ -61,7 +61,7 @@ def _of_the_measuring(run: Run, split: str, metrics: Measures) -> Iterator[Advic
     low, high = metrics.accuracy_interval
     if high - low > WIDE:
         yield Advice(
-            finding=f"The accuracy is known to {100 * (high - low):.0f} points only.",
+            finding=f"The accuracy is uncertain: its 95{NO_BREAK}% interval is {100 * (high - low):.0f} points wide.",
             advice=f"There are {count(metrics.num_rows)} {split} rows. More of them make the interval narrower.",
             section="classes",
         )

@@ -42,7 +42,11 @@ def save_rows_to_check(run: Run, answers: Mapping[str, Answers | None]) -> None:
     """
     if not distributed.is_main():
         return
-    found: list[RowToCheck] = []
+    with run.console.status("picking rows to check"):
+        write_rows_to_check(run.folder, list(_rows_to_check(run, answers)))
+
+
+def _rows_to_check(run: Run, answers: Mapping[str, Answers | None]) -> Iterator[RowToCheck]:
     for part in PARTS:
         rows, said = rows_of(run, part), answers.get(part)
         if rows is None or not len(rows):
@@ -51,9 +55,8 @@ def save_rows_to_check(run: Run, answers: Mapping[str, Answers | None]) -> None:
         groups = _equal_positions(run, part, rows)
         texts = _texts(run, part, rows, np.unique(np.concatenate([wrong, *groups])))
         if said is not None:
-            found += _wrong(run, part, rows, said, wrong, texts)
-        found += _equal(run, part, rows, groups, texts)
-    write_rows_to_check(run.folder, found)
+            yield from _wrong(run, part, rows, said, wrong, texts)
+        yield from _equal(run, part, rows, groups, texts)
 
 
 def rows_of(run: Run, part: Part) -> LabelledRows | None:
