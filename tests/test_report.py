@@ -646,6 +646,13 @@ def test_a_rate_of_nothing_is_no_zero(tmp_path: Path, record: dict[str, Any]) ->
     assert cells["guessed"] == ("0.0\N{NO-BREAK SPACE}%", "–", "0.0\N{NO-BREAK SPACE}%", "0")
 
 
+def test_a_confidence_without_rows_is_a_page(tmp_path: Path, record: dict[str, Any]) -> None:
+    nothing = {"mean_confidence": 0.5, "bins": [], "coverage": [], "suspect_labels": 0}
+    for bins in ([], [{"rows": 0, "mean_confidence": None, "accuracy": None}] * 10):
+        record["confidence"] = {"validation": None, "test": nothing | {"bins": bins}}
+        assert "the model is underconfident" in page_of(tmp_path, record, []).text
+
+
 def test_a_class_name_makes_no_page_of_its_own(tmp_path: Path, record: dict[str, Any]) -> None:
     name = "x" * 20_000
     metrics = evaluate_probabilities(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]), ("short", name))

@@ -148,6 +148,15 @@ def test_of_pairs_both_texts_are_there(inputs, tmp_path):
     assert all((row.text, row.pair) == ("word9", lines[row.row]["text"]) for row in rows)
 
 
+def test_a_resumed_run_keeps_the_same(run, inputs, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    before, record = (copy / "rows_to_check.jsonl").read_bytes(), record_of(copy)
+    (copy / "rows_to_check.jsonl").unlink()
+    run_training(recipe_for(inputs, copy, keep_best=2), console=quiet(), resume=True)
+    assert (copy / "rows_to_check.jsonl").read_bytes() == before
+    assert record_of(copy)["confidence"] == record["confidence"]
+
+
 def test_without_held_out_rows_there_is_nothing_to_say(inputs, tmp_path):
     recipe = recipe_for(inputs, tmp_path / "run", epochs=1, test=None, validation_size=0)
     folder = run_training(recipe, console=quiet())

@@ -109,7 +109,7 @@ def coverage_chart(split: str, confidence: ConfidenceRecord) -> LineChart | None
 
 def coverage(split: str, confidence: ConfidenceRecord) -> Table:
     """The same in figures."""
-    total = max((point.rows for point in confidence.coverage), default=1)
+    total = max([1, *(point.rows for point in confidence.coverage)])
     return Table(
         caption=f"Accuracy of the most confident {split} rows",
         headings=["rows", "coverage", "least confidence", "accuracy"],
