@@ -61,7 +61,7 @@ def test_rare_classes(tmp_path, record):
 
 def test_test_rows_that_were_trained_on(tmp_path, record):
     record["data"]["test"]["rows_also_in_train"] = 9
-    assert said(tmp_path, record) == ["9 of 2,189 test texts are training texts, too."]
+    assert said(tmp_path, record) == ["Training texts are among the test rows: 9 of 2,189."]
 
 
 def test_overfitting(tmp_path, record):

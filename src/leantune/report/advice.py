@@ -69,8 +69,8 @@ def _of_the_measuring(run: Run, split: str, metrics: Measures) -> Iterator[Advic
     leaked = (rows.rows_also_in_train or 0) if rows else 0
     if rows and leaked:
         yield Advice(
-            finding=f"{count(leaked)} of {count(rows.rows)} {split} texts are training texts, too.",
-            advice="The figures are too good by that. Remove them from one of the two.",
+            finding=f"Training texts are among the {split} rows: {count(leaked)} of {count(rows.rows)}.",
+            advice="Such rows make the figures too good. Remove them from one of the two.",
             section="data",
         )
 
