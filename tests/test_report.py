@@ -257,8 +257,9 @@ def test_all_charts_and_sections_are_there(run_dir: Path) -> None:
     page = Page(write_report(run_dir).read_text(encoding="utf-8"))
     sections = [value for name, value in page.values if name == "id" and not value.endswith("-title")]
     assert sections == [
-        "parameters", "curves", "ranks", "checkpoints", "classes", "data", "artefacts", "provenance",
+        "classes", "data", "curves", "checkpoints", "ranks", "parameters", "artefacts", "provenance",
     ]  # fmt: skip
+    assert page.values_of("href")[-len(sections) :] == [f"#{each}" for each in sections]
     for title in (
         "Task loss by step, without the orthogonality penalty",
         "Orthogonality penalty by step, before its weight",
@@ -285,7 +286,8 @@ def test_the_page_needs_nothing_from_outside(run_dir: Path) -> None:
     assert "url(" not in text
     assert "@import" not in text
     assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.elements}
-    assert not {"src", "href", "srcset"} & {name for name, _ in page.values}
+    assert not {"src", "srcset"} & {name for name, _ in page.values}
+    assert all(value.startswith("#") for value in page.values_of("href"))
 
 
 def test_the_page_is_accessible(run_dir: Path) -> None:
@@ -642,6 +644,13 @@ def test_a_rate_of_nothing_is_no_zero(tmp_path: Path, record: dict[str, Any]) ->
     }
     assert cells["never seen"] == ("–", "–", "–", "0")
     assert cells["guessed"] == ("0.0\N{NO-BREAK SPACE}%", "–", "0.0\N{NO-BREAK SPACE}%", "0")
+
+
+def test_a_confidence_without_rows_is_a_page(tmp_path: Path, record: dict[str, Any]) -> None:
+    nothing = {"mean_confidence": 0.5, "bins": [], "coverage": [], "suspect_labels": 0}
+    for bins in ([], [{"rows": 0, "mean_confidence": None, "accuracy": None}] * 10):
+        record["confidence"] = {"validation": None, "test": nothing | {"bins": bins}}
+        assert "the model is underconfident" in page_of(tmp_path, record, []).text
 
 
 def test_a_class_name_makes_no_page_of_its_own(tmp_path: Path, record: dict[str, Any]) -> None:

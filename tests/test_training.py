@@ -77,6 +77,7 @@ def test_the_run_folder_is_complete_and_holds_no_pickle(run):
         "recipe.yaml",
         "record.json",
         "history.jsonl",
+        "rows_to_check.jsonl",
         "checkpoints",
         "adapter",
         "merged",

@@ -80,7 +80,15 @@ def test_predict_and_evaluate_refuse_such_a_run(copy, inputs, tmp_path):
     assert main(["evaluate", str(copy), "--data", rows]) == 4
 
 
-WRITTEN = ("run.lock", "record.json", "history.jsonl", "report.html", "README.md", "recipe.yaml")
+WRITTEN = (
+    "run.lock",
+    "record.json",
+    "history.jsonl",
+    "rows_to_check.jsonl",
+    "report.html",
+    "README.md",
+    "recipe.yaml",
+)
 
 
 @pytest.mark.parametrize("name", WRITTEN)

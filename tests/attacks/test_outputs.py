@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -18,6 +20,7 @@ import torch
 
 from leantune.cli.main import main
 from leantune.errors import ResourceError, UnsafeFileError, UsageError
+from leantune.report import write_report
 from leantune.system.atomic import (
     MAX_NAME_BYTES,
     atomic_file,
@@ -28,7 +31,8 @@ from leantune.system.atomic import (
 from leantune.system.checksums import describe_file
 from leantune.training.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from leantune.training.resume import newest_valid_checkpoint
-from tiny import quiet, words_of
+from leantune.training.run import run_training
+from tiny import quiet, recipe_for, words_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
 
@@ -200,6 +204,44 @@ def test_a_leftover_that_is_a_link_goes_without_what_it_links_to(tmp_path):
     (tmp_path / "run" / ".tmp-link").symlink_to(tmp_path / "precious")
     assert remove_leftovers(tmp_path / "run") == [".tmp-link"]
     assert (tmp_path / "precious").is_dir()
+
+
+HOSTILE = (
+    "<script>alert('x')</script>",
+    "</p></li></ul></section></main><img src=x onerror=alert(1)>",
+    "</style><style>body{display:none}",
+    "{{ run.record }} {% include '/etc/passwd' %} ${body}",
+    "\x1b[31mred\u202egnp.exe\u2066",
+    "<!-- &amp; &lt;script&gt; ]]>",
+    "x" * 100_000,
+)
+
+
+def test_texts_of_the_data_are_inert_in_the_report(inputs, tmp_path):
+    rows = tmp_path / "rows.csv"
+    with rows.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for i in range(
+            140
+        ):  # of labels that no text explains, so that all texts are among the wrong predictions
+            writer.writerow([f"{HOSTILE[i % len(HOSTILE)]} {i}", "<b>" if (i // 7 * 31) % 3 else "</title>"])
+    recipe = recipe_for(inputs, tmp_path / "run", data=str(rows), test=None, epochs=1, validation_size=60)
+    folder = run_training(recipe, console=quiet())
+    kept = (folder / "rows_to_check.jsonl").read_text("utf-8")
+    page = write_report(folder).read_text("utf-8")
+    assert len(kept) < 100_000
+    assert len(page) < 1_000_000
+    assert not re.search(r"<(script|img|b>|!--)", page)
+    assert page.count("</title>") == 1 + page.count("<svg"), "the page's own, and one of each drawing"
+    assert page.count("<style>") == page.count("</style>") == 1
+    assert not set("\x1b\u202e\u2066") & set(page)
+    section = page.partition('<section id="wrong"')[2].partition("</section>")[0]
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in section
+    assert "{{ run.record }}" in section
+    assert r"\x1b[31mred\u202egnp.exe\u2066" in section
+    assert "x" * 299 + "…" in section
+    assert "x" * 300 not in page
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):

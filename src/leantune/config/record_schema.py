@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from leantune.config import run_record
+from leantune.config import confidence_record, run_record
 from leantune.config.run_record import BegunRecord, FinishedRecord, needed
 
 SCHEMA = Path(__file__).with_name("record.schema.json")
@@ -29,7 +29,7 @@ def record_schema() -> dict[str, Any]:
     parts: dict[str, Any] = schema.pop("$defs")
     _say_more(schema, BegunRecord)
     for name, part in parts.items():
-        _say_more(part, getattr(run_record, name))
+        _say_more(part, getattr(run_record, name, None) or getattr(confidence_record, name))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

@@ -14,6 +14,8 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from leantune.config.confidence_record import ConfidencesRecord, LengthsRecord
+from leantune.config.in_schema import Amount, Count, InSchema, Interval95, Positive, Rate
 from leantune.errors import CheckpointError, UsageError
 from leantune.system.atomic import write_text
 from leantune.system.checksums import FileRecord
@@ -27,23 +29,6 @@ WRITTEN_AS_NULL = {"is_written": True}
 """Metadata of a field whose None says something; another None of its kind is left out of the file."""
 
 
-class InSchema:
-    """What the published schema says of a value beyond its type, which is all that a reader insists on."""
-
-    def __init__(self, description: str | None = None, **keywords: Any) -> None:
-        self.keywords = {"description": description} if description else {}
-        self.keywords |= keywords
-
-    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
-        """Pydantic's hook: the schema of the type, with more keywords."""
-        return {**handler(core_schema), **self.keywords}
-
-
-Count = Annotated[int, InSchema(minimum=0)]
-Positive = Annotated[int, InSchema(minimum=1)]
-Amount = Annotated[float, InSchema(minimum=0)]
-Rate = Annotated[float, InSchema(minimum=0, maximum=1)]
-Interval95 = Annotated[tuple[Rate, Rate], InSchema("At 95 %.")]
 RunId = Annotated[str, InSchema(pattern="^[0-9a-f]{32}$")]
 Moment = Annotated[str, InSchema(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Status = Literal["running", "interrupted", "finished"]
@@ -337,6 +322,7 @@ class RunRecord:
     recipe: RecipeValues | None = None
     labels: Labels | None = None
     data: DataRecord | None = None
+    lengths: LengthsRecord | None = None
     model: ModelRecord | None = None
     parameters: ParametersRecord | None = None
     schedule: ScheduleRecord | None = None
@@ -348,6 +334,7 @@ class RunRecord:
     checkpoints: list[CheckpointRecord] | None = None
     selected: SelectedRecord | None = None
     metrics: MetricsRecord | None = None
+    confidence: ConfidencesRecord | None = None
     ranks: Ranks | None = None
     refit: RefitRecord | None = None
     artefacts: ArtefactsRecord | None = None

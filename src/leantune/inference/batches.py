@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from leantune.data.dataset import Index, LabelledRows, by_length, evenly
+from leantune.inference.confidence import Answers
 from leantune.inference.metrics import Metrics, evaluate_probabilities
 from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch
@@ -127,7 +128,8 @@ def evaluate(
     rows: LabelledRows,
     label_names: tuple[str, ...],
     batch_size: int,
-) -> tuple[Metrics, npt.NDArray[np.int64]]:
-    """Metrics on labelled rows, and the predicted class ids ``(N,)``."""
+) -> tuple[Metrics, Answers]:
+    """Metrics on labelled rows, and what was said of each."""
     probabilities = predict_probabilities(classifier, rows, batch_size)
-    return evaluate_probabilities(probabilities, rows.label_ids, label_names), probabilities.argmax(axis=1)
+    metrics = evaluate_probabilities(probabilities, rows.label_ids, label_names)
+    return metrics, Answers.of(probabilities, rows.label_ids)

@@ -1,7 +1,8 @@
 """What a run did, for people: one self-contained page (`page`) and a model card (`model_card`).
 
-`run_folder` reads the record and the history, `sections` makes tables and charts of them, `charts` says where what is
-drawn lies, `wording` writes numbers; markup is in ``templates/``.
+`run_folder` reads what the run wrote. `advice`, `results`, `rows`, `confidence`, `lengths`, `adaptation` and
+`provenance` make tables and charts of it, `charts` says where what is drawn lies, `wording` writes numbers; markup is
+in ``templates/``, a file for each section.
 """
 
 from leantune.report.model_card import write_model_card

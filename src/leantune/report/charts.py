@@ -11,7 +11,7 @@ from typing import Literal
 from leantune.report.wording import percent, percent_range
 
 Point = tuple[float, float]
-Look = Literal["line", "thin", "dashed", "dots"]
+Look = Literal["line", "thin", "dashed", "dots", "rings"]
 
 WIDTH, HEIGHT = 420, 240
 MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM, MARGIN_LEFT = 34, 12, 44, 54
@@ -136,8 +136,9 @@ def line_chart(
     y_label: str,
     x_label: str = "optimiser step",
     marks: Iterable[tuple[float, str]] = (),
+    y_low: float = 0,
 ) -> LineChart | None:
-    """Curves with both axes from zero; None if there is no finite point to draw.
+    """Curves over an x axis from zero; None if there is no finite point to draw.
 
     Args:
         series: the curves; points that are not finite are left out.
@@ -145,6 +146,7 @@ def line_chart(
         y_label: quantity and unit, written above the plot.
         x_label: quantity and unit, written below it.
         marks: x values to point out, each with a word.
+        y_low: where the y axis begins, or a little below.
     """
     finite = [Series(name=one.name, points=_finite(one.points), look=one.look) for one in series]
     drawn = [one for one in finite if one.points]
@@ -152,7 +154,7 @@ def line_chart(
         return None
     points, marks = [point for one in drawn for point in one.points], list(marks)
     x = axis(0, max(at for at, _ in (*points, *marks)), start=MARGIN_LEFT, end=WIDTH - MARGIN_RIGHT)
-    y = axis(0, max(at for _, at in points), start=HEIGHT - MARGIN_BOTTOM, end=MARGIN_TOP)
+    y = axis(y_low, max(at for _, at in points), start=HEIGHT - MARGIN_BOTTOM, end=MARGIN_TOP)
     curves = [
         Series(name=one.name, points=[(x.at(a), y.at(b)) for a, b in _thin(one.points)], look=one.look)
         for one in drawn

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from leantune.report import adaptation, provenance, results, wording
+from leantune.report import (
+    adaptation,
+    advice,
+    confidence,
+    lengths,
+    provenance,
+    results,
+    rows,
+    wording,
+)
 from leantune.report.charts import tick_text
 from leantune.report.run_folder import Run, load_run
 from leantune.system.atomic import write_text
@@ -29,9 +39,39 @@ FILTERS = (
     tick_text,
 )
 
+PARTS = {
+    "adaptation": adaptation,
+    "advice": advice,
+    "confidence": confidence,
+    "lengths": lengths,
+    "provenance": provenance,
+    "results": results,
+    "rows": rows,
+}
+"""What the templates ask, by name."""
+
+SECTIONS = {
+    "classes": "Classes",
+    "wrong": "Wrong predictions",
+    "suspects": "Labels to check",
+    "confidence": "Confidence",
+    "equal": "Equal texts, several labels",
+    "lengths": "Lengths of texts",
+    "data": "Data",
+    "unlabelled": "Rows without labels",
+    "candidates": "What was tried first",
+    "curves": "Training",
+    "checkpoints": "Checkpoints",
+    "ranks": "Ranks",
+    "parameters": "Parameter ledger",
+    "artefacts": "Artefacts",
+    "provenance": "How to repeat it",
+}
+"""Anchor (and template) and title, in the order of the page; one without content is left out."""
+
 
 def write_report(run_dir: Path) -> Path:
-    """Write RUN/report.html from RUN/record.json and RUN/history.jsonl.
+    """Write RUN/report.html from RUN/record.json, RUN/history.jsonl and RUN/rows_to_check.jsonl.
 
     What the run has not recorded (yet) is left out; everything else of the page is there.
 
@@ -52,9 +92,17 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text."""
-    page = templates().get_template("page.html")
-    parts = {"results": results, "adaptation": adaptation, "provenance": provenance}
-    return page.render(run=run, record=run.record, name=_name(run), **parts)
+    about = {"run": run, "record": run.record, "name": _name(run)} | PARTS
+    return templates().get_template("page.html").render(about | {"sections": _sections(about)})
+
+
+def _sections(about: dict[str, Any]) -> dict[str, tuple[str, Markup]]:
+    """Anchor -> title and content of each section that has any; the templates have escaped what they wrote."""
+    found = {
+        anchor: (title, Markup(templates().get_template(f"sections/{anchor}.html").render(about)))
+        for anchor, title in SECTIONS.items()
+    }
+    return {anchor: (title, body) for anchor, (title, body) in found.items() if body.strip()}
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""The two files that a report is made of."""
+"""The files that a report is made of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from leantune.config.rows_to_check import ROWS_TO_CHECK, RowToCheck, read_rows_to_check
 from leantune.config.run_record import (
     CheckpointRecord,
     Measures,
@@ -13,6 +14,7 @@ from leantune.config.run_record import (
     RunRecord,
     read_record,
 )
+from leantune.errors import CheckpointError, UnsafeFileError
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import parse_json
 
@@ -40,13 +42,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run as its folder tells it: ``record.json`` and the events of ``history.jsonl``."""
+    """A run as its folder tells it: ``record.json``, the events of ``history.jsonl``, and rows with their texts."""
 
     record: RunRecord
     steps: tuple[Event, ...]
     """One event a logged step, in the order of the steps."""
     evaluations: tuple[Event, ...]
     pruned: tuple[Event, ...]
+    rows_to_check: tuple[RowToCheck, ...] = ()
+    damage: str = ""
+    """Why rows are left out, if they are."""
 
     @property
     def checkpoints(self) -> list[CheckpointRecord]:
@@ -81,12 +86,23 @@ def load_run(run_dir: Path) -> Run:
     pruned = _by_step(events, "pruned")
     if record.parameters and record.status != "finished":
         record.parameters = _counted_so_far(record.parameters, pruned)
+    rows, damage = _rows_to_check(run_dir)
     return Run(
         record=record,
         steps=_by_step(events, "step"),
         evaluations=_by_step(events, "evaluation"),
         pruned=pruned,
+        rows_to_check=rows,
+        damage=damage,
     )
+
+
+def _rows_to_check(run_dir: Path) -> tuple[tuple[RowToCheck, ...], str]:
+    """The rows, or why there are none: what only illustrates a report must not cost it."""
+    try:
+        return read_rows_to_check(run_dir), ""
+    except (CheckpointError, UnsafeFileError, OSError):
+        return (), f"{ROWS_TO_CHECK} cannot be read, so rows with their texts are left out."
 
 
 def _counted_so_far(parameters: ParametersRecord, pruned: tuple[Event, ...]) -> ParametersRecord:

@@ -39,6 +39,7 @@ from leantune.training.dataset import (
     PreparedData,
     StepPlan,
     check_max_length,
+    lengths_of,
     plan_steps,
     prepare_data,
 )
@@ -165,6 +166,7 @@ def begin_record(run: Run) -> None:
         recipe=run.recipe.to_dict(),
         labels=run.data.labels.to_record(),
         data=run.data.description,
+        lengths=lengths_of(run.data.train.full_lengths, run.recipe.max_length),
         model=run.model,
         parameters=run.plan.to_record(),
         schedule=run.steps.to_record(),

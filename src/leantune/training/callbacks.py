@@ -15,6 +15,7 @@ from leantune.data.dataset import LabelledRows
 from leantune.errors import Interrupted
 from leantune.inference.batches import evaluate
 from leantune.system import distributed
+from leantune.training.answers import saved_answers
 from leantune.training.checkpoint import checkpoint_path, save_checkpoint
 from leantune.training.dataset import StepPlan
 from leantune.training.history import Display, History, rounded
@@ -57,11 +58,11 @@ class RunObserver:
             Interrupted: after a signal, once the step is saved.
         """
         self._log(state, result)
-        predicted = self._evaluate(state, result) if self._evaluation_is_due(state.step) else None
-        is_saved = predicted is not None or self._save_is_due(state.step)
+        answers = self._evaluate(state, result) if self._evaluation_is_due(state.step) else None
+        is_saved = answers is not None or self._save_is_due(state.step)
         number = self._signal()
         if is_saved or number is not None:
-            self._save(state, predicted)
+            self._save(state, answers)
         if number is not None:
             raise self._interrupted(state, number)
         return not self.is_converged()
@@ -134,16 +135,16 @@ class RunObserver:
     def _save_is_due(self, step: int) -> bool:
         return bool(self.recipe.advanced.save_every) and step % self.recipe.advanced.save_every == 0
 
-    def _evaluate(self, state: TrainingState, result: StepResult) -> torch.Tensor:
-        """Measure the validation rows; returns the predicted class ids ``(N,)``."""
+    def _evaluate(self, state: TrainingState, result: StepResult) -> dict[str, torch.Tensor]:
+        """Measure the validation rows; returns what a checkpoint keeps of the answers, each ``(N,)``."""
         if not len(self.validation):
             self.selection.evaluations.append(
                 Evaluation(state.step, result.epoch, None, is_eligible=state.allocator.is_final)
             )
             self.display.say(f"step {state.step}: loss {result.loss:.3f}")
-            return torch.empty(0, dtype=torch.int64)
+            return {"predicted": torch.empty(0, dtype=torch.int64)}
         with self.display.working("evaluating"):
-            metrics, predicted = evaluate(
+            metrics, answers = evaluate(
                 state.classifier, self.validation, self.label_names, self.recipe.eval_batch_size
             )
         measured = metrics.to_json()
@@ -164,7 +165,7 @@ class RunObserver:
         )
         self.display.say(f"step {state.step}: {metrics.summary()}")
         self.display.best = self._best_score()
-        return torch.from_numpy(predicted)
+        return saved_answers(answers)
 
     def _best_score(self) -> str:
         """The best value of the metric so far, for the bar."""
@@ -175,7 +176,7 @@ class RunObserver:
             return f"best log loss {min(measured):.3f}"
         return f"best {100 * max(measured):.1f} %"
 
-    def _save(self, state: TrainingState, predicted: torch.Tensor | None) -> None:
+    def _save(self, state: TrainingState, answers: dict[str, torch.Tensor] | None) -> None:
         started = time.perf_counter()
         with self.display.working("saving"):
             checkpoint = capture(
@@ -186,8 +187,8 @@ class RunObserver:
                     "elapsed_s": self.elapsed(),
                 },
             )
-            if predicted is not None:
-                checkpoint.tensors["predicted"] = predicted
+            if answers is not None:
+                checkpoint.tensors.update(answers)
             if distributed.is_main():
                 save_checkpoint(self.folder, state.step, checkpoint)
                 self.selection.clean(self.folder)

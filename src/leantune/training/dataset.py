@@ -15,6 +15,7 @@ from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.assets.download import default_cache_dir, resolve_location
 from leantune.config import Recipe
+from leantune.config.confidence_record import LengthsRecord
 from leantune.config.run_record import DataRecord, RowsRecord, ScheduleRecord
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
@@ -25,6 +26,8 @@ from leantune.data.tokenization import Tokenizer
 from leantune.errors import DataError, UsageError
 from leantune.model.classifier import Classifier
 from leantune.model.hub import resolve_model
+
+LENGTH_BINS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,27 @@ def describe_rows(
         truncated_tokens=int((full_lengths - lengths).sum(dtype=np.int64)),
         label_counts={name: counts.get(i, 0) for i, name in enumerate(labels.names)},
         **repeats,
+    )
+
+
+def lengths_of(lengths: npt.NDArray[np.int32], max_length: int) -> LengthsRecord:
+    """A histogram of the lengths of at least one text, before truncation.
+
+    Its range has ``max_length`` where a text is longer, and 99 of 100 texts: a few very long ones must not flatten it.
+    """
+    median, percentile_95, percentile_99 = (
+        int(each) for each in np.percentile(lengths, (50, 95, 99), method="higher")
+    )
+    longest = int(lengths.max())
+    width = max(1, math.ceil((max(percentile_99, min(longest, max_length)) + 1) / LENGTH_BINS))
+    bins = np.minimum(lengths // width, LENGTH_BINS - 1)
+    return LengthsRecord(
+        width=width,
+        counts=np.bincount(bins, minlength=LENGTH_BINS).tolist(),
+        median=median,
+        percentile_95=percentile_95,
+        longest=longest,
+        max_length=max_length,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -10,16 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from leantune.adalora.schedule import RankSchedule
-from leantune.config.run_record import CheckpointRecord, Measures, MetricsRecord, RefitRecord, SelectedRecord
+from leantune.config.confidence_record import ConfidencesRecord
+from leantune.config.run_record import (
+    CheckpointRecord,
+    Measures,
+    MetricsRecord,
+    RefitRecord,
+    SelectedRecord,
+)
 from leantune.data.dataset import LabelledRows
 from leantune.errors import CheckpointError
 from leantune.inference.batches import evaluate
 from leantune.inference.comparison import compare
+from leantune.inference.confidence import Answers, confidence_record
 from leantune.inference.metrics import Metrics, occupied_cells
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.system.damage import explained_damage
 from leantune.system.json_files import from_json
+from leantune.training.answers import read_answers
 from leantune.training.artefacts import PROBE_ROWS, publish
 from leantune.training.build import Run, class_weights, fresh_state
 from leantune.training.callbacks import SilentObserver
@@ -34,8 +44,11 @@ from leantune.training.state import restore_weights
 def evaluate_part(run: Run, classifier: Classifier, part: str) -> Metrics:
     rows = run.data.test if part == "test" else run.data.validation
     assert rows is not None
-    metrics, _ = evaluate(classifier, rows, run.data.labels.names, run.recipe.eval_batch_size)
-    return metrics
+    return _evaluate(run, classifier, rows)[0]
+
+
+def _evaluate(run: Run, classifier: Classifier, rows: LabelledRows) -> tuple[Metrics, Answers]:
+    return evaluate(classifier, rows, run.data.labels.names, run.recipe.eval_batch_size)
 
 
 def measures_of(metrics: Metrics) -> Measures:
@@ -43,8 +56,11 @@ def measures_of(metrics: Metrics) -> Measures:
     return from_json(metrics.to_json(), Measures)
 
 
-def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
+def select_best(run: Run, classifier: Classifier, selection: Selection) -> Answers | None:
     """Put the best checkpoint back into the model and say what the choice is worth.
+
+    Returns:
+        what it said of the validation rows, if there are any and it kept it.
 
     Raises:
         CheckpointError: if none is valid.
@@ -94,6 +110,7 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> None:
         adapters_final=final - record.parameters.head,
         modules=[replace(each, final_rank=ranks[each.name]) for each in record.parameters.modules],
     )
+    return read_answers(best_checkpoint.tensors, label_ids)
 
 
 def _rule_of(run: Run, best: Evaluation, selection: Selection) -> str:
@@ -145,15 +162,23 @@ def _first_rows(rows: LabelledRows) -> LabelledRows:
     return rows[np.arange(min(PROBE_ROWS, len(rows)))]
 
 
-def measure_test(run: Run, classifier: Classifier) -> None:
+def measure_test(run: Run, classifier: Classifier) -> Answers | None:
+    """Measure the test rows; returns what was said of them, if there are any."""
     if run.data.test is None:
-        return
+        return None
     started = time.perf_counter()
     with run.console.status("measuring the test rows"):
-        metrics = evaluate_part(run, classifier, "test")
+        metrics, answers = _evaluate(run, classifier, run.data.test)
     assert run.record.metrics is not None
     run.record.metrics = replace(run.record.metrics, test=measures_of(metrics))
     run.record.timings["evaluate_s"] = time.perf_counter() - started
+    return answers
+
+
+def note_confidence(run: Run, answers: Mapping[str, Answers | None]) -> None:
+    """Say in the record how often the model is right when it is sure, of each part that was measured."""
+    found = {part: confidence_record(each) for part, each in answers.items() if each is not None}
+    run.record.confidence = ConfidencesRecord(**found) if found else None
 
 
 def publish_artefacts(run: Run, classifier: Classifier) -> None:

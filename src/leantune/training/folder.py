@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from leantune.config import Recipe
+from leantune.config.rows_to_check import ROWS_TO_CHECK
 from leantune.config.run_record import RECORD
 from leantune.data.sources import files_of
 from leantune.errors import UsageError
@@ -14,13 +15,8 @@ from leantune.system.atomic import discard_folder, remove_leftovers
 from leantune.system.messages import listed
 
 RUN_FILES = (
-    "recipe.yaml",
-    "history.jsonl",
-    "report.html",
-    "README.md",
-    "train.log",
-    "pseudo_labels.csv",
-    RECORD,
+    *("recipe.yaml", "history.jsonl", "train.log", "pseudo_labels.csv", ROWS_TO_CHECK),
+    *("report.html", "README.md", RECORD),
 )
 RUN_FOLDERS = ("checkpoints", "adapter", "merged", "tensorboard", "wandb", *FOLDERS.values())
 

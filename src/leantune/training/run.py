@@ -33,6 +33,7 @@ from leantune.training.callbacks import RunObserver
 from leantune.training.checkpoint import checkpoint_path, list_checkpoints
 from leantune.training.finalize import (
     measure_test,
+    note_confidence,
     publish_artefacts,
     refit,
     select_best,
@@ -47,6 +48,7 @@ from leantune.training.pseudo_labels import (
 )
 from leantune.training.race import race
 from leantune.training.resume import machine_lines, newest_valid_checkpoint
+from leantune.training.rows_to_check import save_rows_to_check
 from leantune.training.selection import Evaluation, Selection
 from leantune.training.signals import interruptible, resume_command
 from leantune.training.starts import init_adapters, warm_start
@@ -102,10 +104,12 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         with _interruption_noted(run):
             with history:
                 _train(run, state, selection, history)
-            select_best(run, classifier, selection)
+            answers = {"validation": select_best(run, classifier, selection)}
             if recipe.advanced.refit:
                 refit(run, classifier)
-            measure_test(run, classifier)
+            answers["test"] = measure_test(run, classifier)
+            note_confidence(run, answers)
+            save_rows_to_check(run, answers)
             publish_artefacts(run, classifier)
         return run.folder
 

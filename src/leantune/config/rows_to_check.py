@@ -1,0 +1,87 @@
+"""``rows_to_check.jsonl`` of a run: a few rows with their texts for the report, and nothing that any command needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from leantune.config.run_record import to_json
+from leantune.errors import CheckpointError
+from leantune.system.atomic import write_text
+from leantune.system.file_names import entry_of
+from leantune.system.json_files import parse_json
+
+ROWS_TO_CHECK = "rows_to_check.jsonl"
+MAX_CHARACTERS = 300
+"""Of a text, and of its second text."""
+MAX_BYTES = 1 << 20
+"""Of a file that is read: those of leantune have a tenth of it at most."""
+MAX_ROW = 1 << 53
+
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowToCheck:
+    """A row that the model gets wrong, or whose text is there under another label, too."""
+
+    finding: Literal["wrong", "equal"]
+    part: Part
+    row: int
+    """In the source of the part, from 0."""
+    text: str
+    pair: str | None = None
+    is_decoded: bool | None = None
+    """Whether the texts are put together from tokens, as the source could not be read again."""
+    label: str
+    predicted: str | None = None
+    probability: float | None = None
+    """Of the predicted class."""
+    is_suspect: bool | None = None
+    """Whether the model contradicts the label with confidence."""
+    group: int | None = None
+    """Rows with the same number have equal texts."""
+
+
+def write_rows_to_check(run: Path, rows: Iterable[RowToCheck]) -> None:
+    """Replace the rows of a run, whole or not at all.
+
+    Raises:
+        ResourceError: if the disk is full or fails.
+    """
+    lines = [json.dumps(to_json(row), ensure_ascii=False) + "\n" for row in rows]
+    write_text(entry_of(run, ROWS_TO_CHECK), "".join(lines))
+
+
+def read_rows_to_check(run: Path) -> tuple[RowToCheck, ...]:
+    """The rows of a run; none where an earlier version wrote none.
+
+    Raises:
+        CheckpointError: if the file is damaged, or larger than any that leantune writes.
+        UnsafeFileError: if it is a link that leads out of the run.
+        OSError: if it cannot be read.
+    """
+    path = entry_of(run, ROWS_TO_CHECK)
+    if not path.is_file():
+        return ()
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise CheckpointError(f"{path}: damaged: more than {MAX_BYTES:,} bytes")
+    lines = content.split(b"\n")[:-1]
+    rows = tuple(
+        parse_json(line, RowToCheck, f"{path}:{number}") for number, line in enumerate(lines, start=1)
+    )
+    for number, row in enumerate(rows, start=1):
+        if not (0 <= row.row < MAX_ROW and 0 <= (row.probability or 0) <= 1):
+            raise CheckpointError(f"{path}:{number}: damaged: a number that cannot be")
+    return rows
+
+
+def shown_text(text: str) -> str:
+    """The beginning of a text, as UTF-8 can hold it."""
+    cut = text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 1]}…"
+    return cut.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,171 @@
+"""What a reader should know before the figures, each with what to do about it: from the record alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from leantune.config.run_record import DataRecord, Measures, RowsRecord
+from leantune.report import confidence, results
+from leantune.report.run_folder import Run
+from leantune.report.wording import NO_BREAK, count, percent, shortened, significant
+
+FEW_ROWS = 300
+"""Training rows below which the default learning rate is lower, too."""
+WIDE = 0.1
+"""Width of an interval that says little."""
+MANY_CUT = 0.05
+FEW_OF_A_CLASS = 10
+LOW_RECALL = 0.5
+LEAST_SUPPORT = 5
+"""Rows of a class whose recall says anything."""
+RISEN, RISEN_BY = 1.25, 0.02
+"""How far above the lowest log loss the last one is where a run overfits: a factor, and nats."""
+MISCALIBRATED = 0.03
+"""Difference of mean confidence and accuracy that matters, if chance does not explain it."""
+MAX_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """Something that may be wrong."""
+
+    finding: str
+    advice: str
+    section: str
+    """Where more of it is on the page."""
+
+
+def advice(run: Run) -> list[Advice]:
+    """All that is to be said of a run, the weightiest first."""
+    data, final = run.record.data, results.final_metrics(run)
+    found: list[Advice] = []
+    if final:
+        found += _of_the_measuring(run, *final)
+        found += _of_the_model(run, *final)
+    found += _overfitting(run)
+    if data:
+        found += _of_the_rows(data)
+        found += _of_the_labels(data)
+        found += _of_the_lengths(run, data.train)
+    return found
+
+
+def _of_the_measuring(run: Run, split: str, metrics: Measures) -> Iterator[Advice]:
+    if split == "validation":
+        yield Advice(
+            finding="There is no test set.",
+            advice="The validation rows chose the checkpoint. Give test=FILE with rows that nothing was chosen by.",
+            section="classes",
+        )
+    low, high = metrics.accuracy_interval
+    if high - low > WIDE:
+        yield Advice(
+            finding=f"The accuracy is uncertain: its 95{NO_BREAK}% interval is {100 * (high - low):.0f} points wide.",
+            advice=f"There are {count(metrics.num_rows)} {split} rows. More of them make the interval narrower.",
+            section="classes",
+        )
+    rows = run.record.data.parts().get(split) if run.record.data else None
+    leaked = (rows.rows_also_in_train or 0) if rows else 0
+    if rows and leaked:
+        yield Advice(
+            finding=f"Training texts are among the {split} rows: {count(leaked)} of {count(rows.rows)}.",
+            advice="Such rows make the figures too good. Remove them from one of the two.",
+            section="data",
+        )
+
+
+def _of_the_model(run: Run, split: str, metrics: Measures) -> Iterator[Advice]:
+    probe = results.baseline_on(run, split)
+    if probe and run.record.baseline and metrics.accuracy <= probe.accuracy:
+        yield Advice(
+            finding=f"The {run.record.baseline.name} is as accurate: {percent(probe.accuracy)}.",
+            advice="Fine-tuning gained nothing here. Try more epochs, effort=balanced, or a larger encoder.",
+            section="curves",
+        )
+    measured = confidence.measured(run)
+    difference = confidence.gap(*measured[1:]) if measured else 0.0
+    way = "over" if difference > 0 else "under"
+    if abs(difference) >= MISCALIBRATED:
+        yield Advice(
+            finding=f"The model is {way}confident by {100 * abs(difference):.0f} points.",
+            advice="Do not take its probabilities at their word. Set a threshold by accuracy at coverage.",
+            section="confidence",
+        )
+    low = [
+        one
+        for one in metrics.per_class
+        if one.recall is not None and one.recall < LOW_RECALL and one.support >= LEAST_SUPPORT
+    ]
+    if low:
+        named = ", ".join(f"{shortened(one.label, 40)} ({percent(one.recall)})" for one in low[:MAX_NAMED])
+        yield Advice(
+            finding=f"{_classes(len(low), 'is', 'are')} found in less than half of the rows: {named}{_more(len(low))}.",
+            advice="More training rows of such a class help most, then class_weights=balanced.",
+            section="classes",
+        )
+
+
+def _overfitting(run: Run) -> Iterator[Advice]:
+    losses = [(one.step, one.validation.log_loss) for one in run.checkpoints if one.validation]
+    if len(losses) < 2:
+        return
+    (best_step, best), (_, last) = min(losses, key=lambda each: each[1]), losses[-1]
+    if last > best * RISEN and last > best + RISEN_BY:
+        yield Advice(
+            finding=f"The run overfits: validation log loss {significant(best)} at step {count(best_step)}, "
+            f"{significant(last)} at the end.",
+            advice="Lower epochs or learning_rate, set early_stop, or take metric=log_loss to choose the checkpoint.",
+            section="checkpoints",
+        )
+
+
+def _of_the_rows(data: DataRecord) -> Iterator[Advice]:
+    train = data.train
+    if train.rows < FEW_ROWS:
+        yield Advice(
+            finding=f"There are {count(train.rows)} training rows.",
+            advice="More labelled rows are worth more than any setting; unlabelled=FILE uses unlabelled texts, too.",
+            section="data",
+        )
+
+
+def _of_the_labels(data: DataRecord) -> Iterator[Advice]:
+    conflicting = sum(rows.conflicting_rows or 0 for rows in data.parts().values())
+    if conflicting:
+        yield Advice(
+            finding=f"{count(conflicting)} rows have an equal text under another label.",
+            advice="At most one of the labels can be learnt. Correct them.",
+            section="equal",
+        )
+    rare = [name for name, number in data.train.label_counts.items() if number < FEW_OF_A_CLASS]
+    if rare:
+        named = ", ".join(shortened(name, 40) for name in rare[:MAX_NAMED])
+        few = _classes(len(rare), "has", "have")
+        yield Advice(
+            finding=f"{few} fewer than {FEW_OF_A_CLASS} training rows: {named}{_more(len(rare))}.",
+            advice="Add rows, or join such a class with another.",
+            section="data",
+        )
+
+
+def _of_the_lengths(run: Run, train: RowsRecord) -> Iterator[Advice]:
+    cut, lengths = train.truncated_rows or 0, run.record.lengths
+    if not train.rows or cut / train.rows < MANY_CUT:
+        return
+    wanted = lengths.percentile_95 if lengths else 0
+    yield Advice(
+        finding=f"{count(cut)} of {count(train.rows)} training texts ({percent(cut / train.rows)}) are cut.",
+        advice=f"max_length={wanted} would hold 95 % of them whole, if the encoder takes so many tokens."
+        if lengths and wanted > lengths.max_length
+        else "Raise max_length if the end of a text matters.",
+        section="lengths",
+    )
+
+
+def _classes(number: int, one: str, several: str) -> str:
+    return f"1 class {one}" if number == 1 else f"{count(number)} classes {several}"
+
+
+def _more(number: int) -> str:
+    return f" and {number - MAX_NAMED} more" if number > MAX_NAMED else ""
