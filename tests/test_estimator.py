@@ -124,7 +124,14 @@ def test_rows_of_a_run_that_is_in_progress_stay_when_another_fit_is_refused(inpu
     (output / "record.json").unlink()  # as before the first step
     for name in ("checkpoints", "adapter", "merged"):
         shutil.rmtree(output / name)
-    for name in ("recipe.yaml", "history.jsonl", "rows_to_check.jsonl", "report.html", "README.md"):
+    for name in (
+        "recipe.yaml",
+        "history.jsonl",
+        "train.log",
+        "rows_to_check.jsonl",
+        "report.html",
+        "README.md",
+    ):
         (output / name).unlink()
     with run_lock(output), pytest.raises(UsageError, match="is at work there"):
         LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)

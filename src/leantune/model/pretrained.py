@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leantune.config.classifier_file import FILE
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UnsafeFileError, UsageError, first_line
 from leantune.system.checksums import update_from
@@ -213,7 +214,8 @@ def check_none_missing(source: str, missing: Sequence[str]) -> None:
     Raises:
         CheckpointError: naming the first of ``missing``.
     """
-    if missing and all(name.startswith(_HEADS) for name in missing):
+    is_of_a_run = Path(source, FILE).is_file()
+    if missing and not is_of_a_run and all(name.startswith(_HEADS) for name in missing):
         raise CheckpointError(
             f"model {source}: an encoder without a trained head (no {sorted(missing)[0]} in its weights), expected a "
             "classifier: give the folder of a run, or train this one first: leantune train --data train.csv "
