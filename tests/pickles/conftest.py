@@ -9,6 +9,7 @@ import pickle
 import sys
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,10 @@ def _is_warm(tmp_path_factory: pytest.TempPathFactory) -> None:
             for protocol in range(6):
                 path.write_bytes(pack(pickle.dumps(value, protocol)))
                 read(path)
+    with zipfile.ZipFile(path, "w") as archive:  # whose names have a codec of their own
+        archive.writestr("rows.pkl", b"")
+    with pytest.raises(LeantuneError):
+        read(path)
 
 
 @pytest.fixture
