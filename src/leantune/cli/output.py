@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from leantune.adalora.budget import ParameterPlan, Target
+from leantune.adalora.method import METHODS
 from leantune.config import Recipe
 from leantune.config.run_record import BegunRecord, Measures, read_record, to_json
 from leantune.inference.metrics import Metrics
@@ -21,6 +22,8 @@ from leantune.system.messages import place_name
 from leantune.training.planning import Plan
 from leantune.training.warnings import rank_lines
 
+LAYERS = {"all-linear": "all linear layers", "attention": "query and value"}
+"""Values of ``targets`` as a sentence says them."""
 MAX_CLASSES_SHOWN = 5
 """Of one text."""
 
@@ -70,6 +73,8 @@ def _row_of(metrics: Measures) -> list[str]:
 
 def _rank_summary(ranks: Mapping[str, int]) -> str:
     values = sorted(ranks.values())
+    if values[0] == values[-1]:
+        return f"{values[0]} in each of {len(values)} modules"
     return (
         f"{values[0]} to {values[-1]} triplets a module, {sum(values)} in {len(values)} modules, "
         f"{values.count(0)} modules without any"
@@ -119,8 +124,13 @@ def print_plan(planned: Plan, *, as_json: bool) -> None:
 
 def _ledger(plan: ParameterPlan, recipe: Recipe, num_labels: int) -> Table:
     """Layers that differ only in their number share a line; ``--json`` lists every module."""
+    assert recipe.method is not None, "plan_run sets it"
+    layers = LAYERS.get(str(recipe.targets), recipe.targets)
     table = Table(
-        box=None, pad_edge=False, title=f"{recipe.model}, {num_labels} classes", title_justify="left"
+        box=None,
+        pad_edge=False,
+        title=f"{recipe.model}, {num_labels} classes: {METHODS[recipe.method].title} in {layers}",
+        title_justify="left",
     )
     table.add_column("modules", overflow="fold")
     for name in ("shape", "a rank", f"rank {plan.init_rank}", f"rank {plan.target_rank}"):
