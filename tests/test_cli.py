@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from leantune.adalora.export import write_lora
-from leantune.cli.main import COMMANDS, _stop, exit_code_of, main
+from leantune.cli.main import COMMANDS, main
 from leantune.cli.parser import build_parser, parse, recipe_from
+from leantune.cli.process import exit_code_of, stop
 from leantune.config.convert import convert
 from leantune.config.load import load_recipe
 from leantune.data.labels import LabelMap
@@ -673,7 +674,7 @@ def test_a_stop_that_comes_while_an_object_is_finalised_is_not_lost():
         time.sleep(10)
         raise AssertionError("the stop was lost")
 
-    before = signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         assert exit_code_of(command) == 143
     finally:

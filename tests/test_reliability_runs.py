@@ -20,7 +20,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from leantune.cli.main import exit_code_of, main
+from leantune.cli.main import main
+from leantune.cli.process import exit_code_of
 from leantune.errors import ResourceError, UsageError
 from leantune.model.classifier import Classifier
 from leantune.system import distributed

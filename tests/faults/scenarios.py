@@ -12,7 +12,8 @@ from pathlib import Path
 import peft  # noqa: F401 - imported here, not again in every child
 import torch
 
-from leantune.cli.main import exit_code_of, main
+from leantune.cli.main import main
+from leantune.cli.process import exit_code_of
 from leantune.config import load_recipe
 from leantune.inference import predict  # noqa: F401 - likewise
 from leantune.inference import writers as write  # noqa: F401 - likewise

@@ -1,1 +1,3 @@
-"""The command line: what can be typed (`parser`), what each command does (`main`), what it prints (`output`)."""
+"""The command line: what can be typed (`parser`), what each command does (`main`), what it prints (`output`), how it
+starts and ends (`process`).
+"""
