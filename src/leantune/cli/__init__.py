@@ -1,3 +1,3 @@
-"""The command line: what can be typed (`parser`), what each command does (`main`), what it prints (`output`), how it
-starts and ends (`process`).
+"""The command line: what can be typed (`parser`, `help`), what each command does (`main`), what it prints (`output`),
+how it starts and ends (`process`).
 """

@@ -1,0 +1,73 @@
+"""What ``--help`` says: the commands, their examples, and the recipe keys that a user sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+COMMANDS: Mapping[str, str] = {
+    "train": "train a classifier",
+    "plan": "the ledger of parameters and the schedule, without loading weights",
+    "evaluate": "measure a classifier on labelled rows",
+    "predict": "classify rows of a file, or one text",
+    "export": "write another standard form of a run",
+    "report": "write report.html of a run again",
+    "push": "publish a run on the Hugging Face hub",
+    "assets": "fetch a real model and real data to try",
+}
+EXAMPLES: Mapping[str, str] = {
+    "": """
+  leantune assets
+  leantune train quickstart
+  leantune predict runs/quickstart "Oil prices rose again on Monday."
+  leantune COMMAND --help
+""",
+    "train": """
+  leantune train quickstart
+  leantune train --data train.csv --model asset:minilm --max-trainable-params 100k
+  leantune train --data reviews.csv --text-column review --label-column stars --model ./minilm
+  leantune train agnews-roberta data=train.csv model=./roberta-base learning_rate=5e-4
+  leantune train --resume runs/mine
+""",
+    "plan": """
+  leantune plan --data train.csv --model asset:minilm --max-trainable-params 100k
+  leantune plan agnews-roberta-as-published model=./roberta-base
+""",
+    "evaluate": """
+  leantune evaluate runs/mine --data test.csv
+  leantune evaluate runs/mine/merged --data test.csv --json
+""",
+    "predict": """
+  leantune predict runs/mine new.csv --output predictions.csv
+  leantune predict runs/mine "Oil prices rose again on Monday."
+  cat new.csv | leantune predict runs/mine -
+  leantune predict runs/mine new.csv --output predictions.parquet --probabilities --id-column id
+""",
+    "export": """
+  leantune export runs/mine --format lora --output lora-adapter
+  leantune export runs/mine --format openvino-int8
+""",
+    "report": """
+  leantune report runs/mine
+""",
+    "push": """
+  leantune push runs/mine my-org/my-classifier --private
+  leantune push runs/mine my-org/my-classifier --dry-run
+""",
+    "assets": """
+  leantune assets
+  leantune assets --path minilm
+""",
+}
+GROUPS: Mapping[str, Sequence[str]] = {
+    "data": (
+        *("data", "validation", "test", "unlabelled", "validation_size"),
+        *("text_column", "text_pair_column", "label_column", "labels", "max_length", "truncation_side"),
+    ),
+    "encoder and budget": ("model", "max_trainable_params", "method", "targets", "init_rank", "head"),
+    "training": (
+        *("output", "effort", "epochs", "batch_size", "learning_rate", "class_weights", "loss", "metric"),
+        *("precision", "report_to", "seed"),
+    ),
+}
+"""The recipe keys that ``--help`` shows; ``--help-all`` shows the others, too."""
+WIDTH = 100
