@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -92,3 +94,17 @@ def test_what_the_recipe_says_is_not_tried(inputs, tmp_path):
     folder = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=console)
     assert "Log loss of a linear probe" not in console.file.getvalue()  # type: ignore[attr-defined]
     assert record_of(folder)["metrics"]["test"]["accuracy"] < 0.6, "the words of the class were cut off"
+
+
+def test_standard_input_is_read_once(inputs, tmp_path):
+    changes = changes_for(tmp_path, at_the_end=True) | {"data": "-"}
+    words = [
+        f"{key}={value}" for key, value in recipe_for(inputs, tmp_path / "run", **changes).by_key().items()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "leantune.cli", "train", *words],
+        input=(tmp_path / "data.csv").read_bytes(),
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert record_of(tmp_path / "run")["recipe"]["truncation_side"] == "left"

@@ -149,8 +149,8 @@ class Recipe:
     )
     max_length: int = _key("tokens kept of a text", 256)
     truncation_side: Literal["right", "left"] | None = _key(
-        "which end of a longer text is cut off; default: right, or left where many texts are cut and a linear probe is "
-        "better with their ends",
+        "which end of a longer text is cut off; default: the tokenizer's (mostly right), or the other where many texts "
+        "are cut and a linear probe is better so",
         None,
     )
     precision: Literal["auto", "int8", "bf16", "fp16", "fp32"] = _key(

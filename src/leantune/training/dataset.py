@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +44,14 @@ class PreparedData:
     """With -1 for their class."""
     tokenizer: Tokenizer
     description: DataRecord
-    notes: tuple[str, ...]
-    """How the files were read, where there was a choice: lines to be printed."""
+    sources: Mapping[str, ExampleSource]
+    """By part: what the rows were read from, and can be read from again."""
     tokenise_s: float
+
+    @property
+    def notes(self) -> list[str]:
+        """How the files were read, where there was a choice: lines to be printed, each once."""
+        return list(dict.fromkeys(line for source in self.sources.values() for line in source.notes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,18 +79,40 @@ class StepPlan:
         )
 
 
+def token_folder() -> Path:
+    """Where the token tables are kept."""
+    return default_cache_dir() / "tokens"
+
+
 def columns_of(recipe: Recipe) -> Columns:
     """The columns that the recipe names."""
     return Columns(text=recipe.text_column, text_pair=recipe.text_pair_column, label=recipe.label_column)
 
 
+def tokenizer_of(recipe: Recipe) -> Tokenizer:
+    """The tokenizer of the encoder, which cuts texts as the recipe says.
+
+    Raises:
+        UsageError: if there is none, or it cannot be used.
+    """
+    return Tokenizer.pretrained(
+        resolve_model(recipe.model, with_weights=False),
+        recipe.max_length,
+        truncation_side=recipe.truncation_side,
+    )
+
+
 def prepare_data(
-    recipe: Recipe, *, on_rows: Callable[[str, int], None] = lambda what, rows: None
+    recipe: Recipe,
+    *,
+    sources: Mapping[str, ExampleSource] | None = None,
+    on_rows: Callable[[str, int], None] = lambda what, rows: None,
 ) -> PreparedData:
     """Read, tokenize and split the rows of a run.
 
     Args:
         recipe: its data, columns, labels and hold-out.
+        sources: those of the same rows that are open already: standard input can be read once.
         on_rows: called with what is read and the number of rows so far.
 
     Raises:
@@ -92,27 +120,23 @@ def prepare_data(
         UsageError: for a source or a tokenizer that cannot be had.
     """
     started = time.perf_counter()
-    tokenizer = Tokenizer.pretrained(
-        resolve_model(recipe.model, with_weights=False),
-        recipe.max_length,
-        truncation_side=recipe.truncation_side or "right",
-    )
-    columns = columns_of(recipe)
-    notes: list[str] = []
+    tokenizer, columns = tokenizer_of(recipe), columns_of(recipe)
+    opened = dict(sources or {})
 
-    def read(location: str, split: str, labels: LabelUse = "required") -> tuple[ExampleSource, TokenTable]:
-        source = open_examples(resolve_location(location), columns, labels=labels, split=split)
-        notes.extend(source.notes)
-        cache = default_cache_dir() / "tokens"
-        return source, tokenize(source, tokenizer, cache, on_rows=lambda rows: on_rows(split, rows))
+    def read(part: str, location: str, labels: LabelUse = "required") -> tuple[ExampleSource, TokenTable]:
+        if part not in opened:
+            split = part if labels == "required" else "train"
+            opened[part] = open_examples(resolve_location(location), columns, labels=labels, split=split)
+        source = opened[part]
+        return source, tokenize(source, tokenizer, token_folder(), on_rows=lambda rows: on_rows(part, rows))
 
-    source, table = read(recipe.data, "train")
+    source, table = read("train", recipe.data)
     labels = LabelMap.of(
         table.label_texts, order=recipe.labels or source.label_names, source_name=source.name
     )
     train = _all_rows(source, table, labels)
     if recipe.validation:
-        validation_source, validation_table = read(recipe.validation, "validation")
+        validation_source, validation_table = read("validation", recipe.validation)
         validation = _all_rows(validation_source, validation_table, labels)
     else:
         validation_table = table
@@ -120,11 +144,11 @@ def prepare_data(
         train, validation = train[kept], train[held_out]
     test, test_table = None, None
     if recipe.test:
-        test_source, test_table = read(recipe.test, "test")
+        test_source, test_table = read("test", recipe.test)
         test = _all_rows(test_source, test_table, labels)
     unlabelled = None
     if recipe.unlabelled:
-        _, rows = read(recipe.unlabelled, "train", "ignore")
+        _, rows = read("unlabelled", recipe.unlabelled, "ignore")
         unlabelled = LabelledRows.of(rows, np.arange(len(rows)), np.full(len(rows), -1))
     repeats = _repeats(train, validation, test)
 
@@ -146,7 +170,7 @@ def prepare_data(
         unlabelled,
         tokenizer,
         description,
-        tuple(dict.fromkeys(notes)),
+        opened,
         time.perf_counter() - started,
     )
 

@@ -8,14 +8,18 @@ the left, and the side with the lower log loss on held-out rows is taken.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
+from leantune.config import Recipe
+from leantune.data.dataset import LabelledRows
+from leantune.data.token_table import tokenize
 from leantune.system import distributed
 from leantune.training.build import Run, build_classifier
-from leantune.training.dataset import prepare_data
+from leantune.training.dataset import prepare_data, token_folder, tokenizer_of
 from leantune.training.head_init import fit_probe
 
 LEAST_SHARE = 0.1
@@ -23,36 +27,44 @@ LEAST_SHARE = 0.1
 MOST_ROWS = 2_000
 """That the probes are fitted to."""
 LEAST_GAIN = 0.01
-"""By what share of the log loss the left must be better than the right, which is what other tools cut."""
+"""By what share of the log loss the other side must be better than the tokenizer's own, which other tools cut."""
+OTHER: Mapping[str, Literal["left", "right"]] = {"right": "left", "left": "right"}
+KEPT = {"right": "beginning", "left": "end"}
+"""What is kept of a text that is cut on this side."""
 
 
 def choose_truncation_side(run: Run) -> None:
     """Resolve ``truncation_side`` in the recipe of ``run``, and take its rows as they are cut so."""
     if run.recipe.truncation_side is not None:
         return
-    side: Literal["left", "right"] = "right"
+    other = OTHER[run.data.tokenizer.settings.truncation_side]
+    own = chosen = OTHER[other]
     lengths, full_lengths = run.data.train.lengths, run.data.train.full_lengths
     share = float((full_lengths > lengths).mean())
     if share >= LEAST_SHARE:
         started = time.perf_counter()
-        cut_on_left = prepare_data(replace(run.recipe, truncation_side="left"))
+        changed = replace(run.recipe, truncation_side=other)
         with run.console.status("finding out which end of a text says more"):
-            classifier = build_classifier(run)
-            rng = np.random.default_rng([run.recipe.seed, 0x51DE])
-            rows = np.sort(rng.permutation(len(lengths))[:MOST_ROWS])
-            right, left = (
-                fit_probe(
-                    classifier, each.train[rows], run.recipe.eval_batch_size, seed=run.recipe.seed
-                ).log_loss
-                for each in (run.data, cut_on_left)
-            )
-        is_left = distributed.gather(left < (1 - LEAST_GAIN) * right)[0]
-        if is_left:
-            side, run.data = "left", cut_on_left
+            loss, loss_of_other = _log_losses(run, changed)
+            if distributed.gather(loss_of_other < (1 - LEAST_GAIN) * loss)[0]:
+                chosen, run.data = other, prepare_data(changed, sources=run.data.sources)
         run.console.print(
-            f"{100 * share:.0f} % of the texts are cut: the {'end' if is_left else 'beginning'} is kept "
-            f"(truncation_side={side}). Log loss of a linear probe: {left:.3f} with the end, {right:.3f} with the "
-            f"beginning; {time.perf_counter() - started:.0f} s",
+            f"{100 * share:.0f} % of the texts are cut: the {KEPT[chosen]} is kept (truncation_side={chosen}). "
+            f"Log loss of a linear probe: {loss:.3f} with the {KEPT[own]}, {loss_of_other:.3f} with the {KEPT[other]}; "
+            f"{time.perf_counter() - started:.0f} s",
             soft_wrap=True,
         )
-    run.recipe = replace(run.recipe, truncation_side=side)
+    run.recipe = replace(run.recipe, truncation_side=chosen)
+
+
+def _log_losses(run: Run, changed: Recipe) -> tuple[float, float]:
+    """Those of a linear probe on some training rows as they are cut, and as the other recipe cuts them."""
+    classifier = build_classifier(run)
+    order = np.random.default_rng([run.recipe.seed, 0x51DE]).permutation(len(run.data.train))
+    rows = run.data.train[np.sort(order[:MOST_ROWS])]
+    table = tokenize(run.data.sources["train"], tokenizer_of(changed), token_folder())
+    loss, loss_of_other = (
+        fit_probe(classifier, each, run.recipe.eval_batch_size, seed=run.recipe.seed).log_loss
+        for each in (rows, LabelledRows.of(table, rows.row_of, rows.label_ids))
+    )
+    return loss, loss_of_other
