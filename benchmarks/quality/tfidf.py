@@ -6,10 +6,10 @@ Its C is chosen by the log loss of a softmax of its margins.
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,17 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
+from benchmarks.quality.data import read_rows
 from leantune.system.hardware import describe_hardware, describe_versions
 
 
 def main() -> None:
     settings_path, output = sys.argv[1:]
     settings = json.loads(Path(settings_path).read_text("utf-8"))
-    parts = {part: read(settings["files"][part]) for part in ("train", "validation", "test")}
+    parts = {
+        part: tuple(zip(*read_rows(Path(settings["files"][part])), strict=True))
+        for part in ("train", "validation", "test")
+    }
     started = time.perf_counter()
     model = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)),
@@ -47,15 +51,7 @@ def main() -> None:
     Path(output).write_text(json.dumps(result) + "\n", "utf-8")
 
 
-def read(path: str) -> tuple[list[str], list[str]]:
-    """Texts and labels."""
-    csv.field_size_limit(sys.maxsize)
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [row["text"] for row in rows], [row["label"] for row in rows]
-
-
-def measured(model: Any, texts: list[str], labels: list[str]) -> dict[str, float]:
+def measured(model: Any, texts: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
     margins = model.decision_function(texts)
     if margins.ndim == 1:
         margins = np.stack([-margins, margins], axis=1) / 2

@@ -25,7 +25,7 @@ from leantune.training.warnings import rank_lines
 LAYERS = {"all-linear": "all linear layers", "attention": "query and value"}
 """Values of ``targets`` as a sentence says them."""
 MAX_CLASSES_SHOWN = 5
-"""Of one text."""
+"""Classes that are printed for one text."""
 
 
 def print_result(folder: Path) -> None:

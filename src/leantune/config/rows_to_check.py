@@ -16,19 +16,20 @@ from leantune.system.json_files import parse_json
 
 ROWS_TO_CHECK = "rows_to_check.jsonl"
 MAX_CHARACTERS = 300
-"""Of a text, and of its second text."""
+"""A text is cut to so many, and so is its second text."""
 MAX_BYTES = 1 << 20
-"""Of a file that is read: those of leantune have a tenth of it at most."""
+"""A larger file is not read; those of leantune have a tenth of it at most."""
 MAX_ROW = 1 << 53
 
 Part = Literal["train", "validation", "test"]
+Finding = Literal["wrong", "equal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowToCheck:
     """A row that the model gets wrong, or whose text is there under another label, too."""
 
-    finding: Literal["wrong", "equal"]
+    finding: Finding
     part: Part
     row: int
     """In the source of the part, from 0."""
@@ -39,7 +40,7 @@ class RowToCheck:
     label: str
     predicted: str | None = None
     probability: float | None = None
-    """Of the predicted class."""
+    """What the model gave to the predicted class."""
     is_suspect: bool | None = None
     """Whether the model contradicts the label with confidence."""
     group: int | None = None

@@ -15,10 +15,10 @@ class ChainedTable:
     """Tables that have the wanted columns."""
 
     names: tuple[str, ...]
-    """Of their files."""
+    """The files of the tables, as messages name them."""
     tables: tuple[Table, ...]
     columns: tuple[str, ...]
-    """Those that are read."""
+    """The columns that are read."""
 
     @property
     def class_names(self) -> Mapping[str, tuple[str, ...]]:

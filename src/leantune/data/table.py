@@ -64,6 +64,17 @@ class Table(Protocol):
         ...
 
 
+class NamesInRows:
+    """A table whose format does not number its classes: the rows have their names, if they have any."""
+
+    __slots__ = ()
+
+    @property
+    def class_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Always empty."""
+        return {}
+
+
 def check_unique(columns: Sequence[str], name: str, row: int | None = None) -> None:
     """Raise DataError if two columns have one name; a spreadsheet's empty columns have none."""
     doubles = sorted(column for column, count in Counter(columns).items() if column and count > 1)

@@ -53,9 +53,8 @@ class LoggedConsole(_Console):
         try:
             with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(lines)
-        except (
-            OSError
-        ) as error:  # what is lost is a line for people; a disk that is full stops the run elsewhere
+        except OSError as error:
+            # what is lost is a line for people; a disk that is full stops the run elsewhere
             self._log = None
             super().print(f"warning: the log is not written any more: {first_line(error)}", soft_wrap=True)
 

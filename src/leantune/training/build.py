@@ -193,8 +193,8 @@ def hardware_of(run: Run) -> Hardware:
 
 
 def build_classifier(run: Run) -> Classifier:
-    """Pretrained weights, fresh head and adapters on the device of the run."""
-    recipe = run.recipe
+    """Pretrained weights, fresh head and adapters on the device of the run. How they compute is said the first time."""
+    recipe, is_first = run.recipe, not run.kernels
     digest = weights_sha256(run.pretrained.folder)
     if run.resumed_model:
         check_same_model(run.resumed_model, recipe, sha256=digest, precision=run.precision)
@@ -204,7 +204,7 @@ def build_classifier(run: Run) -> Classifier:
         classifier = load_pretrained(pretrained, run.data.labels)
     missing_modules = missing_head_modules(run.pretrained)
     reinitialise_head(classifier, recipe.seed, missing_modules)
-    if isinstance(classifier, PaddedClassifier):
+    if isinstance(classifier, PaddedClassifier) and is_first:
         for line in padding_lines(classifier, run.data.train, recipe.max_length):
             run.console.print(line, soft_wrap=True)
     make_trainable(
@@ -224,7 +224,7 @@ def build_classifier(run: Run) -> Classifier:
     if is_int8:
         check_int8(choice)
     run.kernels = choice.described
-    for line in kernel_lines(choice, run.device, run.precision) if classifier.is_packed else ():
+    for line in kernel_lines(choice, run.device, run.precision) if classifier.is_packed and is_first else ():
         run.console.print(line, soft_wrap=True)
     if not classifier.is_packed:
         _check_computes(classifier, run.data.train, run.precision)

@@ -45,9 +45,10 @@ class PseudoLabels:
     """``(M,)``."""
     probabilities: npt.NDArray[np.float64]
     """``(M,)`` that the first run gave to these labels."""
+    record: PseudoLabelRecord
 
 
-def find_pseudo_labels(run: Run, asked: Recipe) -> tuple[PseudoLabels, PseudoLabelRecord] | None:
+def find_pseudo_labels(run: Run, asked: Recipe) -> PseudoLabels | None:
     """Train the first run and ask it for labels; None without unlabelled rows.
 
     Args:
@@ -59,14 +60,16 @@ def find_pseudo_labels(run: Run, asked: Recipe) -> tuple[PseudoLabels, PseudoLab
         return None
     started = time.perf_counter()
     run.console.print(f"a first run on {len(run.data.train):,} labelled rows")
-    classifier = trained(_first_run(run, asked))
+    first = _first_run(run, asked)
+    classifier = trained(first)
+    run.kernels = first.kernels
     probabilities = predict_probabilities(classifier, rows, run.recipe.eval_batch_size)
     hashes, best = rows.hashes(), probabilities.max(1)
     is_labelled = np.isin(hashes, np.concatenate([run.data.train.hashes(), run.data.validation.hashes()]))
     chosen = np.flatnonzero((best >= SURE) & ~is_labelled)
-    found = PseudoLabels(rows=chosen, label_ids=probabilities.argmax(1)[chosen], probabilities=best[chosen])
+    label_ids = probabilities.argmax(1)[chosen]
     names = run.data.labels.names
-    counts = np.bincount(found.label_ids, minlength=len(names)).tolist()
+    counts = np.bincount(label_ids, minlength=len(names)).tolist()
     test = run.data.test
     record = PseudoLabelRecord(
         source=str(run.recipe.unlabelled),
@@ -84,7 +87,7 @@ def find_pseudo_labels(run: Run, asked: Recipe) -> tuple[PseudoLabels, PseudoLab
         "which are trained on, too",
         soft_wrap=True,
     )
-    return found, record
+    return PseudoLabels(rows=chosen, label_ids=label_ids, probabilities=best[chosen], record=record)
 
 
 def _first_run(run: Run, asked: Recipe) -> Run:
@@ -129,8 +132,7 @@ def save_pseudo_labels(run: Run, found: PseudoLabels) -> None:
         lines.writerow([row, names[label_id], f"{probability:.4f}"])
     path = entry_of(run.folder, FILE)
     write_text(path, text.getvalue())
-    assert run.record.pseudo_labels is not None
-    run.record.pseudo_labels = replace(run.record.pseudo_labels, file=describe_file(path))
+    run.record.pseudo_labels = replace(found.record, file=describe_file(path))
     run.save_record()
 
 
@@ -159,4 +161,5 @@ def read_pseudo_labels(run: Run) -> PseudoLabels | None:
         rows=np.array([int(line["row"]) for line in lines], dtype=np.int64),
         label_ids=np.array([ids[line["label"]] for line in lines], dtype=np.int64),
         probabilities=np.array([float(line["probability"]) for line in lines]),
+        record=record,
     )

@@ -82,9 +82,8 @@ def race(run: Run, asked: Recipe) -> list[CandidateRecord]:
             run.console.print(
                 f"{_described(recipe)}: validation log loss {found.log_loss:.3f} after {found.steps} steps"
             )
-    run.probe = (
-        None  # of the first candidate, whose layers may round in another way than those of the chosen one
-    )
+    # it is of the first candidate, whose layers may round in another way than those of the chosen one
+    run.probe = None
     run.recipe = recipes[best_of(losses)]
     run.recipe, run.plan = plan_run(run.recipe, run.pretrained)
     run.steps = plan_steps(run.recipe, run.plan, len(run.data.train))
@@ -134,7 +133,7 @@ def _try(run: Run, recipe: Recipe) -> tuple[CandidateRecord, Floats]:
         own = probabilities[np.arange(len(validation)), validation.label_ids]
         losses_N = -np.log(np.maximum(own, np.finfo(own.dtype).tiny))
         accuracy = float((probabilities.argmax(1) == validation.label_ids).mean())
-        run.probe = trial.probe
+        run.probe, run.kernels = trial.probe, trial.kernels
     except (DivergedError, UsageError) as error:
         run.console.print(f"{_described(recipe)}: {error}", soft_wrap=True)
     record = CandidateRecord(

@@ -5,12 +5,12 @@ confidence, and equal texts under two labels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from leantune.assets.download import resolve_location
-from leantune.config.rows_to_check import Part, RowToCheck, shown_text, write_rows_to_check
+from leantune.config.rows_to_check import Finding, Part, RowToCheck, shown_text, write_rows_to_check
 from leantune.data.dataset import Index, LabelledRows
 from leantune.data.read import open_examples
 from leantune.inference.confidence import Answers
@@ -102,15 +102,8 @@ def _wrong(
 ) -> Iterator[RowToCheck]:
     names, suspects = run.data.labels.names, answers.suspects()
     for position in positions.tolist():
-        text = texts[position]
-        yield RowToCheck(
-            finding="wrong",
-            part=part,
-            row=int(rows.row_of[position]),
-            text=text.text,
-            pair=text.pair,
-            is_decoded=text.is_decoded or None,
-            label=names[answers.label_ids[position]],
+        yield replace(
+            _found(run, "wrong", part, rows, position, texts),
             predicted=names[answers.predicted[position]],
             probability=round(min(1.0, float(answers.confidence[position])), 4),
             is_suspect=bool(suspects[position]),
@@ -122,17 +115,23 @@ def _equal(
 ) -> Iterator[RowToCheck]:
     for number, group in enumerate(groups):
         for position in group.tolist():
-            text = texts[position]
-            yield RowToCheck(
-                finding="equal",
-                part=part,
-                row=int(rows.row_of[position]),
-                text=text.text,
-                pair=text.pair,
-                is_decoded=text.is_decoded or None,
-                label=run.data.labels.names[rows.label_ids[position]],
-                group=number,
-            )
+            yield replace(_found(run, "equal", part, rows, position, texts), group=number)
+
+
+def _found(
+    run: Run, finding: Finding, part: Part, rows: LabelledRows, position: int, texts: Mapping[int, _Text]
+) -> RowToCheck:
+    """What is said of a row whatever was found."""
+    text = texts[position]
+    return RowToCheck(
+        finding=finding,
+        part=part,
+        row=int(rows.row_of[position]),
+        text=text.text,
+        pair=text.pair,
+        is_decoded=text.is_decoded or None,
+        label=run.data.labels.names[rows.label_ids[position]],
+    )
 
 
 def _texts(run: Run, part: Part, rows: LabelledRows, positions: Index) -> dict[int, _Text]:

@@ -77,8 +77,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         run = prepare_run(recipe, console=console, overwrite=overwrite, resume=resume)
         if not resume:
             choose_truncation_side(run)
-        found = None if resume else find_pseudo_labels(run, recipe)
-        pseudo_labels = read_pseudo_labels(run) if resume else found and found[0]
+        pseudo_labels = read_pseudo_labels(run) if resume else find_pseudo_labels(run, recipe)
         if pseudo_labels:
             add_pseudo_labels(run, recipe, pseudo_labels)
         tried = race(run, recipe) if recipe.effort == "balanced" and not resume else []
@@ -89,7 +88,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         else:
             begin_record(run)
             run.record.race = tried or None
-            run.record.pseudo_labels = found and found[1]
+            run.record.pseudo_labels = pseudo_labels.record if pseudo_labels else None
             warm_start(run, classifier)
             init_adapters(run, classifier)
             # probe and decompositions round as the processor does, and there may be several kinds

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile, islice
 
 from leantune.data.readers.content import Content
 from leantune.data.readers.encodings import text_encoding
 from leantune.data.readers.lines import text_lines
-from leantune.data.table import CellBatch, check_unique
+from leantune.data.table import CellBatch, NamesInRows, check_unique
 from leantune.errors import DataError
 from leantune.system.messages import shown
 
@@ -34,7 +34,7 @@ _TSV_SUFFIXES = (".tsv", ".tab")
 
 
 @dataclass(frozen=True, slots=True)
-class DelimitedTable:
+class DelimitedTable(NamesInRows):
     """A CSV or TSV file."""
 
     content: Content
@@ -51,11 +51,6 @@ class DelimitedTable:
     def is_as_named(self) -> bool:
         """Whether it is what the suffix says: tabs in a TSV file, commas in any other."""
         return self.delimiter == ("\t" if self.content.suffix in _TSV_SUFFIXES else ",")
-
-    @property
-    def class_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Empty: a text file names its classes in the rows."""
-        return {}
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
         """The wanted columns, at most ``batch_rows`` rows at a time.

@@ -5,7 +5,7 @@ A column ``data.text`` is the key ``text`` of the object under ``data``, unless 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,7 +13,7 @@ from leantune.data.readers.content import Content
 from leantune.data.readers.json_lines import line_objects
 from leantune.data.readers.json_list import is_wrapped_list, list_objects
 from leantune.data.readers.sniff import Kind
-from leantune.data.table import CellBatch
+from leantune.data.table import CellBatch, NamesInRows
 from leantune.errors import DataError
 from leantune.system.messages import listed, nearest, place_name, shown, type_word
 
@@ -22,17 +22,12 @@ Objects = Callable[[Content], Iterator[tuple[int, dict[str, object]]]]
 
 
 @dataclass(frozen=True, slots=True)
-class JsonTable:
+class JsonTable(NamesInRows):
     """A file of JSON objects."""
 
     content: Content
     objects: Objects
     columns: tuple[str, ...]
-
-    @property
-    def class_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Empty: a text file names its classes in the rows."""
-        return {}
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
         """The wanted columns, at most ``batch_rows`` rows at a time.

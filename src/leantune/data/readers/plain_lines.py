@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,7 +11,7 @@ from leantune.data.readers.content import Content
 from leantune.data.readers.delimited import header_of
 from leantune.data.readers.encodings import text_encoding
 from leantune.data.readers.lines import text_lines
-from leantune.data.table import CellBatch
+from leantune.data.table import CellBatch, NamesInRows
 from leantune.errors import DataError
 from leantune.system.messages import shown
 
@@ -22,18 +22,13 @@ _LOOKED_AT = 20
 
 
 @dataclass(frozen=True, slots=True)
-class PlainLines:
+class PlainLines(NamesInRows):
     """A file with one text a line; an empty line is an empty text, but at the end."""
 
     content: Content
     encoding: str
     columns: tuple[str, ...]
     """One, called what the text is called elsewhere."""
-
-    @property
-    def class_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Empty: there are no classes."""
-        return {}
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
         """At most ``batch_rows`` lines at a time.

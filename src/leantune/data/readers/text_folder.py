@@ -6,7 +6,7 @@ Classes and files are in the order of their names. Hidden ones are passed over, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from leantune.data.readers.content import PACKING_SUFFIXES, Content, open_conten
 from leantune.data.readers.encodings import text_encoding
 from leantune.data.readers.lines import text_blocks
 from leantune.data.readers.plain_lines import SUFFIX
-from leantune.data.table import CellBatch, Place
+from leantune.data.table import CellBatch, NamesInRows, Place
 from leantune.errors import DataError, UsageError
 from leantune.system.messages import listed, place_name, shown
 
@@ -39,7 +39,7 @@ class TextFile:
 
 
 @dataclass(frozen=True, slots=True)
-class TextFolder:
+class TextFolder(NamesInRows):
     """The texts of a folder."""
 
     files: tuple[TextFile, ...]
@@ -51,11 +51,6 @@ class TextFolder:
     def columns(self) -> tuple[str, ...]:
         """The text and, where there are classes, the label."""
         return (self.text,) if self.label is None else (self.text, self.label)
-
-    @property
-    def class_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Empty: the labels are names."""
-        return {}
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
         """At most ``batch_rows`` texts at a time; no file is read for labels alone.

@@ -6,7 +6,7 @@ A row without values is no row. An empty cell is an empty text, as it is in the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from leantune.data.readers.content import Content
 from leantune.data.readers.workbook_file import check_workbook
-from leantune.data.table import CellBatch, Place, check_unique
+from leantune.data.table import CellBatch, NamesInRows, Place, check_unique
 from leantune.errors import DataError, LeantuneError, UsageError
 from leantune.system.memory import is_out_of_memory
 from leantune.system.messages import Opaque, one_line, place_name, type_word
@@ -34,18 +34,13 @@ _ERROR, _TEXT = "e", "s"
 
 
 @dataclass(frozen=True, slots=True)
-class WorkbookTable:
+class WorkbookTable(NamesInRows):
     """The first sheet of a workbook."""
 
     content: Content
     sheet: str
     num_sheets: int
     columns: tuple[str, ...]
-
-    @property
-    def class_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Empty: a sheet names its classes in the rows."""
-        return {}
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
         """The wanted columns, at most ``batch_rows`` rows at a time.
