@@ -164,6 +164,8 @@ def test_plan_with_labels_does_not_hide_what_is_wrong_with_the_rows(inputs, tmp_
     (tmp_path / "evil.csv").write_bytes(pickle.dumps(os.system))
     words = [f"data={tmp_path / 'evil.csv'}", f"model={inputs / 'encoder'}", "labels=a,b,c", *SETTINGS]
     assert "evil.csv" in fails(capsys, 4, "plan", *words)
+    words[0] = f"data={tmp_path / 'mistyped.csv'}"
+    assert "mistyped.csv: no such file" in fails(capsys, 2, "plan", *words)
 
 
 def test_plan_refuses_a_budget_below_the_head(roberta_shape, capsys):
@@ -246,6 +248,34 @@ def test_nobody_who_reads_the_output_is_no_error(run, inputs, tmp_path, command)
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --data {no} --model {encoder} --output {out}",
+        "train --data {rows} --test {no} --model {encoder} --output {out}",
+        "train --data {rows} --validation {no} --model {encoder} --output {out}",
+        "train --data {rows} --unlabelled {no} --model {encoder} --output {out}",
+        "train --data {rows} --model {no} --output {out}",
+        "train {no}",
+        "train --resume {no}",
+        "predict {run} {no}",
+        "predict {no} {rows}",
+        "evaluate {run} --data {no}",
+        "evaluate {no} --data {rows}",
+        "export {no} --format lora",
+        "report {no}",
+    ],
+)
+def test_what_is_named_and_not_there_is_a_usage_error_whatever_it_should_be(
+    run, inputs, tmp_path, capsys, words
+):
+    names = {"no": tmp_path / "no", "out": tmp_path / "out", "run": run}
+    names |= {"rows": inputs / "train.csv", "encoder": inputs / "encoder"}
+    said = fails(capsys, 2, *words.format(**names).split())
+    assert str(tmp_path / "no") in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_id_that_no_file_can_hold_is_named_before_anything_is_written(run, tmp_path, capsys):

@@ -406,7 +406,7 @@ def test_hub_dataset_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, is_
 
 @pytest.mark.parametrize("location", ["data/train.csv", "org/name.jsonl.gz", "imdb", "a/b/c", "./org/name"])
 def test_names_that_are_no_hub_names_are_missing_files(location: str) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         read(location)
 
 

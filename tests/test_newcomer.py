@@ -56,7 +56,7 @@ TRAIN = ("train", "--model", "encoder", "--data")
 MISTAKES = {
     "a column of another name": ((*TRAIN, "reviews.csv"), 3, "--text-column review"),
     "a column inside an object": ((*TRAIN, "nested.jsonl"), 3, "--text-column data"),
-    "a file that is not there": ((*TRAIN, "trian.csv"), 3, "did you mean 'train.csv'?"),
+    "a file that is not there": ((*TRAIN, "trian.csv"), 2, "did you mean 'train.csv'?"),
     "an empty file": ((*TRAIN, "empty.csv"), 3, "expected a header and rows"),
     "lines of text to train on": ((*TRAIN, "texts.txt"), 3, "a folder of .txt files for each class"),
     "a budget that is too small": ((*TRAIN, "train.csv", "--max-trainable-params", "50"), 2, "the smallest limit"),
@@ -72,7 +72,7 @@ MISTAKES = {
     "a mistyped recipe": (("train", "quickstrat"), 2, "did you mean quickstart?"),
     "nothing but the command": (("train",), 2, "--data train.csv --model asset:minilm"),
     "an encoder to predict with": (("predict", "encoder", "new.csv"), 5, "train --data train.csv --model encoder"),
-    "a mistyped file to predict": (("predict", "runs/mine", "nwe.csv"), 3, "did you mean 'new.csv'?"),
+    "a mistyped file to predict": (("predict", "runs/mine", "nwe.csv"), 2, "did you mean 'new.csv'?"),
     "rows without the column": (("predict", "runs/mine", "reviews.csv"), 3, "--text-column review"),
     "nothing to predict": (("predict", "runs/mine"), 2, "leantune predict runs/mine rows.csv"),
     "rows without labels to measure": (("evaluate", "runs/mine", "unlabelled.csv"), 3, "--label-column"),

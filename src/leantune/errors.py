@@ -1,7 +1,8 @@
 """What can go wrong, and the exit code that says so.
 
 LeantuneError
-├── UsageError          2   a command, a recipe, a budget or a schedule that cannot be
+├── UsageError          2   a command, a recipe, a budget or a schedule that cannot be, a name of nothing that is there
+│   └── MissingFileError     a file of rows that is not there
 ├── DataError           3   a row, a column, a label or an encoding
 ├── UnsafeFileError     4   a file that could run code: refused
 ├── CheckpointError     5   a checkpoint, an adapter or a model that is not what it claims
@@ -26,9 +27,16 @@ class LeantuneError(Exception):
 
 
 class UsageError(LeantuneError):
-    """A command, a recipe value, a budget or a schedule that cannot be."""
+    """A command, a recipe value, a budget or a schedule that cannot be.
+
+    So is one that names a file, a model or a run that is not there.
+    """
 
     exit_code = 2
+
+
+class MissingFileError(UsageError):
+    """The name of a file of rows, or a pattern of names, with no file behind it."""
 
 
 class DataError(LeantuneError):

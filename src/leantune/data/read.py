@@ -158,9 +158,10 @@ def open_examples(
         split: of a ``DatasetDict`` (saved or pickled), a folder or a hub dataset that does not name one.
 
     Raises:
-        DataError: a file that is missing, empty, damaged or of another kind, or a missing column.
+        DataError: a file that is empty, damaged or of another kind, or a missing column.
         UnsafeFileError: a file that could run code, or an archive.
-        UsageError: a hub dataset or a split that cannot be loaded, or a library that is not installed.
+        UsageError: a file that is not there, a hub dataset or a split that cannot be loaded, or a library that is not
+            installed.
         ResourceError: no room for standard input.
     """
     source = open_source(location, columns, labels, split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +24,8 @@ from leantune.data.readers.sniff import Kind, sniff
 from leantune.data.readers.text_folder import open_text_folder
 from leantune.data.readers.workbook import open_workbook
 from leantune.data.table import Table
-from leantune.errors import DataError
-from leantune.system.messages import place_name
+from leantune.errors import DataError, MissingFileError
+from leantune.system.messages import MAX_COMPARED, nearest, place_name
 
 _FILE_SUFFIXES = (
     *(".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather"),
@@ -63,9 +64,33 @@ def open_source(location: str, columns: Columns, labels: LabelUse, split: str) -
         if hub_name is not None and not location.lower().endswith(_FILE_SUFFIXES):
             table = hub.open_hub(location, hub_name, split)
             return _source(location, table, columns, labels)
+    if location != "-":
+        _check_is_there(location)
     if os.path.isdir(location):
         return _open_folder(Path(location), columns, labels, split)
     return _open_file(location, columns, labels, split)
+
+
+def _check_is_there(location: str) -> None:
+    """Of what cannot be looked at for another reason, whoever opens it says so."""
+    try:
+        os.stat(location)
+    except FileNotFoundError:
+        place = "" if os.path.isabs(location) else f" in {os.getcwd()}"
+        hint = nearest(os.path.basename(location), _names_beside(location))
+        message = f"{place_name(location)}: no such file{place}{hint}: check the name and the folder"
+        raise MissingFileError(message) from None
+    except (OSError, ValueError):
+        return
+
+
+def _names_beside(location: str) -> list[str]:
+    """The names in the folder of a file that is not there; none where it cannot be looked into."""
+    try:
+        with os.scandir(os.path.dirname(location) or ".") as entries:
+            return [entry.name for entry in itertools.islice(entries, MAX_COMPARED)]
+    except OSError:
+        return []
 
 
 def files_of(location: str) -> tuple[str, ...]:
@@ -85,7 +110,7 @@ def _open_pattern(location: str, columns: Columns, labels: LabelUse, split: str)
     files = files_of(location)
     if not files:
         place = "" if os.path.isabs(location) else f" in {os.getcwd()}"
-        raise DataError(f"no file matches this pattern{place}: check the name and the folder", path=name)
+        raise MissingFileError(f"{name}: no file matches this pattern{place}: check the name and the folder")
     folder = next((file for file in files if os.path.isdir(file)), None)
     if folder is not None:
         raise DataError(

@@ -9,7 +9,7 @@ from leantune.adalora.budget import ParameterPlan
 from leantune.assets.download import resolve_location
 from leantune.config import Recipe
 from leantune.data.read import open_examples
-from leantune.errors import UsageError
+from leantune.errors import MissingFileError, UsageError
 from leantune.model.build import unseen_head_modules
 from leantune.model.hub import resolve_model
 from leantune.model.pretrained import Pretrained
@@ -69,6 +69,8 @@ def _why_no_rows(recipe: Recipe) -> str:
         return ""
     try:
         open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
+    except MissingFileError:  # mistyped: no row of it will ever be there
+        raise
     except UsageError as error:
         return str(error)
     return ""

@@ -9,7 +9,6 @@ import bz2
 import gzip
 import hashlib
 import io
-import itertools
 import lzma
 import os
 import shutil
@@ -27,7 +26,7 @@ from typing import BinaryIO, Literal, cast
 from leantune.errors import DataError, ResourceError
 from leantune.system.checksums import update_from
 from leantune.system.environment import mebibytes
-from leantune.system.messages import MAX_COMPARED, nearest, place_name
+from leantune.system.messages import place_name
 
 Packing = Literal["gzip", "bzip2", "xz"]
 
@@ -154,7 +153,7 @@ def open_content(location: str, *, may_be_empty: bool = False) -> Content:
         may_be_empty: whether a file of no bytes is one to read.
 
     Raises:
-        DataError: no such file, not a regular file, or it may not be read.
+        DataError: not a regular file, or it cannot be read.
     """
     if location == "-":
         if sys.stdin is None:
@@ -163,10 +162,6 @@ def open_content(location: str, *, may_be_empty: bool = False) -> Content:
     name = place_name(location)
     try:
         info = os.stat(location)
-    except FileNotFoundError:
-        place = "" if os.path.isabs(location) else f" in {os.getcwd()}"
-        hint = nearest(os.path.basename(location), _names_beside(location))
-        raise DataError(f"no such file{place}{hint}: check the name and the folder", path=name) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {_reason(error)}", path=name) from error
     if not stat.S_ISREG(info.st_mode):
@@ -282,15 +277,6 @@ def _stamp(info: os.stat_result) -> tuple[int, int]:
 
 def _reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _names_beside(location: str) -> list[str]:
-    """The names in the folder of a file that is not there; none where it cannot be looked into."""
-    try:
-        with os.scandir(os.path.dirname(location) or ".") as entries:
-            return [entry.name for entry in itertools.islice(entries, MAX_COMPARED)]
-    except OSError:
-        return []
 
 
 def _kind_of_node(mode: int) -> str:
