@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -352,11 +354,37 @@ def test_a_class_reaches_the_terminal_without_its_control_characters(inputs, tmp
 
 
 def test_predict_carries_an_id_column_over_and_reads_what_has_no_label(run, tmp_path):
-    (tmp_path / "new.csv").write_text("key,text\nx-1,word1 word2\nx-2,word9\n", "utf-8")
+    rows = tmp_path / "new.csv"
+    rows.write_text("key,text\nx-1,word1 word2\nx-2,word9\n", "utf-8")
+    read = {".csv": pd.read_csv, ".jsonl": partial(pd.read_json, lines=True), ".parquet": pd.read_parquet}
+    for suffix, reader in read.items():
+        output = tmp_path / f"out{suffix}"
+        words = ["--output", str(output), "--id-column", "key"]
+        assert main(["predict", str(run), "--input", str(rows), *words]) == 0
+        joined = pd.read_csv(rows).merge(reader(output), on="key")
+        assert list(joined) == ["key", "text", "label", "score"]
+        assert list(joined["key"]) == ["x-1", "x-2"]
+
+
+@pytest.mark.parametrize("name", ["label", "score", "p_a"])
+def test_an_id_column_that_would_hide_a_prediction_is_refused(run, tmp_path, capsys, name):
+    (tmp_path / "new.csv").write_text(f"{name},text\nx-1,word1\n", "utf-8")
     output = tmp_path / "out.csv"
-    assert main(["predict", str(run), "--input", str(tmp_path / "new.csv"), "--output", str(output),
-                 "--id-column", "key"]) == 0  # fmt: skip
-    assert [row["id"] for row in rows_of(output)] == ["x-1", "x-2"]
+    words = ["predict", str(run), str(tmp_path / "new.csv"), "--output", str(output), "--id-column", name]
+    said = fails(capsys, 2, *words, "--probabilities")
+    assert said.startswith(f"--id-column '{name}': the output has a column of that name")
+    assert not output.exists()
+    if name == "p_a":  # free without --probabilities
+        assert main(words) == 0
+
+
+def test_an_id_column_whose_name_no_file_can_hold_is_refused(run, tmp_path, capsys):
+    (tmp_path / "new.jsonl").write_text('{"text": "word1", "\\udc80": "a"}\n')
+    words = ["--output", str(tmp_path / "out.jsonl"), "--id-column", "\udc80"]
+    assert "half of a surrogate pair" in fails(
+        capsys, 2, "predict", str(run), str(tmp_path / "new.jsonl"), *words
+    )
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_predict_from_stdin_to_stdout(run):

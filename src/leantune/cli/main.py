@@ -169,7 +169,10 @@ def _predict(options: argparse.Namespace) -> None:
     source = open_examples(location, _columns(options, trained.settings), labels="ignore", split="test")
     _print_notes(source, options)
     layout = PredictionLayout(
-        trained.labels, with_probabilities=options.probabilities, submission=options.submission
+        trained.labels,
+        with_probabilities=options.probabilities,
+        submission=options.submission,
+        id_column=options.id_column or "id",
     )
     with _console(options).status("classifying") as status:
         summary = predict_to(

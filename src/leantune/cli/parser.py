@@ -199,7 +199,9 @@ def _add_predict(parser: Parser) -> None:
         "--output", default="-", type=_path, help=".csv .tsv .jsonl .parquet; - for standard output"
     )
     _add_column_arguments(parser)
-    parser.add_argument("--id-column", help="column to carry over as the id; default: the row number from 0")
+    parser.add_argument(
+        "--id-column", help="column to carry over, under its name; default: the row number from 0, as id"
+    )
     layout = parser.add_mutually_exclusive_group()
     layout.add_argument("--probabilities", action="store_true", help="add a column p_LABEL for every class")
     layout.add_argument("--submission", action="store_true", help="write ID,label with whole-number labels")

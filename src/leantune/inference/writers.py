@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
 from leantune.system.atomic import file_to_replace
+from leantune.system.messages import shown
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -43,11 +44,29 @@ class PredictionLayout:
         labels: names of the classes.
         with_probabilities: add ``p_<label>`` for every class.
         submission: ``ID,label`` with whole numbers, as the reference run wrote it.
+        id_column: the name of the ids, which is that of their column in the rows; ``id`` where they are row numbers.
+
+    Raises:
+        UsageError: if another column has the name of the ids, or no file can hold it.
     """
 
     labels: LabelMap
     with_probabilities: bool = False
     submission: bool = False
+    id_column: str = "id"
+
+    def __post_init__(self) -> None:
+        if self.submission:
+            return
+        if self.id_column in self.header[1:]:
+            problem = "the output has a column of that name for what is predicted"
+        elif any("\ud800" <= character <= "\udfff" for character in self.id_column):
+            problem = "half of a surrogate pair, which no file can hold"
+        else:
+            return
+        raise UsageError(
+            f"--id-column {shown(self.id_column)}: {problem}; rename the column in the file of rows"
+        )
 
     @property
     def header(self) -> list[str]:
@@ -55,7 +74,7 @@ class PredictionLayout:
         if self.submission:
             return ["ID", "label"]
         extra = [f"p_{name}" for name in self.labels.names] if self.with_probabilities else []
-        return ["id", "label", "score", *extra]
+        return [self.id_column, "label", "score", *extra]
 
     @property
     def types(self) -> list[pa.DataType]:
