@@ -16,6 +16,7 @@ from leantune.report.page import render
 from leantune.report.run_folder import load_run
 from leantune.training import pseudo_labels
 from leantune.training.run import run_training
+from leantune.training.trial import trained
 from test_training import InterruptAt
 from tiny import quiet, recipe_for, write_rows
 
@@ -77,9 +78,10 @@ def test_rows_that_the_first_run_is_sure_of_are_trained_on(run, rows):
     assert sum(found["label_counts"].values()) == found["taken"]
     steps = -(-(60 + found["taken"]) // 16)
     assert record["schedule"]["steps_per_epoch"] == steps, "of both kinds of rows"
-    truth = [line["label"] for line in csv.DictReader((rows / "new.csv").read_text("utf-8").splitlines())]
-    right = np.mean([truth[int(line["row"])] == line["label"] for line in lines])
+    truth = list(csv.DictReader((rows / "new.csv").read_text("utf-8").splitlines()))
+    right = np.mean([truth[int(line["row"])]["label"] == line["label"] for line in lines])
     assert right > 0.9, "labels are of the rows that they are said to be of"
+    assert [line["text"] for line in lines] == [truth[int(line["row"])]["text"] for line in lines]
 
 
 def test_labelled_rows_are_left_out(run):
@@ -136,6 +138,46 @@ def test_other_unlabelled_rows_are_not_resumed_with(inputs, rows, tmp_path, monk
     other.write_text(other.read_text("utf-8") + "word1 word2\n", "utf-8")
     with pytest.raises(CheckpointError, match=r"unlabelled rows of .* have changed"):
         run_training(load_recipe(str(tmp_path / "run" / "recipe.yaml"), {}), console=quiet(), resume=True)
+
+
+def test_texts_that_csv_finds_hard_are_read_by_it_and_resumed_with(inputs, rows, tmp_path, monkeypatch):
+    words = [line["text"] for line in csv.DictReader((rows / "new.csv").read_text("utf-8").splitlines())][:40]
+    forms = ["={}", '"{}", "', "{}\r\n\nword1", "{}\0", "{}" + " word1" * 30_000]
+    texts = [forms[i % len(forms)].format(text) for i, text in enumerate(words)]
+    (tmp_path / "hard.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    changes = changes_for(rows) | {"unlabelled": str(tmp_path / "hard.jsonl")}
+    monkeypatch.setattr(pseudo_labels, "SURE", 0.0)
+    with monkeypatch.context() as patch:
+        InterruptAt(patch, 7)
+        with pytest.raises(Interrupted):
+            run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
+    with (tmp_path / "run" / "pseudo_labels.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [int(line["row"]) for line in lines] == list(range(len(texts)))
+    for text, line in zip(texts, lines, strict=True):
+        assert (
+            line["text"].rstrip("…")
+            == " ".join(text.replace("\0", " ").split())[: len(line["text"].rstrip("…"))]
+        )
+        assert len(line["text"]) <= 300
+    run_training(load_recipe(str(tmp_path / "run" / "recipe.yaml"), {}), console=quiet(), resume=True)
+
+
+def test_a_file_that_is_gone_after_the_first_run_costs_the_texts_and_not_the_run(
+    inputs, rows, tmp_path, monkeypatch
+):
+    unlabelled = tmp_path / "unlabelled.csv"
+    unlabelled.write_bytes((rows / "unlabelled.csv").read_bytes())
+
+    def and_then_gone(first):
+        classifier = trained(first)
+        unlabelled.unlink()
+        return classifier
+
+    monkeypatch.setattr(pseudo_labels, "trained", and_then_gone)
+    changes = changes_for(rows) | {"unlabelled": str(unlabelled)}
+    folder = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
+    assert {line["text"] for line in taken(folder)} == {""}
 
 
 def test_texts_in_memory_and_test_rows_among_them(inputs, rows):

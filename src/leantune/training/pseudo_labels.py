@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from leantune.config import Recipe
+from leantune.config.rows_to_check import shown_text
 from leantune.config.run_record import PseudoLabelRecord
 from leantune.data.dataset import Index, LabelledRows
-from leantune.errors import CheckpointError
+from leantune.errors import CheckpointError, LeantuneError
 from leantune.inference.batches import predict_probabilities
 from leantune.system import distributed
 from leantune.system.atomic import write_text
@@ -32,7 +33,8 @@ from leantune.training.trial import trained
 SURE = 0.9
 """Better on average than all rows, and than the surer half of each class (benchmarks/notebook)."""
 FILE = "pseudo_labels.csv"
-"""Which rows got which labels, in the run folder; a resumed run reads it."""
+"""Which rows got which labels, in the run folder; a resumed run reads it. The texts are for people, who see so what was
+labelled how."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,18 +124,41 @@ def save_pseudo_labels(run: Run, found: PseudoLabels) -> None:
     """Write `FILE`, and its checksum into the record."""
     if not distributed.is_main():
         return
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["row", "label", "probability"])
+    content = io.StringIO()
+    lines = csv.writer(content, lineterminator="\n")
+    lines.writerow(["row", "label", "probability", "text"])
     names = run.data.labels.names
-    for row, label_id, probability in zip(
-        found.rows.tolist(), found.label_ids.tolist(), found.probabilities.tolist(), strict=True
+    for row, label_id, probability, text in zip(
+        found.rows.tolist(),
+        found.label_ids.tolist(),
+        found.probabilities.tolist(),
+        _texts(run, found.rows),
+        strict=True,
     ):
-        lines.writerow([row, names[label_id], f"{probability:.4f}"])
+        lines.writerow([row, names[label_id], f"{probability:.4f}", text])
     path = entry_of(run.folder, FILE)
-    write_text(path, text.getvalue())
+    write_text(path, content.getvalue())
     run.record.pseudo_labels = replace(found.record, file=describe_file(path))
     run.save_record()
+
+
+def _texts(run: Run, rows: Index) -> list[str]:
+    """The beginnings of the texts of ascending ``rows``, each in one line; empty ones if they cannot be read again."""
+    found: list[str] = []
+    try:
+        for batch in run.data.sources["unlabelled"].batches():
+            first, last = np.searchsorted(rows, [batch.start, batch.start + len(batch.texts)])
+            for at in (rows[first:last] - batch.start).tolist():
+                parts = [batch.texts[at], *([batch.pairs[at]] if batch.pairs else [])]
+                found.append(" | ".join(_line(part) for part in parts))
+    except (LeantuneError, OSError):  # their tokens are there, so that this is no reason to lose the run
+        return [""] * len(rows)
+    return found
+
+
+def _line(text: str) -> str:
+    """The beginning of a text without line ends, and without the NUL at which csv stops reading."""
+    return shown_text(" ".join(text.replace("\0", " ").split()))
 
 
 def read_pseudo_labels(run: Run) -> PseudoLabels | None:
