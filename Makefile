@@ -52,7 +52,7 @@ bench: $(VENV)/.installed-bench
 # the tests of the kernels with a library that watches its memory and arithmetic; the rest of the package is the same. libstdc++
 # comes first, too: else exceptions of torch find no handler
 SANITIZED := build/sanitized
-KERNEL_TESTS := tests/test_kernel_properties.py $(wildcard tests/test_native_*.py) tests/test_dense.py tests/test_int8.py
+KERNEL_TESTS := tests/test_kernel_properties.py $(wildcard tests/test_native_*.py) tests/test_dense.py tests/test_multi_lora.py tests/test_int8.py
 sanitize: $(VENV)/.installed-test
 	rm -rf $(SANITIZED)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(SANITIZED) --config-settings cmake.define.SANITIZE=ON \

@@ -6,8 +6,8 @@
 #include <omp.h>
 #include <stdlib.h>
 
+#include "low_rank.h"
 #include "rows.h"
-#include "tiles.h"
 
 enum {
     MOST_DEPTH = 512,      /* numbers that a block is multiplied over at once: SIDE rows of W stay in the first cache */
@@ -30,7 +30,11 @@ typedef struct {
     float *whole;     /* (F / SIDE, rows / SIDE, block): what comes before the norm */
     uint16_t *x;      /* (rows / SIDE, D / DEPTH, slab) */
     uint16_t *inner;  /* the same of a piece of what is behind GELU */
+    row_update *before, *last; /* (num_layers, rows): the updates of the two layers */
+    float *before_low, *last_low;
 } workspace;
+
+INLINE int64_t num_updates(const dense_layer *l, int64_t rows) { return l->updates ? l->updates->num_layers * rows : 0; }
 
 /* Cuts memory into all of it but `finishing`; without memory it says how much that is. */
 static size_t lay_out(workspace *w, char *memory, const dense *a) {
@@ -40,6 +44,8 @@ static size_t lay_out(workspace *w, char *memory, const dense *a) {
     TAKE(w->whole, a->residual ? w->rows * a->last.rows : 0);
     TAKE(w->x, w->rows * (has_two ? a->before.width : a->last.width));
     TAKE(w->inner, has_two ? w->rows * piece_of(a->last.width, MOST_INNER) : 0);
+    TAKE(w->before, num_updates(&a->before, w->rows)), TAKE(w->before_low, low_numbers(a->before.updates, w->rows));
+    TAKE(w->last, num_updates(&a->last, w->rows)), TAKE(w->last_low, low_numbers(a->last.updates, w->rows));
     return used;
 }
 
@@ -53,6 +59,14 @@ INLINE void take_rows(const workspace *w, const uint16_t *x, int64_t count, int6
         }
 }
 
+/* `low` of the updates of a layer, over some of the depth: slabs of its input from number `first` of its `width` on. */
+INLINE void add_to_low(const workspace *w, const dense_layer *l, const row_update *updates, const uint16_t *x, int64_t first, int64_t depth) {
+    for (int64_t i = 0; i < num_updates(l, w->rows); i++) {
+        const int64_t r = i % w->rows;
+        add_low(updates + i, x + r / SIDE * SIDE * depth + r % SIDE * DEPTH, SLAB, first, depth, l->width);
+    }
+}
+
 /* Where finished sums go: with the bias, through GELU or not, as bf16. */
 typedef struct {
     uint16_t *to;
@@ -60,6 +74,9 @@ typedef struct {
     int64_t count;              /* rows */
     const uint16_t *bias;
     int activates;
+    const row_update *updates;  /* (num_layers, rows); NULL: none */
+    int64_t rows, columns;      /* of `updates`, and outputs of each layer */
+    int64_t first;              /* the output that is the first of `to` */
 } target;
 
 /* A block of finished sums. */
@@ -86,6 +103,10 @@ INLINE void finish_rows(const block *b, const target *t, int64_t from, int64_t e
         const f32x16 bias = widen(t->bias + b->column + c);
         for (int64_t r = from; r < end; r++) {
             f32x16 x = load_f32(b->sums + r * SIDE + c) + bias;
+            if (t->updates) {
+                const int64_t column = t->first + b->column + c, layer = column / t->columns;
+                x = add_update(x, t->updates + layer * t->rows + b->row + r, column % t->columns, t->columns);
+            }
             store_bf16(to + r * t->row + c, t->activates ? gelu_of(x) : x);
         }
     }
@@ -158,8 +179,10 @@ INLINE void sum_layers(const dense *a, const workspace *w) {
     const int64_t most = piece_of(D, MOST_INNER);
     for (int64_t d = 0; d < D; d += most) {
         const int64_t depth = smaller(most, D - d);
-        const target inner = {w->inner, SIDE * depth, SLAB, DEPTH, w->rows, a->before.bias + d, 1};
+        const row_update *updates = a->before.updates ? w->before : NULL;
+        const target inner = {w->inner, SIDE * depth, SLAB, DEPTH, w->rows, a->before.bias + d, 1, updates, w->rows, D, d};
         finish_layer(w, &a->before, d, depth, &inner);
+        add_to_low(w, last, w->last, w->inner, d, depth);
         const factors f = {w->inner, last->panels + d * SIDE, depth, D, w->rows, last->rows, depth};
         multiply(&f, w->whole, d > 0, NULL, NULL);
     }
@@ -173,6 +196,7 @@ INLINE void norm_rows(const dense *a, const workspace *w, int64_t first, int64_t
         f32x16 sum = {};
         for (int64_t c = 0; c < F; c += LANES) {
             f32x16 x = load_f32(sums + c / SIDE * w->rows * SIDE + c % SIDE) + widen(a->last.bias + c) + widen(a->residual + (first + r) * F + c);
+            if (a->last.updates) x = add_update(x, w->last + r, c, F);
             STORE(row + c, x);
             sum += x;
         }
@@ -183,12 +207,20 @@ INLINE void norm_rows(const dense *a, const workspace *w, int64_t first, int64_t
 INLINE void run_rows(const dense *a, const workspace *w, int64_t first, int64_t count) {
     const int64_t D = a->before.panels ? a->before.width : a->last.width, F = a->last.rows;
     take_rows(w, a->x + first * D, count, D);
+    if (a->before.updates) {
+        find_updates(w->before, w->before_low, a->before.updates, first, w->rows);
+        add_to_low(w, &a->before, w->before, w->x, 0, D);
+    }
+    if (a->last.updates) find_updates(w->last, w->last_low, a->last.updates, first, w->rows);
+    if (a->last.updates && !a->before.panels) add_to_low(w, &a->last, w->last, w->x, 0, D);
     if (a->residual) {
         sum_layers(a, w);
         norm_rows(a, w, first, count);
         return;
     }
-    const target out = {a->out + first * F, SIDE * F, SIDE, F, count, a->last.bias, 0};
+    const text_updates *updates = a->last.updates;
+    const target out = {a->out + first * F, SIDE * F, SIDE, F, count, a->last.bias, 0, updates ? w->last : NULL, w->rows,
+                        updates ? F / updates->num_layers : F, 0};
     finish_layer(w, &a->last, 0, F, &out);
 }
 

@@ -23,6 +23,7 @@
 #define layer_measure NAMED(layer_measure, LEVEL)
 #define layers_forward NAMED(layers_forward, LEVEL)
 #define layers_backward NAMED(layers_backward, LEVEL)
+#define multi_lora_forward NAMED(multi_lora_forward, LEVEL)
 #define multiplies_bytes NAMED(multiplies_bytes, LEVEL)
 #define multiply_quantized NAMED(multiply_quantized, LEVEL)
 #define residual_forward NAMED(residual_forward, LEVEL)
@@ -131,6 +132,27 @@ typedef struct {
     int64_t num_threads;
 } adapter_backward;
 
+/* An update B A of a frozen layer: A (rank, D), and B transposed (rank, columns). */
+typedef struct {
+    const uint16_t *A, *B;
+    int64_t rank;            /* 0: there is no update */
+} low_rank;
+
+/* Layers of one input, whose outputs stand side by side with as many columns each: every text has updates of its own. */
+typedef struct {
+    const low_rank *updates; /* (num_texts, stride): the first num_layers of a row are those of a text */
+    const int64_t *starts;   /* (num_texts + 1): first row of each text; the rows behind the last have no updates */
+    int64_t num_texts, num_layers, stride, most_rank;
+} text_updates;
+
+typedef struct {
+    const uint16_t *x;           /* (T, D); D: a multiple of 32 */
+    const text_updates *updates;
+    int64_t T, D, F;
+    uint16_t *out;               /* (T, F): what is added to; F / num_layers: a multiple of 16 */
+    int64_t num_threads;
+} multi_lora;
+
 typedef struct {
     const uint16_t *w;    /* (F, D) contiguous bf16; F and D: multiples of 32 */
     int64_t F, D;
@@ -142,6 +164,7 @@ typedef struct {
     const uint16_t *panels; /* of `dense_weight`; NULL: no layer */
     const uint16_t *bias;   /* (rows) */
     int64_t rows, width;    /* F, D */
+    const text_updates *updates; /* NULL: none */
 } dense_layer;
 
 typedef struct {
@@ -227,6 +250,7 @@ int layer_measure(layer *a);
 int layers_forward(const stack *s);
 int layers_backward(const stack *s);
 int lay_out_weight(const dense_weight *a);
+int multi_lora_forward(const multi_lora *a);
 int multiply_quantized(const product *a); /* x through one matrix, or through two and what is between them */
 int residual_forward(const residual *a);
 int residual_backward(const residual *a);

@@ -25,7 +25,7 @@ library = pytest.importorskip("leantune.kernels.native.library")
 pytestmark = pytest.mark.needs_kernels
 
 from leantune.kernels.native import dense as native_dense  # noqa: E402
-from leantune.kernels.native.dense import dense, dense_and_norm, feed_forward  # noqa: E402
+from leantune.kernels.native.dense import Dense, dense, dense_and_norm, feed_forward  # noqa: E402
 from leantune.kernels.native.kernels import why_no_int8  # noqa: E402
 from leantune.kernels.native.weights import PackedWeight  # noqa: E402
 
@@ -59,7 +59,7 @@ def assert_near(found: Tensor, expected: Tensor, norm: nn.LayerNorm | None = Non
 def test_layers_of_one_input_equal_fp32(rows, width, outs, seed):
     torch.manual_seed(seed)
     x, layers = torch.randn(rows, width).bfloat16(), [linear(width, out) for out in outs]
-    outputs = torch.split(dense(x, PackedWeight(layers)), outs, dim=-1)
+    outputs = torch.split(dense(x, Dense(PackedWeight(layers))), outs, dim=-1)
     for out, layer in zip(outputs, layers, strict=True):
         assert_near(out, exact(layer, x.float()))
 
@@ -71,7 +71,7 @@ def test_a_layer_before_its_norm_equals_fp32(rows, width, out, seed):
     layer, norm = linear(width, out), norm_of(out)
     x, residual = torch.randn(rows, width).bfloat16(), torch.randn(rows, out).bfloat16()
     expected = exact(norm, exact(layer, x.float()) + residual.float())
-    assert_near(dense_and_norm(x, PackedWeight([layer]), residual, norm), expected, norm)
+    assert_near(dense_and_norm(x, Dense(PackedWeight([layer])), residual, norm), expected, norm)
 
 
 @settings(max_examples=40, deadline=None)
@@ -81,15 +81,17 @@ def test_a_feed_forward_block_equals_fp32(rows, width, inner, seed):
     first, last, norm = linear(width, inner), linear(inner, width), norm_of(width)
     x = torch.randn(rows, width).bfloat16()
     expected = exact(norm, exact(last, F.gelu(exact(first, x.float()))) + x.float())
-    assert_near(feed_forward(x, PackedWeight([first]), PackedWeight([last]), norm), expected, norm)
+    assert_near(
+        feed_forward(x, Dense(PackedWeight([first])), Dense(PackedWeight([last])), norm), expected, norm
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_a_row_has_the_same_bits_whatever_is_computed_beside_it(threads):
     width, rows = 128, 1500
     first, last, norm = (
-        PackedWeight([linear(width, 1024)]),
-        PackedWeight([linear(1024, width)]),
+        Dense(PackedWeight([linear(width, 1024)])),
+        Dense(PackedWeight([linear(1024, width)])),
         norm_of(width),
     )
     x = torch.randn(rows, width).bfloat16()
@@ -109,7 +111,8 @@ def test_a_row_has_the_same_bits_whatever_is_computed_beside_it(threads):
 def test_what_is_not_finite_stays_in_its_row(bad):
     x = torch.randn(70, 64).bfloat16()
     x[40, 3] = bad
-    first, last, norm = PackedWeight([linear(64, 96)]), PackedWeight([linear(96, 64)]), norm_of(64)
+    first, last = (Dense(PackedWeight([linear(*widths)])) for widths in ((64, 96), (96, 64)))
+    norm = norm_of(64)
     is_finite = torch.arange(70) != 40
     for out in (dense(x, first), feed_forward(x, first, last, norm)):
         assert out[is_finite].isfinite().all()

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 
+from leantune.adalora.adapter_file import read_adapter
+from leantune.data.tokenization import Encoded
 from leantune.errors import CheckpointError, DataError, UsageError
-from leantune.inference.load import load_run
+from leantune.inference.load import load, load_run
 from leantune.inference.multi_adapter import SharedEncoder
-from leantune.packing.batch import pack
 from leantune.training.run import run_training
 from tiny import WORDS, assert_same_logits, quiet, random_tokens, recipe_for, save_tiny_encoder, write_rows
 
@@ -21,7 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
 ]
-TOKENS = random_tokens([3, 17, 9, 1])
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +42,28 @@ def five_classes(inputs, tmp_path_factory):
     return run_training(recipe, console=quiet())
 
 
+def save_random_adapter(folder: Path, source: Path, *, classes: int, seed: int, targets=None) -> Path:
+    """A LoRA adapter by PEFT whose B is not zero."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=classes)
+    heads = (name for name, child in model.named_children() if list(child.parameters()))
+    names = [name for name in heads if name != model.base_model_prefix]
+    config = LoraConfig(
+        task_type="SEQ_CLS", r=2 + seed, target_modules=targets or "all-linear", modules_to_save=names
+    )
+    adapted = get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    adapted.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def shared(inputs, run, five_classes) -> SharedEncoder:
     encoder = SharedEncoder(str(inputs / "encoder"), precision="fp32")
@@ -42,53 +72,137 @@ def shared(inputs, run, five_classes) -> SharedEncoder:
     return encoder
 
 
-def batch_for(classifier):
-    return pack(TOKENS, np.arange(len(TOKENS)), position_offset=classifier.position_offset)
+def encoded(lengths: Sequence[int], seed: int = 0) -> Encoded:
+    tokens = random_tokens(list(lengths), seed)
+    sizes = np.array(lengths, dtype=np.int32)
+    return Encoded(tokens, sizes, sizes)
+
+
+def own_logits(folder, rows: Encoded, precision: str = "fp32") -> np.ndarray:
+    return load_run(folder, precision=precision).logits(rows, 64)
 
 
 def test_every_classifier_has_the_logits_of_its_own_merged_model(shared, run, five_classes):
+    rows = encoded([3, 17, 9, 1])
     for name, folder, classes in (("three", run, 3), ("five", five_classes, 5), ("three", run, 3)):
-        merged = load_run(folder, precision="fp32").classifier
-        batch = batch_for(merged)
-        with torch.inference_mode():
-            expected = merged(batch)
-        found = shared.classify(name, batch)
-        assert found.shape == (len(TOKENS), classes)
-        assert_same_logits(found, expected)
+        found = shared[name].logits(rows, 2)
+        assert found.shape == (4, classes)
+        assert_same_logits(torch.from_numpy(found), torch.from_numpy(own_logits(folder, rows)))
 
 
-def test_the_encoders_weights_are_the_same_tensors_in_all_of_them(shared):
-    def own_weights(classifier) -> set[int]:
-        layers = classifier.adapted_layers()
-        weights = {id(p) for n, p in classifier.named_weights().items() if n.startswith("bert.")}
-        factors = {id(p) for layer in layers.values() for p in (layer.lora_A, layer.lora_E, layer.lora_B)}
-        return weights - factors
-
-    own = own_weights(shared.base)
-    for name in shared.names:
-        assert own_weights(shared[name].classifier) == own
-        assert not shared[name].classifier.trainable()
-    three, five = (shared[name].classifier for name in shared.names)
-    added = {id(p) for p in five.parameters()} - {id(p) for p in three.parameters()}
-    triplets = sum(layer.rank * layer.triplet_parameters for layer in five.adapted_layers().values())
-    constant = sum(layer.rank for layer in five.adapted_layers().values())  # E of plain LoRA
-    assert sum(p.numel() for p in five.parameters() if id(p) in added) == triplets + constant + 32 * 5 + 5
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    chosen=st.lists(st.sampled_from(["three", "five"]), min_size=12, max_size=12),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_texts_of_several_classifiers_in_one_batch(shared, merged_logits, lengths, chosen, seed):
+    rows, names = encoded(lengths, seed), chosen[: len(lengths)]
+    found = shared.logits(rows, names)
+    for i, name in enumerate(names):
+        expected = merged_logits(name, rows.take([i]))[0]
+        assert_same_logits(torch.from_numpy(found[i]), torch.from_numpy(expected))
 
 
-def test_loading_a_classifier_takes_no_memory_for_the_encoder(shared):
-    def bytes_of(classifiers) -> int:
-        tensors = {
-            t.data_ptr(): t.numel() * t.element_size()
-            for classifier in classifiers
-            for t in (*classifier.parameters(), *classifier.buffers())
-            if t.numel()
-        }
-        return sum(tensors.values())
+@pytest.fixture(scope="module")
+def merged_logits(run, five_classes):
+    merged = {
+        "three": load_run(run, precision="fp32"),
+        "five": load_run(five_classes, precision="fp32"),
+    }
+    return lambda name, rows: merged[name].logits(rows, 64)
 
-    three, five = (shared[name].classifier for name in shared.names)
-    encoder = sum(p.numel() * p.element_size() for p in shared.base.parameters())
-    added = bytes_of([three, five]) - bytes_of([three])
-    assert 0 < added < encoder / 4
+
+@pytest.mark.parametrize("model_type", ["roberta", "modernbert", "distilbert", "mpnet", "electra"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_family_computes_its_adapters_in_one_batch(tmp_path, model_type, precision):
+    """Each text alone through a model with its adapter merged, against all of them in one batch."""
+    wide = (
+        {"dim": 128, "hidden_dim": 192}
+        if model_type == "distilbert"
+        else {"hidden_size": 128, "intermediate_size": 192}
+    )
+    source = save_tiny_encoder(tmp_path / "encoder", model_type, **wide if precision == "bf16" else {})
+    adapters = [save_random_adapter(tmp_path / f"a{i}", source, classes=i + 2, seed=i) for i in range(3)]
+    encoder = SharedEncoder(source, precision=precision)
+    for i, folder in enumerate(adapters):
+        encoder.load(str(i), folder)
+    rows, names = encoded([5, 21, 5, 9, 33, 2, 7]), ["0", "1", "2", "2", "0", "1", "1"]
+    found = encoder.logits(rows, names)
+    tolerance = 1e-5 if precision == "fp32" else 0.15
+    for i, name in enumerate(names):
+        expected = load(adapters[int(name)], precision=precision).logits(rows.take([i]), 1)[0]
+        assert found[i].shape == (int(name) + 2,)
+        np.testing.assert_allclose(found[i], expected, atol=tolerance)
+
+
+@pytest.mark.needs_kernels
+@pytest.mark.parametrize("level", ["amx", "v3"])
+def test_what_else_is_in_a_batch_changes_nothing(tmp_path, level):
+    source = save_tiny_encoder(tmp_path / "encoder", hidden_size=128, intermediate_size=192)
+    adapters = [save_random_adapter(tmp_path / f"a{i}", source, classes=3, seed=i) for i in range(4)]
+    script = f"""
+import numpy as np
+from leantune.data.tokenization import Encoded
+from leantune.inference.multi_adapter import SharedEncoder
+encoder = SharedEncoder({str(source)!r}, precision="bf16")
+for folder in {[str(folder) for folder in adapters]!r}:
+    encoder.load(folder[-1], folder)
+rng = np.random.default_rng(0)
+sizes = rng.integers(1, 90, 40).astype(np.int32)
+rows = Encoded([rng.integers(4, 100, n).astype(np.int32) for n in sizes], sizes, sizes)
+names = [str(i) for i in rng.integers(0, 4, 40)]
+together = encoder.logits(rows, names)
+for i, name in enumerate(names):
+    alone = encoder.logits(rows.take([i]), [name])[0]
+    assert np.abs(alone - together[i]).max() <= {1e-6 if level == "amx" else 0.02}, (i, alone, together[i])
+print(encoder.base.encoder.kernels.name)
+"""
+    environment = os.environ | {"LEANTUNE_KERNELS": level}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("native"), done.stdout
+
+
+def test_an_encoder_that_transformers_computes_is_shared_too(tmp_path):
+    source = save_tiny_encoder(tmp_path / "encoder", "deberta-v2")
+    adapters = [
+        save_random_adapter(
+            tmp_path / f"a{i}", source, classes=i + 2, seed=i, targets=["query_proj", "value_proj"]
+        )
+        for i in range(2)
+    ]
+    encoder = SharedEncoder(source, precision="fp32")
+    trained = [encoder.load(str(i), folder) for i, folder in enumerate(adapters)]
+    rows, names = encoded([5, 21, 5, 9]), ["0", "1", "1", "0"]
+    for i, logits in enumerate(encoder.logits(rows, names)):
+        expected = load(adapters[int(names[i])], precision="fp32").logits(rows.take([i]), 1)[0]
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+    weights = [dict(each.classifier.named_weights()) for each in trained]
+    same = [name for name in weights[0] if weights[0][name] is weights[1].get(name)]
+    assert any("embeddings" in name for name in same)
+
+
+def test_loading_a_classifier_takes_little_memory(shared, five_classes):
+    five = shared["five"]
+    adapter = read_adapter(five_classes / "adapter")
+    own = sum(each.numel() for each in adapter.head.values())
+    own += sum(triplets.A.numel() + triplets.B.numel() for triplets in adapter.modules.values())
+    assert five.attached.num_bytes == 4 * own
+    base = {weight.data_ptr() for weight in shared.base.parameters()}
+    assert five.attached.head.dense.weight.data_ptr() in base
+
+
+def test_what_was_removed_is_not_there(shared):
+    shared.remove("three")
+    assert shared.names == ("five",)
+    with pytest.raises(UsageError, match="no classifier 'three' is loaded; there are five"):
+        shared.logits(encoded([3]), ["three"])
+
+
+def test_a_merged_model_is_no_adapter(shared, run):
+    with pytest.raises(UsageError, match="a merged model, which has an encoder of its own"):
+        shared.load("merged", run / "merged")
 
 
 def test_a_trained_pooler_is_a_classifiers_own(inputs, run, tmp_path):
@@ -100,13 +214,11 @@ def test_a_trained_pooler_is_a_classifiers_own(inputs, run, tmp_path):
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     trained = run_training(recipe_for(inputs, tmp_path / "run", model=str(folder), epochs=2), console=quiet())
     shared = SharedEncoder(str(folder), precision="fp32")
-    shared.load("own pooler", trained)
-    merged = load_run(trained, precision="fp32").classifier
-    batch = batch_for(merged)
-    with torch.inference_mode():
-        assert_same_logits(shared.classify("own pooler", batch), merged(batch))
-    mine = shared["own pooler"].classifier.head.dense.weight
-    assert mine is not shared.base.head.dense.weight
+    own = shared.load("own pooler", trained)
+    rows = encoded([3, 17, 9, 1])
+    expected = torch.from_numpy(own_logits(trained, rows))
+    assert_same_logits(torch.from_numpy(own.logits(rows, 4)), expected)
+    assert own.attached.head.dense.weight is not shared.base.head.dense.weight
 
 
 def test_texts_get_the_probabilities_of_their_classifier(shared):

@@ -45,6 +45,11 @@ class Encoded:
         """``(N,)`` tokens kept of each text."""
         return np.fromiter(map(len, self.input_ids), dtype=np.int32, count=len(self.input_ids))
 
+    def take(self, positions: Sequence[int]) -> Encoded:
+        """The rows at some positions."""
+        chosen = [self.input_ids[i] for i in positions]
+        return Encoded(chosen, self.second_starts[positions], self.full_lengths[positions])
+
 
 TOKENIZER = "tokenizer.json"
 DEFAULT_MAX_LENGTH = 512

@@ -29,13 +29,18 @@ class LoadedAdapter:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where its tokenizer is: the adapter's own folder, else that of its base model."""
-        return self.folder if (self.folder / TOKENIZER).is_file() else Path(self.base)
+        """Where its tokenizer is."""
+        return tokenizer_folder(self.folder, self.base)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, which cuts where the base model has no more positions."""
         return Tokenizer.saved(self.tokenizer_folder, longest=self.classifier.max_tokens)
+
+
+def tokenizer_folder(adapter: Path, base: str) -> Path:
+    """Where the tokenizer of an adapter is: its own folder, else that of its base model."""
+    return adapter if (adapter / TOKENIZER).is_file() else Path(base)
 
 
 def load_adapter(
@@ -65,7 +70,7 @@ def load_adapter(
     source = resolve_model(base or adapter.base_model)
     pretrained = Pretrained.at(source, trust_remote_code=trust_remote_code)
     num_labels = count_classes(adapter, pretrained)
-    labels = labels or _labels_of_base(pretrained, num_labels)
+    labels = labels or labels_of_base(pretrained, num_labels)
     check_num_labels(folder, labels, num_labels)
     pretrained = Pretrained.at(source, num_labels=num_labels, trust_remote_code=trust_remote_code)
     classifier = load_pretrained(pretrained, labels)
@@ -80,7 +85,8 @@ def load_adapter(
     return LoadedAdapter(classifier.eval(), labels, folder, source)
 
 
-def _labels_of_base(base: Pretrained, num_labels: int) -> LabelMap:
+def labels_of_base(base: Pretrained, num_labels: int) -> LabelMap:
+    """The names that the config of a base model has, where they are as many; else ``LABEL_0`` and so on."""
     names = tuple(base.config.id2label.values())
     is_own = len(names) == num_labels == len(set(names))
     return LabelMap(names if is_own else tuple(f"LABEL_{i}" for i in range(num_labels)))

@@ -123,7 +123,7 @@ def load_run(
             f"{longest} tokens that the model can take"
         )
     return TorchTextClassifier(
-        classifier=_ready(classifier, precision or recipe.precision),
+        classifier=made_ready(classifier, precision or recipe.precision),
         tokenizer=Tokenizer.of_run(run / "merged", recipe.max_length),
         labels=LabelMap.of_record(record.labels),
         settings=InferenceSettings.of(recipe),
@@ -133,7 +133,7 @@ def load_run(
     )
 
 
-def _ready(classifier: Classifier, precision: str) -> Classifier:
+def made_ready(classifier: Classifier, precision: str) -> Classifier:
     """The classifier on this machine's device, in a precision, with its kernels chosen.
 
     Raises:
@@ -164,7 +164,7 @@ def _load_adapter(
     loaded = load_adapter(folder, base=base, labels=labels, trust_remote_code=trust_remote_code)
     settings = about.settings if about else InferenceSettings()
     return TorchTextClassifier(
-        classifier=_ready(loaded.classifier, precision or settings.precision),
+        classifier=made_ready(loaded.classifier, precision or settings.precision),
         tokenizer=loaded.tokenizer,
         labels=loaded.labels,
         settings=settings,
@@ -180,11 +180,11 @@ def _load_merged_alone(
         names = labels_of(folder, found)
         if labels is not None:
             check_num_labels(folder, labels, len(names.names))
-        classifier = _load_weights(folder, found, trust_remote_code=trust_remote_code)
+        classifier = load_weights(folder, found, trust_remote_code=trust_remote_code)
         about = read_classifier_file(folder)
         settings = about.settings if about else InferenceSettings()
         return TorchTextClassifier(
-            classifier=_ready(classifier, precision or settings.precision),
+            classifier=made_ready(classifier, precision or settings.precision),
             tokenizer=Tokenizer.saved(folder, longest=classifier.max_tokens),
             labels=labels or names,
             settings=settings,
@@ -196,11 +196,20 @@ def labels_of(folder: Path, settings: Settings) -> LabelMap:
     """The classes that the ``config.json`` of a classifier names.
 
     Raises:
-        CheckpointError: if it is a classifier of several labels a text, gives a number, or names a class twice.
+        CheckpointError: if it is a classifier of several labels a text, or see `names_of`.
     """
     kind = settings.get("problem_type")
     if kind not in (None, "single_label_classification"):
         raise CheckpointError(f"{folder}: a model for {kind}, expected a classifier of one label a text")
+    return names_of(folder, settings)
+
+
+def names_of(folder: Path, settings: Settings) -> LabelMap:
+    """The same, also of a classifier of several labels a text.
+
+    Raises:
+        CheckpointError: if it gives one number, or names a class twice.
+    """
     named = settings.get("id2label") or {str(i): f"LABEL_{i}" for i in range(settings.get("num_labels") or 2)}
     try:
         by_id = {int(i): str(name) for i, name in named.items()}
@@ -223,7 +232,7 @@ def artefact_of(source: Path, part: str, *, trust_remote_code: bool = False) -> 
     if kind == "run":
         record = read_finished_record(source)
         if part == "merged":
-            return _checked_merged(source, record, trust_remote_code=trust_remote_code)[0]
+            return checked_merged(source, record, trust_remote_code=trust_remote_code)[0]
         return check_artefact(source, record, part)
     if kind == part:
         return source
@@ -261,12 +270,14 @@ def load_merged(run: Path, record: FinishedRecord, *, trust_remote_code: bool = 
         CheckpointError: if it is damaged, or its labels are not those of ``record``.
         UnsafeFileError: if it comes with code, or its weights in a pickle.
     """
-    merged, settings = _checked_merged(run, record, trust_remote_code=trust_remote_code)
+    merged, settings = checked_merged(run, record, trust_remote_code=trust_remote_code)
     with explained_damage(merged):
-        return _load_weights(merged, settings, trust_remote_code=trust_remote_code)
+        return load_weights(merged, settings, trust_remote_code=trust_remote_code)
 
 
-def _checked_merged(run: Path, record: FinishedRecord, *, trust_remote_code: bool) -> tuple[Path, Settings]:
+def checked_merged(
+    run: Path, record: FinishedRecord, *, trust_remote_code: bool = False
+) -> tuple[Path, Settings]:
     """The folder ``merged`` of a run with its ``config.json``, of the files and labels that ``record`` names."""
     merged = check_artefact(run, record, "merged")
     with explained_damage(merged):
@@ -275,7 +286,7 @@ def _checked_merged(run: Path, record: FinishedRecord, *, trust_remote_code: boo
     return merged, settings
 
 
-def _load_weights(folder: Path, settings: Settings, *, trust_remote_code: bool) -> Classifier:
+def load_weights(folder: Path, settings: Settings, *, trust_remote_code: bool) -> Classifier:
     """A merged model in fp32 and evaluation mode, without transformers where its family is ours."""
     if family_of(settings) is not None:
         return load_packed(str(folder), settings, needs_head=True).eval()

@@ -1,44 +1,64 @@
 """Several classifiers over one frozen encoder: what is added for each is its adapters and its head.
 
-R rank, S texts, C classes.
+N texts, S texts of a batch, C classes of a classifier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from leantune.adalora.adapter_file import AdapterFile, copy_head, read_adapter
-from leantune.adalora.layer import AdaLoraLinear
-from leantune.adalora.triplets import Triplets
-from leantune.config import recipe_of_run
-from leantune.config.classifier_file import InferenceSettings
-from leantune.config.run_record import read_finished_record, to_json
+from leantune.adalora.adapter_file import AdapterFile, read_adapter
+from leantune.data.dataset import Index
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import Tokenizer
+from leantune.data.tokenization import Encoded, Tokenizer
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.load import check_artefact
-from leantune.inference.text_classifier import TorchTextClassifier
-from leantune.model.build import load_pretrained, share_encoder
-from leantune.model.classifier import Classifier
+from leantune.inference.batches import map_batches
+from leantune.inference.saved import SavedClassifier, cached_sha256, read_saved
+from leantune.inference.text_classifier import Logits, TextClassifier, TorchTextClassifier, batch_of
+from leantune.model.build import load_pretrained
+from leantune.model.classifier import PackedClassifier
 from leantune.model.hub import resolve_model
-from leantune.model.pretrained import Pretrained, weights_sha256
+from leantune.model.multi_adapter import Attached, MultiAdapterClassifier, with_adapter
+from leantune.model.padded import PaddedClassifier
+from leantune.model.pretrained import Pretrained
 from leantune.packing.batch import PackedBatch
 from leantune.system import hardware
 from leantune.system.damage import explained_damage
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharingTextClassifier(TextClassifier):
+    """A classifier that is computed with others over one encoder."""
+
+    encoder: MultiAdapterClassifier
+    attached: Attached
+
+    def logits(self, rows: Encoded, batch_size: int) -> Logits:
+        """Logits ``(N, C)`` in the order of ``rows``."""
+        base = self.encoder.base
+
+        def batch_at(positions: Index) -> PackedBatch:
+            return batch_of(rows, positions, base)
+
+        def logits_of(batch: PackedBatch) -> Tensor:
+            return torch.stack(self.encoder.logits(batch, [self.attached] * batch.num_seqs))
+
+        return map_batches(base, rows.lengths, batch_size, batch_at, logits_of)
+
+
 class SharedEncoder:
     """One pretrained encoder in memory, and any number of classifiers that were trained on it.
 
-    Each classifier has modules of its own, so any of them can run at any time and in any thread; the
-    encoder's weights in them are the same tensors. A text still passes the encoder once a classifier,
-    because adapters sit inside its layers.
+    Texts of several classifiers pass the encoder in one batch (`logits`): its frozen products are computed once for
+    all of them, and each adapter for its own texts. An encoder that only transformers computes (`model.padded`) has
+    the same weights in memory for all classifiers, and computes one classifier after the other. Any thread may ask.
 
     Args:
         source: the encoder: a folder, a hub name, or ``asset:minilm``.
@@ -53,19 +73,21 @@ class SharedEncoder:
         hardware.keep_to_allowed_cpus()
         device = hardware.pick_device()
         dtype = hardware.DTYPES[hardware.pick_precision(precision, device)]
-        pretrained = Pretrained.at(self.source, num_labels=2)
-        self.base = load_pretrained(pretrained, LabelMap(("0", "1")))
-        self.base.set_encoder_dtype(dtype)
-        self.base.to(device).choose_kernels()
-        self._weights_sha256 = weights_sha256(self.source)
-        self._loaded: dict[str, TorchTextClassifier] = {}
+        base = load_pretrained(Pretrained.at(self.source, num_labels=2), LabelMap(("0", "1")))
+        base.set_encoder_dtype(dtype)
+        base.to(device).choose_kernels()
+        self.base = base
+        self._multi = MultiAdapterClassifier(base) if isinstance(base, PackedClassifier) else None
+        self.weights_sha256 = cached_sha256(self.source)
+        self._loaded: dict[str, TextClassifier] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """What is loaded, in the order of loading."""
         return tuple(self._loaded)
 
-    def __getitem__(self, name: str) -> TorchTextClassifier:
+    def __getitem__(self, name: str) -> TextClassifier:
         """The classifier called ``name``, for all that takes the one of a run.
 
         Raises:
@@ -75,39 +97,84 @@ class SharedEncoder:
             raise UsageError(f"no classifier '{name}' is loaded; there are {', '.join(self.names) or 'none'}")
         return self._loaded[name]
 
-    def load(self, name: str, run: str | Path) -> TorchTextClassifier:
-        """Add the classifier of a finished run under ``name``, in place of an earlier one.
+    def load(self, name: str, source: str | Path | SavedClassifier) -> TextClassifier:
+        """Add a classifier under ``name``, in place of an earlier one.
+
+        Args:
+            name: by which it is asked for.
+            source: a finished run, its ``adapter/``, or an adapter of a sequence classifier that PEFT saved.
 
         Raises:
-            UsageError: if ``run`` is no run folder.
+            UsageError: if there is no such folder, or it is a merged model.
             CheckpointError: if it is not finished, is damaged, or was trained on another encoder.
         """
-        run = Path(run)
-        record = read_finished_record(run)
-        labels = LabelMap.of_record(record.labels)
-        folder = check_artefact(run, record, "adapter")
-        with explained_damage(folder):
-            adapter = read_adapter(folder)
-        if record.model is None or record.model.sha256 != self._weights_sha256:
-            raise CheckpointError(f"{run}: trained on another encoder than {self.source}: its weights differ")
-        recipe = recipe_of_run(run, record.recipe)
-        tokenizer = Tokenizer.of_run(folder, recipe.max_length)
-        classifier = self.attach(adapter, len(labels.names))
-        self._loaded[name] = TorchTextClassifier(
-            classifier=classifier,
-            tokenizer=tokenizer,
-            labels=labels,
-            settings=InferenceSettings.of(recipe),
-            source=folder,
-            metrics=to_json(record.metrics) or {},
-        )
+        saved = source if isinstance(source, SavedClassifier) else read_saved(source)
+        if saved.adapter is None:
+            raise UsageError(
+                f"{saved.source}: a merged model, which has an encoder of its own; give a run or an adapter"
+            )
+        if saved.encoder_sha256 != self.weights_sha256:
+            raise CheckpointError(
+                f"{saved.source}: trained on another encoder than {self.source}: its weights differ"
+            )
+        with explained_damage(saved.adapter):
+            self._loaded[name] = self._with(saved, read_adapter(saved.adapter))
         return self._loaded[name]
 
-    def classify(self, name: str, batch: PackedBatch) -> Tensor:
-        """Logits ``(S, C)`` fp32 of the classifier ``name``, in the order of ``batch.rows``."""
-        with torch.inference_mode():
-            logits: Tensor = self[name].classifier(batch)
-        return logits
+    def remove(self, name: str) -> None:
+        """Forget the classifier called ``name``.
+
+        Raises:
+            UsageError: if nothing was loaded under that name.
+        """
+        self[name]
+        del self._loaded[name]
+
+    def _with(self, saved: SavedClassifier, adapter: AdapterFile) -> TextClassifier:
+        key = saved.tokenizer_key()
+        tokenizer = self._tokenizers.setdefault(key, self._tokenizers.get(key) or saved.load_tokenizer())
+        if self._multi is not None:
+            return SharingTextClassifier(
+                encoder=self._multi,
+                attached=self._multi.attach(adapter),
+                tokenizer=tokenizer,
+                labels=LabelMap(saved.labels),
+                settings=saved.settings,
+                source=saved.source,
+            )
+        assert isinstance(self.base, PaddedClassifier)
+        return TorchTextClassifier(
+            classifier=with_adapter(self.base, adapter),
+            tokenizer=tokenizer,
+            labels=LabelMap(saved.labels),
+            settings=saved.settings,
+            source=saved.source,
+        )
+
+    def logits(self, rows: Encoded, names: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """Logits of texts of several classifiers, in one batch where the encoder's family is ours.
+
+        Args:
+            rows: N texts, each tokenized as its classifier does.
+            names: the classifier of each.
+
+        Returns:
+            N arrays ``(C,)`` in the order of ``rows``, each with as many logits as its classifier has classes.
+
+        Raises:
+            UsageError: for a name that is not loaded.
+        """
+        classifiers = [self[name] for name in names]
+        if self._multi is None:
+            return _one_after_the_other(rows, classifiers)
+        batch = batch_of(rows, np.arange(len(names)), self.base)
+        order = batch.rows.tolist()
+        attached = [
+            classifier.attached for classifier in classifiers if isinstance(classifier, SharingTextClassifier)
+        ]
+        found = self._multi.logits(batch, [attached[i] for i in order])
+        by_row = {i: logits.cpu().numpy() for i, logits in zip(order, found, strict=True)}
+        return [by_row[i] for i in range(len(names))]
 
     def predict_proba(
         self, name: str, texts: Sequence[str], pairs: Sequence[str] | None = None
@@ -125,39 +192,17 @@ class SharedEncoder:
         """
         return self[name].predict_proba(texts, pairs)
 
-    def attach(self, adapter: AdapterFile, num_labels: int) -> Classifier:
-        """A classifier whose encoder weights are those of this object.
 
-        Args:
-            adapter: AdaLoRA or LoRA, from `read_adapter`.
-            num_labels: its classes.
-
-        Raises:
-            CheckpointError: if it does not fit the encoder.
-        """
-        classifier = share_encoder(self.base, num_labels, own=frozenset(adapter.head))
-        missing = [name for name in classifier.head_weights("full") if name not in adapter.head]
-        if missing:
-            raise CheckpointError(f"the adapter lacks {', '.join(missing)}")
-        copy_head(classifier.named_weights(), adapter)
-        linears = classifier.encoder_linears()
-        for name, triplets in adapter.modules.items():
-            if triplets.rank:
-                layer = _linear(linears, name, triplets)
-                classifier.replace(name, AdaLoraLinear.of(layer, triplets, scaling=adapter.scaling))
-        return classifier.eval()
-
-
-def _linear(linears: Mapping[str, nn.Module], name: str, triplets: Triplets) -> nn.Linear:
-    """The layer that ``triplets`` are for.
-
-    Raises:
-        CheckpointError: if the model has none, or one of another shape.
-    """
-    layer = linears.get(name)
-    if not isinstance(layer, nn.Linear):
-        raise CheckpointError(f"{name}: the adapter has it, the base model has not")
-    expected, found = (triplets.B.shape[0], triplets.A.shape[1]), tuple(layer.weight.shape)
-    if expected != found:
-        raise CheckpointError(f"{name}: the adapter has shape {expected}, the model {found}")
-    return layer
+def _one_after_the_other(
+    rows: Encoded, classifiers: Sequence[TextClassifier]
+) -> list[npt.NDArray[np.float32]]:
+    """Logits ``(C,)`` of each row by its classifier."""
+    found: dict[int, npt.NDArray[np.float32]] = {}
+    places: dict[int, list[int]] = {}
+    for i, classifier in enumerate(classifiers):
+        places.setdefault(id(classifier), []).append(i)
+    for positions in places.values():
+        classifier = classifiers[positions[0]]
+        logits = classifier.logits(rows.take(positions), classifier.settings.batch_size)
+        found |= dict(zip(positions, logits, strict=True))
+    return [found[i] for i in range(len(classifiers))]

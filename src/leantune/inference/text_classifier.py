@@ -143,11 +143,16 @@ class TorchTextClassifier(TextClassifier):
         """Logits ``(N, C)`` in the order of ``rows``."""
 
         def batch_at(positions: Index) -> PackedBatch:
-            return pack(
-                [rows.input_ids[i] for i in positions],
-                np.arange(len(positions)),
-                second_starts=rows.second_starts[positions],
-                position_offset=self.classifier.position_offset,
-            ).to(self.classifier.device)
+            return batch_of(rows, positions, self.classifier)
 
         return map_batches(self.classifier, rows.lengths, batch_size, batch_at, self.classifier)
+
+
+def batch_of(rows: Encoded, positions: Index, classifier: Classifier) -> PackedBatch:
+    """The rows at some positions, numbered from 0 within them, as one batch for ``classifier``."""
+    return pack(
+        [rows.input_ids[i] for i in positions],
+        np.arange(len(positions)),
+        second_starts=rows.second_starts[positions],
+        position_offset=classifier.position_offset,
+    ).to(classifier.device)

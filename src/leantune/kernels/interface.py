@@ -16,13 +16,14 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from leantune.adalora.layer import AdaLoraLinear
+from leantune.adalora.multi_lora import MultiLoraLinear
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.layout import Layout
 
 SWITCH = "LEANTUNE_NATIVE"
 """Environment variable: ``0`` turns the native kernels off."""
-Linear = nn.Linear | AdaLoraLinear
-"""A linear layer of an encoder: frozen, or frozen with a trainable update."""
+Linear = nn.Linear | AdaLoraLinear | MultiLoraLinear
+"""A linear layer of an encoder: frozen, with a trainable update, or with an update for each text."""
 
 
 class EmbeddingsLike(Protocol):
@@ -117,4 +118,4 @@ class Kernels(ABC):
 
 def frozen(layer: Linear) -> nn.Linear:
     """The frozen linear layer, without its update."""
-    return layer.base if isinstance(layer, AdaLoraLinear) else layer
+    return layer if isinstance(layer, nn.Linear) else layer.base

@@ -192,30 +192,6 @@ def load_pretrained(pretrained: Pretrained, labels: LabelMap) -> Classifier:
         raise UsageError(f"model {pretrained.folder}: cannot be read: {first_line(error)}") from error
 
 
-def share_encoder(classifier: Classifier, num_labels: int, *, own: frozenset[str]) -> Classifier:
-    """A classifier with the encoder weights of another one, and what its kernels made of them; its head is not set.
-
-    Args:
-        classifier: without adapters, whose kernels are chosen.
-        num_labels: C of the new one.
-        own: names of parameters that the new one gets copies of.
-    """
-    if isinstance(classifier, PaddedClassifier):
-        return classifier.with_own(num_labels, own)
-    assert isinstance(classifier, PackedClassifier)
-    settings = classifier.settings | {"id2label": {i: f"LABEL_{i}" for i in range(num_labels)}}
-    family = family_of(settings)
-    assert family is not None
-    with torch.device("meta"):
-        shared = PackedClassifier(family, settings, DropoutStream(0))
-    weights = {n: p.clone() if n in own else p for n, p in classifier.named_weights().items()}
-    drawn = (*shared.head_names(), *shared.pooler_names)
-    assign_weights(shared, weights, source="shared", may_lack=drawn)
-    shared.to(classifier.device)  # the part of the head that is new
-    shared.encoder.share(classifier.encoder)
-    return shared.requires_grad_(False)
-
-
 def missing_head_modules(pretrained: Pretrained) -> tuple[str, ...]:
     """Encoder modules that the head uses and the weights in the folder lack (a BERT pooler, say).
 

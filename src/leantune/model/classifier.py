@@ -219,12 +219,17 @@ class PackedClassifier(Classifier):
     @property
     def pooler_names(self) -> tuple[str, ...]:
         """The module around the head's dense layer where transformers has it inside the encoder."""
-        inside = (
-            name
-            for name, ours in self._own_names.items()
-            if ours.startswith("head.") and name.startswith(f"{self.prefix}.")
-        )
+        inside = (name for name in self.places_in_head if name.startswith(f"{self.prefix}."))
         return tuple(dict.fromkeys(name.rpartition(".")[0] for name in inside))
+
+    @property
+    def places_in_head(self) -> dict[str, str]:
+        """The modules of the head that have weights: transformers' name to the path in `Head`."""
+        return {
+            theirs: ours.removeprefix("head.")
+            for theirs, ours in self._own_names.items()
+            if ours.startswith("head.")
+        }
 
     def features(self, batch: PackedBatch) -> Tensor:
         """``(S, D)`` fp32."""

@@ -133,12 +133,6 @@ class Encoder(nn.Module):
         for layer in self.encoder_layers():
             layer.prepared = kernels.prepare(layer)
 
-    def share(self, other: Encoder) -> None:
-        """Compute as ``other`` does, whose frozen weights these layers hold, too."""
-        self.kernels = other.kernels
-        for layer, prepared in zip(self.encoder_layers(), other.encoder_layers(), strict=True):
-            layer.prepared = prepared.prepared
-
     def encoder_layers(self) -> Iterator[EncoderLayer]:
         """The layers, the lowest first."""
         for layer in self.layers:

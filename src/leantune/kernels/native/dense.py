@@ -9,13 +9,17 @@ Shape letters: T tokens, D width of the input, F of the output.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from leantune.kernels.interface import Linear
 from leantune.kernels.native.library import call, kernels, mirrors
+from leantune.kernels.native.multi_lora import updates_of
 from leantune.kernels.native.rows import Norm
-from leantune.kernels.native.weights import Bf16Matrix, LayerArgument, PackedWeight
+from leantune.kernels.native.weights import LayerArgument, PackedWeight
 
 WIDTH_MULTIPLE = 32
 """D and F: the sides of a block of products."""
@@ -44,33 +48,44 @@ def is_fast() -> bool:
     return library is not None and library.blocks_are_fast()
 
 
-def dense(x_TD: Tensor, weight: PackedWeight) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Layers of one input as one, and what each text's adapter adds."""
+
+    weight: PackedWeight
+    layers: Sequence[Linear] = ()
+    """Those that ``weight`` was made of."""
+
+
+def dense(x_TD: Tensor, layer: Dense) -> Tensor:
     """``W x + b``: ``(T, D)`` to ``(T, F)``."""
-    return _forward(x_TD, weight.bf16, None, None, None)
+    return _forward(x_TD, layer, None, None, None)
 
 
-def dense_and_norm(x_TD: Tensor, weight: PackedWeight, residual_TF: Tensor, norm: nn.LayerNorm) -> Tensor:
+def dense_and_norm(x_TD: Tensor, layer: Dense, residual_TF: Tensor, norm: nn.LayerNorm) -> Tensor:
     """``LayerNorm(W x + b + residual)``: ``(T, D)`` and ``(T, F)`` to ``(T, F)``."""
-    return _forward(x_TD, weight.bf16, None, residual_TF, norm)
+    return _forward(x_TD, layer, None, residual_TF, norm)
 
 
-def feed_forward(x_TD: Tensor, up: PackedWeight, down: PackedWeight, norm: nn.LayerNorm) -> Tensor:
+def feed_forward(x_TD: Tensor, up: Dense, down: Dense, norm: nn.LayerNorm) -> Tensor:
     """``LayerNorm(down(GELU(up(x))) + x)``, the exact GELU: ``(T, D)`` to ``(T, D)``."""
-    return _forward(x_TD, down.bf16, up.bf16, x_TD, norm)
+    return _forward(x_TD, down, up, x_TD, norm)
 
 
 def _forward(
-    x: Tensor, last: Bf16Matrix, before: Bf16Matrix | None, residual: Tensor | None, norm: nn.LayerNorm | None
+    x: Tensor, last: Dense, before: Dense | None, residual: Tensor | None, norm: nn.LayerNorm | None
 ) -> Tensor:
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
-    layer, width = last.as_argument(), (before or last).shape[1]
+    (num_columns, _), width = last.weight.bf16.shape, (before or last).weight.bf16.shape[1]
     assert x.shape[-1] == width, f"{x.shape[-1]} columns for a layer of {width}"
-    out = x.new_empty(*x.shape[:-1], layer.rows)
+    out = x.new_empty(*x.shape[:-1], num_columns)
+    num_rows = out.numel() // num_columns
+    updates = [None if each is None else updates_of(each.layers, num_rows) for each in (before, last)]
     arguments = DenseArguments(
         x=x.data_ptr(),
-        T=x.numel() // x.shape[-1],
-        before=LayerArgument() if before is None else before.as_argument(),
-        last=layer,
+        T=num_rows,
+        before=LayerArgument() if before is None else before.weight.bf16.as_argument(updates[0]),
+        last=last.weight.bf16.as_argument(updates[1]),
         residual=None if residual is None else residual.data_ptr(),
         norm=Norm() if norm is None else Norm.of(norm),
         out=out.data_ptr(),

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from leantune.adalora.layer import AdaLoraLinear
+from leantune.adalora.multi_lora import MultiLoraLinear
 from leantune.kernels.interface import EmbeddingsLike, Kernels, LayerLike, Linear, frozen
 from leantune.kernels.native import attention, dense, rows
+from leantune.kernels.native.dense import Dense
 from leantune.kernels.native.layer import Int8Layer, int8_layers
 from leantune.kernels.native.library import kernels
 from leantune.kernels.native.linear import linear, without_bias
+from leantune.kernels.native.multi_lora import add_updates
 from leantune.kernels.native.weights import PackedLayer, PackedWeight
 from leantune.kernels.reference import Reference, activated
 from leantune.packing.dropout import PooledDropout
@@ -134,8 +138,9 @@ def encoder_layer(
     x_TD = _add_and_norm(
         heads, packed.out_proj, layer.out_proj, layer.out_dropout, x_TD, layer.attention_norm, products
     )
+    up, down = Dense(packed.up_proj, (layer.up_proj,)), Dense(packed.down_proj, (layer.down_proj,))
     if packed.is_one_call and products.in_blocks and layer.down_dropout.current_p == 0:
-        return dense.feed_forward(x_TD, packed.up_proj, packed.down_proj, layer.mlp_norm)
+        return dense.feed_forward(x_TD, up, down, layer.mlp_norm)
     inner = _activate(x_TD, layer, products)
     return _add_and_norm(
         inner, packed.down_proj, layer.down_proj, layer.down_dropout, x_TD, layer.mlp_norm, products
@@ -143,9 +148,18 @@ def encoder_layer(
 
 
 def _linear(x_TD: Tensor, weight: PackedWeight, layers: Sequence[Linear], products: Products) -> Tensor:
-    if products.in_blocks and all(isinstance(layer, nn.Linear) for layer in layers):
-        return dense.dense(x_TD, weight)
-    return linear(x_TD, weight, layers, quantized=products.quantized)
+    if products.in_blocks and not any(isinstance(layer, AdaLoraLinear) for layer in layers):
+        return dense.dense(x_TD, Dense(weight, layers))
+    return add_updates(linear(x_TD, weight, layers, quantized=products.quantized), x_TD, layers)
+
+
+def _without_bias(
+    x_TD: Tensor, weight: PackedWeight, layer: Linear, products: Products
+) -> tuple[Tensor, Tensor | None]:
+    """What `_linear` computes before the bias is added, and the bias; or with it, and None."""
+    if isinstance(layer, MultiLoraLinear) and layer.has_update:
+        return _linear(x_TD, weight, (layer,), products), None
+    return without_bias(x_TD, weight, (layer,), quantized=products.quantized)
 
 
 def _activate(x_TD: Tensor, layer: LayerLike, products: Products) -> Tensor:
@@ -153,7 +167,7 @@ def _activate(x_TD: Tensor, layer: LayerLike, products: Products) -> Tensor:
     up_proj = layer.prepared.up_proj
     if layer.is_gated or layer.activation != "gelu":
         return activated(_linear(x_TD, up_proj, (layer.up_proj,), products), layer)
-    return rows.gelu(*without_bias(x_TD, up_proj, (layer.up_proj,), quantized=products.quantized))
+    return rows.gelu(*_without_bias(x_TD, up_proj, layer.up_proj, products))
 
 
 def _add_and_norm(
@@ -166,9 +180,9 @@ def _add_and_norm(
     products: Products,
 ) -> Tensor:
     """``LayerNorm(dropout(layer(x)) + residual)``: ``(T, F)`` and ``(T, D)`` to ``(T, D)``."""
-    if products.in_blocks and isinstance(layer, nn.Linear) and dropout.current_p == 0:
-        return dense.dense_and_norm(x_TF, weight, residual_TD, layer_norm)
-    x_TD, bias = without_bias(x_TF, weight, (layer,), quantized=products.quantized)
+    if products.in_blocks and not isinstance(layer, AdaLoraLinear) and dropout.current_p == 0:
+        return dense.dense_and_norm(x_TF, Dense(weight, (layer,)), residual_TD, layer_norm)
+    x_TD, bias = _without_bias(x_TF, weight, layer, products)
     return rows.add_and_norm(x_TD, bias, dropout, residual_TD, layer_norm)
 
 

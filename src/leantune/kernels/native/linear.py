@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from leantune.adalora.layer import AdaLoraLinear
-from leantune.kernels.interface import Linear
+from leantune.kernels.interface import Linear, frozen
 from leantune.kernels.native.library import call, mirrors
 from leantune.kernels.native.rows import Mask, mask_of
 from leantune.kernels.native.weights import SIDE, UPDATE_MULTIPLE, PackedWeight
@@ -286,7 +286,7 @@ def _frozen(x_TD: Tensor, weight: PackedWeight, bias: Tensor | None, quantized: 
 
 
 def _out_features(layer: Linear) -> int:
-    return layer.base.out_features if isinstance(layer, AdaLoraLinear) else layer.out_features
+    return frozen(layer).out_features
 
 
 def _up(

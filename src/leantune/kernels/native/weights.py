@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from leantune.kernels.interface import LayerLike, frozen
 from leantune.kernels.native.library import call, mirrors
+from leantune.kernels.native.multi_lora import TextUpdates
 
 WIDTH_MULTIPLE = 16
 """D and F: columns that the kernels take at once."""
@@ -178,6 +179,7 @@ class LayerArgument(ctypes.Structure):
     _fields_ = (
         *((name, _Pointer) for name in ("panels", "bias")),
         *((name, _Count) for name in ("rows", "width")),
+        ("updates", _Pointer),
     )
 
 
@@ -207,10 +209,16 @@ class Bf16Matrix:
         call("lay_out_weight", arguments)
         return cls(panels, bias_F, (rows, width))
 
-    def as_argument(self) -> LayerArgument:
-        """What the kernels are given."""
+    def as_argument(self, updates: TextUpdates | None) -> LayerArgument:
+        """What the kernels are given, with what is added for each text; ``updates`` must live as long."""
         rows, width = self.shape
-        return LayerArgument(panels=self.panels.data_ptr(), bias=self.bias.data_ptr(), rows=rows, width=width)
+        return LayerArgument(
+            panels=self.panels.data_ptr(),
+            bias=self.bias.data_ptr(),
+            rows=rows,
+            width=width,
+            updates=None if updates is None else ctypes.addressof(updates),
+        )
 
 
 class PackedWeight:
