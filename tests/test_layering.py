@@ -23,6 +23,7 @@ FLOORS = (
     "kernels",
     "model",
     "inference",
+    "serving",
     "training",
     "integrations",
     "report",

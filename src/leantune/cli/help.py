@@ -9,6 +9,7 @@ COMMANDS: Mapping[str, str] = {
     "plan": "the ledger of parameters and the schedule, without loading weights",
     "evaluate": "measure a classifier on labelled rows",
     "predict": "classify rows of a file, or one text",
+    "serve": "answer over HTTP with one or many classifiers",
     "export": "write another standard form of a run",
     "report": "write report.html of a run again",
     "push": "publish a run on the Hugging Face hub",
@@ -41,6 +42,11 @@ EXAMPLES: Mapping[str, str] = {
   leantune predict runs/mine "Oil prices rose again on Monday."
   cat new.csv | leantune predict runs/mine -
   leantune predict runs/mine new.csv --output predictions.parquet --probabilities --id-column id
+""",
+    "serve": """
+  leantune serve runs/mine
+  leantune serve runs/topic runs/tone --adapter spam=./peft-folder --port 8000
+  leantune serve runs/mine --host 0.0.0.0 --api-key "$KEY" --adapter-root ./adapters
 """,
     "export": """
   leantune export runs/mine --format lora --output lora-adapter

@@ -220,6 +220,20 @@ def _predict_text(options: argparse.Namespace, text: str) -> None:
     print_probabilities(trained.predict_proba([text])[0], trained.labels.names)
 
 
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        from leantune.serving.server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("leantune"):
+            raise
+        raise UsageError(f"serve needs {error.name}: pip install 'leantune[serve]'") from error
+    from leantune.cli.serving import print_ready, settings_from, start_log
+
+    settings = settings_from(options)
+    start_log(quiet=options.quiet)
+    serve(settings, on_ready=print_ready)
+
+
 def _export(options: argparse.Namespace) -> None:
     from leantune.inference.export.formats import export, export_int8
     from leantune.training.calibration_data import calibration_data
@@ -283,6 +297,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "plan": _plan,
     "evaluate": _evaluate,
     "predict": _predict,
+    "serve": _serve,
     "export": _export,
     "report": _report_page,
     "push": _push,

@@ -93,6 +93,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "plan": lambda command: _add_plan(command, shows_all),
         "evaluate": _add_evaluate,
         "predict": _add_predict,
+        "serve": _add_serve,
         "export": _add_export,
         "report": _add_report,
         "push": _add_push,
@@ -258,6 +259,75 @@ def _positive(word: str) -> int:
     number = int(word)  # argparse says what a ValueError means
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1. Got {word} instead")
+    return number
+
+
+def _add_serve(parser: Parser) -> None:
+    parser.add_argument(
+        "classifiers",
+        metavar="[NAME=]FOLDER",
+        nargs="*",
+        type=_path,
+        help="runs, their adapter/ or merged/, or other classifiers; a run is called as its folder",
+    )
+    parser.add_argument(
+        "--adapter",
+        metavar="NAME=FOLDER",
+        action="append",
+        default=[],
+        type=_path,
+        help="the same, by a name",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
+    parser.add_argument("--port", type=_count, default=8000, help="0: any that is free [8000]")
+    computing = parser.add_argument_group("computing")
+    computing.add_argument("--workers", type=_positive, default=1, help="processes that compute [1]")
+    computing.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp16", "fp32", "int8"),
+        help="default: as each was trained; int8: of merged models",
+    )
+    computing.add_argument(
+        "--max-batch-tokens", type=_positive, default=16_384, help="tokens computed at once [16384]"
+    )
+    computing.add_argument(
+        "--adapter-memory-mb",
+        type=_positive,
+        default=1500,
+        help="memory of a worker for adapters; what was not asked for lately goes back to disk [1500]",
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--max-concurrent-requests", type=_positive, default=512, help="more get status 429 [512]"
+    )
+    limits.add_argument(
+        "--payload-limit", type=_positive, default=2_000_000, help="bytes of a request [2000000]"
+    )
+    limits.add_argument(
+        "--max-client-batch-size", type=_positive, default=10_000, help="texts of a request [10000]"
+    )
+    limits.add_argument("--timeout", type=_positive, default=30, help="seconds for a request [30]")
+    limits.add_argument(
+        "--no-auto-truncate",
+        action="store_true",
+        help="refuse texts that are too long instead of cutting them",
+    )
+    limits.add_argument(
+        "--drain", type=_count, default=1, help="seconds after SIGTERM in which requests are still taken [1]"
+    )
+    managing = parser.add_argument_group("access")
+    managing.add_argument(
+        "--api-key", help="what requests must bring; default: LEANTUNE_API_KEY of the environment, or nothing"
+    )
+    managing.add_argument(
+        "--adapter-root", type=_path, help="folder from which clients with the key may load adapters"
+    )
+
+
+def _count(word: str) -> int:
+    number = int(word)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0. Got {word} instead")
     return number
 
 

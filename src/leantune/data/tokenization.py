@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,11 @@ class Tokenizer:
             settings = _saved_settings(backend, folder / "tokenizer_config.json")
             limits = [each for each in (longest, settings.model_max_length) if each and each < NO_LIMIT]
             return cls(backend, settings, min(limits, default=DEFAULT_MAX_LENGTH))
+
+    def cutting(self, side: str) -> Tokenizer:
+        """The same, but for the end of a longer text that is cut off: ``left`` or ``right``."""
+        backend = type(self._backend).from_str(self._definition)
+        return Tokenizer(backend, replace(self.settings, truncation_side=side), self.max_length)
 
     def save(self, folder: Path) -> None:
         """Write it as transformers does, so that other tools read it; only what `pretrained` made can be."""

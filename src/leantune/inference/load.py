@@ -286,7 +286,7 @@ def checked_merged(
     return merged, settings
 
 
-def load_weights(folder: Path, settings: Settings, *, trust_remote_code: bool) -> Classifier:
+def load_weights(folder: Path, settings: Settings, *, trust_remote_code: bool = False) -> Classifier:
     """A merged model in fp32 and evaluation mode, without transformers where its family is ours."""
     if family_of(settings) is not None:
         return load_packed(str(folder), settings, needs_head=True).eval()

@@ -15,7 +15,15 @@ from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Tokenizer
 from leantune.errors import UsageError
 from leantune.inference.adapters import check_num_labels, count_classes, labels_of_base, tokenizer_folder
-from leantune.inference.load import check_artefact, checked_merged, kind_of, names_of
+from leantune.inference.load import (
+    check_artefact,
+    checked_merged,
+    kind_of,
+    load_weights,
+    made_ready,
+    names_of,
+)
+from leantune.inference.text_classifier import TorchTextClassifier
 from leantune.model.build import skeleton_of
 from leantune.model.hub import resolve_model
 from leantune.model.pretrained import Pretrained, read_settings, weights_sha256
@@ -164,6 +172,30 @@ def _of_merged(folder: Path) -> SavedClassifier:
             is_multi_label=is_multi_label,
             sha256=weights_sha256(str(folder)),
         )
+
+
+def load_merged(saved: SavedClassifier, *, precision: str) -> TorchTextClassifier:
+    """The merged model of a classifier, on this machine's device.
+
+    Args:
+        saved: with a merged model.
+        precision: ``auto``, ``bf16``, ``fp16``, ``fp32`` or ``int8``.
+
+    Raises:
+        UsageError: if the machine has no such precision.
+        CheckpointError: if it is damaged.
+        UnsafeFileError: if its weights are in a pickle.
+    """
+    assert saved.merged is not None
+    with explained_damage(saved.merged):
+        classifier = load_weights(saved.merged, read_settings(str(saved.merged)))
+    return TorchTextClassifier(
+        classifier=made_ready(classifier, precision),
+        tokenizer=saved.load_tokenizer(),
+        labels=LabelMap(saved.labels),
+        settings=saved.settings,
+        source=saved.source,
+    )
 
 
 def _max_length(tokenizer: Path, pretrained: Pretrained) -> int:

@@ -25,6 +25,7 @@ from leantune.model.families import Family, Settings
 from leantune.model.head import Head, mean_tokens
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
+from leantune.system.hardware import DTYPES
 
 
 class Classifier(nn.Module, ABC):
@@ -134,6 +135,18 @@ class Classifier(nn.Module, ABC):
         return None if positions is None or positions < 1 else int(positions) - self.position_offset
 
     @property
+    def encoder_precision(self) -> str:
+        """``fp32``, ``bf16`` or ``fp16``: the type of the encoder's weights."""
+        weights = (p for name, p in self.named_weights().items() if name.startswith(f"{self.prefix}."))
+        dtype = next(weights).dtype
+        return next(name for name, each in DTYPES.items() if each == dtype)
+
+    @property
+    def kernels_name(self) -> str:
+        """What computes the encoder."""
+        return "transformers"
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.output_layer.weight.device
@@ -203,6 +216,11 @@ class PackedClassifier(Classifier):
     def output_layer(self) -> nn.Linear:
         """The last layer of the head."""
         return self.head.output
+
+    @property
+    def kernels_name(self) -> str:
+        """What computes the encoder."""
+        return self.encoder.kernels.name
 
     @property
     def mixes_lengths(self) -> bool:

@@ -102,7 +102,9 @@ class MultiAdapterClassifier:
             setattr(module, sub, nn.Parameter(tensor.float().to(self.base.device), requires_grad=False))
             own += tensor.numel() * torch.float32.itemsize
         for name in adapter.modules.keys() & self.base.places_in_head.keys():
-            layer = _fitting_layer(head.get_submodule(self.base.places_in_head[name]), name, adapter.modules[name])
+            layer = _fitting_layer(
+                head.get_submodule(self.base.places_in_head[name]), name, adapter.modules[name]
+            )
             update = (adapter.modules[name].product() * adapter.scaling).to(layer.weight)
             layer.weight = nn.Parameter(layer.weight + update, requires_grad=False)
             own += update.nbytes

@@ -19,6 +19,13 @@ def spin_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
+def share_cores(num_processes: int) -> None:
+    """Let this process compute with its share of the cores, unless the environment says with how many threads."""
+    if num_processes > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_processes)))
+
+
 def has_int8_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether the processor multiplies bytes, as Linux says: then a step of training is few long calls.
 

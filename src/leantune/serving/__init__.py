@@ -1,0 +1,1 @@
+"""The HTTP server of classifiers: `leantune serve`."""

@@ -1,0 +1,144 @@
+"""The application: all dialects on one port, limits before them, and errors in the words of each."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from leantune.serving import open_inference, page, tei, vllm
+from leantune.serving.http import Respond
+from leantune.serving.refusals import Kind, RefusalError
+from leantune.serving.service import Service
+
+KIND_OF_STATUS = {kind.status: kind for kind in (Kind.UNAUTHORIZED, Kind.FORBIDDEN, Kind.NOT_FOUND)}
+
+
+def make_app(service: Service) -> FastAPI:
+    """All that the server answers.
+
+    Args:
+        service: what the dialects ask.
+    """
+    from leantune import __version__
+
+    app = FastAPI(
+        title="leantune serve",
+        version=__version__,
+        description="Text classifiers in three dialects: text-embeddings-inference, vLLM, Open Inference Protocol",
+    )
+    app.state.service = service
+    for module in (page, tei, open_inference):
+        app.include_router(module.router)
+    for router in (tei.keyed, vllm.router, open_inference.keyed):
+        app.include_router(router)
+    app.mount("/page", page.files(), name="page")
+    app.add_exception_handler(RefusalError, _say_refusal)
+    app.add_exception_handler(RequestValidationError, _say_invalid)
+    app.add_exception_handler(HTTPException, _say_other)
+
+    @app.get("/metrics", tags=["metrics"])
+    async def metrics() -> Response:
+        """Counters and times for Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    app.add_middleware(LimitedBody, max_bytes=service.settings.max_body_bytes)
+    app.add_middleware(Draining, service=service)
+    return app
+
+
+def respond_for(path: str) -> Respond:
+    """How the dialect of a path says errors."""
+    if path.startswith("/v2"):
+        return open_inference.respond
+    return vllm.respond if path.startswith(("/v1", "/classify")) else tei.respond
+
+
+async def _say_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusalError)
+    return respond_for(request.url.path)(error)
+
+
+async def _say_invalid(request: Request, error: Exception) -> Response:
+    """The first thing that is wrong with a body, and where; not what was in it."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
+    message = f"{place}: {first['msg']}" if place else str(first["msg"])
+    return respond_for(request.url.path)(RefusalError(Kind.VALIDATION, message[:500]))
+
+
+async def _say_other(request: Request, error: Exception) -> Response:
+    """What the framework refuses: no such path, another method, a body that cannot be parsed."""
+    assert isinstance(error, HTTPException)
+    kind = KIND_OF_STATUS.get(error.status_code, Kind.VALIDATION)
+    message = f"{error.detail}: {request.method} {request.url.path[:200]}"
+    response = respond_for(request.url.path)(RefusalError(kind, message))
+    response.status_code = error.status_code
+    response.headers.update(error.headers or {})
+    return response
+
+
+class LimitedBody:
+    """Reads the body of a request before anything else does, and refuses one that is too large."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self.app(scope, receive, send)
+            return
+        said = dict(scope["headers"]).get(b"content-length", b"0")
+        parts, size = [], int(said) if said.isdigit() else 0
+        more = size <= self.max_bytes
+        received = 0
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            parts.append(message.get("body", b""))
+            received += len(parts[-1])
+            size = max(size, received)
+            more = message.get("more_body", False) and size <= self.max_bytes
+        if size > self.max_bytes:
+            error = RefusalError(
+                Kind.TOO_LARGE, f"the body is larger than the server's {self.max_bytes:,} bytes"
+            )
+            response = respond_for(scope["path"])(error)
+            response.headers["Connection"] = "close"  # what follows of the body is not read
+            await response(scope, receive, send)
+            return
+        await self.app(scope, _replayed(b"".join(parts), receive), send)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A channel that gives the whole body first, and then what comes next."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def give() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return give
+
+
+class Draining:
+    """Tells clients of a server that is about to stop to connect elsewhere for their next request."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or not self.service.is_draining:
+            await self.app(scope, receive, send)
+            return
+
+        async def send_last(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await self.app(scope, receive, send_last)

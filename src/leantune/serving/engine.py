@@ -1,0 +1,216 @@
+"""Classifiers in the memory of a worker: opened from folders, computed in batches, forgotten when memory is short.
+
+N texts, C classes of a classifier.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from leantune.adalora.adapter_file import WEIGHTS
+from leantune.data.tokenization import Encoded
+from leantune.errors import CheckpointError, LeantuneError, UsageError
+from leantune.inference.multi_adapter import SharedEncoder
+from leantune.inference.saved import SavedClassifier, load_merged, read_saved
+from leantune.inference.text_classifier import TorchTextClassifier
+from leantune.serving.description import Description
+from leantune.system import hardware
+from leantune.system.checksums import describe_file
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A classifier that can be asked."""
+
+    saved: SavedClassifier
+    precision: str
+    alone: TorchTextClassifier | None
+    """The classifier with an encoder of its own; None: it shares one."""
+
+    @property
+    def encoder(self) -> tuple[str, str]:
+        """Folder and precision of the encoder that it shares."""
+        assert self.saved.encoder is not None
+        return self.saved.encoder, self.precision
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its adapter's file."""
+        assert self.saved.adapter is not None
+        return (self.saved.adapter / WEIGHTS).stat().st_size
+
+
+class Engine:
+    """Classifiers by number.
+
+    Adapters beyond a limit of memory leave it, those that were not asked for longest first, and are read from their
+    folders again when they are asked for.
+
+    Args:
+        precision: ``auto``, ``bf16``, ``fp16``, ``fp32`` or ``int8``; None: as each was trained.
+        adapter_memory_bytes: what adapters may take.
+    """
+
+    def __init__(self, *, precision: str | None, adapter_memory_bytes: int) -> None:
+        self.precision, self.adapter_memory_bytes = precision, adapter_memory_bytes
+        self._opened: dict[int, _Opened] = {}
+        self._encoders: dict[tuple[str, str], SharedEncoder] = {}
+        self._in_memory: OrderedDict[int, int] = OrderedDict()
+        self._lock = threading.RLock()
+        """Held by who changes what is in memory."""
+
+    def open(self, number: int, source: str, *, shares: bool) -> tuple[Description, bytes]:
+        """Check a folder, load what is in it, and call it ``number``.
+
+        Args:
+            number: by which it is asked for.
+            source: what `read_saved` takes.
+            shares: whether a run is computed by its adapter, together with others over its encoder; else, and where
+                its encoder is not there, by its merged model.
+
+        Returns:
+            The classifier, and what `restore` takes.
+
+        Raises:
+            LeantuneError: if the folder holds no classifier.
+        """
+        saved = read_saved(source)
+        can_share = saved.adapter is not None and saved.encoder is not None
+        if not can_share and saved.merged is None:
+            raise CheckpointError(f"{source}: its encoder is not there, and there is no merged model")
+        precision = self.precision or saved.settings.precision
+        does_share = can_share and (shares or saved.merged is None)
+        if does_share and precision == hardware.INT8:
+            raise UsageError(
+                f"{source}: precision int8 is of merged models alone; serve them by their merged folders"
+            )
+        self._add(number, saved, precision, does_share)
+        restores = pickle.dumps((saved, precision, does_share))
+        return self._description(number), restores
+
+    def restore(self, classifiers: Mapping[int, bytes]) -> None:
+        """Open what another worker opened, without checking all of it again; adapters are read when asked for.
+
+        Raises:
+            LeantuneError: if a merged model cannot be read any more.
+        """
+        for number, restores in classifiers.items():
+            saved, precision, does_share = pickle.loads(restores)  # from this program, never from a client
+            self._add(number, saved, precision, does_share, loads=False)
+
+    def _add(
+        self, number: int, saved: SavedClassifier, precision: str, does_share: bool, *, loads: bool = True
+    ) -> None:
+        alone = None if does_share else load_merged(saved, precision=precision)
+        opened = _Opened(saved, precision, alone)
+        with self._lock:
+            self._opened[number] = opened
+            if does_share and loads:
+                try:
+                    self._into_memory([number])
+                except LeantuneError:
+                    del self._opened[number]
+                    raise
+
+    def _description(self, number: int) -> Description:
+        opened = self._opened[number]
+        saved, precision = opened.saved, opened.precision
+        classifier = opened.alone.classifier if opened.alone else self._encoder(opened).base
+        return Description(
+            source=str(saved.source),
+            labels=saved.labels,
+            takes_pairs=saved.settings.takes_pairs,
+            tokenizer_folder=str(saved.tokenizer_folder),
+            tokenizer_key=saved.tokenizer_key(),
+            max_length=saved.max_length,
+            group=f"alone {number}" if opened.alone else f"{saved.encoder_sha256} {precision}",
+            is_multi_label=saved.is_multi_label,
+            model_type=saved.model_type,
+            precision=precision if precision == hardware.INT8 else classifier.encoder_precision,
+            kernels=classifier.kernels_name,
+            sha256=saved.sha256,
+        )
+
+    def _encoder(self, opened: _Opened) -> SharedEncoder:
+        with self._lock:
+            if opened.encoder not in self._encoders:
+                folder, precision = opened.encoder
+                self._encoders[opened.encoder] = SharedEncoder(folder, precision=precision)
+            return self._encoders[opened.encoder]
+
+    def close(self, number: int) -> None:
+        """Forget a classifier; one that is not there is forgotten already."""
+        with self._lock:
+            if number in self._in_memory:
+                self._forget(number)
+            self._opened.pop(number, None)
+
+    def logits(self, rows: Encoded, numbers: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+        """Logits of N texts whose classifiers are of one group.
+
+        Args:
+            rows: the texts, each tokenized as its classifier does.
+            numbers: the classifier of each.
+
+        Returns:
+            N arrays ``(C,)`` in the order of ``rows``.
+
+        Raises:
+            LeantuneError: if a classifier that is to come back from disk is not there any more, or is another one.
+        """
+        first = self._opened[numbers[0]]
+        if first.alone is not None:
+            return list(first.alone.logits(rows, first.saved.settings.batch_size))
+        with self._lock:  # an adapter must not leave before its text is computed
+            self._into_memory(sorted(set(numbers)))
+            return self._encoder(first).logits(rows, [str(number) for number in numbers])
+
+    def _into_memory(self, numbers: Sequence[int]) -> None:
+        """Have these classifiers in memory, and others as far as there is room for them."""
+        for number in numbers:
+            if number not in self._in_memory:
+                opened = self._opened[number]
+                _check_unchanged(opened.saved)
+                self._encoder(opened).load(str(number), opened.saved)
+                self._in_memory[number] = opened.num_bytes
+            self._in_memory.move_to_end(number)
+        while sum(self._in_memory.values()) > self.adapter_memory_bytes and len(self._in_memory) > len(
+            numbers
+        ):
+            self._forget(next(iter(self._in_memory)))
+
+    def _forget(self, number: int) -> None:
+        del self._in_memory[number]
+        self._encoder(self._opened[number]).remove(str(number))
+
+    @property
+    def num_in_memory(self) -> int:
+        """How many adapters are in memory now."""
+        return len(self._in_memory)
+
+
+def _check_unchanged(saved: SavedClassifier) -> None:
+    """Refuse an adapter whose file is another one than when it was opened.
+
+    Raises:
+        CheckpointError: saying what to do.
+    """
+    assert saved.adapter is not None
+    try:
+        found = describe_file(saved.adapter / WEIGHTS)["sha256"]
+    except OSError as error:
+        raise CheckpointError(f"{saved.source}: cannot be read any more: {error.strerror}") from error
+    if found != saved.sha256:
+        raise CheckpointError(f"{saved.source}: its weights were changed since it was loaded; load it again")
+
+
+def error_text(error: BaseException) -> str:
+    """What a client may be told of an error: nothing of our own code."""
+    return str(error) if isinstance(error, LeantuneError) else f"{type(error).__name__} in the worker"

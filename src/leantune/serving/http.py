@@ -1,0 +1,113 @@
+"""What the dialects have alike: who asks, for which classifier, in which words, and what is counted and logged.
+
+A dialect is a module with a router; its requests go through `answered`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from leantune.serving.refusals import Kind, RefusalError
+from leantune.serving.service import Answer, ClientGoneError, Service
+
+log = logging.getLogger("leantune.serve")
+
+CLIENT_CLOSED_REQUEST = 499
+"""Status of a request whose client is gone, for the log; nobody gets it."""
+RETRY_AFTER_SECONDS = 1
+
+Respond = Callable[[RefusalError], Response]
+"""The answer to a refused request, in the words of a dialect."""
+
+
+def service_of(request: Request) -> Service:
+    """The service of the server that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def require_key(request: Request) -> None:
+    """Refuse a request without the key that the server was started with.
+
+    Raises:
+        RefusalError: saying which header is missing.
+    """
+    expected = service_of(request).settings.api_key
+    if expected is None:
+        return
+    found = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if not hmac.compare_digest(found.encode(), expected.encode()):
+        raise RefusalError(Kind.UNAUTHORIZED, "Unauthorized: send the header Authorization: Bearer KEY")
+
+
+async def until_gone(request: Request) -> None:
+    """Return when the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def answered(
+    request: Request,
+    model: str,
+    method: str,
+    work: Callable[[], Awaitable[Answer]],
+    respond: Callable[[Answer], Response],
+) -> Response:
+    """The answer to a request for classes, counted and logged.
+
+    Args:
+        request: as it came.
+        model: the name of the classifier.
+        method: ``single`` or ``batch``.
+        work: gives what was computed.
+        respond: puts it into the words of the dialect.
+
+    Raises:
+        RefusalError: for the dialect's own words.
+    """
+    metrics = service_of(request).metrics
+    metrics.count_request(method)
+    started = time.monotonic()
+    try:
+        answer = await work()
+    except RefusalError as error:
+        metrics.count_failure(model, error.kind.status, error.kind.tei_name)
+        log_request(request, model, error.kind.status, started, error=str(error))
+        raise
+    except ClientGoneError:
+        metrics.count_failure(model, CLIENT_CLOSED_REQUEST, "gone")
+        log_request(request, model, CLIENT_CLOSED_REQUEST, started)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    metrics.count_answer(model, method, answer)
+    log_request(request, model, 200, started, texts=len(answer.logits), tokens=answer.num_tokens)
+    return respond(answer)
+
+
+def log_request(request: Request, model: str, status: int, started: float, **more: Any) -> None:
+    """One line of JSON for a request; no text of it."""
+    if log.isEnabledFor(logging.INFO):
+        entry = {
+            "path": request.url.path,
+            "model": model,
+            "status": status,
+            "ms": round((time.monotonic() - started) * 1000, 2),
+            "client": request.client.host if request.client else None,
+            **more,
+        }
+        log.info(json.dumps(entry, ensure_ascii=False))
+
+
+def refused(error: RefusalError, body: Any) -> JSONResponse:
+    """An answer with the status of a refusal, and when to come back where the server is full."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.kind is Kind.OVERLOADED else {}
+    if error.kind is Kind.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, error.kind.status, headers=headers)

@@ -1,0 +1,113 @@
+"""A server as a process: it starts when every classifier was checked, and stops when every request was answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from leantune.errors import UsageError
+from leantune.serving.app import make_app
+from leantune.serving.refusals import RefusalError
+from leantune.serving.service import Service
+from leantune.serving.settings import ServeSettings
+
+log = logging.getLogger("leantune.serve")
+
+
+def serve(
+    settings: ServeSettings, on_ready: Callable[[str, Service], None] = lambda url, service: None
+) -> None:
+    """Serve until a signal.
+
+    Args:
+        settings: of the server.
+        on_ready: told the address and what is served, once every classifier was checked.
+
+    Raises:
+        UsageError: if the port is taken.
+        CheckpointError: naming the first folder that cannot be served.
+    """
+    bound = _bound(settings)
+    service = Service(settings)
+    try:
+        _run_in_loop(_run(settings, service, bound, on_ready))
+    finally:
+        service.stop()
+        bound.close()
+
+
+async def _run(
+    settings: ServeSettings, service: Service, bound: socket.socket, on_ready: Callable[[str, Service], None]
+) -> None:
+    try:
+        await service.load_first(settings.classifiers)
+    except RefusalError as error:
+        raise UsageError(str(error)) from error
+    config = uvicorn.Config(
+        make_app(service),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=int(settings.timeout_s) + 1,
+    )
+    server = _Server(config, service)
+    host, port = bound.getsockname()[:2]
+    on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
+    await server.serve(sockets=[bound])
+
+
+class _Server(uvicorn.Server):
+    """Takes requests for some time after SIGTERM, in which it says that it is not ready, so that nobody sends more."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; a second signal, or Ctrl-C, stops without waiting for clients to go elsewhere."""
+        if self.service.is_draining or sig == signal.SIGINT:
+            super().handle_exit(sig, frame)
+            return
+        self.service.is_draining = True
+        log.info("draining: not ready, requests are answered")
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(
+            loop.call_later, self.service.settings.drain_s, super().handle_exit, sig, frame
+        )
+
+
+def _bound(settings: ServeSettings) -> socket.socket:
+    """A socket at the server's address, so that a port that is taken is said before anything is loaded.
+
+    Raises:
+        UsageError: saying why not.
+    """
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((settings.host, settings.port))
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"{settings.host}:{settings.port}: cannot listen there: {getattr(error, 'strerror', None) or error}; "
+            "choose another with --port"
+        ) from error
+    bound.set_inheritable(False)
+    return bound
+
+
+def _run_in_loop(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` in uvloop's event loop, where that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)

@@ -1,0 +1,335 @@
+"""What every dialect asks for: texts of a classifier in, scores of its labels out, or a reason why not.
+
+N texts, C classes of a classifier.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from leantune.data.tokenization import Encoded, Tokenizer
+from leantune.errors import LeantuneError
+from leantune.serving.batching import Batch, BatchQueue, Waiting
+from leantune.serving.description import Description
+from leantune.serving.metrics import Metrics
+from leantune.serving.pool import WorkerPool
+from leantune.serving.refusals import Kind, RefusalError
+from leantune.serving.settings import ServeSettings
+from leantune.serving.worker import WorkerSettings
+
+INLINE_CHARACTERS = 4_000
+"""Texts up to so many characters are tokenized at once, in less time than another thread takes to begin."""
+
+
+@dataclass(eq=False, slots=True)
+class Served:
+    """A classifier under a name. One that takes its place is another of these."""
+
+    name: str
+    number: int
+    """By which the workers know it."""
+    description: Description
+    tokenizer: Tokenizer
+    created: int
+    """Seconds since 1970."""
+    num_users: int = 0
+    """Requests that wait for it or are computed."""
+    is_retired: bool = False
+    """Whether no new request gets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was computed of one request."""
+
+    labels: tuple[str, ...]
+    """C, in the order of the scores."""
+    logits: npt.NDArray[np.float32]
+    """``(N, C)``."""
+    is_multi_label: bool
+    num_tokens: int
+    num_truncated: int
+    total_s: float
+    tokenization_s: float
+    queue_s: float
+    inference_s: float
+
+    def scores(self, *, raw: bool = False) -> npt.NDArray[np.float64]:
+        """``(N, C)``: probabilities, each by itself for a classifier of several labels a text; ``raw``: the logits."""
+        logits = self.logits.astype(np.float64)
+        if raw:
+            return logits
+        if self.is_multi_label:
+            probabilities: npt.NDArray[np.float64] = 1 / (1 + np.exp(-logits))
+            return probabilities
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+
+
+class Service:
+    """Classifiers by name, and the workers that compute them.
+
+    Args:
+        settings: of the server.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.queue = BatchQueue(settings.max_batch_tokens)
+        self.metrics = Metrics(self.queue.sizes, lambda: self.num_in_flight)
+        workers = WorkerSettings(settings.precision, settings.adapter_memory_bytes, settings.workers)
+        self.pool = WorkerPool(workers, settings.workers, self.queue, self._count_batch)
+        self.num_in_flight = 0
+        self.is_draining = False
+        self._served: dict[str, Served] = {}
+        self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
+        self._last_number = 0
+        self._changes = asyncio.Lock()
+        """Held while a classifier is loaded or unloaded."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are wanted."""
+        return not self.is_draining and bool(self._served) and self.pool.is_ready
+
+    @property
+    def names(self) -> list[str]:
+        """Of all classifiers; the first serves requests that name none."""
+        return list(self._served)
+
+    def get(self, name: str | None) -> Served:
+        """The classifier of a request.
+
+        Raises:
+            RefusalError: if there is none of that name.
+        """
+        if name is None and self._served:
+            return next(iter(self._served.values()))
+        if name not in self._served:
+            some = ", ".join(self.names[:10]) or "none"
+            raise RefusalError(
+                Kind.NOT_FOUND, f"The model `{_shown(name or '')}` does not exist; there are {some}."
+            )
+        return self._served[name]
+
+    async def load_first(self, classifiers: Sequence[tuple[str, str]]) -> None:
+        """Load what the server starts with. Runs that are alone on their encoder are computed merged.
+
+        Raises:
+            RefusalError: naming the folder that cannot be loaded.
+        """
+        shares = len(classifiers) > 1
+        for name, source in classifiers:
+            await self.load(name, source, shares=shares)
+
+    async def load(self, name: str, source: str, *, shares: bool = True) -> Served:
+        """Serve what is in a folder under a name, in place of an earlier one, whose requests are still answered.
+
+        Raises:
+            RefusalError: if there is nothing to serve.
+        """
+        async with self._changes:
+            self._last_number += 1
+            number = self._last_number
+            description = await asyncio.to_thread(self.pool.open, number, source, shares=shares)
+            try:
+                tokenizer = await asyncio.to_thread(self._tokenizer, description)
+            except LeantuneError as error:
+                await asyncio.to_thread(self.pool.close, number)
+                raise RefusalError(Kind.BACKEND, str(error)) from error
+            served = Served(name, number, description, tokenizer, created=int(time.time()))
+            earlier, self._served[name] = self._served.get(name), served
+            if earlier is not None:
+                await self._retire(earlier)
+            return served
+
+    async def unload(self, name: str) -> None:
+        """Serve a classifier no more; its requests are still answered.
+
+        Raises:
+            RefusalError: if there is none of that name.
+        """
+        async with self._changes:
+            served = self.get(name)
+            del self._served[name]
+            await self._retire(served)
+            self.metrics.forget(name)
+
+    async def _retire(self, served: Served) -> None:
+        served.is_retired = True
+        if not served.num_users:
+            await asyncio.to_thread(self.pool.close, served.number)
+
+    def _tokenizer(self, description: Description, side: str | None = None) -> Tokenizer:
+        """That of a classifier, or the same but that it cuts texts on another side; each is loaded once."""
+        key = (description.tokenizer_key, side or "")
+        if key not in self._tokenizers:
+            folder = Path(description.tokenizer_folder)
+            tokenizer = Tokenizer.saved(folder, longest=description.max_length)
+            self._tokenizers[key] = tokenizer if side is None else tokenizer.cutting(side)
+        return self._tokenizers[key]
+
+    async def classify(
+        self,
+        served: Served,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        truncate: bool | None = None,
+        side: str | None = None,
+        until_gone: Callable[[], Awaitable[None]] | None = None,
+    ) -> Answer:
+        """Logits of N texts.
+
+        Args:
+            served: the classifier.
+            texts: N.
+            pairs: the N second texts, for a classifier of pairs.
+            truncate: whether texts that are too long are cut, else refused; None: as the server was told.
+            side: ``left`` or ``right``: the end that is cut off; None: as in training.
+            until_gone: ends when the client is gone; its texts are then dropped.
+
+        Raises:
+            RefusalError: saying why not.
+        """
+        started = time.monotonic()
+        if self.num_in_flight >= self.settings.max_concurrent_requests:
+            raise RefusalError(Kind.OVERLOADED, "Model is overloaded")
+        self._check(served, texts, pairs)
+        self.num_in_flight += 1
+        served.num_users += 1
+        try:
+            rows = await self._encode(served, texts, pairs, side)
+            self._check_lengths(served, rows, truncate)
+            tokenized = time.monotonic()
+            waiting = Waiting(
+                number=served.number,
+                group=served.description.group,
+                input_ids=rows.input_ids,
+                second_starts=rows.second_starts,
+                deadline=started + self.settings.timeout_s,
+                loop=asyncio.get_running_loop(),
+                done=asyncio.get_running_loop().create_future(),
+            )
+            self.queue.put(waiting)
+            logits = np.stack(await self._wait_for(waiting, until_gone))
+        finally:
+            self.num_in_flight -= 1
+            served.num_users -= 1
+            if served.is_retired and not served.num_users:
+                await asyncio.to_thread(self.pool.close, served.number)
+        if not np.isfinite(logits).all():
+            raise RefusalError(
+                Kind.BACKEND, "score is NaN: the weights are damaged, or overflow in this precision"
+            )
+        ended = time.monotonic()
+        taken = waiting.started_at or ended
+        return Answer(
+            labels=served.description.labels,
+            logits=logits,
+            is_multi_label=served.description.is_multi_label,
+            num_tokens=int(rows.lengths.sum()),
+            num_truncated=int((rows.full_lengths > rows.lengths).sum()),
+            total_s=ended - started,
+            tokenization_s=tokenized - started,
+            queue_s=taken - tokenized,
+            inference_s=ended - taken,
+        )
+
+    def _check(self, served: Served, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+        if not texts:
+            raise RefusalError(Kind.EMPTY, "`inputs` cannot be empty")
+        if len(texts) > self.settings.max_texts:
+            raise RefusalError(
+                Kind.TOO_LARGE,
+                f"batch size {len(texts)} > maximum allowed batch size {self.settings.max_texts}",
+            )
+        expected = served.description.takes_pairs
+        if expected is not None and expected != (pairs is not None):
+            raise RefusalError(
+                Kind.VALIDATION,
+                f"`{served.name}` was trained on {'pairs of texts' if expected else 'single texts'}, and got "
+                f"{'single texts' if expected else 'pairs'}",
+            )
+        for i, text in enumerate((*texts, *(pairs or ()))):
+            if not _is_unicode(text):
+                raise RefusalError(
+                    Kind.VALIDATION,
+                    f"input {i % len(texts)} holds half of a surrogate pair, which is no character",
+                )
+
+    async def _encode(
+        self, served: Served, texts: Sequence[str], pairs: Sequence[str] | None, side: str | None
+    ) -> Encoded:
+        tokenizer = served.tokenizer
+        if side is not None and side != tokenizer.settings.truncation_side:
+            tokenizer = self._tokenizer(served.description, side)
+        try:
+            if sum(map(len, texts)) + sum(map(len, pairs or ())) <= INLINE_CHARACTERS:
+                return tokenizer.encode(texts, pairs)
+            return await asyncio.to_thread(tokenizer.encode, texts, pairs)
+        except LeantuneError as error:
+            raise RefusalError(Kind.TOKENIZER, str(error)) from error
+
+    def _check_lengths(self, served: Served, rows: Encoded, truncate: bool | None) -> None:
+        if truncate or (truncate is None and self.settings.auto_truncate):
+            return
+        longest = int(rows.full_lengths.max())
+        if longest > served.description.max_length:
+            raise RefusalError(
+                Kind.VALIDATION,
+                f"`inputs` must have less than {served.description.max_length} tokens. Given: {longest}",
+            )
+
+    async def _wait_for(
+        self, waiting: Waiting, until_gone: Callable[[], Awaitable[None]] | None
+    ) -> list[npt.NDArray[np.float32]]:
+        """The logits, unless the client goes or the time is up before."""
+        gone = None if until_gone is None else asyncio.ensure_future(until_gone())
+        try:
+            left = max(0.0, waiting.deadline - time.monotonic())
+            tasks: list[asyncio.Future[Any]] = [waiting.done, *([] if gone is None else [gone])]
+            await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done.done():
+                return waiting.done.result()
+            if gone is not None and gone.done():
+                raise ClientGoneError
+            raise RefusalError(
+                Kind.TIMEOUT, f"not answered within {self.settings.timeout_s:g} s; try again later"
+            )
+        finally:
+            waiting.is_gone = True
+            if gone is not None:
+                gone.cancel()
+
+    def _count_batch(self, batch: Batch, seconds: float) -> None:
+        self.metrics.count_batch(len(batch.texts), batch.num_tokens)
+
+    def stop(self) -> None:
+        """End the workers."""
+        self.pool.stop()
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection: nobody is to be answered."""
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= 100 else f"{name[:100]}..."
