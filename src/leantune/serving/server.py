@@ -58,6 +58,8 @@ async def _run(
         timeout_graceful_shutdown=int(settings.timeout_s) + 1,
     )
     server = _Server(config, service)
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again what it has acted on
+        signal.signal(number, lambda *_: None)
     host, port = bound.getsockname()[:2]
     on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
     await server.serve(sockets=[bound])

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from leantune.serving.refusals import Kind, RefusalError
 from leantune.serving.settings import ServeSettings
 from leantune.serving.worker import WorkerSettings
 
+Activation = Literal["none", "softmax", "sigmoid"]
+"""What makes scores of logits."""
 INLINE_CHARACTERS = 4_000
 """Texts up to so many characters are tokenized at once, in less time than another thread takes to begin."""
 
@@ -62,12 +64,13 @@ class Answer:
     queue_s: float
     inference_s: float
 
-    def scores(self, *, raw: bool = False) -> npt.NDArray[np.float64]:
-        """``(N, C)``: probabilities, each by itself for a classifier of several labels a text; ``raw``: the logits."""
+    def scores(self, activation: Activation | None = None) -> npt.NDArray[np.float64]:
+        """``(N, C)`` by an activation; None: probabilities, each by itself where a text may have several labels."""
         logits = self.logits.astype(np.float64)
-        if raw:
+        activation = activation or ("sigmoid" if self.is_multi_label else "softmax")
+        if activation == "none":
             return logits
-        if self.is_multi_label:
+        if activation == "sigmoid":
             probabilities: npt.NDArray[np.float64] = 1 / (1 + np.exp(-logits))
             return probabilities
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))

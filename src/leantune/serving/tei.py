@@ -13,13 +13,20 @@ from pydantic import BaseModel, Field
 
 from leantune.serving.http import answered, refused, require_key, service_of, until_gone
 from leantune.serving.refusals import Kind, RefusalError
-from leantune.serving.service import Answer, Served
+from leantune.serving.service import Activation, Answer, Served
 
 router = APIRouter(tags=["text-embeddings-inference"])
 keyed = APIRouter(tags=["text-embeddings-inference"], dependencies=[Depends(require_key)])
 
 Text = str
 Inputs = Text | list[Text] | list[list[Text]]
+
+
+class Parameters(BaseModel):
+    """What ``huggingface_hub.InferenceClient`` sends beside a text, and TEI does not have."""
+
+    function_to_apply: Activation | None = None
+    top_k: int | None = Field(default=None, ge=1)
 
 
 class PredictRequest(BaseModel):
@@ -37,6 +44,10 @@ class PredictRequest(BaseModel):
         None, description="The end that is cut off. Default: as the classifier was trained"
     )
     raw_scores: bool = Field(False, description="Logits instead of probabilities")
+    parameters: Parameters | None = Field(
+        None,
+        description="Of the Hugging Face Inference API, which answers with a list for each text, for one, too",
+    )
     model: str | None = Field(None, description="The classifier; default: the first one of the server")
 
 
@@ -86,9 +97,13 @@ async def predict(
         )
 
     def say(answer: Answer) -> Response:
-        predictions = predictions_of(answer, raw=body.raw_scores)
+        parameters = body.parameters or Parameters()
+        predictions = predictions_of(
+            answer, "none" if body.raw_scores else parameters.function_to_apply, parameters.top_k
+        )
         headers = headers_of(answer, sum(map(len, texts)) + sum(map(len, pairs or ())))
-        return JSONResponse(predictions if is_batch else predictions[0], headers=headers)
+        is_list = is_batch or body.parameters is not None
+        return JSONResponse(predictions if is_list else predictions[0], headers=headers)
 
     return await answered(request, served.name, "batch" if is_batch else "single", work, say)
 
@@ -123,11 +138,13 @@ def parts_of(inputs: Inputs) -> tuple[list[Text], list[Text] | None, bool]:
     return firsts, [str(row[1]) for row in rows] if sizes == {2} else None, is_batch
 
 
-def predictions_of(answer: Answer, *, raw: bool) -> list[list[dict[str, Any]]]:
-    """All labels of each text, the highest score first."""
+def predictions_of(
+    answer: Answer, activation: Activation | None, top_k: int | None
+) -> list[list[dict[str, Any]]]:
+    """All labels of each text, or ``top_k``, the highest score first."""
     return [
-        [{"score": float(row[i]), "label": answer.labels[i]} for i in (-row).argsort(kind="stable")]
-        for row in answer.scores(raw=raw)
+        [{"score": float(row[i]), "label": answer.labels[i]} for i in (-row).argsort(kind="stable")[:top_k]]
+        for row in answer.scores(activation)
     ]
 
 

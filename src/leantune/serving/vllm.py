@@ -109,7 +109,7 @@ async def classify(request: Request, body: ClassifyRequest) -> Response:
         )
 
     def say(answer: Answer) -> Response:
-        scores = answer.scores(raw=body.use_activation is False)
+        scores = answer.scores("none" if body.use_activation is False else None)
         data = [
             {
                 "index": i,
