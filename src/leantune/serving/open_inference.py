@@ -107,12 +107,25 @@ async def model_ready(request: Request, model: str) -> Response:
     return JSONResponse({"name": served.name, "ready": True})
 
 
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": InferRequest.model_json_schema(ref_template="{model}")}},
-    }
-}
+def _schema() -> dict[str, Any]:
+    """The schema of `InferRequest`, each part where it is used: the request is read here, not by the framework."""
+    whole = InferRequest.model_json_schema()
+    parts = whole.pop("$defs")
+
+    def inlined(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inlined(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return inlined(parts[node["$ref"].rpartition("/")[2]])
+        return {name: inlined(value) for name, value in node.items()}
+
+    schema: dict[str, Any] = inlined(whole)
+    return schema
+
+
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema()}}}}
 
 
 @keyed.post("/models/{model}/infer", openapi_extra=_BODY)

@@ -14,10 +14,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from leantune.serving.batching import Batch, BatchQueue, Waiting, deliver, refuse
+import numpy as np
+import numpy.typing as npt
+
+from leantune.serving.batching import MOST_AHEAD, Batch, BatchQueue, Waiting, deliver, refuse
 from leantune.serving.description import Description
 from leantune.serving.refusals import Kind, RefusalError
-from leantune.serving.worker import Opened, RefusedByWorkerError, Worker, WorkerDiedError, WorkerSettings
+from leantune.serving.worker import (
+    Opened,
+    RefusedByWorkerError,
+    Started,
+    Worker,
+    WorkerDiedError,
+    WorkerSettings,
+)
 
 log = logging.getLogger("leantune.serve")
 
@@ -116,6 +126,11 @@ class _Lane:
         self.worker = Worker(settings)
         self.is_ready, self.num_restarts = True, 0
         self._under_way: deque[tuple[Batch, float]] = deque()
+        """What it was sent, and when."""
+        self._has_started = False
+        """Whether the first of them is being computed."""
+        self._state = threading.Lock()
+        """Held while a batch is under way to a worker, or the worker is found dead."""
         self._is_stopping = False
         self._threads = [
             threading.Thread(target=loop, daemon=True) for loop in (self._send_batches, self._take_answers)
@@ -124,56 +139,71 @@ class _Lane:
             thread.start()
 
     def _num_under_way(self) -> int:
-        return len(self._under_way) if self.is_ready else 1_000
+        return len(self._under_way) if self.is_ready else MOST_AHEAD + 1
 
     def _send_batches(self) -> None:
         while (batch := self.pool.queue.take(self._num_under_way)) is not None:
-            now = time.monotonic()
+            with self._state:
+                worker, is_sent = self.worker, self.is_ready
+                if is_sent:
+                    self._under_way.append((batch, time.monotonic()))
+            if not is_sent:
+                self.pool.queue.put_alone(batch.requests)
+                continue
             for waiting in batch.requests:
-                waiting.started_at = waiting.started_at or now
-            self._under_way.append((batch, now))
-            try:
-                self.worker.send(batch.rows())
-            except WorkerDiedError:
-                log.debug("a batch was sent to a worker that is gone; it is computed again")
+                waiting.started_at = waiting.started_at or time.monotonic()
+            with contextlib.suppress(WorkerDiedError):  # then it is computed again, as all that is under way
+                worker.send(batch.rows())
 
     def _take_answers(self) -> None:
         while not self._is_stopping:
-            try:
-                answer = self.worker.receive(timeout_s=1.0)
-            except WorkerDiedError:
-                self._replace()
-                continue
-            except RefusedByWorkerError as error:
-                batch, _ = self._under_way.popleft()
-                self.pool.queue.wake()
-                self._retry_or_refuse([batch], RefusalError(Kind.BACKEND, str(error)))
-                continue
-            if answer is None:
-                if self._under_way and time.monotonic() - self._under_way[0][1] > BATCH_SECONDS:
-                    log.error("a batch took more than %d s; its worker is replaced", BATCH_SECONDS)
-                    self.worker.kill()
-                continue
-            batch, sent_at = self._under_way.popleft()
-            self.pool.queue.wake()
+            self._take_answer()
+
+    def _take_answer(self) -> None:
+        try:
+            answer = self.worker.receive(timeout_s=1.0)
+        except WorkerDiedError:
+            self._replace()
+        except RefusedByWorkerError as error:
+            batch, _ = self._finished()
+            self._retry_or_refuse(batch.requests, [], RefusalError(Kind.BACKEND, str(error)))
+        else:
+            self._take(answer)
+
+    def _take(self, answer: list[npt.NDArray[np.float32]] | Started | None) -> None:
+        if isinstance(answer, Started):
+            self._has_started = True
+        elif answer is not None:
+            batch, sent_at = self._finished()
             deliver(batch, answer)
             self.pool.on_batch(batch, time.monotonic() - sent_at)
+        elif self._under_way and time.monotonic() - self._under_way[0][1] > BATCH_SECONDS:
+            log.error("a batch took more than %d s; its worker is replaced", BATCH_SECONDS)
+            self.worker.kill()
+
+    def _finished(self) -> tuple[Batch, float]:
+        """The batch that the worker has just answered, and when it was sent."""
+        batch, sent_at = self._under_way.popleft()
+        self._has_started = False
+        self.pool.queue.wake()
+        return batch, sent_at
 
     def _replace(self) -> None:
         """Start a new worker, and have computed again what the old one had."""
         if self._is_stopping:
             return
-        self.is_ready = False
-        self.num_restarts += 1
-        lost = [batch for batch, _ in self._under_way]
-        log.error(
-            "a worker died while it computed %d texts; a new one starts", sum(len(b.texts) for b in lost)
-        )
         self.worker.kill()
-        self._under_way.clear()
-        self._retry_or_refuse(
-            lost, RefusalError(Kind.BACKEND, "the worker that computed the request died of it, twice")
-        )
+        with self._state:
+            self.is_ready = False
+            lost, has_started = [batch for batch, _ in self._under_way], self._has_started
+            self._under_way.clear()
+            self._has_started = False
+        self.num_restarts += 1
+        begun = lost[0].requests if lost and has_started else []
+        log.error("a worker died while it computed %d requests; a new one starts", len(begun))
+        others = dict.fromkeys(each for batch in lost for each in batch.requests if each not in begun)
+        twice = RefusalError(Kind.BACKEND, "the worker that computed the request died of it, twice")
+        self._retry_or_refuse(begun, list(others), twice)
         while not self._is_stopping:
             try:
                 self.worker = Worker(self.settings)
@@ -185,15 +215,14 @@ class _Lane:
         self.is_ready = True
         self.pool.queue.wake()
 
-    def _retry_or_refuse(self, lost: Sequence[Batch], error: RefusalError) -> None:
-        """Requests of the first batch may be what went wrong; those of others were on their way."""
-        again: dict[Waiting, None] = {}
-        for position, batch in enumerate(lost):
-            for waiting in batch.requests:
-                waiting.tries += position == 0
-                again[waiting] = None
-        refuse([waiting for waiting in again if waiting.tries >= MOST_TRIES], error)
-        self.pool.queue.put_alone([waiting for waiting in again if waiting.tries < MOST_TRIES])
+    def _retry_or_refuse(
+        self, suspects: Sequence[Waiting], others: Sequence[Waiting], error: RefusalError
+    ) -> None:
+        """Have requests computed again, but for those that may have been the reason once before."""
+        for waiting in suspects:
+            waiting.tries += 1
+        refuse([waiting for waiting in suspects if waiting.tries >= MOST_TRIES], error)
+        self.pool.queue.put_alone([*(each for each in suspects if each.tries < MOST_TRIES), *others])
 
     def stop(self) -> None:
         """End the threads and the process."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
@@ -19,6 +21,9 @@ from leantune.serving.service import Service
 from leantune.serving.settings import ServeSettings
 
 log = logging.getLogger("leantune.serve")
+
+LINGER_SECONDS = 1.0
+"""Connections on which no request comes for so long after the port was closed are closed, too."""
 
 
 def serve(
@@ -57,9 +62,10 @@ async def _run(
         lifespan="off",
         timeout_graceful_shutdown=int(settings.timeout_s) + 1,
     )
-    server = _Server(config, service)
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again what it has acted on
-        signal.signal(number, lambda *_: None)
+    server = _Server(config, service, bound)
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again at its end what it has acted on
+        signal.signal(number, server.handle_exit)
+    bound.listen(config.backlog)
     host, port = bound.getsockname()[:2]
     on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
     await server.serve(sockets=[bound])
@@ -68,9 +74,9 @@ async def _run(
 class _Server(uvicorn.Server):
     """Takes requests for some time after SIGTERM, in which it says that it is not ready, so that nobody sends more."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, bound: socket.socket) -> None:
         super().__init__(config)
-        self.service = service
+        self.service, self._bound = service, bound.dup()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; a second signal, or Ctrl-C, stops without waiting for clients to go elsewhere."""
@@ -83,6 +89,37 @@ class _Server(uvicorn.Server):
         loop.call_soon_threadsafe(
             loop.call_later, self.service.settings.drain_s, super().handle_exit, sig, frame
         )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, and wait for the requests of all connections that were made before.
+
+        A port that is closed resets connections that nobody has accepted yet, so all of them are accepted first, by a
+        copy of the socket that uvicorn does not have. Every answer closes its connection meanwhile (`Draining`).
+        """
+        self.service.is_draining = True
+        for server in self.servers:
+            server.close()
+        self._bound.setblocking(False)
+        accepted = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                accepted.append(self._bound.accept()[0])
+        self._bound.close()
+        loop = asyncio.get_running_loop()
+        for connection in accepted:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._protocol, connection)
+        deadline = time.monotonic() + LINGER_SECONDS
+        while self.server_state.connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
 
 def _bound(settings: ServeSettings) -> socket.socket:

@@ -28,6 +28,11 @@ _DIED = "its process died"
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """A worker has begun with a batch: if it dies now, it may have died of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """A classifier that a worker opened."""
 
@@ -100,8 +105,8 @@ class Worker:
         """
         _or_died(lambda: self._compute.send(rows))
 
-    def receive(self, timeout_s: float) -> list[npt.NDArray[np.float32]] | None:
-        """Logits of the oldest batch that was sent; None if there is no answer within some seconds.
+    def receive(self, timeout_s: float) -> list[npt.NDArray[np.float32]] | Started | None:
+        """That the oldest batch that was sent is being computed, then its logits; None if nothing comes meanwhile.
 
         Raises:
             WorkerDiedError: if the process is gone.
@@ -111,7 +116,7 @@ class Worker:
             if self._process.is_alive():
                 return None
             raise WorkerDiedError(_DIED)
-        answer: list[npt.NDArray[np.float32]] = _answer(_or_died(self._compute.recv))
+        answer: list[npt.NDArray[np.float32]] | Started = _answer(_or_died(self._compute.recv))
         return answer
 
     def open(self, number: int, source: str, *, shares: bool) -> Opened:
@@ -189,7 +194,12 @@ def _main(compute: Connection, control: Connection, settings: WorkerSettings) ->
     engine = Engine(precision=settings.precision, adapter_memory_bytes=settings.adapter_memory_bytes)
     controls = threading.Thread(target=_serve_controls, args=(control, engine), daemon=True)
     controls.start()
-    _serve(compute, lambda rows: engine.logits(_encoded(rows), rows.numbers))
+
+    def run(rows: TokenRows) -> Any:
+        compute.send(Started())
+        return engine.logits(_encoded(rows), rows.numbers)
+
+    _serve(compute, run)
     os._exit(0)  # nothing is to be saved, and a control may be under way
 
 
