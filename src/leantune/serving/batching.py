@@ -104,7 +104,7 @@ class BatchQueue:
         """Let a request wait."""
         with self._changed:
             self._groups.setdefault(waiting.group, deque()).append(waiting)
-            self._changed.notify()
+            self._changed.notify_all()  # an idle worker is among those that wait, and nobody knows which
 
     def put_alone(self, requests: Sequence[Waiting]) -> None:
         """Let requests be computed again from their first texts, each by itself and before all others."""

@@ -99,6 +99,7 @@ class _Server(uvicorn.Server):
         self.service.is_draining = True
         for server in self.servers:
             server.close()
+        await asyncio.sleep(0.01)  # the loop closes its socket
         self._bound.setblocking(False)
         accepted = []
         with contextlib.suppress(BlockingIOError):
