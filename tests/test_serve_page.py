@@ -5,14 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +17,10 @@ import pytest
 from browser import CHROMIUM
 from leantune.cli.main import main
 from leantune.training.run import run_training
+from servers import ServerProcess
 from tiny import WORDS, quiet, recipe_for
 
-pytest.importorskip("fastapi")
+pytest.importorskip("fastapi_offline")
 sync_api = pytest.importorskip("playwright.sync_api")
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
@@ -58,24 +55,6 @@ FAINT = """() => {
 """Texts with less contrast than WCAG AA asks for."""
 
 
-@contextmanager
-def server(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address of a server in a process of its own, and the process."""
-    command = [sys.executable, "-m", "leantune.cli", "serve", *options, "--port", "0", "--drain", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
-        assert process.stdout
-        ready = next((line for line in process.stdout if line.startswith("ready: ")), None)
-        assert ready, "the server did not start"
-        try:
-            yield ready.split()[1], process
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(30)
-
-
 @pytest.fixture(scope="module")
 def pairs_run(inputs, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
@@ -91,8 +70,8 @@ def pairs_run(inputs, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(run, pairs_run) -> Iterator[str]:
-    with server(f"single={run}", f"pairs={pairs_run}", "--payload-limit", "40000") as (url, _):
-        yield url
+    with ServerProcess(f"single={run}", f"pairs={pairs_run}", "--payload-limit", "40000") as served:
+        yield served.url
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +210,8 @@ def test_a_classifier_of_pairs_gets_two_texts(tab, address):
 
 
 def test_all_of_it_can_be_done_with_keys(tab, address, tmp_path):
+    choosers: list[Any] = []
+    tab.on("filechooser", lambda chooser: choosers.append(chooser))
     opened(tab, address)
     seen = []
 
@@ -258,10 +239,13 @@ def test_all_of_it_can_be_done_with_keys(tab, address, tmp_path):
     tab.keyboard.press("Enter")
     tab.wait_for_selector(".bars li")
     go_to("file")
-    with tab.expect_file_chooser() as chooser:
-        tab.keyboard.press("Enter")
+    tab.keyboard.press("Enter")
     (tmp_path / "rows.csv").write_text("text\nword1\nword2\n", "utf-8")
-    chooser.value.set_files(tmp_path / "rows.csv")
+    deadline = time.monotonic() + TIMEOUT_MS / 1000
+    while not choosers:
+        assert time.monotonic() < deadline
+        tab.wait_for_timeout(20)
+    choosers[0].set_files(tmp_path / "rows.csv")
     says(tab, "#file-found", "2 rows")
     go_to("column")
     go_to("start")
@@ -473,12 +457,12 @@ def test_work_stops_and_goes_on(tab, address):
 
 def test_a_server_that_stops_is_said_and_what_was_done_is_kept(tab, run):
     tab.allowed = ("ERR_",)
-    with server(str(run)) as (url, process):
-        opened(tab, url)
+    with ServerProcess(run) as served:
+        opened(tab, served.url)
         choose(tab, "rows.txt", "\n".join(WORDS * 100))
         tab.click("#start")
         until(tab, "document.querySelector('#progress').value > 0")
-        process.kill()
+        served.process.kill()
         says(tab, "#file-error", "The server does not answer")
         says(tab, "#file-error", "are done and kept")
         says(tab, "#server-state", "does not answer")
@@ -502,8 +486,8 @@ def test_a_server_that_is_not_ready_is_said_to_be(tab, address):
 
 def test_the_key_is_asked_for_and_kept_for_this_tab_only(tab, run):
     tab.allowed = ("401",)
-    with server(str(run), "--api-key", KEY) as (url, _):
-        tab.goto(url)
+    with ServerProcess(run, "--api-key", KEY) as served:
+        tab.goto(served.url)
         tab.wait_for_selector("#key")
         assert tab.evaluate("document.activeElement.id") == "key"
         tab.keyboard.type("wrong")
@@ -521,7 +505,7 @@ def test_the_key_is_asked_for_and_kept_for_this_tab_only(tab, run):
         assert "Authorization: Bearer $LEANTUNE_API_KEY" in text_of(tab, "#curl")
         assert tab.evaluate("[localStorage.length, document.cookie, sessionStorage.length]") == [0, "", 1]
         assert KEY not in tab.content()
-        opened(tab, url)  # the same tab, again
+        opened(tab, served.url)  # the same tab, again
         assert not tab.is_visible("#key")
         tab.click("#forget-key")
         tab.wait_for_selector("#key")
