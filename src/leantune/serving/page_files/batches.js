@@ -39,7 +39,8 @@ export async function classifyAll({ places, model, inputsOf, onRows, onRefused, 
 
   async function tryOne(batch) {
     try {
-      const { data } = await ask("predict", { body: { inputs: batch.map(inputsOf), model }, signal: either });
+      const body = { inputs: batch.map(inputsOf), model, parameters: { top_k: 1 } };
+      const { data } = await ask("predict", { body, signal: either });
       numAnswered += batch.length;
       numNotReady = 0;
       onWait(0);

@@ -85,6 +85,7 @@ function adapt() {
   $("pair-field").hidden = !chosen || takes === false;
   say($("pair-label"), takes === true ? "Second text" : "Second text, if the classifier takes pairs");
   say($("text-label"), takes === true ? "First text" : "Text");
+  text.rows = takes ? 4 : 7;
   writeCurl();
 }
 
