@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,7 +24,9 @@ def make_app(service: Service) -> FastAPI:
     """
     from leantune import __version__
 
-    app = FastAPI(
+    app: FastAPI = FastAPIOffline(
+        redoc_url=None,  # its page shows a picture from elsewhere
+        static_url="/docs/files",
         title="leantune serve",
         version=__version__,
         description="Text classifiers in three dialects: text-embeddings-inference, vLLM, Open Inference Protocol",

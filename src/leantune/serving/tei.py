@@ -149,7 +149,7 @@ def predictions_of(
 
 
 def headers_of(answer: Answer, num_characters: int) -> dict[str, str]:
-    """What TEI says of the work: characters, tokens, and milliseconds."""
+    """What TEI says of the work: characters, tokens, and milliseconds; and how many texts were cut, as it does not."""
     times = {
         "x-compute-time": answer.tokenization_s + answer.inference_s,
         "x-total-time": answer.total_s,
@@ -161,6 +161,7 @@ def headers_of(answer: Answer, num_characters: int) -> dict[str, str]:
         "x-compute-type": "cpu",
         "x-compute-characters": str(num_characters),
         "x-compute-tokens": str(answer.num_tokens),
+        "x-truncated-texts": str(answer.num_truncated),
         **{name: str(round(seconds * 1000)) for name, seconds in times.items()},
     }
 
@@ -201,6 +202,8 @@ def described(served: Served, request: Request) -> dict[str, Any]:
                 "label2id": {label: i for i, label in enumerate(labels)},
             }
         },
+        "takes_pairs": description.takes_pairs,
+        "is_multi_label": description.is_multi_label,
         "max_concurrent_requests": settings.max_concurrent_requests,
         "max_input_length": description.max_length,
         "max_batch_tokens": settings.max_batch_tokens,
