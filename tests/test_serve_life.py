@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -186,6 +187,16 @@ def test_several_workers_share_the_work(run):
         answer = httpx.post(f"{server.url}/predict", json={"inputs": [[TEXT]] * 500}, timeout=60)
         assert answer.status_code == 200
         assert len({str(row) for row in answer.json()}) == 1
+
+
+@pytest.mark.parametrize("flags", [[], ["--log-texts"]])
+def test_texts_are_logged_only_where_that_is_asked_for(run, flags):
+    with ServerProcess(f"three={run}", "--precision", "fp32", *flags) as server:
+        httpx.post(f"{server.url}/predict", json={"inputs": TEXT}, timeout=60).raise_for_status()
+    (entry,) = (json.loads(line[line.index("{") :]) for line in server.log if '"/predict"' in line)
+    assert entry["status"] == 200
+    assert entry["model"] == "three"
+    assert entry.get("inputs") == ([TEXT] if flags else None)
 
 
 def test_ctrl_c_ends_it_without_a_word(run):

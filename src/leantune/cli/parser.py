@@ -315,6 +315,9 @@ def _add_serve(parser: Parser) -> None:
     limits.add_argument(
         "--drain", type=_count, default=1, help="seconds after SIGTERM in which requests are still taken [1]"
     )
+    limits.add_argument(
+        "--log-texts", action="store_true", help="log the texts of requests and their labels, too"
+    )
     managing = parser.add_argument_group("access")
     managing.add_argument(
         "--api-key", help="what requests must bring; default: LEANTUNE_API_KEY of the environment, or nothing"

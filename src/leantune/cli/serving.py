@@ -58,6 +58,7 @@ def settings_from(options: argparse.Namespace) -> ServeSettings:
         timeout_s=options.timeout,
         drain_s=options.drain,
         auto_truncate=not options.no_auto_truncate,
+        logs_texts=options.log_texts,
     )
 
 

@@ -9,7 +9,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import Request, Response
@@ -23,6 +23,8 @@ log = logging.getLogger("leantune.serve")
 CLIENT_CLOSED_REQUEST = 499
 """Status of a request whose client is gone, for the log; nobody gets it."""
 RETRY_AFTER_SECONDS = 1
+LOGGED_TEXTS, LOGGED_CHARACTERS = 100, 1000
+"""Of a request, at most, where texts are logged."""
 
 Respond = Callable[[RefusalError], Response]
 """The answer to a refused request, in the words of a dialect."""
@@ -58,6 +60,7 @@ async def answered(
     request: Request,
     model: str,
     method: str,
+    texts: Sequence[str],
     work: Callable[[], Awaitable[Answer]],
     respond: Callable[[Answer], Response],
 ) -> Response:
@@ -67,6 +70,7 @@ async def answered(
         request: as it came.
         model: the name of the classifier.
         method: ``single`` or ``batch``.
+        texts: that were sent; they are in the log where the server was asked for that.
         work: gives what was computed.
         respond: puts it into the words of the dialect.
 
@@ -87,12 +91,17 @@ async def answered(
         log_request(request, model, CLIENT_CLOSED_REQUEST, started)
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     metrics.count_answer(model, method, answer)
-    log_request(request, model, 200, started, texts=len(answer.logits), tokens=answer.num_tokens)
+    more: dict[str, Any] = {"texts": len(texts), "tokens": answer.num_tokens}
+    if service_of(request).settings.logs_texts:
+        best = answer.logits.argmax(axis=1)
+        more["inputs"] = [text[:LOGGED_CHARACTERS] for text in texts[:LOGGED_TEXTS]]
+        more["labels"] = [answer.labels[i] for i in best[:LOGGED_TEXTS]]
+    log_request(request, model, 200, started, **more)
     return respond(answer)
 
 
 def log_request(request: Request, model: str, status: int, started: float, **more: Any) -> None:
-    """One line of JSON for a request; no text of it."""
+    """One line of JSON for a request."""
     if log.isEnabledFor(logging.INFO):
         entry = {
             "path": request.url.path,

@@ -151,7 +151,7 @@ async def infer(request: Request, model: str) -> Response:
         content = {"model_name": served.name, "model_version": "1", "outputs": outputs_of(answer, wanted)}
         return JSONResponse(content | ({"id": body.id} if body.id else {}))
 
-    return await answered(request, served.name, "batch" if len(texts) > 1 else "single", work, say)
+    return await answered(request, served.name, "batch" if len(texts) > 1 else "single", texts, work, say)
 
 
 def outputs_of(answer: Answer, names: list[str]) -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ async def predict(
         is_list = is_batch or body.parameters is not None
         return JSONResponse(predictions if is_list else predictions[0], headers=headers)
 
-    return await answered(request, served.name, "batch" if is_batch else "single", work, say)
+    return await answered(request, served.name, "batch" if is_batch else "single", texts, work, say)
 
 
 def parts_of(inputs: Inputs) -> tuple[list[Text], list[Text] | None, bool]:

@@ -137,7 +137,7 @@ async def classify(request: Request, body: ClassifyRequest) -> Response:
         )
 
     return await answered(
-        request, served.name, "single" if isinstance(body.input, str) else "batch", work, say
+        request, served.name, "single" if isinstance(body.input, str) else "batch", texts, work, say
     )
 
 
