@@ -19,7 +19,7 @@ SHOWN_AS = "repository"
 LINK = re.compile(
     r"(?P<label>!?\[[^\]\n]*(?:\n[^\]\n]*)?\])\((?P<target>(?!\w+:|#)[^)\s#]+)(?P<anchor>#[^)\s]*)?\)"
 )
-PLACE = re.compile(r"<!-- made from the code: (?P<name>[\w-]+)(?: (?P<argument>\w+))? -->")
+PLACE = re.compile(r"<!-- made from the code: (?P<name>[\w-]+)(?: (?P<argument>[\w-]+))? -->")
 FENCES = {".py": "python", ".c": "c", ".json": "json", ".md": "markdown", ".tsv": "text"}
 
 

@@ -234,6 +234,12 @@ def _serve(options: argparse.Namespace) -> None:
     serve(settings, on_ready=print_ready)
 
 
+def _bench_serve(options: argparse.Namespace) -> None:
+    from leantune.cli.bench_serve import bench_serve
+
+    bench_serve(options)
+
+
 def _export(options: argparse.Namespace) -> None:
     from leantune.inference.export.formats import export, export_int8
     from leantune.training.calibration_data import calibration_data
@@ -298,6 +304,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "serve": _serve,
+    "bench-serve": _bench_serve,
     "export": _export,
     "report": _report_page,
     "push": _push,

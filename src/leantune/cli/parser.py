@@ -94,6 +94,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "evaluate": _add_evaluate,
         "predict": _add_predict,
         "serve": _add_serve,
+        "bench-serve": _add_bench_serve,
         "export": _add_export,
         "report": _add_report,
         "push": _add_push,
@@ -331,6 +332,90 @@ def _count(word: str) -> int:
     number = int(word)
     if number < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0. Got {word} instead")
+    return number
+
+
+def _add_bench_serve(parser: Parser) -> None:
+    parser.add_argument("url", metavar="URL", help="address of the server, as http://127.0.0.1:8000")
+    server = parser.add_argument_group("server")
+    server.add_argument(
+        "--dialect",
+        choices=("tei", "vllm", "oip"),
+        default="tei",
+        help="tei: POST /predict of text-embeddings-inference and leantune; vllm: POST /classify; oip: the Open "
+        "Inference Protocol [tei]",
+    )
+    server.add_argument("--model", metavar="NAME", help="of a server with several models")
+    server.add_argument("--api-key", metavar="KEY", help="what the server asks for")
+    texts = parser.add_argument_group("texts")
+    texts.add_argument("--data", metavar="DATA", help="texts to send in turn; default: a few short sentences")
+    texts.add_argument("--text-column", help="column of the text [text]")
+    texts.add_argument("--texts-per-request", metavar="N", type=_positive, default=1, help="[1]")
+    load = parser.add_argument_group("load")
+    load.add_argument(
+        "--clients",
+        metavar="N,N",
+        type=_list_of(_positive),
+        help="levels of so many clients, each of which waits for its answer [1,8,64, if there is no --rate]",
+    )
+    load.add_argument(
+        "--rate",
+        metavar="N,N",
+        type=_list_of(_seconds),
+        help="levels of so many requests a second, which come whether others were answered or not",
+    )
+    load.add_argument(
+        "--seconds", metavar="S", type=_seconds, default=10.0, help="measured, of each level [10]"
+    )
+    load.add_argument(
+        "--warmup",
+        metavar="S",
+        type=_seconds_or_none,
+        default=2.0,
+        help="before each level, not measured [2]",
+    )
+    load.add_argument(
+        "--timeout", metavar="S", type=_seconds, default=30.0, help="after which a request has failed [30]"
+    )
+    load.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="of the times at which requests come [0]"
+    )
+    load.add_argument(
+        "--processes",
+        metavar="N",
+        type=_positive,
+        default=1,
+        help="that make the load, if one is too busy [1]",
+    )
+    parser.add_argument("--output", metavar="FILE", type=_path, help="JSON file with everything")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file")
+
+
+def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Values with commas between them."""
+
+    def values(word: str) -> list[Any]:
+        try:
+            return [kind(each) for each in word.split(",")]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(
+                f"must be numbers with commas between them. Got {word} instead"
+            ) from error
+
+    return values
+
+
+def _seconds(word: str) -> float:
+    number = _seconds_or_none(word)
+    if number == 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return number
+
+
+def _seconds_or_none(word: str) -> float:
+    number = float(word)  # argparse says what a ValueError means
+    if not 0 <= number < 1e6:  # nan is neither
+        raise argparse.ArgumentTypeError(f"must be a number from 0 on. Got {word} instead")
     return number
 
 
