@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -60,11 +61,16 @@ async def _run(
         log_config=None,
         access_log=False,
         lifespan="off",
+        proxy_headers=False,
+        server_header=False,
         timeout_graceful_shutdown=int(settings.timeout_s) + 1,
     )
     server = _Server(config, service, bound)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again at its end what it has acted on
         signal.signal(number, server.handle_exit)
+    gc.collect()
+    gc.freeze()  # what is here stays: not to be looked through again and again
+    gc.set_threshold(10_000, 20, 20)
     bound.listen(config.backlog)
     host, port = bound.getsockname()[:2]
     on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)

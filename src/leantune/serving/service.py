@@ -27,6 +27,8 @@ from leantune.serving.worker import WorkerSettings
 
 Activation = Literal["none", "softmax", "sigmoid"]
 """What makes scores of logits."""
+UNWATCHED_SECONDS = 0.2
+"""A client is asked whether it is still there only after so long."""
 INLINE_CHARACTERS = 4_000
 """Texts up to so many characters are tokenized at once, in less time than another thread takes to begin."""
 
@@ -297,20 +299,33 @@ class Service:
         self, waiting: Waiting, until_gone: Callable[[], Awaitable[None]] | None
     ) -> list[npt.NDArray[np.float32]]:
         """The logits, unless the client goes or the time is up before."""
-        gone = None if until_gone is None else asyncio.ensure_future(until_gone())
         try:
-            left = max(0.0, waiting.deadline - time.monotonic())
-            tasks: list[asyncio.Future[Any]] = [waiting.done, *([] if gone is None else [gone])]
-            await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            # most answers come so soon that to watch the client would take longer than it saves
+            await asyncio.wait([waiting.done], timeout=UNWATCHED_SECONDS)
+            if not waiting.done.done():
+                await self._watch(waiting, until_gone)
             if waiting.done.done():
                 return waiting.done.result()
-            if gone is not None and gone.done():
-                raise ClientGoneError
             raise RefusalError(
                 Kind.TIMEOUT, f"not answered within {self.settings.timeout_s:g} s; try again later"
             )
         finally:
             waiting.is_gone = True
+
+    async def _watch(self, waiting: Waiting, until_gone: Callable[[], Awaitable[None]] | None) -> None:
+        """Wait until there is an answer, or the time is up.
+
+        Raises:
+            ClientGoneError: if the client is gone before.
+        """
+        gone = None if until_gone is None else asyncio.ensure_future(until_gone())
+        try:
+            left = max(0.0, waiting.deadline - time.monotonic())
+            tasks: list[asyncio.Future[Any]] = [waiting.done, *([] if gone is None else [gone])]
+            await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if gone is not None and gone.done() and not waiting.done.done():
+                raise ClientGoneError
+        finally:
             if gone is not None:
                 gone.cancel()
 
