@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.quality.methods import (
     DEFAULT,
+    EVERYWHERE,
     INT8_LINE,
     LORA_LINE,
     PEER_WITHOUT_DROPOUT,
@@ -39,7 +40,8 @@ METHOD_NAMES = {
     PEERS[1]: "PEFT AdaLoRA with `Trainer` and `AdaLoraCallback`",
     PEER_WITHOUT_DROPOUT: "the same, encoder without dropout",
     "leantune AdaLoRA as published": "leantune, published settings",
-    DEFAULT: "**leantune, AdaLoRA on query and value**",
+    EVERYWHERE: "**leantune, LoRA in all linear layers (default)**",
+    DEFAULT: "leantune, AdaLoRA on query and value",
     UNIFORM: "the same, uniform rank of its final size",
     LORA_LINE: "the same, `method=lora` (the whole limit)",
     TWO_THIRDS: "leantune AdaLoRA, `target_rank=7` (two thirds)",
@@ -95,7 +97,7 @@ def results() -> str:
     rates = {line["pipeline"]: line for line in training["lines"]}
     measured = {PEERS[1]: rates["usual"], DEFAULT: rates["leantune"]}
     lines = []
-    for name in (WORDS, PROBE, *PEERS, DEFAULT):
+    for name in (WORDS, PROBE, *PEERS, DEFAULT, EVERYWHERE):
         mean_accuracy, parameters = _cells(rows[name], 6)[4:6]
         rate = measured.get(name)
         speed_of = (_rate(rate["samples_per_s"]), f"{rate['peak_rss_bytes'] / 1e9:.2f}") if rate else ("", "")
@@ -270,6 +272,35 @@ WITHOUT_AMX = {
     "amd-epyc-onednn-max-cpu-isa-avx2": "EPYC, AVX2 only",
 }
 
+def serving() -> str:
+    """Clients that wait for each answer, at the server and at its peer."""
+    result = _result("serving", "intel-xeon-processor")
+    found = {(each["system"], each["clients"]): each for each in result["levels"] if each["clients"]}
+    lines = []
+    for clients in sorted({clients for _, clients in found}):
+        for system in result["systems"]:
+            rounds = found[system, clients]["rounds"]
+            rate = median(each["requests_per_s"] for each in rounds)
+            times = [median(each["latency_ms"][name] for each in rounds) for name in ("p50", "p95", "p99")]
+            lines.append([str(clients), system, f"{rate:.0f}", *(f"{each:.1f}" for each in times)])
+    return _table(["clients", "server", "requests/s", "p50, ms", "p95, ms", "p99, ms"], lines)
+
+
+def multi_adapter() -> str:
+    """Throughput of batches of many classifiers, against one merged classifier."""
+    result = _result("multi_adapter", "intel-xeon-processor")
+    names = {"minilm": "MiniLM-L6", "roberta-base": "the shape of RoBERTa-base"}
+    lines = [
+        [
+            names[shape],
+            *(f"{100 * each['throughput']:.0f} %" for each in found["ratios"].values()),
+            f"{found['memory_of_1000_bytes'] / 1e9:.2f} GB",
+        ]
+        for shape, found in result["shapes"].items()
+    ]
+    return _table(["encoder", "1 classifier", "8", "64", "1,000", "memory of 1,000"], lines)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "results": results,
@@ -284,6 +315,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "growth": growth,
     "startup": startup,
     "overhead": overhead,
+    "serving": serving,
+    "multi-adapter": multi_adapter,
 }
 """By the names that pages have for them."""
 
