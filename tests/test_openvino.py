@@ -263,7 +263,7 @@ def test_other_rows_calibrate_and_measure_int8_when_those_of_the_run_are_gone(in
     changed = fails(capsys, 3, *command)
     assert changed.startswith(f"{rows}: has changed since")
     rows.unlink()
-    gone = fails(capsys, 3, *command)
+    gone = fails(capsys, 2, *command)
     assert str(rows) in gone
     assert gone.endswith("give labelled rows with --data FILE")
     assert not (run / "openvino-int8").exists()

@@ -227,7 +227,7 @@ def deliver(batch: Batch, logits: Sequence[npt.NDArray[np.float32]]) -> None:
         if waiting.missing == 0:
             finished.append(waiting)
     if finished:
-        finished[0].loop.call_soon_threadsafe(_answer, finished)
+        _soon(finished[0].loop, lambda: _answer(finished))
 
 
 def _answer(finished: Sequence[Waiting]) -> None:
@@ -247,4 +247,10 @@ def refuse(requests: Sequence[Waiting], error: Exception) -> None:
     for waiting in requests:
         waiting.is_gone = True
     if requests:
-        requests[0].loop.call_soon_threadsafe(tell)
+        _soon(requests[0].loop, tell)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, do: Callable[[], None]) -> None:
+    """Run ``do`` in the loop of the server; once that has ended nobody waits any more."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(do)
