@@ -13,6 +13,7 @@ from leantune.serving.http import Respond
 from leantune.serving.refusals import Kind, RefusalError
 from leantune.serving.service import Service
 
+PATHS_FOR_CLASSES = {"/", "/predict", "/invocations", "/classify", "/v1/classify"}
 KIND_OF_STATUS = {kind.status: kind for kind in (Kind.UNAUTHORIZED, Kind.FORBIDDEN, Kind.NOT_FOUND)}
 
 
@@ -47,6 +48,7 @@ def make_app(service: Service) -> FastAPI:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     app.add_middleware(LimitedBody, max_bytes=service.settings.max_body_bytes)
+    app.add_middleware(Refusing, service=service)
     app.add_middleware(Draining, service=service)
     return app
 
@@ -81,6 +83,27 @@ async def _say_other(request: Request, error: Exception) -> Response:
     response.status_code = error.status_code
     response.headers.update(error.headers or {})
     return response
+
+
+class Refusing:
+    """Refuses requests for classes at once while the server is full, before anything else is done for them."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        asks = scope["type"] == "http" and scope["method"] == "POST" and _is_for_classes(scope["path"])
+        if not asks or not self.service.is_full:
+            await self.app(scope, receive, send)
+            return
+        self.service.metrics.count_refused()
+        error = RefusalError(Kind.OVERLOADED, "Model is overloaded")
+        await respond_for(scope["path"])(error)(scope, receive, send)
+
+
+def _is_for_classes(path: str) -> bool:
+    return path in PATHS_FOR_CLASSES or (path.startswith("/v2/") and path.endswith("/infer"))
 
 
 class LimitedBody:

@@ -125,6 +125,11 @@ class Metrics:
         self._counts.add("te_request_failure", err=error.lower())
         self._requests.labels(model, str(status)).inc()
 
+    def count_refused(self) -> None:
+        """A request was refused because the server is full, before it was read."""
+        self._counts.add("te_request_count", method="single")
+        self.count_failure("", 429, "Overloaded")
+
     def count_batch(self, num_texts: int, num_tokens: int) -> None:
         """A batch was computed."""
         self._batch_size.observe(num_texts)

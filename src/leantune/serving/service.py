@@ -107,6 +107,11 @@ class Service:
         return not self.is_draining and bool(self._served) and self.pool.is_ready
 
     @property
+    def is_full(self) -> bool:
+        """Whether as many requests wait or are computed as may."""
+        return self.num_in_flight >= self.settings.max_concurrent_requests
+
+    @property
     def names(self) -> list[str]:
         """Of all classifiers; the first serves requests that name none."""
         return list(self._served)
@@ -207,7 +212,7 @@ class Service:
             RefusalError: saying why not.
         """
         started = time.monotonic()
-        if self.num_in_flight >= self.settings.max_concurrent_requests:
+        if self.is_full:
             raise RefusalError(Kind.OVERLOADED, "Model is overloaded")
         self._check(served, texts, pairs)
         self.num_in_flight += 1
