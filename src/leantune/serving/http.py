@@ -36,7 +36,7 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def require_key(request: Request) -> None:
+async def require_key(request: Request) -> None:  # not in a thread, as what is no coroutine is
     """Refuse a request without the key that the server was started with.
 
     Raises:

@@ -66,7 +66,7 @@ async def _run(
         timeout_graceful_shutdown=int(settings.timeout_s) + 1,
     )
     server = _Server(config, service, bound)
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises again at its end what it has acted on
+    for number in (signal.SIGINT, signal.SIGTERM):  # until uvicorn does the same
         signal.signal(number, server.handle_exit)
     gc.collect()
     gc.freeze()  # what is here stays: not to be looked through again and again
@@ -83,18 +83,24 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, bound: socket.socket) -> None:
         super().__init__(config)
         self.service, self._bound = service, bound.dup()
+        self._signals: list[int] = []
+        self._ends_at = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; a second signal, or Ctrl-C, stops without waiting for clients to go elsewhere."""
-        if self.service.is_draining or sig == signal.SIGINT:
-            super().handle_exit(sig, frame)
-            return
-        self.service.is_draining = True
-        log.info("draining: not ready, requests are answered")
-        loop = asyncio.get_running_loop()
-        loop.call_soon_threadsafe(
-            loop.call_later, self.service.settings.drain_s, super().handle_exit, sig, frame
-        )
+        """Note a signal. The loop acts on it, because a handler runs in the middle of anything, even of a log line."""
+        self._signals.append(sig)
+        self.force_exit = self.force_exit or self.should_exit  # one more, while it stops
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: begin to drain, or to stop. Ctrl-C stops without waiting for clients to go elsewhere."""
+        if self._signals and not self.service.is_draining:
+            self.service.is_draining = True
+            self._ends_at = time.monotonic() + self.service.settings.drain_s
+            log.info("draining: not ready, requests are answered")
+        is_over = self.service.is_draining and time.monotonic() >= self._ends_at
+        if is_over or signal.SIGINT in self._signals or len(self._signals) > 1:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port, and wait for the requests of all connections that were made before.
