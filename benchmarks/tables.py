@@ -272,6 +272,7 @@ WITHOUT_AMX = {
     "amd-epyc-onednn-max-cpu-isa-avx2": "EPYC, AVX2 only",
 }
 
+
 def serving() -> str:
     """Clients that wait for each answer, at the server and at its peer."""
     result = _result("serving", "intel-xeon-processor")
