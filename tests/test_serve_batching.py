@@ -80,6 +80,26 @@ def test_a_large_request_lets_a_small_one_pass():
     loop.close()
 
 
+def test_a_request_that_is_computed_again_waits_in_one_place():
+    """Two workers died with texts of it, of which the others were not taken yet."""
+    loop = asyncio.new_event_loop()
+    queue = BatchQueue(320)
+    one, other = waiting(loop, [10] * 100), waiting(loop, [10], number=2)
+    queue.put(one)
+    assert queue.take(lambda: 0) is not None
+    queue.put_alone([one])
+    queue.put_alone([one])
+    queue.put(other)
+    taken = []
+    while one.missing or other.missing:
+        batch = queue.take(lambda: 0)
+        taken += batch.texts
+        deliver(batch, [np.zeros(2, np.float32)] * len(batch.texts))
+    assert taken == [*((one, i) for i in range(100)), (other, 0)]
+    assert queue.sizes() == (0, 0)
+    loop.close()
+
+
 def test_who_is_gone_or_late_is_not_computed():
     loop = asyncio.new_event_loop()
     queue = BatchQueue(100)

@@ -111,8 +111,18 @@ class BatchQueue:
         with self._changed:
             for waiting in requests:
                 waiting.again()
-                self._alone.append(waiting)
+                self._leave_group(waiting)
+                if waiting not in self._alone:  # batches of two workers may have had texts of it
+                    self._alone.append(waiting)
             self._changed.notify_all()
+
+    def _leave_group(self, waiting: Waiting) -> None:
+        """A request whose texts were not all taken still stands there."""
+        queue = self._groups.get(waiting.group)
+        if queue is not None and waiting in queue:
+            queue.remove(waiting)
+            if not queue:
+                del self._groups[waiting.group]
 
     def take(self, num_under_way: Callable[[], int]) -> Batch | None:
         """The next batch; waits for it.
