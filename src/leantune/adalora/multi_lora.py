@@ -9,7 +9,7 @@ T rows, S texts, R rank of an update, L adaptable layers of an encoder.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -85,7 +85,7 @@ class TextAdapters:
             token_starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             text_starts=np.arange(len(adapters) + 1),
             addresses=addresses,
-            has_update=np.any(ranks > 0, axis=0, keepdims=False).reshape(-1),
+            has_update=ranks.max(axis=0) > 0,
             most_rank=int(ranks.max()),
         )
 
@@ -98,7 +98,7 @@ class TextAdapters:
 class Assignment:
     """Which adapters the texts of the batch that is being computed have; all layers of an encoder look here."""
 
-    current: TextAdapters | None = field(default=None)
+    current: TextAdapters | None = None
     """None: no text has an adapter."""
 
 

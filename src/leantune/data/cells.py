@@ -32,7 +32,7 @@ def texts_of(
         DataError: a cell that is no text, holds half of a surrogate pair, or is blank where it may not be.
     """
     texts = [cell for cell in cells if type(cell) is str]
-    if len(texts) < len(cells) or not _is_encodable("".join(texts)):
+    if len(texts) < len(cells) or not is_encodable("".join(texts)):
         raise _first_bad_text(cells, rows, name, column)
     if not allow_blank:
         for text, row in zip(texts, rows, strict=True):
@@ -53,7 +53,7 @@ def list_of_texts(values: Iterable[object]) -> list[str]:
         raise DataError("a table, expected a list of texts: give its column of texts alone")
     texts = []
     for i, value in enumerate(values):
-        if not isinstance(value, str) or not _is_encodable(value):
+        if not isinstance(value, str) or not is_encodable(value):
             found = "half a surrogate pair" if isinstance(value, str) else type_word(value)
             raise DataError(f"text {i} (counted from 0) is {found}, expected a text")
         texts.append(str(value))  # numpy has a type of its own
@@ -69,7 +69,7 @@ def ids_of(cells: Sequence[object], rows: Sequence[Row], name: str, column: str)
     for cell, row in zip(cells, rows, strict=True):
         if type(cell) not in (str, int):
             raise _error(f"{type_word(cell)}, expected a text or a whole number", name, row, column)
-        if type(cell) is str and not _is_encodable(cell):
+        if type(cell) is str and not is_encodable(cell):
             raise _half_a_character(cell, name, row, column)
     return [str(cell) for cell in cells]
 
@@ -147,7 +147,7 @@ class LabelReader:
     def _checked_text(self, text: str, row: Row) -> str:
         if text != text.strip():
             raise self._error(f"the label {shown(text)} begins or ends with a blank: remove it", row)
-        if not _is_encodable(text):
+        if not is_encodable(text):
             raise self._error(f"the label {shown(text)} holds half of a surrogate pair: repair it", row)
         if _NUMBER.fullmatch(text) and (number := Decimal(text)) == number.to_integral_value():
             spelling = self._spellings.setdefault(number, text)
@@ -178,7 +178,7 @@ def _first_bad_text(cells: Sequence[object], rows: Sequence[Row], name: str, col
             return _error(
                 f"{type_word(cell)}, expected a text: fill it in or write it as a text", name, row, column
             )
-        if not _is_encodable(cell):
+        if not is_encodable(cell):
             return _half_a_character(cell, name, row, column)
     raise AssertionError("every text is good")
 
@@ -192,7 +192,8 @@ def _half_a_character(text: str, name: str, row: Row, column: str) -> DataError:
     )
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether ``text`` is of whole characters, without half of a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -132,7 +132,9 @@ class SharedEncoder:
 
     def _with(self, saved: SavedClassifier, adapter: AdapterFile) -> TextClassifier:
         key = saved.tokenizer_key()
-        tokenizer = self._tokenizers.setdefault(key, self._tokenizers.get(key) or saved.load_tokenizer())
+        if key not in self._tokenizers:
+            self._tokenizers[key] = saved.load_tokenizer()
+        tokenizer = self._tokenizers[key]
         if self._multi is not None:
             return SharingTextClassifier(
                 encoder=self._multi,

@@ -52,12 +52,12 @@ class SavedClassifier:
     encoder: str | None
     """The folder of the pretrained encoder that ``adapter`` belongs to; None: it is not there, or nothing is."""
     encoder_sha256: str | None
-    """Of its weights."""
+    """Checksum of the encoder's weights."""
     model_type: str
     """As in the ``config.json``."""
     is_multi_label: bool
     sha256: str
-    """Of the weights that were trained."""
+    """Checksum of the weights that were trained."""
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer; classifiers with the same files can share one.

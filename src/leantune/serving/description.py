@@ -26,4 +26,4 @@ class Description:
     """``bf16``, ``fp16`` or ``fp32``."""
     kernels: str
     sha256: str
-    """Of the weights that were trained."""
+    """Checksum of the weights that were trained."""

@@ -114,9 +114,9 @@ def log_request(request: Request, model: str, status: int, started: float, **mor
         log.info(json.dumps(entry, ensure_ascii=False))
 
 
-def refused(error: RefusalError, body: Any) -> JSONResponse:
-    """An answer with the status of a refusal, and when to come back where the server is full."""
+def refused(error: RefusalError, body: Any, status: int) -> JSONResponse:
+    """A refusal as an answer, with when to come back where the server is full."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.kind is Kind.OVERLOADED else {}
     if error.kind is Kind.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(body, error.kind.status, headers=headers)
+    return JSONResponse(body, status, headers=headers)

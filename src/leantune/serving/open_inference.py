@@ -19,8 +19,6 @@ keyed = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], dependencies=[
 JSON_LENGTH = "inference-header-content-length"
 """Header of a body that has binary tensors behind its JSON: bytes of that."""
 CLASS_IDS, LABELS, PROBABILITIES = "output-0", "labels", "probabilities"
-STATUSES = {Kind.EMPTY: 400, Kind.VALIDATION: 400, Kind.TOKENIZER: 400, Kind.BACKEND: 500}
-"""Where they are others than TEI's."""
 
 
 class InputTensor(BaseModel):
@@ -51,9 +49,7 @@ class InferRequest(BaseModel):
 
 def respond(error: RefusalError) -> Response:
     """A refusal in the words of the protocol."""
-    response = refused(error, {"error": str(error)})
-    response.status_code = STATUSES.get(error.kind, error.kind.status)
-    return response
+    return refused(error, {"error": str(error)}, error.kind.plain_status)
 
 
 @router.get("")

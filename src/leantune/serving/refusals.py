@@ -26,6 +26,13 @@ class Kind(Enum):
         return self.value[0]
 
     @property
+    def plain_status(self) -> int:
+        """The same in the dialects that have no statuses of their own for bad requests and failed workers."""
+        if self in (Kind.EMPTY, Kind.VALIDATION, Kind.TOKENIZER):
+            return 400
+        return 500 if self is Kind.BACKEND else self.status
+
+    @property
     def tei_name(self) -> str:
         """``error_type`` of TEI."""
         return self.value[1]

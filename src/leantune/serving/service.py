@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from leantune.data.cells import is_encodable
 from leantune.data.tokenization import Encoded, Tokenizer
 from leantune.errors import LeantuneError
 from leantune.serving.batching import Batch, BatchQueue, Waiting
@@ -271,7 +272,7 @@ class Service:
                 f"{'single texts' if expected else 'pairs'}",
             )
         for i, text in enumerate((*texts, *(pairs or ()))):
-            if not _is_unicode(text):
+            if not is_encodable(text):
                 raise RefusalError(
                     Kind.VALIDATION,
                     f"input {i % len(texts)} holds half of a surrogate pair, which is no character",
@@ -344,14 +345,6 @@ class Service:
 
 class ClientGoneError(Exception):
     """The client closed its connection: nobody is to be answered."""
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shown(name: str) -> str:

@@ -67,7 +67,7 @@ class ErrorResponse(BaseModel):
 
 def respond(error: RefusalError) -> Response:
     """A refusal in the words of TEI."""
-    return refused(error, {"error": str(error), "error_type": error.kind.tei_name})
+    return refused(error, {"error": str(error), "error_type": error.kind.tei_name}, error.kind.status)
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {

@@ -26,8 +26,6 @@ TYPES = {
     Kind.UNHEALTHY: "ServiceUnavailableError",
     Kind.TIMEOUT: "GatewayTimeoutError",
 }
-STATUSES = {Kind.EMPTY: 400, Kind.VALIDATION: 400, Kind.TOKENIZER: 400, Kind.BACKEND: 500}
-"""Where they are others than TEI's."""
 
 
 class ClassifyRequest(BaseModel):
@@ -80,16 +78,11 @@ class UnloadRequest(BaseModel):
 
 def respond(error: RefusalError) -> Response:
     """A refusal in the words of vLLM."""
-    status = STATUSES.get(error.kind, error.kind.status)
-    body = {
-        "message": str(error),
-        "type": TYPES.get(error.kind, "BadRequestError"),
-        "param": None,
-        "code": status,
-    }
-    response = refused(error, {"error": body})
-    response.status_code = status
-    return response
+    status = error.kind.plain_status
+    kind = TYPES.get(error.kind, "BadRequestError")
+    return refused(
+        error, {"error": {"message": str(error), "type": kind, "param": None, "code": status}}, status
+    )
 
 
 @router.post("/classify", response_model=ClassifyResponse)
