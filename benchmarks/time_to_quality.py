@@ -1,12 +1,13 @@
 """Seconds until a classifier is as good as a usual pipeline's at its end: AG News, MiniLM-L6.
 
-    python -m benchmarks.time_to_quality [--peers adalora@1e-2,lora@1e-3,adalora@1e-2@usual] [key=value ...]
+    python -m benchmarks.time_to_quality [--peers adalora@1e-2,lora@1e-3,adalora@1e-2@usual] [--seeds 3] [key=value ...]
 
 Trains leantune with its defaults, and transformers' Trainer + PEFT with the adapters and learning rates of
 --peers, in batches of like length (@usual: in random order, which takes more than twice as long), in fresh
 processes on the shared AG News rows, under the same limit on parameters, and measures the 3,800 test rows every
 --every steps. Everything is counted from the start of the process, imports, tokenizing and the linear probe
-included, but not these measurements; no tokens are cached. Writes Markdown and JSON into benchmarks/results/.
+included, but not these measurements; no tokens are cached. Seeds alternate: each system runs once before any runs
+twice. Writes Markdown and JSON into benchmarks/results/ after each run.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
@@ -30,25 +32,34 @@ LIMIT = 103_048
 """Trainable parameters: rank 11 on query and value of MiniLM and the whole head."""
 
 
+OURS = {"leantune": (), "leantune, AdaLoRA on query and value": ("method=adalora", "targets=query,value")}
+"""Names of leantune's lines, and the recipe keys of each."""
+BATCH = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Accuracy on the test rows over the seconds since the process began."""
+    """Accuracy on the test rows over the seconds since the process began, of one run."""
 
-    name: str
+    seed: int
     seconds: list[float]
-    accuracies: list[float]
+    accuracy: list[float]
+    texts_per_s: float
+    """Of training: between the first and the last measurement, without them."""
+    peak_rss_bytes: int
 
     def seconds_until(self, accuracy: float) -> float | None:
         """When it is first at least ``accuracy``; None: never."""
-        reached = [s for s, a in zip(self.seconds, self.accuracies, strict=True) if a >= accuracy]
+        reached = [s for s, a in zip(self.seconds, self.accuracy, strict=True) if a >= accuracy]
         return reached[0] if reached else None
 
 
-def peer_curve(peer: str, options: argparse.Namespace, folder: Path) -> Curve:
+def peer_curve(peer: str, seed: int, options: argparse.Namespace, folder: Path) -> Curve:
     """transformers' Trainer with an adapter of PEFT; AdaLoRA's allocator is called.
 
     Args:
         peer: adapter, learning rate and perhaps ``usual``, between ``@``.
+        seed: of batches, dropout and new weights.
         options: of the command line.
         folder: to work in.
     """
@@ -59,46 +70,56 @@ def peer_curve(peer: str, options: argparse.Namespace, folder: Path) -> Curve:
     command = [
         *(sys.executable, str(ROOT / "benchmarks" / "peer" / "trainer_peft.py")),
         *("--model", resolve_location("asset:minilm"), "--train", str(options.data / "train.csv")),
-        *("--test", str(options.data / "dev_test.csv"), "--output", str(output)),
+        *("--test", str(options.data / "dev_test.csv"), "--output", str(output), "--seed", str(seed)),
         *("--adapter", adapter, "--learning-rate", learning_rate, "--max-length", "128"),
         *("--eval-steps", str(options.every), "--attention", options.attention, *words),
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=_uncached(folder))
-    evaluations = json.loads(output.read_text("utf-8"))["evaluations"]
+    result = json.loads(output.read_text("utf-8"))
+    evaluations = result["evaluations"]
     measured_s, seconds = 0.0, []
     for evaluation in evaluations:
         measured_s += evaluation["runtime_s"]
         seconds.append(evaluation["since_start_s"] - measured_s)
-    return Curve(f"PEFT {peer}", seconds, [evaluation["accuracy"] for evaluation in evaluations])
+    accuracy = [evaluation["accuracy"] for evaluation in evaluations]
+    steps = evaluations[-1]["step"] - evaluations[0]["step"]
+    rate = BATCH * steps / (evaluations[-1]["train_s"] - evaluations[0]["train_s"])
+    return Curve(seed, seconds, accuracy, rate, result["peak_rss_bytes"])
 
 
-def leantune_curve(options: argparse.Namespace, folder: Path) -> Curve:
-    """``leantune train`` with its defaults; the test rows stand in for validation rows, to measure only."""
-    run = folder / "run"
+def leantune_curve(keys: tuple[str, ...], seed: int, options: argparse.Namespace, folder: Path) -> Curve:
+    """``leantune train`` with ``keys``; the test rows stand in for validation rows, to measure only."""
+    run = folder / f"run-{seed}-{len(keys)}"
     command = [
         *(sys.executable, "-m", "leantune", "train", "model=asset:minilm", "max_length=128"),
         *(f"data={options.data / 'train.csv'}", f"validation={options.data / 'dev_test.csv'}"),
         *(f"max_trainable_params={LIMIT}", f"evaluate_every={options.every}", f"output={run}"),
-        *options.keys,
+        *(f"seed={seed}", *keys, *options.keys),
     ]
     started = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_uncached(folder)
     )
-    first_step = None
-    while process.poll() is None:
+    first_step, status = None, None
+    while status is None:
         if first_step is None and _events(run, "step"):
             first_step = time.perf_counter() - started  # the first step itself is in train_s, too
         time.sleep(0.1)
+        ended, code, usage = os.wait4(process.pid, os.WNOHANG)
+        status = code if ended else None
+    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode or first_step is None:
         sys.exit(f"leantune train failed: {' '.join(command)}")
     evaluations = _events(run, "evaluation")
     timings = json.loads((run / "record.json").read_text("utf-8"))["timings"]
     begun = first_step - timings.get("baseline_s", 0)  # without warm_start there is none
+    steps = evaluations[-1]["step"] - evaluations[0]["step"]
     return Curve(
-        "leantune",
+        seed,
         [begun + each["train_s"] for each in evaluations],
         [each["validation"]["accuracy"] for each in evaluations],
+        BATCH * steps / (evaluations[-1]["train_s"] - evaluations[0]["train_s"]),
+        usage.ru_maxrss * 1024,
     )
 
 
@@ -126,52 +147,61 @@ def main() -> None:
         "--peers", default="adalora@1e-2,lora@1e-3", help="ADAPTER@RATE or ADAPTER@RATE@usual, by commas"
     )
     parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa", help="of the peers")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each system")
     parser.add_argument("keys", nargs="*", help="recipe keys for leantune, as key=value")
     options = parser.parse_args()
     fetch(["minilm"])
     if not (options.data / "train.csv").is_file():
         sys.exit(f"{options.data}: no train.csv there; give --data")
-    with tempfile.TemporaryDirectory() as scratch:
-        ours = leantune_curve(options, Path(scratch))
-        write(ours, *(peer_curve(peer, options, Path(scratch)) for peer in options.peers.split(",")))
+    curves: dict[str, list[Curve]] = {}
+    for seed in range(42, 42 + options.seeds):
+        with tempfile.TemporaryDirectory() as scratch:
+            for name, keys in OURS.items():
+                curves.setdefault(name, []).append(leantune_curve(keys, seed, options, Path(scratch)))
+                write(curves)
+            for peer in options.peers.split(","):
+                curve = peer_curve(peer, seed, options, Path(scratch))
+                curves.setdefault(f"PEFT {peer}", []).append(curve)
+                write(curves)
 
 
-def write(ours: Curve, *peers: Curve) -> None:
+def write(curves: dict[str, list[Curve]]) -> None:
     """The table, and the curves behind it."""
     origin = origin_of("benchmarks.time_to_quality")
     hardware, versions = origin["hardware"], origin["versions"]
     lines = [
         f"# Time to quality, AG News, MiniLM-L6, {origin['date']}",
         "",
-        f"`{origin['command']}` on {machine_name(hardware)}, {hardware['cores']} cores; "
-        f"torch {versions['torch']}, transformers {versions['transformers']}, PEFT {versions['peft']}; one seed. "
-        "Seconds since the start of the process until as many of the 3,800 test rows are right as at the end of the "
-        "run in the first column.",
+        f"`{origin['command']}` on {machine_name(hardware)}, {hardware['cores']} cores; torch {versions['torch']}, "
+        f"transformers {versions['transformers']}, PEFT {versions['peft']}. Means and medians over the runs. A run of "
+        "leantune is there when as many of the 3,800 test rows are right as at the end of the peer's run of its seed.",
         "",
-        "| | right at the end | whole run | first there | leantune there | leantune is faster by |",
-        "|---|---|---|---|---|---|",
-        f"| {ours.name} | {100 * ours.accuracies[-1]:.2f} % | {ours.seconds[-1]:.0f} s | | | |",
+        "| | runs | right at the end | whole run | texts/s | peak memory | first there | leantune there |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for peer in peers:
-        target = peer.accuracies[-1]
-        theirs, mine = peer.seconds_until(target), ours.seconds_until(target)
-        assert theirs is not None
+    for name, runs in curves.items():
         cells = [
-            peer.name,
-            f"{100 * target:.2f} %",
-            f"{peer.seconds[-1]:.0f} s",
-            f"{theirs:.0f} s",
-            "never" if mine is None else f"{mine:.0f} s",
-            "" if mine is None else f"{theirs / mine:.1f}x",
+            name,
+            str(len(runs)),
+            f"{100 * mean(run.accuracy[-1] for run in runs):.2f} %",
+            f"{median(run.seconds[-1] for run in runs):.0f} s",
+            f"{median(run.texts_per_s for run in runs):.1f}",
+            f"{median(run.peak_rss_bytes for run in runs) / 1e9:.2f} GB",
+            "" if name in OURS else _first_there(runs, runs),
+            "" if name in OURS else _first_there(curves["leantune"], runs),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
-    curves = {
-        curve.name: {"seconds": curve.seconds, "accuracy": curve.accuracies} for curve in (ours, *peers)
-    }
-    stem = stem_of("time_to_quality", hardware)
-    write_result(RESULTS, stem, {**origin, "curves": curves}, text)
-    print(text)
+    as_json = {name: [asdict(run) for run in runs] for name, runs in curves.items()}
+    write_result(RESULTS, stem_of("time_to_quality", hardware), {**origin, "curves": as_json}, text)
+    print(text, flush=True)
+
+
+def _first_there(runs: list[Curve], targets: list[Curve]) -> str:
+    """The median seconds at which ``runs`` are as good as ``targets`` of the same seeds at their ends."""
+    found = [run.seconds_until(target.accuracy[-1]) for run, target in zip(runs, targets, strict=False)]
+    reached = [each for each in found if each is not None]
+    return f"{median(reached):.0f} s ({len(reached)} of {len(found)})" if reached else "never"
 
 
 if __name__ == "__main__":
