@@ -27,6 +27,7 @@ FLOORS = (
     "training",
     "integrations",
     "report",
+    "cluster",
     "api",
     "estimator",
     "cli",
