@@ -135,20 +135,20 @@ def _checked_nodes(ray: Any) -> tuple[Node, ...]:
                 f"node {node.address}: leantune cannot be used there ({one_line(error)}); "
                 f"install leantune {__version__} on it"
             ) from error
-        check_versions(there, node.address)
+        check_versions(there, versions(), node.address)
     return tuple(nodes)
 
 
-def check_versions(there: dict[str, str], address: str) -> None:
-    """Compare what a node has with what this process has.
+def check_versions(there: dict[str, str], expected: dict[str, str], address: str) -> None:
+    """Compare what a node has with what the process has that runs the command.
 
     Raises:
         DistributedError: naming the node and what differs.
     """
-    for name, here in versions().items():
-        if there.get(name) != here:
+    for name, version in expected.items():
+        if there.get(name) != version:
             raise DistributedError(
-                f"node {address}: {name} {there.get(name)}, expected {here} as where the command runs: "
+                f"node {address}: {name} {there.get(name)}, expected {version} as where the command runs: "
                 "install the same on both"
             )
 

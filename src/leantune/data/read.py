@@ -7,15 +7,17 @@ a whole but a pickle, which has no rows before its end.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from leantune.data.cells import LabelReader, ids_of, texts_of
 from leantune.data.columns import Columns as Columns
 from leantune.data.columns import LabelUse as LabelUse
 from leantune.data.notes import note_lines
 from leantune.data.readers.content import listing_sha256
-from leantune.data.sources import Source, open_source
+from leantune.data.sources import Source, open_named_file, open_row_group_of, open_source
 from leantune.data.table import CellBatch, Row
 from leantune.errors import DataError
 
@@ -50,6 +52,7 @@ class ExampleSource:
         columns: the columns that are read; ``label`` is None when labels are not.
         label_names: the names of a ``datasets.ClassLabel`` in its order, else None.
         split: which part it is, if the file holds several.
+        first_row: 0-based number of the first row, where the source is a part of a file.
     """
 
     name: str
@@ -58,6 +61,7 @@ class ExampleSource:
     split: str
     _source: Source
     _allow_blank: bool
+    first_row: int = 0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -72,11 +76,11 @@ class ExampleSource:
                 since it was opened. Batches already given stay valid only if none is raised.
         """
         labels = LabelReader(self.name, self.columns.label or "", self.label_names)
-        start = 0
+        start = self.first_row
         for cells in self._source.table.batches(self._wanted(), batch_rows):
             yield self._examples(start, cells, labels)
             start += len(cells.rows)
-        self._check_all_read(start)
+        self._check_all_read(start - self.first_row)
 
     def labels(self) -> list[str] | None:
         """The label text of every row in order, from the source itself; None if labels are not read.
@@ -173,4 +177,41 @@ def open_examples(
         split=split,
         _source=source,
         _allow_blank=labels != "required",
+    )
+
+
+def open_texts(path: Path, name: str, columns: Columns) -> ExampleSource:
+    """The texts of one file that messages call ``name``; labels are not read. See `open_examples`."""
+    return _texts_of(open_named_file(path, name, columns), first_row=0)
+
+
+def open_row_group_texts(
+    open_file: Callable[[], BinaryIO], name: str, columns: Columns, *, row_group: int, first_row: int
+) -> ExampleSource:
+    """The texts of one row group of a Parquet file; labels are not read.
+
+    Args:
+        open_file: opens the file, which need not be on this machine.
+        name: the file, for messages.
+        columns: which columns hold what.
+        row_group: its number, from 0.
+        first_row: 0-based number of its first row in the file.
+
+    Raises:
+        DataError: a file that is damaged, or a missing column.
+        UnsafeFileError: a column that could run code.
+    """
+    source = open_row_group_of(open_file, name, columns, row_group=row_group, first_row=first_row)
+    return _texts_of(source, first_row=first_row)
+
+
+def _texts_of(source: Source, *, first_row: int) -> ExampleSource:
+    return ExampleSource(
+        source.name,
+        source.columns,
+        label_names=None,
+        split="test",
+        _source=source,
+        _allow_blank=True,
+        first_row=first_row,
     )

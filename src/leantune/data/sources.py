@@ -5,14 +5,16 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from leantune.data.chain import chain
 from leantune.data.columns import Columns, LabelUse, find_columns
 from leantune.data.notes import Note, notes_of
 from leantune.data.readers import hub
-from leantune.data.readers.arrow import open_arrow
+from leantune.data.readers.arrow import open_arrow, open_row_group
 from leantune.data.readers.content import PACKING_SUFFIXES, Content, open_content
 from leantune.data.readers.delimited import open_delimited
 from leantune.data.readers.json_rows import open_json
@@ -69,6 +71,29 @@ def open_source(location: str, columns: Columns, labels: LabelUse, split: str) -
     if os.path.isdir(location):
         return _open_folder(Path(location), columns, labels, split)
     return _open_file(location, columns, labels, split)
+
+
+def open_named_file(path: Path, name: str, columns: Columns) -> Source:
+    """The rows of one file without their labels.
+
+    Args:
+        path: where it is on this machine, perhaps as a copy.
+        name: what messages call it.
+        columns: those that are wanted.
+
+    Raises:
+        DataError: as `leantune.data.read.open_examples`.
+        UnsafeFileError: likewise.
+    """
+    return _open_content(replace(open_content(str(path)), name=name), columns, "ignore", "test")
+
+
+def open_row_group_of(
+    open_file: Callable[[], BinaryIO], name: str, columns: Columns, *, row_group: int, first_row: int
+) -> Source:
+    """The rows of one row group of a Parquet file, without their labels; see `arrow.open_row_group`."""
+    table = open_row_group(open_file, name, row_group=row_group, first_row=first_row)
+    return _source(name, table, columns, "ignore")
 
 
 def _check_is_there(location: str) -> None:
@@ -149,7 +174,10 @@ def _open_folder(folder: Path, columns: Columns, labels: LabelUse, split: str) -
 
 
 def _open_file(location: str, columns: Columns, labels: LabelUse, split: str) -> Source:
-    content = open_content(location)
+    return _open_content(open_content(location), columns, labels, split)
+
+
+def _open_content(content: Content, columns: Columns, labels: LabelUse, split: str) -> Source:
     table = _table(content, sniff(content), columns, labels, split)
     notes = tuple(notes_of(table, content.name))
     return replace(_source(content.name, table, columns, labels), contents=(content,), notes=notes)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +35,8 @@ class ArrowTable:
     columns: tuple[str, ...]
     class_names: Mapping[str, tuple[str, ...]]
     open_batches: BatchOpener
+    first_row: int = 1
+    """The 1-based number of its first row in the file."""
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
         """The wanted columns, at most ``batch_rows`` rows at a time.
@@ -41,7 +44,7 @@ class ArrowTable:
         Raises:
             DataError: the file is damaged.
         """
-        row = 1
+        row = self.first_row
         with arrow_errors(self.name):
             for large in self.open_batches(wanted, batch_rows):
                 large.validate(full=True)
@@ -53,7 +56,7 @@ class ArrowTable:
 
     def locate(self, index: int) -> int:
         """The 1-based row."""
-        return index + 1
+        return index + self.first_row
 
 
 def open_arrow(content: Content, kind: Kind) -> ArrowTable:
@@ -72,6 +75,36 @@ def open_arrow(content: Content, kind: Kind) -> ArrowTable:
         schema = _SCHEMAS[kind](content.path)
     open_batches = partial(_READERS[kind], content.path)
     return table_of(content.name, schema, open_batches)
+
+
+def open_row_group(
+    open_file: Callable[[], BinaryIO], name: str, *, row_group: int, first_row: int
+) -> ArrowTable:
+    """One row group of a Parquet file.
+
+    Args:
+        open_file: opens the file, which need not be on this machine, at its beginning.
+        name: the file, for messages.
+        row_group: its number, from 0.
+        first_row: 0-based number of its first row in the file.
+
+    Raises:
+        DataError: the file is damaged, has no such row group, or has two columns of one name.
+        UnsafeFileError: a column of a type that would be unpickled.
+    """
+    with arrow_errors(name), open_file() as file, pq.ParquetFile(file) as parquet:
+        schema, about = parquet.schema_arrow, parquet.metadata
+        if row_group >= about.num_row_groups:
+            raise DataError(f"{about.num_row_groups} row groups, expected more than {row_group}", path=name)
+    table = table_of(name, schema, partial(_row_group_batches, open_file, row_group))
+    return replace(table, first_row=first_row + 1)
+
+
+def _row_group_batches(
+    open_file: Callable[[], BinaryIO], row_group: int, wanted: Sequence[str], batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    with open_file() as file, pq.ParquetFile(file) as parquet:
+        yield from parquet.iter_batches(batch_rows, row_groups=[row_group], columns=list(wanted))
 
 
 def table_of(name: str, schema: pa.Schema, open_batches: BatchOpener) -> ArrowTable:

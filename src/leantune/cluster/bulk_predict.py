@@ -1,0 +1,205 @@
+"""A large prediction: many files in, as many parts out, in processes of this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from leantune import __version__
+from leantune.cluster import ledger
+from leantune.cluster.lease import leased
+from leantune.cluster.ledger import Job, Manifest, Summary
+from leantune.cluster.part_worker import Failure, PartSettings, compute_here, prepare_here
+from leantune.cluster.parts import Part, find_parts, opened
+from leantune.cluster.storage import Folder, StoredFile, find_files
+from leantune.data.columns import Columns
+from leantune.data.labels import LabelMap
+from leantune.errors import DataError, DistributedError, LeantuneError, ResourceError
+from leantune.inference.saved import SavedClassifier, read_saved
+from leantune.inference.writers import PredictionLayout
+
+RETRIES = 3
+"""How often a part is computed again whose process died."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkOptions:
+    """What a user says of a large prediction."""
+
+    input: str
+    """A file, a pattern or a folder, of any storage."""
+    output: str
+    """A folder of any storage."""
+    columns: Columns
+    format: str = ".parquet"
+    with_probabilities: bool = False
+    submission: bool = False
+    batch_size: int | None = None
+    precision: str | None = None
+    cluster: str | None = None
+    """None: processes of this machine."""
+    workers: int = 1
+    """Processes of this machine."""
+    cores: int | None = None
+    """Of each actor of a cluster; None: all cores of the smallest node."""
+    resume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is."""
+
+    parts: int
+    done: int
+    rows: int
+
+
+def bulk_predict(
+    run: Path, options: BulkOptions, *, on_part: Callable[[Progress], None] = lambda progress: None
+) -> Summary:
+    """Compute all parts that are not there yet.
+
+    Args:
+        run: what `leantune.load` takes.
+        options: what the user says.
+        on_part: called when a part is done.
+
+    Raises:
+        UsageError: if the output is of another job or another process works there, or a storage cannot be reached.
+        DataError: naming the first row that is not what it must be; all parts without such rows are there then.
+        DistributedError: if the cluster cannot be reached, a node has another version, or processes die again and again.
+        LeantuneError: as `leantune.load`.
+    """
+    saved = read_saved(run)
+    folder, files = Folder(options.output), find_files(options.input)
+    parts = find_parts(files)
+    if not parts:
+        raise DataError("no rows, expected at least one", path=options.input)
+    job, settings = _job(saved, options, files, parts)
+    with opened(parts[0], settings.columns):
+        pass  # a column that is not there is found before anything is written
+    ledger.begin_job(folder, job, resume=options.resume)
+    with leased(folder):
+        done = ledger.done_parts(folder, parts, job)
+        missing = [part for part in parts if part.number not in done]
+        failures = []
+        for result in _results(run, missing, settings, options):
+            if isinstance(result, Failure):
+                failures.append(result)
+                if not result.is_of_rows:
+                    break
+                continue
+            done[result.number] = result
+            on_part(Progress(len(parts), len(done), sum(each.rows for each in done.values())))
+        if failures:
+            raise _error_of(failures, len(parts))
+        summary = Summary.of(job, done.values())
+        ledger.write_summary(folder, summary)
+        return summary
+
+
+def job_settings(
+    saved: SavedClassifier, options: BulkOptions
+) -> tuple[Columns, dict[str, str | int | bool | None]]:
+    """The columns that are read and what decides the bytes of a part beside rows and classifier."""
+    columns = Columns(
+        text=options.columns.text or saved.settings.text_column,
+        text_pair=options.columns.text_pair or saved.settings.text_pair_column,
+        id=options.columns.id,
+    )
+    return columns, {
+        "with_probabilities": options.with_probabilities,
+        "submission": options.submission,
+        "batch_size": options.batch_size or saved.settings.batch_size,
+        "precision": options.precision,
+    }
+
+
+def _job(
+    saved: SavedClassifier, options: BulkOptions, files: Sequence[StoredFile], parts: Sequence[Part]
+) -> tuple[Job, PartSettings]:
+    columns, settings = job_settings(saved, options)
+    layout = PredictionLayout(
+        LabelMap(saved.labels),
+        with_probabilities=options.with_probabilities,
+        submission=options.submission,
+        id_column=columns.id or "id",
+    )
+    if options.format == ".parquet":
+        _ = layout.types  # labels that Parquet cannot hold are found here
+    job = Job(
+        leantune=__version__,
+        classifier=f"{saved.sha256} {saved.encoder_sha256}",
+        format=options.format,
+        columns=asdict(columns),
+        settings=settings,
+        inputs=list(files),
+        parts=len(parts),
+    )
+    return job, PartSettings(
+        output=options.output,
+        job=job.fingerprint,
+        columns=columns,
+        format=options.format,
+        with_probabilities=options.with_probabilities,
+        submission=options.submission,
+        batch_size=options.batch_size or saved.settings.batch_size,
+        precision=options.precision,
+    )
+
+
+def _results(
+    run: Path, parts: Sequence[Part], settings: PartSettings, options: BulkOptions
+) -> Iterator[Manifest | Failure]:
+    if not parts:
+        return
+    if options.cluster is None:
+        yield from _results_here(run, parts, settings, options.workers)
+        return
+    from leantune.cluster.connection import connected
+    from leantune.cluster.ray_parts import compute_on_ray
+    from leantune.cluster.shipping import pack_classifier
+
+    with connected(options.cluster) as nodes:
+        cores = options.cores or max(1, int(min(node.cores for node in nodes if node.cores)))
+        yield from compute_on_ray(pack_classifier(run), parts, settings, nodes=nodes, cores=cores)
+
+
+def _results_here(
+    run: Path, parts: Sequence[Part], settings: PartSettings, workers: int
+) -> Iterator[Manifest | Failure]:
+    from leantune.cluster.processes import in_processes
+
+    ends = in_processes(
+        compute_here,
+        parts,
+        workers=min(workers, len(parts)),
+        retries=RETRIES,
+        prepare=prepare_here,
+        arguments=(run, settings),
+    )
+    for end in ends:
+        if isinstance(end.error, BrokenProcessPool):
+            raise DistributedError(
+                f"part {end.task.number} ({end.task.file.url}): its process died {end.attempts} times; memory may be "
+                "short: use fewer --workers or a smaller --batch-size, then go on with --resume"
+            )
+        if end.error is not None:
+            raise end.error
+        assert end.result is not None
+        yield end.result
+
+
+def _error_of(failures: Sequence[Failure], parts: int) -> LeantuneError:
+    """The first failure by number, and how many there are; a disk or a cluster before rows."""
+    first = min(failures, key=lambda each: (each.is_of_rows, each.number))
+    kinds = (DataError, ResourceError, DistributedError)
+    kind = next((each for each in kinds if each.exit_code == first.exit_code), LeantuneError)
+    more = (
+        f"; {len(failures)} of {parts} parts failed" if len(failures) > 1 else f"; 1 of {parts} parts failed"
+    )
+    error = kind(f"{first.message}{more}, those that are done stay: mend it, then add --resume")
+    error.exit_code = first.exit_code
+    return error

@@ -1,0 +1,113 @@
+"""Parts on a Ray cluster: Ray Data hands them to actors, each of which has the classifier."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from leantune.cluster.connection import Node, check_versions, import_ray, versions
+from leantune.cluster.part_worker import Failure, PartSettings, PartWorker
+from leantune.cluster.shipping import checksum_of
+from leantune.errors import DistributedError, LeantuneError
+from leantune.system.messages import one_line
+
+if TYPE_CHECKING:
+    from leantune.cluster.ledger import Manifest
+    from leantune.cluster.parts import Part
+
+PART, RESULT = "part", "result"
+"""Columns of the data set: pickles of a `Part`, and of a `Manifest` or a `Failure`."""
+
+
+def compute_on_ray(
+    classifier: bytes,
+    parts: Sequence[Part],
+    settings: PartSettings,
+    *,
+    nodes: Sequence[Node],
+    cores: int,
+) -> Iterator[Manifest | Failure]:
+    """The results of all parts, as they end; an actor or a node that dies is replaced, and its part done again.
+
+    Args:
+        classifier: as `leantune.cluster.shipping.pack_classifier` gives it.
+        parts: what to compute.
+        settings: how.
+        nodes: of the cluster.
+        cores: of each actor.
+
+    Raises:
+        DistributedError: if no node has so many cores, or the cluster is lost.
+    """
+    ray = import_ray()
+    from ray.data import ActorPoolStrategy, DataContext
+
+    actors = sum(int(node.cores // cores) for node in nodes)
+    if not actors:
+        most = max(node.cores for node in nodes)
+        raise DistributedError(
+            f"--cores-per-worker {cores}: the largest node of the cluster has {most:g}; give {most:g} or fewer"
+        )
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    actors = min(actors, len(parts))
+    dataset = ray.data.from_items(
+        [{PART: pickle.dumps(part)} for part in parts], override_num_blocks=len(parts)
+    ).map_batches(
+        PartActor,
+        batch_size=1,
+        compute=ActorPoolStrategy(min_size=1, initial_size=actors, max_size=actors),
+        num_cpus=cores,
+        fn_constructor_args=((checksum_of(classifier), ray.put(classifier)), settings, versions()),
+    )
+    try:
+        for row in dataset.iter_rows():
+            yield pickle.loads(row[RESULT])
+    except ray.exceptions.RayError as error:
+        raise DistributedError(
+            f"the cluster was lost ({one_line(error)}); the parts that are done stay: go on with --resume"
+        ) from error
+
+
+class PartActor:
+    """A `PartWorker` in an actor; why there is none becomes the result of every part.
+
+    Args:
+        classifier: SHA-256 of the packed classifier, and a reference to it.
+        settings: how to compute and write.
+        expected: what `leantune.cluster.connection.versions` gives where the command runs.
+    """
+
+    def __init__(self, classifier: tuple[str, Any], settings: PartSettings, expected: dict[str, str]) -> None:
+        self._worker: PartWorker | LeantuneError
+        try:
+            self._worker = _worker_here(classifier, settings, expected)
+        except LeantuneError as error:
+            self._worker = error
+
+    def __call__(self, batch: Any) -> Any:
+        """The results of the parts of a batch."""
+        return {RESULT: [pickle.dumps(self._result(pickle.loads(each))) for each in batch[PART]]}
+
+    def _result(self, part: Part) -> Manifest | Failure:
+        worker = self._worker
+        return Failure.of(part.number, worker) if isinstance(worker, LeantuneError) else worker.compute(part)
+
+
+def _worker_here(classifier: tuple[str, Any], settings: PartSettings, expected: dict[str, str]) -> PartWorker:
+    """A worker with the classifier that is unpacked on this node.
+
+    Raises:
+        DistributedError: if the node has another version of leantune.
+        LeantuneError: as `leantune.load`.
+    """
+    import ray
+
+    from leantune.cluster.shipping import unpack_classifier
+
+    check_versions(versions(), expected, ray.util.get_node_ip_address())
+    sha256, reference = classifier
+    return PartWorker(unpack_classifier(sha256, lambda: ray.get(reference)), settings)

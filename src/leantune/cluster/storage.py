@@ -1,0 +1,315 @@
+"""Files here and elsewhere, by fsspec: a path, or an address as ``s3://bucket/rows/*.parquet``.
+
+A file appears under its name when it is complete, wherever it is.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from leantune.errors import LeantuneError, MissingFileError, ResourceError, UsageError
+from leantune.system.atomic import atomic_file, disk_failure
+from leantune.system.messages import one_line
+
+EXTRAS = {
+    "s3": "'leantune[s3]'",
+    "s3a": "'leantune[s3]'",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
+"""What to install for a protocol."""
+WHOLE_OBJECTS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
+"""Protocols of stores in which an object appears when all of it is there."""
+STAMPS = ("ETag", "etag", "md5Hash", "generation", "sha256", "LastModified", "last_modified", "mtime")
+"""What tells two contents of one file apart, best first, as the file systems of fsspec name it."""
+HEAD_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as it was when it was listed."""
+
+    url: str
+    bytes: int
+    stamp: str
+    """Changes with the content: a checksum where the storage has one, else the time of the last change."""
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is an address and no path."""
+    return "://" in location
+
+
+def find_files(location: str) -> list[StoredFile]:
+    """The files behind an address: one file, a pattern, or a folder, sorted by name.
+
+    In a folder those are passed over whose names begin with ``_`` or a dot.
+
+    Raises:
+        MissingFileError: if there are none.
+        UsageError: if the storage cannot be reached, refuses access, or needs a library that is not installed.
+    """
+    with explained(location):
+        fs, path = fsspec.core.url_to_fs(location)
+        if any(character in path for character in "*?["):
+            found = {
+                name: info for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"
+            }
+        elif fs.isdir(path):
+            listed = {info["name"]: info for info in fs.ls(path, detail=True) if info["type"] == "file"}
+            found = {name: info for name, info in listed.items() if posixpath.basename(name)[:1] not in "_."}
+        else:
+            found = {path: fs.info(path)}
+    if not found:
+        raise MissingFileError(f"{location}: no file there: check the address and the pattern")
+    return [_stored(fs, name, found[name]) for name in sorted(found)]
+
+
+def look_again(file: StoredFile) -> StoredFile:
+    """The same file as it is now.
+
+    Raises:
+        MissingFileError: if it is gone.
+        UsageError: as `find_files`.
+    """
+    with explained(file.url):
+        fs, path = fsspec.core.url_to_fs(file.url)
+        fs.invalidate_cache()
+        return _stored(fs, path, fs.info(path))
+
+
+def _stored(fs: Any, path: str, info: dict[str, Any]) -> StoredFile:
+    stamp = next((str(info[name]) for name in STAMPS if info.get(name)), "")
+    url = path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
+    return StoredFile(url, int(info["size"] or 0), stamp.strip('"'))
+
+
+def open_for_reading(url: str) -> BinaryIO:
+    """A file that can be sought in, read in pieces as they are asked for.
+
+    Raises:
+        UsageError: as `find_files`.
+    """
+    with explained(url):
+        fs, path = fsspec.core.url_to_fs(url)
+        file: BinaryIO = fs.open(path, "rb")
+        return file
+
+
+def head_of(url: str) -> bytes:
+    """The first bytes of a file."""
+    with explained(url):
+        fs, path = fsspec.core.url_to_fs(url)
+        content: bytes = fs.read_block(path, 0, HEAD_BYTES)
+        return content
+
+
+@contextmanager
+def local_copy(file: StoredFile) -> Iterator[Path]:
+    """The file itself where it is on this machine, else a copy for as long as the block runs.
+
+    Raises:
+        UsageError: as `find_files`.
+        ResourceError: if the disk has no room for it.
+    """
+    if not is_remote(file.url):
+        yield Path(file.url)
+        return
+    with tempfile.TemporaryDirectory(prefix="leantune-part-") as folder:
+        copy = Path(folder) / posixpath.basename(file.url)
+        with explained(file.url, writes=str(copy)):
+            fs, path = fsspec.core.url_to_fs(file.url)
+            fs.get_file(path, str(copy))
+        yield copy
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder of any storage, to write into."""
+
+    url: str
+
+    def address(self, name: str) -> str:
+        """That of a file in it."""
+        return f"{self.url.rstrip('/')}/{name}"
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """Bytes of the files in it, or in a folder below it, by their names; empty if there is no such folder.
+
+        Raises:
+            UsageError: if the storage cannot be reached or refuses access.
+        """
+        with explained(self.url):
+            fs, path = fsspec.core.url_to_fs(self.address(below) if below else self.url)
+            fs.invalidate_cache()
+            try:
+                entries = fs.ls(path, detail=True)
+            except FileNotFoundError:
+                return {}
+            except NotADirectoryError as error:
+                raise UsageError(
+                    f"output {self.url}: a file, expected a folder; choose another name"
+                ) from error
+            return {
+                posixpath.basename(each["name"]): int(each["size"] or 0)
+                for each in entries
+                if each["type"] == "file"
+            }
+
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            MissingFileError: if it is not there.
+            UsageError: as `sizes`.
+        """
+        url = self.address(name)
+        with explained(url):
+            fs, path = fsspec.core.url_to_fs(url)
+            content: bytes = fs.cat_file(path)
+            return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file, whole or not at all.
+
+        Raises:
+            ResourceError: if the disk is full or fails.
+            UsageError: as `sizes`.
+        """
+        with self.new_file(name) as path:
+            path.write_bytes(content)
+
+    def write_first(self, name: str, content: bytes) -> bool:
+        """Write a file unless it is there; False if it is.
+
+        Of two who do so at once one is the first, where the storage can tell: on a disk and in S3.
+
+        Raises:
+            ResourceError: if the disk is full or fails.
+            UsageError: as `sizes`.
+        """
+        url = self.address(name)
+        with explained(url, writes=url):
+            fs, path = fsspec.core.url_to_fs(url)
+            if isinstance(fs, LocalFileSystem):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                return _link_first(Path(path), content)
+            if fs.exists(path):
+                return False
+            try:
+                fs.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """A temporary path on this machine to write; the file is replaced if the block ends without an error.
+
+        Raises:
+            ResourceError: if the disk is full or fails.
+            UsageError: as `sizes`.
+        """
+        url = self.address(name)
+        with explained(url, writes=url):
+            fs, path = fsspec.core.url_to_fs(url)
+        if isinstance(fs, LocalFileSystem):
+            with atomic_file(Path(path)) as temporary:
+                yield temporary
+            return
+        with tempfile.TemporaryDirectory(prefix="leantune-part-") as folder:
+            temporary = Path(folder) / posixpath.basename(name)
+            yield temporary
+            with explained(url, writes=url):
+                _put(fs, temporary, path)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        url = self.address(name)
+        with explained(url, writes=url):
+            fs, path = fsspec.core.url_to_fs(url)
+            fs.invalidate_cache()
+            if fs.exists(path):
+                fs.rm_file(path)
+
+
+def _link_first(target: Path, content: bytes) -> bool:
+    """A link to a complete file takes a name only if it is free."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".tmp-") as file:
+        file.write(content)
+        file.flush()
+        try:
+            target.hardlink_to(file.name)
+        except FileExistsError:
+            return False
+    return True
+
+
+def _put(fs: Any, source: Path, target: str) -> None:
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    if set(protocols) & set(WHOLE_OBJECTS):
+        fs.put_file(str(source), target)
+        return
+    fs.makedirs(posixpath.dirname(target), exist_ok=True)
+    beside = posixpath.join(posixpath.dirname(target), f".tmp-{posixpath.basename(target)}")
+    with source.open("rb") as read, fs.open(beside, "wb") as write:
+        shutil.copyfileobj(read, write, 2**20)
+    fs.mv(beside, target)
+
+
+@contextmanager
+def explained(url: str, *, writes: str | None = None) -> Iterator[None]:
+    """Say in one line what is wrong with a storage.
+
+    Raises:
+        MissingFileError: if there is no such file, folder or bucket.
+        UsageError: if it cannot be reached, refuses access, or needs a library that is not installed.
+        ResourceError: if a disk is full or fails.
+    """
+    try:
+        yield
+    except LeantuneError:
+        raise
+    except ImportError as error:
+        protocol = url.partition("://")[0]
+        raise UsageError(
+            f"{url}: {one_line(error)}: pip install {EXTRAS.get(protocol, protocol + 'fs')}"
+        ) from error
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{url}: no such file, folder or bucket: check the address") from error
+    except Exception as error:
+        raise _in_one_line(error, url, writes) from error
+
+
+def _in_one_line(error: Exception, url: str, writes: str | None) -> LeantuneError:
+    """What the libraries of a storage raise is of many classes: their names tell what it is."""
+    if not is_remote(url):
+        reason = disk_failure(error)
+        if reason and writes:
+            return ResourceError(f"cannot write {writes}: {reason}")
+        return UsageError(f"{url}: {reason or one_line(error)}")
+    names = " ".join(kind.__name__ for kind in type(error).__mro__)
+    said = one_line(error)
+    if isinstance(error, PermissionError) or "Credential" in names or "Forbidden" in said:
+        return UsageError(f"{url}: access was refused ({said}): check the credentials and what they may do")
+    if isinstance(error, ConnectionError | TimeoutError) or "Connect" in names or "Timeout" in names:
+        return UsageError(f"{url}: the storage cannot be reached ({said}): check the address and the network")
+    if isinstance(error, ValueError) and "Protocol not known" in said:
+        return UsageError(
+            f"{url}: {said}; expected a path, s3://, gs://, hf:// or another protocol of fsspec"
+        )
+    if isinstance(error, OSError) and disk_failure(error):
+        return ResourceError(f"{writes or url}: {disk_failure(error)}")
+    return UsageError(f"{url}: {said}")
