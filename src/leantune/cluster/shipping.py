@@ -1,0 +1,163 @@
+"""A classifier as one sequence of bytes, for nodes that do not share a disk: packed once, unpacked once a node."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from leantune.adalora.adapter_file import CONFIG as ADAPTER_CONFIG
+from leantune.adalora.adapter_file import read_adapter
+from leantune.config.run_record import RECORD, read_finished_record
+from leantune.errors import CheckpointError, UsageError
+from leantune.inference.load import check_artefact, kind_of
+from leantune.model.hub import DESCRIPTION_FILES, WEIGHT_FILES, resolve_model
+from leantune.system.atomic import atomic_folder, remove_leftovers
+from leantune.system.checksums import describe_folder, find_difference
+from leantune.system.damage import explained_damage
+from leantune.system.file_names import is_plain_name
+
+CLASSIFIER, ENCODER, MANIFEST = "classifier", "encoder", "MANIFEST.json"
+BASE_MODEL = "base_model_name_or_path"
+"""Where the config of an adapter names its encoder."""
+
+
+def pack_classifier(path: str | Path, *, base: str | Path | None = None) -> bytes:
+    """The files that `leantune.load` needs, as an uncompressed tar: the same bytes for the same files.
+
+    Args:
+        path: what `leantune.load` takes. Of a run the record and the merged model are packed, of an adapter its
+            encoder, too.
+        base: the pretrained encoder of an adapter; None: the one that it names.
+
+    Raises:
+        UsageError: if there is nothing to load, or the encoder of an adapter cannot be had.
+        CheckpointError: if the run is not finished, or files are missing or damaged.
+    """
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name, file in sorted(_files_of(Path(path).expanduser(), base)):
+            entry = tarfile.TarInfo(name)  # of no owner and no time
+            entry.size = file.stat().st_size
+            with file.open("rb") as opened:
+                archive.addfile(entry, opened)
+    return content.getvalue()
+
+
+def checksum_of(content: bytes) -> str:
+    """SHA-256 of a packed classifier: the name that it is unpacked under."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def unpack_classifier(sha256: str, fetch: Callable[[], bytes], *, cache: Path | None = None) -> Path:
+    """The folder of a packed classifier on this node, for `leantune.load`.
+
+    The first process that asks for it unpacks it, and all others wait and use the same folder. A folder whose files
+    are not what was unpacked any more is replaced.
+
+    Args:
+        sha256: checksum of the packed classifier.
+        fetch: gives the packed classifier; called only where it is not unpacked yet.
+        cache: where the node keeps what it unpacked; None: ``leantune-UID`` in the folder for temporary files, which
+            ``TMPDIR`` names.
+
+    Raises:
+        CheckpointError: if what ``fetch`` gives has another checksum.
+        ResourceError: if the disk is full or fails.
+        UsageError: if the cache belongs to another user.
+    """
+    place = (_own_cache() if cache is None else cache) / sha256
+    place.mkdir(parents=True, exist_ok=True)
+    files = place / "files"
+    with FileLock(place / "lock", fallback_to_soft=False):  # flock, which ends with its process
+        if not _is_whole(files):
+            content = fetch()
+            if checksum_of(content) != sha256:
+                raise CheckpointError(
+                    f"the packed classifier has SHA-256 {checksum_of(content)[:12]}…, expected {sha256[:12]}…: it was "
+                    "damaged on the way to this node; start again"
+                )
+            remove_leftovers(place)
+            with atomic_folder(files) as temporary:
+                _extract(content, temporary, files)
+    return files / CLASSIFIER
+
+
+def _files_of(path: Path, base: str | Path | None) -> Iterator[tuple[str, Path]]:
+    """Each file with its name in the archive."""
+    kind = kind_of(path)
+    if base is not None and kind != "adapter":
+        raise UsageError(f"base: {path} has its encoder in it; leave it out")
+    if kind == "run":
+        merged = check_artefact(path, read_finished_record(path), "merged")
+        yield f"{CLASSIFIER}/{RECORD}", path / RECORD
+        for file in merged.iterdir():
+            if file.is_file():
+                yield f"{CLASSIFIER}/{merged.name}/{file.name}", file
+        return
+    yield from _model_files(path, CLASSIFIER)
+    if kind == "adapter":
+        with explained_damage(path):
+            adapter = read_adapter(path)
+        yield from _model_files(Path(resolve_model(base or adapter.base_model)), ENCODER)
+
+
+def _model_files(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
+    """Config, tokenizer and weights: nothing else that is in a folder is read."""
+    for pattern in (*DESCRIPTION_FILES, *WEIGHT_FILES):
+        for file in folder.glob(pattern):
+            if file.is_file():
+                yield f"{name}/{file.name}", file
+
+
+def _extract(content: bytes, temporary: Path, target: Path) -> None:
+    """Write all files into ``temporary``, which will be called ``target``, and what they are beside them."""
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+        for entry in archive:
+            parts = entry.name.split("/")
+            assert entry.isfile(), entry.name
+            assert all(map(is_plain_name, parts)), entry.name
+            file = temporary.joinpath(*parts)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            opened = archive.extractfile(entry)
+            assert opened is not None, "a regular file has content"
+            file.write_bytes(opened.read())
+    config = temporary / CLASSIFIER / ADAPTER_CONFIG
+    if config.exists():
+        settings = json.loads(config.read_text("utf-8")) | {BASE_MODEL: str((target / ENCODER).absolute())}
+        config.write_text(json.dumps(settings, indent=1), "utf-8")
+    manifest = {
+        folder.relative_to(temporary).as_posix(): describe_folder(folder)
+        for folder in temporary.rglob("*")
+        if folder.is_dir()
+    }
+    (temporary / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+
+
+def _is_whole(files: Path) -> bool:
+    """Whether the folder is there, and its files are those that were unpacked."""
+    try:
+        manifest = json.loads((files / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValueError):  # it is damaged like any other file
+        return False
+    return all(find_difference(files / folder, described) is None for folder, described in manifest.items())
+
+
+def _own_cache() -> Path:
+    """A folder on a disk of this node that nobody else can write.
+
+    Raises:
+        UsageError: if somebody else made it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"leantune-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise UsageError(f"{folder}: belongs to another user; remove it, or name another folder in TMPDIR")
+    return folder
