@@ -43,6 +43,8 @@ EXAMPLES: Mapping[str, str] = {
   leantune predict runs/mine "Oil prices rose again on Monday."
   cat new.csv | leantune predict runs/mine -
   leantune predict runs/mine new.csv --output predictions.parquet --probabilities --id-column id
+  leantune predict runs/mine 'rows/*.parquet' --output predictions/ --workers 2
+  leantune predict runs/mine 's3://bucket/in/*.parquet' --output s3://bucket/out/ --cluster auto --resume
 """,
     "serve": """
   leantune serve runs/mine

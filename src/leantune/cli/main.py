@@ -13,6 +13,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leantune.cli.bulk_predict import bulk_predict, is_bulk
 from leantune.cli.parser import keys_from_flags, parse, recipe_from
 from leantune.cli.process import exit_code_of, prepare_process, report
 from leantune.config import Recipe, load_recipe
@@ -160,6 +161,9 @@ def _predict(options: argparse.Namespace) -> None:
     from leantune.inference.writers import PredictionLayout, check_output, open_writer
 
     given = _rows(options, options.input, "--input")
+    if is_bulk(options, given):
+        bulk_predict(options, given, _console(options))
+        return
     if options.input is None and _is_text(given):
         _predict_text(options, given)
         return

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from leantune.cli import bulk_predict
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.config.recipe import keys
@@ -198,7 +199,10 @@ def _add_predict(parser: Parser) -> None:
     )
     parser.add_argument("--input", metavar="INPUT", help="the same, and never a text")
     parser.add_argument(
-        "--output", default="-", type=_path, help=".csv .tsv .jsonl .parquet; - for standard output"
+        "--output",
+        default="-",
+        type=_path,
+        help=".csv .tsv .jsonl .parquet; - for standard output; a folder for many files",
     )
     _add_column_arguments(parser)
     parser.add_argument(
@@ -208,6 +212,7 @@ def _add_predict(parser: Parser) -> None:
     layout.add_argument("--probabilities", action="store_true", help="add a column p_LABEL for every class")
     layout.add_argument("--submission", action="store_true", help="write ID,label with whole-number labels")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file")
+    bulk_predict.add_arguments(parser)
 
 
 def _add_run(parser: Parser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from leantune import __version__
@@ -13,12 +13,11 @@ from leantune.cluster.lease import leased
 from leantune.cluster.ledger import Job, Manifest, Summary
 from leantune.cluster.part_worker import Failure, PartSettings, compute_here, prepare_here
 from leantune.cluster.parts import Part, find_parts, opened
-from leantune.cluster.storage import Folder, StoredFile, find_files
+from leantune.cluster.storage import Folder, find_files
 from leantune.data.columns import Columns
 from leantune.data.labels import LabelMap
 from leantune.errors import DataError, DistributedError, LeantuneError, ResourceError
 from leantune.inference.saved import SavedClassifier, read_saved
-from leantune.inference.writers import PredictionLayout
 
 RETRIES = 3
 """How often a part is computed again whose process died."""
@@ -47,107 +46,83 @@ class BulkOptions:
     resume: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a job is."""
-
-    parts: int
-    done: int
-    rows: int
-
-
 def bulk_predict(
-    run: Path, options: BulkOptions, *, on_part: Callable[[Progress], None] = lambda progress: None
+    run: Path, options: BulkOptions, *, on_part: Callable[[Summary, int], None] = lambda done, parts: None
 ) -> Summary:
     """Compute all parts that are not there yet.
 
     Args:
         run: what `leantune.load` takes.
         options: what the user says.
-        on_part: called when a part is done.
+        on_part: called when a part is done, with what is done and how many parts there are.
 
     Raises:
         UsageError: if the output is of another job or another process works there, or a storage cannot be reached.
         DataError: naming the first row that is not what it must be; all parts without such rows are there then.
-        DistributedError: if the cluster cannot be reached, a node has another version, or processes die again and again.
+        DistributedError: if the cluster cannot be reached, a node has another version, or processes die again and
+            again.
         LeantuneError: as `leantune.load`.
     """
-    saved = read_saved(run)
-    folder, files = Folder(options.output), find_files(options.input)
-    parts = find_parts(files)
-    if not parts:
-        raise DataError("no rows, expected at least one", path=options.input)
-    job, settings = _job(saved, options, files, parts)
+    folder = Folder(options.output)
+    job, settings, parts = plan_job(read_saved(run), options)
     with opened(parts[0], settings.columns):
         pass  # a column that is not there is found before anything is written
     ledger.begin_job(folder, job, resume=options.resume)
     with leased(folder):
-        done = ledger.done_parts(folder, parts, job)
-        missing = [part for part in parts if part.number not in done]
+        there = ledger.done_parts(folder, parts, job)
+        summary = Summary.of(job, there.values())
         failures = []
-        for result in _results(run, missing, settings, options):
-            if isinstance(result, Failure):
-                failures.append(result)
-                if not result.is_of_rows:
-                    break
+        for result in _results(run, [part for part in parts if part.number not in there], settings, options):
+            if isinstance(result, Manifest):
+                summary = summary.plus(result)
+                on_part(summary, len(parts))
                 continue
-            done[result.number] = result
-            on_part(Progress(len(parts), len(done), sum(each.rows for each in done.values())))
+            failures.append(result)
+            if not result.is_of_rows:
+                break
         if failures:
             raise _error_of(failures, len(parts))
-        summary = Summary.of(job, done.values())
         ledger.write_summary(folder, summary)
         return summary
 
 
-def job_settings(
-    saved: SavedClassifier, options: BulkOptions
-) -> tuple[Columns, dict[str, str | int | bool | None]]:
-    """The columns that are read and what decides the bytes of a part beside rows and classifier."""
-    columns = Columns(
-        text=options.columns.text or saved.settings.text_column,
-        text_pair=options.columns.text_pair or saved.settings.text_pair_column,
-        id=options.columns.id,
-    )
-    return columns, {
-        "with_probabilities": options.with_probabilities,
-        "submission": options.submission,
-        "batch_size": options.batch_size or saved.settings.batch_size,
-        "precision": options.precision,
-    }
+def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSettings, list[Part]]:
+    """The job that the options and what is in the storage make, how its parts are computed, and the parts.
 
-
-def _job(
-    saved: SavedClassifier, options: BulkOptions, files: Sequence[StoredFile], parts: Sequence[Part]
-) -> tuple[Job, PartSettings]:
-    columns, settings = job_settings(saved, options)
-    layout = PredictionLayout(
-        LabelMap(saved.labels),
-        with_probabilities=options.with_probabilities,
-        submission=options.submission,
-        id_column=columns.id or "id",
-    )
-    if options.format == ".parquet":
-        _ = layout.types  # labels that Parquet cannot hold are found here
-    job = Job(
-        leantune=__version__,
-        classifier=f"{saved.sha256} {saved.encoder_sha256}",
-        format=options.format,
-        columns=asdict(columns),
-        settings=settings,
-        inputs=list(files),
-        parts=len(parts),
-    )
-    return job, PartSettings(
+    Raises:
+        DataError: if there are no rows.
+        UsageError: if there are no files, or no file can hold the predictions.
+    """
+    files = find_files(options.input)
+    parts = find_parts(files)
+    if not parts:
+        raise DataError("no rows, expected at least one", path=options.input)
+    settings = PartSettings(
         output=options.output,
-        job=job.fingerprint,
-        columns=columns,
+        columns=Columns(
+            text=options.columns.text or saved.settings.text_column,
+            text_pair=options.columns.text_pair or saved.settings.text_pair_column,
+            id=options.columns.id,
+        ),
         format=options.format,
         with_probabilities=options.with_probabilities,
         submission=options.submission,
         batch_size=options.batch_size or saved.settings.batch_size,
         precision=options.precision,
     )
+    layout = settings.layout(LabelMap(saved.labels))
+    if options.format == ".parquet":
+        _ = layout.types  # raises for labels that Parquet cannot hold
+    described = asdict(settings)
+    job = Job(
+        leantune=__version__,
+        classifier=f"{saved.sha256} {saved.encoder_sha256}",
+        columns=described.pop("columns"),
+        settings={name: value for name, value in described.items() if name not in ("output", "job")},
+        inputs=files,
+        parts=len(parts),
+    )
+    return job, replace(settings, job=job.fingerprint), parts
 
 
 def _results(

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,10 +70,8 @@ def leased(folder: Folder) -> Iterator[None]:
 
 def _renew(folder: Folder, ended: threading.Event) -> None:
     while not ended.wait(RENEWED_S):
-        try:
+        with suppress(LeantuneError):  # whoever writes parts says what is wrong with the storage
             _write(folder)
-        except LeantuneError:
-            continue  # whoever writes parts says what is wrong with the storage
 
 
 def _write(folder: Folder) -> None:

@@ -11,7 +11,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import reduce
 
 from leantune.cluster.parts import Part
 from leantune.cluster.storage import Folder, StoredFile
@@ -31,10 +32,9 @@ class Job:
     """Version."""
     classifier: str
     """SHA-256 of the weights that were trained, and of the encoder they belong to."""
-    format: str
     columns: dict[str, str | None]
     settings: dict[str, str | int | bool | None]
-    """Precision, columns of the output, texts of a batch."""
+    """Format and columns of the output, texts of a batch, precision."""
     inputs: list[StoredFile]
     parts: int
 
@@ -155,10 +155,11 @@ def done_parts(folder: Folder, parts: Sequence[Part], job: Job) -> dict[int, Man
         CheckpointError: if a manifest is damaged or of another job.
     """
     outputs, named = folder.sizes(), folder.sizes(MANIFESTS)
+    suffix = str(job.settings["format"])
     numbers = [
         part.number
         for part in parts
-        if name_of(part.number, ".json") in named and name_of(part.number, job.format) in outputs
+        if name_of(part.number, ".json") in named and name_of(part.number, suffix) in outputs
     ]
     manifests = {each.number: each for each in read_manifests(folder, numbers)}
     fingerprint = job.fingerprint
@@ -197,12 +198,17 @@ class Summary:
     @classmethod
     def of(cls, job: Job, manifests: Iterable[Manifest]) -> Summary:
         """The sums over the manifests."""
-        totals = [(each.rows, each.truncated_rows, each.empty_rows) for each in manifests]
-        rows, truncated, empty = (
-            (sum(column) for column in zip(*totals, strict=True)) if totals else (0, 0, 0)
-        )
-        return cls(
-            job=job.fingerprint, parts=len(totals), rows=rows, truncated_rows=truncated, empty_rows=empty
+        nothing = cls(job=job.fingerprint, parts=0, rows=0, truncated_rows=0, empty_rows=0)
+        return reduce(cls.plus, manifests, nothing)
+
+    def plus(self, manifest: Manifest) -> Summary:
+        """The same with one part more."""
+        return replace(
+            self,
+            parts=self.parts + 1,
+            rows=self.rows + manifest.rows,
+            truncated_rows=self.truncated_rows + manifest.truncated_rows,
+            empty_rows=self.empty_rows + manifest.empty_rows,
         )
 
 

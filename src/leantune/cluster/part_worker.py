@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from leantune.cluster.ledger import Manifest
     from leantune.cluster.parts import Part
     from leantune.data.columns import Columns
+    from leantune.data.labels import LabelMap
     from leantune.data.read import ExampleBatch, ExampleSource
+    from leantune.inference.writers import PredictionLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +29,6 @@ class PartSettings:
     """How parts are computed and written."""
 
     output: str
-    job: str
-    """Fingerprint."""
     columns: Columns
     format: str
     """A suffix of `leantune.inference.writers.FORMATS`."""
@@ -36,6 +36,23 @@ class PartSettings:
     submission: bool
     batch_size: int
     precision: str | None
+    job: str = ""
+    """Fingerprint."""
+
+    def layout(self, labels: LabelMap) -> PredictionLayout:
+        """The columns of the output.
+
+        Raises:
+            UsageError: if two have one name.
+        """
+        from leantune.inference.writers import PredictionLayout
+
+        return PredictionLayout(
+            labels,
+            with_probabilities=self.with_probabilities,
+            submission=self.submission,
+            id_column=self.columns.id or "id",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +90,11 @@ class PartWorker:
         keep_freed_memory()
         from leantune.cluster.storage import Folder
         from leantune.inference.load import load
-        from leantune.inference.writers import PredictionLayout
 
         self._settings = settings
         self._classifier = load(run, precision=settings.precision)
         self._output = Folder(settings.output)
-        self._layout = PredictionLayout(
-            self._classifier.labels,
-            with_probabilities=settings.with_probabilities,
-            submission=settings.submission,
-            id_column=settings.columns.id or "id",
-        )
+        self._layout = settings.layout(self._classifier.labels)
 
     def compute(self, part: Part) -> Manifest | Failure:
         """Write a part and its manifest; what is wrong with its rows or a disk is returned."""

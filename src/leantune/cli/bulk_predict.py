@@ -1,0 +1,128 @@
+"""``leantune predict`` of many files into a folder, in processes of this machine or on a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from leantune.errors import UsageError
+
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+$")
+"""Of a file elsewhere; a text may hold one, too."""
+FORMATS = ("parquet", "csv", "tsv", "jsonl")
+
+
+def add_arguments(parser: Any) -> None:
+    """The flags that a prediction of many files has beside those of one."""
+    bulk = parser.add_argument_group("many files", "--output is a folder, as out/ or s3://bucket/out/")
+    bulk.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="compute on Ray: local, auto or the address of a cluster; default: processes of this machine",
+    )
+    bulk.add_argument("--workers", metavar="N", type=int, help="processes of this machine [1]")
+    bulk.add_argument(
+        "--cores-per-worker", metavar="N", type=int, help="of a cluster; default: those of a node"
+    )
+    bulk.add_argument("--format", choices=FORMATS, help="of the parts [parquet]")
+    bulk.add_argument("--resume", action="store_true", help="compute the parts that are missing")
+    bulk.add_argument(
+        "--verify",
+        action="store_true",
+        help="compute nothing; prove that the parts hold every row, once, in order",
+    )
+
+
+def is_bulk(options: argparse.Namespace, rows: str) -> bool:
+    """Whether many files are meant: the output is a folder, or a flag says so."""
+    flags = (
+        options.cluster,
+        options.workers,
+        options.cores_per_worker,
+        options.format,
+        options.resume,
+        options.verify,
+    )
+    is_elsewhere = ADDRESS.match(options.output) or ADDRESS.match(rows)
+    return bool(options.output.endswith("/") or any(flags) or is_elsewhere)
+
+
+def bulk_predict(options: argparse.Namespace, rows: str, console: Any) -> None:
+    """Run the command.
+
+    Raises:
+        LeantuneError: as `leantune.cluster.bulk_predict.bulk_predict` and `leantune.cluster.verify.verify`.
+    """
+    _check(options, rows)
+    from leantune.cluster.bulk_predict import BulkOptions, bulk_predict
+    from leantune.data.columns import Columns
+
+    bulk = BulkOptions(
+        input=rows,
+        output=options.output,
+        columns=Columns(text=options.text_column, text_pair=options.text_pair_column, id=options.id_column),
+        format=f".{options.format or FORMATS[0]}",
+        with_probabilities=options.probabilities,
+        submission=options.submission,
+        batch_size=options.batch_size,
+        precision=options.precision,
+        cluster=options.cluster,
+        workers=options.workers or 1,
+        cores=options.cores_per_worker,
+        resume=options.resume,
+    )
+    run = Path(options.run_folder)
+    if options.verify:
+        from leantune.cluster.verify import verify
+
+        with console.status("reading inputs and parts"):
+            found = verify(run, bulk)
+        print(f"{found.parts:,} parts hold the {found.rows:,} rows of {rows}, each once and in order")
+        return
+    with console.status("classifying") as status:
+        summary = bulk_predict(
+            run,
+            bulk,
+            on_part=lambda done, parts: status.update(
+                f"classifying: {done.parts:,} of {parts:,} parts, {done.rows:,} rows"
+            ),
+        )
+    if not options.quiet:
+        notes = f"{summary.truncated_rows:,} truncated, {summary.empty_rows:,} without text"
+        print(
+            f"{summary.rows:,} rows in {summary.parts:,} parts to {options.output} ({notes})", file=sys.stderr
+        )
+
+
+def _check(options: argparse.Namespace, rows: str) -> None:
+    """Refuse what has no meaning for many files.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    if options.output == "-" or Path(options.output).suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
+        raise UsageError(
+            f"output {options.output}: a prediction of many files writes a folder of parts; "
+            "give a folder, as --output predictions/, or leave out the flags that are for many files"
+        )
+    if rows == "-":
+        raise UsageError("--input -: standard input is no file; give one, or a pattern, or a folder")
+    if options.overwrite:
+        raise UsageError("--overwrite: parts are never replaced; give another folder, or --resume to go on")
+    if options.engine != "torch":
+        raise UsageError(f"--engine {options.engine}: many files are computed by torch; leave it out")
+    if options.trust_remote_code == "true":
+        raise UsageError(
+            "--trust-remote-code: not with many files; merge the model into one without code first"
+        )
+    for flag in ("workers", "cores_per_worker"):
+        number = getattr(options, flag)
+        if number is not None and number < 1:
+            raise UsageError(f"--{flag.replace('_', '-')} {number}: must be at least 1")
+    if options.cluster and options.workers:
+        raise UsageError("--workers is for processes of this machine; with --cluster give --cores-per-worker")
+    if options.cores_per_worker and not options.cluster:
+        raise UsageError("--cores-per-worker is for --cluster; without it, --workers share the cores")

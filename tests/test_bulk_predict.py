@@ -1,0 +1,342 @@
+"""A prediction of many files: every row once and in order, whatever dies, and nothing mixed."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leantune.cli.main import main
+from leantune.cluster import ledger
+from leantune.cluster.bulk_predict import BulkOptions, bulk_predict
+from leantune.cluster.lease import LEASE
+from leantune.cluster.storage import Folder
+from leantune.cluster.verify import verify
+from leantune.data.columns import Columns
+from leantune.errors import CheckpointError, DataError, DistributedError, UsageError
+from tiny import WORDS
+
+
+def texts(count: int, offset: int = 0) -> list[str]:
+    return [" ".join(WORDS[(i * k + offset) % 24] for k in (1, 3, 5, 7)) for i in range(count)]
+
+
+def write_parquet(path: Path, rows: list[str], row_group: int) -> None:
+    ids = [f"{path.stem}-{i}" for i in range(len(rows))]
+    pq.write_table(pa.table({"id": ids, "text": rows}), path, row_group_size=row_group)
+
+
+@pytest.fixture
+def rows(tmp_path) -> Path:
+    """Files of three kinds: 60 rows in 4 row groups, 10 in one, 25 packed, 12 in JSON lines."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write_parquet(folder / "a.parquet", texts(60), 17)
+    write_parquet(folder / "b.parquet", texts(10, 1), 100)
+    with gzip.open(folder / "c.csv.gz", "wt", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text"])
+        writer.writerows([f"c-{i}", text] for i, text in enumerate(texts(25, 2)))
+    lines = [json.dumps({"id": f"d-{i}", "text": text}) for i, text in enumerate(texts(12, 3))]
+    (folder / "d.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def options_of(rows: Path | str, output: Path | str, **changes) -> BulkOptions:
+    return BulkOptions(input=str(rows), output=str(output), columns=Columns(id="id"), **changes)
+
+
+def content_of(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(output.glob("part-*"))}
+
+
+def ids_in(output: Path) -> list[str]:
+    tables = [pq.read_table(path) for path in sorted(output.glob("part-*.parquet"))]
+    return [value for table in tables for value in table["id"].to_pylist()]
+
+
+def expected_ids() -> list[str]:
+    return [
+        f"{name}-{i}" for name, count in (("a", 60), ("b", 10), ("c", 25), ("d", 12)) for i in range(count)
+    ]
+
+
+def test_every_row_of_every_file_once_and_in_order(run, rows, tmp_path):
+    output = tmp_path / "out"
+    seen = []
+    summary = bulk_predict(
+        run, options_of(rows, output), on_part=lambda done, parts: seen.append((done.parts, parts))
+    )
+    assert (summary.rows, summary.parts) == (107, 7)
+    assert ids_in(output) == expected_ids()
+    assert seen == [(i, 7) for i in range(1, 8)]
+    assert verify(run, options_of(rows, output)).rows == 107
+    assert not (output / LEASE).exists()
+
+
+def test_the_same_labels_and_scores_as_a_prediction_of_one_file(run, rows, tmp_path):
+    bulk_predict(run, options_of(rows / "c.csv.gz", tmp_path / "out", format=".csv"))
+    assert (
+        main(
+            [
+                "predict",
+                str(run),
+                str(rows / "c.csv.gz"),
+                "--output",
+                str(tmp_path / "one.csv"),
+                "--id-column",
+                "id",
+            ]
+        )
+        == 0
+    )
+    (part,) = (tmp_path / "out").glob("part-*")
+    assert part.read_bytes() == (tmp_path / "one.csv").read_bytes()
+
+
+def test_row_numbers_of_a_row_group_are_those_in_the_file(run, rows, tmp_path):
+    bulk_predict(run, replace(options_of(rows / "a.parquet", tmp_path / "out"), columns=Columns()))
+    assert ids_in(tmp_path / "out") == [str(i) for i in range(60)]
+
+
+def test_two_workers_write_what_one_writes(run, rows, tmp_path):
+    for workers in (1, 2):
+        bulk_predict(run, options_of(rows, tmp_path / str(workers), workers=workers))
+    assert content_of(tmp_path / "1") == content_of(tmp_path / "2")
+
+
+def test_what_is_missing_is_computed_and_nothing_else(run, rows, tmp_path):
+    output = tmp_path / "out"
+    bulk_predict(run, options_of(rows, output))
+    whole = content_of(output)
+    (output / "part-0000002.parquet").unlink()  # a part that vanished
+    (output / "part-0000004.parquet").write_bytes(b"cut")
+    (output / "_manifests" / "part-0000005.json").unlink()
+    untouched = (output / "part-0000000.parquet").stat().st_mtime_ns
+    with pytest.raises(UsageError, match="add --resume"):
+        bulk_predict(run, options_of(rows, output))
+    seen = []
+    bulk_predict(
+        run, options_of(rows, output, resume=True), on_part=lambda done, parts: seen.append(done.parts)
+    )
+    assert len(seen) == 3
+    assert content_of(output) == whole
+    assert (output / "part-0000000.parquet").stat().st_mtime_ns == untouched
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"with_probabilities": True}, "settings was"),
+        ({"precision": "fp32"}, "settings was"),
+        ({"format": ".csv"}, "settings was"),
+    ],
+)
+def test_two_jobs_never_share_a_folder(run, rows, tmp_path, changes, said):
+    output = tmp_path / "out"
+    bulk_predict(run, options_of(rows / "b.parquet", output))
+    with pytest.raises(UsageError, match=said):
+        bulk_predict(run, options_of(rows / "b.parquet", output, resume=True, **changes))
+
+
+def test_another_classifier_is_refused(run, rows, inputs, tmp_path):
+    from leantune.training.run import run_training
+    from tiny import quiet, recipe_for
+
+    output = tmp_path / "out"
+    bulk_predict(run, options_of(rows / "b.parquet", output))
+    other = run_training(recipe_for(inputs, tmp_path / "other", seed=5), console=quiet())
+    with pytest.raises(UsageError, match="classifier was"):
+        bulk_predict(other, options_of(rows / "b.parquet", output, resume=True))
+
+
+def test_a_changed_input_is_refused_and_named(run, rows, tmp_path):
+    output = tmp_path / "out"
+    bulk_predict(run, options_of(rows, output))
+    write_parquet(rows / "b.parquet", texts(10, 5), 100)
+    os.utime(rows / "b.parquet", (1, 1))
+    with pytest.raises(UsageError, match=r"b\.parquet changed"):
+        bulk_predict(run, options_of(rows, output, resume=True))
+    (rows / "b.parquet").unlink()
+    with pytest.raises(UsageError, match=r"b\.parquet was among its files"):
+        bulk_predict(run, options_of(rows, output, resume=True))
+
+
+def test_a_file_that_changes_while_the_job_runs_is_found(run, rows, tmp_path):
+    def change(done, parts):
+        if done.parts == 1:
+            write_parquet(rows / "b.parquet", texts(9), 100)
+
+    with pytest.raises(DataError, match=r"b\.parquet: the file changed after the job began"):
+        bulk_predict(run, options_of(rows, tmp_path / "out"), on_part=change)
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(run, rows, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"holds mine\.txt"):
+        bulk_predict(run, options_of(rows, tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_a_bad_row_costs_its_part_and_no_other(run, rows, tmp_path):
+    pq.write_table(pa.table({"id": ["x", "y"], "text": ["oil", None]}), rows / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet:2:text: .*1 of 7 parts failed"):
+        bulk_predict(run, options_of(rows, tmp_path / "out"))
+    assert len(content_of(tmp_path / "out")) == 6
+
+
+def test_a_missing_column_is_found_before_anything_is_written(run, rows, tmp_path):
+    with pytest.raises(DataError, match="no column 'body'"):
+        bulk_predict(run, replace(options_of(rows, tmp_path / "out"), columns=Columns(text="body")))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda out: (out / "part-0000001.parquet").write_bytes(b"PAR1"), "not the file that was written"),
+        (lambda out: (out / "_manifests" / "part-0000001.json").unlink(), "1 of 7 parts are missing"),
+        (lambda out: (out / "part-0000003.parquet").unlink(), r"part-0000003\.parquet: no such file"),
+    ],
+)
+def test_verify_finds_what_is_not_whole(run, rows, tmp_path, damage, said):
+    output = tmp_path / "out"
+    bulk_predict(run, options_of(rows, output))
+    damage(output)
+    with pytest.raises(CheckpointError, match=said):
+        verify(run, options_of(rows, output))
+
+
+def test_verify_finds_rows_that_were_swapped(run, rows, tmp_path):
+    """A part whose manifest agrees with it, but whose rows are not those of its input."""
+    output = tmp_path / "out"
+    bulk_predict(run, options_of(rows, output))
+    part, manifest = output / "part-0000000.parquet", output / "_manifests" / "part-0000000.json"
+    table = pq.read_table(part)
+    pq.write_table(table.take([1, 0, *range(2, len(table))]), part)
+    from leantune.system.checksums import describe_file
+
+    described = describe_file(part)
+    content = json.loads(manifest.read_text())
+    content |= {"output_bytes": described["bytes"], "output_sha256": described["sha256"]}
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="row 1 has the id 'a-1', expected 'a-0'"):
+        verify(run, options_of(rows, output))
+
+
+def test_a_folder_where_another_process_works_is_refused(run, rows, tmp_path):
+    output = tmp_path / "out"
+    bulk_predict(run, options_of(rows, output))
+    from leantune.cluster.lease import leased
+
+    with (
+        leased(Folder(str(output))),
+        pytest.raises(UsageError, match=f"process {os.getpid()} on .* is at work there"),
+    ):
+        bulk_predict(run, options_of(rows, output, resume=True))
+    bulk_predict(run, options_of(rows, output, resume=True))
+
+
+def test_a_part_whose_process_always_dies_ends_the_job_with_advice(run, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("leantune.cluster.bulk_predict.compute_here", _die)
+    with pytest.raises(DistributedError, match="its process died 4 times"):
+        bulk_predict(run, options_of(rows / "b.parquet", tmp_path / "out"))
+    assert not content_of(tmp_path / "out")
+
+
+def _die(part):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _command(run: Path, rows: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    words = [
+        "predict",
+        str(run),
+        "--input",
+        f"{rows}/*",
+        "--output",
+        f"{output}/",
+        "--id-column",
+        "id",
+        "--workers",
+        "2",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "leantune", *words, *more],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_killed_command_and_its_processes_go_on_where_they_were(run, rows, tmp_path):
+    """Killed at once with all its processes, after the first part, at any moment."""
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    bulk_predict(run, options_of(f"{rows}/*", whole))
+    for attempt in range(6):
+        process = _command(run, rows, output, *(["--resume"] if (output / ledger.JOB).exists() else []))
+        deadline = time.monotonic() + 60
+        enough = len(list(output.glob("_manifests/part-*"))) + 1
+        while process.poll() is None and time.monotonic() < deadline:
+            if attempt < 5 and len(list(output.glob("_manifests/part-*"))) >= enough:
+                os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.002)
+        _, said = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, said
+    assert process.returncode == 0
+    assert content_of(output) == content_of(whole)
+    assert not [path for path in output.rglob("*") if path.name.startswith(".tmp-")]
+
+
+def test_the_command_says_what_is_wrong(run, rows, tmp_path, capsys):
+    def said(*words: str) -> str:
+        assert main(["predict", str(run), *words]) != 0
+        return capsys.readouterr().err
+
+    out = f"{tmp_path}/out/"
+    assert "no file there" in said(f"{rows}/*.tsv", "--output", out)
+    assert "nothing answers there" in said(str(rows), "--output", out, "--cluster", "127.0.0.1:1")
+    assert "no address" in said(str(rows), "--output", out, "--cluster", "somewhere")
+    assert "give a folder" in said(str(rows / "c.csv.gz"), "--output", "x.csv", "--workers", "2")
+    assert "parts are never replaced" in said(str(rows), "--output", out, "--overwrite")
+    assert "no _job.json there" in said(str(rows), "--output", out, "--verify")
+    assert "Protocol not known: nowhere" in said("nowhere://x/*.csv", "--output", out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_with_an_address_in_it_is_a_text(run, capsys):
+    assert main(["predict", str(run), "see https://example.org for word1"]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"a", "b", "c"}
+
+
+@settings(deadline=None, max_examples=30)
+@given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4), row_group=st.integers(1, 50))
+def test_parts_cover_every_row_once(tmp_path_factory, sizes, row_group):
+    from leantune.cluster.parts import find_parts
+    from leantune.cluster.storage import find_files
+
+    folder = tmp_path_factory.mktemp("sizes")
+    for i, size in enumerate(sizes):
+        write_parquet(folder / f"{i}.parquet", texts(size), row_group)
+    parts = find_parts(find_files(str(folder)))
+    assert [part.number for part in parts] == list(range(len(parts)))
+    for i, size in enumerate(sizes):
+        spans = [(p.first_row, p.first_row + p.rows) for p in parts if p.file.url.endswith(f"/{i}.parquet")]
+        covered = [row for first, end in spans for row in range(first, end)]
+        assert covered == list(range(size))
