@@ -23,6 +23,7 @@ from benchmarks.quality.methods import (
     PEERS,
     PLAIN,
     PROBE,
+    SETFIT,
     TWO_THIRDS,
     UNIFORM,
     WORDS,
@@ -35,6 +36,7 @@ PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re
 
 METHOD_NAMES = {
     WORDS: "TF-IDF and a linear SVM",
+    SETFIT: "SetFit, one pair of each kind a row, all weights",
     PROBE: "linear probe",
     PEERS[0]: "PEFT LoRA with `Trainer`",
     PEERS[1]: "PEFT AdaLoRA with `Trainer` and `AdaLoraCallback`",
@@ -97,7 +99,7 @@ def results() -> str:
     rates = {line["pipeline"]: line for line in training["lines"]}
     measured = {PEERS[1]: rates["usual"], DEFAULT: rates["leantune"]}
     lines = []
-    for name in (WORDS, PROBE, *PEERS, DEFAULT, EVERYWHERE):
+    for name in (WORDS, PROBE, SETFIT, *PEERS, DEFAULT, EVERYWHERE):
         mean_accuracy, parameters = _cells(rows[name], 6)[4:6]
         rate = measured.get(name)
         speed_of = (_rate(rate["samples_per_s"]), f"{rate['peak_rss_bytes'] / 1e9:.2f}") if rate else ("", "")

@@ -75,9 +75,10 @@ def markdown_of(origin: dict[str, Any], rows: int, seconds: dict[str, list[float
     lines = [
         "# Predictions of many files against one",
         "",
-        f"MiniLM-L6, {rows:,} texts of AG News in row groups of {PART_ROWS:,}; whole processes, start included; medians of "
-        f"{len(seconds[PLAIN])} alternating rounds, and of the ratios of each round. `{origin['command']}` on "
-        f"{machine_name(origin['hardware'])}, {origin['hardware']['cores']} cores, {origin['date']}; ray {ray_version()}.",
+        f"MiniLM-L6, {rows:,} texts of AG News in row groups of {PART_ROWS:,}; whole processes, start included; "
+        f"medians of {len(seconds[PLAIN])} alternating rounds, and of the ratios of each round. "
+        f"`{origin['command']}` on {machine_name(origin['hardware'])}, {origin['hardware']['cores']} cores, "
+        f"{origin['date']}; ray {ray_version()}.",
         "",
         "| | seconds | texts/s | of the plain rate |",
         "|---|---:|---:|---:|",

@@ -138,19 +138,20 @@ def markdown_of(origin: dict[str, Any], result: dict[str, Any]) -> str:
     lines = [
         "# A large cluster, by simulation",
         "",
-        f"Handing out a part costs {1000 * result['seconds_a_part']:.2f} ms and {result['memory_a_part'] / 1e3:.1f} kB of "
-        f"the command's memory; a part is {result['sizes']['part']} bytes on its way, its manifest "
-        f"{result['sizes']['manifest']}. {ROWS:,} rows, {ACTORS_OF_A_NODE} actors a node, {RATE:,.0f} texts a second each. "
+        f"Handing out a part costs {1000 * result['seconds_a_part']:.2f} ms and {result['memory_a_part'] / 1e3:.1f} "
+        f"kB of the command's memory; a part is {result['sizes']['part']} bytes on its way, its manifest "
+        f"{result['sizes']['manifest']}. {ROWS:,} rows, {ACTORS_OF_A_NODE} actors a node, {RATE:,.0f} texts a second "
+        f"each. "
         f"`{origin['command']}` on {machine_name(origin['hardware'])}, {origin['date']}, ray {ray_version()}.",
         "",
         "| nodes | rows a part | parts | hours | actors compute |",
         "|---:|---:|---:|---:|---:|",
     ]
-    for each in result["clusters"]:
-        lines.append(
-            f"| {each['nodes']:,} | {each['part_rows']:,} | {each['parts']:,} | {each['hours']:.1f} | "
-            f"{100 * each['busy']:.0f} % |"
-        )
+    lines += [
+        f"| {each['nodes']:,} | {each['part_rows']:,} | {each['parts']:,} | {each['hours']:.1f} | "
+        f"{100 * each['busy']:.0f} % |"
+        for each in result["clusters"]
+    ]
     return "\n".join(lines) + "\n"
 
 

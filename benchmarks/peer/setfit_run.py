@@ -11,22 +11,46 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
 def main() -> None:
+    settings_path, output = sys.argv[1:]
+    settings = json.loads(Path(settings_path).read_text("utf-8"))
+    (texts, labels), (test_texts, test_labels) = (_read(settings[part]) for part in ("train", "test"))
+    started = time.perf_counter()
+    model, names = trained(texts, labels, settings)
+    seconds = time.perf_counter() - started
+    ids = {name: i for i, name in enumerate(names)}
+    expected = np.array([ids.get(label, -1) for label in test_labels])
+    result = {
+        "accuracy": float((np.asarray(model.predict(test_texts)) == expected).mean()),
+        "seconds": seconds,
+    }
+    Path(output).write_text(json.dumps(result) + "\n", "utf-8")
+
+
+def trained(
+    texts: Sequence[str], labels: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[Any, list[str]]:
+    """A trained ``SetFitModel``, and the names of its classes in the order of their ids.
+
+    Args:
+        texts: training texts.
+        labels: names of their classes.
+        settings: ``model``, ``max_length``, ``seed``, and perhaps ``num_iterations``: pairs of each kind a row.
+    """
     try:
         from datasets import Dataset
         from setfit import SetFitModel, Trainer, TrainingArguments
     except ImportError as error:
         raise SystemExit(f"{error.name} is missing: pip install setfit") from error
-    settings_path, output = sys.argv[1:]
-    settings = json.loads(Path(settings_path).read_text("utf-8"))
-    (texts, labels), (test_texts, test_labels) = (_read(settings[part]) for part in ("train", "test"))
-    ids = {name: i for i, name in enumerate(sorted(set(labels)))}
-    started = time.perf_counter()
+    names = sorted(set(labels))
+    ids = {name: i for i, name in enumerate(names)}
     model = SetFitModel.from_pretrained(settings["model"])
     model.model_body.max_seq_length = settings["max_length"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -35,20 +59,16 @@ def main() -> None:
             args=TrainingArguments(
                 batch_size=16,
                 num_epochs=1,
-                num_iterations=20,
+                num_iterations=settings.get("num_iterations", 20),
                 seed=settings["seed"],
                 output_dir=scratch,
                 report_to="none",
                 save_strategy="no",
             ),
-            train_dataset=Dataset.from_dict({"text": texts, "label": [ids[label] for label in labels]}),
+            train_dataset=Dataset.from_dict({"text": list(texts), "label": [ids[label] for label in labels]}),
         )
         trainer.train()
-        seconds = time.perf_counter() - started
-        predicted = np.asarray(model.predict(test_texts))
-    expected = np.array([ids.get(label, -1) for label in test_labels])
-    result = {"accuracy": float((predicted == expected).mean()), "seconds": seconds}
-    Path(output).write_text(json.dumps(result) + "\n", "utf-8")
+    return model, names
 
 
 def _read(path: str) -> tuple[list[str], list[str]]:

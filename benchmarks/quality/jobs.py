@@ -28,6 +28,8 @@ from leantune.model.pretrained import Pretrained
 PUBLISHED_RANKS = {"init_rank": 11, "target_rank": 8}
 PEER_RANKS = {"adalora": PUBLISHED_RANKS, "lora": {"init_rank": 11, "target_rank": 11}}
 """LoRA has no E and no pruning: rank 11 is what the same limit pays for."""
+MODULES = {"tfidf": "benchmarks.quality.tfidf", "setfit": "benchmarks.quality.setfit"}
+"""What runs a pipeline that is not of transformers' ``Trainer``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Job:
         common = {"learning_rate": self.learning_rate, "seed": self.seed}
         if self.method.pipeline == "tfidf":
             return {"adapter": "tfidf", **common}
+        if self.method.pipeline == "setfit":
+            return {"adapter": "setfit", **self.method.settings, **common}
         if self.method.pipeline == "full":
             return {"adapter": "full", **self.encoder.pipeline, **common}
         if self.method.is_peer:
@@ -135,7 +139,7 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     if job.method.is_peer:
         settings = {**job.settings, "model": resolve_location(job.encoder.model), "files": files}
         (scratch / "settings.json").write_text(json.dumps(settings), "utf-8")
-        module = f"benchmarks.quality.{'tfidf' if job.method.pipeline == 'tfidf' else 'peer'}"
+        module = MODULES.get(job.method.pipeline, "benchmarks.quality.peer")
         words = [str(scratch / "settings.json"), str(scratch / "out.json")]
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}

@@ -150,6 +150,8 @@ PLAIN_LORA = "LoRA, without contrast, in bf16"
 PLAIN_UNIFORM = "uniform rank at the final count, without contrast, in bf16"
 INT8_LINE = "without contrast"
 WORDS = "TF-IDF and a linear SVM"
+SETFIT = "SetFit, 1 pair of each kind a row"
+"""As many texts as four epochs; all weights are trained."""
 PROBE = "linear probe"
 """Not trained by itself: the baseline that every run of the default, as it is or was, measures first."""
 
@@ -162,6 +164,14 @@ MAIN: tuple[Method, ...] = (
     Method(name=UNIFORM, settings={**LORA, **_TODAY, **_KEPT}, tuned_as=_TWO_THIRDS),
     Method(name=EVERYWHERE, settings={**LORA, **_TODAY, "targets": "all-linear"}, learning_rates=SHORT_GRID),
     Method(name=WORDS, pipeline="tfidf", learning_rates=(0.1, 0.3, 1.0, 3.0), max_seeds=1),  # its C
+    Method(
+        name=SETFIT,
+        pipeline="setfit",
+        settings={"num_iterations": 1, "max_length": 128},
+        learning_rates=(2e-5,),  # its default
+        data=("agnews", "r8", "r52", "20news"),
+        max_seeds=1,
+    ),
     Method(name=PEERS[0], pipeline="lora", max_seeds=3),
     Method(name=PEERS[1], pipeline="adalora", learning_rates=PEFT_ADALORA_GRID, max_seeds=3),
     Method(
