@@ -201,16 +201,17 @@ def time_to_quality() -> str:
     files = {
         "amd-epyc": "EPYC, Zen 4",
         "amd-epyc-best-setting": "EPYC, Zen 4",
-        "intel-xeon-processor-best-setting": "Xeon with AMX",
         "intel-xeon-processor": "Xeon with AMX",
+        "intel-xeon-processor-best-setting": "Xeon with AMX",
+        "intel-xeon-processor-random-order": "Xeon with AMX",
         "intel-xeon-processor-usual-rate": "Xeon with AMX",
     }
     lines = []
     for file, machine in files.items():
         result = _result("time_to_quality", file)
-        ours = result["curves"]["leantune"]
-        for name, curve in result["curves"].items():
-            if name == "leantune":
+        ours = result["curves"]["leantune"][0]
+        for name, (curve, *_) in result["curves"].items():
+            if not name.startswith("PEFT"):
                 continue
             target = curve["accuracy"][-1]
             theirs, mine = _first_at(curve, target), _first_at(ours, target)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from leantune import __version__
 from leantune.cluster import ledger
@@ -19,6 +22,8 @@ from leantune.data.labels import LabelMap
 from leantune.errors import DataError, DistributedError, LeantuneError, ResourceError
 from leantune.inference.saved import SavedClassifier, read_saved
 
+Compute: TypeAlias = Callable[[Sequence[Part], PartSettings], Iterator[Manifest | Failure]]
+"""From parts to what became of them, as they end."""
 RETRIES = 3
 """How often a part is computed again whose process died."""
 
@@ -67,23 +72,40 @@ def bulk_predict(
     job, settings, parts = plan_job(read_saved(run), options)
     with opened(parts[0], settings.columns):
         pass  # a column that is not there is found before anything is written
-    ledger.begin_job(folder, job, resume=options.resume)
-    with leased(folder):
-        there = ledger.done_parts(folder, parts, job)
-        summary = Summary.of(job, there.values())
-        failures = []
-        for result in _results(run, [part for part in parts if part.number not in there], settings, options):
-            if isinstance(result, Manifest):
-                summary = summary.plus(result)
-                on_part(summary, len(parts))
-                continue
-            failures.append(result)
-            if not result.is_of_rows:
-                break
-        if failures:
-            raise _error_of(failures, len(parts))
-        ledger.write_summary(folder, summary)
-        return summary
+    with _computing(run, options) as compute:
+        ledger.begin_job(folder, job, resume=options.resume)
+        with leased(folder):
+            there = ledger.done_parts(folder, parts, job)
+            missing = [part for part in parts if part.number not in there]
+            results = compute(missing, settings) if missing else iter(())
+            summary = _collect(results, Summary.of(job, there.values()), len(parts), on_part)
+            ledger.write_summary(folder, summary)
+    return summary
+
+
+def _collect(
+    results: Iterator[Manifest | Failure],
+    summary: Summary,
+    parts: int,
+    on_part: Callable[[Summary, int], None],
+) -> Summary:
+    """What is done when all results are there.
+
+    Raises:
+        LeantuneError: what a part failed with; at once, unless it is of its rows.
+    """
+    failures = []
+    for result in results:
+        if isinstance(result, Manifest):
+            summary = summary.plus(result)
+            on_part(summary, parts)
+            continue
+        failures.append(result)
+        if not result.is_of_rows:
+            break
+    if failures:
+        raise _error_of(failures, parts)
+    return summary
 
 
 def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSettings, list[Part]]:
@@ -125,25 +147,28 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
     return job, replace(settings, job=job.fingerprint), parts
 
 
-def _results(
-    run: Path, parts: Sequence[Part], settings: PartSettings, options: BulkOptions
-) -> Iterator[Manifest | Failure]:
-    if not parts:
-        return
+@contextmanager
+def _computing(run: Path, options: BulkOptions) -> Iterator[Compute]:
+    """What computes parts, for as long as the block runs.
+
+    Raises:
+        DistributedError: if the cluster cannot be reached, or has no node with so many cores.
+    """
     if options.cluster is None:
-        yield from _results_here(run, parts, settings, options.workers)
+        yield partial(_compute_here, run, options.workers)
         return
     from leantune.cluster.connection import connected
-    from leantune.cluster.ray_parts import compute_on_ray
+    from leantune.cluster.ray_parts import compute_on_ray, count_actors
     from leantune.cluster.shipping import pack_classifier
 
     with connected(options.cluster) as nodes:
         cores = options.cores or max(1, int(min(node.cores for node in nodes if node.cores)))
-        yield from compute_on_ray(pack_classifier(run), parts, settings, nodes=nodes, cores=cores)
+        actors = count_actors(nodes, cores)
+        yield partial(compute_on_ray, pack_classifier(run), actors, cores)
 
 
-def _results_here(
-    run: Path, parts: Sequence[Part], settings: PartSettings, workers: int
+def _compute_here(
+    run: Path, workers: int, parts: Sequence[Part], settings: PartSettings
 ) -> Iterator[Manifest | Failure]:
     from leantune.cluster.processes import in_processes
 

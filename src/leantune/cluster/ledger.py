@@ -17,6 +17,7 @@ from functools import reduce
 from leantune.cluster.parts import Part
 from leantune.cluster.storage import Folder, StoredFile
 from leantune.errors import CheckpointError, UsageError
+from leantune.system.atomic import TEMPORARY_PREFIX
 from leantune.system.json_files import parse_json
 
 JOB, SUMMARY, MANIFESTS = "_job.json", "_summary.json", "_manifests"
@@ -128,7 +129,7 @@ def begin_job(folder: Folder, job: Job, *, resume: bool) -> None:
     )
     there = read_job(folder)
     if there is None:
-        if others := [name for name in folder.sizes() if not name.startswith(".tmp-")]:
+        if others := [name for name in folder.sizes() if not name.startswith(TEMPORARY_PREFIX)]:
             raise UsageError(
                 f"output {folder.url}: holds {others[0]}, which is of no prediction job; choose an empty folder"
             )
@@ -213,5 +214,9 @@ class Summary:
 
 
 def write_summary(folder: Folder, summary: Summary) -> None:
-    """Say that all parts are there."""
+    """Say that all parts are there, and remove what killed processes left half written."""
+    for below in ("", f"{MANIFESTS}/"):
+        for name in folder.sizes(below):
+            if name.startswith(TEMPORARY_PREFIX):
+                folder.remove(below + name)
     folder.write(SUMMARY, (json.dumps(asdict(summary), indent=1) + "\n").encode())

@@ -21,35 +21,39 @@ PART, RESULT = "part", "result"
 """Columns of the data set: pickles of a `Part`, and of a `Manifest` or a `Failure`."""
 
 
-def compute_on_ray(
-    classifier: bytes,
-    parts: Sequence[Part],
-    settings: PartSettings,
-    *,
-    nodes: Sequence[Node],
-    cores: int,
-) -> Iterator[Manifest | Failure]:
-    """The results of all parts, as they end; an actor or a node that dies is replaced, and its part done again.
-
-    Args:
-        classifier: as `leantune.cluster.shipping.pack_classifier` gives it.
-        parts: what to compute.
-        settings: how.
-        nodes: of the cluster.
-        cores: of each actor.
+def count_actors(nodes: Sequence[Node], cores: int) -> int:
+    """How many actors of so many cores the nodes have room for.
 
     Raises:
-        DistributedError: if no node has so many cores, or the cluster is lost.
+        DistributedError: if no node has so many cores.
     """
-    ray = import_ray()
-    from ray.data import ActorPoolStrategy, DataContext
-
     actors = sum(int(node.cores // cores) for node in nodes)
     if not actors:
         most = max(node.cores for node in nodes)
         raise DistributedError(
             f"--cores-per-worker {cores}: the largest node of the cluster has {most:g}; give {most:g} or fewer"
         )
+    return actors
+
+
+def compute_on_ray(
+    classifier: bytes, actors: int, cores: int, parts: Sequence[Part], settings: PartSettings
+) -> Iterator[Manifest | Failure]:
+    """The results of all parts, as they end; an actor or a node that dies is replaced, and its part done again.
+
+    Args:
+        classifier: as `leantune.cluster.shipping.pack_classifier` gives it.
+        actors: how many compute.
+        cores: of each actor.
+        parts: what to compute.
+        settings: how.
+
+    Raises:
+        DistributedError: if the cluster is lost.
+    """
+    ray = import_ray()
+    from ray.data import ActorPoolStrategy, DataContext
+
     context = DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

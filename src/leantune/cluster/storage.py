@@ -18,7 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from leantune.errors import LeantuneError, MissingFileError, ResourceError, UsageError
-from leantune.system.atomic import atomic_file, disk_failure
+from leantune.system.atomic import TEMPORARY_PREFIX, atomic_file, disk_failure
 from leantune.system.messages import one_line
 
 EXTRAS = {
@@ -247,7 +247,7 @@ class Folder:
 
 def _link_first(target: Path, content: bytes) -> bool:
     """A link to a complete file takes a name only if it is free."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".tmp-") as file:
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=TEMPORARY_PREFIX) as file:
         file.write(content)
         file.flush()
         try:
@@ -263,7 +263,7 @@ def _put(fs: Any, source: Path, target: str) -> None:
         fs.put_file(str(source), target)
         return
     fs.makedirs(posixpath.dirname(target), exist_ok=True)
-    beside = posixpath.join(posixpath.dirname(target), f".tmp-{posixpath.basename(target)}")
+    beside = posixpath.join(posixpath.dirname(target), f"{TEMPORARY_PREFIX}{posixpath.basename(target)}")
     with source.open("rb") as read, fs.open(beside, "wb") as write:
         shutil.copyfileobj(read, write, 2**20)
     fs.mv(beside, target)

@@ -55,8 +55,13 @@ def verify(run: Path, options: BulkOptions) -> Verified:
     job, settings, parts = plan_job(read_saved(run), options)
     if difference := there.difference(job):
         raise UsageError(f"output {folder.url}: of another job: {difference}")
-    names = folder.sizes(ledger.MANIFESTS)
-    missing = [part for part in parts if ledger.name_of(part.number, ".json") not in names]
+    manifests, outputs = folder.sizes(ledger.MANIFESTS), folder.sizes()
+    missing = [
+        part
+        for part in parts
+        if ledger.name_of(part.number, ".json") not in manifests
+        or ledger.name_of(part.number, settings.format) not in outputs
+    ]
     if missing:
         raise CheckpointError(
             f"output {folder.url}: {len(missing)} of {len(parts)} parts are missing, the first is number "
