@@ -84,25 +84,24 @@ def accuracy() -> str:
     """The main table of the study."""
     rows = _rows_of(_study(), "method")
     names = [*SET_NAMES.values(), "mean", "parameters at the end", "training on AG News"]
-    lines = [[label, *_cells(rows[name], 7)] for name, label in METHOD_NAMES.items()]
+    lines = [[label, *_cells(rows[name], 7)] for name, label in METHOD_NAMES.items() if name in rows]
     return _table(["", *names], lines)
 
 
 def results() -> str:
-    """The table of README: accuracy of the study beside rates of the speed benchmark, where it has them."""
+    """The table of README: accuracy of the study beside rates of one run of time to quality, where it has them."""
     rows = _rows_of(_study(), "method")
-    (training,) = (
-        each
-        for each in _result("speed", "intel-xeon-processor")["comparisons"]
-        if each["task"] == "training" and each["model"].startswith("MiniLM")
-    )
-    rates = {line["pipeline"]: line for line in training["lines"]}
-    measured = {PEERS[1]: rates["usual"], DEFAULT: rates["leantune"]}
+    curves = _result("time_to_quality", "intel-xeon-processor")["curves"]
+    measured = {
+        PEERS[1]: curves["PEFT adalora@1e-2"][0],
+        DEFAULT: curves["leantune, AdaLoRA on query and value"][0],
+        EVERYWHERE: curves["leantune"][0],
+    }
     lines = []
-    for name in (WORDS, PROBE, SETFIT, *PEERS, DEFAULT, EVERYWHERE):
+    for name in (each for each in (WORDS, PROBE, SETFIT, *PEERS, DEFAULT, EVERYWHERE) if each in rows):
         mean_accuracy, parameters = _cells(rows[name], 6)[4:6]
         rate = measured.get(name)
-        speed_of = (_rate(rate["samples_per_s"]), f"{rate['peak_rss_bytes'] / 1e9:.2f}") if rate else ("", "")
+        speed_of = (_rate(rate["texts_per_s"]), f"{rate['peak_rss_bytes'] / 1e9:.2f}") if rate else ("", "")
         lines.append([METHOD_NAMES[name], mean_accuracy, parameters, *speed_of])
     header = [
         "",
@@ -276,6 +275,25 @@ WITHOUT_AMX = {
 }
 
 
+def few_rows() -> str:
+    """leantune and SetFit on a few rows of each class."""
+    found: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    for run in _result("few_rows", "intel-xeon-processor")["runs"]:
+        if run["draw"] == 0:
+            found.setdefault((run["set"], run["rows"]), {})[run["system"]] = run
+    names = SET_NAMES | {"hwu64": "HWU64"}
+    lines = []
+    for (name, rows), runs in sorted(found.items()):
+        ours, theirs = runs["leantune"], runs.get("SetFit")
+        cells = (
+            f"{100 * ours['accuracy']:.1f} %",
+            f"{100 * theirs['accuracy']:.1f} %" if theirs else "not run",
+        )
+        seconds = (f"{ours['seconds']:.0f} s", f"{theirs['seconds']:.0f} s" if theirs else "")
+        lines.append([names[name], str(rows), *cells, *seconds])
+    return _table(["set", "rows a class", "leantune", "SetFit", "leantune trains", "SetFit trains"], lines)
+
+
 def serving() -> str:
     """Clients that wait for each answer, at the server and at its peer."""
     result = _result("serving", "intel-xeon-processor")
@@ -319,6 +337,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "growth": growth,
     "startup": startup,
     "overhead": overhead,
+    "few-rows": few_rows,
     "serving": serving,
     "multi-adapter": multi_adapter,
 }
