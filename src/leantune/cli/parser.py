@@ -232,9 +232,9 @@ def _add_column_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--engine",
-        choices=("torch", "openvino", "openvino-int8"),
+        choices=("torch", "openvino", "openvino-int8", "onnx", "onnx-int8"),
         default="torch",
-        help="what computes; those of OpenVINO must be exported first",
+        help="what computes; all but torch must be exported first",
     )
     parser.add_argument(
         "--precision",
@@ -427,10 +427,12 @@ def _seconds_or_none(word: str) -> float:
 def _add_export(parser: Parser) -> None:
     _add_run(parser)
     parser.add_argument(
-        "--format", required=True, choices=("adalora", "lora", "merged", "openvino", "openvino-int8")
+        "--format",
+        required=True,
+        choices=("adalora", "lora", "merged", "onnx", "onnx-int8", "openvino", "openvino-int8"),
     )
     parser.add_argument(
-        "--output", type=_path, help="folder to write; default: RUN/export-FORMAT, RUN/openvino[-int8]"
+        "--output", type=_path, help="folder to write; default: RUN/export-FORMAT, RUN/onnx, RUN/openvino"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in RUN")
     parser.add_argument(

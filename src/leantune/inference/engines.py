@@ -9,16 +9,18 @@ from leantune.inference.load import kind_of, load
 from leantune.inference.text_classifier import TextClassifier
 from leantune.system.hardware import INT8
 
+ENGINES = ("torch", "openvino", "openvino-int8", "onnx", "onnx-int8")
+
 
 def load_engine(
     engine: str, run: Path, *, precision: str | None = None, trust_remote_code: bool = False
 ) -> TextClassifier:
-    """A trained classifier in ``torch``, or a run in ``openvino`` or ``openvino-int8``, which must be exported.
+    """A trained classifier in ``torch``, or a run in another library's form, which must be exported.
 
     Args:
-        engine: one of the three.
-        run: what `load` takes; of OpenVINO the run folder.
-        precision: as `load` and `load_openvino` take it; ``int8`` is of ``torch`` alone.
+        engine: one of `ENGINES`.
+        run: what `load` takes; of another library the run folder.
+        precision: as `load` and `load_openvino` take it; ``int8`` is of ``torch`` alone; of ONNX there is no choice.
         trust_remote_code: allow code that comes with the model.
 
     Raises:
@@ -34,6 +36,12 @@ def load_engine(
         )
     if kind_of(run) != "run":
         raise UsageError(f"{run}: --engine {engine} is of a run folder; leave --engine out")
+    if engine in ("onnx", "onnx-int8"):
+        from leantune.inference.onnx import load_onnx
+
+        if precision is not None:
+            raise UsageError(f"precision={precision}: --engine {engine} is of one precision; leave it out")
+        return load_onnx(run, engine)
     from leantune.inference.openvino import load_openvino
 
     return load_openvino(run, engine, precision=precision)

@@ -1,15 +1,11 @@
-"""A run exported to OpenVINO, ready to classify: padded batches of few shapes, on the CPU.
-
-S texts of a batch, L tokens that they are padded to.
-"""
+"""A run exported to OpenVINO, ready to classify: padded batches of few shapes, on the CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib
-import shlex
 import sys
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,39 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from leantune.config import recipe_of_run
 from leantune.config.classifier_file import InferenceSettings
-from leantune.config.run_record import read_finished_record, to_json
-from leantune.data.dataset import Index, by_length
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Encoded, Tokenizer
-from leantune.errors import CheckpointError, UsageError, first_line
+from leantune.errors import UsageError, first_line
+from leantune.inference.exported import exported, padded_batches
 from leantune.inference.load import check_labels
 from leantune.inference.text_classifier import Logits, TextClassifier
 from leantune.model.pretrained import read_settings
-from leantune.packing.padded import Inputs, padded_inputs
 from leantune.system import hardware
-from leantune.system.checksums import FileRecord, find_difference
 from leantune.system.damage import explained_damage
-from leantune.system.file_names import entry_of
-from leantune.system.json_files import read_json
 
 FORMS = ("openvino", "openvino-int8")
 """Engines besides PyTorch: each is an export format, and the name of its folder in the run."""
 MODEL = "openvino_model.xml"
 """The name that optimum-intel looks for; the weights are beside it in ``openvino_model.bin``."""
-ABOUT = "export.json"
-"""What leantune says of the export: of which run it is, and what quantisation cost."""
-LENGTH_MULTIPLE = 16
-"""Lengths are padded to it: OpenVINO compiles its kernels anew for every shape."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportRecord:
-    """What is read of `ABOUT`."""
-
-    run_id: str
-    files: dict[str, FileRecord] | None = None
 
 
 def import_extra(name: str, purpose: str) -> Any:
@@ -93,30 +71,6 @@ class OpenVinoClassifier(TextClassifier):
         return logits
 
 
-def padded_batches(
-    rows: Encoded, batch_size: int, *, names: Set[str], longest: int, pad_id: int
-) -> Iterator[tuple[Index, Inputs]]:
-    """Positions in ``rows`` and inputs of batches of similar length.
-
-    Args:
-        rows: tokens.
-        batch_size: most texts of a batch.
-        names: which inputs the model has, of those that transformers gives one: each ``(S, L)`` int64.
-        longest: most tokens, padding included: the model may have no positions for more.
-        pad_id: token of the padding.
-    """
-    lengths = rows.lengths
-    padded = np.minimum(-(-lengths // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
-    for positions in by_length(padded, batch_size):
-        inputs = padded_inputs(
-            [rows.input_ids[row] for row in positions],
-            rows.second_starts[positions].tolist(),
-            length=int(padded[positions[0]]),
-            pad_id=pad_id,
-        )
-        yield positions, {name: values for name, values in inputs.items() if name in names}
-
-
 def load_openvino(run: Path, form: str, *, precision: str | None = None) -> OpenVinoClassifier:
     """Load what ``leantune export --format openvino`` or ``openvino-int8`` made of a run.
 
@@ -129,33 +83,14 @@ def load_openvino(run: Path, form: str, *, precision: str | None = None) -> Open
         UsageError: if ``run`` is no run folder, the export is not there, or OpenVINO is not installed.
         CheckpointError: if the export is damaged or of another run.
     """
-    record = read_finished_record(run)
-    labels = LabelMap.of_record(record.labels)
-    recipe = recipe_of_run(run, record.recipe)
-    folder, command = entry_of(run, form), f"leantune export {shlex.quote(str(run))} --format {form}"
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: not exported yet; make it with: {command}")
-    try:
-        about = read_json(entry_of(folder, ABOUT), ExportRecord)
-    except (OSError, CheckpointError) as error:
-        raise CheckpointError(f"{first_line(error)}; export again with: {command} --overwrite") from error
-    if about.run_id != record.run_id:
-        raise CheckpointError(
-            f"{folder}: exported from an earlier run in this folder; export again with: {command} --overwrite"
-        )
-    problem = find_difference(folder, about.files or {})
-    if problem:
-        raise CheckpointError(
-            f"{folder}: {problem} by {ABOUT}: it was damaged or changed after the export; export again with: "
-            f"{command} --overwrite"
-        )
+    found = exported(run, form)
     return open_export(
-        folder,
-        labels,
-        InferenceSettings.of(recipe),
-        max_length=recipe.max_length,
+        found.folder,
+        found.labels,
+        InferenceSettings.of(found.recipe),
+        max_length=found.recipe.max_length,
         precision=precision,
-        metrics=to_json(record.metrics) or {},
+        metrics=found.metrics,
     )
 
 

@@ -16,8 +16,9 @@ from leantune.data.labels import LabelMap
 from leantune.data.tokenization import TOKENIZER
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.adapters import load_adapter
+from leantune.inference.export.about import TOKENIZER_FILES
+from leantune.inference.export.onnx import write_onnx
 from leantune.inference.export.openvino import (
-    TOKENIZER_FILES,
     AccuracyCost,
     CalibrationData,
     import_quantisation,
@@ -25,24 +26,28 @@ from leantune.inference.export.openvino import (
     write_openvino,
 )
 from leantune.inference.load import artefact_of, kind_of
+from leantune.inference.onnx import FORMS as ONNX_FORMS
 from leantune.inference.openvino import FORMS
 from leantune.model.pretrained import Pretrained, load_transformers, quiet_transformers
 from leantune.system.atomic import atomic_folder
 from leantune.system.checksums import describe_folder
 from leantune.system.damage import explained_damage
 
-FOLDERS = {form: f"export-{form}" for form in ("adalora", "lora", "merged")} | {form: form for form in FORMS}
-"""Format -> its folder in a run; prediction looks for those of OpenVINO under their own names."""
+FOLDERS = {form: f"export-{form}" for form in ("adalora", "lora", "merged")} | {
+    form: form for form in (*FORMS, *ONNX_FORMS)
+}
+"""Format -> its folder in a run; prediction looks for those of other libraries under their own names."""
 
 
 def export(
     source: Path, form: str, output: str | None, *, overwrite: bool = False, trust_remote_code: bool = False
 ) -> Path:
-    """Write a classifier as ``adalora``, ``lora`` (both PEFT), ``merged`` (plain transformers) or ``openvino``.
+    """Write a classifier as ``adalora``, ``lora`` (both PEFT), ``merged`` (plain transformers), ``openvino``,
+    ``onnx`` or ``onnx-int8``.
 
     Args:
         source: a run, an adapter or a merged model, as `load` takes them.
-        form: one of the four; an adapter is made of an adapter.
+        form: one of the six; an adapter is made of an adapter.
         output: folder to write; None: in the run folder.
         overwrite: replace the folder in the run.
         trust_remote_code: allow code that comes with the model.
@@ -51,7 +56,7 @@ def export(
         the folder written.
 
     Raises:
-        UsageError: if the folder exists, a plain LoRA is asked for its AdaLoRA, or OpenVINO is not installed.
+        UsageError: if the folder exists, a plain LoRA is asked for its AdaLoRA, or a library is not installed.
         CheckpointError: if ``source`` is damaged.
     """
     kind = kind_of(source)
@@ -59,6 +64,10 @@ def export(
     if form == "openvino":
         with atomic_folder(target) as folder:
             write_openvino(folder, source, trust_remote_code=trust_remote_code)
+        return target
+    if form in ONNX_FORMS:
+        with atomic_folder(target) as folder:
+            write_onnx(folder, source, form, trust_remote_code=trust_remote_code)
         return target
     if form == "merged" and kind == "adapter":
         with atomic_folder(target) as folder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import shutil
 import warnings
@@ -13,32 +12,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from leantune import __version__
-from leantune.config.run_record import read_finished_record
 from leantune.data.dataset import LabelledRows
 from leantune.data.tokenization import Encoded
 from leantune.errors import UsageError, first_line
 from leantune.inference.agreement import check_logits
 from leantune.inference.comparison import Comparison, compare
+from leantune.inference.export.about import PROBE_LENGTHS, TOKENIZER_FILES, probe_of, write_about
 from leantune.inference.export.narrow import narrow_last_layer
-from leantune.inference.load import artefact_of, kind_of, load, load_merged_transformers
-from leantune.inference.openvino import ABOUT, MODEL, import_extra, open_export, padded_batches
+from leantune.inference.exported import padded_batches
+from leantune.inference.load import artefact_of, load, load_merged_transformers
+from leantune.inference.openvino import MODEL, import_extra, open_export
 from leantune.inference.text_classifier import TextClassifier, TorchTextClassifier
 from leantune.model.pretrained import quiet_transformers
 from leantune.system import hardware
-from leantune.system.checksums import describe_folder
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-"""What transformers saves of a tokenizer."""
 CALIBRATION_ROWS = 512
 """Rows whose activations decide the ranges of int8."""
 CALIBRATION_BATCH_SIZE = 8
 """Small, so that a batch is of one length and little of what is observed is padding."""
-PROBE_LENGTHS = (1, 5, 15, 16, 17, 40, 100)
-"""Words of the texts on which an export is compared with its run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +85,7 @@ def write_openvino(folder: Path, source: Path, *, trust_remote_code: bool = Fals
     _write_model(openvino, folder, merged, model)
     with _shapes_explained(trained, source):
         _check_same(trained, _reopened(folder, trained, precision="fp32"))
-    _write_about(folder, source, {"openvino": openvino.__version__})
+    write_about(folder, source, {"openvino": openvino.__version__})
 
 
 def write_int8(
@@ -112,7 +105,7 @@ def write_int8(
     with _shapes_explained(trained, source):
         cost = _cost(trained, _reopened(folder, trained), rows)
     versions = {"openvino": openvino.__version__, "nncf": nncf.__version__}
-    _write_about(folder, source, versions, accuracy_cost=asdict(cost))
+    write_about(folder, source, versions, accuracy_cost=asdict(cost))
     return cost
 
 
@@ -201,39 +194,15 @@ def _write_model(openvino: Any, folder: Path, merged: Path, model: Any) -> None:
             shutil.copy2(merged / name, folder / name)
 
 
-def _write_about(folder: Path, source: Path, versions: dict[str, str], **more: Any) -> None:
-    about = {
-        "leantune": __version__,
-        "run_id": read_finished_record(source).run_id if kind_of(source) == "run" else None,
-        "versions": versions,
-        "files": describe_folder(folder),
-        **more,
-    }
-    (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
 def _check_same(trained: TextClassifier, exported: TextClassifier) -> None:
     """Compare the logits of both, in fp32, on texts of the tokenizer's own words.
 
     Raises:
         CheckpointError: if they differ.
     """
-    probe = _probe(trained)
+    probe = probe_of(trained)
     expected, found = (each.logits(probe, len(PROBE_LENGTHS)) for each in (trained, exported))
     check_logits("openvino", found, expected)
-
-
-def _probe(trained: TextClassifier) -> Encoded:
-    tokenizer = trained.tokenizer
-    rng = np.random.default_rng(0)
-
-    def texts() -> list[str]:
-        tokens = [rng.integers(0, tokenizer.num_ids, length).tolist() for length in PROBE_LENGTHS]
-        words = [tokenizer.decode(each) for each in tokens]
-        # a text may hold the padding token, whose position some encoders do not count
-        return [f"{words[0]} {tokenizer.pad_token} {words[0]}", *words[1:]]
-
-    return tokenizer.encode(texts(), texts() if trained.settings.takes_pairs else None)
 
 
 def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: CalibrationData) -> AccuracyCost:
