@@ -210,7 +210,10 @@ def test_a_missing_column_is_found_before_anything_is_written(run, rows, tmp_pat
     [
         (lambda out: (out / "part-0000001.parquet").write_bytes(b"PAR1"), "not the file that was written"),
         (lambda out: (out / "_manifests" / "part-0000001.json").unlink(), "1 of 7 parts are missing"),
-        (lambda out: (out / "part-0000003.parquet").unlink(), "1 of 7 parts are missing, the first is number 3"),
+        (
+            lambda out: (out / "part-0000003.parquet").unlink(),
+            "1 of 7 parts are missing, the first is number 3",
+        ),
     ],
 )
 def test_verify_finds_what_is_not_whole(run, rows, tmp_path, damage, said):

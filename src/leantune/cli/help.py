@@ -12,6 +12,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "answer over HTTP with one or many classifiers",
     "bench-serve": "load a server of classifiers with requests, and time its answers",
     "export": "write another standard form of a run",
+    "passport": "compare every form in which a run is deployed with what was measured",
     "report": "write report.html of a run again",
     "push": "publish a run on the Hugging Face hub",
     "assets": "fetch a real model and real data to try",
@@ -60,6 +61,10 @@ EXAMPLES: Mapping[str, str] = {
     "export": """
   leantune export runs/mine --format lora --output lora-adapter
   leantune export runs/mine --format openvino-int8
+""",
+    "passport": """
+  leantune passport runs/mine test.csv
+  leantune passport runs/mine test.csv --url http://127.0.0.1:8000 --max-class-loss 1
 """,
     "report": """
   leantune report runs/mine

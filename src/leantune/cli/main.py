@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from leantune.cli.bulk_predict import bulk_predict, is_bulk
 from leantune.cli.parser import keys_from_flags, parse, recipe_from
+from leantune.cli.passport import passport_command
 from leantune.cli.process import exit_code_of, prepare_process, report
 from leantune.config import Recipe, load_recipe
 from leantune.errors import CheckpointError, UsageError
@@ -310,6 +311,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "serve": _serve,
     "bench-serve": _bench_serve,
     "export": _export,
+    "passport": passport_command,
     "report": _report_page,
     "push": _push,
     "assets": _assets,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from leantune.cli import bulk_predict
+from leantune.cli import bulk_predict, passport
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.config.recipe import keys
@@ -97,6 +97,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "serve": _add_serve,
         "bench-serve": _add_bench_serve,
         "export": _add_export,
+        "passport": passport.add_arguments,
         "report": _add_report,
         "push": _add_push,
         "assets": _add_assets,

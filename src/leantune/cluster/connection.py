@@ -116,27 +116,35 @@ def _checked_nodes(ray: Any) -> tuple[Node, ...]:
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [
-        Node(each["NodeID"], each["NodeManagerAddress"], each["Resources"].get("CPU", 0.0))
-        for each in ray.nodes()
-        if each["Alive"]
-    ]
+    nodes = _alive(ray)
     asked = [
         ray.remote(_versions_there).options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
         )
         for node in nodes
     ]
+    checked = []
     for node, task in zip(nodes, [each.remote() for each in asked], strict=True):
         try:
             there = ray.get(task)
         except ray.exceptions.RayError as error:
+            if node not in _alive(ray):
+                continue  # it died meanwhile
             raise DistributedError(
                 f"node {node.address}: leantune cannot be used there ({one_line(error)}); "
                 f"install leantune {__version__} on it"
             ) from error
         check_versions(there, versions(), node.address)
-    return tuple(nodes)
+        checked.append(node)
+    return tuple(checked)
+
+
+def _alive(ray: Any) -> list[Node]:
+    return [
+        Node(each["NodeID"], each["NodeManagerAddress"], each["Resources"].get("CPU", 0.0))
+        for each in ray.nodes()
+        if each["Alive"]
+    ]
 
 
 def check_versions(there: dict[str, str], expected: dict[str, str], address: str) -> None:
