@@ -112,6 +112,10 @@ def _check(options: argparse.Namespace, rows: str) -> None:
         raise UsageError("--input -: standard input is no file; give one, or a pattern, or a folder")
     if options.overwrite:
         raise UsageError("--overwrite: parts are never replaced; give another folder, or --resume to go on")
+    if options.abstain:
+        raise UsageError(
+            "--abstain: not with many files yet; take --probabilities and the threshold of 'leantune abstain'"
+        )
     if options.engine != "torch":
         raise UsageError(f"--engine {options.engine}: many files are computed by torch; leave it out")
     if options.trust_remote_code == "true":

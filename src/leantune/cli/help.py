@@ -12,6 +12,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "answer over HTTP with one or many classifiers",
     "bench-serve": "load a server of classifiers with requests, and time its answers",
     "export": "write another standard form of a run",
+    "abstain": "choose from which probability on a classifier answers",
     "passport": "compare every form in which a run is deployed with what was measured",
     "report": "write report.html of a run again",
     "push": "publish a run on the Hugging Face hub",
@@ -61,6 +62,11 @@ EXAMPLES: Mapping[str, str] = {
     "export": """
   leantune export runs/mine --format lora --output lora-adapter
   leantune export runs/mine --format openvino-int8
+""",
+    "abstain": """
+  leantune abstain runs/mine --precision 95%
+  leantune abstain runs/mine --precision 99% --data labelled.csv
+  leantune predict runs/mine new.csv --output predictions.csv --abstain
 """,
     "passport": """
   leantune passport runs/mine test.csv

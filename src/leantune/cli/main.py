@@ -13,6 +13,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leantune.cli.abstain import abstain
 from leantune.cli.bulk_predict import bulk_predict, is_bulk
 from leantune.cli.parser import keys_from_flags, parse, recipe_from
 from leantune.cli.passport import passport_command
@@ -158,6 +159,7 @@ def _predict(options: argparse.Namespace) -> None:
     from leantune.assets.download import resolve_location
     from leantune.data.read import open_examples
     from leantune.data.sources import files_of
+    from leantune.inference.abstention import required_abstention
     from leantune.inference.predict import predict_to
     from leantune.inference.writers import PredictionLayout, check_output, open_writer
 
@@ -178,6 +180,8 @@ def _predict(options: argparse.Namespace) -> None:
         with_probabilities=options.probabilities,
         submission=options.submission,
         id_column=options.id_column or "id",
+        abstention=required_abstention(trained.abstention, trained.source) if options.abstain else None,
+        by_class=options.abstain == "by-class",
     )
     with _console(options).status("classifying") as status:
         summary = predict_to(
@@ -216,7 +220,11 @@ def _predict_text(options: argparse.Namespace, text: str) -> None:
     from leantune.cli.output import print_probabilities
 
     for_files = {"--output": options.output != "-", "--probabilities": options.probabilities}
-    for_files |= {"--submission": options.submission, "--id-column": options.id_column}
+    for_files |= {
+        "--abstain": bool(options.abstain),
+        "--submission": options.submission,
+        "--id-column": options.id_column,
+    }
     if wrong := [flag for flag, is_given in for_files.items() if is_given]:
         raise UsageError(
             f"{wrong[0]} is for a file of rows, and there is no file {shown(text)}: leave it out to classify the text"
@@ -311,6 +319,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "serve": _serve,
     "bench-serve": _bench_serve,
     "export": _export,
+    "abstain": abstain,
     "passport": passport_command,
     "report": _report_page,
     "push": _push,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from leantune.cli import bulk_predict, passport
+from leantune.cli import abstain, bulk_predict, passport
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.config.recipe import keys
@@ -97,6 +97,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "serve": _add_serve,
         "bench-serve": _add_bench_serve,
         "export": _add_export,
+        "abstain": abstain.add_arguments,
         "passport": passport.add_arguments,
         "report": _add_report,
         "push": _add_push,
@@ -212,6 +213,13 @@ def _add_predict(parser: Parser) -> None:
     layout = parser.add_mutually_exclusive_group()
     layout.add_argument("--probabilities", action="store_true", help="add a column p_LABEL for every class")
     layout.add_argument("--submission", action="store_true", help="write ID,label with whole-number labels")
+    parser.add_argument(
+        "--abstain",
+        nargs="?",
+        const="overall",
+        choices=("overall", "by-class"),
+        help="leave the label empty below the threshold that 'leantune abstain' chose",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output file")
     bulk_predict.add_arguments(parser)
 
@@ -430,7 +438,7 @@ def _add_export(parser: Parser) -> None:
     parser.add_argument(
         "--format",
         required=True,
-        choices=("adalora", "lora", "merged", "onnx", "onnx-int8", "openvino", "openvino-int8"),
+        choices=("adalora", "lora", "merged", "openvino", "openvino-int8", "onnx", "onnx-int8"),
     )
     parser.add_argument(
         "--output", type=_path, help="folder to write; default: RUN/export-FORMAT, RUN/onnx, RUN/openvino"

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leantune.data.token_table import TokenTable
+from leantune.data.tokenization import Encoded
 
 Index = npt.NDArray[np.int64]
 
@@ -65,6 +66,10 @@ class LabelledRows:
     def tokens(self) -> list[npt.NDArray[np.int32]]:
         """The token ids of every row."""
         return [self.tables[t].tokens(int(r)) for t, r in zip(self.table_of, self.row_of, strict=True)]
+
+    def encoded(self) -> Encoded:
+        """The rows as a classifier takes them."""
+        return Encoded(self.tokens(), self.second_starts(), self.full_lengths)
 
     def hashes(self) -> npt.NDArray[np.uint64]:
         """``(N,)`` one number a row, the same for rows that are the same to the model: equal tokens,

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leantune.config.abstention_file import Abstention, read_abstention
 from leantune.config.classifier_file import InferenceSettings
 from leantune.data.cells import list_of_texts
 from leantune.data.dataset import Index
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Encoded, Tokenizer
 from leantune.errors import CheckpointError, DataError, UsageError
+from leantune.inference.abstention import is_answered, required_abstention, with_temperature
 from leantune.inference.batches import map_batches, softmax
 from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch, pack
@@ -72,6 +74,30 @@ class TextClassifier(ABC):
             UsageError: for pairs where single texts were trained on, or the other way round.
         """
         return [self.classes[best] for best in self.predict_proba(texts, pairs).argmax(axis=1)]
+
+    @property
+    def abstention(self) -> Abstention | None:
+        """When it should not answer, as ``leantune abstain`` wrote it; None: nobody has chosen that."""
+        return read_abstention(self.source)
+
+    def predict_or_abstain(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, per_class: bool = False
+    ) -> list[str | None]:
+        """The most probable class of each of N texts, or None where it is not probable enough.
+
+        Args:
+            texts: the texts.
+            pairs: N second texts, for a classifier of pairs.
+            per_class: by the thresholds of the classes instead of one for all.
+
+        Raises:
+            DataError, UsageError: as `predict`; UsageError if no threshold was chosen, too.
+        """
+        abstention = required_abstention(self.abstention, self.source)
+        calibrated = with_temperature(self.predict_proba(texts, pairs), abstention.temperature)
+        answers = is_answered(calibrated, abstention, self.classes, per_class=per_class)
+        best = calibrated.argmax(axis=1)
+        return [self.classes[i] if answer else None for i, answer in zip(best, answers, strict=True)]
 
     def predict_proba(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None

@@ -9,7 +9,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -19,8 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from leantune.config.abstention_file import Abstention
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
+from leantune.inference.abstention import is_answered, with_temperature
 from leantune.system.atomic import file_to_replace
 from leantune.system.messages import shown
 
@@ -45,6 +47,8 @@ class PredictionLayout:
         with_probabilities: add ``p_<label>`` for every class.
         submission: ``ID,label`` with whole numbers, as the reference run wrote it.
         id_column: the name of the ids, which is that of their column in the rows; ``id`` where they are row numbers.
+        abstention: give no label to rows whose calibrated probability is too low, and calibrated ones to all.
+        by_class: with ``abstention``, the thresholds of the predicted classes instead of one for all.
 
     Raises:
         UsageError: if another column has the name of the ids, or no file can hold it.
@@ -54,6 +58,8 @@ class PredictionLayout:
     with_probabilities: bool = False
     submission: bool = False
     id_column: str = "id"
+    abstention: Abstention | None = None
+    by_class: bool = False
 
     def __post_init__(self) -> None:
         if self.submission:
@@ -100,6 +106,8 @@ class PredictionLayout:
 
     def rows(self, predictions: Predictions) -> list[list[Any]]:
         """One list of values a row, in the order of `header`."""
+        if self.abstention is not None:
+            return self._rows_or_none(predictions, self.abstention)
         best = predictions.probabilities.argmax(axis=1)
         if self.submission:
             numbers = self._numbers
@@ -109,6 +117,13 @@ class PredictionLayout:
         for row_id, i, row in zip(predictions.ids, best, rounded.tolist(), strict=True):
             rows.append([row_id, self.labels.names[i], row[i], *(row if self.with_probabilities else [])])
         return rows
+
+    def _rows_or_none(self, predictions: Predictions, abstention: Abstention) -> list[list[Any]]:
+        """The same with calibrated probabilities, and an empty label where the classifier should not answer."""
+        calibrated = with_temperature(predictions.probabilities, abstention.temperature)
+        plain = replace(self, abstention=None).rows(Predictions(predictions.ids, calibrated))
+        answers = is_answered(calibrated, abstention, self.labels.names, per_class=self.by_class)
+        return [row if answer else [row[0], "", *row[2:]] for row, answer in zip(plain, answers, strict=True)]
 
 
 class PredictionWriter(ABC):

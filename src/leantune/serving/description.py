@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from leantune.config.abstention_file import Abstention
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
@@ -27,3 +29,5 @@ class Description:
     kernels: str
     sha256: str
     """Checksum of the weights that were trained."""
+    abstention: Abstention | None = None
+    """When it should not answer; None: nobody has chosen that."""

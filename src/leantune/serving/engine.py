@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leantune.adalora.adapter_file import WEIGHTS
+from leantune.config.abstention_file import read_abstention
 from leantune.data.tokenization import Encoded
 from leantune.errors import CheckpointError, LeantuneError, UsageError
 from leantune.inference.multi_adapter import SharedEncoder
@@ -136,6 +137,7 @@ class Engine:
             precision=precision if precision == hardware.INT8 else classifier.encoder_precision,
             kernels=classifier.kernels_name,
             sha256=saved.sha256,
+            abstention=read_abstention(saved.source),
         )
 
     def _encoder(self, opened: _Opened) -> SharedEncoder:

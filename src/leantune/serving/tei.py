@@ -5,12 +5,17 @@ Where TEI is known to be wrong, this is right: several labels a text have scores
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from leantune.config.abstention_file import Abstention
+from leantune.inference.abstention import is_answered, with_temperature
 from leantune.serving.http import answered, refused, require_key, service_of, until_gone
 from leantune.serving.refusals import Kind, RefusalError
 from leantune.serving.service import Activation, Answer, Served
@@ -44,6 +49,10 @@ class PredictRequest(BaseModel):
         None, description="The end that is cut off. Default: as the classifier was trained"
     )
     raw_scores: bool = Field(False, description="Logits instead of probabilities")
+    abstain: bool = Field(
+        False,
+        description="Calibrated probabilities, and no label for a text below the threshold that leantune abstain chose",
+    )
     parameters: Parameters | None = Field(
         None,
         description="Of the Hugging Face Inference API, which answers with a list for each text, for one, too",
@@ -85,6 +94,10 @@ async def predict(
     service = service_of(request)
     served = service.get(body.model or model)
     texts, pairs, is_batch = parts_of(body.inputs)
+    if body.abstain and served.description.abstention is None:
+        raise RefusalError(
+            Kind.VALIDATION, "`abstain`: no threshold was chosen for this classifier: leantune abstain"
+        )
 
     async def work() -> Answer:
         return await service.classify(
@@ -98,9 +111,11 @@ async def predict(
 
     def say(answer: Answer) -> Response:
         parameters = body.parameters or Parameters()
-        predictions = predictions_of(
-            answer, "none" if body.raw_scores else parameters.function_to_apply, parameters.top_k
-        )
+        if body.abstain:
+            predictions = trusted_predictions_of(answer, served.description.abstention, parameters.top_k)
+        else:
+            activation = "none" if body.raw_scores else parameters.function_to_apply
+            predictions = predictions_of(answer, activation, parameters.top_k)
         headers = headers_of(answer, sum(map(len, texts)) + sum(map(len, pairs or ())))
         is_list = is_batch or body.parameters is not None
         return JSONResponse(predictions if is_list else predictions[0], headers=headers)
@@ -142,9 +157,23 @@ def predictions_of(
     answer: Answer, activation: Activation | None, top_k: int | None
 ) -> list[list[dict[str, Any]]]:
     """All labels of each text, or ``top_k``, the highest score first."""
+    return [ranked(answer.labels, row, top_k) for row in answer.scores(activation)]
+
+
+def ranked(labels: Sequence[str], scores: npt.NDArray[np.float64], top_k: int | None) -> list[dict[str, Any]]:
+    """Labels with their scores, the highest first."""
+    return [{"score": float(scores[i]), "label": labels[i]} for i in (-scores).argsort(kind="stable")[:top_k]]
+
+
+def trusted_predictions_of(
+    answer: Answer, abstention: Abstention | None, top_k: int | None
+) -> list[list[dict[str, Any]]]:
+    """Calibrated scores of each text; of one that is below the threshold nothing."""
+    assert abstention is not None
+    calibrated = with_temperature(answer.scores("softmax"), abstention.temperature)
+    answers = is_answered(calibrated, abstention, answer.labels, per_class=False)
     return [
-        [{"score": float(row[i]), "label": answer.labels[i]} for i in (-row).argsort(kind="stable")[:top_k]]
-        for row in answer.scores(activation)
+        ranked(answer.labels, row, top_k) if ok else [] for row, ok in zip(calibrated, answers, strict=True)
     ]
 
 

@@ -53,16 +53,42 @@ def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool 
         tokenizer = Tokenizer.of_run(source / "merged", recipe.max_length)
         labels = LabelMap.of_record(record.labels)
         return _split(_read(data, columns_of(recipe), tokenizer, labels), data, seed=recipe.seed)
-    if record.refit:
-        raise UsageError(
-            f"{source} was refitted on its validation rows, which cannot measure it now; give labelled rows "
-            "with --data FILE"
-        )
-    own = _read_again(source, record, recipe)
-    if not len(own.validation):
-        raise UsageError(f"{source} held no rows out to measure on; give labelled rows with --data FILE")
+    own = _validation_rows(source, record, recipe)
     sample = np.random.default_rng(recipe.seed).permutation(len(own.train))[:CALIBRATION_ROWS]
     return CalibrationData(calibration=own.train[sample], measured=own.validation, name="validation")
+
+
+def rows_to_measure(run: Path, data: str | None) -> tuple[LabelledRows, str]:
+    """Rows that a run was not trained on, and what they are called.
+
+    Args:
+        run: a finished run.
+        data: labelled rows, with the columns of the run's; None: its validation rows, which chose its checkpoint.
+
+    Raises:
+        UsageError: if the source of the rows cannot be had, or the run has seen them all.
+        CheckpointError: if the record of the run is damaged.
+        DataError: if it has changed since training, or has rows or labels that are not what they must be.
+    """
+    record = read_finished_record(run)
+    recipe = recipe_of_run(run, record.recipe)
+    if data is not None:
+        tokenizer = Tokenizer.of_run(run / "merged", recipe.max_length)
+        return _read(data, columns_of(recipe), tokenizer, LabelMap.of_record(record.labels)), data
+    return _validation_rows(run, record, recipe).validation, "validation"
+
+
+def _validation_rows(run: Path, record: FinishedRecord, recipe: Recipe) -> PreparedData:
+    """The rows of a run, some of which it has not seen."""
+    if record.refit:
+        raise UsageError(
+            f"{run} was refitted on its validation rows, which cannot measure it now; give labelled rows "
+            "with --data FILE"
+        )
+    own = _read_again(run, record, recipe)
+    if not len(own.validation):
+        raise UsageError(f"{run} held no rows out to measure on; give labelled rows with --data FILE")
+    return own
 
 
 def _split(rows: LabelledRows, data: str, *, seed: int) -> CalibrationData:

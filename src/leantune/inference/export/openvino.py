@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from leantune.data.dataset import LabelledRows
-from leantune.data.tokenization import Encoded
 from leantune.errors import UsageError, first_line
 from leantune.inference.agreement import check_logits
 from leantune.inference.comparison import Comparison, compare
@@ -159,7 +158,7 @@ def _shapes_explained(trained: TorchTextClassifier, source: Path) -> Iterator[No
 
 def _quantised(nncf: Any, model: Any, trained: TorchTextClassifier, calibration: LabelledRows) -> Any:
     batches = padded_batches(
-        _encoded(calibration),
+        calibration.encoded(),
         CALIBRATION_BATCH_SIZE,
         names={name for each in model.inputs for name in each.names},
         longest=trained.tokenizer.max_length,
@@ -209,7 +208,7 @@ def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: CalibrationD
     label_ids = rows.measured.label_ids
     size = trained.settings.batch_size
     by_torch, by_int8 = (
-        each.logits(_encoded(rows.measured), size).argmax(axis=1) for each in (trained, int8)
+        each.logits(rows.measured.encoded(), size).argmax(axis=1) for each in (trained, int8)
     )
     return AccuracyCost(
         rows=rows.name,
@@ -224,7 +223,3 @@ def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: CalibrationD
 def _precision_of(trained: TorchTextClassifier) -> str:
     chosen = trained.settings.precision
     return chosen if chosen == hardware.INT8 else hardware.pick_precision(chosen, trained.classifier.device)
-
-
-def _encoded(rows: LabelledRows) -> Encoded:
-    return Encoded(rows.tokens(), rows.second_starts(), rows.full_lengths)
