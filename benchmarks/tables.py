@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -323,6 +324,12 @@ def multi_adapter() -> str:
     return _table(["encoder", "1 classifier", "8", "64", "1,000", "memory of 1,000"], lines)
 
 
+def as_written(kind: str) -> str:
+    """The table that a benchmark wrote into its own Markdown."""
+    text = (RESULTS / kind / "intel-xeon-processor.md").read_text("utf-8")
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "results": results,
@@ -340,6 +347,10 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "few-rows": few_rows,
     "serving": serving,
     "multi-adapter": multi_adapter,
+    **{
+        kind.replace("_", "-"): partial(as_written, kind)
+        for kind in ("abstention", "bulk_efficiency", "bulk_kills", "bulk_memory", "bulk_scale")
+    },
 }
 """By the names that pages have for them."""
 

@@ -343,3 +343,27 @@ def test_parts_cover_every_row_once(tmp_path_factory, sizes, row_group):
         spans = [(p.first_row, p.first_row + p.rows) for p in parts if p.file.url.endswith(f"/{i}.parquet")]
         covered = [row for first, end in spans for row in range(first, end)]
         assert covered == list(range(size))
+
+
+def test_a_full_disk_ends_the_job_with_one_error_and_no_half_part(run, tmp_path):
+    """Files may have 6 KiB: those of the job fit, and a part does not."""
+    write_parquet(tmp_path / "a.parquet", texts(400), 400)
+    out = tmp_path / "out"
+    words = [
+        sys.executable,
+        "-m",
+        "leantune",
+        "predict",
+        str(run),
+        str(tmp_path / "a.parquet"),
+        "--output",
+        f"{out}/",
+    ]
+    command = ["bash", "-c", 'ulimit -f 6; exec "$@"', "bash", *words, "--format", "csv", "--probabilities"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 6, done.stderr
+    assert "the file would be larger than is allowed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not content_of(out)
+    assert main([*words[3:], "--format", "csv", "--probabilities", "--resume"]) == 0
+    assert len(content_of(out)) == 1
