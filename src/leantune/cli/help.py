@@ -12,6 +12,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "answer over HTTP with one or many classifiers",
     "bench-serve": "load a server of classifiers with requests, and time its answers",
     "export": "write another standard form of a run",
+    "audit": "find labels that are probably wrong",
     "abstain": "choose from which probability on a classifier answers",
     "passport": "compare every form in which a run is deployed with what was measured",
     "report": "write report.html of a run again",
@@ -62,6 +63,10 @@ EXAMPLES: Mapping[str, str] = {
     "export": """
   leantune export runs/mine --format lora --output lora-adapter
   leantune export runs/mine --format openvino-int8
+""",
+    "audit": """
+  leantune audit --data train.csv --model asset:minilm --max-trainable-params 100k --output audit
+  leantune audit --data train.csv --model ./minilm --loss robust --folds 3 --output audit
 """,
     "abstain": """
   leantune abstain runs/mine --precision 95%

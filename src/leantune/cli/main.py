@@ -100,6 +100,13 @@ def _plan(options: argparse.Namespace) -> None:
     print_plan(planned, as_json=options.json)
 
 
+def _audit(options: argparse.Namespace) -> None:
+    from leantune.cli.audit import audit_command
+
+    use_huge_pages()
+    audit_command(options, recipe_from(options), _console(options))
+
+
 def _columns(options: argparse.Namespace, settings: InferenceSettings) -> Any:
     from leantune.data.read import Columns
 
@@ -319,6 +326,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "serve": _serve,
     "bench-serve": _bench_serve,
     "export": _export,
+    "audit": _audit,
     "abstain": abstain,
     "passport": passport_command,
     "report": _report_page,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from leantune.cli import abstain, bulk_predict, passport
+from leantune.cli import abstain, audit, bulk_predict, passport
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.config.recipe import keys
@@ -97,6 +97,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "serve": _add_serve,
         "bench-serve": _add_bench_serve,
         "export": _add_export,
+        "audit": lambda command: _add_audit(command, shows_all),
         "abstain": abstain.add_arguments,
         "passport": passport.add_arguments,
         "report": _add_report,
@@ -142,6 +143,11 @@ def _add_train(parser: Parser, shows_all: bool) -> None:
 def _add_plan(parser: Parser, shows_all: bool) -> None:
     _add_recipe_arguments(parser, shows_all)
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_audit(parser: Parser, shows_all: bool) -> None:
+    _add_recipe_arguments(parser, shows_all)
+    audit.add_arguments(parser)
 
 
 def _add_recipe_arguments(parser: Parser, shows_all: bool) -> None:
