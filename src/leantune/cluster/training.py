@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from leantune.cluster.board import Board
-from leantune.cluster.connection import LOCAL, Node, connected, import_ray
+from leantune.cluster.connection import Node, connected, import_ray
 from leantune.cluster.training_worker import Assignment, run_id_of, train_worker
 from leantune.config import Recipe
 from leantune.errors import DistributedError, LeantuneError, UsageError
@@ -136,7 +136,7 @@ def cores_of_each(workers: Workers, nodes: Sequence[Node]) -> int:
     if _room(nodes, cores) < workers.count:
         each = ", ".join(f"{node.address}: {node.cores:g}" for node in nodes)
         raise DistributedError(
-            f"--num-workers {workers.count} of {cores} {'core' if cores == 1 else 'cores'} each: the cluster has room for "
+            f"--num-workers {workers.count} of {cores} core(s) each: the cluster has room for "
             f"{_room(nodes, cores)} (cores by node: {each}); give less, or add nodes with: ray start --address"
         )
     return cores

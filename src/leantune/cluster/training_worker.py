@@ -111,11 +111,15 @@ def _train(assignment: Assignment) -> None:
     sys.argv = list(assignment.command)
     attempt = _ask(assignment.board.begin) if distributed.is_main() else 0
     recipe, overwrite, resume = distributed.gather(_how_to_begin(assignment, attempt))[0]
+    places = distributed.gather(_place())
     if attempt > 1:
         _wait_for_lock(assignment.folder)
     with _console(assignment) as console, _interrupt(assignment) as interrupt:
         if attempt > 1:
             console.print(f"a worker was lost: {'going on' if resume else 'starting again'}", soft_wrap=True)
+        console.print(
+            f"{len(places)} worker(s) of {assignment.cores} core(s), on {', '.join(places)}", soft_wrap=True
+        )
         folder = run_training(
             recipe, console=console, overwrite=overwrite, resume=resume, interrupt=interrupt
         )
@@ -140,6 +144,12 @@ def _enter(directory: str) -> None:
         ) from error
 
 
+def _place() -> str:
+    """Address and Ray's number of the node of this process; several nodes may have one address."""
+    ray = import_ray()
+    return f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
+
+
 def _how_to_begin(assignment: Assignment, attempt: int) -> tuple[Recipe, bool, bool]:
     """Recipe, ``overwrite`` and ``resume`` of this attempt; what the main process finds counts for all."""
     folder = assignment.folder
@@ -154,20 +164,12 @@ def _how_to_begin(assignment: Assignment, attempt: int) -> tuple[Recipe, bool, b
 
 
 def _wait_for_lock(folder: Path) -> None:
-    """Let the main process of the last attempt die, which Ray may still be at.
-
-    Raises:
-        UsageError: naming it, if it holds the folder for too long.
-    """
+    """Let the main process of the last attempt die, which Ray may still be at; `run_training` says if it does not."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        try:
-            with run_lock(folder):
-                return
-        except UsageError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(ASK_EVERY_S)
+    while time.monotonic() < deadline:
+        with suppress(UsageError), run_lock(folder):
+            return
+        time.sleep(ASK_EVERY_S)
 
 
 @contextmanager
