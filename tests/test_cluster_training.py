@@ -242,17 +242,17 @@ def test_an_error_of_a_worker_is_that_of_the_command_and_starts_nothing_again(cl
 
 
 def test_an_error_of_one_worker_alone_ends_the_others(cluster, inputs, tmp_path):
-    """The folder of one rank alone is damaged: of the token table that it keeps, for example."""
+    """Only the main process writes checkpoints, and refuses to where a link leads out of the run."""
     output = tmp_path / "run"
-    words = words_of(inputs, epochs=50)
-    process = start(*words, f"output={output}", *flags_of(cluster))
-    wait_for(lambda: last_step(output) >= 2, process)
-    (output / "checkpoints").rename(output / "moved")
-    (output / "checkpoints").write_text("in the way of the next checkpoint, which the main process writes")
+    process = start(*words_of(inputs, epochs=50), f"output={output}", *flags_of(cluster))
+    wait_for(lambda: last_step(output) >= 2 and list_checkpoints(output), process)
+    (output / "checkpoints").rename(tmp_path / "elsewhere")
+    (output / "checkpoints").symlink_to(tmp_path / "elsewhere")
     _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode != 0
+    assert process.returncode == 4, errors
+    assert "which is not in that folder: refused" in errors.splitlines()[-1]
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith("leantune: error: ")
+    assert "a worker was lost" not in errors
 
 
 def test_a_run_with_too_many_losses_ends_and_says_how_to_go_on(cluster, inputs, tmp_path):

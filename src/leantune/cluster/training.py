@@ -7,13 +7,9 @@ the workers on nodes and starts them again when one is lost; what they go on fro
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +17,11 @@ from typing import Any
 from rich.console import Console
 
 from leantune.cluster.board import Board
-from leantune.cluster.connection import Node, connected, import_ray
+from leantune.cluster.connection import connected, import_ray
+from leantune.cluster.placement import cores_of_each, shared_folder, without_cores_on
 from leantune.cluster.training_worker import Assignment, run_id_of, train_worker
 from leantune.config import Recipe
 from leantune.errors import DistributedError, LeantuneError, UsageError
-from leantune.system.atomic import TEMPORARY_PREFIX
 from leantune.system.messages import one_line
 from leantune.training.folder import check_folder
 from leantune.training.signals import interruptible
@@ -98,12 +94,10 @@ def train_on_cluster(
     folder = Path(os.path.expanduser(recipe.output))
     check_folder(folder, overwrite=overwrite, resume=resume)
     ray = import_ray()
-    with connected(workers.cluster) as nodes, _shared_folder(ray, folder, nodes):
-        cores = cores_of_each(workers, nodes)
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-        board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    with connected(workers.cluster) as nodes, shared_folder(folder, nodes, leftovers=(RAY_FOLDER,)):
+        cores = cores_of_each(nodes, workers.count, workers.cores)
+        here = ray.get_runtime_context().get_node_id()
+        board = ray.remote(Board).options(**without_cores_on(here)).remote()
         assignment = Assignment(
             recipe=recipe,
             overwrite=overwrite,
@@ -121,73 +115,12 @@ def train_on_cluster(
     return folder
 
 
-def cores_of_each(workers: Workers, nodes: Sequence[Node]) -> int:
-    """The cores of each worker: those asked for, else the most with which all workers have room.
-
-    Raises:
-        DistributedError: if the cluster has too few, busy or not.
-    """
-    if workers.cores is None:
-        largest = int(max(node.cores for node in nodes))
-        for cores in range(largest, 0, -1):
-            if _room(nodes, cores) >= workers.count:
-                return cores
-    cores = workers.cores or 1
-    if _room(nodes, cores) < workers.count:
-        each = ", ".join(f"{node.address}: {node.cores:g}" for node in nodes)
-        raise DistributedError(
-            f"--num-workers {workers.count} of {cores} core(s) each: the cluster has room for "
-            f"{_room(nodes, cores)} (cores by node: {each}); give less, or add nodes with: ray start --address"
-        )
-    return cores
-
-
-def _room(nodes: Sequence[Node], cores: int) -> int:
-    return sum(int(node.cores // cores) for node in nodes)
-
-
 def _say_if_busy(ray: Any, workers: Workers, cores: int, console: Console) -> None:
     free, needed = ray.available_resources().get("CPU", 0.0), workers.count * cores
     if free < needed:
         console.print(
             f"the cluster is busy: {free:g} cores are free, {needed} are needed: waiting", soft_wrap=True
         )
-
-
-@contextmanager
-def _shared_folder(ray: Any, folder: Path, nodes: Sequence[Node]) -> Iterator[None]:
-    """The run folder, which is there on every node that may have a worker; it goes again if it stays empty.
-
-    Raises:
-        DistributedError: naming a node that has another folder of that name, or none.
-    """
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        _check_shared(ray, folder.absolute(), nodes)
-        yield
-    finally:
-        shutil.rmtree(folder / RAY_FOLDER, ignore_errors=True)
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def _check_shared(ray: Any, folder: Path, nodes: Sequence[Node]) -> None:
-    marker = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"  # a new name: no file system remembers it
-    marker.touch()
-    try:
-        for node in nodes:
-            if not node.cores:
-                continue
-            there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
-            task = ray.remote(os.path.exists).options(num_cpus=0, scheduling_strategy=there)
-            if not ray.get(task.remote(str(marker))):
-                raise DistributedError(
-                    f"node {node.address} does not see what is written to {folder}: put the run folder on a disk that "
-                    "all nodes share, at the same path"
-                )
-    finally:
-        marker.unlink()
 
 
 def _trainer(assignment: Assignment, workers: Workers) -> Any:
