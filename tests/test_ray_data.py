@@ -45,6 +45,12 @@ def expected(run, inputs, tmp_path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module")
+def actor(cluster, run):
+    """A predictor in an actor, as Ray Data has it."""
+    return ray.remote(leantune.ray.predictor_class(run)).options(num_cpus=0).remote()
+
+
 def rows_of(inputs: Path) -> list[dict[str, object]]:
     with (inputs / "test.csv").open(newline="") as file:
         return [{"id": i, "text": row["text"]} for i, row in enumerate(csv.DictReader(file))]
@@ -111,16 +117,21 @@ def test_actors_share_what_their_node_unpacked_and_have_the_threads_of_their_cor
         ({"text": ["word1"], "label": ["a"]}, "the rows have a column 'label' already: give prefix"),
     ],
 )
-@pytest.mark.parametrize("batch_format", ["numpy", "pandas", "pyarrow"])
-def test_rows_that_cannot_be_classified_are_named(cluster, run, batch, message, batch_format):
+def test_rows_that_cannot_be_classified_are_named(actor, batch, message):
     import pyarrow as pa
 
-    dataset = ray.data.from_arrow(pa.table(batch))
-    predictor = leantune.ray.predictor_class(run)
-    with pytest.raises(Exception, match=message):
-        dataset.map_batches(
-            predictor, compute=ray.data.ActorPoolStrategy(size=1), batch_format=batch_format
-        ).take_all()
+    table = pa.table(batch)
+    numpy = {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+    for form in (table, table.to_pandas(), numpy):
+        with pytest.raises(Exception, match=message):
+            ray.get(actor.__call__.remote(form))
+
+
+def test_a_text_that_is_missing_ends_a_pipeline_with_its_row(cluster, run):
+    rows = ray.data.from_items([{"id": 7, "text": "word1"}, {"id": 8, "text": None}], override_num_blocks=1)
+    compute = ray.data.ActorPoolStrategy(size=1)
+    with pytest.raises(Exception, match=r"column 'text', row 1 of a batch .*id=8\): null, expected a text"):
+        rows.map_batches(leantune.ray.predictor_class(run), compute=compute).take_all()
 
 
 def test_a_prefix_keeps_columns_of_the_rows(cluster, run):
@@ -133,8 +144,8 @@ def test_a_prefix_keeps_columns_of_the_rows(cluster, run):
 
 def test_no_rows_and_empty_texts_are_no_error(cluster, run):
     predictor = leantune.ray.predictor_class(run)
-    rows = ray.data.from_items([{"text": ""}, {"text": "word1"}])
     compute = ray.data.ActorPoolStrategy(size=1)
+    rows = ray.data.from_items([{"text": ""}, {"text": "word1"}])
     assert len(rows.map_batches(predictor, compute=compute).take_all()) == 2
     assert rows.filter(lambda row: False).map_batches(predictor, compute=compute).take_all() == []
 

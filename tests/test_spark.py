@@ -19,6 +19,8 @@ if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
 
 import leantune.spark
 
+pytestmark = pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
+
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory):

@@ -127,7 +127,7 @@ def packed_file(content: bytes) -> Path:
         UsageError: if the cache belongs to another user.
     """
     sha256 = checksum_of(content)
-    file = _own_cache() / f"leantune-{sha256}.tar"
+    file = _own_cache() / f"leantune-{sha256}.packed"  # Spark unpacks what is called .tar
     write_bytes(file, content)
     return file
 
