@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from leantune.cli.main import main
@@ -84,25 +85,26 @@ def test_actors_share_what_their_node_unpacked_and_have_the_threads_of_their_cor
         def __call__(self, batch):
             import torch
 
-            size = len(batch["id"])
-            place = [str(self._trained.source)] * size
-            return {
-                **super().__call__(batch),
-                "threads": [torch.get_num_threads()] * size,
-                "place": place,
-                "process": [os.getpid()] * size,
+            size = len(batch["text"])
+            facts = {
+                "threads": torch.get_num_threads(),
+                "place": str(self._trained.source),
+                "process": os.getpid(),
             }
+            return super().__call__(batch) | {name: [value] * size for name, value in facts.items()}
 
-    for cores in (1, 2):
-        found = (
-            ray.data.from_items(rows_of(inputs), override_num_blocks=4)
-            .map_batches(
-                Probe, compute=ray.data.ActorPoolStrategy(size=2 // cores), num_cpus=cores, batch_size=5
-            )
-            .take_all()
-        )
-        assert {row["threads"] for row in found} == {cores}
-        assert len({row["place"] for row in found}) == 1
+    found = (
+        ray.data.from_items(rows_of(inputs), override_num_blocks=4)
+        .map_batches(Probe, compute=ray.data.ActorPoolStrategy(size=2), batch_size=5)
+        .take_all()
+    )
+    assert {row["threads"] for row in found} == {1}
+    assert len({row["place"] for row in found}) == 1
+    of_two_cores = ray.remote(Probe).options(num_cpus=2).remote()
+    answer = ray.get(of_two_cores.__call__.remote({"text": np.array(["word1"], dtype=object)}))
+    ray.kill(of_two_cores)
+    assert answer["threads"] == [2]
+    assert answer["place"] == [found[0]["place"]]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_no_rows_and_empty_texts_are_no_error(cluster, run):
     compute = ray.data.ActorPoolStrategy(size=1)
     rows = ray.data.from_items([{"text": ""}, {"text": "word1"}])
     assert len(rows.map_batches(predictor, compute=compute).take_all()) == 2
-    assert rows.filter(lambda row: False).map_batches(predictor, compute=compute).take_all() == []
+    assert rows.filter(expr="text == 'word2'").map_batches(predictor, compute=compute).take_all() == []
 
 
 def test_a_folder_of_nothing_is_refused_before_anything_is_sent(tmp_path):

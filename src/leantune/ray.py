@@ -138,8 +138,6 @@ class _Predictor:
 
     def _texts(self, batch: Any, column: str) -> list[str]:
         names = _names_of(batch)
-        if not names:  # as Ray Data has it where no rows are left
-            return []
         if column not in names:
             raise DataError(
                 f"no column {shown(column)} in the rows, which have {listed(names)}{nearest(column, names)}: give "
