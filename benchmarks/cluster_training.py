@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import re
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -125,11 +125,10 @@ def killed_run(cluster: Any, chain: Chain, num_kills: int) -> list[Kill]:
         if not wait(process, lambda step=step, since=started_ns: has_reached(chain, step, since)):
             break
         time.sleep(rng.uniform(0, 0.05))
-        main, rank = main_worker(chain), rng.randrange(2)
-        others = [pid for pid in workers_of(cluster) if pid != main]
-        if main is None or len(others) != 1:
+        both, rank = both_workers(cluster, chain), rng.randrange(2)
+        if both is None:
             break
-        os.kill((main, *others)[rank], signal.SIGKILL)
+        os.kill(both[rank], signal.SIGKILL)
         killed_ns = time.time_ns()
         last, is_in_save = chain.last_step(), bool(chain.half_written())
         wait(process, lambda since=killed_ns: written_since(chain, since + 10**9))
@@ -158,11 +157,17 @@ def wait(process: subprocess.Popen[bytes], is_there: Callable[[], bool]) -> bool
     return False
 
 
-def main_worker(chain: Chain) -> int | None:
-    """The process of rank 0, which holds the run folder; None after the end."""
+def both_workers(cluster: Any, chain: Chain) -> tuple[int, int] | None:
+    """The processes of rank 0, which holds the run folder, and rank 1; None after the end."""
     lock = chain.run / "run.lock"
-    found = re.match(r"process (\d+) on", lock.read_text("utf-8")) if lock.exists() else None
-    return None if found is None else int(found[1])
+    with suppress(FileNotFoundError):
+        while True:
+            main = int(lock.read_text("utf-8").split()[1])
+            others = [pid for pid in workers_of(cluster) if pid != main]
+            if len(others) == 1:  # a worker has another name while it is told something
+                return main, others[0]
+            time.sleep(0.002)
+    return None
 
 
 def workers_of(cluster: Any) -> list[int]:
@@ -175,7 +180,7 @@ def workers_of(cluster: Any) -> list[int]:
 def command_line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:  # it ended between the look and the read
+    except (FileNotFoundError, ProcessLookupError):  # it ended between the look and the read
         return b""
 
 

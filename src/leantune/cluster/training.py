@@ -225,8 +225,8 @@ def _explain(error: BaseException, assignment: Assignment) -> None:
 
 def _reason(error: BaseException) -> str:
     """Why one worker ended: of a traceback the last line."""
-    ray = import_ray()
-    if isinstance(error, ray.exceptions.RayActorError):
+    unanswered = getattr(error, "health_check_failure", None)  # where a worker answers no more
+    if isinstance(unanswered, import_ray().exceptions.RayActorError):
         return "its process or its node died"
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

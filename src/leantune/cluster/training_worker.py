@@ -28,6 +28,8 @@ from leantune.training.signals import Interrupt
 
 ASK_EVERY_S = 0.5
 """How often a worker asks whether it should stop."""
+CAUSE_FIRST_S = 2.0
+"""How long an error waits that may be the consequence of another process's death, so that Ray sees that first."""
 LOCK_PATIENCE_S = 30.0
 """How long a process of the last attempt may take to die."""
 
@@ -72,6 +74,7 @@ def train_worker(config: dict[str, Assignment]) -> None:
         _ask(assignment.board.fail, distributed.rank(), error)
         _leave_group()
     except Exception:
+        time.sleep(CAUSE_FIRST_S)
         if _ask(assignment.board.failure) is None:
             raise
         # that of another process, which left this one alone; its own is a consequence
