@@ -114,7 +114,7 @@ class _Predictor:
 
         cores = import_ray("leantune.ray").get_runtime_context().get_assigned_resources().get("CPU", 1.0)
         self._trained = settings.shipped.load()
-        torch.set_num_threads(max(1, math.floor(cores)))
+        torch.set_num_threads(max(1, math.floor(cores)))  # whatever the environment of the node says
         self._settings = settings
         inference = self._trained.settings
         self._column = settings.text_column or inference.text_column or "text"

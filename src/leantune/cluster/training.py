@@ -158,14 +158,13 @@ def _fit(trainer: Any, assignment: Assignment, console: Console) -> None:
     """
     ended: list[BaseException] = []
 
-    def fit() -> (
-        None
-    ):  # not in the main thread, where Ray would take the signals and end without a checkpoint
+    def fit() -> None:
         try:
             trainer.fit()
         except BaseException as error:  # told by the main thread
             ended.append(error)
 
+    # in the main thread Ray would take the signals, and end without a checkpoint
     fitting = threading.Thread(target=fit, daemon=True)
     with interruptible() as interrupt:
         fitting.start()
@@ -218,7 +217,7 @@ def _explain(error: BaseException, assignment: Assignment) -> None:
         )
         advice = f"go on with: {assignment.resume_command(assignment.folder)}"
         raise DistributedError(f"workers were lost too often ({reasons}); {advice}") from error
-    if isinstance(error, TrainingFailedError):
+    if isinstance(error, TrainingFailedError | import_ray().exceptions.RayError):
         raise DistributedError(f"the workers could not be started: {one_line(error)}") from error
     raise error
 
