@@ -85,7 +85,12 @@ def measure(cluster: Any, work: Path, num_kills: int, expected: dict[str, str]) 
         "torchrun_s": seconds(lambda: Chain(-2, 2, work / "inputs", work / "alone-torchrun").start()),
         "cluster_s": seconds(lambda: start(cluster, Chain(-3, 2, work / "inputs", work / "alone-cluster"))),
     }
-    return {"kills": [asdict(kill) for kill in kills], "different": different, "undisturbed": undisturbed}
+    return {
+        "kills": [asdict(kill) for kill in kills],
+        "different": different,
+        "undisturbed": undisturbed,
+        "load": round(os.getloadavg()[2], 1),
+    }
 
 
 def start(cluster: Any, chain: Chain) -> subprocess.Popen[bytes]:
@@ -209,6 +214,7 @@ def report(result: dict[str, Any]) -> str:
             f"{statistics.median(recovery):.1f} s, most {recovery[-1]:.1f} s. Without kills the command takes "
             f"{alone['cluster_s']:.1f} s on the cluster, and "
             f"{alone['torchrun_s']:.1f} s under torchrun, processes and imports included.",
+            f"Meanwhile {result['load']} processes wanted the {os.cpu_count()} cores (load average of 15 minutes).",
             "",
             f"Machine: {machine_name(result['hardware'])}, {os.cpu_count()} cores. Python {versions['python']}, "
             f"torch {versions['torch']}, ray {versions['ray']}.",
