@@ -63,7 +63,8 @@ def predict_udf(
         from pyspark.sql import SparkSession
         from pyspark.sql import types as sql
     except ModuleNotFoundError as error:
-        raise UsageError(f"leantune.spark needs {error.name}: pip install 'leantune[spark]'") from error
+        package = (error.name or "pyspark").partition(".")[0]
+        raise UsageError(f"leantune.spark needs {package}: pip install 'leantune[spark]'") from error
     session = SparkSession.getActiveSession()
     if session is None:
         raise UsageError(
