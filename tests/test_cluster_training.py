@@ -206,8 +206,10 @@ def test_a_worker_that_is_killed_is_started_again_and_goes_on_to_the_same_bits(
         wait_for(lambda step=step, since=since: has_reached(output, step, since), process)
         os.kill(both_workers(cluster, output, process)[rank], signal.SIGKILL)
         since = time.time() + 1  # the other one may still write
-    _, errors = process.communicate(timeout=SECONDS)
+    result, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, errors
+    assert "raylet" in errors
+    assert "raylet" not in result
     assert "a worker was lost: going on" in errors
     assert "resumed from step" in errors
     assert_same(output, whole)

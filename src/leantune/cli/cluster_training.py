@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from leantune.errors import UsageError
@@ -70,11 +72,14 @@ def train_on_cluster(options: argparse.Namespace, recipe: Recipe, console: Conso
     workers |= {"cores": options.cores_per_worker}
     if options.max_failures is not None:
         workers["max_failures"] = options.max_failures
-    folder = training.train_on_cluster(
-        recipe,
-        training.Workers(**workers),
-        console=console,
-        overwrite=options.overwrite,
-        resume=options.resume is not None,
-    )
+    with redirect_stdout(
+        sys.stderr
+    ):  # Ray prints there that a worker died; the result alone is standard output
+        folder = training.train_on_cluster(
+            recipe,
+            training.Workers(**workers),
+            console=console,
+            overwrite=options.overwrite,
+            resume=options.resume is not None,
+        )
     print_result(folder)
