@@ -32,6 +32,7 @@ EXAMPLES: Mapping[str, str] = {
   leantune train --data reviews.csv --text-column review --label-column stars --model ./minilm
   leantune train agnews-roberta data=train.csv model=./roberta-base learning_rate=5e-4
   leantune train --resume runs/mine
+  leantune train --data train.csv --model ./minilm --cluster auto --num-workers 4
 """,
     "plan": """
   leantune plan --data train.csv --model asset:minilm --max-trainable-params 100k

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from leantune.cli.abstain import abstain
 from leantune.cli.bulk_predict import bulk_predict, is_bulk
+from leantune.cli.cluster_training import check_cluster_arguments, train_on_cluster
 from leantune.cli.parser import keys_from_flags, parse, recipe_from
 from leantune.cli.passport import passport_command
 from leantune.cli.process import exit_code_of, prepare_process, report
@@ -55,7 +56,11 @@ def _console(options: argparse.Namespace) -> Any:
 
 def _train(options: argparse.Namespace) -> None:
     use_huge_pages()
+    check_cluster_arguments(options)
     recipe = _recipe_to_train(options)
+    if options.cluster:
+        train_on_cluster(options, recipe, _console(options))
+        return
     if recipe.precision in ("auto", "int8") and has_int8_products():
         spin_briefly()  # before torch is imported
     from leantune.cli.output import print_result

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from leantune.cli import abstain, audit, bulk_predict, passport
+from leantune.cli.cluster_training import add_cluster_arguments
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.config.recipe import keys
@@ -138,6 +139,7 @@ def _add_train(parser: Parser, shows_all: bool) -> None:
     run = parser.add_argument_group("run folder")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
     run.add_argument("--resume", metavar="RUN", type=_path, help="go on with an interrupted run, bit for bit")
+    add_cluster_arguments(parser, _positive)
 
 
 def _add_plan(parser: Parser, shows_all: bool) -> None:

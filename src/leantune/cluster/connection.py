@@ -69,7 +69,7 @@ def connected(cluster: str, *, cores: int | None = None) -> Iterator[tuple[Node,
         ray.shutdown()
 
 
-def import_ray() -> Any:
+def import_ray(wanted_by: str = "--cluster") -> Any:
     """The library.
 
     Raises:
@@ -78,7 +78,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise UsageError("--cluster needs ray: pip install 'leantune[ray]'") from error
+        raise UsageError(f"{wanted_by} needs ray: pip install 'leantune[ray]'") from error
     return ray
 
 

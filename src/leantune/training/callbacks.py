@@ -21,7 +21,7 @@ from leantune.training.dataset import StepPlan
 from leantune.training.history import Display, History, rounded
 from leantune.training.loop import StepResult, TrainingState
 from leantune.training.selection import Evaluation, Selection
-from leantune.training.signals import Interrupt, resume_command
+from leantune.training.signals import Interrupt
 from leantune.training.state import capture
 from leantune.training.trackers import Trackers
 
@@ -80,7 +80,7 @@ class RunObserver:
     def _interrupted(self, state: TrainingState, number: int) -> Interrupted:
         return Interrupted(
             f"{signal.Signals(number).name} after step {state.step}: saved "
-            f"{checkpoint_path(self.folder, state.step)}; go on with: {resume_command(self.folder)}",
+            f"{checkpoint_path(self.folder, state.step)}; go on with: {self.interrupt.resume(self.folder)}",
             signal_number=number,
         )
 
