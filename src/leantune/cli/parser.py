@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
+from leantune.cli.search import add_search
+from leantune.cli.train_many import add_train_many
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.config.recipe import keys
 from leantune.system.messages import nearest, shown
@@ -90,6 +92,10 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     add: dict[str, Callable[[Parser], None]] = {
         "train": lambda command: _add_train(command, shows_all),
+        "train-many": lambda command: add_train_many(command, _path, _positive, _count),
+        "search": lambda command: add_search(
+            command, lambda each: _add_recipe_arguments(each, shows_all), _path, _positive, _seconds
+        ),
         "plan": lambda command: _add_plan(command, shows_all),
         "evaluate": _add_evaluate,
         "predict": _add_predict,
