@@ -106,8 +106,8 @@ def _read(table: str) -> list[_Row]:
         bare = column.removeprefix(f"{GROUP}.")
         if bare not in (*known, GROUP, *OF_ANOTHER_MEANING, *REMOVED, REPLACED):
             raise UsageError(
-                f"{place_name(table)}: unknown column {shown(column)}{nearest(bare, known)}; "
-                "each column is a key of a recipe, or 'name'"
+                f"{place_name(table)}: unknown column {shown(column)}, expected 'name' and keys of a recipe"
+                f"{nearest(bare, known)}"
             )
     if not objects:
         raise UsageError(f"{place_name(table)}: no rows; expected one for each classifier")
