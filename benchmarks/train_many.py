@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,7 @@ def main() -> int:
         "jobs": options.jobs,
         "rows": options.rows,
         "seconds": {name: [] for name in (ONE_BY_ONE, *systems())},
+        "cpu_seconds": {name: [] for name in (ONE_BY_ONE, *systems())},
     }
     stem = stem_of("train_many", result["hardware"])
     with tempfile.TemporaryDirectory() as scratch:
@@ -66,9 +68,10 @@ def main() -> int:
             random.Random(number).shuffle(names)
             for name in names:
                 output = folder / f"{number} {names.index(name)}"
-                seconds = train(name, table, output)
+                seconds, cpu = train(name, table, output)
                 result["seconds"][name].append(seconds)
-                console.print(f"round {number + 1}: {name}: {seconds:.1f} s")
+                result["cpu_seconds"][name].append(cpu)
+                console.print(f"round {number + 1}: {name}: {seconds:.1f} s, {cpu:.1f} s of processors")
             write_result(RESULTS, stem, result, markdown_of(result))
     console.print(markdown_of(result), highlight=False, soft_wrap=True)
     return 0
@@ -102,22 +105,28 @@ def write_jobs(folder: Path, jobs: int, rows: int) -> Path:
     return table
 
 
-def train(name: str, table: Path, output: Path) -> float:
-    """Seconds of all jobs."""
+def train(name: str, table: Path, output: Path) -> tuple[float, float]:
+    """Seconds of all jobs, and of processors: those of other programs are not counted, nor those of Ray's processes,
+    which are no children of the command."""
     with table.open(encoding="utf-8", newline="") as file:
         jobs = list(csv.DictReader(file))
-    started = time.perf_counter()
+    started, before = time.perf_counter(), cpu_of_children()
     if name == ONE_BY_ONE:
         for job in jobs:
             own = [f"data={job['data']}", f"seed={job['seed']}", f"output={output / job['name']}"]
             run("train", *own, *words())
     else:
         run("train-many", str(table), "--output", str(output), *systems()[name], *words())
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, cpu_of_children() - before
     for job in jobs:
         record = json.loads((output / job["name"] / "record.json").read_text("utf-8"))
         assert record["status"] == "finished", job
-    return seconds
+    return seconds, cpu
+
+
+def cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def words() -> list[str]:
@@ -135,20 +144,23 @@ def markdown_of(result: dict[str, Any]) -> str:
         "# Many classifiers",
         "",
         f"{result['jobs']} jobs of {result['rows']:,} rows, MiniLM-L6, three epochs: training, verification of the "
-        "artefacts and reports, from the start of the command to its end; medians of the rounds. "
+        "artefacts and reports, from the start of the command to its end; medians of the rounds. Seconds of processors "
+        "are those of the command and its children, and leave out what other programs take; Ray's processes are no "
+        "children. "
         f"`{result['command']}` on {machine_name(result['hardware'])}, {result['hardware']['cores']} cores, "
         f"{result['date']}; "
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items() if name != "python")
         + ".",
         "",
-        "| system | seconds | rounds | share of the first |",
-        "|---|---|---|---|",
+        "| system | seconds | rounds | share of the first | seconds of processors |",
+        "|---|---|---|---|---|",
     ]
     for name, seconds in result["seconds"].items():
         if seconds:
             share = f"{100 * median(seconds) / base:.0f} %" if base else ""
             rounds = ", ".join(f"{each:.0f}" for each in seconds)
-            lines.append(f"| {name} | {median(seconds):.0f} | {rounds} | {share} |")
+            cpu = "" if "--cluster" in name else f"{median(result['cpu_seconds'][name]):.0f}"
+            lines.append(f"| {name} | {median(seconds):.0f} | {rounds} | {share} | {cpu} |")
     return "\n".join(lines) + "\n"
 
 

@@ -194,7 +194,7 @@ def test_objects_of_different_keys_and_a_sheet_are_tables_too(inputs, tmp_path):
         ("7", None, 0.3),
     ]
     path.write_text(path.read_text() + '{"nmae": "c"}\n')
-    with pytest.raises(UsageError, match="unknown column 'nmae', .*; did you mean 'name'"):
+    with pytest.raises(UsageError, match=r"unknown column 'nmae', .*; did you mean 'name'"):
         read_jobs(str(path), common, tmp_path)
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leantune.config import Recipe
@@ -14,7 +13,7 @@ from leantune.errors import LeantuneError, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from leantune.cluster.search_settings import Search, Tried
+    from leantune.cluster.search_settings import Tried
 
 MAX_ROWS_SHOWN = 20
 """Trials in the table of the terminal, the best first; ``trials.csv`` has all."""
@@ -76,7 +75,7 @@ def search(options: argparse.Namespace, recipe: Recipe, has_output: bool) -> Non
     """
     if not has_output:
         raise UsageError("--output FOLDER is missing: what is tried goes there")
-    from leantune.cluster.search import BEST, TRIALS, best_of
+    from leantune.cluster.search import BEST, TRIALS, best_of, train_winner
     from leantune.cluster.search import search as run
     from leantune.cluster.search_settings import Search
     from leantune.cluster.search_space import read_space
@@ -103,18 +102,9 @@ def search(options: argparse.Namespace, recipe: Recipe, has_output: bool) -> Non
     for name in (TRIALS, BEST):
         console().print(str(settings.folder / name), soft_wrap=True)
     if options.train_winner:
-        _train_winner(settings, settings.folder / BEST, quiet=options.quiet)
+        from leantune.cli.output import print_result
 
-
-def _train_winner(settings: Search, best: Path, *, quiet: bool) -> None:
-    from leantune.cli.output import print_result
-    from leantune.cluster.train_job import train_or_go_on
-    from leantune.config import load_recipe
-    from leantune.system.console import console
-
-    recipe = load_recipe(str(best), {})
-    folder = train_or_go_on(recipe, replaces=None, console=console(stderr=True, quiet=quiet))
-    print_result(folder)
+        print_result(train_winner(settings, terminal))
 
 
 def _line(tried: Tried, metric: str) -> str:

@@ -6,20 +6,26 @@ import csv
 import io
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from leantune.cluster.optuna_study import Study, run_slot
 from leantune.cluster.processes import in_processes
 from leantune.cluster.search_settings import Progress, Search, Tried, check_folder
-from leantune.cluster.train_job import prepare_process
+from leantune.cluster.train_job import prepare_process, train_or_go_on
 from leantune.cluster.trials import Trial, best_recipe, defaults_of, space_of
 from leantune.cluster.tune_search import tuned
-from leantune.config import Recipe
-from leantune.errors import Interrupted, UsageError
+from leantune.config import Recipe, load_recipe
+from leantune.config.run_record import RECORD, BegunRecord, read_record
+from leantune.errors import DistributedError, Interrupted, UsageError
 from leantune.system.atomic import write_text
 from leantune.system.lock import run_lock
+from leantune.training.resume import recipe_differences
 
 TRIALS, BEST = "trials.csv", "best.yaml"
 """Of the folder of a search: what was tried, and the winner."""
@@ -81,6 +87,22 @@ def best_of(tried: Sequence[Tried], metric: str) -> Tried | None:
     return max(scored, key=lambda each: each[:2])[2] if scored else None
 
 
+def train_winner(settings: Search, console: Console) -> Path:
+    """Train the best recipe in the folder of the search, or go on with it; a run of an earlier winner gives way.
+
+    Returns:
+        the run folder.
+
+    Raises:
+        LeantuneError: as a run does.
+    """
+    recipe = load_recipe(str(settings.folder / BEST), {})
+    folder = Path(recipe.output).expanduser()
+    earlier = read_record(folder, BegunRecord) if (folder / RECORD).exists() else None
+    replaces = earlier.run_id if earlier is not None and recipe_differences(recipe, earlier) else None
+    return train_or_go_on(recipe, replaces=replaces, console=console)
+
+
 def _locally(settings: Search) -> Progress:
     study = Study.opened(settings.folder, settings.candidate, metric=settings.recipe.metric)
     study.begin(defaults_of(settings.candidate))
@@ -105,6 +127,11 @@ def _locally(settings: Search) -> Progress:
     )
     with closing(ends):
         for ended in ends:
+            if isinstance(ended.error, BrokenProcessPool):
+                raise DistributedError(
+                    f"the process of a trial died {ended.attempts} times: look whether memory was enough for "
+                    f"--workers {settings.workers}; --resume goes on"
+                )
             if ended.error is not None:
                 raise ended.error
             tried = study.tried()
