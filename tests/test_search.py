@@ -181,7 +181,7 @@ def test_two_workers_share_the_trials_and_the_winner_is_tested(inputs, tmp_path,
     assert "best.yaml" in capsys.readouterr().out
 
 
-def test_on_ray_the_limit_and_the_winner_are_the_same_as_here(inputs, tmp_path):
+def test_on_ray_a_search_is_gone_on_with_inside_the_limit_and_its_winner_is_the_same_here(inputs, tmp_path):
     pytest.importorskip("ray")
     folder = tmp_path / "search"
     space = tmp_path / "space.yaml"
@@ -192,8 +192,22 @@ def test_on_ray_the_limit_and_the_winner_are_the_same_as_here(inputs, tmp_path):
     words = [f"{key}={value}" for key, value in recipe.by_key().items()]
     command = [sys.executable, "-m", "leantune.cli", "search", *words, "--space", str(space), "--trials", "5"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command += ["--cluster", "local"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, env=environment, text=True, cwd=tmp_path
+    ) as process:
+        ended = time.monotonic() + 240
+        while time.monotonic() < ended and (
+            not list((folder / "ray").glob("experiment_state-*.json"))
+            or len([each for each in (folder / "ray").glob("*") if each.is_dir()]) < 3
+        ):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    assert "the same command with --resume goes on" in said
     done = subprocess.run(
-        [*command, "--cluster", "local"], env=environment, capture_output=True, text=True, cwd=tmp_path
+        [*command, "--resume"], env=environment, capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:

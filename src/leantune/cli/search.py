@@ -55,7 +55,12 @@ def add_search(
         metavar="ADDRESS",
         help="a Ray cluster: auto, HOST:PORT of its head node, or local; default: processes of this machine",
     )
-    where.add_argument("--workers", metavar="N", type=positive, default=1, help="trials at a time [1]")
+    where.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive,
+        help="trials at a time; default: one here, on a cluster what it has cores for",
+    )
     where.add_argument(
         "--cores-per-job", metavar="N", type=positive, default=1, help="of a trial on a cluster [1]"
     )

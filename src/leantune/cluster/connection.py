@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leantune import __version__
-from leantune.errors import DistributedError, UsageError
+from leantune.errors import DistributedError, Interrupted, UsageError
 from leantune.system.hardware import allowed_threads
 from leantune.system.messages import one_line
 
@@ -70,6 +70,12 @@ def connected(cluster: str, *, cores: int | None = None) -> Iterator[tuple[Node,
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, own_handler)  # Ray's would end the process at once
         yield _checked_nodes(ray)
+    except (
+        SystemError
+    ) as error:  # by which Ray's compiled code hides what the handler of a signal raised in it
+        if isinstance(error.__cause__, Interrupted | KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
     finally:
         ray.shutdown()
 

@@ -109,7 +109,8 @@ def _locally(settings: Search) -> Progress:
     tried = study.tried()
     yield tried, None
     slots = [settings] * max(0, settings.trials - _trained(tried))
-    if settings.workers == 1:
+    workers = settings.workers or 1
+    if workers == 1:
         for slot in slots:
             number = run_slot(slot)
             if number is None:
@@ -120,7 +121,7 @@ def _locally(settings: Search) -> Progress:
     ends = in_processes(
         run_slot,
         slots,
-        workers=min(settings.workers, max(1, len(slots))),
+        workers=min(workers, max(1, len(slots))),
         retries=settings.retries,
         prepare=prepare_process,
         stop_signal=signal.SIGTERM,
@@ -130,7 +131,7 @@ def _locally(settings: Search) -> Progress:
             if isinstance(ended.error, BrokenProcessPool):
                 raise DistributedError(
                     f"the process of a trial died {ended.attempts} times: look whether memory was enough for "
-                    f"--workers {settings.workers}; --resume goes on"
+                    f"--workers {workers}; --resume goes on"
                 )
             if ended.error is not None:
                 raise ended.error

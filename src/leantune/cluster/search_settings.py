@@ -36,7 +36,8 @@ class Search:
     """To train; those that do not fit the limit are not among them."""
     deadline: float | None = None
     """Seconds of `time.time`, after which no trial begins."""
-    workers: int = 1
+    workers: int | None = None
+    """Most trials at a time; None: one here, and on a cluster as many as it has cores for."""
     retries: int = 2
     cluster: str | None = None
     cores_per_job: int = 1

@@ -31,6 +31,7 @@ def tuned(settings: Search) -> Progress:
     import_optuna()
     space = space_of(settings.candidate)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # after which a search looks as if it had ended
     import_ray()
     assert settings.cluster is not None
     with connected(settings.cluster) as nodes:
@@ -59,7 +60,7 @@ def _tuner(settings: Search, space: Space) -> Any:
             metric=VALUE,
             mode=mode,
             num_samples=settings.trials,
-            max_concurrent_trials=settings.workers if settings.workers > 1 else None,
+            max_concurrent_trials=settings.workers,
             time_budget_s=left,
             search_alg=_searcher(settings, space),
             scheduler=tune.schedulers.ASHAScheduler(
