@@ -19,6 +19,8 @@ from leantune.cluster.trials import PERMILLE, Candidate, Trial, defaults_of, run
 NAME = "ray"
 """Folder of Ray's own files, in that of the search."""
 USED, VALUE = "used_permille", "value"
+WORST_LOSS = 1e6
+"""What is told of a candidate that was not trained to its end."""
 
 
 def tuned(settings: Search) -> Progress:
@@ -31,6 +33,9 @@ def tuned(settings: Search) -> Progress:
     import_optuna()
     space = space_of(settings.candidate)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault(
+        "RAY_AIR_NEW_OUTPUT", "0"
+    )  # the new one prints on standard output whatever it is told
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # after which a search looks as if it had ended
     import_ray()
     assert settings.cluster is not None
@@ -108,8 +113,9 @@ def _train(config: Mapping[str, Any], search: Candidate, directory: str, threads
         return True
 
     result = run_trial(search, values, report)
-    worst = float("inf") if search.asked.metric == "log_loss" else -1.0
-    value = worst if result.value is None else result.value
+    value = result.value
+    if value is None:  # worse than any, and finite: the scheduler takes percentiles
+        value = WORST_LOSS if search.asked.metric == "log_loss" else -1.0
     tune.report(
         {USED: PERMILLE, VALUE: value, **{f"trial_{key}": each for key, each in asdict(result).items()}}
     )
