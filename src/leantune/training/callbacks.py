@@ -31,6 +31,12 @@ LOGGED_STEPS = 500
 """About how many steps of a run history.jsonl holds."""
 
 
+def is_converged(recipe: Recipe, selection: Selection) -> bool:
+    """Whether early stopping ends a run."""
+    patience = recipe.advanced.early_stop
+    return bool(patience) and selection.since_best() >= patience
+
+
 @dataclass(slots=True)
 class RunObserver:
     """Log, evaluate, save and stop, in this order, after each step of the main run."""
@@ -197,10 +203,7 @@ class RunObserver:
 
     def is_converged(self) -> bool:
         """Whether early stopping ends the run."""
-        return (
-            bool(self.recipe.advanced.early_stop)
-            and self.selection.since_best() >= self.recipe.advanced.early_stop
-        )
+        return is_converged(self.recipe, self.selection)
 
 
 @dataclass(slots=True)
