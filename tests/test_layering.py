@@ -28,6 +28,8 @@ FLOORS = (
     "integrations",
     "report",
     "cluster",
+    "ray",
+    "spark",
     "api",
     "estimator",
     "cli",

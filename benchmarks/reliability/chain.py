@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,10 +182,11 @@ def _steps_of(phase: str, schedule: dict[str, int]) -> range:
 
 def descendants(pid: int) -> Iterator[int]:
     """Processes that ``pid`` started, and theirs: torchrun gives its workers sessions of their own."""
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            yield int(child)
-            yield from descendants(int(child))
+    with suppress(FileNotFoundError, ProcessLookupError):  # it ended between the look and the read
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in children.read_text().split():
+                yield int(child)
+                yield from descendants(int(child))
 
 
 def _kill(pid: int) -> None:

@@ -18,6 +18,8 @@ expected, what to do``, and ends with the code. Tracebacks appear only with ``--
 from __future__ import annotations
 
 import os
+from functools import partial
+from typing import Any
 
 
 class LeantuneError(Exception):
@@ -106,6 +108,9 @@ class Interrupted(LeantuneError):  # noqa: N818 - a signal is not an error, but 
     def __init__(self, message: str, *, signal_number: int) -> None:
         self.exit_code = 128 + signal_number
         super().__init__(message)
+
+    def __reduce__(self) -> Any:  # it may come from another process
+        return partial(type(self), signal_number=self.exit_code - 128), self.args
 
 
 def first_line(error: BaseException) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 COMMANDS: Mapping[str, str] = {
     "train": "train a classifier",
+    "train-many": "train the classifiers of a table, many at once",
+    "search": "find the best recipe inside the limit",
     "plan": "the ledger of parameters and the schedule, without loading weights",
     "evaluate": "measure a classifier on labelled rows",
     "predict": "classify rows of a file, or one text",
@@ -32,6 +34,19 @@ EXAMPLES: Mapping[str, str] = {
   leantune train --data reviews.csv --text-column review --label-column stars --model ./minilm
   leantune train agnews-roberta data=train.csv model=./roberta-base learning_rate=5e-4
   leantune train --resume runs/mine
+  leantune train --data train.csv --model ./minilm --cluster auto --num-workers 4
+""",
+    "train-many": """
+  leantune train-many jobs.csv --output runs/customers
+  leantune train-many jobs.csv --output runs/customers model=asset:minilm max_trainable_params=100k
+  leantune train-many jobs.csv --output runs/customers --resume
+  leantune train-many jobs.csv --output /shared/customers --cluster 10.0.0.1:6379 --cores-per-job 2
+""",
+    "search": """
+  leantune search --data train.csv --model asset:minilm --max-trainable-params 100k --output runs/search --trials 20
+  leantune search --data train.csv --model asset:minilm --output runs/search --trials 40 --minutes 60 --space space.yaml
+  leantune search --data train.csv --model asset:minilm --output runs/search --trials 40 --resume
+  leantune train runs/search/best.yaml output=runs/best
 """,
     "plan": """
   leantune plan --data train.csv --model asset:minilm --max-trainable-params 100k

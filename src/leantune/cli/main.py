@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from leantune.cli.abstain import abstain
 from leantune.cli.bulk_predict import bulk_predict, is_bulk
+from leantune.cli.cluster_training import check_cluster_arguments, train_on_cluster
 from leantune.cli.parser import keys_from_flags, parse, recipe_from
 from leantune.cli.passport import passport_command
 from leantune.cli.process import exit_code_of, prepare_process, report
-from leantune.config import Recipe, load_recipe
+from leantune.config import Recipe, load_recipe, parse_overrides
 from leantune.errors import CheckpointError, UsageError
 from leantune.system.file_names import entry_of
 from leantune.system.memory import keep_freed_memory, use_huge_pages
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from leantune.data.read import ExampleSource
 
 
+TRAINING = ("train", "train-many", "search")
+"""Commands that take training steps."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parse(arguments)
@@ -38,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    if options.command != "train":  # which does so where its products are in int8
+    if options.command not in TRAINING:  # which do so where their products are in int8
         spin_briefly()
     keep_freed_memory()
     prepare_process()
@@ -55,7 +60,11 @@ def _console(options: argparse.Namespace) -> Any:
 
 def _train(options: argparse.Namespace) -> None:
     use_huge_pages()
+    check_cluster_arguments(options)
     recipe = _recipe_to_train(options)
+    if options.cluster:
+        train_on_cluster(options, recipe, _console(options))
+        return
     if recipe.precision in ("auto", "int8") and has_int8_products():
         spin_briefly()  # before torch is imported
     from leantune.cli.output import print_result
@@ -72,6 +81,24 @@ def _train(options: argparse.Namespace) -> None:
             write_report(folder)
             print_result(folder)
         barrier()
+
+
+def _train_many(options: argparse.Namespace) -> None:
+    if has_int8_products():
+        spin_briefly()
+    from leantune.cli.train_many import train_many
+
+    train_many(options)
+
+
+def _search(options: argparse.Namespace) -> None:
+    use_huge_pages()
+    if has_int8_products():
+        spin_briefly()
+    from leantune.cli.search import search
+
+    has_output = "output" in parse_overrides(options.overrides) or options.key_output is not None
+    search(options, recipe_from(options), has_output)
 
 
 def _recipe_to_train(options: argparse.Namespace) -> Recipe:
@@ -320,6 +347,8 @@ def _assets(options: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "train": _train,
+    "train-many": _train_many,
+    "search": _search,
     "plan": _plan,
     "evaluate": _evaluate,
     "predict": _predict,

@@ -12,7 +12,10 @@ from functools import partial
 from typing import Any, NoReturn
 
 from leantune.cli import abstain, audit, bulk_predict, passport
+from leantune.cli.cluster_training import add_cluster_arguments
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
+from leantune.cli.search import add_search
+from leantune.cli.train_many import add_train_many
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.config.recipe import keys
 from leantune.system.messages import nearest, shown
@@ -91,6 +94,10 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     add: dict[str, Callable[[Parser], None]] = {
         "train": lambda command: _add_train(command, shows_all),
+        "train-many": lambda command: add_train_many(command, _path, _positive, _count),
+        "search": lambda command: add_search(
+            command, lambda each: _add_recipe_arguments(each, shows_all), _path, _positive, _seconds
+        ),
         "plan": lambda command: _add_plan(command, shows_all),
         "evaluate": _add_evaluate,
         "predict": _add_predict,
@@ -138,6 +145,7 @@ def _add_train(parser: Parser, shows_all: bool) -> None:
     run = parser.add_argument_group("run folder")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
     run.add_argument("--resume", metavar="RUN", type=_path, help="go on with an interrupted run, bit for bit")
+    add_cluster_arguments(parser, _positive)
 
 
 def _add_plan(parser: Parser, shows_all: bool) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from leantune import __version__
-from leantune.errors import DistributedError, UsageError
+from leantune.errors import DistributedError, Interrupted, UsageError
 from leantune.system.hardware import allowed_threads
 from leantune.system.messages import one_line
 
@@ -56,6 +58,7 @@ def connected(cluster: str, *, cores: int | None = None) -> Iterator[tuple[Node,
     settings: dict[str, Any] = {"address": cluster, "log_to_driver": False, "logging_level": logging.ERROR}
     if cluster == LOCAL:
         settings |= {"num_cpus": cores or allowed_threads(), "include_dashboard": False}
+    own_handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**settings)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -64,12 +67,20 @@ def connected(cluster: str, *, cores: int | None = None) -> Iterator[tuple[Node,
             f"--cluster {cluster}: no Ray cluster there ({one_line(error)}); {advice}"
         ) from error
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, own_handler)  # Ray's would end the process at once
         yield _checked_nodes(ray)
+    except (
+        SystemError
+    ) as error:  # by which Ray's compiled code hides what the handler of a signal raised in it
+        if isinstance(error.__cause__, Interrupted | KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
     finally:
         ray.shutdown()
 
 
-def import_ray() -> Any:
+def import_ray(wanted_by: str = "--cluster") -> Any:
     """The library.
 
     Raises:
@@ -78,7 +89,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise UsageError("--cluster needs ray: pip install 'leantune[ray]'") from error
+        raise UsageError(f"{wanted_by} needs ray: pip install 'leantune[ray]'") from error
     return ray
 
 

@@ -9,6 +9,7 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -17,9 +18,10 @@ from leantune.adalora.adapter_file import CONFIG as ADAPTER_CONFIG
 from leantune.adalora.adapter_file import read_adapter
 from leantune.config.run_record import RECORD, read_finished_record
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.load import check_artefact, kind_of
+from leantune.inference.load import check_artefact, kind_of, load
+from leantune.inference.text_classifier import TorchTextClassifier
 from leantune.model.hub import DESCRIPTION_FILES, WEIGHT_FILES, resolve_model
-from leantune.system.atomic import atomic_folder, remove_leftovers
+from leantune.system.atomic import atomic_folder, remove_leftovers, write_bytes
 from leantune.system.checksums import describe_folder, find_difference
 from leantune.system.damage import explained_damage
 from leantune.system.file_names import is_plain_name
@@ -27,6 +29,33 @@ from leantune.system.file_names import is_plain_name
 CLASSIFIER, ENCODER, MANIFEST = "classifier", "encoder", "MANIFEST.json"
 BASE_MODEL = "base_model_name_or_path"
 """Where the config of an adapter names its encoder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippedClassifier:
+    """A packed classifier on its way, and how it is loaded where it arrives."""
+
+    sha256: str
+    """Checksum of the packed classifier."""
+    fetch: Callable[[], bytes]
+    """Gives the packed classifier, on any node."""
+    labels: tuple[str, ...] | None = None
+    """As `leantune.load` takes them."""
+    precision: str | None = None
+    trust_remote_code: bool = False
+
+    def load(self) -> TorchTextClassifier:
+        """The classifier, from the files that this node unpacked.
+
+        Raises:
+            LeantuneError: as `unpack_classifier` and `leantune.load`.
+        """
+        return load(
+            unpack_classifier(self.sha256, self.fetch),
+            labels=self.labels,
+            precision=self.precision,
+            trust_remote_code=self.trust_remote_code,
+        )
 
 
 def pack_classifier(path: str | Path, *, base: str | Path | None = None) -> bytes:
@@ -88,6 +117,19 @@ def unpack_classifier(sha256: str, fetch: Callable[[], bytes], *, cache: Path | 
             with atomic_folder(files) as temporary:
                 _extract(content, temporary, files)
     return files / CLASSIFIER
+
+
+def packed_file(content: bytes) -> Path:
+    """A file of a packed classifier in this node's cache, for libraries that ship files; its name is its own.
+
+    Raises:
+        ResourceError: if the disk is full or fails.
+        UsageError: if the cache belongs to another user.
+    """
+    sha256 = checksum_of(content)
+    file = _own_cache() / f"leantune-{sha256}.packed"  # Spark unpacks what is called .tar
+    write_bytes(file, content)
+    return file
 
 
 def _files_of(path: Path, base: str | Path | None) -> Iterator[tuple[str, Path]]:

@@ -96,7 +96,7 @@ def load_recipe(source: str | None, overrides: Mapping[str, Any], *, place: str 
     Raises:
         UsageError: naming every unknown key and every value of the wrong type.
     """
-    values = typed_keys(_read_yaml(source) if source else {}, source or "recipe")
+    values = typed_keys(read_yaml(source) if source else {}, source or "recipe")
     values |= typed_keys(overrides, place)
     missing = [name for name in ("data", "model") if not values.get(name)]
     if missing:
@@ -150,7 +150,12 @@ def parse_overrides(words: Iterable[str]) -> dict[str, str]:
     return overrides
 
 
-def _read_yaml(source: str) -> Mapping[str, Any]:
+def read_yaml(source: str) -> Mapping[str, Any]:
+    """The keys of a shipped recipe, or of a YAML file.
+
+    Raises:
+        UsageError: if it is neither, or holds something else than keys and values.
+    """
     path = Path(source)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise UsageError(

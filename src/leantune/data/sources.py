@@ -96,6 +96,23 @@ def open_row_group_of(
     return _source(name, table, columns, "ignore")
 
 
+def open_table(location: str) -> tuple[str, Table]:
+    """Any file of rows, with the columns that it has.
+
+    Returns:
+        its name in messages, and its rows.
+
+    Raises:
+        DataError: a file that is empty, damaged or of another kind.
+        UnsafeFileError: a file that could run code, or an archive.
+        MissingFileError: if it is not there.
+    """
+    if location != "-":
+        _check_is_there(location)
+    content = open_content(location)
+    return content.name, _table(content, sniff(content), Columns(), "ignore", "train")
+
+
 def _check_is_there(location: str) -> None:
     """Of what cannot be looked at for another reason, whoever opens it says so."""
     try:

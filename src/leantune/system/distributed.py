@@ -1,4 +1,4 @@
-"""Several processes on one run, started by torchrun: ``torchrun --nproc-per-node 2 -m leantune train ...``.
+"""Several processes on one run, started by torchrun (``torchrun --nproc-per-node 2 -m leantune train ...``) or by Ray.
 
 Every process holds the whole model, whose trainable part is small; gradients are summed in one flat
 buffer, so that all processes take the same step bit for bit. torch.distributed is the only state:
@@ -27,10 +27,12 @@ T = TypeVar("T")
 def process_group() -> Iterator[None]:
     """Join the processes that torchrun started, if it did; leave them at the end, if it comes without an error.
 
+    A process that is in a group already stays in it: who made the group ends it.
+
     Raises:
         DistributedError: if the processes cannot find each other, or there are more than GPUs.
     """
-    if (whole_number("WORLD_SIZE") or 1) == 1:
+    if dist.is_initialized() or (whole_number("WORLD_SIZE") or 1) == 1:
         yield
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"

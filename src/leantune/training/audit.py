@@ -82,6 +82,7 @@ def audit(
         DataError: if there are too few rows.
         LeantuneError: as `leantune.training.run.run_training`.
     """
+    recipe = replace(recipe, loss="robust")
     run = prepare_run(recipe, console=console, overwrite=False, resume=False)
     rows = run.data.train + run.data.validation
     rows = rows[np.argsort(rows.row_of, kind="stable")]

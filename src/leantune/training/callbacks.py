@@ -21,7 +21,7 @@ from leantune.training.dataset import StepPlan
 from leantune.training.history import Display, History, rounded
 from leantune.training.loop import StepResult, TrainingState
 from leantune.training.selection import Evaluation, Selection
-from leantune.training.signals import Interrupt, resume_command
+from leantune.training.signals import Interrupt
 from leantune.training.state import capture
 from leantune.training.trackers import Trackers
 
@@ -29,6 +29,12 @@ UNMEASURED_SAVES = 3
 """About how many checkpoints of a run are written where no rows measure them: such runs are short."""
 LOGGED_STEPS = 500
 """About how many steps of a run history.jsonl holds."""
+
+
+def is_converged(recipe: Recipe, selection: Selection) -> bool:
+    """Whether early stopping ends a run."""
+    patience = recipe.advanced.early_stop
+    return bool(patience) and selection.since_best() >= patience
 
 
 @dataclass(slots=True)
@@ -80,7 +86,7 @@ class RunObserver:
     def _interrupted(self, state: TrainingState, number: int) -> Interrupted:
         return Interrupted(
             f"{signal.Signals(number).name} after step {state.step}: saved "
-            f"{checkpoint_path(self.folder, state.step)}; go on with: {resume_command(self.folder)}",
+            f"{checkpoint_path(self.folder, state.step)}; go on with: {self.interrupt.resume(self.folder)}",
             signal_number=number,
         )
 
@@ -197,10 +203,7 @@ class RunObserver:
 
     def is_converged(self) -> bool:
         """Whether early stopping ends the run."""
-        return (
-            bool(self.recipe.advanced.early_stop)
-            and self.selection.since_best() >= self.recipe.advanced.early_stop
-        )
+        return is_converged(self.recipe, self.selection)
 
 
 @dataclass(slots=True)

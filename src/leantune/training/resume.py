@@ -47,6 +47,16 @@ def as_begun(recipe: Recipe, record: BegunRecord) -> Recipe:
     )
 
 
+def recipe_differences(recipe: Recipe, record: BegunRecord) -> list[str]:
+    """What a recipe says otherwise than the run of ``record`` began with; what it leaves open is no difference."""
+    began_with = recipe_of_run(Path(recipe.output), record.recipe).by_key()
+    return [
+        f"{key}: was {began_with[key]}, is {value}"
+        for key, value in as_begun(recipe, record).by_key().items()
+        if key != "output" and began_with[key] != value  # a run folder may have been moved
+    ]
+
+
 def check_same_run(
     record: BegunRecord,
     *,
@@ -71,12 +81,7 @@ def check_same_run(
     for key, value in (("initial", plan.initial), ("head", plan.head)):
         if (planned := getattr(record.parameters, key)) != value:
             differences.append(f"{key} parameters: were {planned}, are {value}")
-    began_with = recipe_of_run(Path(recipe.output), record.recipe).by_key()
-    differences += [
-        f"{key}: was {began_with[key]}, is {value}"
-        for key, value in recipe.by_key().items()
-        if key != "output" and began_with[key] != value  # a run folder may have been moved
-    ]
+    differences += recipe_differences(recipe, record)
     if differences:
         raise CheckpointError(f"cannot resume: the run began with something else: {'; '.join(differences)}")
 

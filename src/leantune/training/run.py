@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -50,14 +50,21 @@ from leantune.training.race import race
 from leantune.training.resume import machine_lines, newest_valid_checkpoint
 from leantune.training.rows_to_check import save_rows_to_check
 from leantune.training.selection import Evaluation, Selection
-from leantune.training.signals import interruptible, resume_command
+from leantune.training.signals import Interrupt, interruptible, resume_command
 from leantune.training.starts import init_adapters, warm_start
 from leantune.training.state import restore
 from leantune.training.trackers import check_trackers, trackers_of
 from leantune.training.truncation import choose_truncation_side
 
 
-def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, resume: bool = False) -> Path:
+def run_training(
+    recipe: Recipe,
+    *,
+    console: Console,
+    overwrite: bool = False,
+    resume: bool = False,
+    interrupt: Interrupt | None = None,
+) -> Path:
     """Train, select, refit and publish.
 
     Args:
@@ -65,6 +72,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
         console: where to draw.
         overwrite: replace an earlier run in the same folder.
         resume: go on from the newest valid checkpoint in the folder.
+        interrupt: where somebody else notes that the run is to stop; None: SIGINT and SIGTERM of this process do.
 
     Returns:
         the run folder.
@@ -102,7 +110,7 @@ def run_training(recipe: Recipe, *, console: Console, overwrite: bool = False, r
             console.log_to(entry_of(run.folder, "train.log"))
         with _interruption_noted(run):
             with history:
-                _train(run, state, selection, history)
+                _train(run, state, selection, history, interrupt)
             answers = {"validation": select_best(run, classifier, selection)}
             if recipe.advanced.refit:
                 refit(run, classifier)
@@ -177,12 +185,14 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
     return history
 
 
-def _train(run: Run, state: TrainingState, selection: Selection, history: History) -> None:
+def _train(
+    run: Run, state: TrainingState, selection: Selection, history: History, interrupt: Interrupt | None
+) -> None:
     phase = main_phase(run)
     with (
         trackers_of(run) as trackers,
         Display(phase.total_steps, run.console) as display,
-        interruptible() as interrupt,
+        interruptible() if interrupt is None else nullcontext(interrupt) as asked,
     ):
         observer = RunObserver(
             folder=run.folder,
@@ -193,7 +203,7 @@ def _train(run: Run, state: TrainingState, selection: Selection, history: Histor
             selection=selection,
             history=history,
             display=display,
-            interrupt=interrupt,
+            interrupt=asked,
             trackers=trackers,
             elapsed=run.elapsed,
         )

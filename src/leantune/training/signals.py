@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,10 +22,15 @@ def resume_command(folder: Path) -> str:
 
 
 class Interrupt:
-    """Which signal asked the run to stop, if any."""
+    """Which signal asked the run to stop, if any.
 
-    def __init__(self) -> None:
+    Args:
+        resume: the command that goes on with the run in a folder.
+    """
+
+    def __init__(self, resume: Callable[[Path], str] = resume_command) -> None:
         self.signal_number: int | None = None
+        self.resume = resume
         # None stands for a handler that Python did not set and cannot set again
         self._previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
 

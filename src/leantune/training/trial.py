@@ -2,23 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from leantune.inference.batches import evaluate
+from leantune.inference.metrics import Metrics
 from leantune.model.classifier import Classifier
 from leantune.training.build import Run, build_classifier, fresh_state, main_phase
-from leantune.training.callbacks import SilentObserver
+from leantune.training.callbacks import SilentObserver, is_converged
 from leantune.training.head_init import PROBE_SCALE, scale_output_layer
 from leantune.training.history import Display
-from leantune.training.loop import train
+from leantune.training.loop import StepResult, TrainingState, train
+from leantune.training.selection import Evaluation, Selection
 from leantune.training.starts import start_adapters, start_head
+
+GoesOn = Callable[[int, Metrics], bool]
+"""Told the step and what the validation rows say; whether the trial goes on."""
 
 
 def trained(trial: Run) -> Classifier:
     """The classifier of ``trial`` after its last step."""
+    classifier = _started(trial)
+    phase = main_phase(trial)
+    with Display(phase.total_steps, trial.console) as display:
+        train(fresh_state(trial, classifier, trial.steps.ranks), phase, trial.recipe, SilentObserver(display))
+    return classifier
+
+
+def measured(trial: Run, goes_on: GoesOn) -> Evaluation | None:
+    """Train ``trial`` as a run of its recipe would be, and measure it where that would be measured.
+
+    Args:
+        trial: with validation rows; its folder is not touched.
+        goes_on: told the step and the metrics of each evaluation; False ends the trial there.
+
+    Returns:
+        the evaluation whose checkpoint the run would take; None if it was ended before.
+
+    Raises:
+        DivergedError: as a run does.
+    """
+    classifier = _started(trial)
+    selection = Selection(
+        trial.recipe.metric, trial.recipe.advanced.keep_best, rule=trial.recipe.advanced.selection
+    )
+    phase = main_phase(trial)
+    with Display(phase.total_steps, trial.console) as display:
+        observer = TrialObserver(trial, selection, display, goes_on)
+        train(fresh_state(trial, classifier, trial.steps.ranks), phase, trial.recipe, observer)
+    return None if observer.is_ended else selection.ranking()[0]
+
+
+@dataclass(slots=True)
+class TrialObserver:
+    """Evaluate and tell, and save nothing."""
+
+    trial: Run
+    selection: Selection
+    display: Display
+    goes_on: GoesOn
+    is_ended: bool = False
+
+    def after_step(self, state: TrainingState, result: StepResult) -> bool:
+        """Whether training goes on."""
+        self.display.step(result, result.num_tokens / max(result.seconds, 1e-9))
+        recipe, steps = self.trial.recipe, self.trial.steps
+        every = recipe.advanced.evaluate_every or steps.steps_per_epoch
+        if state.step % every and state.step != steps.total_steps:
+            return True
+        data = self.trial.data
+        metrics, _ = evaluate(state.classifier, data.validation, data.labels.names, recipe.eval_batch_size)
+        self.selection.evaluations.append(
+            Evaluation(state.step, result.epoch, metrics.to_json(), is_eligible=state.allocator.is_final)
+        )
+        self.is_ended = not self.goes_on(state.step, metrics)
+        return not (self.is_ended or is_converged(recipe, self.selection))
+
+
+def _started(trial: Run) -> Classifier:
+    """The classifier before the first step."""
     classifier = build_classifier(trial)
     if trial.recipe.advanced.warm_start:
         start_head(trial, classifier)
         scale_output_layer(classifier, PROBE_SCALE)
     start_adapters(trial, classifier)
-    phase = main_phase(trial)
-    with Display(phase.total_steps, trial.console) as display:
-        train(fresh_state(trial, classifier, trial.steps.ranks), phase, trial.recipe, SilentObserver(display))
     return classifier
