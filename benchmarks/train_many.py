@@ -72,7 +72,7 @@ def main() -> int:
                 result["seconds"][name].append(seconds)
                 result["cpu_seconds"][name].append(cpu)
                 console.print(f"round {number + 1}: {name}: {seconds:.1f} s, {cpu:.1f} s of processors")
-            write_result(RESULTS, stem, result, markdown_of(result))
+                write_result(RESULTS, stem, result, markdown_of(result))
     console.print(markdown_of(result), highlight=False, soft_wrap=True)
     return 0
 

@@ -66,12 +66,19 @@ def result_of(job: Job, status: Status, *, error: str = "", attempts: int = 0) -
     )
 
 
-def stopped_result(job: Job) -> JobResult:
-    """The row of a job that was not at its end when the command was stopped."""
+def stopped_result(job: Job, *, replaces: str | None) -> JobResult:
+    """The row of a job that was not at its end when the command was stopped.
+
+    Args:
+        job: of the table.
+        replaces: ``run_id`` of an earlier run in its folder, which is not its own.
+    """
     if not (job.folder / RECORD).is_file():
         return result_of(job, "waiting")
-    is_finished = read_record(job.folder, RunRecord).status == "finished"
-    return result_of(job, "finished" if is_finished else "interrupted")
+    record = read_record(job.folder, RunRecord)
+    if record.run_id == replaces:
+        return result_of(job, "waiting")
+    return result_of(job, "finished" if record.status == "finished" else "interrupted")
 
 
 def write_jobs(folder: Path, results: Sequence[JobResult]) -> Path:

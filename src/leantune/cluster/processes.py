@@ -87,15 +87,17 @@ def in_processes(
     threads = [threading.Thread(target=work, args=(cores,), daemon=True) for cores in cores_for(workers)]
     for thread in threads:
         thread.start()
+    is_early = True
     try:
         for _ in tasks:
             one = ended.get()
             if isinstance(one, BaseException):
                 raise one
             yield one
+        is_early = False
     finally:
         stopping.set()
-        if stop_signal is not None:
+        if stop_signal is not None and is_early:
             for pid in list(pids):
                 with contextlib.suppress(ProcessLookupError):  # it has ended
                     os.kill(pid, stop_signal)
@@ -147,6 +149,7 @@ def _work(
                     put(Ended(task, None, error, attempt))
                     break
     finally:
+        pids.discard(pid)
         if pool is not None:
             pool.shutdown()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import torch
 from rich.console import Console
 
 from leantune.cluster.job_results import JobResult, result_of
@@ -122,8 +123,6 @@ def _place(task: JobTask) -> None:
                 "started in a folder that every node sees"
             ) from error
     if task.threads is not None:
-        import torch
-
         torch.set_num_threads(task.threads)
 
 

@@ -69,17 +69,20 @@ def train_many(jobs: Sequence[Job], settings: Settings, on_result: OnResult) -> 
         done = [task.job for task in tasks if _is_done(task)]
         results |= {job.name: result_of(job, "finished") for job in done}
         _write(settings, results)
+        names = {job.name for job in done}
+        left = _in_turn([task for task in tasks if task.job.name not in names])
         try:
-            names = {job.name for job in done}
-            left = _in_turn([task for task in tasks if task.job.name not in names])
             with closing(_ended(left, settings)) as ends:
                 for number, ended in enumerate(ends, start=len(done) + 1):
                     result = results[ended.task.job.name] = _result(ended)
                     _write(settings, results)
                     on_result(result, number)
         except (Interrupted, KeyboardInterrupt) as stopped:
-            open_jobs = [job for job in jobs if results[job.name].status == "waiting"]
-            results |= {job.name: stopped_result(job) for job in open_jobs}
+            results |= {
+                task.job.name: stopped_result(task.job, replaces=task.replaces)
+                for task in left
+                if results[task.job.name].status == "waiting"
+            }
             _write(settings, results)
             raise _stopped(stopped, list(results.values())) from None
         return list(results.values())
