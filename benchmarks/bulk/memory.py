@@ -38,13 +38,9 @@ def main() -> None:
             {"rows": rows, **measure(command_of(run, folder, options.work / f"out-{rows}", "--quiet"))}
         )
         print(found[-1], flush=True)
-    origin = origin_of("benchmarks.bulk.memory")
-    write_result(
-        RESULTS,
-        stem_of("bulk_memory", origin["hardware"]),
-        {**origin, "runs": found},
-        markdown_of(origin, found),
-    )
+        origin = origin_of("benchmarks.bulk.memory")
+        stem = stem_of("bulk_memory", origin["hardware"])
+        write_result(RESULTS, stem, {**origin, "runs": found}, markdown_of(origin, found))
 
 
 def measure(command: list[str]) -> dict[str, float]:

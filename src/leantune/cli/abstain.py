@@ -47,7 +47,8 @@ def abstain(options: argparse.Namespace) -> None:
         DataError: if there are too few rows.
         LeantuneError: as `leantune.inference.load.load`.
     """
-    precision, confidence = (_share(options, flag) for flag in ("precision", "confidence"))
+    precision = share_of(options.precision, "--precision")
+    confidence = share_of(options.confidence, "--confidence")
     from leantune.config.abstention_file import write_abstention
     from leantune.inference.abstention import choose_abstention
     from leantune.inference.load import artefact_of, kind_of, load
@@ -76,19 +77,18 @@ def abstain(options: argparse.Namespace) -> None:
         _print(chosen, trained.classes)
 
 
-def _share(options: argparse.Namespace, flag: str) -> float:
+def share_of(word: str, flag: str) -> float:
     """``95%`` or ``0.95``.
 
     Raises:
         UsageError: if it is no share between 0 and 1.
     """
-    word = getattr(options, flag)
     try:
         share = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
     except ValueError:
         share = 0.0
     if not 0 < share < 1:
-        raise UsageError(f"--{flag} {word}: must be a share between 0 and 1, as 95% or 0.95")
+        raise UsageError(f"{flag} {word}: must be a share between 0 and 1, as 95% or 0.95")
     return share
 
 

@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, str] = {
     "bench-serve": "load a server of classifiers with requests, and time its answers",
     "export": "write another standard form of a run",
     "audit": "find labels that are probably wrong",
+    "learning-curve": "forecast what more labelled rows would give",
     "abstain": "choose from which probability on a classifier answers",
     "passport": "compare every form in which a run is deployed with what was measured",
     "report": "write report.html of a run again",
@@ -78,6 +79,10 @@ EXAMPLES: Mapping[str, str] = {
     "export": """
   leantune export runs/mine --format lora --output lora-adapter
   leantune export runs/mine --format openvino-int8
+""",
+    "learning-curve": """
+  leantune learning-curve --data train.csv --model asset:minilm --max-trainable-params 100k
+  leantune learning-curve --data train.csv --validation more.csv --model ./minilm --target 95%
 """,
     "audit": """
   leantune audit --data train.csv --model asset:minilm --max-trainable-params 100k --output audit

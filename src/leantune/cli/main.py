@@ -134,6 +134,13 @@ def _audit(options: argparse.Namespace) -> None:
     audit_command(options, recipe_from(options), _console(options))
 
 
+def _learning_curve(options: argparse.Namespace) -> None:
+    from leantune.cli.learning_curve import learning_curve_command
+
+    use_huge_pages()
+    learning_curve_command(options, recipe_from(options), _console(options))
+
+
 def _columns(options: argparse.Namespace, settings: InferenceSettings) -> Any:
     from leantune.data.read import Columns
 
@@ -356,6 +363,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "bench-serve": _bench_serve,
     "export": _export,
     "audit": _audit,
+    "learning-curve": _learning_curve,
     "abstain": abstain,
     "passport": passport_command,
     "report": _report_page,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from leantune.cli import abstain, audit, bulk_predict, passport
+from leantune.cli import abstain, audit, bulk_predict, learning_curve, passport
 from leantune.cli.cluster_training import add_cluster_arguments
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
 from leantune.cli.search import add_search
@@ -105,6 +105,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "bench-serve": _add_bench_serve,
         "export": _add_export,
         "audit": lambda command: _add_audit(command, shows_all),
+        "learning-curve": lambda command: _add_learning_curve(command, shows_all),
         "abstain": abstain.add_arguments,
         "passport": passport.add_arguments,
         "report": _add_report,
@@ -151,6 +152,11 @@ def _add_train(parser: Parser, shows_all: bool) -> None:
 def _add_plan(parser: Parser, shows_all: bool) -> None:
     _add_recipe_arguments(parser, shows_all)
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_learning_curve(parser: Parser, shows_all: bool) -> None:
+    _add_recipe_arguments(parser, shows_all)
+    learning_curve.add_arguments(parser)
 
 
 def _add_audit(parser: Parser, shows_all: bool) -> None:
