@@ -88,7 +88,8 @@ def markdown_of(origin: dict[str, Any], rows: int, seconds: dict[str, list[list[
         "",
         f"MiniLM-L6, {rows:,} texts of AG News in row groups of {PART_ROWS:,}; medians of {len(seconds[PLAIN])} "
         f"alternating rounds, and of the ratios of each round. `{origin['command']}` on "
-        f"{machine_name(origin['hardware'])}, {origin['hardware']['cores']} cores, {origin['date']}; ray {ray_version()}.",
+        f"{machine_name(origin['hardware'])}, {origin['hardware']['cores']} cores, {origin['date']}; "
+        f"ray {ray_version()}.",
         "",
         "| | whole process, s | start, s | texts/s after the start | of the plain rate |",
         "|---|---:|---:|---:|---:|",
