@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from leantune.cluster.connection import Node, check_versions, import_ray, versions
-from leantune.cluster.part_worker import Failure, PartSettings, PartWorker
+from leantune.cluster.connection import Node, import_ray, versions
+from leantune.cluster.part_actor import PART, RESULT, PartActor
+from leantune.cluster.part_worker import Failure, PartSettings
 from leantune.cluster.shipping import checksum_of
-from leantune.errors import DistributedError, LeantuneError
+from leantune.errors import DistributedError
 from leantune.system.messages import one_line
 
 if TYPE_CHECKING:
     from leantune.cluster.ledger import Manifest
     from leantune.cluster.parts import Part
-
-PART, RESULT = "part", "result"
-"""Columns of the data set: pickles of a `Part`, and of a `Manifest` or a `Failure`."""
 
 
 def count_actors(nodes: Sequence[Node], cores: int) -> int:
@@ -74,44 +72,3 @@ def compute_on_ray(
         raise DistributedError(
             f"the cluster was lost ({one_line(error)}); the parts that are done stay: go on with --resume"
         ) from error
-
-
-class PartActor:
-    """A `PartWorker` in an actor; why there is none becomes the result of every part.
-
-    Args:
-        classifier: SHA-256 of the packed classifier, and a reference to it.
-        settings: how to compute and write.
-        expected: what `leantune.cluster.connection.versions` gives where the command runs.
-    """
-
-    def __init__(self, classifier: tuple[str, Any], settings: PartSettings, expected: dict[str, str]) -> None:
-        self._worker: PartWorker | LeantuneError
-        try:
-            self._worker = _worker_here(classifier, settings, expected)
-        except LeantuneError as error:
-            self._worker = error
-
-    def __call__(self, batch: Any) -> Any:
-        """The results of the parts of a batch."""
-        return {RESULT: [pickle.dumps(self._result(pickle.loads(each))) for each in batch[PART]]}
-
-    def _result(self, part: Part) -> Manifest | Failure:
-        worker = self._worker
-        return Failure.of(part.number, worker) if isinstance(worker, LeantuneError) else worker.compute(part)
-
-
-def _worker_here(classifier: tuple[str, Any], settings: PartSettings, expected: dict[str, str]) -> PartWorker:
-    """A worker with the classifier that is unpacked on this node.
-
-    Raises:
-        DistributedError: if the node has another version of leantune.
-        LeantuneError: as `leantune.load`.
-    """
-    import ray
-
-    from leantune.cluster.shipping import unpack_classifier
-
-    check_versions(versions(), expected, ray.util.get_node_ip_address())
-    sha256, reference = classifier
-    return PartWorker(unpack_classifier(sha256, lambda: ray.get(reference)), settings)

@@ -65,7 +65,7 @@ class PowerLaw:
 
     def accuracy(self, rows: float) -> float:
         """With so many training rows."""
-        return 1 - (self.floor + self.scale * rows**-self.exponent)
+        return 1 - (self.floor + self.scale * math.exp(-self.exponent * math.log(rows)))
 
     def rows_until(self, accuracy: float) -> float:
         """Training rows for an accuracy; infinite where the curve never reaches it."""
