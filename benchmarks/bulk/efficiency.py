@@ -3,8 +3,8 @@
     python -m benchmarks.bulk.efficiency --work /tmp/bulk-efficiency [--rounds 3] [--rows 24576]
 
 The same rows as one file by plain ``leantune predict``, and as parts by local processes and on Ray; alternating, every
-one with all cores of this machine. Each also classifies the rows of two parts: the difference of the two is without the
-start of the processes.
+one with all cores of this machine. The rate after the start is that between the first manifests and the last; of plain
+``leantune predict`` it is by the difference to a run on a few of the rows.
 """
 
 from __future__ import annotations
@@ -50,24 +50,38 @@ def main() -> None:
     few = work / "rows-few.parquet"
     write_rows(rows, options.rows)
     write_rows(few, FEW_ROWS)
-    seconds: dict[str, list[list[float]]] = {}
-    for round_number in range(options.rounds):
+    found: dict[str, list[dict[str, float]]] = {}
+    for number in range(options.rounds):
         for name, words in {PLAIN: (), **SYSTEMS}.items():
-            pair = []
-            for file in (few, rows):
-                output = work / f"{file.stem}-{round_number}-{'-'.join(words) or 'plain'}"
-                target = f"{output}.parquet" if name == PLAIN else f"{output}/"
-                command = [*LEANTUNE, "predict", str(run), str(file), "--output", target, "--quiet", *words]
-                started = time.perf_counter()
-                subprocess.run(command, check=True)
-                pair.append(time.perf_counter() - started)
-            seconds.setdefault(name, []).append(pair)
-            print(round_number, name, pair, flush=True)
+            output = work / f"out-{number}-{'-'.join(words) or 'plain'}"
+            if name == PLAIN:
+                whole = seconds_of(run, rows, f"{output}.parquet")
+                rate = (options.rows - FEW_ROWS) / (whole - seconds_of(run, few, f"{output}-few.parquet"))
+            else:
+                whole = seconds_of(run, rows, f"{output}/", *words)
+                rate = rate_after_start(output, 2 if "2" in name else 1)
+            found.setdefault(name, []).append({"seconds": whole, "texts_per_s": rate})
+            print(number, name, found[name][-1], flush=True)
     origin = origin_of("benchmarks.bulk.efficiency")
-    result = {**origin, "rows": options.rows, "seconds": seconds}
-    text = markdown_of(origin, options.rows, seconds)
+    result = {**origin, "rows": options.rows, "systems": found}
+    text = markdown_of(origin, options.rows, found)
     write_result(RESULTS, stem_of("bulk_efficiency", origin["hardware"]), result, text)
     print(text)
+
+
+def seconds_of(run: Path, rows: Path, target: str, *words: str) -> float:
+    """Of a whole process."""
+    started = time.perf_counter()
+    subprocess.run(
+        [*LEANTUNE, "predict", str(run), str(rows), "--output", target, "--quiet", *words], check=True
+    )
+    return time.perf_counter() - started
+
+
+def rate_after_start(output: Path, processes: int) -> float:
+    """Texts a second, from when every process had written its first part."""
+    times = sorted(path.stat().st_mtime for path in (output / "_manifests").iterdir())
+    return PART_ROWS * (len(times) - processes) / (times[-1] - times[processes - 1])
 
 
 def write_rows(path: Path, rows: int) -> None:
@@ -78,27 +92,23 @@ def write_rows(path: Path, rows: int) -> None:
     pq.write_table(pa.table({"text": texts}), path, row_group_size=PART_ROWS)
 
 
-def markdown_of(origin: dict[str, Any], rows: int, seconds: dict[str, list[list[float]]]) -> str:
-    def rate(pair: list[float]) -> float:
-        """Texts a second without the start."""
-        return (rows - FEW_ROWS) / (pair[1] - pair[0])
-
+def markdown_of(origin: dict[str, Any], rows: int, found: dict[str, list[dict[str, float]]]) -> str:
     lines = [
         "# Predictions of many files against one",
         "",
-        f"MiniLM-L6, {rows:,} texts of AG News in row groups of {PART_ROWS:,}; medians of {len(seconds[PLAIN])} "
+        f"MiniLM-L6, {rows:,} texts of AG News in row groups of {PART_ROWS:,}; medians of {len(found[PLAIN])} "
         f"alternating rounds, and of the ratios of each round. `{origin['command']}` on "
-        f"{machine_name(origin['hardware'])}, {origin['hardware']['cores']} cores, {origin['date']}; "
-        f"ray {ray_version()}.",
+        f"{machine_name(origin['hardware'])}, {origin['hardware']['cores']} cores, {origin['date']}; ray {ray_version()}.",
         "",
-        "| | whole process, s | start, s | texts/s after the start | of the plain rate |",
-        "|---|---:|---:|---:|---:|",
+        "| | whole process, s | texts/s after the start | of the plain rate |",
+        "|---|---:|---:|---:|",
     ]
-    for name, pairs in seconds.items():
-        whole, rates = median(pair[1] for pair in pairs), [rate(pair) for pair in pairs]
-        start = median(pair[0] - FEW_ROWS / rate(pair) for pair in pairs)
-        share = median(mine / rate(plain) for mine, plain in zip(rates, seconds[PLAIN], strict=True))
-        lines.append(f"| {name} | {whole:.1f} | {start:.1f} | {median(rates):,.0f} | {100 * share:.0f} % |")
+    for name, runs in found.items():
+        whole, rate = (median(run[key] for run in runs) for key in ("seconds", "texts_per_s"))
+        share = median(
+            mine["texts_per_s"] / plain["texts_per_s"] for mine, plain in zip(runs, found[PLAIN], strict=True)
+        )
+        lines.append(f"| {name} | {whole:.1f} | {rate:,.0f} | {100 * share:.0f} % |")
     return "\n".join(lines) + "\n"
 
 
