@@ -98,7 +98,8 @@ def markdown_of(origin: dict[str, Any], rows: int, found: dict[str, list[dict[st
         "",
         f"MiniLM-L6, {rows:,} texts of AG News in row groups of {PART_ROWS:,}; medians of {len(found[PLAIN])} "
         f"alternating rounds, and of the ratios of each round. `{origin['command']}` on "
-        f"{machine_name(origin['hardware'])}, {origin['hardware']['cores']} cores, {origin['date']}; ray {ray_version()}.",
+        f"{machine_name(origin['hardware'])}, {origin['hardware']['cores']} cores, {origin['date']}; "
+        f"ray {ray_version()}.",
         "",
         "| | whole process, s | texts/s after the start | of the plain rate |",
         "|---|---:|---:|---:|",
