@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # what the kernels are made of: when it changes, what is installed is out of date
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: quickstart test quick test-oldest sanitize check fmt schema docs bench wheel test-wheel clean
+.PHONY: quickstart test quick test-long test-oldest sanitize check fmt schema docs bench wheel test-wheel clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
@@ -17,6 +17,10 @@ quickstart: $(VENV)/.installed
 # a process on each core, each with one thread: threads of several processes would spin for each other
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# what test leaves out: kills and signals on clusters, each of which starts Ray again
+test-long: $(VENV)/.installed-test
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m long
 
 QUICK := adalora budget contrast data_read dense gradient_start guards int8 kernel_properties labels layering lora metrics \
     native_attention native_encoder native_linear native_operations older_versions packing record_schema rows selection split

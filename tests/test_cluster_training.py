@@ -195,7 +195,7 @@ def test_two_nodes_give_the_bits_of_two_processes(cluster, inputs, whole, tmp_pa
     assert json.loads((output / "record.json").read_text())["command"][1:3] == ["train", words_of(inputs)[0]]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_worker_that_is_killed_is_started_again_and_goes_on_to_the_same_bits(
     cluster, inputs, whole, tmp_path, rank
 ):
@@ -215,6 +215,7 @@ def test_a_worker_that_is_killed_is_started_again_and_goes_on_to_the_same_bits(
     assert_same(output, whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_a_checkpoint_that_the_named_command_goes_on_from(
     cluster, inputs, whole, tmp_path, number
@@ -245,6 +246,7 @@ def test_an_error_of_a_worker_is_that_of_the_command_and_starts_nothing_again(cl
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_an_error_of_one_worker_alone_ends_the_others(cluster, inputs, tmp_path):
     """Only the main process writes checkpoints, and refuses to where a link leads out of the run."""
     output = tmp_path / "run"
@@ -259,6 +261,7 @@ def test_an_error_of_one_worker_alone_ends_the_others(cluster, inputs, tmp_path)
     assert "a worker was lost" not in errors
 
 
+@pytest.mark.long
 def test_a_run_with_too_many_losses_ends_and_says_how_to_go_on(cluster, inputs, tmp_path):
     output = tmp_path / "run"
     process = start(*words_of(inputs), f"output={output}", *flags_of(cluster), "--max-failures", "0")
@@ -280,6 +283,7 @@ def test_more_workers_than_the_cluster_has_cores_for_are_refused_at_once(cluster
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_an_earlier_run_is_not_taken_for_this_one_when_a_worker_dies_early(cluster, inputs, whole, tmp_path):
     """A run in the folder, to be replaced, has checkpoints of its own: no one goes on from them."""
     output = tmp_path / "run"

@@ -169,6 +169,7 @@ def test_a_search_that_is_killed_goes_on_with_its_trials(inputs, by_rate, tmp_pa
     assert "the search began with something else: epochs: was 4, is 3" in other.stderr
 
 
+@pytest.mark.long
 def test_two_workers_share_the_trials_and_the_winner_is_tested(inputs, tmp_path, capsys):
     recipe = asked(inputs, tmp_path / "search", metric="accuracy", test=str(inputs / "test.csv"))
     words = [
@@ -181,6 +182,7 @@ def test_two_workers_share_the_trials_and_the_winner_is_tested(inputs, tmp_path,
     assert "best.yaml" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_on_ray_a_search_is_gone_on_with_inside_the_limit_and_its_winner_is_the_same_here(inputs, tmp_path):
     pytest.importorskip("ray")
     folder = tmp_path / "search"

@@ -271,7 +271,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_job_has_the_same_bits(input
     assert adapter_of(folder / "long") == adapter_of(undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(inputs, undisturbed, tmp_path, number):
     folder = tmp_path / "runs"
     words = long_job(inputs, tmp_path)
@@ -298,6 +298,7 @@ def test_no_worker_lives_longer_than_the_command(inputs, tmp_path):
     wait_for(lambda: not Path(f"/proc/{worker}").exists(), seconds=20)
 
 
+@pytest.mark.long
 def test_on_ray_a_killed_task_goes_on_to_the_same_bits(inputs, undisturbed, tmp_path):
     pytest.importorskip("ray")
     folder = tmp_path / "runs"
