@@ -195,7 +195,8 @@ def test_two_nodes_give_the_bits_of_two_processes(cluster, inputs, whole, tmp_pa
     assert json.loads((output / "record.json").read_text())["command"][1:3] == ["train", words_of(inputs)[0]]
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_worker_that_is_killed_is_started_again_and_goes_on_to_the_same_bits(
     cluster, inputs, whole, tmp_path, rank
 ):

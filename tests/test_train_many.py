@@ -271,7 +271,8 @@ def test_a_worker_that_is_killed_is_replaced_and_the_job_has_the_same_bits(input
     assert adapter_of(folder / "long") == adapter_of(undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(inputs, undisturbed, tmp_path, number):
     folder = tmp_path / "runs"
     words = long_job(inputs, tmp_path)
