@@ -46,7 +46,7 @@ def words_of(data, inputs, output):
         "--learning-rate",
         "0.01",
         "--epochs",
-        "12",
+        "60",
         "--output",
         str(output),
     ]
