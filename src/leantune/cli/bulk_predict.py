@@ -11,7 +11,7 @@ from typing import Any
 from leantune.errors import UsageError
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+$")
-"""Of a file elsewhere; a text may hold one, too."""
+"""An address of a file elsewhere; a text may hold one, too."""
 FORMATS = ("parquet", "csv", "tsv", "jsonl")
 
 

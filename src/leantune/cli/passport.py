@@ -51,8 +51,9 @@ def passport_command(options: argparse.Namespace) -> None:
     """
     from leantune.assets.download import resolve_location
     from leantune.data.read import Columns, open_examples
-    from leantune.inference.load import kind_of, load
+    from leantune.inference.load import kind_of
     from leantune.inference.passport import passport
+    from leantune.inference.saved import read_saved
     from leantune.system.atomic import write_text
 
     run = Path(options.run_folder).expanduser()
@@ -62,7 +63,7 @@ def passport_command(options: argparse.Namespace) -> None:
         )
     if not options.max_class_loss >= 0:
         raise UsageError(f"--max-class-loss {options.max_class_loss}: must be points of accuracy from 0 on")
-    settings = load(run).settings
+    settings = read_saved(run).settings
     columns = Columns(
         text=options.text_column or settings.text_column,
         text_pair=options.text_pair_column or settings.text_pair_column,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from leantune.data.labels import LabelMap
 from leantune.errors import DataError, DistributedError, LeantuneError, ResourceError
 from leantune.inference.saved import SavedClassifier, read_saved
 
-Compute: TypeAlias = Callable[[Sequence[Part], PartSettings], Iterator[Manifest | Failure]]
+Compute: TypeAlias = Callable[[Sequence[Part], PartSettings], Generator[Manifest | Failure, None, None]]
 """From parts to what became of them, as they end."""
 RETRIES = 3
 """How often a part is computed again whose process died."""
@@ -47,7 +47,7 @@ class BulkOptions:
     workers: int = 1
     """Processes of this machine."""
     cores: int | None = None
-    """Of each actor of a cluster; None: all cores of the smallest node."""
+    """Cores of each actor of a cluster; None: all of the smallest node."""
     resume: bool = False
 
 
@@ -77,8 +77,12 @@ def bulk_predict(
         with leased(folder):
             there = ledger.done_parts(folder, parts, job)
             missing = [part for part in parts if part.number not in there]
-            results = compute(missing, settings) if missing else iter(())
-            summary = _collect(results, Summary.of(job, there.values()), len(parts), on_part)
+            summary = Summary.of(job, there.values())
+            if missing:
+                with closing(
+                    compute(missing, settings)
+                ) as results:  # what computes ends before the lease does
+                    summary = _collect(results, summary, len(parts), on_part)
             ledger.write_summary(folder, summary)
     return summary
 
@@ -169,7 +173,7 @@ def _computing(run: Path, options: BulkOptions) -> Iterator[Compute]:
 
 def _compute_here(
     run: Path, workers: int, parts: Sequence[Part], settings: PartSettings
-) -> Iterator[Manifest | Failure]:
+) -> Generator[Manifest | Failure, None, None]:
     from leantune.cluster.processes import in_processes
 
     ends = in_processes(
@@ -180,16 +184,17 @@ def _compute_here(
         prepare=prepare_here,
         arguments=(run, settings),
     )
-    for end in ends:
-        if isinstance(end.error, BrokenProcessPool):
-            raise DistributedError(
-                f"part {end.task.number} ({end.task.file.url}): its process died {end.attempts} times; memory may be "
-                "short: use fewer --workers or a smaller --batch-size, then go on with --resume"
-            )
-        if end.error is not None:
-            raise end.error
-        assert end.result is not None
-        yield end.result
+    with closing(ends):
+        for end in ends:
+            if isinstance(end.error, BrokenProcessPool):
+                raise DistributedError(
+                    f"part {end.task.number} ({end.task.file.url}): its process died {end.attempts} times; memory may "
+                    "be short: use fewer --workers or a smaller --batch-size, then go on with --resume"
+                )
+            if end.error is not None:
+                raise end.error
+            assert end.result is not None
+            yield end.result
 
 
 def _error_of(failures: Sequence[Failure], parts: int) -> LeantuneError:
@@ -197,9 +202,9 @@ def _error_of(failures: Sequence[Failure], parts: int) -> LeantuneError:
     first = min(failures, key=lambda each: (each.is_of_rows, each.number))
     kinds = (DataError, ResourceError, DistributedError)
     kind = next((each for each in kinds if each.exit_code == first.exit_code), LeantuneError)
-    more = (
-        f"; {len(failures)} of {parts} parts failed" if len(failures) > 1 else f"; 1 of {parts} parts failed"
+    error = kind(
+        f"{first.message}; {len(failures)} of {parts} parts failed, those that are done stay: mend it, then add "
+        "--resume"
     )
-    error = kind(f"{first.message}{more}, those that are done stay: mend it, then add --resume")
     error.exit_code = first.exit_code
     return error

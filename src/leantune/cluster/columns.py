@@ -18,13 +18,13 @@ from leantune.system.messages import shown, type_word
 
 LABEL, SCORE = "label", "score"
 DECIMALS = 6
-"""Of probabilities, as in the files of ``leantune predict``."""
+"""Probabilities have so many, as in the files of ``leantune predict``."""
 
 
 def predicted(
     trained: TextClassifier, texts: Sequence[str], pairs: Sequence[str] | None
 ) -> tuple[list[str], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Of N texts the most probable classes, their probabilities ``(N,)`` and those of all classes ``(N, C)``.
+    """The most probable classes of N texts, their probabilities ``(N,)`` and those of all classes ``(N, C)``.
 
     Raises:
         LeantuneError: as `TextClassifier.predict_proba`.

@@ -27,7 +27,7 @@ class JobResult:
     metric: str
     """What ``validation`` is."""
     validation: float | None = None
-    """Of the selected checkpoint, by the recipe's ``metric``."""
+    """What the selected checkpoint has, by the recipe's ``metric``."""
     test_accuracy: float | None = None
     """A fraction."""
     trainable_parameters: int | None = None

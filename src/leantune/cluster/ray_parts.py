@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 from leantune.cluster.connection import Node, import_ray, versions
@@ -36,7 +36,7 @@ def count_actors(nodes: Sequence[Node], cores: int) -> int:
 
 def compute_on_ray(
     classifier: bytes, actors: int, cores: int, parts: Sequence[Part], settings: PartSettings
-) -> Iterator[Manifest | Failure]:
+) -> Generator[Manifest | Failure, None, None]:
     """The results of all parts, as they end; an actor or a node that dies is replaced, and its part done again.
 
     Args:

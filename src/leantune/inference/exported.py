@@ -5,6 +5,7 @@ S texts of a batch, L tokens that they are padded to.
 
 from __future__ import annotations
 
+import importlib
 import shlex
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -28,6 +29,21 @@ ABOUT = "export.json"
 """What leantune says of the export: of which run it is, and what quantisation cost."""
 LENGTH_MULTIPLE = 16
 """Lengths are padded to it: OpenVINO compiles its kernels anew for every shape, ONNX Runtime plans its memory anew."""
+
+
+def import_of_extra(name: str, purpose: str, extra: str) -> Any:
+    """Import a library that comes with an extra.
+
+    Raises:
+        UsageError: saying what to install for ``purpose``.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"{purpose} needs {name}, which cannot be imported ({first_line(error)}); "
+            f"install it with: pip install 'leantune[{extra}]'"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

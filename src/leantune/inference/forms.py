@@ -20,6 +20,7 @@ from leantune.errors import DataError, UsageError
 from leantune.inference.engines import load_engine
 from leantune.inference.load import load, load_merged_transformers
 from leantune.inference.metrics import Floats
+from leantune.inference.saved import read_saved
 from leantune.packing.padded import padded_inputs
 
 SERVER_TEXTS = 256
@@ -61,7 +62,7 @@ def forms_of(run: Path, url: str | None) -> list[Form]:
         *(Form(name, partial(engine, name), run / name) for name in EXPORTS),
     ]
     if url is not None:
-        forms.append(Form(f"server {url}", partial(_of_server, url, load(run).classes), None))
+        forms.append(Form(f"server {url}", partial(_of_server, url, read_saved(run).labels), None))
     return forms
 
 

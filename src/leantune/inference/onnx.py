@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,32 +13,18 @@ import torch
 from leantune.config.classifier_file import InferenceSettings
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Encoded, Tokenizer
-from leantune.errors import CheckpointError, UsageError, first_line
-from leantune.inference.exported import exported, padded_batches
+from leantune.errors import CheckpointError, first_line
+from leantune.inference.exported import exported, import_of_extra, padded_batches
 from leantune.inference.load import check_labels
 from leantune.inference.text_classifier import Logits, TextClassifier
 from leantune.model.pretrained import read_settings
 from leantune.system.damage import explained_damage
 
+EXTRA = "onnx"
 FORMS = ("onnx", "onnx-int8")
 """Engines: each is an export format, and the name of its folder in the run."""
 MODELS = {"onnx": "model.onnx", "onnx-int8": "model_quantized.onnx"}
 """The names that optimum gives to a model and to one whose weights are in int8."""
-
-
-def import_onnx_extra(name: str, purpose: str) -> Any:
-    """Import a library that comes with the extra ``onnx``.
-
-    Raises:
-        UsageError: saying what to install for ``purpose``.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(
-            f"{purpose} needs {name}, which cannot be imported ({first_line(error)}); "
-            "install it with: pip install 'leantune[onnx]'"
-        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +86,7 @@ def open_onnx(
         UsageError: if ONNX Runtime is not installed.
         CheckpointError: if the folder is damaged, or its labels are not ``labels``.
     """
-    runtime = import_onnx_extra("onnxruntime", "this engine")
+    runtime = import_of_extra("onnxruntime", "this engine", EXTRA)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors alone

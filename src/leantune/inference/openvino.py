@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +16,7 @@ import torch
 from leantune.config.classifier_file import InferenceSettings
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Encoded, Tokenizer
-from leantune.errors import UsageError, first_line
-from leantune.inference.exported import exported, padded_batches
+from leantune.inference.exported import exported, import_of_extra, padded_batches
 from leantune.inference.load import check_labels
 from leantune.inference.text_classifier import Logits, TextClassifier
 from leantune.model.pretrained import read_settings
@@ -39,13 +37,7 @@ def import_extra(name: str, purpose: str) -> Any:
     """
     # both report every use to their makers unless told not to; without this package they cannot
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(
-            f"{purpose} needs {name}, which cannot be imported ({first_line(error)}); "
-            "install it with: pip install 'leantune[openvino]'"
-        ) from error
+    return import_of_extra(name, purpose, "openvino")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

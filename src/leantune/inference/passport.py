@@ -13,14 +13,15 @@ from statistics import median
 
 import numpy as np
 
+from leantune.data.labels import LabelMap
 from leantune.data.read import ExampleSource
 from leantune.errors import UsageError
 from leantune.inference.comparison import Comparison, compare
 from leantune.inference.forms import Form, Predict, Texts, forms_of
 from leantune.inference.intervals import Interval, mcnemar_p_value, wilson_interval
-from leantune.inference.load import load
 from leantune.inference.metrics import Floats, Integers
-from leantune.inference.text_classifier import CHUNK_ROWS, TextClassifier
+from leantune.inference.saved import read_saved
+from leantune.inference.text_classifier import CHUNK_ROWS
 
 JUDGED_ROWS = 20
 """Rows of a class below which its accuracy may change by chance alone, and decides nothing."""
@@ -97,8 +98,8 @@ def passport(run: Path, source: ExampleSource, *, url: str | None = None) -> Pas
         CheckpointError: if the run or an export is damaged.
         UsageError: if the server does not answer.
     """
-    trained = load(run)
-    texts, pairs, label_ids = _read(trained, source)
+    labels = LabelMap(read_saved(run).labels)
+    texts, pairs, label_ids = _read(labels, source)
     reports: list[FormReport] = []
     absent: dict[str, str] = {}
     expected: Floats | None = None
@@ -113,7 +114,7 @@ def passport(run: Path, source: ExampleSource, *, url: str | None = None) -> Pas
         reports.append(
             _report(
                 form,
-                trained.classes,
+                labels.names,
                 expected,
                 probabilities,
                 label_ids,
@@ -124,7 +125,7 @@ def passport(run: Path, source: ExampleSource, *, url: str | None = None) -> Pas
     return Passport(data=source.name, num_rows=len(texts), forms=tuple(reports), absent=absent)
 
 
-def _read(trained: TextClassifier, source: ExampleSource) -> tuple[list[str], list[str] | None, Integers]:
+def _read(labels: LabelMap, source: ExampleSource) -> tuple[list[str], list[str] | None, Integers]:
     texts: list[str] = []
     pairs: list[str] = []
     ids = []
@@ -134,9 +135,7 @@ def _read(trained: TextClassifier, source: ExampleSource) -> tuple[list[str], li
         pairs += batch.pairs or []
         column = source.columns.label
         ids.append(
-            trained.labels.encode(
-                batch.labels, source.name, start=batch.start, column=column, locate=source.locate
-            )
+            labels.encode(batch.labels, source.name, start=batch.start, column=column, locate=source.locate)
         )
     return texts, pairs or None, np.concatenate(ids)
 

@@ -20,9 +20,8 @@ from leantune.config import Recipe
 from leantune.data.dataset import Index, LabelledRows
 from leantune.errors import DataError
 from leantune.inference.batches import predict_probabilities
-from leantune.training.build import Run, plan_run, prepare_run
-from leantune.training.dataset import plan_steps
-from leantune.training.trial import trained
+from leantune.training.build import Run, prepare_run
+from leantune.training.trial import on_rows, trained
 
 SHARE = 3
 """A fold is trained for one of so many epochs of a run: later epochs learn wrong labels by heart."""
@@ -91,11 +90,13 @@ def audit(
             f"{len(rows)} rows, expected {max(LEAST_ROWS, 2 * folds)} or more: look at each yourself",
             path=recipe.data,
         )
+    assert run.recipe.epochs is not None, "prepare_run sets it"
+    short = replace(run.recipe, epochs=max(1, round(run.recipe.epochs / SHARE)))
     fold_of = folds_of(rows, folds, seed=recipe.seed)
     probabilities = np.empty((len(rows), len(run.data.labels.names)))
     for fold in range(folds):
         held_out = np.flatnonzero(fold_of == fold)
-        trial = _trial(run, rows[np.flatnonzero(fold_of != fold)])
+        trial = on_rows(run, short, rows[np.flatnonzero(fold_of != fold)])
         probabilities[held_out] = predict_probabilities(
             trained(trial), rows[held_out], recipe.eval_batch_size
         )
@@ -117,14 +118,3 @@ def folds_of(rows: LabelledRows, folds: int, *, seed: int) -> Index:
         fold_of_group[groups] = (start + np.arange(len(groups))) % folds
         start += len(groups)
     return fold_of_group[group_of.reshape(-1)]
-
-
-def _trial(run: Run, train: LabelledRows) -> Run:
-    """A short run on some rows."""
-    assert run.recipe.epochs is not None, "prepare_run sets it"
-    recipe = replace(run.recipe, epochs=max(1, round(run.recipe.epochs / SHARE)))
-    recipe, plan = plan_run(recipe, run.pretrained)
-    data = replace(run.data, train=train, validation=train[np.empty(0, dtype=np.int64)], test=None)
-    return replace(
-        run, recipe=recipe, plan=plan, steps=plan_steps(recipe, plan, len(train)), data=data, probe=None
-    )

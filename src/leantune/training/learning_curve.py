@@ -20,10 +20,9 @@ from leantune.config import Recipe
 from leantune.data.dataset import Index, LabelledRows
 from leantune.errors import DataError
 from leantune.inference.batches import predict_probabilities
-from leantune.training.build import Run, plan_run, prepare_run
-from leantune.training.dataset import plan_steps
+from leantune.training.build import prepare_run
 from leantune.training.defaults import with_pace
-from leantune.training.trial import trained
+from leantune.training.trial import on_rows, trained
 
 POINTS = 5
 """The last one is of all rows, each before it of half as many."""
@@ -125,9 +124,11 @@ def learning_curve(
             path=recipe.data,
         )
     order = nested_order(rows, seed=recipe.seed)
+    asked = replace(run.recipe, epochs=recipe.epochs, learning_rate=recipe.learning_rate)
     points = []
     for size in sizes:
-        trial = _trial(run, recipe, rows[np.sort(order[:size])])
+        pace = with_pace(asked, run.pretrained.config, size)
+        trial = on_rows(run, pace, rows[np.sort(order[:size])])
         probabilities = predict_probabilities(trained(trial), held_out, recipe.eval_batch_size)
         accuracy = float((probabilities.argmax(axis=1) == held_out.label_ids).mean())
         points.append(Point(rows=size, accuracy=accuracy, held_out=len(held_out)))
@@ -154,20 +155,6 @@ def nested_order(rows: LabelledRows, *, seed: int) -> Index:
         place[own] = (np.arange(len(own)) + rng.random()) / len(own)
     order: Index = np.argsort(place, kind="stable")
     return order
-
-
-def _trial(run: Run, asked: Recipe, train: LabelledRows) -> Run:
-    """A run on some rows, at the pace that so many have."""
-    recipe = with_pace(
-        replace(run.recipe, epochs=asked.epochs, learning_rate=asked.learning_rate),
-        run.pretrained.config,
-        len(train),
-    )
-    recipe, plan = plan_run(recipe, run.pretrained)
-    data = replace(run.data, train=train, test=None)
-    return replace(
-        run, recipe=recipe, plan=plan, steps=plan_steps(recipe, plan, len(train)), data=data, probe=None
-    )
 
 
 def fit_curve(points: Sequence[Point], *, seed: int = 0) -> LearningCurve:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from leantune.config import Recipe
+from leantune.data.dataset import LabelledRows
 from leantune.inference.batches import evaluate
 from leantune.inference.metrics import Metrics
 from leantune.model.classifier import Classifier
-from leantune.training.build import Run, build_classifier, fresh_state, main_phase
+from leantune.training.build import Run, build_classifier, fresh_state, main_phase, plan_run
 from leantune.training.callbacks import SilentObserver, is_converged
+from leantune.training.dataset import plan_steps
 from leantune.training.head_init import PROBE_SCALE, scale_output_layer
 from leantune.training.history import Display
 from leantune.training.loop import StepResult, TrainingState, train
@@ -18,6 +21,15 @@ from leantune.training.starts import start_adapters, start_head
 
 GoesOn = Callable[[int, Metrics], bool]
 """Told the step and what the validation rows say; whether the trial goes on."""
+
+
+def on_rows(run: Run, recipe: Recipe, train: LabelledRows) -> Run:
+    """A trial of ``recipe`` on some rows of ``run``, with a ledger, a schedule and a probe of its own."""
+    recipe, plan = plan_run(recipe, run.pretrained)
+    steps = plan_steps(recipe, plan, len(train))
+    return replace(
+        run, recipe=recipe, plan=plan, steps=steps, data=replace(run.data, train=train), probe=None
+    )
 
 
 def trained(trial: Run) -> Classifier:

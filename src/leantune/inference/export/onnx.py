@@ -18,8 +18,9 @@ from torch import nn
 from leantune.errors import UsageError, first_line
 from leantune.inference.agreement import check_logits
 from leantune.inference.export.about import PROBE_LENGTHS, TOKENIZER_FILES, probe_of, write_about
+from leantune.inference.exported import import_of_extra
 from leantune.inference.load import artefact_of, load, load_merged_transformers
-from leantune.inference.onnx import MODELS, import_onnx_extra, open_onnx
+from leantune.inference.onnx import EXTRA, MODELS, open_onnx
 from leantune.model.pretrained import quiet_transformers
 
 OPSET = 20
@@ -61,9 +62,9 @@ def write_onnx(folder: Path, source: Path, form: str, *, trust_remote_code: bool
         UsageError: if a library is not installed, or torch cannot export the model.
         CheckpointError: if ``source`` is damaged, or the export in fp32 does not compute what it does.
     """
-    runtime = import_onnx_extra("onnxruntime", PURPOSE)
+    runtime = import_of_extra("onnxruntime", PURPOSE, EXTRA)
     for name in ("onnx", "onnxscript"):
-        import_onnx_extra(name, PURPOSE)
+        import_of_extra(name, PURPOSE, EXTRA)
     merged = artefact_of(source, "merged", trust_remote_code=trust_remote_code)
     shutil.copy2(merged / "config.json", folder / "config.json")
     for name in TOKENIZER_FILES:
