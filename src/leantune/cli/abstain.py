@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from leantune.cli.values import share_of
 from leantune.errors import UsageError
 from leantune.system.console import console
 
@@ -75,21 +76,6 @@ def abstain(options: argparse.Namespace) -> None:
         print(json.dumps(asdict(chosen), ensure_ascii=False))
     else:
         _print(chosen, trained.classes)
-
-
-def share_of(word: str, flag: str) -> float:
-    """``95%`` or ``0.95``.
-
-    Raises:
-        UsageError: if it is no share between 0 and 1.
-    """
-    try:
-        share = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        raise UsageError(f"{flag} {word}: must be a share between 0 and 1, as 95% or 0.95")
-    return share
 
 
 def _print(chosen: Abstention, classes: tuple[str, ...]) -> None:

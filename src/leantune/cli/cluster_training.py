@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from leantune.cli.values import count, positive
 from leantune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ OF_CLUSTERS = ("num_workers", "cores_per_worker", "max_failures")
 """Options that say nothing without ``--cluster``."""
 
 
-def add_cluster_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
-    """The flags of ``train`` that choose a cluster; ``positive`` reads a number from 1 on."""
+def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``train`` that choose a cluster."""
     cluster = parser.add_argument_group("Ray cluster")
     cluster.add_argument(
         "--cluster",
@@ -37,16 +37,9 @@ def add_cluster_arguments(parser: argparse.ArgumentParser, positive: Callable[[s
     cluster.add_argument(
         "--max-failures",
         metavar="K",
-        type=_count,
+        type=count,
         help="how often the workers are started again after one was lost [3]",
     )
-
-
-def _count(word: str) -> int:
-    number = int(word)  # argparse says what a ValueError means
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0. Got {word} instead")
-    return number
 
 
 def check_cluster_arguments(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from leantune.cli.abstain import share_of
+from leantune.cli.values import share_of
 from leantune.config import Recipe
 from leantune.system.console import console
 

@@ -16,6 +16,7 @@ from leantune.cli.cluster_training import add_cluster_arguments
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
 from leantune.cli.search import add_search
 from leantune.cli.train_many import add_train_many
+from leantune.cli.values import count, list_of, path, positive, seconds, seconds_or_none
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.config.recipe import keys
 from leantune.system.messages import nearest, shown
@@ -94,10 +95,8 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     add: dict[str, Callable[[Parser], None]] = {
         "train": lambda command: _add_train(command, shows_all),
-        "train-many": lambda command: add_train_many(command, _path, _positive, _count),
-        "search": lambda command: add_search(
-            command, lambda each: _add_recipe_arguments(each, shows_all), _path, _positive, _seconds
-        ),
+        "train-many": add_train_many,
+        "search": lambda command: add_search(command, lambda each: _add_recipe_arguments(each, shows_all)),
         "plan": lambda command: _add_plan(command, shows_all),
         "evaluate": _add_evaluate,
         "predict": _add_predict,
@@ -145,8 +144,8 @@ def _add_train(parser: Parser, shows_all: bool) -> None:
     _add_recipe_arguments(parser, shows_all)
     run = parser.add_argument_group("run folder")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
-    run.add_argument("--resume", metavar="RUN", type=_path, help="go on with an interrupted run, bit for bit")
-    add_cluster_arguments(parser, _positive)
+    run.add_argument("--resume", metavar="RUN", type=path, help="go on with an interrupted run, bit for bit")
+    add_cluster_arguments(parser)
 
 
 def _add_plan(parser: Parser, shows_all: bool) -> None:
@@ -223,7 +222,7 @@ def _add_predict(parser: Parser) -> None:
     parser.add_argument(
         "--output",
         default="-",
-        type=_path,
+        type=path,
         help=".csv .tsv .jsonl .parquet; - for standard output; a folder for many files",
     )
     _add_column_arguments(parser)
@@ -248,7 +247,7 @@ def _add_run(parser: Parser) -> None:
     parser.add_argument(
         "run_folder",
         metavar="RUN",
-        type=_path,
+        type=path,
         help="a run, its adapter/ or merged/, or another classifier's folder",
     )
 
@@ -257,7 +256,7 @@ def _add_column_arguments(parser: Parser) -> None:
     parser.add_argument("--text-column", help="column of the text; default: as in training")
     parser.add_argument("--text-pair-column", help="column of the second text; default: as in training")
     parser.add_argument(
-        "--batch-size", type=_positive, help="texts per batch; default: the recipe's eval_batch_size"
+        "--batch-size", type=positive, help="texts per batch; default: the recipe's eval_batch_size"
     )
     parser.add_argument(
         "--engine",
@@ -283,26 +282,12 @@ def _add_trust(parser: Parser) -> None:
     )
 
 
-def _path(word: str) -> str:
-    """A path as typed; the shell leaves the tilde of ``--output=~/x`` alone."""
-    if not word:
-        raise argparse.ArgumentTypeError("must not be empty")
-    return os.path.expanduser(word)
-
-
-def _positive(word: str) -> int:
-    number = int(word)  # argparse says what a ValueError means
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1. Got {word} instead")
-    return number
-
-
 def _add_serve(parser: Parser) -> None:
     parser.add_argument(
         "classifiers",
         metavar="[NAME=]FOLDER",
         nargs="*",
-        type=_path,
+        type=path,
         help="runs, their adapter/ or merged/, or other classifiers; a run is called as its folder",
     )
     parser.add_argument(
@@ -310,45 +295,45 @@ def _add_serve(parser: Parser) -> None:
         metavar="NAME=FOLDER",
         action="append",
         default=[],
-        type=_path,
+        type=path,
         help="the same, by a name",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
-    parser.add_argument("--port", type=_count, default=8000, help="0: any that is free [8000]")
+    parser.add_argument("--port", type=count, default=8000, help="0: any that is free [8000]")
     computing = parser.add_argument_group("computing")
-    computing.add_argument("--workers", type=_positive, default=1, help="processes that compute [1]")
+    computing.add_argument("--workers", type=positive, default=1, help="processes that compute [1]")
     computing.add_argument(
         "--precision",
         choices=("auto", "bf16", "fp16", "fp32", "int8"),
         help="default: as each was trained; int8: of merged models",
     )
     computing.add_argument(
-        "--max-batch-tokens", type=_positive, default=16_384, help="tokens computed at once [16384]"
+        "--max-batch-tokens", type=positive, default=16_384, help="tokens computed at once [16384]"
     )
     computing.add_argument(
         "--adapter-memory-mb",
-        type=_positive,
+        type=positive,
         default=1500,
         help="memory of a worker for adapters; what was not asked for lately goes back to disk [1500]",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
-        "--max-concurrent-requests", type=_positive, default=512, help="more get status 429 [512]"
+        "--max-concurrent-requests", type=positive, default=512, help="more get status 429 [512]"
     )
     limits.add_argument(
-        "--payload-limit", type=_positive, default=2_000_000, help="bytes of a request [2000000]"
+        "--payload-limit", type=positive, default=2_000_000, help="bytes of a request [2000000]"
     )
     limits.add_argument(
-        "--max-client-batch-size", type=_positive, default=10_000, help="texts of a request [10000]"
+        "--max-client-batch-size", type=positive, default=10_000, help="texts of a request [10000]"
     )
-    limits.add_argument("--timeout", type=_positive, default=30, help="seconds for a request [30]")
+    limits.add_argument("--timeout", type=positive, default=30, help="seconds for a request [30]")
     limits.add_argument(
         "--no-auto-truncate",
         action="store_true",
         help="refuse texts that are too long instead of cutting them",
     )
     limits.add_argument(
-        "--drain", type=_count, default=1, help="seconds after SIGTERM in which requests are still taken [1]"
+        "--drain", type=count, default=1, help="seconds after SIGTERM in which requests are still taken [1]"
     )
     limits.add_argument(
         "--log-texts", action="store_true", help="log the texts of requests and their labels, too"
@@ -358,15 +343,8 @@ def _add_serve(parser: Parser) -> None:
         "--api-key", help="what requests must bring; default: LEANTUNE_API_KEY of the environment, or nothing"
     )
     managing.add_argument(
-        "--adapter-root", type=_path, help="folder from which clients with the key may load adapters"
+        "--adapter-root", type=path, help="folder from which clients with the key may load adapters"
     )
-
-
-def _count(word: str) -> int:
-    number = int(word)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0. Got {word} instead")
-    return number
 
 
 def _add_bench_serve(parser: Parser) -> None:
@@ -384,32 +362,32 @@ def _add_bench_serve(parser: Parser) -> None:
     texts = parser.add_argument_group("texts")
     texts.add_argument("--data", metavar="DATA", help="texts to send in turn; default: a few short sentences")
     texts.add_argument("--text-column", help="column of the text [text]")
-    texts.add_argument("--texts-per-request", metavar="N", type=_positive, default=1, help="[1]")
+    texts.add_argument("--texts-per-request", metavar="N", type=positive, default=1, help="[1]")
     load = parser.add_argument_group("load")
     load.add_argument(
         "--clients",
         metavar="N,N",
-        type=_list_of(_positive),
+        type=list_of(positive),
         help="levels of so many clients, each of which waits for its answer [1,8,64, if there is no --rate]",
     )
     load.add_argument(
         "--rate",
         metavar="N,N",
-        type=_list_of(_seconds),
+        type=list_of(seconds),
         help="levels of so many requests a second, which come whether others were answered or not",
     )
     load.add_argument(
-        "--seconds", metavar="S", type=_seconds, default=10.0, help="measured, of each level [10]"
+        "--seconds", metavar="S", type=seconds, default=10.0, help="measured, of each level [10]"
     )
     load.add_argument(
         "--warmup",
         metavar="S",
-        type=_seconds_or_none,
+        type=seconds_or_none,
         default=2.0,
         help="before each level, not measured [2]",
     )
     load.add_argument(
-        "--timeout", metavar="S", type=_seconds, default=30.0, help="after which a request has failed [30]"
+        "--timeout", metavar="S", type=seconds, default=30.0, help="after which a request has failed [30]"
     )
     load.add_argument(
         "--seed", metavar="N", type=int, default=0, help="of the times at which requests come [0]"
@@ -417,40 +395,12 @@ def _add_bench_serve(parser: Parser) -> None:
     load.add_argument(
         "--processes",
         metavar="N",
-        type=_positive,
+        type=positive,
         default=1,
         help="that make the load, if one is too busy [1]",
     )
-    parser.add_argument("--output", metavar="FILE", type=_path, help="JSON file with everything")
+    parser.add_argument("--output", metavar="FILE", type=path, help="JSON file with everything")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file")
-
-
-def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """Values with commas between them."""
-
-    def values(word: str) -> list[Any]:
-        try:
-            return [kind(each) for each in word.split(",")]
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"must be numbers with commas between them. Got {word} instead"
-            ) from error
-
-    return values
-
-
-def _seconds(word: str) -> float:
-    number = _seconds_or_none(word)
-    if number == 0:
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return number
-
-
-def _seconds_or_none(word: str) -> float:
-    number = float(word)  # argparse says what a ValueError means
-    if not 0 <= number < 1e6:  # nan is neither
-        raise argparse.ArgumentTypeError(f"must be a number from 0 on. Got {word} instead")
-    return number
 
 
 def _add_export(parser: Parser) -> None:
@@ -461,7 +411,7 @@ def _add_export(parser: Parser) -> None:
         choices=("adalora", "lora", "merged", "openvino", "openvino-int8", "onnx", "onnx-int8"),
     )
     parser.add_argument(
-        "--output", type=_path, help="folder to write; default: RUN/export-FORMAT, RUN/onnx, RUN/openvino"
+        "--output", type=path, help="folder to write; default: RUN/export-FORMAT, RUN/onnx, RUN/openvino"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in RUN")
     parser.add_argument(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from leantune.cli.values import path, positive, seconds
 from leantune.config import Recipe
 from leantune.errors import LeantuneError, UsageError
 
@@ -19,14 +20,8 @@ MAX_ROWS_SHOWN = 20
 """Trials in the table of the terminal, the best first; ``trials.csv`` has all."""
 
 
-def add_search(
-    parser: argparse.ArgumentParser,
-    add_recipe_arguments: Callable[[Any], None],
-    path: Callable[[str], str],
-    positive: Callable[[str], int],
-    seconds: Callable[[str], float],
-) -> None:
-    """The arguments of the command; the others are those of a recipe, and kinds of values."""
+def add_search(parser: argparse.ArgumentParser, add_recipe_arguments: Callable[[Any], None]) -> None:
+    """The arguments of the command, beside those of a recipe."""
     add_recipe_arguments(parser)
     parser.usage = f"{parser.prog} [RECIPE] --output FOLDER --trials N [KEY=VALUE ...] [--KEY VALUE ...]"
     search = parser.add_argument_group("search")

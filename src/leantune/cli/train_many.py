@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from leantune.cli.values import count, path, positive
 from leantune.config import parse_overrides
 from leantune.errors import LeantuneError
 
@@ -17,11 +18,8 @@ if TYPE_CHECKING:
     from leantune.cluster.job_results import JobResult
 
 
-def add_train_many(
-    parser: argparse.ArgumentParser, path: Callable[[str], str], positive: Callable[[str], int],
-    count: Callable[[str], int],
-) -> None:  # fmt: skip
-    """The arguments of the command; the others are kinds of values."""
+def add_train_many(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
     parser.usage = f"{parser.prog} JOBS --output FOLDER [KEY=VALUE ...]"
     parser.add_argument(
         "jobs",
