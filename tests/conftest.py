@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from leantune.inference.export.formats import export
+from leantune.inference.load import load
 from leantune.kernels.choose import why_no_kernels
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
@@ -45,3 +47,13 @@ def run(inputs, tmp_path_factory) -> Path:
     return run_training(
         recipe_for(inputs, tmp_path_factory.mktemp("runs") / "run", keep_best=2), console=quiet()
     )
+
+
+@pytest.fixture(scope="session")
+def run_with_onnx(run, tmp_path_factory) -> Path:
+    """A copy of the run with both exports to ONNX in it."""
+    pytest.importorskip("onnxscript")
+    copy = load(run).save(tmp_path_factory.mktemp("onnx") / "run")
+    for form in ("onnx", "onnx-int8"):
+        export(copy, form, None)
+    return copy

@@ -10,7 +10,6 @@ import pytest
 from leantune.cli.main import main
 from leantune.data.columns import Columns
 from leantune.data.read import open_examples
-from leantune.inference.export.formats import export
 from leantune.inference.forms import Form
 from leantune.inference.load import load
 from leantune.inference.passport import passport
@@ -20,22 +19,13 @@ pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def deployed(run, tmp_path_factory):
-    """A copy of the run with ONNX exports."""
-    copy = load(run).save(tmp_path_factory.mktemp("deployed") / "run")
-    for form in ("onnx", "onnx-int8"):
-        export(copy, form, None)
-    return copy
-
-
 def rows_of(inputs):
     return open_examples(str(inputs / "test.csv"), Columns(), labels="required")
 
 
-def test_every_form_is_compared_with_what_was_measured(deployed, inputs):
-    with ServerProcess(deployed) as server:
-        found = passport(deployed, rows_of(inputs), url=server.url)
+def test_every_form_is_compared_with_what_was_measured(run_with_onnx, inputs):
+    with ServerProcess(run_with_onnx) as server:
+        found = passport(run_with_onnx, rows_of(inputs), url=server.url)
     forms = {form.name.split(" http")[0]: form for form in found.forms}
     assert {
         "as measured",
@@ -49,48 +39,48 @@ def test_every_form_is_compared_with_what_was_measured(deployed, inputs):
     for name in ("adapter", "merged, transformers", "onnx", "server"):
         assert forms[name].agreement == 1.0, name
         assert forms[name].comparison.p_value == 1.0
-    record = json.loads((deployed / "record.json").read_text())
+    record = json.loads((run_with_onnx / "record.json").read_text())
     assert forms["as measured"].accuracy == record["metrics"]["test"]["accuracy"]
     assert forms["onnx"].bytes > forms["onnx-int8"].bytes > 0
     assert "openvino" in found.absent
     assert "not exported yet" in found.absent["openvino"]
 
 
-def test_the_command_writes_a_table_and_json(deployed, inputs, capsys):
-    assert main(["passport", str(deployed), str(inputs / "test.csv"), "--max-class-loss", "100"]) == 0
+def test_the_command_writes_a_table_and_json(run_with_onnx, inputs, capsys):
+    assert main(["passport", str(run_with_onnx), str(inputs / "test.csv"), "--max-class-loss", "100"]) == 0
     said = capsys.readouterr().out
     assert "merged, transformers" in said
     assert "60 rows" in said
-    assert json.loads((deployed / "passport.json").read_text())["num_rows"] == 60
+    assert json.loads((run_with_onnx / "passport.json").read_text())["num_rows"] == 60
 
 
-def test_a_form_that_loses_a_class_ends_with_5(deployed, inputs, monkeypatch, capsys):
+def test_a_form_that_loses_a_class_ends_with_5(run_with_onnx, inputs, monkeypatch, capsys):
     """A form that never says ``a``."""
 
     def never_a(texts, pairs):
-        probabilities = load(deployed).predict_proba(texts, pairs)
+        probabilities = load(run_with_onnx).predict_proba(texts, pairs)
         probabilities[:, 0] = 0
         return probabilities
 
     forms = [
-        Form("as measured", lambda: load(deployed).predict_proba, None),
+        Form("as measured", lambda: load(run_with_onnx).predict_proba, None),
         Form("broken", lambda: never_a, None),
     ]
     monkeypatch.setattr("leantune.inference.passport.forms_of", lambda run, url: forms)
-    assert main(["passport", str(deployed), str(inputs / "train.csv")]) == 5
+    assert main(["passport", str(run_with_onnx), str(inputs / "train.csv")]) == 5
     assert "broken: of" in capsys.readouterr().err
-    assert main(["passport", str(deployed), str(inputs / "train.csv"), "--max-class-loss", "100"]) == 0
+    assert main(["passport", str(run_with_onnx), str(inputs / "train.csv"), "--max-class-loss", "100"]) == 0
 
 
-def test_a_server_that_is_none_is_left_out_with_a_reason(deployed, inputs):
-    found = passport(deployed, rows_of(inputs), url="http://127.0.0.1:1")
+def test_a_server_that_is_none_is_left_out_with_a_reason(run_with_onnx, inputs):
+    found = passport(run_with_onnx, rows_of(inputs), url="http://127.0.0.1:1")
     assert "no answer" in found.absent["server http://127.0.0.1:1"]
 
 
-def test_probabilities_of_a_server_are_in_the_order_of_the_classes(deployed):
+def test_probabilities_of_a_server_are_in_the_order_of_the_classes(run_with_onnx):
     from leantune.inference.forms import forms_of
 
-    with ServerProcess(deployed) as server:
-        by_server = forms_of(deployed, server.url)[-1].open()(["word1 word2", "word9"], None)
-    by_torch = load(deployed).predict_proba(["word1 word2", "word9"])
+    with ServerProcess(run_with_onnx) as server:
+        by_server = forms_of(run_with_onnx, server.url)[-1].open()(["word1 word2", "word9"], None)
+    by_torch = load(run_with_onnx).predict_proba(["word1 word2", "word9"])
     assert np.abs(by_server - by_torch).max() < 1e-4

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
 from scipy.special import softmax
-from sklearn.metrics import accuracy_score, f1_score, log_loss
 from transformers import AutoTokenizer
 
 from benchmarks.peer.trainer_peft import (
@@ -29,6 +28,7 @@ from benchmarks.peer.trainer_peft import (
     tokenized,
     trainer_of,
 )
+from benchmarks.quality.measures import measures_of
 from leantune.integrations import live_ranks
 from leantune.system.hardware import describe_hardware, describe_versions
 
@@ -96,14 +96,8 @@ def read(options: argparse.Namespace, tokenizer: Any) -> dict[str, Dataset]:
 def measured(trainer: CountingTrainer, rows: Dataset) -> dict[str, float]:
     by_length = np.argsort([len(tokens) for tokens in rows["input_ids"]], kind="stable")  # less padding
     prediction = trainer.predict(rows.select(by_length))
-    predicted = np.argmax(prediction.predictions, axis=-1)
     probabilities = softmax(prediction.predictions.astype(np.float64), axis=-1)
-    classes = range(probabilities.shape[1])
-    return {
-        "accuracy": float(accuracy_score(prediction.label_ids, predicted)),
-        "macro_f1": float(f1_score(prediction.label_ids, predicted, average="macro")),
-        "log_loss": float(log_loss(prediction.label_ids, probabilities, labels=classes)),
-    }
+    return measures_of(prediction.label_ids, probabilities, range(probabilities.shape[1]))
 
 
 def trainable_of(model: Any) -> int:

@@ -12,14 +12,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from benchmarks.peer.setfit_run import trained
 from benchmarks.quality.data import read_rows
+from benchmarks.quality.measures import measures_of
 from leantune.system.hardware import describe_hardware, describe_versions
 
 
@@ -35,8 +34,13 @@ def main() -> None:
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     numbers = sum(each.numel() for each in model.model_body.parameters())
+
+    def measures(texts: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+        probabilities = np.asarray(model.predict_proba(list(texts)), dtype=np.float64)
+        return measures_of(labels, probabilities, names)
+
     result = {
-        "metrics": {part: measured(model, names, *parts[part]) for part in ("validation", "test")},
+        "metrics": {part: measures(*parts[part]) for part in ("validation", "test")},
         "parameters": {"initial": numbers, "final": numbers},
         "ranks": None,
         "train_s": seconds,
@@ -46,17 +50,6 @@ def main() -> None:
         "hardware": describe_hardware(torch.device("cpu")),
     }
     Path(output).write_text(json.dumps(result) + "\n", "utf-8")
-
-
-def measured(model: Any, names: list[str], texts: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
-    probabilities = np.asarray(model.predict_proba(list(texts)), dtype=np.float64)
-    ids = [names.index(label) for label in labels]
-    predicted = probabilities.argmax(1)
-    return {
-        "accuracy": float(accuracy_score(ids, predicted)),
-        "macro_f1": float(f1_score(ids, predicted, average="macro")),
-        "log_loss": float(log_loss(ids, probabilities, labels=range(len(names)))),
-    }
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.metrics import accuracy_score, f1_score, log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
 from benchmarks.quality.data import read_rows
+from benchmarks.quality.measures import measures_of
 from leantune.system.hardware import describe_hardware, describe_versions
 
 
@@ -55,12 +55,7 @@ def measured(model: Any, texts: Sequence[str], labels: Sequence[str]) -> dict[st
     margins = model.decision_function(texts)
     if margins.ndim == 1:
         margins = np.stack([-margins, margins], axis=1) / 2
-    predicted = model.classes_[margins.argmax(1)]
-    return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "macro_f1": float(f1_score(labels, predicted, average="macro")),
-        "log_loss": float(log_loss(labels, softmax(margins, axis=1), labels=model.classes_)),
-    }
+    return measures_of(labels, softmax(margins, axis=1), model.classes_)
 
 
 if __name__ == "__main__":
