@@ -197,10 +197,14 @@ def frontier(
 
 
 def largest(recipe: Recipe) -> Recipe:
-    """The recipe of the largest classifier: LoRA in all linear layers, if it names no others."""
-    has_rank = recipe.init_rank is not None or recipe.target_rank is not None
-    rank = recipe.init_rank if has_rank or recipe.max_trainable_params is not None else LARGEST_RANK
-    return replace(recipe, method="lora", targets=recipe.targets or ALL_LINEAR, init_rank=rank)
+    """The recipe of the largest classifier: LoRA as a run would choose it for a limit, else of rank `LARGEST_RANK`, in
+    all linear layers if the recipe names no others.
+    """
+    if recipe.init_rank is not None or recipe.target_rank is not None:
+        return replace(recipe, method="lora", targets=recipe.targets or ALL_LINEAR)
+    if recipe.max_trainable_params is not None:
+        return replace(recipe, method="lora")
+    return replace(recipe, method="lora", targets=recipe.targets or ALL_LINEAR, init_rank=LARGEST_RANK)
 
 
 def rungs_of(run: Run) -> list[Recipe]:
