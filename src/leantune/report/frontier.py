@@ -7,7 +7,7 @@ from leantune.report.charts import MARGIN_LEFT, WIDTH, LineChart, Series, line_c
 from leantune.report.tables import Table
 from leantune.report.wording import count, duration, percent, percent_range
 
-MEGABYTE = 1_000_000
+THOUSAND, MEGABYTE = 1_000, 1_000_000
 RIGHT = WIDTH - 40
 """Where the x axis ends: half of its last number is to the right of it."""
 
@@ -33,21 +33,21 @@ def curve(frontier: FrontierRecord) -> LineChart | None:
     bars = [
         Series(
             name="95 % interval",
-            points=[(point.parameters, 100 * end) for end in point.accuracy_interval],
+            points=[(point.parameters / THOUSAND, 100 * end) for end in point.accuracy_interval],
             look="thin",
         )
         for point in points
     ]
-    line = Series(name="accuracy", points=[(point.parameters, 100 * point.accuracy) for point in points])
+    means = [(point.parameters / THOUSAND, 100 * point.accuracy) for point in points]
     smallest = frontier.named(frontier.smallest)
     return line_chart(
-        [*bars, line],
+        [*bars, Series(name="accuracy", points=means)],
         title="Accuracy over trainable parameters",
         y_label="accuracy, %",
-        x_label="trainable parameters",
-        marks=[(smallest.parameters, "small enough")],
+        x_label="trainable parameters, thousands",
+        marks=[(smallest.parameters / THOUSAND, "good enough")],
         y_low=min(100 * point.accuracy_interval[0] for point in points),
-        x=log_axis(points[0].parameters, points[-1].parameters, start=MARGIN_LEFT, end=RIGHT),
+        x=log_axis(means[0][0], means[-1][0], start=MARGIN_LEFT, end=RIGHT),
     )
 
 
@@ -67,4 +67,5 @@ def table(frontier: FrontierRecord) -> Table:
             )
             for point in frontier.points
         ],
+        look="names",
     )

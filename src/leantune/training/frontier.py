@@ -362,5 +362,5 @@ def _measured(
 def _name_of(trial: Run) -> str:
     where = {ALL_LINEAR: "all linear layers", "attention": "query and value"}
     targets = str(trial.recipe.targets)
-    head = "" if trial.recipe.head == "full" else ", output layer"
+    head = "" if trial.recipe.head == "full" else ", linear head"
     return f"LoRA in {where.get(targets, targets)}, rank {trial.plan.init_rank}{head}"

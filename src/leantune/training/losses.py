@@ -44,7 +44,9 @@ def supervised_contrast(inputs_SD: Tensor, labels_S: Tensor, temperature: float 
     """
     units = F.normalize(inputs_SD.float(), dim=-1)
     is_same = torch.eye(len(units), dtype=torch.bool, device=units.device)
-    scaled = (units @ units.t() / temperature).masked_fill(is_same, torch.finfo(units.dtype).min)
+    with torch.autocast(units.device.type, enabled=False):  # full fine-tuning computes in bf16 by it
+        cosines = units @ units.t()
+    scaled = (cosines / temperature).masked_fill(is_same, torch.finfo(units.dtype).min)
     others = scaled.log_softmax(-1)
     is_positive = (labels_S[:, None] == labels_S) & ~is_same
     sums = torch.where(is_positive, others, 0.0).sum(-1)
