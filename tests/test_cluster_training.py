@@ -286,6 +286,35 @@ def test_more_workers_than_the_cluster_has_cores_for_are_refused_at_once(cluster
 
 
 @pytest.mark.long
+def test_a_node_that_has_another_folder_of_that_name_is_named(cluster, inputs, tmp_path):
+    """A third raylet in a mount namespace of its own, where the folder of the runs is another disk."""
+    if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        pytest.skip("a mount namespace needs rights that this user has not")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    join = (
+        f"exec {sys.executable} -m ray.scripts.scripts start --address={cluster.address} --num-cpus=1 --block"
+    )
+    node = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none '{runs}' && {join}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        wait_for(lambda: sum(each["Alive"] for each in ray.nodes()) == 3, node)
+        ray.shutdown()
+        done = train(*words_of(inputs), f"output={runs / 'run'}", *flags_of(cluster))
+    finally:
+        os.killpg(node.pid, signal.SIGTERM)
+        node.wait()
+    assert done.returncode == 8, done.stderr
+    assert f"does not see what is written to {runs / 'run'}" in done.stderr.splitlines()[-1]
+    assert not (runs / "run").exists()
+
+
+@pytest.mark.long
 def test_an_earlier_run_is_not_taken_for_this_one_when_a_worker_dies_early(cluster, inputs, whole, tmp_path):
     """A run in the folder, to be replaced, has checkpoints of its own: no one goes on from them."""
     output = tmp_path / "run"
