@@ -1,6 +1,7 @@
 """Fine-tune text classifiers inside a parameter budget.
 
 `train` makes a classifier of labelled rows, `load` opens one, `plan` says what a run would train, before it does.
+`explain` says what speaks for a prediction; `audit`, `learning_curve` and `passport` are the commands of these names.
 `LeanTextClassifier` is the same for scikit-learn, and `AdaLoraCallback` runs AdaLoRA's allocator in transformers'
 ``Trainer``. What is not named here may change.
 """
@@ -16,14 +17,19 @@ __all__ = [
     "LeantuneError",
     "TextClassifier",
     "__version__",
+    "audit",
     "errors",
+    "explain",
+    "learning_curve",
     "load",
+    "passport",
     "plan",
     "train",
 ]
 
 if TYPE_CHECKING:
     from leantune import errors
+    from leantune.analysis import audit, explain, learning_curve, passport
     from leantune.api import plan, train
     from leantune.errors import LeantuneError
     from leantune.estimator import LeanTextClassifier
@@ -36,7 +42,11 @@ _HOMES = {
     "LeanTextClassifier": "leantune.estimator",
     "LeantuneError": "leantune.errors",
     "TextClassifier": "leantune.inference.text_classifier",
+    "audit": "leantune.analysis",
+    "explain": "leantune.analysis",
+    "learning_curve": "leantune.analysis",
     "load": "leantune.inference.load",
+    "passport": "leantune.analysis",
     "plan": "leantune.api",
     "train": "leantune.api",
 }
