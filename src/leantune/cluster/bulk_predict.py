@@ -149,11 +149,7 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
     if options.format == ".parquet":
         _ = layout.types  # raises for labels that Parquet cannot hold
     described = asdict(settings)
-    abstention = described.pop("abstention")
-    if abstention is None:  # so that a job that an earlier version began goes on
-        described.pop("by_class")
-    else:
-        described["abstention"] = json.dumps(abstention, sort_keys=True)
+    described["abstention"] = json.dumps(described["abstention"], sort_keys=True)
     job = Job(
         leantune=__version__,
         classifier=f"{saved.sha256} {saved.encoder_sha256}",
