@@ -18,7 +18,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-# what test leaves out: kills and signals on clusters, each of which starts Ray again
+# what test leaves out: kills and signals that take long, most of which start Ray again
 test-long: $(VENV)/.installed-test
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m long
 

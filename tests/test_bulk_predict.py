@@ -342,6 +342,7 @@ def _command(run: Path, rows: Path, output: Path, *more: str) -> subprocess.Pope
     )
 
 
+@pytest.mark.long
 def test_a_killed_command_and_its_processes_go_on_where_they_were(run, rows, tmp_path):
     """Killed at once with all its processes, after the first part, at any moment."""
     whole, output = tmp_path / "whole", tmp_path / "out"

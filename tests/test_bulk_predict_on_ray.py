@@ -72,6 +72,7 @@ def test_two_nodes_write_what_one_process_writes(cluster, run, rows, undisturbed
     assert verify(run, options).parts == 30
 
 
+@pytest.mark.long
 def test_killed_actors_lose_and_double_nothing(cluster, run, rows, undisturbed, tmp_path):
     import psutil
 
@@ -94,6 +95,7 @@ def test_killed_actors_lose_and_double_nothing(cluster, run, rows, undisturbed, 
     verify(run, options)
 
 
+@pytest.mark.long
 def test_a_node_that_dies_is_done_without(cluster, run, rows, undisturbed, tmp_path):
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()

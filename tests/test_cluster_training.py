@@ -236,6 +236,7 @@ def test_a_signal_saves_a_checkpoint_that_the_named_command_goes_on_from(
     assert_same(output, whole)
 
 
+@pytest.mark.long
 def test_an_error_of_a_worker_is_that_of_the_command_and_starts_nothing_again(cluster, inputs, tmp_path):
     (tmp_path / "bad.csv").write_text("text,label\nword1,a\nword2,\n")
     words = words_of(inputs, data=tmp_path / "bad.csv")

@@ -304,6 +304,7 @@ def test_counts_of_repeats_are_those_of_a_plain_count():
     }
 
 
+@pytest.mark.long
 def test_killed_in_a_save_and_while_publishing_it_ends_with_the_same_bits(tmp_path):
     """A short form of ``python -m benchmarks.reliability.kills``."""
     from benchmarks.reliability.kills import make_inputs, reference

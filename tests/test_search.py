@@ -140,6 +140,7 @@ def test_what_is_tried_by_itself_is_what_the_recipe_leaves_open(inputs, tmp_path
     assert read_record(run, RunRecord).metrics.validation.log_loss == first.trial.value
 
 
+@pytest.mark.long
 def test_a_search_that_is_killed_goes_on_with_its_trials(inputs, by_rate, tmp_path):
     folder = tmp_path / "search"
     space = tmp_path / "space.yaml"

@@ -227,6 +227,7 @@ def test_a_job_that_fails_is_a_row_and_the_others_are_trained(trained):
     assert (folder / "lora" / "README.md").is_file()
 
 
+@pytest.mark.long
 def test_a_job_has_the_bits_of_a_run_by_itself(inputs, trained, tmp_path):
     """One of them is not the first that its process trained."""
     jobs = {

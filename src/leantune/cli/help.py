@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "answer over HTTP with one or many classifiers",
     "bench-serve": "load a server of classifiers with requests, and time its answers",
     "export": "write another standard form of a run",
+    "frontier": "find how small a classifier can be",
     "audit": "find labels that are probably wrong",
     "learning-curve": "forecast what more labelled rows would give",
     "abstain": "choose from which probability on a classifier answers",
@@ -80,6 +81,10 @@ EXAMPLES: Mapping[str, str] = {
     "export": """
   leantune export runs/mine --format lora --output lora-adapter
   leantune export runs/mine --format openvino-int8
+""",
+    "frontier": """
+  leantune frontier --data train.csv --model asset:minilm --output frontier
+  leantune frontier --data train.csv --model ./minilm --max-trainable-params 1M --output frontier --train
 """,
     "learning-curve": """
   leantune learning-curve --data train.csv --model asset:minilm --max-trainable-params 100k

@@ -128,6 +128,13 @@ def _plan(options: argparse.Namespace) -> None:
     print_plan(planned, as_json=options.json)
 
 
+def _frontier(options: argparse.Namespace) -> None:
+    from leantune.cli.frontier import frontier_command
+
+    use_huge_pages()
+    frontier_command(options, recipe_from(options), _console(options))
+
+
 def _audit(options: argparse.Namespace) -> None:
     from leantune.cli.audit import audit_command
 
@@ -363,6 +370,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "serve": _serve,
     "bench-serve": _bench_serve,
     "export": _export,
+    "frontier": _frontier,
     "audit": _audit,
     "learning-curve": _learning_curve,
     "abstain": abstain,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from leantune.cli import abstain, audit, bulk_predict, explain, learning_curve, passport
+from leantune.cli import abstain, audit, bulk_predict, explain, frontier, learning_curve, passport
 from leantune.cli.cluster_training import add_cluster_arguments
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
 from leantune.cli.search import add_search
@@ -103,6 +103,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "serve": _add_serve,
         "bench-serve": _add_bench_serve,
         "export": _add_export,
+        "frontier": lambda command: _add_frontier(command, shows_all),
         "audit": lambda command: _add_audit(command, shows_all),
         "learning-curve": lambda command: _add_learning_curve(command, shows_all),
         "abstain": abstain.add_arguments,
@@ -157,6 +158,11 @@ def _add_plan(parser: Parser, shows_all: bool) -> None:
 def _add_learning_curve(parser: Parser, shows_all: bool) -> None:
     _add_recipe_arguments(parser, shows_all)
     learning_curve.add_arguments(parser)
+
+
+def _add_frontier(parser: Parser, shows_all: bool) -> None:
+    _add_recipe_arguments(parser, shows_all)
+    frontier.add_arguments(parser)
 
 
 def _add_audit(parser: Parser, shows_all: bool) -> None:

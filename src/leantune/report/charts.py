@@ -38,6 +38,17 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
 
+@dataclass(frozen=True, slots=True)
+class LogAxis(Axis):
+    """A scale of powers of ten."""
+
+    def at(self, value: float) -> float:
+        """The drawing coordinate of a value above 0, to a tenth of a unit."""
+        first, last = math.log10(self.ticks[0]), math.log10(self.ticks[-1])
+        share = (math.log10(value) - first) / (last - first)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """One curve of a line chart; a thin one is background and has no place in the legend."""
@@ -137,8 +148,9 @@ def line_chart(
     x_label: str = "optimiser step",
     marks: Iterable[tuple[float, str]] = (),
     y_low: float = 0,
+    x: Axis | None = None,
 ) -> LineChart | None:
-    """Curves over an x axis from zero; None if there is no finite point to draw.
+    """Curves over an x axis; None if there is no finite point to draw.
 
     Args:
         series: the curves; points that are not finite are left out.
@@ -147,13 +159,14 @@ def line_chart(
         x_label: quantity and unit, written below it.
         marks: x values to point out, each with a word.
         y_low: where the y axis begins, or a little below.
+        x: the x axis; None: a linear one from zero.
     """
     finite = [Series(name=one.name, points=_finite(one.points), look=one.look) for one in series]
     drawn = [one for one in finite if one.points]
     if not drawn:
         return None
     points, marks = [point for one in drawn for point in one.points], list(marks)
-    x = axis(0, max(at for at, _ in (*points, *marks)), start=MARGIN_LEFT, end=WIDTH - MARGIN_RIGHT)
+    x = x or axis(0, max(at for at, _ in (*points, *marks)), start=MARGIN_LEFT, end=WIDTH - MARGIN_RIGHT)
     y = axis(y_low, max(at for _, at in points), start=HEIGHT - MARGIN_BOTTOM, end=MARGIN_TOP)
     curves = [
         Series(name=one.name, points=[(x.at(a), y.at(b)) for a, b in _thin(one.points)], look=one.look)
@@ -222,6 +235,13 @@ def axis(low: float, high: float, *, start: float, end: float, num_ticks: int = 
     num_digits = 1 - math.floor(math.log10(step))
     ticks = tuple(round(i * step, num_digits) for i in range(first, last + 1))
     return Axis(ticks, start, end)
+
+
+def log_axis(low: float, high: float, *, start: float, end: float) -> LogAxis:
+    """An axis of powers of ten over at least [low, high], both above 0; see `axis`."""
+    first = math.floor(math.log10(low))
+    last = max(first + 1, math.ceil(math.log10(high)))
+    return LogAxis(tuple(10.0**power for power in range(first, last + 1)), start, end)
 
 
 def tick_text(value: float) -> str:

@@ -62,7 +62,8 @@ def write_explanations(run_dir: Path, errors: Sequence[ExplainedError]) -> Path:
         CheckpointError: the record or the history is damaged.
     """
     path = entry_of(run_dir, PAGE)
-    about = {"name": run_name(load_run(run_dir)), "errors": [_shown(each) for each in errors]}
+    name = f"Wrong predictions of {run_name(load_run(run_dir))}"
+    about = {"name": name, "errors": [_shown(each) for each in errors]}
     write_text(path, templates().get_template("explanations.html").render(about))
     return path
 

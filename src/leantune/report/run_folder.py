@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+from leantune.config.frontier_file import FILE, FrontierRecord, read_frontier
 from leantune.config.rows_to_check import ROWS_TO_CHECK, RowToCheck, read_rows_to_check
 from leantune.config.run_record import (
     CheckpointRecord,
@@ -17,6 +19,8 @@ from leantune.config.run_record import (
 from leantune.errors import CheckpointError, UnsafeFileError
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import parse_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,9 @@ class Run:
     pruned: tuple[Event, ...]
     rows_to_check: tuple[RowToCheck, ...] = ()
     damage: str = ""
-    """Why rows are left out, if they are."""
+    """What cannot be read and is left out, in sentences."""
+    frontier: FrontierRecord | None = None
+    """What classifiers of other sizes would give, where that was measured."""
 
     @property
     def checkpoints(self) -> list[CheckpointRecord]:
@@ -86,23 +92,27 @@ def load_run(run_dir: Path) -> Run:
     pruned = _by_step(events, "pruned")
     if record.parameters and record.status != "finished":
         record.parameters = _counted_so_far(record.parameters, pruned)
-    rows, damage = _rows_to_check(run_dir)
+    damage: list[str] = []
+    rows = _readable(lambda: read_rows_to_check(run_dir), ROWS_TO_CHECK, damage)
+    frontier = _readable(lambda: read_frontier(run_dir), FILE, damage)
     return Run(
         record=record,
         steps=_by_step(events, "step"),
         evaluations=_by_step(events, "evaluation"),
         pruned=pruned,
-        rows_to_check=rows,
-        damage=damage,
+        rows_to_check=rows or (),
+        damage=" ".join(damage),
+        frontier=frontier,
     )
 
 
-def _rows_to_check(run_dir: Path) -> tuple[tuple[RowToCheck, ...], str]:
-    """The rows, or why there are none: what only illustrates a report must not cost it."""
+def _readable(read: Callable[[], T], name: str, damage: list[str]) -> T | None:
+    """What is in a file, or None and a sentence more: what only illustrates a report must not cost it."""
     try:
-        return read_rows_to_check(run_dir), ""
+        return read()
     except (CheckpointError, UnsafeFileError, OSError):
-        return (), f"{ROWS_TO_CHECK} cannot be read, so rows with their texts are left out."
+        damage.append(f"{name} cannot be read, so what it holds is left out.")
+        return None
 
 
 def _counted_so_far(parameters: ParametersRecord, pruned: tuple[Event, ...]) -> ParametersRecord:

@@ -1,0 +1,362 @@
+"""How small can it be: accuracy on held-out rows against trainable parameters, from a linear probe to full fine-tuning.
+
+One classifier is trained as a run is, with the most parameters. Every smaller one is cut from the one before it, and
+tuned for a short while: ranks fall to the nearest update of half the rank, the head keeps its output layer alone, query
+and value keep their adapters alone. Rows, tokens and the linear probe are shared. Full fine-tuning takes a share of the
+steps, since each of its steps costs several of LoRA's.
+
+Shapes: N held-out rows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from leantune.adalora.low_rank import nearest_of_rank, put
+from leantune.adalora.schedule import RankSchedule
+from leantune.adalora.triplets import Triplets
+from leantune.config import Recipe
+from leantune.config.frontier_file import FrontierRecord, PointRecord
+from leantune.data.dataset import Index
+from leantune.errors import DataError, UsageError
+from leantune.inference.batches import predict_probabilities
+from leantune.inference.intervals import Interval, wilson_interval
+from leantune.model.adapt import ALL_LINEAR
+from leantune.model.build import load_pretrained, missing_head_modules, reinitialise_head
+from leantune.model.classifier import Classifier
+from leantune.system.hardware import DTYPES
+from leantune.training.build import Run, build_classifier, class_weights, fresh_state, plan_run, prepare_run
+from leantune.training.callbacks import SilentObserver
+from leantune.training.dataset import lr_warmup_steps, plan_steps
+from leantune.training.head_init import PROBE_SCALE, scale_output_layer
+from leantune.training.history import Display
+from leantune.training.loop import Phase, train
+from leantune.training.starts import start_adapters, start_head
+
+LARGEST_RANK = 16
+"""Of all linear layers, where the recipe names neither limit nor rank."""
+TUNED = 8
+"""A classifier that was cut is tuned for one of so many steps of a run."""
+FULL = 3
+"""Full fine-tuning takes one of so many steps."""
+FULL_RATIO = 1 / 30
+"""Its learning rate over that of A and B."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A classifier of some size."""
+
+    name: str
+    parameters: int
+    """Trainable ones."""
+    seconds: float
+    """That all steps of a run of it take, by the seconds of its steps here; of the probe what it took."""
+    predicted: Index
+    """``(N,)`` class of each held-out row."""
+    is_right: npt.NDArray[np.bool_]
+    """``(N,)``."""
+    recipe: Recipe | None = None
+    """That trains it; None for the probe and for full fine-tuning."""
+
+    @property
+    def accuracy(self) -> float:
+        """On the held-out rows."""
+        return float(self.is_right.mean())
+
+    @property
+    def interval(self) -> Interval:
+        """95 % of the accuracy."""
+        return wilson_interval(int(self.is_right.sum()), len(self.is_right))
+
+    def to_record(self) -> PointRecord:
+        """As ``frontier.json`` has it."""
+        return PointRecord(
+            name=self.name,
+            parameters=self.parameters,
+            bytes=4 * self.parameters,
+            accuracy=self.accuracy,
+            accuracy_interval=self.interval.to_json(),
+            seconds=self.seconds,
+            is_recipe=self.recipe is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """Classifiers from the smallest to the largest."""
+
+    points: tuple[Point, ...]
+    seconds: float
+    """That all of it took."""
+    seconds_of_a_run: float
+    """That the largest one would take by itself, reading and tokenising included."""
+
+    @property
+    def best(self) -> Point:
+        """The most accurate; the smaller one of equals."""
+        return max(self.points, key=lambda point: point.accuracy)
+
+    @property
+    def smallest(self) -> Point:
+        """The smallest that a run trains and whose accuracy is within a standard error of the best (Breiman et al.,
+        1984, Classification and Regression Trees, section 3.4.3). The error is of the difference, on the same rows.
+        """
+        best = self.best
+        enough = (
+            p for p in self.points if p.recipe is not None and is_within_error(p.is_right, best.is_right)
+        )
+        return next(enough, max((p for p in self.points if p.recipe is not None), key=lambda p: p.accuracy))
+
+    def to_record(self) -> FrontierRecord:
+        """As ``frontier.json`` has it."""
+        return FrontierRecord(
+            points=[point.to_record() for point in self.points],
+            best=self.best.name,
+            smallest=self.smallest.name,
+            held_out=len(self.best.is_right),
+            seconds=self.seconds,
+            seconds_of_a_run=self.seconds_of_a_run,
+        )
+
+
+def is_within_error(is_right: npt.NDArray[np.bool_], best: npt.NDArray[np.bool_]) -> bool:
+    """Whether the first falls short of the second by no more than a standard error of their difference.
+
+    >>> a, b = np.array([True, False, True, True]), np.array([True, True, False, True])
+    >>> is_within_error(a, b), is_within_error(np.zeros(4, dtype=bool), np.ones(4, dtype=bool))
+    (True, False)
+    """
+    gaps = best.astype(np.float64) - is_right
+    return bool(gaps.mean() <= gaps.std(ddof=1) / math.sqrt(len(gaps)))
+
+
+def frontier(
+    recipe: Recipe,
+    *,
+    console: Console,
+    with_full: bool = True,
+    on_point: Callable[[Point], None] = lambda point: None,
+) -> Frontier:
+    """Measure classifiers of many sizes in the time of about three runs.
+
+    Args:
+        recipe: rows, encoder; the limit, if there is one, is that of the largest. Its ``output`` is where nothing is
+            written yet.
+        console: where to say what is done.
+        with_full: whether to fine-tune all weights, too.
+        on_point: called when one is measured.
+
+    Raises:
+        UsageError: if the recipe asks for what a frontier varies.
+        DataError: if no row is held out.
+        LeantuneError: as `leantune.training.run.run_training`.
+    """
+    if recipe.method == "adalora":
+        raise UsageError("method=adalora: a frontier compares LoRA of one rank; leave method out")
+    started = time.perf_counter()
+    run = prepare_run(largest(recipe), console=console, overwrite=False, resume=False)
+    if len(run.data.validation) < 2:
+        raise DataError(
+            "no rows are held out to measure on: give more rows, or others as validation=FILE",
+            path=recipe.data,
+        )
+    points: list[Point] = []
+
+    def add(point: Point) -> None:
+        points.append(point)
+        on_point(point)
+
+    classifier, untrained = _begin(run, add)
+    trained: list[tuple[Recipe, Weights]] = []
+    for rung in rungs_of(run):
+        trial = _trial(run, rung)
+        steps = total = trial.steps.total_steps
+        if trained:
+            cut(classifier, trial, parent_of(rung, trained), untrained)
+            steps = max(1, total // TUNED)
+        assert classifier.num_trainable() == trial.plan.initial, "the plan and what is trained differ"
+        seconds = _train(trial, classifier, steps, turn=len(trained)) / steps * total
+        add(_measured(trial, classifier, _name_of(trial), trial.plan.initial, seconds, rung))
+        trained.append((rung, Weights.of(classifier)))
+        if len(trained) == 1:
+            run_s = time.perf_counter() - started
+    if with_full:
+        add(_fully_tuned(run))
+    ordered = sorted(points, key=lambda point: point.parameters)
+    return Frontier(points=tuple(ordered), seconds=time.perf_counter() - started, seconds_of_a_run=run_s)
+
+
+def largest(recipe: Recipe) -> Recipe:
+    """The recipe of the largest classifier: LoRA in all linear layers, if it names no others."""
+    has_rank = recipe.init_rank is not None or recipe.target_rank is not None
+    rank = recipe.init_rank if has_rank or recipe.max_trainable_params is not None else LARGEST_RANK
+    return replace(recipe, method="lora", targets=recipe.targets or ALL_LINEAR, init_rank=rank)
+
+
+def rungs_of(run: Run) -> list[Recipe]:
+    """Recipes from the largest to the smallest: the whole head, its output layer alone, and adapters of query and value
+    alone, each with ranks that halve. All but the first can be cut from one before it.
+    """
+    asked, rank = run.recipe, run.plan.init_rank
+    ranks = [rank >> i for i in range(rank.bit_length())]
+    wished = [(head, asked.targets, each) for head in dict.fromkeys((asked.head, "linear")) for each in ranks]
+    if asked.targets == ALL_LINEAR:
+        wished += [("linear", "attention", each) for each in ranks]
+    rungs: list[Recipe] = []
+    smallest = math.inf
+    for head, targets, each in wished:
+        recipe = replace(asked, head=head, targets=targets, init_rank=each, target_rank=None)
+        recipe = replace(recipe, max_trainable_params=None)
+        try:
+            _, plan = plan_run(recipe, run.pretrained)
+        except UsageError:  # an encoder whose query and value are not known
+            continue
+        if plan.initial < smallest:
+            smallest = plan.initial
+            rungs.append(replace(recipe, max_trainable_params=plan.initial))
+    return rungs
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What was trained of a classifier, on the CPU."""
+
+    triplets: dict[str, Triplets]
+    head: dict[str, Tensor]
+    """All of the head, by name."""
+
+    @classmethod
+    def of(cls, classifier: Classifier) -> Weights:
+        """A copy."""
+        layers, head = classifier.adapted_layers(), classifier.head_weights("full", classifier.pooler_names)
+        return cls(
+            triplets={name: layer.triplets() for name, layer in layers.items()},
+            head={name: weight.detach().cpu().clone() for name, weight in head.items()},
+        )
+
+
+def parent_of(rung: Recipe, trained: Sequence[tuple[Recipe, Weights]]) -> Weights:
+    """The smallest classifier that has all adapters and ranks of ``rung``."""
+    wide = [
+        weights
+        for recipe, weights in trained
+        if _rank_of(recipe) >= _rank_of(rung) and recipe.targets in (rung.targets, ALL_LINEAR)
+    ]
+    return wide[-1]
+
+
+def _rank_of(recipe: Recipe) -> int:
+    assert recipe.init_rank is not None, "rungs_of sets it"
+    return recipe.init_rank
+
+
+@torch.no_grad()
+def cut(classifier: Classifier, trial: Run, parent: Weights, untrained: Weights) -> None:
+    """Make of ``classifier`` the largest part of ``parent`` that ``trial`` may train.
+
+    Args:
+        classifier: with adapters in all targets of ``trial``; those of other layers are removed.
+        trial: of a smaller recipe.
+        parent: adapters of its rank or a higher one.
+        untrained: before the first step: what the head is where it is not trained.
+    """
+    rank, kept = trial.plan.init_rank, {target.name for target in trial.plan.targets}
+    for name, layer in classifier.adapted_layers().items():
+        if name in kept:
+            put(layer, nearest_of_rank(parent.triplets[name], rank))
+        else:
+            classifier.replace(name, layer.base)
+    trained = classifier.head_weights(trial.recipe.head, missing_head_modules(trial.pretrained))
+    for name, weight in classifier.head_weights("full", classifier.pooler_names).items():
+        weight.requires_grad_(name in trained)
+        weight.copy_((parent if name in trained else untrained).head[name])
+
+
+def _begin(run: Run, add: Callable[[Point], None]) -> tuple[Classifier, Weights]:
+    """The classifier of ``run`` before its first step and what is in it; the probe that it starts from is measured."""
+    classifier = build_classifier(run)
+    if run.recipe.advanced.warm_start:
+        begun = time.perf_counter()
+        start_head(run, classifier)
+        seconds = time.perf_counter() - begun
+        size = sum(weight.numel() for weight in classifier.output_layer.parameters())
+        add(_measured(run, classifier, "linear probe", size, seconds))
+        scale_output_layer(classifier, PROBE_SCALE)
+    start_adapters(run, classifier)
+    return classifier, Weights.of(classifier)
+
+
+def _trial(run: Run, recipe: Recipe) -> Run:
+    recipe, plan = plan_run(recipe, run.pretrained)
+    return replace(run, recipe=recipe, plan=plan, steps=plan_steps(recipe, plan, len(run.data.train)))
+
+
+def _train(trial: Run, classifier: Classifier, steps: int, *, turn: int) -> float:
+    """So many steps with a learning rate that rises and falls; returns the seconds."""
+    classifier.stream.reseed(trial.recipe.seed, turn, 0)
+    ranks = RankSchedule(
+        init_budget=0, target_budget=0, total_steps=steps, warmup_steps=0, final_steps=0, allocate_every=1
+    )
+    state = fresh_state(trial, classifier, ranks)
+    phase = Phase(
+        rows=trial.data.train,
+        steps_per_epoch=trial.steps.steps_per_epoch,
+        total_steps=steps,
+        lr_warmup_steps=lr_warmup_steps(trial.recipe, steps),
+        seed=trial.recipe.seed + turn,
+        class_weights=class_weights(trial, trial.data.train),
+    )
+    with Display(steps, trial.console) as display:
+        train(state, phase, trial.recipe, SilentObserver(display))
+    return state.train_s
+
+
+def _fully_tuned(run: Run) -> Point:
+    """All weights in fp32, products in the precision of the run."""
+    advanced = replace(run.recipe.advanced, hidden_learning_rate_ratio=FULL_RATIO, lora_dropout=0.0)
+    trial = replace(run, recipe=replace(run.recipe, advanced=advanced))
+    classifier = load_pretrained(run.pretrained.with_dropout(advanced.dropout), run.data.labels)
+    reinitialise_head(classifier, run.recipe.seed, missing_head_modules(run.pretrained))
+    classifier.to(run.device).requires_grad_(True)
+    precision = torch.autocast(
+        run.device.type, DTYPES[run.precision], enabled=run.precision != "fp32", cache_enabled=False
+    )
+    steps = max(1, trial.steps.total_steps // FULL)
+    with precision:
+        if advanced.warm_start:
+            start_head(trial, classifier)
+            scale_output_layer(classifier, PROBE_SCALE)
+        seconds = _train(trial, classifier, steps, turn=0) / steps * trial.steps.total_steps
+        return _measured(run, classifier, "full fine-tuning", classifier.num_trainable(), seconds)
+
+
+def _measured(
+    run: Run, classifier: Classifier, name: str, parameters: int, seconds: float, recipe: Recipe | None = None
+) -> Point:
+    rows = run.data.validation
+    predicted = predict_probabilities(classifier, rows, run.recipe.eval_batch_size).argmax(axis=1)
+    return Point(
+        name=name,
+        parameters=parameters,
+        seconds=seconds,
+        predicted=predicted,
+        is_right=predicted == rows.label_ids,
+        recipe=recipe,
+    )
+
+
+def _name_of(trial: Run) -> str:
+    where = {ALL_LINEAR: "all linear layers", "attention": "query and value"}
+    targets = str(trial.recipe.targets)
+    head = "" if trial.recipe.head == "full" else ", output layer"
+    return f"LoRA in {where.get(targets, targets)}, rank {trial.plan.init_rank}{head}"
