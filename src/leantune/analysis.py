@@ -125,14 +125,11 @@ def passport(
     if kind_of(folder) != "run":
         raise UsageError(f"{folder}: no run folder; give the output folder of 'leantune train'")
     settings = read_saved(folder).settings
-    if isinstance(data, tuple):
-        settings_text, settings_label = "text", "label"
-    else:
-        settings_text, settings_label = settings.text_column, settings.label_column
+    in_memory = isinstance(data, tuple)  # texts and labels, which are columns of these names then
     columns = {
-        "text_column": text_column or settings_text,
+        "text_column": "text" if in_memory else text_column or settings.text_column,
         "text_pair_column": text_pair_column or settings.text_pair_column,
-        "label_column": label_column or settings_label,
+        "label_column": "label" if in_memory else label_column or settings.label_column,
     }
     with (
         tempfile.TemporaryDirectory() as temporary,

@@ -59,8 +59,9 @@ class Audit:
     @property
     def suspects(self) -> Index:
         """Positions of the rows whose label is not the likely class, the most suspect first."""
-        order = np.argsort(-self.score, kind="stable")
-        return order[self.likely[order] != self.rows.label_ids[order]]
+        order: Index = np.argsort(-self.score, kind="stable")
+        suspects: Index = order[self.likely[order] != self.rows.label_ids[order]]
+        return suspects
 
     def confusion(self) -> Iterator[tuple[str, str, int]]:
         """Label, likely class and number of rows, for all pairs in which they differ, most rows first."""
