@@ -370,6 +370,6 @@ def test_the_page_of_errors_fits_a_window(page_of_errors, tmp_path, width):
         assert browser.trouble() == []
         text = browser.evaluate(
             "[...document.querySelectorAll('.rows > li > .text')].map(each => "
-            "{each.querySelectorAll('sub').forEach(one => one.remove()); return each.textContent})"
+            "{each.querySelectorAll('small').forEach(one => one.remove()); return each.textContent})"
         )
         assert all(each.strip() for each in text)

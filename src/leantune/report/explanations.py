@@ -43,7 +43,8 @@ class ShownExplanation:
     predicted: str
     place: str
     texts: Sequence[Sequence[Piece]]
-    gap: str
+    sums: str
+    """Of the weights, and what they are a sum of."""
     nearest: Sequence[ShownNear]
 
 
@@ -71,18 +72,15 @@ def write_explanations(run_dir: Path, errors: Sequence[ExplainedError]) -> Path:
 def _shown(error: ExplainedError) -> ShownExplanation:
     found = error.explanation
     texts = (found.text,) if found.pair is None else (found.text, found.pair)
-    attribution = found.attribution
-    gap = (
-        ""
-        if attribution is None
-        else f"{attribution.gap:+.2g} of {attribution.logit - attribution.baseline_logit:+.2g}"
-    )
+    words = found.attribution
+    assert words is not None, "explain_errors asks for them"
+    rise = words.logit - words.baseline_logit
     return ShownExplanation(
         label=shortened(error.label),
         predicted=shortened(found.label),
         place=f"probability {significant(found.probability)}, row {count(error.row)} of the {error.part} rows",
         texts=[list(pieces(found, text, is_of_pair=i == 1)) for i, text in enumerate(texts)],
-        gap=gap,
+        sums=f"the weights sum to {rise + words.gap:+.2f}, the logit rises by {rise:+.2f}",
         nearest=[
             ShownNear(
                 label=shortened(near.label),
