@@ -34,8 +34,12 @@ PUBLIC = [
     "LeantuneError",
     "TextClassifier",
     "__version__",
+    "audit",
     "errors",
+    "explain",
+    "learning_curve",
     "load",
+    "passport",
     "plan",
     "train",
 ]
