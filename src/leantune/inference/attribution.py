@@ -21,8 +21,9 @@ from leantune.inference.exported import import_of_extra
 from leantune.packing.padded import padded_inputs
 
 EXTRA = "explain"
-STEPS = 64
-"""Points of the Gauss-Legendre quadrature."""
+STEPS = 32
+"""Points of the Gauss-Legendre quadrature. For three texts of AG News in MiniLM 16 points left up to 6 % of the rise of
+a logit, 32 less than 0.1 %."""
 TOKENS_AT_ONCE = 4096
 """Of all points that are computed together."""
 
