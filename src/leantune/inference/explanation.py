@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NOTE = "Evidence, not proof: near texts need not be the cause, and weights are of this text and one baseline alone."
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearText:
     """A training text to which the classifier gives a similar vector."""
