@@ -34,8 +34,13 @@ PUBLIC = [
     "LeantuneError",
     "TextClassifier",
     "__version__",
+    "audit",
     "errors",
+    "explain",
+    "frontier",
+    "learning_curve",
     "load",
+    "passport",
     "plan",
     "train",
 ]

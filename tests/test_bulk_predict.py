@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,8 +26,10 @@ from leantune.cluster.bulk_predict import BulkOptions, bulk_predict
 from leantune.cluster.lease import LEASE
 from leantune.cluster.storage import Folder
 from leantune.cluster.verify import verify
+from leantune.config.abstention_file import Abstention, Threshold, write_abstention
 from leantune.data.columns import Columns
 from leantune.errors import CheckpointError, DataError, DistributedError, UsageError
+from leantune.inference.load import load
 from tiny import WORDS
 
 
@@ -105,6 +108,59 @@ def test_the_same_labels_and_scores_as_a_prediction_of_one_file(run, rows, tmp_p
     )
     (part,) = (tmp_path / "out").glob("part-*")
     assert part.read_bytes() == (tmp_path / "one.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def sure(run, tmp_path_factory) -> Path:
+    """A copy of the run that gives a label to about half of the rows."""
+    copy = load(run).save(tmp_path_factory.mktemp("sure") / "run")
+    half = float(np.median(load(run).predict_proba(texts(25, 2)).max(axis=1)))
+    write_abstention(copy / "merged", abstention_from(half))
+    return copy
+
+
+def abstention_from(least: float) -> Abstention:
+    threshold = Threshold(least=least, rows=100, coverage=0.5, precision=0.9)
+    return Abstention(
+        precision=0.9, confidence=0.95, temperature=1.0, source="test", overall=threshold,
+        per_class={"a": threshold},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [["--abstain"], ["--abstain", "by-class"], ["--abstain", "--submission"]])
+def test_labels_are_left_empty_as_in_a_prediction_of_one_file(sure, rows, tmp_path, flags):
+    one = ["predict", str(sure), str(rows / "c.csv.gz"), "--output"]
+    id_column = ["--id-column", "id", *flags]
+    for suffix in ("csv", "parquet"):
+        out = tmp_path / suffix
+        assert main([*one, f"{out}/", "--format", suffix, "--workers", "2", *id_column]) == 0
+        assert main([*one, f"{out}.{suffix}", *id_column]) == 0
+        (part,) = out.glob("part-*")
+        assert part.read_bytes() == Path(f"{out}.{suffix}").read_bytes()
+    with (tmp_path / "csv.csv").open(newline="") as file:
+        assert 5 < [row["label"] for row in csv.DictReader(file)].count("") < 25
+    bulk = options_of(
+        rows / "c.csv.gz", tmp_path / "csv", format=".csv", submission="--submission" in flags,
+        abstain="by-class" if "by-class" in flags else "overall",
+    )  # fmt: skip
+    assert verify(sure, bulk).rows == 25
+
+
+def test_thresholds_are_part_of_the_job(sure, run, rows, tmp_path):
+    output = tmp_path / "out"
+    options = options_of(rows / "b.parquet", output, abstain="overall")
+    with pytest.raises(UsageError, match="no threshold was chosen"):
+        bulk_predict(run, options)
+    assert not output.exists()
+    bulk_predict(sure, options)
+    for other in (replace(options, abstain=None), replace(options, abstain="by-class")):
+        with pytest.raises(UsageError, match="settings was"):
+            bulk_predict(sure, replace(other, resume=True))
+    changed = load(sure).save(tmp_path / "changed")
+    write_abstention(changed / "merged", abstention_from(0.2))
+    with pytest.raises(UsageError, match="settings was"):
+        bulk_predict(changed, replace(options, resume=True))
+    bulk_predict(sure, replace(options, resume=True))
 
 
 def test_row_numbers_of_a_row_group_are_those_in_the_file(run, rows, tmp_path):

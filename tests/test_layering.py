@@ -31,6 +31,7 @@ FLOORS = (
     "ray",
     "spark",
     "api",
+    "analysis",
     "estimator",
     "cli",
     "__main__",

@@ -1,6 +1,8 @@
 """Fine-tune text classifiers inside a parameter budget.
 
 `train` makes a classifier of labelled rows, `load` opens one, `plan` says what a run would train, before it does.
+`explain` says what speaks for a prediction; `frontier`, `audit`, `learning_curve` and `passport` are
+the commands of these names.
 `LeanTextClassifier` is the same for scikit-learn, and `AdaLoraCallback` runs AdaLoRA's allocator in transformers'
 ``Trainer``. What is not named here may change.
 """
@@ -16,14 +18,20 @@ __all__ = [
     "LeantuneError",
     "TextClassifier",
     "__version__",
+    "audit",
     "errors",
+    "explain",
+    "frontier",
+    "learning_curve",
     "load",
+    "passport",
     "plan",
     "train",
 ]
 
 if TYPE_CHECKING:
     from leantune import errors
+    from leantune.analysis import audit, explain, frontier, learning_curve, passport
     from leantune.api import plan, train
     from leantune.errors import LeantuneError
     from leantune.estimator import LeanTextClassifier
@@ -36,7 +44,12 @@ _HOMES = {
     "LeanTextClassifier": "leantune.estimator",
     "LeantuneError": "leantune.errors",
     "TextClassifier": "leantune.inference.text_classifier",
+    "audit": "leantune.analysis",
+    "explain": "leantune.analysis",
+    "frontier": "leantune.analysis",
+    "learning_curve": "leantune.analysis",
     "load": "leantune.inference.load",
+    "passport": "leantune.analysis",
     "plan": "leantune.api",
     "train": "leantune.api",
 }

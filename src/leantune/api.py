@@ -100,7 +100,7 @@ def train(
             folder = Path(output).expanduser()
         parts = {"data": data, "test": test, "validation": validation, "unlabelled": unlabelled}
         with rows_as_files(parts, folder, recipe) as files:
-            settings = _settings(recipe, encoder=encoder, budget=budget, output=folder, files=files)
+            settings = settings_of(recipe, encoder=encoder, budget=budget, output=folder, files=files)
             check_folder(folder, overwrite=overwrite, resume=False)
             run = run_recipe(settings, overwrite=overwrite, quiet=quiet, is_kept=output is not None)
         classifier = load_run(run, trust_remote_code=settings.trust_remote_code)
@@ -132,7 +132,7 @@ def plan(
         if data is None and not recipe.get("labels"):
             raise UsageError("data: none given; give rows, or the names of the classes as labels=[...]")
         with rows_as_files({"data": "none" if data is None else data}, folder, recipe) as files:
-            settings = _settings(recipe, encoder=encoder, budget=budget, output=folder, files=files)
+            settings = settings_of(recipe, encoder=encoder, budget=budget, output=folder, files=files)
             return plan_recipe(settings, missing="no rows were given" if data is None else "")
 
 
@@ -172,7 +172,7 @@ def run_recipe(recipe: Recipe, *, overwrite: bool, quiet: bool, is_kept: bool) -
     return run
 
 
-def _settings(
+def settings_of(
     recipe: Mapping[str, Any],
     *,
     encoder: str | os.PathLike[str],
@@ -180,6 +180,11 @@ def _settings(
     output: Path,
     files: Mapping[str, str],
 ) -> Recipe:
+    """The recipe of arguments and keys.
+
+    Raises:
+        UsageError: for a key that is an argument, and for settings that cannot be.
+    """
     clashes = [f"{key} is the argument {GIVEN_BY_NAME[key]}" for key in recipe if key in GIVEN_BY_NAME]
     if clashes:
         raise UsageError(f"{', '.join(clashes)}; give it there")

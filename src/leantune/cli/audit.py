@@ -46,7 +46,7 @@ def audit_command(options: argparse.Namespace, recipe: Recipe, progress: Any) ->
         raise UsageError(
             "validation and unlabelled: an audit looks at the rows of data alone; leave them out"
         )
-    from leantune.report.audit_files import suspects, write_audit
+    from leantune.report.audit_files import write_audit
     from leantune.training.audit import audit
 
     found = audit(
@@ -55,7 +55,7 @@ def audit_command(options: argparse.Namespace, recipe: Recipe, progress: Any) ->
         console=progress,
         on_fold=lambda fold: progress.print(f"fold {fold + 1} of {options.folds} is classified"),
     )
-    wanted = {int(found.rows.row_of[position]) for position in suspects(found)}
+    wanted = {int(found.rows.row_of[position]) for position in found.suspects}
     write_audit(folder, found, _texts(found, wanted))
     _print(found, len(wanted), folder)
 

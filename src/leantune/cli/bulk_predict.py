@@ -73,6 +73,7 @@ def bulk_predict(options: argparse.Namespace, rows: str, console: Any) -> None:
         workers=options.workers or 1,
         cores=options.cores_per_worker,
         resume=options.resume,
+        abstain=options.abstain,
     )
     run = Path(options.run_folder)
     if options.verify:
@@ -112,10 +113,6 @@ def _check(options: argparse.Namespace, rows: str) -> None:
         raise UsageError("--input -: standard input is no file; give one, or a pattern, or a folder")
     if options.overwrite:
         raise UsageError("--overwrite: parts are never replaced; give another folder, or --resume to go on")
-    if options.abstain:
-        raise UsageError(
-            "--abstain: not with many files yet; take --probabilities and the threshold of 'leantune abstain'"
-        )
     if options.engine != "torch":
         raise UsageError(f"--engine {options.engine}: many files are computed by torch; leave it out")
     if options.trust_remote_code == "true":

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "learning-curve": "forecast what more labelled rows would give",
     "abstain": "choose from which probability on a classifier answers",
     "passport": "compare every form in which a run is deployed with what was measured",
+    "explain": "show which training texts and which words speak for a prediction",
     "report": "write report.html of a run again",
     "push": "publish a run on the Hugging Face hub",
     "assets": "fetch a real model and real data to try",
@@ -101,6 +102,11 @@ EXAMPLES: Mapping[str, str] = {
     "passport": """
   leantune passport runs/mine test.csv
   leantune passport runs/mine test.csv --url http://127.0.0.1:8000 --max-class-loss 1
+""",
+    "explain": """
+  leantune explain runs/mine "Oil prices rose again on Monday."
+  leantune explain runs/mine "Oil prices rose again on Monday." --class acq --nearest 5
+  leantune explain runs/mine --errors
 """,
     "report": """
   leantune report runs/mine

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from leantune.cli.abstain import abstain
 from leantune.cli.bulk_predict import bulk_predict, is_bulk
 from leantune.cli.cluster_training import check_cluster_arguments, train_on_cluster
+from leantune.cli.explain import explain_command
 from leantune.cli.parser import keys_from_flags, parse, recipe_from
 from leantune.cli.passport import passport_command
 from leantune.cli.process import exit_code_of, prepare_process, report
@@ -374,6 +375,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "learning-curve": _learning_curve,
     "abstain": abstain,
     "passport": passport_command,
+    "explain": explain_command,
     "report": _report_page,
     "push": _push,
     "assets": _assets,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from leantune.cli import abstain, audit, bulk_predict, frontier, learning_curve, passport
+from leantune.cli import abstain, audit, bulk_predict, explain, frontier, learning_curve, passport
 from leantune.cli.cluster_training import add_cluster_arguments
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
 from leantune.cli.search import add_search
@@ -108,6 +108,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "learning-curve": lambda command: _add_learning_curve(command, shows_all),
         "abstain": abstain.add_arguments,
         "passport": passport.add_arguments,
+        "explain": explain.add_arguments,
         "report": _add_report,
         "push": _add_push,
         "assets": _add_assets,

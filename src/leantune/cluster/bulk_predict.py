@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -17,9 +18,11 @@ from leantune.cluster.ledger import Job, Manifest, Summary
 from leantune.cluster.part_worker import Failure, PartSettings, compute_here, prepare_here
 from leantune.cluster.parts import Part, find_parts, opened
 from leantune.cluster.storage import Folder, find_files
+from leantune.config.abstention_file import read_abstention
 from leantune.data.columns import Columns
 from leantune.data.labels import LabelMap
 from leantune.errors import DataError, DistributedError, LeantuneError, ResourceError
+from leantune.inference.abstention import required_abstention
 from leantune.inference.saved import SavedClassifier, read_saved
 
 Compute: TypeAlias = Callable[[Sequence[Part], PartSettings], Generator[Manifest | Failure, None, None]]
@@ -49,6 +52,8 @@ class BulkOptions:
     cores: int | None = None
     """Cores of each actor of a cluster; None: all of the smallest node."""
     resume: bool = False
+    abstain: str | None = None
+    """``overall`` or ``by-class``: give no label below the threshold that was chosen; None: give one to each row."""
 
 
 def bulk_predict(
@@ -117,7 +122,7 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
 
     Raises:
         DataError: if there are no rows.
-        UsageError: if there are no files, or no file can hold the predictions.
+        UsageError: if there are no files, no file can hold the predictions, or no threshold was chosen.
     """
     files = find_files(options.input)
     parts = find_parts(files)
@@ -135,11 +140,16 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
         submission=options.submission,
         batch_size=options.batch_size or saved.settings.batch_size,
         precision=options.precision,
+        abstention=required_abstention(read_abstention(saved.source), saved.source)
+        if options.abstain
+        else None,
+        by_class=options.abstain == "by-class",
     )
     layout = settings.layout(LabelMap(saved.labels))
     if options.format == ".parquet":
         _ = layout.types  # raises for labels that Parquet cannot hold
     described = asdict(settings)
+    described["abstention"] = json.dumps(described["abstention"], sort_keys=True)
     job = Job(
         leantune=__version__,
         classifier=f"{saved.sha256} {saved.encoder_sha256}",

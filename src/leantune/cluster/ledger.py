@@ -35,7 +35,7 @@ class Job:
     """SHA-256 of the weights that were trained, and of the encoder they belong to."""
     columns: dict[str, str | None]
     settings: dict[str, str | int | bool | None]
-    """Format and columns of the output, texts of a batch, precision."""
+    """Format and columns of the output, texts of a batch, precision, and thresholds below which there is no label."""
     inputs: list[StoredFile]
     parts: int
 

@@ -18,6 +18,7 @@ from leantune.errors import DataError, LeantuneError
 if TYPE_CHECKING:
     from leantune.cluster.ledger import Manifest
     from leantune.cluster.parts import Part
+    from leantune.config.abstention_file import Abstention
     from leantune.data.columns import Columns
     from leantune.data.labels import LabelMap
     from leantune.data.read import ExampleBatch, ExampleSource
@@ -36,6 +37,10 @@ class PartSettings:
     submission: bool
     batch_size: int
     precision: str | None
+    abstention: Abstention | None = None
+    """When a row gets no label; None: each gets one."""
+    by_class: bool = False
+    """Whether the thresholds of the classes count, and not the one for all."""
     job: str = ""
     """Fingerprint."""
 
@@ -52,6 +57,8 @@ class PartSettings:
             with_probabilities=self.with_probabilities,
             submission=self.submission,
             id_column=self.columns.id or "id",
+            abstention=self.abstention,
+            by_class=self.by_class,
         )
 
 

@@ -17,12 +17,27 @@ from leantune.system.json_files import parse_json
 ROWS_TO_CHECK = "rows_to_check.jsonl"
 MAX_CHARACTERS = 300
 """A text is cut to so many, and so is its second text."""
+MAX_NEAR_CHARACTERS = 160
+"""The same of a training text that is near to one."""
 MAX_BYTES = 1 << 20
-"""A larger file is not read; those of leantune have a tenth of it at most."""
+"""A larger file is not read."""
 MAX_ROW = 1 << 53
 
 Part = Literal["train", "validation", "test"]
 Finding = Literal["wrong", "equal"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearRow:
+    """A training row to which the classifier gives a similar vector."""
+
+    row: int
+    """In the source of the training rows, from 0."""
+    label: str
+    cosine: float
+    """Of the two vectors that the output layer is given."""
+    text: str
+    pair: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +60,10 @@ class RowToCheck:
     """Whether the model contradicts the label with confidence."""
     group: int | None = None
     """Rows with the same number have equal texts."""
+    nearest: list[NearRow] | None = None
+    """The nearest training rows, the nearest first."""
+    searched: int | None = None
+    """Training rows that they were looked for among."""
 
 
 def write_rows_to_check(run: Path, rows: Iterable[RowToCheck]) -> None:
@@ -77,12 +96,14 @@ def read_rows_to_check(run: Path) -> tuple[RowToCheck, ...]:
         parse_json(line, RowToCheck, f"{path}:{number}") for number, line in enumerate(lines, start=1)
     )
     for number, row in enumerate(rows, start=1):
-        if not (0 <= row.row < MAX_ROW and 0 <= (row.probability or 0) <= 1):
+        near = row.nearest or []
+        is_sound = 0 <= row.row < MAX_ROW and 0 <= (row.probability or 0) <= 1
+        if not (is_sound and all(0 <= each.row < MAX_ROW and -1 <= each.cosine <= 1 for each in near)):
             raise CheckpointError(f"{path}:{number}: damaged: a number that cannot be")
     return rows
 
 
-def shown_text(text: str) -> str:
+def shown_text(text: str, limit: int = MAX_CHARACTERS) -> str:
     """The beginning of a text, as UTF-8 can hold it."""
-    cut = text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 1]}…"
+    cut = text if len(text) <= limit else f"{text[: limit - 1]}…"
     return cut.encode("utf-8", "replace").decode("utf-8")

@@ -51,6 +51,21 @@ class Encoded:
         return Encoded(chosen, self.second_starts[positions], self.full_lengths[positions])
 
 
+@dataclass(frozen=True, slots=True)
+class Located:
+    """L tokens of one text or pair, as `Encoded` has them, and where each comes from."""
+
+    input_ids: npt.NDArray[np.int32]
+    second_start: int
+    """First token of the second text of a pair; L without one."""
+    parts: tuple[int | None, ...]
+    """0 for the first text, 1 for the second, None for a special token."""
+    words: tuple[int | None, ...]
+    """The number of the word in its text, as the tokenizer cuts words; None where it says nothing."""
+    offsets: tuple[tuple[int, int], ...]
+    """First character in the text, and the one behind the last."""
+
+
 TOKENIZER = "tokenizer.json"
 DEFAULT_MAX_LENGTH = 512
 """Tokens kept of a text where neither model nor tokenizer say."""
@@ -67,6 +82,7 @@ class TokenizerSettings:
     pad_id: int | None
     model_max_length: int | None
     """Tokens kept of a text, as they were saved; None: nobody said."""
+    mask_id: int | None = None
 
 
 class Tokenizer:
@@ -129,6 +145,7 @@ class Tokenizer:
             unk_id=original.unk_token_id,
             pad_id=original.pad_token_id,
             model_max_length=original.model_max_length,
+            mask_id=original.mask_token_id,
         )
         original.model_max_length = max_length  # saved, so that other tools cut texts here, too
         return cls(backend, settings, max_length, original)
@@ -196,6 +213,12 @@ class Tokenizer:
         """The token of padding; empty if there is none."""
         return "" if self.settings.pad_id is None else self._backend.id_to_token(self.settings.pad_id) or ""
 
+    @property
+    def neutral_id(self) -> int:
+        """The token that says least: the mask, else what stands for unknown words, else the padding."""
+        known = (self.settings.mask_id, self.settings.unk_id, self.settings.pad_id, 0)
+        return next(i for i in known if i is not None)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, without those that are special."""
         text: str = self._whole.decode(list(ids), skip_special_tokens=True)
@@ -238,6 +261,26 @@ class Tokenizer:
             [ids for part in parts for ids in part.input_ids],
             np.concatenate([part.second_starts for part in parts]),
             np.concatenate([part.full_lengths for part in parts]),
+        )
+
+    def locate(self, text: str, pair: str | None = None) -> Located:
+        """The tokens that `encode` gives, each with its place.
+
+        Raises:
+            UsageError: if ``max_length`` has no room for pairs.
+        """
+        encoded = self.encode([text], None if pair is None else [pair])
+        shortened = self._shortened(text) if pair is None and len(text) > LONG_CHARACTERS else text
+        first = 0 if self.settings.truncation_side == "right" else len(text) - len(shortened)
+        found = self._truncating.encode(shortened, pair)
+        if not found.ids:  # one token of nothing
+            return Located(encoded.input_ids[0], 1, (None,), (None,), ((0, 0),))
+        return Located(
+            encoded.input_ids[0],
+            int(encoded.second_starts[0]),
+            tuple(found.sequence_ids),
+            tuple(found.word_ids),
+            tuple((first + start, first + end) for start, end in found.offsets),
         )
 
     def _encode(self, inputs: Sequence[str | tuple[str, str]], *, is_pair: bool) -> Encoded:
@@ -317,6 +360,7 @@ def _saved_settings(backend: Any, path: Path) -> TokenizerSettings:
         unk_id=id_of("unk_token"),
         pad_id=id_of("pad_token"),
         model_max_length=said.get("model_max_length"),
+        mask_id=id_of("mask_token"),
     )
 
 

@@ -123,7 +123,10 @@ class PredictionLayout:
         calibrated = with_temperature(predictions.probabilities, abstention.temperature)
         plain = replace(self, abstention=None).rows(Predictions(predictions.ids, calibrated))
         answers = is_answered(calibrated, abstention, self.labels.names, per_class=self.by_class)
-        return [row if answer else [row[0], "", *row[2:]] for row, answer in zip(plain, answers, strict=True)]
+        nothing = None if self.submission else ""  # a whole number cannot be an empty text
+        return [
+            row if answer else [row[0], nothing, *row[2:]] for row, answer in zip(plain, answers, strict=True)
+        ]
 
 
 class PredictionWriter(ABC):

@@ -29,14 +29,14 @@ def write_audit(folder: Path, audit: Audit, texts: Mapping[int, str]) -> None:
     Args:
         folder: which is not there.
         audit: what was found.
-        texts: by the rows of the file, from 0; those of `suspects` are needed.
+        texts: by the rows of the file, from 0; those of ``audit.suspects`` are needed.
 
     Raises:
         ResourceError: if the disk is full or fails.
     """
     import numpy as np
 
-    found = [_suspect(audit, int(position), texts) for position in suspects(audit)]
+    found = [_suspect(audit, int(position), texts) for position in audit.suspects]
     with atomic_folder(folder) as temporary:
         _write_table(temporary / SUSPECTS, found)
         confusion = [
@@ -49,14 +49,6 @@ def write_audit(folder: Path, audit: Audit, texts: Mapping[int, str]) -> None:
         np.save(temporary / PROBABILITIES, audit.probabilities)
         np.save(temporary / LABELS, audit.rows.label_ids)
         (temporary / CLASSES).write_text(json.dumps(audit.names, ensure_ascii=False) + "\n", "utf-8")
-
-
-def suspects(audit: Audit) -> Any:
-    """Positions of the rows whose label is not the likely class, the most suspect first."""
-    import numpy as np
-
-    order = np.argsort(-audit.score, kind="stable")
-    return order[audit.likely[order] != audit.rows.label_ids[order]]
 
 
 def _suspect(audit: Audit, position: int, texts: Mapping[int, str]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text."""
-    about = {"run": run, "record": run.record, "name": _name(run)} | PARTS
+    about = {"run": run, "record": run.record, "name": run_name(run)} | PARTS
     return templates().get_template("page.html").render(about | {"sections": _sections(about)})
 
 
@@ -131,7 +131,7 @@ def _inert(value: object) -> object:
     return wording.inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _name(run: Run) -> str:
+def run_name(run: Run) -> str:
     """What was trained on what, as far as the record says: ``minilm on reuters-r8/train.csv``."""
     model, data = run.record.model, run.record.data
     if model and data:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from leantune.config.confidence_record import ConfidenceRecord
-from leantune.config.rows_to_check import Part, RowToCheck, shown_text
+from leantune.config.rows_to_check import MAX_NEAR_CHARACTERS, Part, RowToCheck, shown_text
 from leantune.report.run_folder import Run
 from leantune.report.wording import count, path_end, shortened, significant
 
@@ -23,6 +23,16 @@ MEASURED: tuple[Part, ...] = ("test", "validation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShownNear:
+    """A training row that is near to one."""
+
+    label: str
+    place: str
+    """Where it is, and how near."""
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShownRow:
     """One row as the page has it."""
 
@@ -31,6 +41,8 @@ class ShownRow:
     place: str
     """Where it is, and how sure the model is."""
     texts: Sequence[str]
+    nearest: Sequence[ShownNear] = ()
+    """Training rows, the nearest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +114,21 @@ def equal_finding(run: Run) -> str:
     return f"{', '.join(found)} have an equal text under another label." if found else ""
 
 
+def near_finding(run: Run) -> str:
+    """What near training texts are, and among how many they were looked for; empty where there are none."""
+    searched = max((row.searched or 0 for row in run.rows_to_check if row.nearest), default=0)
+    if not searched:
+        return ""
+    rows = run.record.data.train.rows if run.record.data else searched
+    among = (
+        f"a sample of {count(searched)} of the {count(rows)}" if searched < rows else f"the {count(searched)}"
+    )
+    return (
+        "Below each text are the training texts that are nearest to it in the classifier's own space, from "
+        f"{among} training rows. They often show a wrong label, here or there. They are evidence, not proof."
+    )
+
+
 def has_decoded(run: Run) -> bool:
     """Whether some texts are put together from tokens."""
     return any(row.is_decoded for row in run.rows_to_check)
@@ -146,6 +173,14 @@ def _shown(row: RowToCheck, run: Run) -> ShownRow:
         predicted=None if row.predicted is None else shortened(row.predicted),
         place=place,
         texts=_texts(row),
+        nearest=[
+            ShownNear(
+                label=shortened(near.label),
+                place=f"cosine {near.cosine:.2f}, row {count(near.row)} of the training rows",
+                texts=[shown_text(text, MAX_NEAR_CHARACTERS) for text in (near.text, near.pair) if text],
+            )
+            for near in row.nearest or ()
+        ],
     )
 
 

@@ -56,6 +56,13 @@ class Audit:
         score: npt.NDArray[np.float64] = others.max(axis=1) - self.probabilities[own]
         return score
 
+    @property
+    def suspects(self) -> Index:
+        """Positions of the rows whose label is not the likely class, the most suspect first."""
+        order: Index = np.argsort(-self.score, kind="stable")
+        suspects: Index = order[self.likely[order] != self.rows.label_ids[order]]
+        return suspects
+
     def confusion(self) -> Iterator[tuple[str, str, int]]:
         """Label, likely class and number of rows, for all pairs in which they differ, most rows first."""
         size = len(self.names)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from leantune.assets.download import default_cache_dir, resolve_location
 from leantune.config import Recipe, recipe_of_run
-from leantune.config.run_record import RECORD, FinishedRecord, read_finished_record
+from leantune.config.run_record import FinishedRecord, read_finished_record
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, open_examples
 from leantune.data.token_table import tokenize
 from leantune.data.tokenization import Tokenizer
-from leantune.errors import CheckpointError, DataError, UsageError
+from leantune.errors import DataError, UsageError
 from leantune.inference.export.openvino import CALIBRATION_ROWS, CalibrationData
 from leantune.inference.load import kind_of, load
-from leantune.training.dataset import PreparedData, columns_of, prepare_data
+from leantune.training.dataset import PreparedData, columns_of
+from leantune.training.rows_again import read_rows_again
 
 DEFAULT_SEED = 42
 """Seed of the choice of rows where there is no recipe that names one."""
@@ -85,7 +85,7 @@ def _validation_rows(run: Path, record: FinishedRecord, recipe: Recipe) -> Prepa
             f"{run} was refitted on its validation rows, which cannot measure it now; give labelled rows "
             "with --data FILE"
         )
-    own = _read_again(run, record, recipe)
+    own = read_rows_again(run, record, recipe, advice="give labelled rows with --data FILE")
     if not len(own.validation):
         raise UsageError(f"{run} held no rows out to measure on; give labelled rows with --data FILE")
     return own
@@ -97,25 +97,6 @@ def _split(rows: LabelledRows, data: str, *, seed: int) -> CalibrationData:
     order = np.random.default_rng(seed).permutation(len(rows))
     count = min(CALIBRATION_ROWS, len(rows) // 2)
     return CalibrationData(calibration=rows[order[:count]], measured=rows[order[count:]], name=data)
-
-
-def _read_again(run: Path, record: FinishedRecord, recipe: Recipe) -> PreparedData:
-    advice = "give labelled rows with --data FILE"
-    try:
-        # the tokenizer of the run is that of its encoder, which may be gone
-        again = prepare_data(replace(recipe, model=str(run / "merged"), test=None))
-    except (DataError, UsageError) as error:
-        raise type(error)(
-            f"the rows that {run} was trained on cannot be read again: {error}; {advice}"
-        ) from error
-    then, now = record.data, again.description
-    if then is None:
-        raise CheckpointError(f"{run / RECORD}: damaged: no data in it")
-    found = now.parts()
-    for name, before in then.parts().items():
-        if name in found and before.sha256 != found[name].sha256:
-            raise DataError(f"has changed since {run} was trained on it; {advice}", path=found[name].source)
-    return again
 
 
 def _read(data: str, columns: Columns, tokenizer: Tokenizer, labels: LabelMap) -> LabelledRows:

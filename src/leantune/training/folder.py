@@ -11,12 +11,13 @@ from leantune.config.run_record import RECORD
 from leantune.data.sources import files_of
 from leantune.errors import UsageError
 from leantune.inference.export.formats import FOLDERS
+from leantune.inference.nearest import FEATURES
 from leantune.system.atomic import discard_folder, remove_leftovers
 from leantune.system.messages import listed
 
 RUN_FILES = (
     *("recipe.yaml", "history.jsonl", "train.log", "pseudo_labels.csv", ROWS_TO_CHECK),
-    *("report.html", "README.md", RECORD),
+    *("report.html", "explanations.html", FEATURES, "README.md", RECORD),
 )
 RUN_FOLDERS = ("checkpoints", "adapter", "merged", "tensorboard", "wandb", *FOLDERS.values())
 

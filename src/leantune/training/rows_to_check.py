@@ -10,13 +10,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from leantune.assets.download import resolve_location
-from leantune.config.rows_to_check import Finding, Part, RowToCheck, shown_text, write_rows_to_check
+from leantune.config.rows_to_check import (
+    MAX_CHARACTERS,
+    MAX_NEAR_CHARACTERS,
+    Finding,
+    NearRow,
+    Part,
+    RowToCheck,
+    shown_text,
+    write_rows_to_check,
+)
 from leantune.data.dataset import Index, LabelledRows
 from leantune.data.read import open_examples
 from leantune.inference.confidence import Answers
+from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.training.build import Run
 from leantune.training.dataset import columns_of
+from leantune.training.near_rows import Near, find_near
+from leantune.training.rows_again import texts_at
 
 MAX_WRONG = 20
 """Of a part; and so many suspects that are not among them."""
@@ -33,29 +45,44 @@ class _Text:
     is_decoded: bool
 
 
-def save_rows_to_check(run: Run, answers: Mapping[str, Answers | None]) -> None:
+def save_rows_to_check(run: Run, classifier: Classifier, answers: Mapping[str, Answers | None]) -> None:
     """Write ``rows_to_check.jsonl``.
 
     Args:
         run: whose rows they are.
+        classifier: as it was trained.
         answers: what the model said of the validation and of the test rows, by part.
     """
-    if not distributed.is_main():
-        return
     with run.console.status("picking rows to check"):
-        write_rows_to_check(run.folder, list(_rows_to_check(run, answers)))
+        wrong = {part: wrong_positions(said) for part, said in answers.items() if said is not None}
+        near = _near(run, classifier, wrong)  # which all processes compute
+        if distributed.is_main():
+            write_rows_to_check(run.folder, list(_rows_to_check(run, answers, wrong, near)))
 
 
-def _rows_to_check(run: Run, answers: Mapping[str, Answers | None]) -> Iterator[RowToCheck]:
+def _near(run: Run, classifier: Classifier, wrong: Mapping[str, Index]) -> Near | None:
+    train = rows_of(run, "train")
+    assert train is not None
+    parts = ((part, rows_of(run, part)) for part in PARTS if part in wrong)
+    return find_near(run, classifier, train, {part: rows[wrong[part]] for part, rows in parts if rows})
+
+
+def _rows_to_check(
+    run: Run, answers: Mapping[str, Answers | None], wrong: Mapping[str, Index], near: Near | None
+) -> Iterator[RowToCheck]:
+    near_rows = {} if near is None else _near_rows(run, near)
+    searched = None if near is None else len(near.rows)
     for part in PARTS:
         rows, said = rows_of(run, part), answers.get(part)
         if rows is None or not len(rows):
             continue
-        wrong = wrong_positions(said) if said is not None else np.empty(0, dtype=np.int64)
+        positions = wrong.get(part, np.empty(0, dtype=np.int64))
         groups = _equal_positions(run, part, rows)
-        texts = _texts(run, part, rows, np.unique(np.concatenate([wrong, *groups])))
+        texts = _texts(run, part, rows, np.unique(np.concatenate([positions, *groups])))
         if said is not None:
-            yield from _wrong(run, part, rows, said, wrong, texts)
+            found = _wrong(run, part, rows, said, positions, texts)
+            for row, nearest in zip(found, near_rows.get(part, ()), strict=True):
+                yield replace(row, nearest=nearest, searched=searched)
         yield from _equal(run, part, rows, groups, texts)
 
 
@@ -110,6 +137,26 @@ def _wrong(
         )
 
 
+def _near_rows(run: Run, near: Near) -> dict[str, list[list[NearRow]]]:
+    """By part the nearest training rows of each query."""
+    texts = _texts(run, "train", near.rows, near.positions(), MAX_NEAR_CHARACTERS)
+
+    def row_at(position: int, cosine: float) -> NearRow:
+        text = texts[position]
+        return NearRow(
+            row=int(near.rows.row_of[position]),
+            label=run.data.labels.names[near.rows.label_ids[position]],
+            cosine=round(cosine, 4),
+            text=text.text,
+            pair=text.pair,
+        )
+
+    return {
+        part: [list(map(row_at, *each)) for each in zip(positions.tolist(), cosines.tolist(), strict=True)]
+        for part, (positions, cosines) in near.found.items()
+    }
+
+
 def _equal(
     run: Run, part: Part, rows: LabelledRows, groups: list[Index], texts: Mapping[int, _Text]
 ) -> Iterator[RowToCheck]:
@@ -134,7 +181,9 @@ def _found(
     )
 
 
-def _texts(run: Run, part: Part, rows: LabelledRows, positions: Index) -> dict[int, _Text]:
+def _texts(
+    run: Run, part: Part, rows: LabelledRows, positions: Index, limit: int = MAX_CHARACTERS
+) -> dict[int, _Text]:
     """The texts of rows by position: those of the source, or their tokens as text where it is not what it was."""
     if not len(positions):
         return {}
@@ -144,7 +193,7 @@ def _texts(run: Run, part: Part, rows: LabelledRows, positions: Index) -> dict[i
     except Exception:  # whatever is wrong with the source by now, a text to show is no reason to lose a run
         read = {}
     return {
-        position: _text(run, rows, position, read.get(int(rows.row_of[position])))
+        position: _text(run, rows, position, read.get(int(rows.row_of[position])), limit)
         for position in positions.tolist()
     }
 
@@ -162,17 +211,12 @@ def _read_again(run: Run, part: Part, wanted: set[int]) -> dict[int, tuple[str, 
         labels="required",
         split=part if own else "train",
     )
-    found: dict[int, tuple[str, str | None]] = {}
-    for batch in source.batches():
-        for row in [row for row in wanted if batch.start <= row < batch.start + len(batch.texts)]:
-            at = row - batch.start
-            found[row] = batch.texts[at], batch.pairs[at] if batch.pairs else None
-        if len(found) == len(wanted):
-            break
-    return found
+    return texts_at(source, wanted)
 
 
-def _text(run: Run, rows: LabelledRows, position: int, read: tuple[str, str | None] | None) -> _Text:
+def _text(
+    run: Run, rows: LabelledRows, position: int, read: tuple[str, str | None] | None, limit: int
+) -> _Text:
     here = rows[np.array([position])]
     tokens = here.tokens()[0]
     if read is not None:
@@ -180,7 +224,10 @@ def _text(run: Run, rows: LabelledRows, position: int, read: tuple[str, str | No
         # hours may have passed: only a text with these tokens is the text of the row
         again = run.data.tokenizer.encode([text], None if pair is None else [pair])
         if np.array_equal(again.input_ids[0], tokens) and again.full_lengths[0] == here.full_lengths[0]:
-            return _Text(shown_text(text), None if pair is None else shown_text(pair), is_decoded=False)
+            return _Text(
+                shown_text(text, limit), None if pair is None else shown_text(pair, limit), is_decoded=False
+            )
     start = int(here.second_starts()[0])
     first, second = (run.data.tokenizer.decode(ids.tolist()) for ids in (tokens[:start], tokens[start:]))
-    return _Text(shown_text(first), shown_text(second) if len(tokens) > start else None, is_decoded=True)
+    pair = shown_text(second, limit) if len(tokens) > start else None
+    return _Text(shown_text(first, limit), pair, is_decoded=True)

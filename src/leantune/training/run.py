@@ -116,7 +116,7 @@ def run_training(
                 refit(run, classifier)
             answers["test"] = measure_test(run, classifier)
             note_confidence(run, answers)
-            save_rows_to_check(run, answers)
+            save_rows_to_check(run, classifier, answers)
             publish_artefacts(run, classifier)
         return run.folder
 

@@ -1,0 +1,245 @@
+"""Questions about rows and runs, for rows in files or in memory: `frontier`, `audit`, `learning_curve`, `passport`,
+`explain`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leantune.api import rows_as_files, settings_of
+from leantune.assets.download import resolve_location
+from leantune.config import Recipe
+from leantune.data.cells import list_of_texts
+from leantune.data.read import Columns, open_examples
+from leantune.errors import UsageError
+from leantune.inference.explanation import Explanation
+from leantune.inference.load import kind_of
+from leantune.inference.passport import Passport
+from leantune.inference.passport import passport as passport_of
+from leantune.inference.saved import read_saved
+from leantune.inference.text_classifier import TextClassifier
+from leantune.system.console import console
+from leantune.training.audit import Audit
+from leantune.training.audit import audit as audit_recipe
+from leantune.training.explain import explain as explain_run
+from leantune.training.frontier import Frontier
+from leantune.training.frontier import frontier as frontier_of
+from leantune.training.learning_curve import LearningCurve
+from leantune.training.learning_curve import learning_curve as learning_curve_of
+
+
+def frontier(
+    data: Any,
+    *,
+    encoder: str | os.PathLike[str],
+    budget: int | None = None,
+    validation: Any = None,
+    with_full: bool = True,
+    quiet: bool = False,
+    **recipe: Any,
+) -> Frontier:
+    """Measure classifiers of many sizes in the time of about three runs, from a linear probe to full fine-tuning.
+
+    Args:
+        data: labelled rows, as `leantune.train` takes them.
+        encoder: as `leantune.train` takes it.
+        budget: limit of the largest one on trainable parameters; None: rank 16 in all linear layers.
+        validation: rows to measure on; None: a hold-out.
+        with_full: whether to fine-tune all weights, too, which takes most of the time.
+        quiet: show no progress on standard error.
+        recipe: any other recipe key.
+
+    Returns:
+        ``points`` from the smallest to the largest, each with ``parameters``, ``accuracy`` and ``interval``; ``best``,
+        and ``smallest``, which is within a standard error of it and whose ``recipe`` trains it.
+
+    Raises:
+        UsageError: for settings that cannot be.
+        DataError: for rows that are not what they must be, or of which none is held out.
+    """
+    with _settings({"data": data, "validation": validation}, recipe, encoder, budget) as settings:
+        return frontier_of(settings, console=console(stderr=True, quiet=quiet), with_full=with_full)
+
+
+def audit(
+    data: Any,
+    *,
+    encoder: str | os.PathLike[str],
+    budget: int | None = None,
+    folds: int = 5,
+    quiet: bool = False,
+    **recipe: Any,
+) -> Audit:
+    """Find the labels that are probably wrong: each row is classified by a classifier that has not seen it.
+
+    Args:
+        data: labelled rows, as `leantune.train` takes them; N of them.
+        encoder: as `leantune.train` takes it.
+        budget: as `leantune.train` takes it.
+        folds: classifiers that are trained, each on all other rows; 2 or more.
+        quiet: show no progress on standard error.
+        recipe: any other recipe key.
+
+    Returns:
+        ``probabilities`` ``(N, C)`` and ``score`` ``(N,)`` in the order of the rows, ``suspects``, the positions of
+        rows whose label is not the likely class, the most suspect first, and ``confusion()``.
+
+    Raises:
+        UsageError: for settings that cannot be.
+        DataError: for rows that are not what they must be, or too few.
+    """
+    if folds < 2:
+        raise UsageError(f"folds must be 2 or more. Got {folds} instead")
+    with _settings({"data": data}, recipe, encoder, budget) as settings:
+        return audit_recipe(settings, folds=folds, console=console(stderr=True, quiet=quiet))
+
+
+def learning_curve(
+    data: Any,
+    *,
+    encoder: str | os.PathLike[str],
+    budget: int | None = None,
+    validation: Any = None,
+    quiet: bool = False,
+    **recipe: Any,
+) -> LearningCurve:
+    """Forecast what more labelled rows would give, from accuracies with half of them, a quarter and so on.
+
+    Args:
+        data: labelled rows, as `leantune.train` takes them.
+        encoder: as `leantune.train` takes it.
+        budget: as `leantune.train` takes it.
+        validation: rows to measure on; None: a hold-out.
+        quiet: show no progress on standard error.
+        recipe: any other recipe key.
+
+    Returns:
+        ``points``, measured accuracies; ``forecast(rows)``, an accuracy with a 90 % interval; ``rows_until(accuracy)``.
+
+    Raises:
+        UsageError: for settings that cannot be.
+        DataError: for rows that are not what they must be, or too few.
+    """
+    with _settings({"data": data, "validation": validation}, recipe, encoder, budget) as settings:
+        return learning_curve_of(settings, console=console(stderr=True, quiet=quiet))
+
+
+def passport(
+    run: str | os.PathLike[str],
+    data: Any,
+    *,
+    url: str | None = None,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+) -> Passport:
+    """Compare every form in which a run is deployed with the run as it was measured, on the same rows.
+
+    Args:
+        run: the run folder.
+        data: labelled rows that were not trained on, as `leantune.train` takes them.
+        url: of a server of the run, as ``http://127.0.0.1:8000``.
+        text_column: column of the text; None: as in training.
+        text_pair_column: column of the second text; None: as in training.
+        label_column: column of the label; None: as in training.
+
+    Returns:
+        ``forms``, the run as measured first; ``form.lost(0.02)`` are the classes that lose more than 2 points in it.
+
+    Raises:
+        UsageError: if ``run`` is no run, or the server does not answer.
+        DataError: for rows that are not what they must be.
+        CheckpointError: if the run or an export is damaged.
+    """
+    folder = Path(run).expanduser()
+    if kind_of(folder) != "run":
+        raise UsageError(f"{folder}: no run folder; give the output folder of 'leantune train'")
+    settings = read_saved(folder).settings
+    in_memory = isinstance(data, tuple)  # texts and labels, which are columns of these names then
+    columns = {
+        "text_column": "text" if in_memory else text_column or settings.text_column,
+        "text_pair_column": text_pair_column or settings.text_pair_column,
+        "label_column": "label" if in_memory else label_column or settings.label_column,
+    }
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        rows_as_files({"data": data}, Path(temporary), columns) as files,
+    ):
+        source = open_examples(
+            resolve_location(files["data"]),
+            Columns(
+                text=columns["text_column"],
+                text_pair=columns["text_pair_column"],
+                label=columns["label_column"],
+            ),
+            labels="required",
+            split="test",
+        )
+        return passport_of(folder, source, url=url)
+
+
+def explain(
+    run: str | os.PathLike[str] | TextClassifier,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    nearest: int = 3,
+    words: bool = True,
+    class_name: str | None = None,
+) -> list[Explanation]:
+    """Which training texts are near to a text, and which of its words speak for the prediction: evidence, not proof.
+
+    Args:
+        run: the folder of a finished run, or a classifier that was loaded from one.
+        texts: N texts.
+        pairs: N second texts, for a classifier of pairs.
+        nearest: training texts that are named for each; 0: none, and the training rows are not read again.
+        words: whether words get weights, by integrated gradients; needs ``pip install 'leantune[explain]'``.
+        class_name: whose logit the weights are of; None: the predicted class of each text.
+
+    Returns:
+        N explanations, each with ``nearest`` and ``words``.
+
+    Raises:
+        UsageError: if ``run`` is no run, has no such class, its training rows cannot be had or captum is not installed.
+        DataError: if its training rows have changed, or a text is none.
+        CheckpointError: if the run is damaged.
+    """
+    if nearest < 0:
+        raise UsageError(f"nearest must be 0 or more. Got {nearest} instead")
+    return explain_run(
+        run.source if isinstance(run, TextClassifier) else Path(run).expanduser(),
+        list_of_texts(texts),
+        None if pairs is None else list_of_texts(pairs),
+        count=nearest,
+        with_words=words,
+        class_name=class_name,
+    )
+
+
+@contextlib.contextmanager
+def _settings(
+    parts: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    encoder: str | os.PathLike[str],
+    budget: int | None,
+) -> Iterator[Recipe]:
+    """A recipe over rows that are files while the block runs; torch's generators stay the caller's.
+
+    Raises:
+        UsageError: for rows that are not looked at.
+    """
+    unused = [key for key in ("test", "validation", "unlabelled", "output") if recipe.get(key) is not None]
+    if unused:
+        raise UsageError(f"{', '.join(unused)}: not looked at, and nothing is written; leave it out")
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with tempfile.TemporaryDirectory() as temporary, torch.random.fork_rng(devices):
+        folder = Path(temporary)
+        with rows_as_files(parts, folder, recipe) as files:
+            yield settings_of(recipe, encoder=encoder, budget=budget, output=folder / "run", files=files)
