@@ -1,5 +1,6 @@
 """Questions about rows and runs, for rows in files or in memory: `frontier`, `audit`, `learning_curve`, `passport`,
-`explain`."""
+`explain`.
+"""
 
 from __future__ import annotations
 
