@@ -18,7 +18,7 @@ from leantune.cluster.part_worker import Failure, PartSettings, compute_here, pr
 from leantune.cluster.parts import Part, find_parts, opened
 from leantune.cluster.storage import Folder, find_files
 from leantune.data.columns import Columns
-from leantune.data.labels import LabelMap
+from leantune.data.label_sets import check_joinable
 from leantune.errors import DataError, DistributedError, LeantuneError, ResourceError
 from leantune.inference.saved import SavedClassifier, read_saved
 
@@ -136,7 +136,9 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
         batch_size=options.batch_size or saved.settings.batch_size,
         precision=options.precision,
     )
-    layout = settings.layout(LabelMap(saved.labels))
+    layout = settings.layout(saved.label_map, None)
+    if saved.is_multi_label and options.format in (".csv", ".tsv"):
+        check_joinable(saved.labels)
     if options.format == ".parquet":
         _ = layout.types  # raises for labels that Parquet cannot hold
     described = asdict(settings)

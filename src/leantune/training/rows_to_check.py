@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from leantune.assets.download import resolve_location
 from leantune.config.rows_to_check import Finding, Part, RowToCheck, shown_text, write_rows_to_check
 from leantune.data.dataset import Index, LabelledRows
+from leantune.data.label_sets import joined, numbered
 from leantune.data.read import open_examples
 from leantune.inference.confidence import Answers
+from leantune.inference.tasks import PairAnswers
 from leantune.system import distributed
 from leantune.training.build import Run
 from leantune.training.dataset import columns_of
@@ -33,7 +36,7 @@ class _Text:
     is_decoded: bool
 
 
-def save_rows_to_check(run: Run, answers: Mapping[str, Answers | None]) -> None:
+def save_rows_to_check(run: Run, answers: Mapping[str, Answers | PairAnswers | None]) -> None:
     """Write ``rows_to_check.jsonl``.
 
     Args:
@@ -46,15 +49,19 @@ def save_rows_to_check(run: Run, answers: Mapping[str, Answers | None]) -> None:
         write_rows_to_check(run.folder, list(_rows_to_check(run, answers)))
 
 
-def _rows_to_check(run: Run, answers: Mapping[str, Answers | None]) -> Iterator[RowToCheck]:
+def _rows_to_check(run: Run, answers: Mapping[str, Answers | PairAnswers | None]) -> Iterator[RowToCheck]:
     for part in PARTS:
         rows, said = rows_of(run, part), answers.get(part)
         if rows is None or not len(rows):
             continue
-        wrong = wrong_positions(said) if said is not None else np.empty(0, dtype=np.int64)
+        wrong = np.empty(0, dtype=np.int64)
+        if said is not None:
+            wrong = wrong_rows(said)[:MAX_WRONG] if isinstance(said, PairAnswers) else wrong_positions(said)
         groups = _equal_positions(run, part, rows)
         texts = _texts(run, part, rows, np.unique(np.concatenate([wrong, *groups])))
-        if said is not None:
+        if isinstance(said, PairAnswers):
+            yield from _wrong_labels(run, part, rows, said, wrong, texts)
+        elif said is not None:
             yield from _wrong(run, part, rows, said, wrong, texts)
         yield from _equal(run, part, rows, groups, texts)
 
@@ -77,9 +84,26 @@ def wrong_positions(answers: Answers) -> Index:
     return order[is_chosen[order]]
 
 
+def wrong_rows(answers: PairAnswers) -> Index:
+    """The rows whose labels are not all right, the one first that is contradicted with most confidence in a label."""
+    doubt = contradictions(answers)
+    order = np.argsort(-doubt.max(axis=1), kind="stable")
+    return np.asarray(order[doubt[order].max(axis=1) > 0])
+
+
+def contradictions(answers: PairAnswers) -> npt.NDArray[np.float64]:
+    """``(N, C)`` how far the model is on the other side of the threshold than the label, from 0 to 1; 0 where both
+    agree: of a probability p at a threshold t ``(p - t) / (1 - t)`` or ``(t - p) / t``.
+    """
+    p, t = answers.probabilities.astype(np.float64), answers.thresholds
+    above, below = (p - t) / np.maximum(1 - t, 1e-9), (t - p) / np.maximum(t, 1e-9)
+    doubt = np.where(answers.labels == 1, below, above)
+    return np.where(answers.predicted != (answers.labels == 1), np.clip(doubt, 1e-9, 1.0), 0.0)
+
+
 def equal_positions(rows: LabelledRows) -> list[Index]:
     """The first groups of rows that are equal to the model and have several labels: a row of each label."""
-    hashes, label_ids = rows.hashes(), rows.label_ids
+    hashes, label_ids = rows.hashes(), numbered(rows.label_ids)
     order = np.lexsort((np.arange(len(rows)), label_ids, hashes))
     is_new = np.diff(hashes[order]) != 0
     starts = np.concatenate([[0], 1 + np.flatnonzero(is_new), [len(order)]])
@@ -110,6 +134,25 @@ def _wrong(
         )
 
 
+def _wrong_labels(
+    run: Run,
+    part: Part,
+    rows: LabelledRows,
+    answers: PairAnswers,
+    positions: Index,
+    texts: Mapping[int, _Text],
+) -> Iterator[RowToCheck]:
+    names, worst_class = run.data.labels.names, contradictions(answers).argmax(axis=1)
+    for position in positions.tolist():
+        worst = int(worst_class[position])
+        yield replace(
+            _found(run, "wrong", part, rows, position, texts),
+            predicted=joined(names, answers.predicted[position]),
+            probability=round(min(1.0, float(answers.probabilities[position, worst])), 4),
+            of_class=names[worst],
+        )
+
+
 def _equal(
     run: Run, part: Part, rows: LabelledRows, groups: list[Index], texts: Mapping[int, _Text]
 ) -> Iterator[RowToCheck]:
@@ -130,8 +173,13 @@ def _found(
         text=text.text,
         pair=text.pair,
         is_decoded=text.is_decoded or None,
-        label=run.data.labels.names[rows.label_ids[position]],
+        label=_label_of(run, rows, position),
     )
+
+
+def _label_of(run: Run, rows: LabelledRows, position: int) -> str:
+    names, own = run.data.labels.names, rows.label_ids[position]
+    return joined(names, own) if rows.is_multi_label else names[int(own)]
 
 
 def _texts(run: Run, part: Part, rows: LabelledRows, positions: Index) -> dict[int, _Text]:
