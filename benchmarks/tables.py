@@ -349,7 +349,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "multi-adapter": multi_adapter,
     **{
         kind.replace("_", "-"): partial(as_written, kind)
-        for kind in ("abstention", "bulk_efficiency", "bulk_kills", "bulk_scale")
+        for kind in ("abstention", "multi_label", "bulk_efficiency", "bulk_kills", "bulk_scale")
     },
 }
 """By the names that pages have for them."""
