@@ -142,6 +142,7 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
     if options.format == ".parquet":
         _ = layout.types  # raises for labels that Parquet cannot hold
     described = asdict(settings)
+    del described["columns"]["splits_labels"]  # labels are not read
     job = Job(
         leantune=__version__,
         classifier=f"{saved.sha256} {saved.encoder_sha256}",
