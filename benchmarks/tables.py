@@ -350,7 +350,15 @@ TABLES: Mapping[str, Callable[[], str]] = {
     **{
         kind.replace("_", "-"): partial(as_written, kind)
         for kind in (
-            *("abstention", "audit", "explanations", "frontier", "learning_curve", "train_many"),
+            *(
+                "abstention",
+                "audit",
+                "explanations",
+                "frontier",
+                "learning_curve",
+                "multi_label",
+                "train_many",
+            ),
             *("bulk_efficiency", "bulk_kills", "bulk_memory", "bulk_scale"),
         )
     },

@@ -307,7 +307,7 @@ def test_exports_that_cannot_be_say_what_can(foreign, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"problem_type": "multi_label_classification"}, "expected a classifier of one label a text"),
+        ({"problem_type": "regression"}, "a model for regression, expected a classifier"),
         ({"id2label": {"0": "x"}}, "names must be two or more"),
         ({"id2label": {"0": "x", "1": "x"}}, "each once"),
         ({"id2label": {"0": "x", "2": "y"}}, "ids must be 0 to 1"),

@@ -15,7 +15,7 @@ import pytest
 from leantune.config.recipe import keys
 from leantune.training.run import run_training
 from pages import SHELL, Block, blocks_of, cells_of, lines_of, run_blocks
-from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
+from tiny import quiet, recipe_for, save_tiny_encoder, write_label_sets, write_rows
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -44,6 +44,8 @@ def shelf(tmp_path_factory) -> Path:
     save_tiny_encoder(folder / "encoder", hidden_size=64, num_attention_heads=2, intermediate_size=128)
     for seed, (name, num_rows) in enumerate({"train": 240, "test": 60, "more": 60}.items()):
         write_rows(folder / f"{name}.csv", num_rows, LABELS, seed=seed)
+    write_label_sets(folder / "topics.csv", 240, LABELS)
+    write_label_sets(folder / "topics_test.csv", 60, LABELS, seed=1)
     texts = [row.split(",")[0] for row in (folder / "more.csv").read_text("utf-8").splitlines()[1:21]]
     rows = "".join(f"{number},{text}\n" for number, text in enumerate(texts, 101))
     (folder / "new.csv").write_text(f"id,text\n{rows}", "utf-8")

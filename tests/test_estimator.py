@@ -191,6 +191,11 @@ def test_bad_texts_are_data_errors(inputs):
         (["word1", "word2"], ["a", "a"], "1 class in the labels"),
         (["word1", "word2"], ["a"], "2 texts and 1 labels"),
         (["word1", " "], ["a", "b"], "text 1 .* is blank"),
+        (
+            ["word1", "word2"],
+            [["a", "b"], ["b"]],
+            "lists of labels, expected one label a text: leantune.train takes",
+        ),
         (["word1", "word2"], [["a"], ["b"]], r"labels of shape \(2, 1\), expected one label a text"),
         (["word1", "word2"], pd.Series(["a", pd.NA]), "label 1"),
         (["word1", "word2"], [1.0, 0.5], r"label 1 .* is 0\.5, expected texts or whole numbers"),

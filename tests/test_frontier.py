@@ -126,7 +126,6 @@ def point(name, parameters, is_right, recipe=None):
         name=name,
         parameters=parameters,
         seconds=1.0,
-        predicted=is_right.astype(int),
         is_right=is_right,
         recipe=recipe,
     )
@@ -187,7 +186,7 @@ def test_the_same_recipe_gives_the_same_answers(recipe):
     first, second = (frontier(recipe, console=quiet(), with_full=i == 0) for i in range(2))
     for one, other in zip(first.points, second.points, strict=False):
         assert (one.name, one.parameters) == (other.name, other.parameters)
-        assert np.array_equal(one.predicted, other.predicted)
+        assert np.array_equal(one.is_right, other.is_right)
     assert [each.name for each in first.points if each not in second.points][-1] == "full fine-tuning"
 
 

@@ -129,6 +129,25 @@ def write_rows(path: Path, num_rows: int, labels: tuple[str, ...] = ("a", "b", "
     return path
 
 
+def write_label_sets(
+    path: Path, num_rows: int, labels: tuple[str, ...] = ("a", "b", "c"), seed: int = 0
+) -> Path:
+    """A CSV of texts with any number of labels, joined by ``|``, each of which brings words of its own."""
+    import csv
+
+    rng = np.random.default_rng(seed)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for _ in range(num_rows):
+            own = np.flatnonzero(rng.random(len(labels)) < 0.4)
+            words = [rng.integers(0, 8, 6) + 8 * label for label in own]
+            words.append(rng.integers(8 * len(labels), len(WORDS), int(rng.integers(2, 6))))
+            text = " ".join(WORDS[i] for i in rng.permutation(np.concatenate(words)))
+            writer.writerow([text, "|".join(labels[i] for i in own)])
+    return path
+
+
 def quiet() -> Console:
     return Console(file=io.StringIO())
 

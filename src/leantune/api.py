@@ -63,7 +63,7 @@ def train(
     Args:
         data: labelled rows: a path as ``leantune train`` takes it, a ``pandas.DataFrame`` or ``datasets.Dataset`` with
             the columns ``text`` and ``label`` (or those that ``text_column`` and ``label_column`` name), or texts and
-            their labels ``(texts, labels)``, N of each.
+            their labels ``(texts, labels)``, N of each. Where a text may have several labels they are lists.
         encoder: pretrained encoder: a folder, a hub name, or ``asset:minilm``.
         budget: limit on trainable parameters at any time of the run; None: rank 8 at the end.
         test: rows that are measured once at the end, in the same forms.
@@ -286,7 +286,7 @@ def lines_of(texts: Any, labels: Any, name: str) -> bytes:
     if len(texts) != len(labels):
         raise DataError(f"{name}: {len(texts)} texts and {len(labels)} labels, expected as many")
     rows = (
-        {"text": text, "label": label.item() if hasattr(label, "item") else label}
+        {"text": text, "label": label.tolist() if hasattr(label, "tolist") else label}
         for text, label in zip(texts, labels, strict=True)
     )
     try:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from leantune.api import rows_as_files, run_recipe
 from leantune.config import load_recipe
+from leantune.config.problem_type import SINGLE_LABEL
 from leantune.config.run_record import RECORD, RunRecord, read_record, to_json
 from leantune.data.cells import list_of_texts
 from leantune.errors import DataError, UsageError
@@ -86,6 +87,10 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if clashes:
             raise UsageError(
                 f"recipe: {', '.join(clashes)} cannot be set there: they are arguments of LeanTextClassifier or of fit"
+            )
+        if (self.recipe or {}).get("problem_type") not in (None, SINGLE_LABEL):
+            raise UsageError(
+                "recipe: problem_type: the estimator gives each text one label; use leantune.train"
             )
         texts, labels, classes = _checked(X, y)
         if self.output:
@@ -170,7 +175,10 @@ def _checked(X: Sequence[str], y: Sequence[Any]) -> tuple[list[str], npt.NDArray
     blank = next((i for i, text in enumerate(texts) if not text.strip()), None)
     if blank is not None:
         raise DataError(f"text {blank} (counted from 0) is blank: leave it out, and its label")
-    labels = np.asarray(y)
+    try:
+        labels = np.asarray(y)
+    except ValueError as error:  # lists of several lengths
+        raise DataError("lists of labels, expected one label a text: leantune.train takes several") from error
     if labels.ndim != 1:
         raise DataError(f"labels of shape {labels.shape}, expected one label a text, ({len(texts)},)")
     if len(texts) != len(labels):

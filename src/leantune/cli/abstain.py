@@ -51,6 +51,7 @@ def abstain(options: argparse.Namespace) -> None:
     precision = share_of(options.precision, "--precision")
     confidence = share_of(options.confidence, "--confidence")
     from leantune.config.abstention_file import write_abstention
+    from leantune.data.label_sets import require_one_label
     from leantune.inference.abstention import choose_abstention
     from leantune.inference.load import artefact_of, kind_of, load
     from leantune.training.calibration_data import rows_to_measure
@@ -61,6 +62,7 @@ def abstain(options: argparse.Namespace) -> None:
     with console(stderr=True, quiet=options.quiet).status("classifying"):
         rows, name = rows_to_measure(run, options.data)
         trained = load(run)
+        require_one_label(trained.labels.is_multi_label, "leantune abstain")
         probabilities = trained.probabilities(rows.encoded(), trained.settings.batch_size, start=0)
     chosen = choose_abstention(
         probabilities,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ def audit_command(options: argparse.Namespace, recipe: Recipe, progress: Any) ->
             "validation and unlabelled: an audit looks at the rows of data alone; leave them out"
         )
     from leantune.report.audit_files import write_audit
+    from leantune.report.pair_audit_files import suspect_pairs, write_pair_audit
     from leantune.training.audit import audit
 
     found = audit(
@@ -55,9 +57,31 @@ def audit_command(options: argparse.Namespace, recipe: Recipe, progress: Any) ->
         console=progress,
         on_fold=lambda fold: progress.print(f"fold {fold + 1} of {options.folds} is classified"),
     )
+    if found.rows.is_multi_label:
+        pairs = suspect_pairs(found)
+        wanted = {int(found.rows.row_of[position]) for position, _ in pairs}
+        write_pair_audit(folder, found, _texts(found, wanted))
+        _print_pairs(found, pairs, folder)
+        return
     wanted = {int(found.rows.row_of[position]) for position in found.suspects}
     write_audit(folder, found, _texts(found, wanted))
     _print(found, len(wanted), folder)
+
+
+def _print_pairs(found: Audit, pairs: Sequence[tuple[int, int]], folder: Path) -> None:
+    from leantune.report.pair_audit_files import by_label
+
+    terminal = console()
+    num_rows = len({position for position, _ in pairs})
+    terminal.print(f"{len(pairs):,} labels of {num_rows:,} of {len(found.rows):,} rows are probably wrong")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("label")
+    for name in ("there and doubtful", "missing"):
+        table.add_column(name, justify="right")
+    for each in by_label(found, pairs)[:SHOWN_PAIRS]:
+        table.add_row(each["label"], f"{each['doubtful']:,}", f"{each['missing']:,}")
+    terminal.print(table)
+    terminal.print(f"{folder / 'suspects.csv'}: all of them, the most suspect first")
 
 
 def _texts(found: Audit, wanted: set[int]) -> dict[int, str]:

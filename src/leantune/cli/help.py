@@ -123,7 +123,8 @@ EXAMPLES: Mapping[str, str] = {
 GROUPS: Mapping[str, Sequence[str]] = {
     "data": (
         *("data", "validation", "test", "unlabelled", "validation_size"),
-        *("text_column", "text_pair_column", "label_column", "labels", "max_length", "truncation_side"),
+        *("text_column", "text_pair_column", "label_column", "labels", "problem_type"),
+        *("max_length", "truncation_side"),
     ),
     "encoder and budget": ("model", "max_trainable_params", "method", "targets", "init_rank", "head"),
     "training": (

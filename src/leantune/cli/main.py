@@ -21,6 +21,7 @@ from leantune.cli.parser import keys_from_flags, parse, recipe_from
 from leantune.cli.passport import passport_command
 from leantune.cli.process import exit_code_of, prepare_process, report
 from leantune.config import Recipe, load_recipe, parse_overrides
+from leantune.config.problem_type import MULTI_LABEL
 from leantune.errors import CheckpointError, UsageError
 from leantune.system.file_names import entry_of
 from leantune.system.memory import keep_freed_memory, use_huge_pages
@@ -161,6 +162,7 @@ def _columns(options: argparse.Namespace, settings: InferenceSettings) -> Any:
         text_pair=options.text_pair_column or settings.text_pair_column,
         label=getattr(options, "label_column", None) or settings.label_column,
         id=getattr(options, "id_column", None),
+        splits_labels=settings.problem_type == MULTI_LABEL,
     )
 
 
@@ -231,6 +233,7 @@ def _predict(options: argparse.Namespace) -> None:
         id_column=options.id_column or "id",
         abstention=required_abstention(trained.abstention, trained.source) if options.abstain else None,
         by_class=options.abstain == "by-class",
+        thresholds=trained.thresholds,
     )
     with _console(options).status("classifying") as status:
         summary = predict_to(
@@ -279,7 +282,7 @@ def _predict_text(options: argparse.Namespace, text: str) -> None:
             f"{wrong[0]} is for a file of rows, and there is no file {shown(text)}: leave it out to classify the text"
         )
     trained = _engine(options)
-    print_probabilities(trained.predict_proba([text])[0], trained.labels.names)
+    print_probabilities(trained.predict_proba([text])[0], trained.labels.names, trained.thresholds)
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -36,7 +36,7 @@ def print_result(folder: Path) -> None:
     assert record.ranks is not None
     terminal = console()
     table = Table(box=None, pad_edge=False)
-    for name in ("", "accuracy", "95 % interval", "macro F1", "rows"):
+    for name in ("", *_columns_of(has_several=record.labels.problem_type is not None), "rows"):
         table.add_column(name, justify="left" if name == "" else "right")
     for part in ("validation", "test"):
         baseline = getattr(record.baseline, part, None)
@@ -61,12 +61,23 @@ def print_result(folder: Path) -> None:
         terminal.print(line, soft_wrap=True)
 
 
+def _columns_of(*, has_several: bool) -> list[str]:
+    """Headings of `_row_of`, but for the rows."""
+    if has_several:
+        return ["micro F1", "95 % interval", "macro F1", "LRAP", "all labels right"]
+    return ["accuracy", "95 % interval", "macro F1"]
+
+
 def _row_of(metrics: Measures) -> list[str]:
-    low, high = metrics.accuracy_interval
+    rates = [metrics.macro_f1]
+    first, (low, high) = metrics.accuracy, metrics.accuracy_interval
+    if metrics.micro_f1 is not None and metrics.micro_f1_interval is not None and metrics.lrap is not None:
+        first, (low, high) = metrics.micro_f1, metrics.micro_f1_interval
+        rates = [metrics.macro_f1, metrics.lrap, metrics.accuracy]
     return [
-        f"{100 * metrics.accuracy:.2f} %",
+        f"{100 * first:.2f} %",
         f"{100 * low:.1f} to {100 * high:.1f}",
-        f"{100 * metrics.macro_f1:.2f} %",
+        *(f"{100 * rate:.2f} %" for rate in rates),
         f"{metrics.num_rows:,}",
     ]
 
@@ -95,11 +106,19 @@ def print_metrics(metrics: Metrics) -> None:
     terminal.print(table)
 
 
-def print_probabilities(probabilities_C: npt.NDArray[np.float64], label_names: Sequence[str]) -> None:
-    """The most probable classes of one text, on standard output."""
+def print_probabilities(
+    probabilities_C: npt.NDArray[np.float64],
+    label_names: Sequence[str],
+    thresholds_C: npt.NDArray[np.float64] | None,
+) -> None:
+    """The most probable classes of one text, on standard output; a mark for each that the text has, where it may have
+    several: those are not below their thresholds.
+    """
     table = Table(box=None, pad_edge=False, show_header=False)
     for class_id in np.argsort(-probabilities_C, kind="stable")[:MAX_CLASSES_SHOWN]:
-        table.add_row(place_name(label_names[class_id]), f"{100 * probabilities_C[class_id]:.1f} %")
+        probability = probabilities_C[class_id]
+        mark = [] if thresholds_C is None else ["yes" if probability >= thresholds_C[class_id] else "no"]
+        table.add_row(place_name(label_names[class_id]), f"{100 * probability:.1f} %", *mark)
     table.columns[1].justify = "right"
     console().print(table)
 

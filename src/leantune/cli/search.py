@@ -92,13 +92,13 @@ def search(options: argparse.Namespace, recipe: Recipe, has_output: bool) -> Non
         resume=options.resume,
     )
     terminal = console(stderr=True, quiet=options.quiet)
-    tried = run(settings, lambda each: terminal.print(_line(each, recipe.metric), soft_wrap=True))
-    best = best_of(tried, recipe.metric)
+    tried = run(settings, lambda each: terminal.print(_line(each, recipe.selection_metric), soft_wrap=True))
+    best = best_of(tried, recipe.selection_metric)
     if best is None:
         raise LeantuneError(
             f"none of {len(tried)} trials is finished; {settings.folder / TRIALS} says why, and --resume goes on"
         )
-    console().print(_table(tried, recipe.metric, best))
+    console().print(_table(tried, recipe.selection_metric, best))
     for name in (TRIALS, BEST):
         console().print(str(settings.folder / name), soft_wrap=True)
     if options.train_winner:

@@ -20,7 +20,7 @@ from leantune.cluster.parts import Part, find_parts, opened
 from leantune.cluster.storage import Folder, find_files
 from leantune.config.abstention_file import read_abstention
 from leantune.data.columns import Columns
-from leantune.data.labels import LabelMap
+from leantune.data.label_sets import check_joinable
 from leantune.errors import DataError, DistributedError, LeantuneError, ResourceError
 from leantune.inference.abstention import required_abstention
 from leantune.inference.saved import SavedClassifier, read_saved
@@ -145,11 +145,14 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
         else None,
         by_class=options.abstain == "by-class",
     )
-    layout = settings.layout(LabelMap(saved.labels))
+    layout = settings.layout(saved.label_map, None)
+    if saved.is_multi_label and options.format in (".csv", ".tsv"):
+        check_joinable(saved.labels)
     if options.format == ".parquet":
         _ = layout.types  # raises for labels that Parquet cannot hold
     described = asdict(settings)
     described["abstention"] = json.dumps(described["abstention"], sort_keys=True)
+    del described["columns"]["splits_labels"]  # labels are not read
     job = Job(
         leantune=__version__,
         classifier=f"{saved.sha256} {saved.encoder_sha256}",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leantune.data.cells import is_encodable
+from leantune.data.label_sets import check_joinable, joined
 from leantune.errors import DataError
 from leantune.inference.text_classifier import TextClassifier
 from leantune.system.messages import shown, type_word
@@ -24,14 +25,21 @@ DECIMALS = 6
 def predicted(
     trained: TextClassifier, texts: Sequence[str], pairs: Sequence[str] | None
 ) -> tuple[list[str], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The most probable classes of N texts, their probabilities ``(N,)`` and those of all classes ``(N, C)``.
+    """The most probable classes of N texts, their probabilities ``(N,)`` and those of all classes ``(N, C)``; where a
+    text may have several labels, all that are predicted, joined by ``|``, and the highest probability.
 
     Raises:
+        UsageError: for a label that holds ``|`` itself.
         LeantuneError: as `TextClassifier.predict_proba`.
     """
     probabilities = trained.predict_proba(texts, pairs)
     best = probabilities.argmax(axis=1)
     rounded = np.round(probabilities, DECIMALS)
+    thresholds = trained.thresholds
+    if thresholds is not None:
+        check_joinable(trained.classes)
+        labels = [joined(trained.classes, row >= thresholds) for row in probabilities]
+        return labels, rounded.max(axis=1), rounded
     return [trained.classes[i] for i in best], rounded[np.arange(len(best)), best], rounded
 
 

@@ -47,7 +47,7 @@ def result_of(job: Job, status: Status, *, error: str = "", attempts: int = 0) -
     row = JobResult(
         name=job.name,
         status=status,
-        metric=job.recipe.metric,
+        metric=job.recipe.selection_metric,
         attempts=attempts,
         output=job.recipe.output,
         error=error,
@@ -57,9 +57,11 @@ def result_of(job: Job, status: Status, *, error: str = "", attempts: int = 0) -
     record = read_record(job.folder, RunRecord)
     metrics, parameters = record.metrics, record.parameters
     validation, test = (metrics.validation, metrics.test) if metrics else (None, None)
+    metric = record.selected.metric if record.selected else row.metric  # rows may have several labels
     return replace(
         row,
-        validation=None if validation is None else getattr(validation, job.recipe.metric),
+        metric=metric,
+        validation=None if validation is None else getattr(validation, metric),
         test_accuracy=None if test is None else test.accuracy,
         trainable_parameters=None if parameters is None else parameters.final,
         seconds=(record.timings or {}).get("total_s"),

@@ -115,7 +115,7 @@ def run_slot(settings: Search) -> int | None:
     Raises:
         UsageError: if none of very many fits.
     """
-    study = Study.opened(settings.folder, settings.candidate, metric=settings.recipe.metric)
+    study = Study.opened(settings.folder, settings.candidate, metric=settings.recipe.selection_metric)
     for _ in range(MOST_MISSES):
         if is_over(settings):
             return None

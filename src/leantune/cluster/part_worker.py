@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 from leantune.errors import DataError, LeantuneError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from leantune.cluster.ledger import Manifest
     from leantune.cluster.parts import Part
     from leantune.config.abstention_file import Abstention
@@ -44,8 +47,12 @@ class PartSettings:
     job: str = ""
     """Fingerprint."""
 
-    def layout(self, labels: LabelMap) -> PredictionLayout:
+    def layout(self, labels: LabelMap, thresholds: npt.NDArray[np.float64] | None) -> PredictionLayout:
         """The columns of the output.
+
+        Args:
+            labels: of the classifier.
+            thresholds: ``(C,)`` where a row may have several labels, else None.
 
         Raises:
             UsageError: if two have one name.
@@ -59,6 +66,7 @@ class PartSettings:
             id_column=self.columns.id or "id",
             abstention=self.abstention,
             by_class=self.by_class,
+            thresholds=thresholds,
         )
 
 
@@ -101,7 +109,7 @@ class PartWorker:
         self._settings = settings
         self._classifier = load(run, precision=settings.precision)
         self._output = Folder(settings.output)
-        self._layout = settings.layout(self._classifier.labels)
+        self._layout = settings.layout(self._classifier.labels, self._classifier.thresholds)
 
     def compute(self, part: Part) -> Manifest | Failure:
         """Write a part and its manifest; what is wrong with its rows or a disk is returned."""

@@ -104,7 +104,7 @@ def train_winner(settings: Search, console: Console) -> Path:
 
 
 def _locally(settings: Search) -> Progress:
-    study = Study.opened(settings.folder, settings.candidate, metric=settings.recipe.metric)
+    study = Study.opened(settings.folder, settings.candidate, metric=settings.recipe.selection_metric)
     study.begin(defaults_of(settings.candidate))
     tried = study.tried()
     yield tried, None
@@ -154,7 +154,7 @@ def _write(settings: Search, tried: Sequence[Tried]) -> None:
         shown = [_shown(each.values.get(key)) for key in keys] + [_shown(cells[name]) for name in names]
         writer.writerow([each.number, *shown])
     write_text(settings.folder / TRIALS, content.getvalue())
-    best = best_of(tried, settings.recipe.metric)
+    best = best_of(tried, settings.recipe.selection_metric)
     if best is not None:
         recipe = best_recipe(settings.candidate, best.values, settings.recipe.test)
         write_text(settings.folder / BEST, recipe.to_yaml())

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from leantune.cluster.search_space import Space, default_space, with_values
 from leantune.config import Recipe
+from leantune.config.problem_type import MULTI_LABEL
 from leantune.errors import DivergedError, UsageError
 from leantune.inference.metrics import Metrics
 from leantune.system.console import console
@@ -63,6 +64,11 @@ def prepared(search: Candidate) -> Run:
     """
     run = prepare_run(search.asked, console=console(stderr=True, quiet=True), overwrite=False, resume=False)
     choose_truncation_side(run)
+    if run.data.labels.is_multi_label and search.asked.problem_type is None:
+        raise UsageError(
+            "the rows have several labels, and a search says before it begins what it is for: set "
+            f"problem_type={MULTI_LABEL}"
+        )
     if not len(run.data.validation):
         raise UsageError(
             "a search needs validation rows: set validation=FILE, or validation_size=200 for a hold-out"
@@ -114,7 +120,7 @@ def _planned(search: Candidate, values: Mapping[str, Any]) -> Run:
     run = prepared(search)
     decided = {
         key: getattr(run.recipe, key)
-        for key in ("learning_rate", "epochs", "truncation_side")
+        for key in ("learning_rate", "epochs", "truncation_side", "metric")
         if getattr(search.asked, key) is None
     }
     recipe, plan = plan_run(with_values(search.asked, decided | dict(values)), run.pretrained)
@@ -138,7 +144,7 @@ def run_trial(search: Candidate, values: Mapping[str, Any], report: Report) -> T
         trial = _planned(search, values)
     except UsageError as error:
         return Trial(status="too large", error=one_line(error))
-    total, metric = trial.steps.total_steps, trial.recipe.metric
+    total, metric = trial.steps.total_steps, trial.recipe.selection_metric
     last = Trial(status="stopped", parameters=trial.plan.initial)
 
     def goes_on(step: int, metrics: Metrics) -> bool:

@@ -57,7 +57,7 @@ def _tuner(settings: Search, space: Space) -> Any:
     path = settings.folder.resolve() / NAME
     if settings.resume and tune.Tuner.can_restore(str(path)):
         return tune.Tuner.restore(str(path), trainable, resume_unfinished=True, restart_errored=True)
-    mode = "min" if settings.recipe.metric == "log_loss" else "max"
+    mode = "min" if settings.recipe.selection_metric == "log_loss" else "max"
     left = None if settings.deadline is None else max(1.0, settings.deadline - time.time())
     return tune.Tuner(
         trainable,
@@ -88,7 +88,7 @@ def _searcher(settings: Search, space: Space) -> Any:
     return OptunaSearch(
         partial(_suggest, space=space),
         metric=VALUE,
-        mode="min" if settings.recipe.metric == "log_loss" else "max",
+        mode="min" if settings.recipe.selection_metric == "log_loss" else "max",
         points_to_evaluate=[defaults] if space.holds(defaults) else None,
         seed=settings.recipe.seed,
     )
@@ -115,7 +115,7 @@ def _train(config: Mapping[str, Any], search: Candidate, directory: str, threads
     result = run_trial(search, values, report)
     value = result.value
     if value is None:  # worse than any, and finite: the scheduler takes percentiles
-        value = WORST_LOSS if search.asked.metric == "log_loss" else -1.0
+        value = WORST_LOSS if search.asked.selection_metric == "log_loss" else -1.0
     tune.report(
         {USED: PERMILLE, VALUE: value, **{f"trial_{key}": each for key, each in asdict(result).items()}}
     )

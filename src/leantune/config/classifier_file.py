@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leantune.config.problem_type import MULTI_LABEL
 from leantune.config.recipe import Recipe
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import read_json
@@ -24,6 +25,8 @@ class InferenceSettings:
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str | None = None
+    problem_type: str | None = None
+    """``multi_label_classification`` where a text may have several labels."""
     takes_pairs: bool | None = None
     """Whether it was trained on pairs of texts; None: nobody said."""
     batch_size: int = 64
@@ -36,6 +39,7 @@ class InferenceSettings:
             text_column=recipe.text_column,
             text_pair_column=recipe.text_pair_column,
             label_column=recipe.label_column,
+            problem_type=recipe.problem_type,
             takes_pairs=recipe.text_pair_column is not None,
             batch_size=recipe.eval_batch_size,
             precision=recipe.precision,
@@ -55,10 +59,17 @@ class ClassifierFile:
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str | None = None
+    problem_type: str | None = None
+    """As in `InferenceSettings`; left out of the file where it is None."""
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError("labels must be two or more, each once")
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a text may have several labels."""
+        return self.problem_type == MULTI_LABEL
 
     @property
     def settings(self) -> InferenceSettings:
@@ -67,6 +78,7 @@ class ClassifierFile:
             text_column=self.text_column,
             text_pair_column=self.text_pair_column,
             label_column=self.label_column,
+            problem_type=self.problem_type,
             takes_pairs=self.text_pair_column is not None,
         )
 
@@ -78,8 +90,12 @@ def write_classifier_file(folder: Path, recipe: Recipe, labels: Sequence[str]) -
         text_column=recipe.text_column,
         text_pair_column=recipe.text_pair_column,
         label_column=recipe.label_column,
+        problem_type=MULTI_LABEL if recipe.problem_type == MULTI_LABEL else None,
     )
-    text = json.dumps(dataclasses.asdict(content), indent=1, ensure_ascii=False) + "\n"
+    values = dataclasses.asdict(content)
+    if content.problem_type is None:
+        del values["problem_type"]
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
     (folder / FILE).write_text(text, "utf-8")
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import yaml
 
+from leantune.config.problem_type import MULTI_LABEL, problem_with
 from leantune.errors import UsageError
+
+Metric: TypeAlias = Literal["accuracy", "macro_f1", "log_loss", "micro_f1", "lrap"]
 
 
 def _key(doc: str, default: Any = dataclasses.MISSING, **extra: Any) -> Any:
@@ -108,6 +111,11 @@ class Recipe:
     text_pair_column: str | None = _key("column of the second text of a pair", None)
     label_column: str | None = _key("column of the label; default 'label', else 'target'", None)
     labels: tuple[str, ...] | None = _key("label names in the order of their ids; default: sorted", None)
+    problem_type: str | None = _key(
+        "single_label_classification; or multi_label_classification: a text has any number of labels, in cells such as "
+        "oil|grain or in lists; default: multi-label where the cells are lists",
+        None,
+    )
     max_trainable_params: int | None = _key("limit on trainable parameters at any time of the run", None)
     method: Literal["adalora", "lora"] | None = _key(
         "adalora, or plain LoRA: uniform rank, no E, no orthogonality, nothing is pruned; default: lora in all linear "
@@ -163,8 +171,10 @@ class Recipe:
         "none where that is fewer than 20 rows or than 2 a class",
         None,
     )
-    metric: Literal["accuracy", "macro_f1", "log_loss"] = _key(
-        "what the best checkpoint is best at: accuracy, macro_f1 or log_loss", "accuracy"
+    metric: Literal["accuracy", "macro_f1", "log_loss", "micro_f1", "lrap"] | None = _key(
+        "what the best checkpoint is best at: accuracy, macro_f1 or log_loss, and of several labels a text micro_f1 or "
+        "lrap, too; default: accuracy, or micro_f1 of several labels a text",
+        None,
     )
     report_to: tuple[str, ...] | None = _key(
         "experiment trackers that are told, too: tensorboard, wandb, mlflow, trackio", None
@@ -184,6 +194,7 @@ class Recipe:
         names = self.labels or ("0", "1")
         is_list = len(names) > 1 and len(set(names)) == len(names) and all(name.strip() for name in names)
         yield _must_be("labels", ",".join(names), "two or more, each once and none of them empty", is_list)
+        yield problem_with(self.problem_type)
         for name in ("batch_size", "accumulate", "eval_batch_size", "max_length"):
             yield _must_be(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         for name in ("epochs", "init_rank", "target_rank", "max_trainable_params"):
@@ -229,8 +240,16 @@ class Recipe:
 
     @property
     def contrast_weight(self) -> float:
-        """``supcon_weight``, or 0 with ``loss=robust``: wrong labels would draw the wrong texts together."""
-        return 0.0 if self.loss == "robust" else self.advanced.supcon_weight
+        """``supcon_weight``; 0 with ``loss=robust``, where wrong labels would draw the wrong texts together, and of
+        several labels a text, which are alike in part.
+        """
+        has_one_right_label = self.loss != "robust" and self.problem_type != MULTI_LABEL
+        return self.advanced.supcon_weight if has_one_right_label else 0.0
+
+    @property
+    def selection_metric(self) -> Metric:
+        """``metric``, or its default."""
+        return self.metric or ("micro_f1" if self.problem_type == MULTI_LABEL else "accuracy")
 
     def alpha_for(self, init_rank: int) -> float:
         """The alpha that the user gave, or one that scales the update alike at every rank."""

@@ -53,9 +53,13 @@ class RowToCheck:
     is_decoded: bool | None = None
     """Whether the texts are put together from tokens, as the source could not be read again."""
     label: str
+    """Several are joined by ``|``; none is an empty text."""
     predicted: str | None = None
+    """Several are joined by ``|``; none is an empty text."""
     probability: float | None = None
-    """What the model gave to the predicted class."""
+    """What the model gave to the predicted class; of several labels a row to `of_class`."""
+    of_class: str | None = None
+    """Of several labels a row the class that the model contradicts with most confidence."""
     is_suspect: bool | None = None
     """Whether the model contradicts the label with confidence."""
     group: int | None = None

@@ -73,6 +73,9 @@ class Labels:
 
     names: Annotated[list[str], InSchema(minItems=2, uniqueItems=True)]
     sha256: Sha256
+    problem_type: Annotated[
+        str | None, InSchema("Where a text may have several.", enum=["multi_label_classification"])
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +166,12 @@ class ClassMeasures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """An evaluation. A cell of the confusion matrix is (true class id, predicted class id, rows)."""
+    """An evaluation. A cell of the confusion matrix is (true class id, predicted class id, rows).
+
+    Of several labels a text the accuracy is the share of texts whose labels are all right and no others, the log loss
+    is summed over classes, the calibration error is of all pairs of a text and a class, and micro F1, LRAP and Hamming
+    loss are there.
+    """
 
     num_rows: Positive
     accuracy: Rate
@@ -174,6 +182,11 @@ class Measures:
     calibration_error: Rate
     per_class: list[ClassMeasures]
     confusion: list[tuple[Count, Count, Count]] | None = None
+    micro_f1: Rate | None = None
+    micro_f1_interval: Interval95 | None = None
+    lrap: Annotated[Rate | None, InSchema("Label ranking average precision.")] = None
+    lrap_interval: Interval95 | None = None
+    hamming_loss: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +240,7 @@ class SelectedRecord:
     """The checkpoint that was taken, by which metric and rule, and what the choice is worth."""
 
     step: Positive
-    metric: Annotated[str, InSchema(enum=["accuracy", "macro_f1", "log_loss"])]
+    metric: Annotated[str, InSchema(enum=["accuracy", "macro_f1", "log_loss", "micro_f1", "lrap"])]
     rule: Annotated[str | None, InSchema(enum=["one-se", "best", "last"])] = None
     comparison: str | None
 

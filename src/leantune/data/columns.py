@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from leantune.errors import DataError
@@ -24,12 +24,15 @@ class Columns:
         text_pair: the second text of a pair; None: no pairs.
         label: the label; None: the column called ``label``, else ``target``.
         id: the row's own name; None: the 0-based row number.
+        splits_labels: whether a text cell may hold several labels, as in ``oil|grain``; lists always do. It does not
+            change what is tokenized, so it is no part of what names a column choice (`repr`).
     """
 
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
     id: str | None = None
+    splits_labels: bool = field(default=False, repr=False)
 
     @property
     def text_name(self) -> str:

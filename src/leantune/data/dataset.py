@@ -18,7 +18,7 @@ Index = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class LabelledRows:
-    """N rows chosen from token tables, each with its class."""
+    """N rows chosen from token tables, each with its class, or with any number of C classes."""
 
     tables: tuple[TokenTable, ...]
     table_of: Index
@@ -26,7 +26,7 @@ class LabelledRows:
     row_of: Index
     """``(N,)`` where it is there."""
     label_ids: Index
-    """``(N,)`` class ids."""
+    """``(N,)`` class ids, or ``(N, C)`` ones and zeros: which classes a row has."""
 
     @classmethod
     def of(cls, table: TokenTable, rows: Index, label_ids: Index) -> LabelledRows:
@@ -48,6 +48,11 @@ class LabelledRows:
         return LabelledRows(
             self.tables, self.table_of[positions], self.row_of[positions], self.label_ids[positions]
         )
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a row may have any number of labels."""
+        return self.label_ids.ndim == 2
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:

@@ -12,23 +12,33 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from leantune.config.problem_type import BINNED, MULTI_LABEL
 from leantune.config.run_record import Labels
+from leantune.data.label_column import Label
 from leantune.data.table import Row, place_of
 from leantune.errors import CheckpointError, DataError
 from leantune.system.messages import listed, nearest, place_name, shown
 
 _INTEGER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
+MOST_NUMBERS = 20
+"""Different numbers, not all of them whole, that can be names of classes, such as versions."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelMap:
     """Class names in the order of their ids: ``names[id]``.
 
+    Args:
+        names: of the classes.
+        is_multi_label: whether a row may have any number of them.
+
     Raises:
         ValueError: fewer than two names, or one twice.
     """
 
     names: tuple[str, ...]
+    is_multi_label: bool = False
 
     def __post_init__(self) -> None:
         if len(self.names) < 2 or len(set(self.names)) < len(self.names):
@@ -36,20 +46,23 @@ class LabelMap:
 
     @classmethod
     def of(
-        cls, values: Iterable[str], *, order: Sequence[str] | None = None, source_name: str | None = None
+        cls, values: Sequence[Label], *, order: Sequence[str] | None = None, source_name: str | None = None
     ) -> LabelMap:
         """The classes of a training set.
 
         Args:
-            values: canonical label texts, repeated as they come.
+            values: canonical label texts, repeated as they come; tuples of them where a row has several.
             order: the names in the order of their ids, from a ``datasets.ClassLabel``; None sorts
                 them: as numbers if all are whole numbers, else as text.
             source_name: the file, for messages.
 
         Raises:
-            DataError: fewer than two different labels, one that shows nothing, or one that ``order`` lacks.
+            DataError: fewer than two different labels, one that shows nothing, one that ``order`` lacks, or numbers
+                that measure something.
         """
-        found = set(values)
+        is_multi_label = any(isinstance(value, tuple) for value in values)
+        found = {name for value in set(values) for name in (value if isinstance(value, tuple) else (value,))}
+        _refuse_measurements(found, source_name)
         if len(found) < 2:
             raise DataError(
                 f"{len(found)} class in the labels ({listed(found)}), expected two or more: "
@@ -58,11 +71,12 @@ class LabelMap:
             )
         if order is None:
             _refuse_invisible(found, source_name)
-            return cls(tuple(sorted(found, key=int if _all_integers(found) else None)))
+            names = sorted(found, key=int if _all_integers(found) else None)
+            return cls(tuple(names), is_multi_label)
         unknown = sorted(found - set(order))
         if unknown:
             raise DataError(f"labels {listed(unknown)}, expected {listed(order)}", path=source_name)
-        return cls(tuple(order))
+        return cls(tuple(order), is_multi_label)
 
     @property
     def is_integer(self) -> bool:
@@ -86,44 +100,57 @@ class LabelMap:
 
     def encode(
         self,
-        labels: Sequence[str],
+        labels: Sequence[Label],
         source_name: str,
         *,
         start: int = 0,
         column: str | None = None,
         locate: Callable[[int], Row] = lambda index: index + 1,
     ) -> npt.NDArray[np.int64]:
-        """The ids of a batch of labels.
+        """The ids of a batch of labels, or which of them each row has.
 
         Args:
-            labels: canonical label texts.
+            labels: canonical label texts, tuples of them where a row may have several.
             source_name: the file, for messages.
             start: 0-based row of the first label.
             column: the label column, for messages.
             locate: 0-based row -> what to print for it (``ExampleSource.locate``); called on error only.
 
         Returns:
-            (len(labels),) ids.
+            (len(labels),) ids; where a row may have several labels, (len(labels), len(names)) of ones and zeros.
 
         Raises:
-            DataError: a label that is no class.
+            DataError: a label that is no class, or rows of one label where several are expected, or the other way
+                round.
         """
         ids = self.label2id
+
+        def refused(index: int, message: str) -> DataError:
+            place = place_of(locate(start + index), source_name)
+            name = None if column is None else place_name(column)
+            return DataError(message, path=place.file, row=place.row, column=name)
+
         for index, label in enumerate(labels):
-            if label not in ids:
-                place = place_of(locate(start + index), source_name)
-                raise DataError(
-                    f"the label {shown(label)} is no class of this model, which knows {listed(self.names)}"
-                    f"{nearest(label, self.names)}",
-                    path=place.file,
-                    row=place.row,
-                    column=None if column is None else place_name(column),
-                )
-        return np.fromiter((ids[label] for label in labels), dtype=np.int64, count=len(labels))
+            if isinstance(label, tuple) != self.is_multi_label:
+                raise refused(index, _ONE if self.is_multi_label else _SEVERAL)
+            for name in label if isinstance(label, tuple) else (label,):
+                if name not in ids:
+                    raise refused(
+                        index,
+                        f"the label {shown(name)} is no class of this model, which knows {listed(self.names)}"
+                        f"{nearest(name, self.names)}",
+                    )
+        if self.is_multi_label:
+            chosen = np.zeros((len(labels), len(self.names)), dtype=np.int64)
+            for index, names in enumerate(labels):
+                chosen[index, [ids[name] for name in names]] = 1
+            return chosen
+        return np.fromiter((ids[str(label)] for label in labels), dtype=np.int64, count=len(labels))
 
     def to_record(self) -> Labels:
         """The names and their hash, as ``record.json`` has them."""
-        return Labels(names=list(self.names), sha256=self.sha256)
+        problem_type = MULTI_LABEL if self.is_multi_label else None
+        return Labels(names=list(self.names), sha256=self.sha256, problem_type=problem_type)
 
     @classmethod
     def of_record(cls, record: Labels) -> LabelMap:
@@ -133,12 +160,19 @@ class LabelMap:
             CheckpointError: for names that cannot be, or do not have that hash.
         """
         try:
-            label_map = cls(tuple(record.names))
+            label_map = cls(tuple(record.names), record.problem_type == MULTI_LABEL)
         except ValueError as error:
             raise CheckpointError(f"label map: {error}") from error
         if record.sha256 != label_map.sha256:
             raise CheckpointError("label map: the names are not those that were saved (sha256 differs)")
         return label_map
+
+
+_ONE = (
+    "one label, expected a list of labels: write lists, or labels as in oil|grain with "
+    f"problem_type={MULTI_LABEL}"
+)
+_SEVERAL = "a list of labels, expected one: the classifier gives each text one label"
 
 
 def look_alikes(names: Iterable[str]) -> Iterator[str]:
@@ -158,6 +192,19 @@ def _refuse_invisible(labels: Iterable[str], source_name: str | None) -> None:
                 f"the label {shown(label)} ({_code_points(label)}) shows nothing: expected a name",
                 path=source_name,
             )
+
+
+def _refuse_measurements(labels: set[str], source_name: str | None) -> None:
+    """Refuse many numbers of which not all are whole: they measure something, and each would be a class."""
+    if (
+        len(labels) > MOST_NUMBERS
+        and all(map(_NUMBER.fullmatch, labels))
+        and any("." in each for each in labels)
+    ):
+        raise DataError(
+            f"the labels are {len(labels):,} different numbers ({listed(sorted(labels), 3)}): {BINNED}",
+            path=source_name,
+        )
 
 
 def _appearance(label: str) -> str:

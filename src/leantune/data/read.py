@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from leantune.data.cells import LabelReader, ids_of, texts_of
+from leantune.data.cells import ids_of, texts_of
 from leantune.data.columns import Columns as Columns
 from leantune.data.columns import LabelUse as LabelUse
+from leantune.data.label_column import Label, LabelColumn
 from leantune.data.notes import note_lines
 from leantune.data.readers.content import listing_sha256
 from leantune.data.sources import Source, open_named_file, open_row_group_of, open_source
@@ -33,14 +34,14 @@ class ExampleBatch:
         ids: as in the id column, or 0-based row numbers.
         texts: the texts.
         pairs: the second texts, or None without pairs.
-        labels: canonical label texts, or None when labels are not read.
+        labels: canonical label texts, of several labels a row a tuple of them, or None when labels are not read.
     """
 
     start: int
     ids: list[str]
     texts: list[str]
     pairs: list[str] | None
-    labels: list[str] | None
+    labels: list[Label] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +76,15 @@ class ExampleSource:
             DataError: a row that is not what it must be, no rows at all, or a file that changed
                 since it was opened. Batches already given stay valid only if none is raised.
         """
-        labels = LabelReader(self.name, self.columns.label or "", self.label_names)
+        labels = self._label_column(self.columns.label or "")
         start = self.first_row
         for cells in self._source.table.batches(self._wanted(), batch_rows):
             yield self._examples(start, cells, labels)
             start += len(cells.rows)
         self._check_all_read(start - self.first_row)
 
-    def labels(self) -> list[str] | None:
-        """The label text of every row in order, from the source itself; None if labels are not read.
+    def labels(self) -> list[Label] | None:
+        """The label of every row in order, from the source itself; None if labels are not read.
 
         Raises:
             DataError: as `batches`.
@@ -91,12 +92,15 @@ class ExampleSource:
         column = self.columns.label
         if column is None:
             return None
-        reader = LabelReader(self.name, column, self.label_names)
-        texts: list[str] = []
+        reader = self._label_column(column)
+        labels: list[Label] = []
         for cells in self._source.table.batches([column], _HASH_ROWS):
-            texts += reader.texts_of(cells.cells[column], cells.rows)
-        self._check_all_read(len(texts))
-        return texts
+            labels += reader.labels_of(cells.cells[column], cells.rows)
+        self._check_all_read(len(labels))
+        return labels
+
+    def _label_column(self, column: str) -> LabelColumn:
+        return LabelColumn(self.name, column, self.label_names, splits=self.columns.splits_labels)
 
     def locate(self, index: int) -> Row:
         """What to print for a 0-based row: a text file's line (read once more), or the 1-based row; with the file, if
@@ -131,7 +135,7 @@ class ExampleSource:
         chosen = (self.columns.text, self.columns.text_pair, self.columns.label, self.columns.id)
         return list(dict.fromkeys(name for name in chosen if name is not None))
 
-    def _examples(self, start: int, batch: CellBatch, labels: LabelReader) -> ExampleBatch:
+    def _examples(self, start: int, batch: CellBatch, labels: LabelColumn) -> ExampleBatch:
         columns, cells, rows = self.columns, batch.cells, batch.rows
         assert columns.text is not None
         return ExampleBatch(
@@ -144,7 +148,7 @@ class ExampleSource:
             pairs=None
             if columns.text_pair is None
             else texts_of(cells[columns.text_pair], rows, self.name, columns.text_pair, allow_blank=True),
-            labels=None if columns.label is None else labels.texts_of(cells[columns.label], rows),
+            labels=None if columns.label is None else labels.labels_of(cells[columns.label], rows),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from leantune.data.label_sets import iterative_holdout
 from leantune.errors import DataError, UsageError
 from leantune.system.messages import shown
 
@@ -18,11 +19,12 @@ FEWEST_OF_A_CLASS = 2
 
 
 def automatic_size(label_ids: IntArray) -> int:
-    """Rows to hold out of ``label_ids (N,)``: a tenth, or none where that would be fewer than `FEWEST`, or than
-    `FEWEST_OF_A_CLASS` for each class.
+    """Rows to hold out of ``label_ids (N,)`` or ``(N, C)``: a tenth, or none where that would be fewer than `FEWEST`,
+    or than `FEWEST_OF_A_CLASS` for each class.
     """
     size = _num_held_out(SHARE, len(label_ids))
-    least = max(FEWEST, FEWEST_OF_A_CLASS * len(np.unique(label_ids)))
+    num_classes = len(np.unique(label_ids)) if label_ids.ndim == 1 else int(label_ids.any(axis=0).sum())
+    least = max(FEWEST, FEWEST_OF_A_CLASS * num_classes)
     return size if size >= least else 0
 
 
@@ -30,7 +32,7 @@ def stratified_holdout(label_ids: IntArray, size: int | float, seed: int) -> tup
     """Split rows into those to train on and those held out. A class with a single row is trained on.
 
     Args:
-        label_ids: (N,) class id of every row.
+        label_ids: (N,) class id of every row, or (N, C) which classes it has; see `iterative_holdout`.
         size: rows to hold out: a count, 0 for none, or a share between 0 and 1 (rounded up).
         seed: the same seed gives the same rows.
 
@@ -38,11 +40,18 @@ def stratified_holdout(label_ids: IntArray, size: int | float, seed: int) -> tup
         Row numbers to train on and row numbers held out, both sorted; together every row once.
 
     Raises:
-        UsageError: a size that is no count or share, or leaves either side fewer rows than classes.
+        UsageError: a size that is no count or share, or leaves either side fewer rows than classes; of several labels a
+            row, one that leaves no row to train on.
         DataError: more classes than half of the rows.
     """
     num_rows = len(label_ids)
     num_held_out = _num_held_out(size, num_rows)
+    if label_ids.ndim == 2:
+        if not 0 <= num_held_out < num_rows:
+            raise UsageError(
+                f"the held-out size {size} means {num_held_out} of {num_rows} rows, expected fewer: choose another size"
+            )
+        return iterative_holdout(label_ids, num_held_out, seed)
     classes, counts = np.unique(label_ids, return_counts=True)
     if 2 * len(classes) > num_rows:
         raise DataError(

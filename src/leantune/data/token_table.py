@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from leantune.data import token_cache
+from leantune.data.label_column import Label
 from leantune.data.read import ExampleSource
 from leantune.data.tokenization import Tokenizer
 from leantune.errors import DataError, UnsafeFileError
@@ -45,8 +46,8 @@ class TokenTable:
     source_name: str
     source_sha256: str
     """Hex digest of the content that the rows were read from."""
-    labels: list[str] | None = field(repr=False, default=None)
-    """As text, one a row; None if the rows were read without."""
+    labels: list[Label] | None = field(repr=False, default=None)
+    """As text, one a row, or several as a tuple; None if the rows were read without."""
 
     @cached_property
     def _first_rows(self) -> npt.NDArray[np.int64]:
@@ -79,8 +80,8 @@ class TokenTable:
         return self._column("full_length")
 
     @property
-    def label_texts(self) -> list[str]:
-        """The labels as text, one a row.
+    def label_texts(self) -> list[Label]:
+        """The labels as text, one entry a row.
 
         Raises:
             DataError: if the rows were read without labels.
@@ -206,10 +207,10 @@ def _is_sound(batch: pa.RecordBatch, tokenizer: Tokenizer) -> bool:
 
 def _write_table(
     source: ExampleSource, tokenizer: Tokenizer, path: Path, on_rows: Callable[[int], None]
-) -> list[str] | None:
+) -> list[Label] | None:
     """Write the tokens of all rows; returns their labels."""
     rows = 0
-    labels: list[str] | None = None if source.columns.label is None else []
+    labels: list[Label] | None = None if source.columns.label is None else []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in source.batches():
             encoded = tokenizer.encode(batch.texts, batch.pairs)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
+from leantune.config.problem_type import MULTI_LABEL
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import TOKENIZER, Tokenizer
 from leantune.errors import CheckpointError, UsageError
@@ -89,7 +90,8 @@ def labels_of_base(base: Pretrained, num_labels: int) -> LabelMap:
     """The names that the config of a base model has, where they are as many; else ``LABEL_0`` and so on."""
     names = tuple(base.config.id2label.values())
     is_own = len(names) == num_labels == len(set(names))
-    return LabelMap(names if is_own else tuple(f"LABEL_{i}" for i in range(num_labels)))
+    names = names if is_own else tuple(f"LABEL_{i}" for i in range(num_labels))
+    return LabelMap(names, getattr(base.config, "problem_type", None) == MULTI_LABEL)
 
 
 def check_num_labels(folder: Path, labels: LabelMap, num_labels: int) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from leantune.data.dataset import Index, LabelledRows, by_length, evenly
 from leantune.inference.confidence import Answers
-from leantune.inference.metrics import Metrics, evaluate_probabilities
+from leantune.inference.metrics import Metrics
+from leantune.inference.tasks import PairAnswers, task_of
 from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch
 from leantune.system import distributed
@@ -114,13 +115,7 @@ def predict_probabilities(
 ) -> Floats:
     """Class probabilities ``(N, C)`` float64."""
     logits = map_rows(classifier, rows, batch_size, classifier)
-    return softmax(logits)
-
-
-def softmax(logits: npt.NDArray[np.float32]) -> Floats:
-    """Class probabilities ``(N, C)`` float64 of logits ``(N, C)``."""
-    probabilities: Floats = torch.from_numpy(logits).double().softmax(-1).numpy()
-    return probabilities
+    return task_of(is_multi_label=rows.is_multi_label).probabilities(logits)
 
 
 def evaluate(
@@ -128,8 +123,12 @@ def evaluate(
     rows: LabelledRows,
     label_names: tuple[str, ...],
     batch_size: int,
-) -> tuple[Metrics, Answers]:
-    """Metrics on labelled rows, and what was said of each."""
+    thresholds: Floats | None = None,
+) -> tuple[Metrics, Answers | PairAnswers]:
+    """Metrics on labelled rows, and what was said of each; of several labels a text by thresholds ``(C,)``, None: those
+    that are best on these rows.
+    """
+    task = task_of(is_multi_label=rows.is_multi_label)
     probabilities = predict_probabilities(classifier, rows, batch_size)
-    metrics = evaluate_probabilities(probabilities, rows.label_ids, label_names)
-    return metrics, Answers.of(probabilities, rows.label_ids)
+    metrics = task.evaluate(probabilities, rows.label_ids, label_names, thresholds)
+    return metrics, task.answers(probabilities, rows.label_ids, thresholds)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from leantune.data.read import ExampleSource
-from leantune.inference.metrics import Metrics, evaluate_probabilities
+from leantune.inference.metrics import Metrics
 from leantune.inference.predict import predict_rows
+from leantune.inference.tasks import task_of
 from leantune.inference.text_classifier import CHUNK_ROWS, TextClassifier
 
 
@@ -30,6 +31,7 @@ def measure(trained: TextClassifier, source: ExampleSource, batch_size: int) -> 
         )
         predictions, _ = predict_rows(trained, batch, batch_size)
         probabilities.append(predictions.probabilities)
-    return evaluate_probabilities(
-        np.concatenate(probabilities), np.concatenate(label_ids), trained.labels.names
+    task = task_of(is_multi_label=trained.labels.is_multi_label)
+    return task.evaluate(
+        np.concatenate(probabilities), np.concatenate(label_ids), trained.labels.names, trained.thresholds
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import reprlib
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from leantune.adalora.adapter_file import CONFIG as ADAPTER_CONFIG
 from leantune.config import recipe_of_run
 from leantune.config.classifier_file import InferenceSettings, read_classifier_file
+from leantune.config.problem_type import MULTI_LABEL, SINGLE_LABEL
 from leantune.config.run_record import RECORD, FinishedRecord, read_finished_record, to_json
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Tokenizer
@@ -54,7 +56,7 @@ def load(
     Raises:
         UsageError: if there is nothing to load, the machine has no such precision, or ``labels`` are not as many as the
             classes.
-        CheckpointError: if the folder is damaged, its run did not finish, or it is of no classifier of single labels.
+        CheckpointError: if the folder is damaged, its run did not finish, or it is of no classifier.
         UnsafeFileError: if the model comes with code, or its weights in a pickle.
     """
     folder = Path(path).expanduser()
@@ -160,9 +162,11 @@ def _load_adapter(
 ) -> TorchTextClassifier:
     about = read_classifier_file(folder)
     if labels is None and about is not None:
-        labels = LabelMap(tuple(about.labels))
+        labels = LabelMap(tuple(about.labels), about.is_multi_label)
+    elif labels is not None and about is not None:
+        labels = replace(labels, is_multi_label=about.is_multi_label)
     loaded = load_adapter(folder, base=base, labels=labels, trust_remote_code=trust_remote_code)
-    settings = about.settings if about else InferenceSettings()
+    settings = about.settings if about else _settings_for(loaded.labels)
     return TorchTextClassifier(
         classifier=made_ready(loaded.classifier, precision or settings.precision),
         tokenizer=loaded.tokenizer,
@@ -182,40 +186,36 @@ def _load_merged_alone(
             check_num_labels(folder, labels, len(names.names))
         classifier = load_weights(folder, found, trust_remote_code=trust_remote_code)
         about = read_classifier_file(folder)
-        settings = about.settings if about else InferenceSettings()
+        settings = about.settings if about else _settings_for(names)
         return TorchTextClassifier(
             classifier=made_ready(classifier, precision or settings.precision),
             tokenizer=Tokenizer.saved(folder, longest=classifier.max_tokens),
-            labels=labels or names,
+            labels=replace(labels, is_multi_label=names.is_multi_label) if labels else names,
             settings=settings,
             source=folder,
         )
 
 
+def _settings_for(labels: LabelMap) -> InferenceSettings:
+    """Those of a folder that says nothing of them."""
+    return InferenceSettings(problem_type=MULTI_LABEL if labels.is_multi_label else None)
+
+
 def labels_of(folder: Path, settings: Settings) -> LabelMap:
-    """The classes that the ``config.json`` of a classifier names.
+    """The classes that the ``config.json`` of a classifier names, and whether a text may have several.
 
     Raises:
-        CheckpointError: if it is a classifier of several labels a text, or see `names_of`.
+        CheckpointError: if it is for something else than classes, gives one number, or names a class twice.
     """
     kind = settings.get("problem_type")
-    if kind not in (None, "single_label_classification"):
-        raise CheckpointError(f"{folder}: a model for {kind}, expected a classifier of one label a text")
-    return names_of(folder, settings)
-
-
-def names_of(folder: Path, settings: Settings) -> LabelMap:
-    """The same, also of a classifier of several labels a text.
-
-    Raises:
-        CheckpointError: if it gives one number, or names a class twice.
-    """
+    if kind not in (None, SINGLE_LABEL, MULTI_LABEL):
+        raise CheckpointError(f"{folder}: a model for {kind}, expected a classifier")
     named = settings.get("id2label") or {str(i): f"LABEL_{i}" for i in range(settings.get("num_labels") or 2)}
     try:
         by_id = {int(i): str(name) for i, name in named.items()}
         if sorted(by_id) != list(range(len(by_id))):
             raise ValueError(f"ids must be 0 to {len(by_id) - 1}. Got {reprlib.repr(sorted(by_id))} instead")
-        return LabelMap(tuple(by_id[i] for i in range(len(by_id))))
+        return LabelMap(tuple(by_id[i] for i in range(len(by_id))), kind == MULTI_LABEL)
     except (AttributeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG}: id2label names no classes: {error}") from error
 
@@ -306,7 +306,8 @@ def load_merged_transformers(folder: Path, *, trust_remote_code: bool = False) -
 
 
 def check_labels(folder: Path, settings: Settings, labels: LabelMap) -> None:
-    """Refuse a model folder of a run whose ``config.json`` has other classes than the run's record.
+    """Refuse a model folder of a run whose ``config.json`` has other classes than the record of the run, or is of
+    another ``problem_type``.
 
     Raises:
         CheckpointError: naming both.
@@ -318,3 +319,7 @@ def check_labels(folder: Path, settings: Settings, labels: LabelMap) -> None:
         raise CheckpointError(
             f"{folder}: its labels {shown} are not those of record.json {reprlib.repr(list(labels.names))}"
         )
+    kind = settings.get("problem_type")
+    if (kind == MULTI_LABEL) != labels.is_multi_label:
+        expected = MULTI_LABEL if labels.is_multi_label else SINGLE_LABEL
+        raise CheckpointError(f"{folder}: its config.json is of {kind}, and record.json of {expected}")

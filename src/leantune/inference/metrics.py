@@ -41,6 +41,7 @@ class Metrics:
 
     num_rows: int
     accuracy: float
+    """Of several labels a row the share of rows whose labels are all right and no others."""
     accuracy_interval: Interval
     """Wilson's score interval."""
     macro_f1: float
@@ -48,27 +49,52 @@ class Metrics:
     macro_f1_interval: Interval
     """Bootstrap over rows, percentile method; with many rare classes it covers less than it says."""
     log_loss: float
-    """Mean negative log-likelihood of the true class, in nats."""
+    """Mean negative log-likelihood of the true class, in nats; of several labels a row of all of them together."""
     calibration_error: float
-    """Expected calibration error of the top probability."""
+    """Expected calibration error of the top probability; of several labels a row of all probabilities."""
     per_class: tuple[ClassMetrics, ...]
     """In the order of the label ids."""
     confusion: tuple[tuple[int, int, int], ...]
-    """Occupied cells of the confusion matrix: true class id, predicted class id, rows."""
+    """Occupied cells of the confusion matrix: true class id, predicted class id, rows; none of several labels a row."""
+    micro_f1: float | None = None
+    """F1 of all pairs of a row and a class together; as the four after it, None of one label a row."""
+    micro_f1_interval: Interval | None = None
+    """Bootstrap over rows, percentile method."""
+    lrap: float | None = None
+    """Label ranking average precision."""
+    lrap_interval: Interval | None = None
+    """Bootstrap over rows, percentile method."""
+    hamming_loss: float | None = None
+    """Share of pairs of a row and a class that are predicted wrong."""
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """The number that speaks for the evaluation, with its name."""
+        return ("accuracy", self.accuracy) if self.micro_f1 is None else ("micro F1", self.micro_f1)
 
     def to_json(self) -> dict[str, Any]:
         """The metrics as plain JSON types; intervals become ``[low, high]``."""
-        return asdict(self) | {
-            "accuracy_interval": self.accuracy_interval.to_json(),
-            "macro_f1_interval": self.macro_f1_interval.to_json(),
-            "per_class": [asdict(one) for one in self.per_class],
-            "confusion": [list(cell) for cell in self.confusion],
-        }
+        found = {name: value for name, value in asdict(self).items() if value is not None}
+        intervals = {name: getattr(self, name).to_json() for name in found if name.endswith("_interval")}
+        return (
+            found
+            | intervals
+            | {
+                "per_class": [asdict(one) for one in self.per_class],
+                "confusion": [list(cell) for cell in self.confusion],
+            }
+        )
 
     def summary(self) -> str:
         """One line for a terminal: ``accuracy 96.3 % (95.4 to 97.0), macro F1 …, 2,189 rows``."""
         accuracy = _percent_with_interval(self.accuracy, self.accuracy_interval)
         macro_f1 = _percent_with_interval(self.macro_f1, self.macro_f1_interval)
+        if self.micro_f1 is not None and self.micro_f1_interval is not None and self.lrap is not None:
+            return (
+                f"micro F1 {_percent_with_interval(self.micro_f1, self.micro_f1_interval)}, macro F1 {macro_f1}, "
+                f"LRAP {100 * self.lrap:.1f} %, all labels right {100 * self.accuracy:.1f} %, "
+                f"log loss {self.log_loss:.3f}, {self.num_rows:,} rows"
+            )
         return (
             f"accuracy {accuracy}, macro F1 {macro_f1}, log loss {self.log_loss:.3f}, "
             f"calibration error {100 * self.calibration_error:.1f} %, {self.num_rows:,} rows"
@@ -194,7 +220,7 @@ def _macro_f1_interval(
     true_KC, predicted_KC = (_one_hot(classes_K, num_classes) for classes_K in (true_K, predicted_K))
     right_BC = drawn_BK @ true_KC.multiply(predicted_KC).tocsr()
     total_BC = drawn_BK @ (true_KC + predicted_KC)
-    macro_B = _ratio(2 * right_BC, total_BC).sum(axis=1) / (total_BC > 0).sum(axis=1)
+    macro_B = ratio(2 * right_BC, total_BC).sum(axis=1) / (total_BC > 0).sum(axis=1)
     low, high = np.percentile(macro_B, [2.5, 97.5])
     # A draw can miss a rare class, which skews the percentiles; they must still hold the estimate.
     return Interval(min(float(low), macro_f1), max(float(high), macro_f1))
@@ -219,7 +245,7 @@ def _calibration_error(probabilities_NC: Floats, is_right_N: npt.NDArray[np.bool
     return float(np.abs(gap_M).sum() / len(top_N))
 
 
-def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Element-wise quotient; 0 where the denominator is 0."""
     quotient = np.zeros(denominator.shape, dtype=np.float64)
     np.divide(numerator, denominator, out=quotient, where=denominator > 0)

@@ -140,7 +140,7 @@ class SharedEncoder:
                 encoder=self._multi,
                 attached=self._multi.attach(adapter),
                 tokenizer=tokenizer,
-                labels=LabelMap(saved.labels),
+                labels=saved.label_map,
                 settings=saved.settings,
                 source=saved.source,
             )
@@ -148,7 +148,7 @@ class SharedEncoder:
         return TorchTextClassifier(
             classifier=with_adapter(self.base, adapter),
             tokenizer=tokenizer,
-            labels=LabelMap(saved.labels),
+            labels=saved.label_map,
             settings=saved.settings,
             source=saved.source,
         )

@@ -13,6 +13,7 @@ from statistics import median
 
 import numpy as np
 
+from leantune.data.label_sets import require_one_label
 from leantune.data.labels import LabelMap
 from leantune.data.read import ExampleSource
 from leantune.errors import UsageError
@@ -98,7 +99,8 @@ def passport(run: Path, source: ExampleSource, *, url: str | None = None) -> Pas
         CheckpointError: if the run or an export is damaged.
         UsageError: if the server does not answer.
     """
-    labels = LabelMap(read_saved(run).labels)
+    labels = read_saved(run).label_map
+    require_one_label(labels.is_multi_label, "leantune passport")
     texts, pairs, label_ids = _read(labels, source)
     reports: list[FormReport] = []
     absent: dict[str, str] = {}

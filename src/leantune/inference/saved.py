@@ -19,9 +19,9 @@ from leantune.inference.load import (
     check_artefact,
     checked_merged,
     kind_of,
+    labels_of,
     load_weights,
     made_ready,
-    names_of,
 )
 from leantune.inference.text_classifier import TorchTextClassifier
 from leantune.model.build import skeleton_of
@@ -29,9 +29,6 @@ from leantune.model.hub import resolve_model
 from leantune.model.pretrained import Pretrained, read_settings, weights_sha256
 from leantune.system.checksums import describe_file, update_from
 from leantune.system.damage import explained_damage
-
-MULTI_LABEL = "multi_label_classification"
-"""``problem_type`` of transformers where each label is true or not by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +55,11 @@ class SavedClassifier:
     is_multi_label: bool
     sha256: str
     """Checksum of the weights that were trained."""
+
+    @property
+    def label_map(self) -> LabelMap:
+        """The labels, and whether a text may have several."""
+        return LabelMap(self.labels, self.is_multi_label)
 
     def load_tokenizer(self) -> Tokenizer:
         """The tokenizer; classifiers with the same files can share one.
@@ -113,7 +115,7 @@ def _of_run(run: Path) -> SavedClassifier:
         encoder=_encoder_of_run(record.model.source, sha256) if record.model and sha256 else None,
         encoder_sha256=sha256,
         model_type=settings["model_type"],
-        is_multi_label=False,
+        is_multi_label=labels.is_multi_label,
         sha256=_sha256_of(adapter),
     )
 
@@ -134,7 +136,11 @@ def _of_adapter(folder: Path, base: str | Path | None) -> SavedClassifier:
     encoder = resolve_model(base or adapter.base_model)
     pretrained = Pretrained.at(encoder)
     num_labels = count_classes(adapter, pretrained)
-    labels = LabelMap(tuple(about.labels)) if about else labels_of_base(pretrained, num_labels)
+    labels = (
+        LabelMap(tuple(about.labels), about.is_multi_label)
+        if about
+        else labels_of_base(pretrained, num_labels)
+    )
     check_num_labels(folder, labels, num_labels)
     tokenizer = tokenizer_folder(folder, encoder)
     return SavedClassifier(
@@ -148,7 +154,7 @@ def _of_adapter(folder: Path, base: str | Path | None) -> SavedClassifier:
         encoder=encoder,
         encoder_sha256=cached_sha256(encoder),
         model_type=pretrained.config.model_type,
-        is_multi_label=False,
+        is_multi_label=labels.is_multi_label,
         sha256=_sha256_of(folder),
     )
 
@@ -156,7 +162,7 @@ def _of_adapter(folder: Path, base: str | Path | None) -> SavedClassifier:
 def _of_merged(folder: Path) -> SavedClassifier:
     with explained_damage(folder, is_of_run=False):
         settings = read_settings(str(folder))
-        labels, is_multi_label = names_of(folder, settings), settings.get("problem_type") == MULTI_LABEL
+        labels = labels_of(folder, settings)
         about = read_classifier_file(folder)
         return SavedClassifier(
             source=folder,
@@ -169,7 +175,7 @@ def _of_merged(folder: Path) -> SavedClassifier:
             encoder=None,
             encoder_sha256=None,
             model_type=settings["model_type"],
-            is_multi_label=is_multi_label,
+            is_multi_label=labels.is_multi_label,
             sha256=weights_sha256(str(folder)),
         )
 
@@ -192,7 +198,7 @@ def load_merged(saved: SavedClassifier, *, precision: str) -> TorchTextClassifie
     return TorchTextClassifier(
         classifier=made_ready(classifier, precision),
         tokenizer=saved.load_tokenizer(),
-        labels=LabelMap(saved.labels),
+        labels=saved.label_map,
         settings=saved.settings,
         source=saved.source,
     )

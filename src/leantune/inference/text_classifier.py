@@ -17,13 +17,16 @@ import numpy.typing as npt
 
 from leantune.config.abstention_file import Abstention, read_abstention
 from leantune.config.classifier_file import InferenceSettings
+from leantune.config.thresholds_file import read_thresholds
 from leantune.data.cells import list_of_texts
 from leantune.data.dataset import Index
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Encoded, Tokenizer
 from leantune.errors import CheckpointError, DataError, UsageError
 from leantune.inference.abstention import is_answered, required_abstention, with_temperature
-from leantune.inference.batches import map_batches, softmax
+from leantune.inference.batches import map_batches
+from leantune.inference.tasks import task_of
+from leantune.inference.thresholds import thresholds_of
 from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch, pack
 from leantune.system.atomic import atomic_folder
@@ -62,8 +65,16 @@ class TextClassifier(ABC):
         """The names of the classes, in the order of the columns of `predict_proba`."""
         return self.labels.names
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str]:
-        """The most probable class of each of N texts.
+    @property
+    def thresholds(self) -> npt.NDArray[np.float64] | None:
+        """``(C,)`` the least probability of a predicted label, where a text may have several; else None."""
+        if not self.labels.is_multi_label:
+            return None
+        return thresholds_of(read_thresholds(self.source), self.classes)
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
+        """The most probable class of each of N texts; where a text may have several, the list of all whose probability
+        is not below its threshold.
 
         Args:
             texts: the texts.
@@ -73,7 +84,11 @@ class TextClassifier(ABC):
             DataError: for what is no text, or another number of second texts.
             UsageError: for pairs where single texts were trained on, or the other way round.
         """
-        return [self.classes[best] for best in self.predict_proba(texts, pairs).argmax(axis=1)]
+        probabilities = self.predict_proba(texts, pairs)
+        thresholds = self.thresholds
+        if thresholds is not None:
+            return [[self.classes[i] for i in np.flatnonzero(row >= thresholds)] for row in probabilities]
+        return [self.classes[best] for best in probabilities.argmax(axis=1)]
 
     @property
     def abstention(self) -> Abstention | None:
@@ -102,7 +117,8 @@ class TextClassifier(ABC):
     def predict_proba(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> npt.NDArray[np.float64]:
-        """Class probabilities ``(N, C)`` float64 of N texts; see `predict`.
+        """Class probabilities ``(N, C)`` float64 of N texts, each label by itself where a text may have several; see
+        `predict`.
 
         Raises:
             DataError, UsageError: as `predict`.
@@ -131,7 +147,8 @@ class TextClassifier(ABC):
         Raises:
             CheckpointError: naming the first row whose prediction is not finite.
         """
-        probabilities = softmax(self.logits(encoded, batch_size))
+        task = task_of(is_multi_label=self.labels.is_multi_label)
+        probabilities = task.probabilities(self.logits(encoded, batch_size))
         bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
         if len(bad):
             raise CheckpointError(

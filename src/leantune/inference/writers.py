@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leantune.config.abstention_file import Abstention
+from leantune.data.label_column import SEPARATOR
+from leantune.data.label_sets import check_joinable
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
 from leantune.inference.abstention import is_answered, with_temperature
@@ -49,9 +51,12 @@ class PredictionLayout:
         id_column: the name of the ids, which is that of their column in the rows; ``id`` where they are row numbers.
         abstention: give no label to rows whose calibrated probability is too low, and calibrated ones to all.
         by_class: with ``abstention``, the thresholds of the predicted classes instead of one for all.
+        thresholds: ``(C,)`` the least probability of a predicted label, where a row may have several; the label is then
+            a list of labels, and the score the highest probability.
 
     Raises:
-        UsageError: if another column has the name of the ids, or no file can hold it.
+        UsageError: for a submission of several labels a row, if another column has the name of the ids, or no file can
+            hold it.
     """
 
     labels: LabelMap
@@ -60,8 +65,13 @@ class PredictionLayout:
     id_column: str = "id"
     abstention: Abstention | None = None
     by_class: bool = False
+    thresholds: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
+        if self.submission and self.labels.is_multi_label:
+            raise UsageError(
+                "--submission is for one label a row, and this classifier gives several; leave it out"
+            )
         if self.submission:
             return
         if self.id_column in self.header[1:]:
@@ -90,7 +100,8 @@ class PredictionLayout:
             UsageError: if a whole number is too large for one.
         """
         if not self.submission:
-            return [pa.string(), pa.string(), *[pa.float64()] * (len(self.header) - 2)]
+            label = pa.list_(pa.string()) if self.labels.is_multi_label else pa.string()
+            return [pa.string(), label, *[pa.float64()] * (len(self.header) - 2)]
         too_large = next((n for n in self._numbers if not -(2**63) <= n < 2**63), None)
         if too_large is not None:
             raise UsageError(
@@ -113,9 +124,25 @@ class PredictionLayout:
             numbers = self._numbers
             return [[row_id, numbers[i]] for row_id, i in zip(predictions.ids, best, strict=True)]
         rounded = np.round(predictions.probabilities, 6)
+        if self.thresholds is not None:
+            return self._rows_of_labels(predictions, rounded, self.thresholds)
         rows = []
         for row_id, i, row in zip(predictions.ids, best, rounded.tolist(), strict=True):
             rows.append([row_id, self.labels.names[i], row[i], *(row if self.with_probabilities else [])])
+        return rows
+
+    def _rows_of_labels(
+        self,
+        predictions: Predictions,
+        rounded: npt.NDArray[np.float64],
+        thresholds: npt.NDArray[np.float64],
+    ) -> list[list[Any]]:
+        """The same with the list of all labels of a row."""
+        names, rows = self.labels.names, []
+        is_predicted = predictions.probabilities >= thresholds
+        for row_id, chosen, row in zip(predictions.ids, is_predicted, rounded.tolist(), strict=True):
+            labels = [names[i] for i in np.flatnonzero(chosen)]
+            rows.append([row_id, labels, max(row), *(row if self.with_probabilities else [])])
         return rows
 
     def _rows_or_none(self, predictions: Predictions, abstention: Abstention) -> list[list[Any]]:
@@ -176,6 +203,8 @@ def _utf8_output() -> IO[str]:
 
 class _DelimitedWriter(_TextWriter):
     def __init__(self, layout: PredictionLayout, path: Path | None, delimiter: str) -> None:
+        if layout.labels.is_multi_label:
+            check_joinable(layout.labels.names)
         super().__init__(layout, path)
         self._csv = csv.writer(self._file, delimiter=delimiter, lineterminator="\n")
         # the module does not see that a carriage return needs quotes when it does not end its lines
@@ -189,6 +218,7 @@ class _DelimitedWriter(_TextWriter):
             self._write(row)
 
     def _write(self, row: Sequence[object]) -> None:
+        row = [SEPARATOR.join(value) if isinstance(value, list) else value for value in row]
         has_return = any(isinstance(value, str) and "\r" in value for value in row)
         (self._quoting if has_return else self._csv).writerow(row)
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from leantune.config.classifier_file import FILE
+from leantune.config.problem_type import MULTI_LABEL, SINGLE_LABEL
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UnsafeFileError, UsageError, first_line
 from leantune.system.checksums import update_from
@@ -66,10 +67,10 @@ class Pretrained:
         return replace(self, config=with_dropout(self.config, probability))
 
     def with_labels(self, labels: LabelMap) -> Pretrained:
-        """The same with the names of ``labels``, for one label a text."""
+        """The same with the names of ``labels``, and how many of them a text has."""
         config = copy.deepcopy(self.config)
         config.id2label, config.label2id = labels.id2label, labels.label2id
-        config.problem_type = "single_label_classification"
+        config.problem_type = MULTI_LABEL if labels.is_multi_label else SINGLE_LABEL
         return replace(self, config=config)
 
 

@@ -32,7 +32,7 @@ class PackedBatch:
     rows: Tensor
     """``(S,)`` int64: the row of the table that each text came from."""
     labels: Tensor | None = None
-    """``(S,)`` int64 class ids."""
+    """``(S,)`` int64 class ids, or ``(S, C)`` ones and zeros: which classes a text has."""
 
     @property
     def num_seqs(self) -> int:
@@ -79,7 +79,7 @@ def pack(
     Args:
         token_lists: S arrays of token ids, special tokens included.
         rows: ``(S,)`` where each text stands in its table.
-        labels: ``(S,)`` class ids.
+        labels: ``(S,)`` class ids, or ``(S, C)`` ones and zeros.
         second_starts: ``(S,)`` index of the first token of the second text of a pair; None without
             pairs.
         position_offset: position of the first token. RoBERTa counts from ``pad_token_id + 1``, and a text may

@@ -58,10 +58,12 @@ def _of_the_measuring(run: Run, split: str, metrics: Measures) -> Iterator[Advic
             advice="The validation rows chose the checkpoint. Give test=FILE with rows that nothing was chosen by.",
             section="classes",
         )
-    low, high = metrics.accuracy_interval
+    rate = results.headline(metrics)
+    low, high = rate.interval
     if high - low > WIDE:
         yield Advice(
-            finding=f"The accuracy is uncertain: its 95{NO_BREAK}% interval is {100 * (high - low):.0f} points wide.",
+            finding=f"The {rate.name} is uncertain: its 95{NO_BREAK}% interval is {100 * (high - low):.0f} points "
+            "wide.",
             advice=f"There are {count(metrics.num_rows)} {split} rows. More of them make the interval narrower.",
             section="classes",
         )
@@ -77,9 +79,10 @@ def _of_the_measuring(run: Run, split: str, metrics: Measures) -> Iterator[Advic
 
 def _of_the_model(run: Run, split: str, metrics: Measures) -> Iterator[Advice]:
     probe = results.baseline_on(run, split)
-    if probe and run.record.baseline and metrics.accuracy <= probe.accuracy:
+    if probe and run.record.baseline and results.headline(metrics).value <= results.headline(probe).value:
+        as_good = "good" if results.has_several(metrics) else "accurate"
         yield Advice(
-            finding=f"The {run.record.baseline.name} is as accurate: {percent(probe.accuracy)}.",
+            finding=f"The {run.record.baseline.name} is as {as_good}: {percent(results.headline(probe).value)}.",
             advice="Fine-tuning gained nothing here. Try more epochs, effort=balanced, or a larger encoder.",
             section="curves",
         )

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from xml.sax.saxutils import quoteattr
 
 from leantune.system.atomic import atomic_folder
@@ -38,14 +38,14 @@ def write_audit(folder: Path, audit: Audit, texts: Mapping[int, str]) -> None:
 
     found = [_suspect(audit, int(position), texts) for position in audit.suspects]
     with atomic_folder(folder) as temporary:
-        _write_table(temporary / SUSPECTS, found)
+        write_table(temporary / SUSPECTS, found)
         confusion = [
             {"label": label, "likely": likely, "rows": rows} for label, likely, rows in audit.confusion()
         ]
-        _write_table(temporary / CONFUSION, confusion)
+        write_table(temporary / CONFUSION, confusion)
         tasks = [_task(each) for each in found]
         (temporary / TASKS).write_text(json.dumps(tasks, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        (temporary / LABELLING).write_text(_labelling(audit.names), "utf-8")
+        (temporary / LABELLING).write_text(labelling(audit.names, choice="single"), "utf-8")
         np.save(temporary / PROBABILITIES, audit.probabilities)
         np.save(temporary / LABELS, audit.rows.label_ids)
         (temporary / CLASSES).write_text(json.dumps(audit.names, ensure_ascii=False) + "\n", "utf-8")
@@ -65,7 +65,8 @@ def _suspect(audit: Audit, position: int, texts: Mapping[int, str]) -> dict[str,
     }
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A CSV of rows with the same columns."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["row"], lineterminator="\n")
         writer.writeheader()
@@ -90,10 +91,10 @@ def _task(suspect: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": data, "predictions": [prediction]}
 
 
-def _labelling(names: tuple[str, ...]) -> str:
+def labelling(names: tuple[str, ...], *, choice: Literal["single", "multiple"]) -> str:
     """The labelling configuration that the tasks belong to."""
     choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in names)
     return (
         '<View>\n  <Text name="text" value="$text"/>\n  <Header value="labelled: $label, likely: $likely"/>\n'
-        f'  <Choices name="label" toName="text" choice="single">\n{choices}  </Choices>\n</View>\n'
+        f'  <Choices name="label" toName="text" choice="{choice}">\n{choices}  </Choices>\n</View>\n'
     )

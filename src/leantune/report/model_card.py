@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def render(run: Run, repository: str | None = None) -> str:
         pipeline_tag="text-classification",
         tags=["leantune", method.lower(), "text-classification"],
         base_model=_hub_name(run),
-        metrics=["accuracy", "f1"] if final else None,
+        metrics=list(dict.fromkeys(kind for kind, _, _ in _rates(final[1]))) if final else None,
         model_name=_title(run) if final else None,
         eval_results=_eval_results(run, *final) if final else None,
     )
@@ -82,11 +83,15 @@ def _eval_results(run: Run, split: str, metrics: Measures) -> list[EvalResult]:
             metric_name=f"{split} {name}",
             metric_value=value,
         )
-        for kind, name, value in (
-            ("accuracy", "accuracy", metrics.accuracy),
-            ("f1", "macro F1", metrics.macro_f1),
-        )
+        for kind, name, value in _rates(metrics)
     ]
+
+
+def _rates(metrics: Measures) -> Iterator[tuple[str, str, float]]:
+    """Kind, name and value of what the hub shows."""
+    rate = results.headline(metrics)
+    yield ("f1" if results.has_several(metrics) else "accuracy"), rate.name, rate.value
+    yield "f1", "macro F1", metrics.macro_f1
 
 
 def _title(run: Run) -> str:

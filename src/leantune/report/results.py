@@ -5,6 +5,7 @@ A function gives None, or nothing, where the run has not written (yet) what its 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 
 from leantune.config.run_record import (
@@ -64,21 +65,39 @@ def validation_caveat(run: Run) -> str:
     return "The checkpoint was chosen on these rows, so the figures are optimistic: there was no test set."
 
 
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The rate that speaks for an evaluation: accuracy, or micro F1 where a text may have several labels."""
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+
+
+def headline(metrics: Measures) -> Headline:
+    """The rate that speaks for an evaluation."""
+    if metrics.micro_f1 is not None and metrics.micro_f1_interval is not None:
+        return Headline("micro F1", metrics.micro_f1, metrics.micro_f1_interval)
+    return Headline("accuracy", metrics.accuracy, metrics.accuracy_interval)
+
+
 def accuracy_chart(run: Run, split: str, metrics: Measures) -> IntervalChart | None:
-    """Accuracy beside the baseline's."""
+    """Accuracy, or micro F1, beside the baseline's."""
+    name = headline(metrics).name
     estimates = [_estimate("leantune", metrics, is_main=True)]
     if (probe := baseline_on(run, split)) and run.record.baseline:
         estimates.append(_estimate(run.record.baseline.name, probe))
     return interval_chart(
         estimates,
-        title=f"{split.capitalize()} accuracy",
-        x_label=f"{split} accuracy, % (line: 95 % interval)",
+        title=f"{split.capitalize()} {name}",
+        x_label=f"{split} {name}, % (line: 95 % interval)",
     )
 
 
 def checkpoint_chart(run: Run) -> IntervalChart | None:
-    """Validation accuracy by checkpoint."""
+    """Validation accuracy, or micro F1, by checkpoint."""
     selected = run.record.selected
+    name = next((headline(metrics).name for _, metrics in _evaluated(run)), "accuracy")
     return interval_chart(
         [
             _estimate(
@@ -88,8 +107,8 @@ def checkpoint_chart(run: Run) -> IntervalChart | None:
             )
             for one, metrics in _evaluated(run)
         ],
-        title="Validation accuracy by checkpoint",
-        x_label="validation accuracy, % (line: 95 % interval)",
+        title=f"Validation {name} by checkpoint",
+        x_label=f"validation {name}, % (line: 95 % interval)",
     )
 
 
@@ -101,20 +120,21 @@ def checkpoints(run: Run) -> Table:
         return [
             count(one.step),
             significant(one.epoch),
-            percent(metrics.accuracy),
-            percent_range(metrics.accuracy_interval),
+            percent(headline(metrics).value),
+            percent_range(headline(metrics).interval),
             percent(metrics.macro_f1),
             significant(metrics.log_loss),
             percent(metrics.calibration_error),
             "selected" if _is_selected(one, selected) else "kept" if one.kept else "",
         ]
 
+    name = next((headline(metrics).name for _, metrics in _evaluated(run)), "accuracy")
     return Table(
         caption="Validation metrics by checkpoint",
         headings=[
             "step",
             "epoch",
-            "accuracy",
+            name,
             "95 % interval",
             "macro F1",
             "log loss",
@@ -191,7 +211,7 @@ def selection_finding(run: Run) -> str:
         return ""
     found = [selected.comparison]
     if selected.rule == "one-se" and selected.metric != "log_loss":
-        metric = selected.metric.replace("macro_f1", "macro F1")
+        metric = selected.metric.replace("_f1", " F1").replace("lrap", "LRAP")
         found.append(f"of those within one standard error of the best {metric}, the last was selected")
     return " ".join(text[:1].upper() + text[1:].removesuffix(".") + "." for text in found)
 
@@ -216,9 +236,9 @@ def classes(split: str, metrics: Measures) -> Table:
 
 
 def confusion_matrix(split: str, metrics: Measures) -> HeatTable | None:
-    """Rows by true and predicted class; None where there are too many classes to draw."""
+    """Rows by true and predicted class; None where there are too many classes to draw, or several labels a row."""
     labels = [shortened(one.label) for one in metrics.per_class]
-    if len(labels) > MAX_CLASSES_DRAWN:
+    if len(labels) > MAX_CLASSES_DRAWN or has_several(metrics):
         return None
     counts: list[list[int | None]] = [[0] * len(labels) for _ in labels]
     for i, j, number in metrics.confusion or ():
@@ -253,9 +273,15 @@ def confusions(split: str, metrics: Measures) -> Table:
     )
 
 
+def has_several(metrics: Measures) -> bool:
+    """Whether a row may have several labels."""
+    return metrics.micro_f1 is not None
+
+
 def _estimate(label: str, metrics: Measures, *, is_main: bool = False) -> Estimate:
-    low, high = metrics.accuracy_interval
-    return Estimate(label=label, value=metrics.accuracy, low=low, high=high, is_main=is_main)
+    rate = headline(metrics)
+    low, high = rate.interval
+    return Estimate(label=label, value=rate.value, low=low, high=high, is_main=is_main)
 
 
 def _is_selected(checkpoint: CheckpointRecord, selected: SelectedRecord | None) -> bool:

@@ -19,6 +19,9 @@ MAX_OPEN = 5
 """Rows that are shown before the reader asks for more."""
 MAX_GROUPS = 10
 
+NONE = "none"
+"""In place of a label where a row has none."""
+
 MEASURED: tuple[Part, ...] = ("test", "validation")
 
 
@@ -96,7 +99,7 @@ def equal_texts(run: Run) -> list[EqualTexts]:
     groups = [list(group) for _, group in groupby(equal, key=lambda row: (row.part, row.group))]
     return [
         EqualTexts(
-            labels=[(shortened(row.label), _place(run, row)) for row in group[:MAX_OPEN]],
+            labels=[(shortened(row.label) or NONE, _place(run, row)) for row in group[:MAX_OPEN]],
             texts=_texts(group[0]),
         )
         for group in groups[:MAX_GROUPS]
@@ -142,7 +145,8 @@ def confidence_of(run: Run, part: str) -> ConfidenceRecord | None:
 
 def _of(run: Run, part: Part) -> list[RowToCheck]:
     rows = [row for row in run.rows_to_check if row.finding == "wrong" and row.part == part]
-    return sorted(rows, key=lambda row: -(row.probability or 0.0))
+    # of several labels a row a small probability can contradict a label as well: their order is the file's
+    return sorted(rows, key=lambda row: -(row.probability or 0.0) if row.of_class is None else 0.0)
 
 
 def _wrong_finding(run: Run, part: Part, number: int) -> str:
@@ -167,10 +171,11 @@ def _listed(
 def _shown(row: RowToCheck, run: Run) -> ShownRow:
     place = _place(run, row)
     if row.probability is not None:
-        place = f"probability {significant(row.probability)}, {place}"
+        of = f" of {shortened(row.of_class, 40)}" if row.of_class else ""
+        place = f"probability{of} {significant(row.probability)}, {place}"
     return ShownRow(
-        label=shortened(row.label),
-        predicted=None if row.predicted is None else shortened(row.predicted),
+        label=shortened(row.label) or NONE,
+        predicted=None if row.predicted is None else shortened(row.predicted) or NONE,
         place=place,
         texts=_texts(row),
         nearest=[

@@ -29,5 +29,7 @@ class Description:
     kernels: str
     sha256: str
     """Checksum of the weights that were trained."""
+    thresholds: tuple[float, ...] | None = None
+    """The least probability of each label that is predicted, where a text may have several."""
     abstention: Abstention | None = None
     """When it should not answer; None: nobody has chosen that."""

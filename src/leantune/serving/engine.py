@@ -16,11 +16,13 @@ import numpy.typing as npt
 
 from leantune.adalora.adapter_file import WEIGHTS
 from leantune.config.abstention_file import read_abstention
+from leantune.config.thresholds_file import read_thresholds
 from leantune.data.tokenization import Encoded
 from leantune.errors import CheckpointError, LeantuneError, UsageError
 from leantune.inference.multi_adapter import SharedEncoder
 from leantune.inference.saved import SavedClassifier, load_merged, read_saved
 from leantune.inference.text_classifier import TorchTextClassifier
+from leantune.inference.thresholds import thresholds_of
 from leantune.serving.description import Description
 from leantune.system import hardware
 from leantune.system.checksums import describe_file
@@ -137,6 +139,9 @@ class Engine:
             precision=precision if precision == hardware.INT8 else classifier.encoder_precision,
             kernels=classifier.kernels_name,
             sha256=saved.sha256,
+            thresholds=tuple(thresholds_of(read_thresholds(saved.source), saved.labels).tolist())
+            if saved.is_multi_label
+            else None,
             abstention=read_abstention(saved.source),
         )
 

@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from leantune.data.label_column import SEPARATOR
 from leantune.serving.refusals import Kind, RefusalError
 from leantune.serving.service import Answer, ClientGoneError, Service
 
@@ -93,9 +94,9 @@ async def answered(
     metrics.count_answer(model, method, answer)
     more: dict[str, Any] = {"texts": len(texts), "tokens": answer.num_tokens}
     if service_of(request).settings.logs_texts:
-        best = answer.logits.argmax(axis=1)
+        chosen = answer.predicted()[:LOGGED_TEXTS]
         more["inputs"] = [text[:LOGGED_CHARACTERS] for text in texts[:LOGGED_TEXTS]]
-        more["labels"] = [answer.labels[i] for i in best[:LOGGED_TEXTS]]
+        more["labels"] = [SEPARATOR.join(answer.labels[i] for i in row.nonzero()[0]) for row in chosen]
     log_request(request, model, 200, started, **more)
     return respond(answer)
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
+from leantune.data.label_column import SEPARATOR
 from leantune.serving.http import answered, refused, require_key, service_of, until_gone
 from leantune.serving.refusals import Kind, RefusalError
 from leantune.serving.service import Answer
@@ -86,7 +87,11 @@ async def model_metadata(request: Request, model: str) -> dict[str, Any]:
         "platform": "leantune",
         "inputs": [{"name": "input-0", "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
-            {"name": CLASS_IDS, "datatype": "INT64", "shape": [-1]},
+            {
+                "name": CLASS_IDS,
+                "datatype": "INT64",
+                "shape": [-1, num_classes] if served.description.is_multi_label else [-1],
+            },
             {"name": LABELS, "datatype": "BYTES", "shape": [-1]},
             {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, num_classes]},
         ],
@@ -151,12 +156,16 @@ async def infer(request: Request, model: str) -> Response:
 
 
 def outputs_of(answer: Answer, names: list[str]) -> list[dict[str, Any]]:
-    """Tensors in JSON, their numbers in one list, row by row."""
+    """Tensors in JSON, their numbers in one list, row by row; of several labels a text the ids are ones and zeros, one
+    for each class, and labels are joined by ``|``.
+    """
     scores, count = answer.scores(), len(answer.logits)
-    best = scores.argmax(axis=1)
+    chosen = answer.predicted()
+    ids = chosen.argmax(axis=1) if not answer.is_multi_label else chosen.astype(int)
+    labels = [SEPARATOR.join(answer.labels[i] for i in row.nonzero()[0]) for row in chosen]
     tensors = {
-        CLASS_IDS: {"datatype": "INT64", "shape": [count], "data": best.tolist()},
-        LABELS: {"datatype": "BYTES", "shape": [count], "data": [answer.labels[i] for i in best]},
+        CLASS_IDS: {"datatype": "INT64", "shape": list(ids.shape), "data": ids.ravel().tolist()},
+        LABELS: {"datatype": "BYTES", "shape": [count], "data": labels},
         PROBABILITIES: {"datatype": "FP32", "shape": list(scores.shape), "data": scores.ravel().tolist()},
     }
     return [{"name": name, **tensors[name]} for name in names]

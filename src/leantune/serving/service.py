@@ -59,13 +59,26 @@ class Answer:
     """C, in the order of the scores."""
     logits: npt.NDArray[np.float32]
     """``(N, C)``."""
-    is_multi_label: bool
+    thresholds: tuple[float, ...] | None
+    """C, the least probability of a predicted label, where a text may have several."""
     num_tokens: int
     num_truncated: int
     total_s: float
     tokenization_s: float
     queue_s: float
     inference_s: float
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a text may have several labels."""
+        return self.thresholds is not None
+
+    def predicted(self) -> npt.NDArray[np.bool_]:
+        """``(N, C)`` the most probable label, or all that are not below their thresholds."""
+        scores = self.scores()
+        if self.thresholds is not None:
+            return np.asarray(scores >= np.array(self.thresholds))
+        return np.asarray(np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None])
 
     def scores(self, activation: Activation | None = None) -> npt.NDArray[np.float64]:
         """``(N, C)`` by an activation; None: probabilities, each by itself where a text may have several labels."""
@@ -247,7 +260,7 @@ class Service:
         return Answer(
             labels=served.description.labels,
             logits=logits,
-            is_multi_label=served.description.is_multi_label,
+            thresholds=served.description.thresholds,
             num_tokens=int(rows.lengths.sum()),
             num_truncated=int((rows.full_lengths > rows.lengths).sum()),
             total_s=ended - started,

@@ -233,6 +233,7 @@ def described(served: Served, request: Request) -> dict[str, Any]:
         },
         "takes_pairs": description.takes_pairs,
         "is_multi_label": description.is_multi_label,
+        "thresholds": description.thresholds,
         "max_concurrent_requests": settings.max_concurrent_requests,
         "max_input_length": description.max_length,
         "max_batch_tokens": settings.max_batch_tokens,

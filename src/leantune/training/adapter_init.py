@@ -28,6 +28,7 @@ from leantune.data.dataset import LabelledRows
 from leantune.inference.batches import map_rows
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
+from leantune.training.objectives import objective_of
 
 MAX_GRADIENT_ROWS = 640
 """Training rows that the gradient is of."""
@@ -155,7 +156,7 @@ def fill_gradients(
     for start in range(0, len(own), batch_size):
         batch = classifier.batch_of(rows[own[start : start + batch_size]])
         assert batch.labels is not None
-        loss = F.cross_entropy(classifier(batch), batch.labels, weight=weight, reduction="sum")
+        loss = objective_of(rows).loss(classifier(batch), batch.labels, weight)
         torch.autograd.backward(loss)
     distributed.sum_gradients([p.grad for p in parameters if p.grad is not None])
 

@@ -19,6 +19,7 @@ from leantune.adalora.triplets import Triplets
 from leantune.config import Recipe
 from leantune.config.classifier_file import write_classifier_file
 from leantune.config.run_record import ArtefactRecord, ArtefactsRecord
+from leantune.config.thresholds_file import Thresholds, write_thresholds
 from leantune.data.dataset import LabelledRows
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import Tokenizer
@@ -45,6 +46,7 @@ def publish(
     plan: ParameterPlan,
     schedule: RankSchedule,
     labels: LabelMap,
+    thresholds: Thresholds | None,
     tokenizer: Tokenizer,
     probe: LabelledRows,
 ) -> ArtefactsRecord:
@@ -67,6 +69,8 @@ def publish(
         WRITERS[recipe.method](folder, adapter_of(classifier, recipe, plan, schedule))
         tokenizer.save(folder)
         write_classifier_file(folder, recipe, labels.names)
+        if thresholds is not None:
+            write_thresholds(folder, thresholds)
         adapted = _load_with_peft(load_transformers(pretrained, may_lack=drawn), folder)
         adapter_difference = check_logits("adapter", padded_logits(adapted, probe), expected)
         del adapted
@@ -76,6 +80,8 @@ def publish(
         _write_merged(folder, base, read_adapter(run / "adapter"))
         tokenizer.save(folder)
         write_classifier_file(folder, recipe, labels.names)
+        if thresholds is not None:
+            write_thresholds(folder, thresholds)
         merged_again = Pretrained.at(str(folder), trust_remote_code=pretrained.trust_remote_code)
         merged = load_transformers(merged_again).eval()
         merged_difference = check_logits("merged", padded_logits(merged, probe), expected)

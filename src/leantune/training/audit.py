@@ -18,6 +18,7 @@ from rich.console import Console
 
 from leantune.config import Recipe
 from leantune.data.dataset import Index, LabelledRows
+from leantune.data.label_sets import numbered
 from leantune.errors import DataError
 from leantune.inference.batches import predict_probabilities
 from leantune.training.build import Run, prepare_run
@@ -63,6 +64,14 @@ class Audit:
         suspects: Index = order[self.likely[order] != self.rows.label_ids[order]]
         return suspects
 
+    @property
+    def pair_scores(self) -> npt.NDArray[np.float64]:
+        """``(N, C)`` from -1 to 1, of rows with several labels each: how much more probable it is that a label is
+        wrongly there, or wrongly not, than that it is right.
+        """
+        score: npt.NDArray[np.float64] = (1 - 2 * self.probabilities) * (2 * self.rows.label_ids - 1)
+        return score
+
     def confusion(self) -> Iterator[tuple[str, str, int]]:
         """Label, likely class and number of rows, for all pairs in which they differ, most rows first."""
         size = len(self.names)
@@ -88,8 +97,9 @@ def audit(
         DataError: if there are too few rows.
         LeantuneError: as `leantune.training.run.run_training`.
     """
-    recipe = replace(recipe, loss="robust")
     run = prepare_run(recipe, console=console, overwrite=False, resume=False)
+    if not run.data.labels.is_multi_label:  # for several labels a text there is no such loss
+        run.recipe = replace(run.recipe, loss="robust")
     rows = run.data.train + run.data.validation
     rows = rows[np.argsort(rows.row_of, kind="stable")]
     if len(rows) < max(LEAST_ROWS, 2 * folds):
@@ -118,7 +128,7 @@ def folds_of(rows: LabelledRows, folds: int, *, seed: int) -> Index:
     rng = np.random.default_rng([seed, 0xA0D1])
     _, first, group_of = np.unique(rows.hashes(), return_index=True, return_inverse=True)
     fold_of_group = np.empty(len(first), dtype=np.int64)
-    labels = rows.label_ids[first]
+    labels = numbered(rows.label_ids[first])
     start = 0
     for label in np.unique(labels):
         groups = rng.permutation(np.flatnonzero(labels == label))

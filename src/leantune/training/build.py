@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 
@@ -43,9 +44,10 @@ from leantune.training.dataset import (
     plan_steps,
     prepare_data,
 )
-from leantune.training.defaults import with_adapters, with_pace
+from leantune.training.defaults import with_adapters, with_pace, with_task
 from leantune.training.folder import check_folder, check_inputs_stay, clear_run
 from leantune.training.loop import Phase, TrainingState
+from leantune.training.objectives import objective_of
 from leantune.training.optimizer import adamw
 from leantune.training.resume import as_begun, check_directory, check_same_model, check_same_run
 from leantune.training.warnings import data_lines, disk_lines, kernel_lines, padding_lines, rank_lines
@@ -80,6 +82,8 @@ class Run:
     """Whose kernels compute the encoder, and why."""
     probe: Probe | None = None
     """The linear probe of the encoder as it is, once it is fitted."""
+    thresholds: npt.NDArray[np.float64] | None = None
+    """``(C,)`` of the selected checkpoint, where a text may have several labels."""
 
     def elapsed(self) -> float:
         """Seconds since the run began, without those between two processes."""
@@ -112,7 +116,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
         )
     for line in (*data.notes, *data_lines(data.description, recipe.max_length)):
         console.print(line, soft_wrap=True)
-    recipe = with_pace(recipe, found.config, len(data.train))
+    recipe = with_pace(with_task(recipe, data.labels), found.config, len(data.train))
     pretrained = Pretrained.at(
         model_source, num_labels=len(data.labels.names), trust_remote_code=recipe.trust_remote_code
     )
@@ -297,11 +301,7 @@ def main_phase(run: Run) -> Phase:
 
 
 def class_weights(run: Run, rows: LabelledRows) -> torch.Tensor | None:
-    """``N / (C * n_c)`` of the ``rows`` that are trained on for balanced weights, as scikit-learn defines them for the
-    C classes that occur; 0 for others, which smoothed labels would else give all the weight. None without.
-    """
+    """Balanced weights ``(C,)`` of the ``rows`` that are trained on, where the recipe wants them; None without."""
     if run.recipe.class_weights == "none":
         return None
-    counts = np.bincount(rows.label_ids, minlength=len(run.data.labels.names))
-    weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)) * (counts > 0)
-    return torch.tensor(weights, dtype=torch.float32)
+    return objective_of(rows).balanced(rows, len(run.data.labels.names))

@@ -44,7 +44,10 @@ def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool 
         trained = load(source, trust_remote_code=trust_remote_code)
         settings = trained.settings
         columns = Columns(
-            text=settings.text_column, text_pair=settings.text_pair_column, label=settings.label_column
+            text=settings.text_column,
+            text_pair=settings.text_pair_column,
+            label=settings.label_column,
+            splits_labels=trained.labels.is_multi_label,
         )
         return _split(_read(data, columns, trained.tokenizer, trained.labels), data, seed=DEFAULT_SEED)
     record = read_finished_record(source)

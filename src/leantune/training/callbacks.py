@@ -27,6 +27,8 @@ from leantune.training.trackers import Trackers
 
 UNMEASURED_SAVES = 3
 """About how many checkpoints of a run are written where no rows measure them: such runs are short."""
+TRACKED = ("accuracy", "macro_f1", "log_loss", "micro_f1", "lrap")
+"""What trackers are told of an evaluation, as far as it has it."""
 LOGGED_STEPS = 500
 """About how many steps of a run history.jsonl holds."""
 
@@ -142,7 +144,7 @@ class RunObserver:
         return bool(self.recipe.advanced.save_every) and step % self.recipe.advanced.save_every == 0
 
     def _evaluate(self, state: TrainingState, result: StepResult) -> dict[str, torch.Tensor]:
-        """Measure the validation rows; returns what a checkpoint keeps of the answers, each ``(N,)``."""
+        """Measure the validation rows; returns what a checkpoint keeps of the answers."""
         if not len(self.validation):
             self.selection.evaluations.append(
                 Evaluation(state.step, result.epoch, None, is_eligible=state.allocator.is_final)
@@ -167,7 +169,7 @@ class RunObserver:
             validation=measured,
         )
         self.trackers.log(
-            state.step, "validation", {name: measured[name] for name in ("accuracy", "macro_f1", "log_loss")}
+            state.step, "validation", {name: measured[name] for name in TRACKED if name in measured}
         )
         self.display.say(f"step {state.step}: {metrics.summary()}")
         self.display.best = self._best_score()
@@ -176,9 +178,11 @@ class RunObserver:
     def _best_score(self) -> str:
         """The best value of the metric so far, for the bar."""
         measured = [
-            e.metrics[self.recipe.metric] for e in self.selection.evaluations if e.metrics is not None
+            e.metrics[self.recipe.selection_metric]
+            for e in self.selection.evaluations
+            if e.metrics is not None
         ]
-        if self.recipe.metric == "log_loss":
+        if self.recipe.selection_metric == "log_loss":
             return f"best log loss {min(measured):.3f}"
         return f"best {100 * max(measured):.1f} %"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.assets.download import default_cache_dir, resolve_location
 from leantune.config import Recipe
 from leantune.config.confidence_record import LengthsRecord
+from leantune.config.problem_type import MULTI_LABEL
 from leantune.config.run_record import DataRecord, RowsRecord, ScheduleRecord
 from leantune.data.dataset import LabelledRows
+from leantune.data.label_sets import counts_of, numbered
 from leantune.data.labels import LabelMap
 from leantune.data.read import Columns, ExampleSource, LabelUse, open_examples
 from leantune.data.split import automatic_size, stratified_holdout
@@ -86,7 +87,12 @@ def token_folder() -> Path:
 
 def columns_of(recipe: Recipe) -> Columns:
     """The columns that the recipe names."""
-    return Columns(text=recipe.text_column, text_pair=recipe.text_pair_column, label=recipe.label_column)
+    return Columns(
+        text=recipe.text_column,
+        text_pair=recipe.text_pair_column,
+        label=recipe.label_column,
+        splits_labels=recipe.problem_type == MULTI_LABEL,
+    )
 
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
@@ -191,7 +197,7 @@ def describe_rows(
     location: str, table: TokenTable, rows: LabelledRows, labels: LabelMap, repeats: Mapping[str, int]
 ) -> RowsRecord:
     """One part of the data as ``record.json`` has it; ``location`` is what the recipe says."""
-    counts = Counter(rows.label_ids.tolist())
+    counts = counts_of(rows.label_ids, len(labels.names)).tolist()
     lengths = rows.lengths
     full_lengths = rows.full_lengths
     return RowsRecord(
@@ -201,7 +207,7 @@ def describe_rows(
         tokens=int(lengths.sum(dtype=np.int64)),
         truncated_rows=int((full_lengths > lengths).sum()),
         truncated_tokens=int((full_lengths - lengths).sum(dtype=np.int64)),
-        label_counts={name: counts.get(i, 0) for i, name in enumerate(labels.names)},
+        label_counts=dict(zip(labels.names, counts, strict=True)),
         **repeats,
     )
 
@@ -249,7 +255,8 @@ def _repeats(
 
 
 def count_repeats(hashes: npt.NDArray[np.uint64], label_ids: npt.NDArray[np.int64]) -> dict[str, int]:
-    """How many rows repeat an earlier one, and how many have an equal row with another label."""
+    """How many rows repeat an earlier one, and how many have an equal row with another label, or other labels."""
+    label_ids = numbered(label_ids)
     order = np.lexsort((label_ids, hashes))
     ordered = label_ids[order]
     _, first, sizes = np.unique(hashes[order], return_index=True, return_counts=True)

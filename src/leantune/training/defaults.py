@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from leantune.config import Recipe
+from leantune.config.problem_type import MULTI_LABEL, SINGLE_LABEL
+from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
 from leantune.model.adapt import ALL_LINEAR, plan_model
 from leantune.model.classifier import Classifier
@@ -20,6 +22,36 @@ FEW_ROWS = 300
 """Below these, a text is soon known by heart: a lower rate was better (benchmarks/notebook)."""
 LEAST_RANK = 2
 """The rank of LoRA in all linear layers that a limit must pay for; else query and value are adapted."""
+
+
+def with_task(recipe: Recipe, labels: LabelMap) -> Recipe:
+    """The recipe with the ``problem_type`` and the ``metric`` that it leaves to the labels.
+
+    Raises:
+        UsageError: for what these labels cannot be trained with.
+    """
+    if not labels.is_multi_label:
+        if recipe.metric in ("micro_f1", "lrap"):
+            raise UsageError(
+                f"metric={recipe.metric} is for several labels a text, and here each has one: use accuracy or macro_f1"
+            )
+        return replace(recipe, metric=recipe.selection_metric)
+    if recipe.problem_type == SINGLE_LABEL:
+        raise UsageError(
+            f"problem_type={SINGLE_LABEL}, and the cells of the label column are lists: give each row one label, or "
+            "leave problem_type out"
+        )
+    single_only = {
+        "unlabelled": recipe.unlabelled is not None,
+        "loss=robust": recipe.loss == "robust",
+    }
+    refused = [name for name, is_given in single_only.items() if is_given]
+    if refused:
+        raise UsageError(
+            f"{' and '.join(refused)}: for one label a text, and these rows have several; leave it out"
+        )
+    recipe = replace(recipe, problem_type=MULTI_LABEL)
+    return replace(recipe, metric=recipe.selection_metric)
 
 
 def with_pace(recipe: Recipe, config: Any, num_rows: int | None) -> Recipe:

@@ -14,6 +14,7 @@ from leantune.config import Recipe, recipe_of_run
 from leantune.config.rows_to_check import Part, read_rows_to_check
 from leantune.config.run_record import FinishedRecord, read_finished_record, to_json
 from leantune.data.dataset import LabelledRows
+from leantune.data.label_sets import named
 from leantune.data.read import ExampleSource
 from leantune.data.tokenization import Encoded
 from leantune.errors import UsageError
@@ -216,7 +217,7 @@ def _near_texts(
             [
                 NearText(
                     row=row,
-                    label=classifier.classes[data.train.label_ids[position]],
+                    label=named(classifier.classes, data.train.label_ids[position]),
                     cosine=cosine,
                     text=read[row][0],
                     pair=read[row][1],

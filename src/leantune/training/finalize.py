@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from leantune.adalora.schedule import RankSchedule
 from leantune.config.confidence_record import ConfidencesRecord
@@ -19,17 +18,20 @@ from leantune.config.run_record import (
     RefitRecord,
     SelectedRecord,
 )
+from leantune.config.thresholds_file import Thresholds
 from leantune.data.dataset import LabelledRows
 from leantune.errors import CheckpointError
 from leantune.inference.batches import evaluate
 from leantune.inference.comparison import compare
 from leantune.inference.confidence import Answers, confidence_record
 from leantune.inference.metrics import Metrics, occupied_cells
+from leantune.inference.tasks import Floats, PairAnswers
+from leantune.inference.thresholds import RULE, RULE_WITHOUT_ROWS, thresholds_of
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.system.damage import explained_damage
 from leantune.system.json_files import from_json
-from leantune.training.answers import read_answers
+from leantune.training.answers import PREDICTED, read_answers
 from leantune.training.artefacts import PROBE_ROWS, publish
 from leantune.training.build import Run, class_weights, fresh_state
 from leantune.training.callbacks import SilentObserver
@@ -41,14 +43,29 @@ from leantune.training.selection import Evaluation, Selection
 from leantune.training.state import restore_weights
 
 
-def evaluate_part(run: Run, classifier: Classifier, part: str) -> Metrics:
-    rows = run.data.test if part == "test" else run.data.validation
-    assert rows is not None
-    return _evaluate(run, classifier, rows)[0]
+def measure_parts(run: Run, classifier: Classifier) -> tuple[Metrics | None, Metrics | None]:
+    """Metrics on the validation rows and on the test rows; of several labels a text the thresholds are chosen on the
+    former.
+    """
+    validation = test = None
+    thresholds = default_thresholds(run)
+    if len(run.data.validation):
+        validation, answers = _evaluate(run, classifier, run.data.validation, None)
+        thresholds = answers.thresholds if isinstance(answers, PairAnswers) else None
+    if run.data.test is not None:
+        test, _ = _evaluate(run, classifier, run.data.test, thresholds)
+    return validation, test
 
 
-def _evaluate(run: Run, classifier: Classifier, rows: LabelledRows) -> tuple[Metrics, Answers]:
-    return evaluate(classifier, rows, run.data.labels.names, run.recipe.eval_batch_size)
+def default_thresholds(run: Run) -> Floats | None:
+    """``(C,)`` where nothing chose any; None of one label a text."""
+    return thresholds_of(None, run.data.labels.names) if run.data.labels.is_multi_label else None
+
+
+def _evaluate(
+    run: Run, classifier: Classifier, rows: LabelledRows, thresholds: Floats | None
+) -> tuple[Metrics, Answers | PairAnswers]:
+    return evaluate(classifier, rows, run.data.labels.names, run.recipe.eval_batch_size, thresholds)
 
 
 def measures_of(metrics: Metrics) -> Measures:
@@ -56,8 +73,8 @@ def measures_of(metrics: Metrics) -> Measures:
     return from_json(metrics.to_json(), Measures)
 
 
-def select_best(run: Run, classifier: Classifier, selection: Selection) -> Answers | None:
-    """Put the best checkpoint back into the model and say what the choice is worth.
+def select_best(run: Run, classifier: Classifier, selection: Selection) -> Answers | PairAnswers | None:
+    """Put the best checkpoint back into the model, with its thresholds, and say what the choice is worth.
 
     Returns:
         what it said of the validation rows, if there are any and it kept it.
@@ -75,13 +92,23 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> Answe
     best, best_checkpoint = ranking[chosen[0]], chosen[1]
     with explained_damage(checkpoint_path(run.folder, best.step)):
         restore_weights(classifier, best_checkpoint)
-    label_ids, predicted = run.data.validation.label_ids, best_checkpoint.tensors["predicted"].numpy()
+    label_ids = run.data.validation.label_ids
+    answers = read_answers(best_checkpoint.tensors, label_ids)
     comparison = None
-    if rival is not None and len(label_ids):
-        step, checkpoint = rival
-        comparison = compare(checkpoint.tensors["predicted"].numpy(), predicted, label_ids).sentence(
-            f"checkpoints of steps {step} and {best.step}"
-        )
+    run.thresholds = default_thresholds(run)
+    measured = None if best.metrics is None else from_json(best.metrics, Measures)
+    if isinstance(answers, PairAnswers):  # accuracy would be of whole sets of labels, which nobody chose by
+        run.thresholds = answers.thresholds
+    elif len(label_ids):
+        predicted = best_checkpoint.tensors[PREDICTED].numpy()
+        if rival is not None:
+            step, checkpoint = rival
+            comparison = compare(checkpoint.tensors[PREDICTED].numpy(), predicted, label_ids).sentence(
+                f"checkpoints of steps {step} and {best.step}"
+            )
+        if measured is not None:
+            cells = occupied_cells(label_ids, predicted, len(run.data.labels.names))
+            measured = replace(measured, confusion=list(cells))
     kept = selection.kept_steps()
     record = run.record
     record.checkpoints = [
@@ -96,11 +123,11 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> Answe
     ]
     record.selected = SelectedRecord(
         step=best.step,
-        metric=run.recipe.metric,
+        metric=run.recipe.selection_metric,
         rule=_rule_of(run, best, selection),
         comparison=comparison,
     )
-    record.metrics = MetricsRecord(validation=_validation_of(run, best, predicted), test=None)
+    record.metrics = MetricsRecord(validation=measured, test=None)
     ranks = {name: layer.rank for name, layer in classifier.adapted_layers().items()}
     ranks = record.ranks = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}
     final = classifier.num_trainable()
@@ -110,7 +137,7 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> Answe
         adapters_final=final - record.parameters.head,
         modules=[replace(each, final_rank=ranks[each.name]) for each in record.parameters.modules],
     )
-    return read_answers(best_checkpoint.tensors, label_ids)
+    return answers
 
 
 def _rule_of(run: Run, best: Evaluation, selection: Selection) -> str:
@@ -119,14 +146,6 @@ def _rule_of(run: Run, best: Evaluation, selection: Selection) -> str:
     return (
         run.recipe.advanced.selection if best is selection.ranking()[0] else "best"
     )  # of those that are valid
-
-
-def _validation_of(run: Run, best: Evaluation, predicted: npt.NDArray[np.int64]) -> Measures | None:
-    """What the checkpoint reached on the validation rows; None without any."""
-    if best.metrics is None:
-        return None
-    cells = occupied_cells(run.data.validation.label_ids, predicted, len(run.data.labels.names))
-    return replace(from_json(best.metrics, Measures), confusion=list(cells))
 
 
 def refit(run: Run, classifier: Classifier) -> None:
@@ -162,23 +181,33 @@ def _first_rows(rows: LabelledRows) -> LabelledRows:
     return rows[np.arange(min(PROBE_ROWS, len(rows)))]
 
 
-def measure_test(run: Run, classifier: Classifier) -> Answers | None:
+def measure_test(run: Run, classifier: Classifier) -> Answers | PairAnswers | None:
     """Measure the test rows; returns what was said of them, if there are any."""
     if run.data.test is None:
         return None
     started = time.perf_counter()
     with run.console.status("measuring the test rows"):
-        metrics, answers = _evaluate(run, classifier, run.data.test)
+        metrics, answers = _evaluate(run, classifier, run.data.test, run.thresholds)
     assert run.record.metrics is not None
     run.record.metrics = replace(run.record.metrics, test=measures_of(metrics))
     run.record.timings["evaluate_s"] = time.perf_counter() - started
     return answers
 
 
-def note_confidence(run: Run, answers: Mapping[str, Answers | None]) -> None:
-    """Say in the record how often the model is right when it is sure, of each part that was measured."""
-    found = {part: confidence_record(each) for part, each in answers.items() if each is not None}
+def note_confidence(run: Run, answers: Mapping[str, Answers | PairAnswers | None]) -> None:
+    """Say in the record how often the model is right when it is sure, of each part that was measured; of several labels
+    a text no probability is that of the answer.
+    """
+    found = {part: confidence_record(each) for part, each in answers.items() if isinstance(each, Answers)}
     run.record.confidence = ConfidencesRecord(**found) if found else None
+
+
+def _thresholds_file(run: Run) -> Thresholds | None:
+    """What artefacts say of thresholds; None of one label a text."""
+    if run.thresholds is None:
+        return None
+    by_label = dict(zip(run.data.labels.names, run.thresholds.tolist(), strict=True))
+    return Thresholds(by_label=by_label, rule=RULE if len(run.data.validation) else RULE_WITHOUT_ROWS)
 
 
 def publish_artefacts(run: Run, classifier: Classifier) -> None:
@@ -194,6 +223,7 @@ def publish_artefacts(run: Run, classifier: Classifier) -> None:
             plan=run.plan,
             schedule=run.steps.ranks,
             labels=run.data.labels,
+            thresholds=_thresholds_file(run),
             tokenizer=run.data.tokenizer,
             probe=_first_rows(run.data.validation if len(run.data.validation) else run.data.train),
         )

@@ -26,10 +26,10 @@ from leantune.adalora.schedule import RankSchedule
 from leantune.adalora.triplets import Triplets
 from leantune.config import Recipe
 from leantune.config.frontier_file import FrontierRecord, PointRecord
-from leantune.data.dataset import Index
 from leantune.errors import DataError, UsageError
 from leantune.inference.batches import predict_probabilities
 from leantune.inference.intervals import Interval, wilson_interval
+from leantune.inference.tasks import task_of
 from leantune.model.adapt import ALL_LINEAR
 from leantune.model.build import load_pretrained, missing_head_modules, reinitialise_head
 from leantune.model.classifier import Classifier
@@ -61,10 +61,8 @@ class Point:
     """Trainable ones."""
     seconds: float
     """That all steps of a run of it take, by the seconds of its steps here; of the probe what it took."""
-    predicted: Index
-    """``(N,)`` class of each held-out row."""
     is_right: npt.NDArray[np.bool_]
-    """``(N,)``."""
+    """``(N,)`` whether the class of each held-out row is found, or all of its labels and no other."""
     recipe: Recipe | None = None
     """That trains it; None for the probe and for full fine-tuning."""
 
@@ -348,13 +346,12 @@ def _measured(
     run: Run, classifier: Classifier, name: str, parameters: int, seconds: float, recipe: Recipe | None = None
 ) -> Point:
     rows = run.data.validation
-    predicted = predict_probabilities(classifier, rows, run.recipe.eval_batch_size).argmax(axis=1)
+    probabilities = predict_probabilities(classifier, rows, run.recipe.eval_batch_size)
     return Point(
         name=name,
         parameters=parameters,
         seconds=seconds,
-        predicted=predicted,
-        is_right=predicted == rows.label_ids,
+        is_right=task_of(is_multi_label=rows.is_multi_label).is_right(probabilities, rows.label_ids),
         recipe=recipe,
     )
 

@@ -21,6 +21,7 @@ from leantune.data.dataset import LabelledRows
 from leantune.errors import DivergedError
 from leantune.inference.batches import map_rows
 from leantune.model.classifier import Classifier
+from leantune.training.one_against_rest import fit_one_against_rest
 
 ENOUGH_ROWS = 5_000
 """More of them, 9,000 of AG News, made no better classifier (benchmarks/notebook)."""
@@ -86,7 +87,12 @@ def _check_finite(inputs: npt.NDArray[np.float64], rows: LabelledRows) -> None:
 def rows_to_fit(rows: LabelledRows, *, seed: int) -> LabelledRows:
     """``rows``, or as many of them as a probe needs, at random, with one row of every class at least."""
     order = np.random.default_rng([seed, 0x9B0B]).permutation(len(rows))
-    classes, first_of_class = np.unique(rows.label_ids[order], return_index=True)
+    if rows.is_multi_label:
+        shuffled = rows.label_ids[order]
+        classes = np.flatnonzero(shuffled.any(axis=0))
+        first_of_class = shuffled[:, classes].argmax(axis=0)
+    else:
+        classes, first_of_class = np.unique(rows.label_ids[order], return_index=True)
     enough = min(MAX_ROWS, max(ENOUGH_ROWS, ENOUGH_OF_A_CLASS * len(classes)))
     return rows if len(rows) <= enough else rows[np.union1d(order[:enough], order[first_of_class])]
 
@@ -105,6 +111,10 @@ class Probe:
     """Rows that it was fitted to."""
     log_loss: float
     """Mean log loss of held-out rows, by cross-validation; infinite where that was not possible."""
+    scaled_bias: npt.NDArray[np.float64] | None = None
+    """``(K,)`` in place of the bias once the weights are scaled (`PROBE_SCALE`), where each label is judged by itself:
+    labels are then as probable on average as they are frequent. None: scaled as the weights are.
+    """
 
 
 def fit_probe(classifier: Classifier, rows: LabelledRows, batch_size: int, *, seed: int) -> Probe:
@@ -118,6 +128,8 @@ def fit_probe(classifier: Classifier, rows: LabelledRows, batch_size: int, *, se
     inputs = head_inputs(classifier, rows, batch_size).astype(np.float64)
     _check_finite(inputs, rows)
     features = scaler.fit_transform(inputs)
+    if rows.is_multi_label:
+        return _one_against_rest(features, rows, scaler, seed)
     rng = np.random.default_rng([seed, 0x9B0C])
     with threadpool_limits(
         1, user_api="blas"
@@ -131,6 +143,29 @@ def fit_probe(classifier: Classifier, rows: LabelledRows, batch_size: int, *, se
     weight = coefficients / scaler.scale_
     bias = intercepts - weight @ scaler.mean_
     return Probe(probe.classes_, weight, bias, len(rows), held_out_log_loss)
+
+
+def _one_against_rest(
+    features: npt.NDArray[np.float64], rows: LabelledRows, scaler: StandardScaler, seed: int
+) -> Probe:
+    """A probe for each label by itself."""
+    with threadpool_limits(1, user_api="blas"):
+        fitted = fit_one_against_rest(
+            features,
+            rows.label_ids,
+            INVERSE_PENALTIES,
+            np.random.default_rng([seed, 0x9B0C]),
+            scale=PROBE_SCALE,
+        )
+    weight = fitted.weight / scaler.scale_
+    return Probe(
+        class_ids=np.arange(len(weight)),
+        weight=weight,
+        bias=fitted.bias - weight @ scaler.mean_,
+        num_rows=len(rows),
+        log_loss=fitted.log_loss,
+        scaled_bias=fitted.scaled_bias - PROBE_SCALE * (weight @ scaler.mean_),
+    )
 
 
 @torch.no_grad()
@@ -149,8 +184,10 @@ PROBE_SCALE = 0.3
 
 
 @torch.no_grad()
-def scale_output_layer(classifier: Classifier, factor: float) -> None:
-    """Multiply weights and bias of the output layer, and so the logits, by ``factor``.
+def scale_output_layer(
+    classifier: Classifier, factor: float, bias: npt.NDArray[np.float64] | None = None
+) -> None:
+    """Multiply weights and bias of the output layer, and so the logits, by ``factor``; or put in another ``bias (C,)``.
 
     A probe that is fitted to the end is sure of the rows it has seen: its weights are large, so features change
     little and the classifier stays overconfident (Tomihari and Sato, 2024, arXiv 2405.16747). Its directions
@@ -158,5 +195,7 @@ def scale_output_layer(classifier: Classifier, factor: float) -> None:
     """
     layer = classifier.output_layer
     layer.weight.mul_(factor)
-    if layer.bias is not None:
+    if layer.bias is not None and bias is not None:
+        layer.bias.copy_(torch.from_numpy(bias))
+    elif layer.bias is not None:
         layer.bias.mul_(factor)

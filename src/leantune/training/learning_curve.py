@@ -18,6 +18,7 @@ from rich.console import Console
 
 from leantune.config import Recipe
 from leantune.data.dataset import Index, LabelledRows
+from leantune.data.label_sets import numbered, require_one_label
 from leantune.errors import DataError
 from leantune.inference.batches import predict_probabilities
 from leantune.training.build import prepare_run
@@ -115,6 +116,7 @@ def learning_curve(
         LeantuneError: as `leantune.training.run.run_training`.
     """
     run = prepare_run(recipe, console=console, overwrite=False, resume=False)
+    require_one_label(run.data.labels.is_multi_label, "leantune learning-curve")
     rows, held_out = run.data.train, run.data.validation
     sizes = subset_sizes(len(rows), len(run.data.labels.names))
     if len(sizes) < 3 or not len(held_out):
@@ -150,8 +152,9 @@ def nested_order(rows: LabelledRows, *, seed: int) -> Index:
     """``(N,)`` positions; the beginning of every length has each class in proportion."""
     rng = np.random.default_rng([seed, 0x1EA2])
     place = np.empty(len(rows))
-    for label in np.unique(rows.label_ids):
-        own = rng.permutation(np.flatnonzero(rows.label_ids == label))
+    labels = numbered(rows.label_ids)
+    for label in np.unique(labels):
+        own = rng.permutation(np.flatnonzero(labels == label))
         place[own] = (np.arange(len(own)) + rng.random()) / len(own)
     order: Index = np.argsort(place, kind="stable")
     return order

@@ -13,7 +13,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from leantune.adalora.allocator import RankAllocator
@@ -25,12 +24,8 @@ from leantune.errors import DivergedError
 from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch
 from leantune.system import distributed
-from leantune.training.losses import (
-    generalized_cross_entropy,
-    of_all_processes,
-    supervised_contrast,
-    take_no_part,
-)
+from leantune.training.losses import of_all_processes, supervised_contrast, take_no_part
+from leantune.training.objectives import objective_of
 from leantune.training.optimizer import learning_rate_at, set_learning_rate
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -114,7 +109,7 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         micro_steps = np.array_split(own, min(recipe.accumulate, most))
         sizes = BatchSize(
             len(positions),
-            _weight_of(phase, phase.rows[positions]),
+            objective_of(phase.rows).size(phase.rows.label_ids[positions], phase.class_weights),
             math.ceil(most / len(micro_steps)),
         )
         losses = [_backward(state, phase, phase.rows[micro], sizes, recipe, result) for micro in micro_steps]
@@ -172,12 +167,6 @@ class BatchSize:
     """Rows of a micro-step of any process at most."""
 
 
-def _weight_of(phase: Phase, rows: LabelledRows) -> float:
-    if phase.class_weights is None:
-        return float(len(rows))
-    return float(phase.class_weights[torch.from_numpy(rows.label_ids)].sum())
-
-
 def _backward(
     state: TrainingState,
     phase: Phase,
@@ -214,17 +203,15 @@ def _backward(
 
 
 def _task_loss(phase: Phase, logits: Tensor, batch: PackedBatch, recipe: Recipe) -> Tensor:
-    """The loss that the recipe names, summed over the rows."""
+    """The loss of the labels that the recipe names, summed over the rows."""
     assert batch.labels is not None
     weight = None if phase.class_weights is None else phase.class_weights.to(logits.device)
-    if recipe.loss == "robust":
-        return generalized_cross_entropy(logits, batch.labels, weight)
-    return F.cross_entropy(
+    return objective_of(phase.rows).loss(
         logits,
         batch.labels,
-        weight=weight,
-        label_smoothing=recipe.advanced.label_smoothing,
-        reduction="sum",
+        weight,
+        smoothing=recipe.advanced.label_smoothing,
+        is_robust=recipe.loss == "robust",
     )
 
 

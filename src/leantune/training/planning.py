@@ -16,7 +16,7 @@ from leantune.model.pretrained import Pretrained
 from leantune.system.damage import explained_damage
 from leantune.training.build import plan_run
 from leantune.training.dataset import StepPlan, columns_of, plan_steps, prepare_data
-from leantune.training.defaults import with_pace
+from leantune.training.defaults import with_pace, with_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ def plan(recipe: Recipe, *, missing: str = "") -> Plan:
         found = Pretrained.at(source, trust_remote_code=recipe.trust_remote_code)
     missing = missing or _why_no_rows(recipe)
     data = None if missing else prepare_data(recipe)
+    recipe = recipe if data is None else with_task(recipe, data.labels)
     recipe = with_pace(recipe, found.config, None if data is None else len(data.train))
     num_labels = len(recipe.labels or ()) if data is None else len(data.labels.names)
     pretrained = Pretrained.at(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)

@@ -21,6 +21,7 @@ from leantune.config import Recipe
 from leantune.config.run_record import CandidateRecord
 from leantune.errors import DivergedError, UsageError
 from leantune.inference.batches import Floats, predict_probabilities
+from leantune.inference.tasks import task_of
 from leantune.model.adapt import ALL_LINEAR
 from leantune.training.build import Run, plan_run
 from leantune.training.dataset import plan_steps
@@ -130,9 +131,9 @@ def _try(run: Run, recipe: Recipe) -> tuple[CandidateRecord, Floats]:
         trial = replace(run, recipe=short, plan=plan, steps=plan_steps(short, plan, len(run.data.train)))
         steps = trial.steps.total_steps
         probabilities = predict_probabilities(trained(trial), validation, recipe.eval_batch_size)
-        own = probabilities[np.arange(len(validation)), validation.label_ids]
-        losses_N = -np.log(np.maximum(own, np.finfo(own.dtype).tiny))
-        accuracy = float((probabilities.argmax(1) == validation.label_ids).mean())
+        task = task_of(is_multi_label=validation.is_multi_label)
+        losses_N = task.log_losses(probabilities, validation.label_ids)
+        accuracy = float(task.is_right(probabilities, validation.label_ids).mean())
         run.probe, run.kernels = trial.probe, trial.kernels
     except (DivergedError, UsageError) as error:
         run.console.print(f"{_described(recipe)}: {error}", soft_wrap=True)

@@ -35,7 +35,7 @@ def check_directory(record: BegunRecord, recipe: Recipe) -> None:
             )
 
 
-DECIDED = ("truncation_side", "method", "targets", "epochs", "learning_rate")
+DECIDED = ("problem_type", "metric", "truncation_side", "method", "targets", "epochs", "learning_rate")
 """Keys that a recipe may leave to the run."""
 
 

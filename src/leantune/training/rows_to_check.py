@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from leantune.assets.download import resolve_location
 from leantune.config.rows_to_check import (
@@ -21,8 +22,10 @@ from leantune.config.rows_to_check import (
     write_rows_to_check,
 )
 from leantune.data.dataset import Index, LabelledRows
+from leantune.data.label_sets import joined, named, numbered
 from leantune.data.read import open_examples
 from leantune.inference.confidence import Answers
+from leantune.inference.tasks import PairAnswers
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.training.build import Run
@@ -45,7 +48,9 @@ class _Text:
     is_decoded: bool
 
 
-def save_rows_to_check(run: Run, classifier: Classifier, answers: Mapping[str, Answers | None]) -> None:
+def save_rows_to_check(
+    run: Run, classifier: Classifier, answers: Mapping[str, Answers | PairAnswers | None]
+) -> None:
     """Write ``rows_to_check.jsonl``.
 
     Args:
@@ -54,7 +59,7 @@ def save_rows_to_check(run: Run, classifier: Classifier, answers: Mapping[str, A
         answers: what the model said of the validation and of the test rows, by part.
     """
     with run.console.status("picking rows to check"):
-        wrong = {part: wrong_positions(said) for part, said in answers.items() if said is not None}
+        wrong = {part: _chosen(said) for part, said in answers.items() if said is not None}
         near = _near(run, classifier, wrong)  # which all processes compute
         if distributed.is_main():
             write_rows_to_check(run.folder, list(_rows_to_check(run, answers, wrong, near)))
@@ -68,7 +73,10 @@ def _near(run: Run, classifier: Classifier, wrong: Mapping[str, Index]) -> Near 
 
 
 def _rows_to_check(
-    run: Run, answers: Mapping[str, Answers | None], wrong: Mapping[str, Index], near: Near | None
+    run: Run,
+    answers: Mapping[str, Answers | PairAnswers | None],
+    wrong: Mapping[str, Index],
+    near: Near | None,
 ) -> Iterator[RowToCheck]:
     near_rows = {} if near is None else _near_rows(run, near)
     searched = None if near is None else len(near.rows)
@@ -80,7 +88,10 @@ def _rows_to_check(
         groups = _equal_positions(run, part, rows)
         texts = _texts(run, part, rows, np.unique(np.concatenate([positions, *groups])))
         if said is not None:
-            found = _wrong(run, part, rows, said, positions, texts)
+            if isinstance(said, PairAnswers):
+                found = _wrong_labels(run, part, rows, said, positions, texts)
+            else:
+                found = _wrong(run, part, rows, said, positions, texts)
             for row, nearest in zip(found, near_rows.get(part, ()), strict=True):
                 yield replace(row, nearest=nearest, searched=searched)
         yield from _equal(run, part, rows, groups, texts)
@@ -94,6 +105,10 @@ def rows_of(run: Run, part: Part) -> LabelledRows | None:
     return rows[np.flatnonzero(rows.table_of == 0)] if len(rows.tables) > 1 else rows
 
 
+def _chosen(answers: Answers | PairAnswers) -> Index:
+    return wrong_rows(answers)[:MAX_WRONG] if isinstance(answers, PairAnswers) else wrong_positions(answers)
+
+
 def wrong_positions(answers: Answers) -> Index:
     """The most confident wrong predictions and the most confident suspects, the most confident first."""
     order = np.argsort(-answers.confidence, kind="stable")
@@ -104,9 +119,26 @@ def wrong_positions(answers: Answers) -> Index:
     return order[is_chosen[order]]
 
 
+def wrong_rows(answers: PairAnswers) -> Index:
+    """The rows whose labels are not all right, the one first that is contradicted with most confidence in a label."""
+    doubt = contradictions(answers)
+    order = np.argsort(-doubt.max(axis=1), kind="stable")
+    return np.asarray(order[doubt[order].max(axis=1) > 0])
+
+
+def contradictions(answers: PairAnswers) -> npt.NDArray[np.float64]:
+    """``(N, C)`` how far the model is on the other side of the threshold than the label, from 0 to 1; 0 where both
+    agree: of a probability p at a threshold t ``(p - t) / (1 - t)`` or ``(t - p) / t``.
+    """
+    p, t = answers.probabilities.astype(np.float64), answers.thresholds
+    above, below = (p - t) / np.maximum(1 - t, 1e-9), (t - p) / np.maximum(t, 1e-9)
+    doubt = np.where(answers.labels == 1, below, above)
+    return np.where(answers.predicted != (answers.labels == 1), np.clip(doubt, 1e-9, 1.0), 0.0)
+
+
 def equal_positions(rows: LabelledRows) -> list[Index]:
     """The first groups of rows that are equal to the model and have several labels: a row of each label."""
-    hashes, label_ids = rows.hashes(), rows.label_ids
+    hashes, label_ids = rows.hashes(), numbered(rows.label_ids)
     order = np.lexsort((np.arange(len(rows)), label_ids, hashes))
     is_new = np.diff(hashes[order]) != 0
     starts = np.concatenate([[0], 1 + np.flatnonzero(is_new), [len(order)]])
@@ -145,7 +177,7 @@ def _near_rows(run: Run, near: Near) -> dict[str, list[list[NearRow]]]:
         text = texts[position]
         return NearRow(
             row=int(near.rows.row_of[position]),
-            label=run.data.labels.names[near.rows.label_ids[position]],
+            label=named(run.data.labels.names, near.rows.label_ids[position]),
             cosine=round(cosine, 4),
             text=text.text,
             pair=text.pair,
@@ -155,6 +187,25 @@ def _near_rows(run: Run, near: Near) -> dict[str, list[list[NearRow]]]:
         part: [list(map(row_at, *each)) for each in zip(positions.tolist(), cosines.tolist(), strict=True)]
         for part, (positions, cosines) in near.found.items()
     }
+
+
+def _wrong_labels(
+    run: Run,
+    part: Part,
+    rows: LabelledRows,
+    answers: PairAnswers,
+    positions: Index,
+    texts: Mapping[int, _Text],
+) -> Iterator[RowToCheck]:
+    names, worst_class = run.data.labels.names, contradictions(answers).argmax(axis=1)
+    for position in positions.tolist():
+        worst = int(worst_class[position])
+        yield replace(
+            _found(run, "wrong", part, rows, position, texts),
+            predicted=joined(names, answers.predicted[position]),
+            probability=round(min(1.0, float(answers.probabilities[position, worst])), 4),
+            of_class=names[worst],
+        )
 
 
 def _equal(
@@ -177,7 +228,7 @@ def _found(
         text=text.text,
         pair=text.pair,
         is_decoded=text.is_decoded or None,
-        label=run.data.labels.names[rows.label_ids[position]],
+        label=named(run.data.labels.names, rows.label_ids[position]),
     )
 
 

@@ -90,7 +90,9 @@ def run_training(
             add_pseudo_labels(run, recipe, pseudo_labels)
         tried = race(run, recipe) if recipe.effort == "balanced" and not resume else []
         classifier = build_classifier(run)
-        selection = Selection(recipe.metric, recipe.advanced.keep_best, rule=recipe.advanced.selection)
+        selection = Selection(
+            run.recipe.selection_metric, recipe.advanced.keep_best, rule=recipe.advanced.selection
+        )
         if resume:
             run.record.model = run.model
         else:

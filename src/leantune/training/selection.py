@@ -39,7 +39,7 @@ class Selection:
     """The evaluations of a run, and the checkpoints that they make worth keeping.
 
     Args:
-        metric: ``accuracy``, ``macro_f1`` or ``log_loss``.
+        metric: one of the recipe's ``metric``.
         keep_best: how many of the best stay.
         evaluations: in the order of their steps.
         rule: ``best``, or ``one-se``: one standard error is no reason to prefer a checkpoint (Breiman et al., 1984,

@@ -13,7 +13,7 @@ from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.training.adapter_init import attend_evenly, init_lora_from_gradient
 from leantune.training.build import Run, class_weights
-from leantune.training.finalize import evaluate_part, measures_of
+from leantune.training.finalize import measure_parts, measures_of
 from leantune.training.head_init import PROBE_SCALE, Probe, fit_probe, scale_output_layer, start_from_probe
 
 ENOUGH_ROWS_TO_LEARN_ATTENTION = 1000
@@ -28,17 +28,19 @@ def warm_start(run: Run, classifier: Classifier) -> None:
     with run.console.status("fitting the linear probe"):
         probe, is_even = start_head(run, classifier)
         fitted = time.perf_counter()
-        validation = evaluate_part(run, classifier, "validation") if len(run.data.validation) else None
-        test = evaluate_part(run, classifier, "test") if run.data.test is not None else None
+        validation, test = measure_parts(run, classifier)
     run.record.timings |= {"probe_s": fitted - started, "baseline_s": time.perf_counter() - fitted}
-    scale_output_layer(classifier, PROBE_SCALE)
+    scale_output_layer(classifier, PROBE_SCALE, probe.scaled_bias)
     run.record.baseline = BaselineRecord(
         name="linear probe",
         rows=probe.num_rows,
         validation=None if validation is None else measures_of(validation),
         test=None if test is None else measures_of(test),
     )
-    reached = "" if validation is None else f" validation accuracy {100 * validation.accuracy:.1f} % in"
+    reached = ""
+    if validation is not None:
+        name, value = validation.headline
+        reached = f" validation {name} {100 * value:.1f} % in"
     run.console.print(f"linear probe of {probe.num_rows:,} rows:{reached} {fitted - started:.0f} s")
     if is_even:
         run.console.print("first tokens start with even attention in the last layer: the probe is better so")

@@ -56,7 +56,7 @@ def measured(trial: Run, goes_on: GoesOn) -> Evaluation | None:
     """
     classifier = _started(trial)
     selection = Selection(
-        trial.recipe.metric, trial.recipe.advanced.keep_best, rule=trial.recipe.advanced.selection
+        trial.recipe.selection_metric, trial.recipe.advanced.keep_best, rule=trial.recipe.advanced.selection
     )
     phase = main_phase(trial)
     with Display(phase.total_steps, trial.console) as display:
@@ -95,7 +95,7 @@ def _started(trial: Run) -> Classifier:
     """The classifier before the first step."""
     classifier = build_classifier(trial)
     if trial.recipe.advanced.warm_start:
-        start_head(trial, classifier)
-        scale_output_layer(classifier, PROBE_SCALE)
+        probe, _ = start_head(trial, classifier)
+        scale_output_layer(classifier, PROBE_SCALE, probe.scaled_bias)
     start_adapters(trial, classifier)
     return classifier

@@ -122,8 +122,8 @@ def table_of(name: str, schema: pa.Schema, open_batches: BatchOpener) -> ArrowTa
 
 
 def _cells_of(column: pa.Array) -> list[object]:
-    """The cells in Python's types; dates and collections, which are neither text nor label, as their names alone,
-    since a date may be out of Python's range or of a time zone that it does not know.
+    """The cells in Python's types; what is neither text nor label as its name alone: objects, dates, since one may be
+    out of Python's range or of a time zone that it does not know, and lists of all but texts and whole numbers.
     """
     kind = column.type
     while pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) or hasattr(kind, "storage_type"):
@@ -132,12 +132,28 @@ def _cells_of(column: pa.Array) -> list[object]:
         opaque = Opaque(f"a date or time ({str(kind)[:60]})")
     elif pa.types.is_struct(kind) or pa.types.is_map(kind):
         opaque = Opaque("an object")
-    elif pa.types.is_nested(kind):
+    elif pa.types.is_nested(kind) and not _may_hold_labels(kind):
         opaque = Opaque("a list")
     else:
         cells: list[object] = column.to_pylist()
         return cells
     return [opaque if is_valid else None for is_valid in column.is_valid().to_pylist()]
+
+
+def _may_hold_labels(kind: pa.DataType) -> bool:
+    """Whether a list is of texts or of whole numbers."""
+    inner = getattr(kind, "value_type", None)
+    if inner is None:  # a union
+        return False
+    if pa.types.is_dictionary(inner):
+        inner = inner.value_type
+    return bool(
+        pa.types.is_string(inner)
+        or pa.types.is_large_string(inner)
+        or pa.types.is_string_view(inner)
+        or pa.types.is_integer(inner)
+        or pa.types.is_null(inner)
+    )
 
 
 @contextmanager

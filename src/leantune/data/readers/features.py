@@ -40,11 +40,20 @@ def class_names_of(features: object) -> dict[str, tuple[str, ...]]:
     """
     if not isinstance(features, Mapping):
         return {}
+    found = {column: _class_label(feature) for column, feature in features.items()}
     return {
-        column: _names(column, feature.get("names"))
-        for column, feature in features.items()
-        if isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel"
+        column: _names(column, label.get("names")) for column, label in found.items() if label is not None
     }
+
+
+def _class_label(feature: object) -> Mapping[str, object] | None:
+    """The description of a ``ClassLabel``, or of those in a list; None for another feature."""
+    if isinstance(feature, list) and len(feature) == 1:  # as older versions of datasets write a list
+        feature = feature[0]
+    elif isinstance(feature, Mapping) and feature.get("_type") in ("Sequence", "List", "LargeList"):
+        feature = feature.get("feature")
+    is_label = isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel"
+    return feature if is_label and isinstance(feature, Mapping) else None
 
 
 def _names(column: object, names: object) -> tuple[str, ...]:

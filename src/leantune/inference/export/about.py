@@ -10,6 +10,7 @@ import numpy as np
 
 from leantune import __version__
 from leantune.config.run_record import read_finished_record
+from leantune.config.thresholds_file import FILE as THRESHOLDS
 from leantune.data.tokenization import Encoded
 from leantune.inference.exported import ABOUT
 from leantune.inference.load import kind_of
@@ -18,6 +19,8 @@ from leantune.system.checksums import describe_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 """What transformers saves of a tokenizer."""
+COPIED_FILES = (*TOKENIZER_FILES, THRESHOLDS)
+"""What an export has from the merged model as it is."""
 PROBE_LENGTHS = (1, 5, 15, 16, 17, 40, 100)
 """Words of the texts on which an export is compared with its run."""
 

@@ -12,6 +12,7 @@ from leantune.adalora.adapter_file import merge_into, read_adapter
 from leantune.adalora.export import write_lora
 from leantune.config.classifier_file import FILE, read_classifier_file
 from leantune.config.run_record import read_finished_record
+from leantune.config.thresholds_file import FILE as THRESHOLDS
 from leantune.data.labels import LabelMap
 from leantune.data.tokenization import TOKENIZER
 from leantune.errors import CheckpointError, UsageError
@@ -98,7 +99,7 @@ def _files_of(source: Path, own: Path) -> Iterable[str]:
 def _write_merged(folder: Path, adapter_folder: Path, *, trust_remote_code: bool) -> None:
     """An adapter in its base model, as transformers saves it, with the tokenizer and the names of the classes."""
     about = read_classifier_file(adapter_folder)
-    named = None if about is None else LabelMap(tuple(about.labels))
+    named = None if about is None else LabelMap(tuple(about.labels), about.is_multi_label)
     loaded = load_adapter(adapter_folder, labels=named, trust_remote_code=trust_remote_code)
     base = Pretrained.at(loaded.base, trust_remote_code=trust_remote_code).with_labels(loaded.labels)
     drawn = (*loaded.classifier.head_names(), *loaded.classifier.pooler_names)
@@ -113,8 +114,9 @@ def _write_merged(folder: Path, adapter_folder: Path, *, trust_remote_code: bool
                 shutil.copy2(holder / name, folder / name)
     else:  # an older one, which transformers converts
         loaded.tokenizer.save(folder)
-    if about is not None:
-        shutil.copy2(adapter_folder / FILE, folder / FILE)
+    for name in (FILE, THRESHOLDS):
+        if (adapter_folder / name).is_file():
+            shutil.copy2(adapter_folder / name, folder / name)
 
 
 def _write_as_lora(folder: Path, own: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from leantune.errors import UsageError, first_line
 from leantune.inference.agreement import check_logits
-from leantune.inference.export.about import PROBE_LENGTHS, TOKENIZER_FILES, probe_of, write_about
+from leantune.inference.export.about import COPIED_FILES, PROBE_LENGTHS, probe_of, write_about
 from leantune.inference.exported import import_of_extra
 from leantune.inference.load import artefact_of, load, load_merged_transformers
 from leantune.inference.onnx import EXTRA, MODELS, open_onnx
@@ -67,7 +67,7 @@ def write_onnx(folder: Path, source: Path, form: str, *, trust_remote_code: bool
         import_of_extra(name, PURPOSE, EXTRA)
     merged = artefact_of(source, "merged", trust_remote_code=trust_remote_code)
     shutil.copy2(merged / "config.json", folder / "config.json")
-    for name in TOKENIZER_FILES:
+    for name in COPIED_FILES:
         if (merged / name).is_file():
             shutil.copy2(merged / name, folder / name)
     trained = load(source, precision="fp32", trust_remote_code=trust_remote_code)

@@ -12,17 +12,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from leantune.data.dataset import LabelledRows
+from leantune.data.label_sets import numbered
 from leantune.errors import UsageError, first_line
 from leantune.inference.agreement import check_logits
 from leantune.inference.comparison import Comparison, compare
-from leantune.inference.export.about import PROBE_LENGTHS, TOKENIZER_FILES, probe_of, write_about
+from leantune.inference.export.about import COPIED_FILES, PROBE_LENGTHS, probe_of, write_about
 from leantune.inference.export.narrow import narrow_last_layer
 from leantune.inference.exported import padded_batches
 from leantune.inference.load import artefact_of, load, load_merged_transformers
 from leantune.inference.openvino import MODEL, import_extra, open_export
+from leantune.inference.tasks import task_of
 from leantune.inference.text_classifier import TextClassifier, TorchTextClassifier
 from leantune.model.pretrained import quiet_transformers
 from leantune.system import hardware
@@ -188,7 +192,7 @@ def _write_model(openvino: Any, folder: Path, merged: Path, model: Any) -> None:
     """The files that optimum-intel's ``OVModelForSequenceClassification`` reads, by its names."""
     openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
     shutil.copy2(merged / "config.json", folder / "config.json")
-    for name in TOKENIZER_FILES:
+    for name in COPIED_FILES:
         if (merged / name).is_file():
             shutil.copy2(merged / name, folder / name)
 
@@ -205,11 +209,11 @@ def _check_same(trained: TextClassifier, exported: TextClassifier) -> None:
 
 
 def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: CalibrationData) -> AccuracyCost:
-    label_ids = rows.measured.label_ids
-    size = trained.settings.batch_size
-    by_torch, by_int8 = (
-        each.logits(rows.measured.encoded(), size).argmax(axis=1) for each in (trained, int8)
-    )
+    label_ids, size = rows.measured.label_ids, trained.settings.batch_size
+    by_torch, by_int8 = (_predicted(each, rows.measured, size) for each in (trained, int8))
+    if rows.measured.is_multi_label:  # what all labels of a row are is one thing that is right or wrong
+        sets = numbered(np.concatenate([label_ids, by_torch, by_int8]))
+        label_ids, by_torch, by_int8 = np.split(sets, 3)
     return AccuracyCost(
         rows=rows.name,
         precision=_precision_of(trained),
@@ -218,6 +222,14 @@ def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: CalibrationD
         equal_predictions=float((by_torch == by_int8).mean()),
         comparison=compare(by_torch, by_int8, label_ids),
     )
+
+
+def _predicted(classifier: TextClassifier, rows: LabelledRows, batch_size: int) -> npt.NDArray[np.int64]:
+    """``(N,)`` class ids, or ``(N, C)`` ones and zeros."""
+    logits, thresholds = classifier.logits(rows.encoded(), batch_size), classifier.thresholds
+    if thresholds is None:
+        return np.asarray(logits.argmax(axis=1))
+    return np.asarray(task_of(is_multi_label=True).probabilities(logits) >= thresholds, dtype=np.int64)
 
 
 def _precision_of(trained: TorchTextClassifier) -> str:

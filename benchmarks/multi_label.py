@@ -1,0 +1,296 @@
+"""Several labels a text: ``python -m benchmarks.multi_label --work FOLDER [--seeds N] [--pipeline-seeds N]``.
+
+No package that can be installed holds Reuters news with all of their topics. So the texts are made of real ones: the
+beginnings of one, two or three documents of different classes of Reuters R52 or 20 Newsgroups, end to end in any order;
+their classes are the labels. Training, validation and test rows are made of different documents.
+
+leantune, TF-IDF with a logistic regression for each label, and the pipeline of transformers' ``Trainer`` and PEFT LoRA
+get the same rows. Thresholds are chosen for all by the same rule on the same validation rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+
+from benchmarks.quality.data import read_rows
+from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
+from benchmarks.speed.inputs import Rows
+from leantune.assets.download import fetch
+from leantune.inference.load import load
+from leantune.inference.multi_label_metrics import evaluate_label_sets, pair_log_losses
+from leantune.inference.thresholds import choose_thresholds
+
+SETS = {"R52": "reuters-r52", "20 Newsgroups": "20newsgroups"}
+WORDS_OF_EACH = 35
+"""Of a document; three of them are about 128 tokens."""
+NUM_ROWS = {"train": 2_000, "validation": 500, "test": 1_000}
+LIMIT, MAX_LENGTH, EPOCHS = 100_000, 128, 4
+GRID = (3.0, 10.0, 30.0)
+"""scikit-learn's C of the logistic regressions."""
+PIPELINE_RATES = (1e-3, 3e-3)
+MEASURES = ("micro_f1", "macro_f1", "lrap")
+
+Part = tuple[list[str], np.ndarray]
+"""Texts, and their labels ``(N, C)``."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder to work in")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pipeline-seeds", type=int, default=1, help="0: without transformers and PEFT")
+    options = parser.parse_args()
+    lines = []
+    for name, asset in SETS.items():
+        folder = options.work / asset
+        names = make_rows(fetch([asset])[asset], folder)
+        parts = {part: read_part(folder / f"{part}.jsonl", names) for part in NUM_ROWS}
+        lines.append({"set": name, "method": "TF-IDF and logistic regressions", **tfidf(parts, names)})
+        lines += [
+            {"set": name, "method": "leantune", "seed": seed, **ours(folder, parts, seed)}
+            for seed in range(options.seeds)
+        ]
+        for seed in range(options.pipeline_seeds):
+            found = max(
+                (pipeline(folder, parts, names, seed, rate) for rate in PIPELINE_RATES),
+                key=lambda each: each["validation"],
+            )
+            lines.append({"set": name, "method": "PEFT LoRA with `Trainer`", "seed": seed, **found})
+    origin = origin_of("benchmarks.multi_label")
+    result = {**origin, "lines": lines}
+    text = markdown_of(origin, lines)
+    write_result(RESULTS, stem_of("multi_label", origin["hardware"]), result, text)
+    print(text)
+
+
+def make_rows(source: Path, folder: Path) -> list[str]:
+    """Write ``train``, ``validation`` and ``test`` as JSON lines; returns the labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(0)
+    train, test = (read_rows(source / f"{part}.csv") for part in ("train", "test"))
+    rng.shuffle(train)
+    held_out = len(train) // 5
+    documents = {"train": train[held_out:], "validation": train[:held_out], "test": test}
+    for part, rows in documents.items():
+        made = [joined(rows, rng) for _ in range(NUM_ROWS[part])]
+        lines = (json.dumps({"text": text, "label": labels}) + "\n" for text, labels in made)
+        (folder / f"{part}.jsonl").write_text("".join(lines), "utf-8")
+    found = (json.loads(line)["label"] for line in (folder / "train.jsonl").read_text("utf-8").splitlines())
+    names = sorted({label for labels in found for label in labels})
+    for part in ("validation", "test"):  # a rare class may be in documents of one part alone
+        keep_known(folder / f"{part}.jsonl", set(names))
+    return names
+
+
+def joined(rows: Rows, rng: random.Random) -> tuple[str, list[str]]:
+    """The beginnings of one to three documents of different classes, and these."""
+    chosen: dict[str, str] = {}
+    for text, label in rng.sample(rows, 20):
+        if label not in chosen:
+            chosen[label] = " ".join(text.split()[:WORDS_OF_EACH])
+        if len(chosen) == 3:
+            break
+    labels = list(chosen)[: rng.randint(1, 3)]
+    return " ".join(chosen[label] for label in labels), labels
+
+
+def keep_known(path: Path, names: set[str]) -> None:
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in rows if names.issuperset(row["label"])), "utf-8"
+    )
+
+
+def read_part(path: Path, names: Sequence[str]) -> Part:
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [row["text"] for row in rows], np.array(
+        [[int(name in row["label"]) for name in names] for row in rows]
+    )
+
+
+def measured(
+    probabilities: dict[str, np.ndarray], parts: dict[str, Part], names: Sequence[str]
+) -> dict[str, float]:
+    """Rates of the test rows, by thresholds that the validation rows chose; and their micro F1, to choose by."""
+    labels = {part: parts[part][1] for part in probabilities}
+    thresholds = choose_thresholds(probabilities["validation"], labels["validation"])
+    test = evaluate_label_sets(probabilities["test"], labels["test"], names, thresholds)
+    half = evaluate_label_sets(probabilities["test"], labels["test"], names, np.full(len(names), 0.5))
+    validation = evaluate_label_sets(probabilities["validation"], labels["validation"], names, thresholds)
+    return {
+        **{measure: getattr(test, measure) for measure in MEASURES},
+        **{f"{measure}_at_a_half": getattr(half, measure) for measure in MEASURES[:2]},
+        "validation": float(validation.micro_f1 or 0.0),
+    }
+
+
+def tfidf(parts: dict[str, Part], names: Sequence[str]) -> dict[str, float]:
+    """Words and pairs of words; C by the log loss of the validation rows."""
+    started = time.perf_counter()
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+    features = {"train": words.fit_transform(parts["train"][0])}
+    features |= {part: words.transform(parts[part][0]) for part in ("validation", "test")}
+    best, least = {}, np.inf
+    for inverse_penalty in GRID:
+        model = OneVsRestClassifier(LogisticRegression(C=inverse_penalty, solver="liblinear"))
+        model.fit(features["train"], parts["train"][1])
+        found = {part: model.predict_proba(features[part]) for part in ("validation", "test")}
+        loss = pair_log_losses(found["validation"], parts["validation"][1]).sum(axis=1).mean()
+        if loss < least:
+            best, least = found, loss
+    return {**measured(best, parts, names), "seconds": time.perf_counter() - started}
+
+
+def ours(folder: Path, parts: dict[str, Part], seed: int) -> dict[str, float]:
+    """``leantune train`` with the defaults."""
+    output = folder / f"run-{seed}"
+    keys = {
+        **{
+            "data": folder / "train.jsonl",
+            "validation": folder / "validation.jsonl",
+            "model": "asset:minilm",
+        },
+        **{
+            "output": output,
+            "max_trainable_params": LIMIT,
+            "max_length": MAX_LENGTH,
+            "epochs": EPOCHS,
+            "seed": seed,
+        },
+    }
+    words = [f"{key}={value}" for key, value in keys.items()]
+    command = [sys.executable, "-m", "leantune", "train", *words, "--overwrite", "--quiet"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    trained = load(output)
+    record = json.loads((output / "record.json").read_text("utf-8"))
+    probabilities = {part: trained.predict_proba(parts[part][0]) for part in ("validation", "test")}
+    return {
+        **measured(probabilities, parts, trained.classes),
+        "probe": record["baseline"]["validation"]["micro_f1"],
+        "parameters": record["parameters"]["final"],
+        "seconds": record["timings"]["total_s"],
+    }
+
+
+def pipeline(
+    folder: Path, parts: dict[str, Part], names: Sequence[str], seed: int, learning_rate: float
+) -> dict[str, float]:
+    """The usual one: PEFT's LoRA in query and value, transformers' ``Trainer`` and its loss of several labels."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    started = time.perf_counter()
+    encoder = fetch(["minilm"])["minilm"]
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        encoder, num_labels=len(names), problem_type="multi_label_classification"
+    )
+    config = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        lora_dropout=0.1,
+        target_modules=["query", "value"],
+        modules_to_save=["classifier"],
+    )
+    model = get_peft_model(model, config)
+
+    def rows(part: str) -> list[dict[str, Any]]:
+        texts, labels = parts[part]
+        encoded = tokenizer(texts, truncation=True, max_length=MAX_LENGTH)
+        return [
+            {"input_ids": ids, "attention_mask": mask, "labels": label.astype(np.float32).tolist()}
+            for ids, mask, label in zip(encoded["input_ids"], encoded["attention_mask"], labels, strict=True)
+        ]
+
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = TrainingArguments(
+            output_dir=scratch,
+            per_device_train_batch_size=32,
+            per_device_eval_batch_size=64,
+            num_train_epochs=EPOCHS,
+            learning_rate=learning_rate,
+            warmup_ratio=0.1,
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+            seed=seed,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_steps=10_000,
+        )
+        trainer = Trainer(
+            model=model,
+            args=settings,
+            train_dataset=rows("train"),
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+        trainer.train()
+        found = {
+            part: 1 / (1 + np.exp(-trainer.predict(rows(part)).predictions.astype(np.float64)))
+            for part in ("validation", "test")
+        }
+    return {
+        **measured(found, parts, names),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "learning_rate": learning_rate,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def markdown_of(origin: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
+    """The mean over seeds, with their standard deviation where there are several."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        groups[line["set"], line["method"]].append(line)
+
+    def rate(group: list[dict[str, Any]], name: str) -> str:
+        values = [100 * each[name] for each in group]
+        return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+    said = [
+        "# Several labels a text",
+        "",
+        f"Texts of one to three parts of documents of R52 and 20 Newsgroups: {NUM_ROWS['train']:,} training, "
+        f"{NUM_ROWS['validation']:,} validation and up to {NUM_ROWS['test']:,} test rows; MiniLM-L6, {EPOCHS} epochs, "
+        f"{MAX_LENGTH} tokens, at most {LIMIT:,} trainable parameters. Percent of the test rows, ± the standard "
+        f"deviation over seeds; the last two columns without chosen thresholds. `{origin['command']}` on "
+        f"{machine_name(origin['hardware'])}, {origin['date']}.",
+        "",
+        "| texts of | method | seeds | micro F1 | macro F1 | LRAP | micro F1 at 0.5 | macro F1 at 0.5 |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    said += [
+        f"| {name} | {method} | {len(group)} | "
+        + " | ".join(rate(group, each) for each in (*MEASURES, "micro_f1_at_a_half", "macro_f1_at_a_half"))
+        + " |"
+        for (name, method), group in groups.items()
+    ]
+    return "\n".join(said) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""``thresholds.json`` in ``adapter/`` and ``merged/``: from which probability on a text has a label, where it may have
+several.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from leantune.system.file_names import entry_of
+from leantune.system.json_files import read_json
+
+FILE = "thresholds.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """The least probability of each label, and how they were chosen.
+
+    Raises:
+        ValueError: if one is not between 0 and 1.
+    """
+
+    by_label: dict[str, float]
+    rule: str
+    """In a sentence."""
+
+    def __post_init__(self) -> None:
+        if not all(0 <= each <= 1 for each in self.by_label.values()):
+            raise ValueError("thresholds must be from 0 to 1")
+
+
+def write_thresholds(folder: Path, thresholds: Thresholds) -> None:
+    """Write the file into ``folder``, which is not there for others yet."""
+    text = json.dumps(dataclasses.asdict(thresholds), indent=1, ensure_ascii=False) + "\n"
+    (folder / FILE).write_text(text, "utf-8")
+
+
+def read_thresholds(folder: Path) -> Thresholds | None:
+    """The file in a folder of weights, or in ``merged/`` below it; None if there is none.
+
+    Raises:
+        CheckpointError: if it is damaged.
+        UnsafeFileError: if it is a link that leads out of the folder.
+    """
+    for place in (folder, folder / "merged"):
+        if place.is_dir() and (path := entry_of(place, FILE)).is_file():
+            return read_json(path, Thresholds)
+    return None

@@ -1,0 +1,69 @@
+"""The cells of a label column as labels: one a row or, where the cells are lists or are to be split, any number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import TypeAlias
+
+from leantune.data.cells import LabelReader
+from leantune.data.table import Row, place_of
+from leantune.errors import DataError
+from leantune.system.messages import place_name, shown, type_word
+
+SEPARATOR = "|"
+"""Between the labels of a text cell."""
+
+Label: TypeAlias = str | tuple[str, ...]
+"""Of a row: one label, or all of them, each once."""
+
+
+class LabelColumn:
+    """The labels of one column, checked over all batches of a pass.
+
+    The first cell decides: a list means several labels a row. `LabelReader` says what a single label may be.
+
+    Args:
+        name: the file, for messages.
+        column: the column, for messages.
+        class_names: the names that the numbers of a ``ClassLabel`` column stand for, else None.
+        splits: whether text cells hold labels with `SEPARATOR` between them, and an empty cell none.
+    """
+
+    def __init__(self, name: str, column: str, class_names: Sequence[str] | None, *, splits: bool) -> None:
+        self._name, self._column, self._splits = name, column, splits
+        self._reader = LabelReader(name, column, class_names)
+        self._has_several: bool | None = True if splits else None
+
+    def labels_of(self, cells: Sequence[object], rows: Sequence[Row]) -> list[Label]:
+        """The labels of one batch.
+
+        Raises:
+            DataError: a label that is missing or is not what it must be, or a column of lists with another cell in it.
+        """
+        if self._has_several is None and len(cells):
+            self._has_several = type(cells[0]) is list
+        if not self._has_several:
+            return list(self._reader.texts_of(cells, rows))
+        items = [self._items_of(cell, row) for cell, row in zip(cells, rows, strict=True)]
+        flat = [item for own in items for item in own]
+        row_of_each = [row for own, row in zip(items, rows, strict=True) for _ in own]
+        texts = self._reader.texts_of(flat, row_of_each)
+        ends = accumulate(map(len, items), initial=0)
+        return [tuple(dict.fromkeys(texts[start:end])) for start, end in pairwise(ends)]
+
+    def _items_of(self, cell: object, row: Row) -> Sequence[object]:
+        if isinstance(cell, list):
+            return cell
+        if not self._splits:
+            found = "no labels" if cell is None else f"{type_word(cell)} ({shown(cell)})"
+            place = place_of(row, self._name)
+            raise DataError(
+                f"{found}, expected a list of labels as in the rows before: a text without any has an empty list",
+                path=place.file,
+                row=place.row,
+                column=place_name(self._column),
+            )
+        if cell is None or cell == "":
+            return ()
+        return cell.split(SEPARATOR) if isinstance(cell, str) else (cell,)
