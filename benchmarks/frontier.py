@@ -110,23 +110,27 @@ def markdown_of(origin: dict[str, Any], sets: dict[str, Any]) -> str:
     ]
     for name, found in sets.items():
         runs = found["seconds"] / found["seconds_of_a_run"]
-        lines += [
-            f"**{name}**: {found['seconds']:.0f} s, {runs:.1f} times a run of the largest; smallest within a standard "
-            f"error of the best: {found['smallest']}.",
-            "",
-            "| classifier | trainable parameters | accuracy | trained by itself | within |",
-            "|---|---:|---:|---:|---|",
-        ]
-        for point in found["points"]:
-            low, high = point["interval"]["low"], point["interval"]["high"]
-            own, within = "", ""
-            if point["alone"]:
-                own = f"{100 * point['alone']['accuracy']:.1f} %"
-                within = "yes" if low <= point["alone"]["accuracy"] <= high else "no"
-            interval = f"{100 * point['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-            lines.append(f"| {point['name']} | {point['parameters']:,} | {interval} | {own} | {within} |")
-        lines.append("")
-    return "\n".join(lines)
+        lines.append(
+            f"- {name}: {found['seconds']:.0f} s, {runs:.1f} times a run of the largest. Smallest within a standard "
+            f"error of the best: {found['smallest']}."
+        )
+    lines += [
+        "",
+        "| set | classifier | trainable parameters | from the frontier | trained by itself | inside |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    lines += [_row(name, point) for name, found in sets.items() for point in found["points"]]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, point: dict[str, Any]) -> str:
+    low, high = point["interval"]["low"], point["interval"]["high"]
+    own, inside = "", ""
+    if point["alone"]:
+        own = f"{100 * point['alone']['accuracy']:.1f} %"
+        inside = "yes" if low <= point["alone"]["accuracy"] <= high else "no"
+    interval = f"{100 * point['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"| {name} | {point['name']} | {point['parameters']:,} | {interval} | {own} | {inside} |"
 
 
 if __name__ == "__main__":
