@@ -1,8 +1,8 @@
 """Which labels are wrong: every row is classified by a classifier that has not seen it, and compared with its label.
 
-The rows are cut into folds. For each fold a classifier is trained on those rows of the others that a linear probe does
-not contradict, for a share of the steps of a whole run and with the loss that wrong labels pull least
-(``loss=robust``). It classifies this fold. All share tokens, the probe and the encoder's files.
+The rows are cut into folds. For each fold a classifier is trained on the others, for a share of the steps of a whole
+run and with the loss that wrong labels pull at least (``loss=robust``), and classifies this fold. All share tokens and
+the encoder's files.
 
 Shapes: N rows, C classes.
 """
@@ -15,28 +15,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import PredefinedSplit, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from leantune.config import Recipe
 from leantune.data.dataset import Index, LabelledRows
 from leantune.data.label_sets import numbered
 from leantune.errors import DataError
 from leantune.inference.batches import predict_probabilities
-from leantune.training.build import Run, build_classifier, prepare_run
-from leantune.training.head_init import head_inputs
+from leantune.training.build import Run, prepare_run
 from leantune.training.trial import on_rows, trained
 
 SHARE = 3
 """A fold is trained for one of so many epochs of a run: later epochs learn wrong labels by heart."""
 LEAST_ROWS = 20
-INVERSE_PENALTY = 0.01
-"""scikit-learn's C of the probe."""
-MOST_LEFT_OUT = 0.5
-"""Share of a class that no classifier is trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,36 +110,15 @@ def audit(
     assert run.recipe.epochs is not None, "prepare_run sets it"
     short = replace(run.recipe, epochs=max(1, round(run.recipe.epochs / SHARE)))
     fold_of = folds_of(rows, folds, seed=recipe.seed)
-    is_trusted = _trusted(run, rows, fold_of)
     probabilities = np.empty((len(rows), len(run.data.labels.names)))
     for fold in range(folds):
         held_out = np.flatnonzero(fold_of == fold)
-        trial = on_rows(run, short, rows[np.flatnonzero((fold_of != fold) & is_trusted)])
+        trial = on_rows(run, short, rows[np.flatnonzero(fold_of != fold)])
         probabilities[held_out] = predict_probabilities(
             trained(trial), rows[held_out], recipe.eval_batch_size
         )
         on_fold(fold)
     return Audit(run=run, rows=rows, names=run.data.labels.names, probabilities=probabilities)
-
-
-def _trusted(run: Run, rows: LabelledRows, fold_of: Index) -> npt.NDArray[np.bool_]:
-    """``(N,)`` whether a classifier is trained on the row: not where a linear probe, out of fold, finds another class
-    more probable. A classifier that learns wrong labels agrees with them.
-
-    Of a class of which the probe contradicts more than `MOST_LEFT_OUT` all rows stay, and all rows with several labels.
-    """
-    if rows.is_multi_label:
-        return np.ones(len(rows), dtype=np.bool_)
-    labels = rows.label_ids
-    features = head_inputs(build_classifier(run), rows, run.recipe.eval_batch_size)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY, max_iter=300, tol=1e-3))
-    with threadpool_limits(1, user_api="blas"):
-        found = cross_val_predict(probe, features, labels, cv=PredefinedSplit(fold_of))
-    is_trusted: npt.NDArray[np.bool_] = found == labels
-    for label in np.unique(labels):
-        own = labels == label
-        is_trusted |= own & (is_trusted[own].mean() < 1 - MOST_LEFT_OUT)
-    return is_trusted
 
 
 def folds_of(rows: LabelledRows, folds: int, *, seed: int) -> Index:
