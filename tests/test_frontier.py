@@ -20,17 +20,8 @@ from leantune.config.frontier_file import read_frontier
 from leantune.config.run_record import FinishedRecord, read_record
 from leantune.errors import DataError, UsageError
 from leantune.training.build import build_classifier, prepare_run
-from leantune.training.frontier import (
-    Frontier,
-    Point,
-    Weights,
-    cut,
-    frontier,
-    is_within_error,
-    largest,
-    parent_of,
-    rungs_of,
-)
+from leantune.training.frontier import Frontier, Point, frontier, is_within_error
+from leantune.training.frontier_sizes import Weights, cut, largest, parent_of, rungs_of
 from tiny import quiet
 
 

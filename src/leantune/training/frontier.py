@@ -12,38 +12,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from leantune.adalora.low_rank import nearest_of_rank, put
 from leantune.adalora.schedule import RankSchedule
-from leantune.adalora.triplets import Triplets
 from leantune.config import Recipe
 from leantune.config.frontier_file import FrontierRecord, PointRecord
 from leantune.errors import DataError, UsageError
 from leantune.inference.batches import predict_probabilities
 from leantune.inference.intervals import Interval, wilson_interval
 from leantune.inference.tasks import task_of
-from leantune.model.adapt import ALL_LINEAR
 from leantune.model.build import load_pretrained, missing_head_modules, reinitialise_head
 from leantune.model.classifier import Classifier
 from leantune.system.hardware import DTYPES
 from leantune.training.build import Run, build_classifier, class_weights, fresh_state, plan_run, prepare_run
 from leantune.training.callbacks import SilentObserver
 from leantune.training.dataset import lr_warmup_steps, plan_steps
+from leantune.training.frontier_sizes import Weights, cut, largest, name_of, parent_of, rungs_of
 from leantune.training.head_init import PROBE_SCALE, scale_output_layer
 from leantune.training.history import Display
 from leantune.training.loop import Phase, train
 from leantune.training.starts import start_adapters, start_head
 
-LARGEST_RANK = 16
-"""Of all linear layers, where the recipe names neither limit nor rank."""
 TUNED = 8
 """A classifier that was cut is tuned for one of so many steps of a run."""
 FULL = 3
@@ -184,7 +179,7 @@ def frontier(
             steps = max(1, total // TUNED)
         assert classifier.num_trainable() == trial.plan.initial, "the plan and what is trained differ"
         seconds = _train(trial, classifier, steps, turn=len(trained)) / steps * total
-        add(_measured(trial, classifier, _name_of(trial), trial.plan.initial, seconds, rung))
+        add(_measured(trial, classifier, name_of(trial), trial.plan.initial, seconds, rung))
         trained.append((rung, Weights.of(classifier)))
         if len(trained) == 1:
             run_s = time.perf_counter() - started
@@ -192,96 +187,6 @@ def frontier(
         add(_fully_tuned(run))
     ordered = sorted(points, key=lambda point: point.parameters)
     return Frontier(points=tuple(ordered), seconds=time.perf_counter() - started, seconds_of_a_run=run_s)
-
-
-def largest(recipe: Recipe) -> Recipe:
-    """The recipe of the largest classifier: LoRA as a run would choose it for a limit, else of rank `LARGEST_RANK`, in
-    all linear layers if the recipe names no others.
-    """
-    if recipe.init_rank is not None or recipe.target_rank is not None:
-        return replace(recipe, method="lora", targets=recipe.targets or ALL_LINEAR)
-    if recipe.max_trainable_params is not None:
-        return replace(recipe, method="lora")
-    return replace(recipe, method="lora", targets=recipe.targets or ALL_LINEAR, init_rank=LARGEST_RANK)
-
-
-def rungs_of(run: Run) -> list[Recipe]:
-    """Recipes from the largest to the smallest: the whole head, its output layer alone, and adapters of query and value
-    alone, each with ranks that halve. All but the first can be cut from one before it.
-    """
-    asked, rank = run.recipe, run.plan.init_rank
-    ranks = [rank >> i for i in range(rank.bit_length())]
-    wished = [(head, asked.targets, each) for head in dict.fromkeys((asked.head, "linear")) for each in ranks]
-    if asked.targets == ALL_LINEAR:
-        wished += [("linear", "attention", each) for each in ranks]
-    rungs: list[Recipe] = []
-    smallest = math.inf
-    for head, targets, each in wished:
-        recipe = replace(asked, head=head, targets=targets, init_rank=each, target_rank=None)
-        recipe = replace(recipe, max_trainable_params=None)
-        try:
-            _, plan = plan_run(recipe, run.pretrained)
-        except UsageError:  # an encoder whose query and value are not known
-            continue
-        if plan.initial < smallest:
-            smallest = plan.initial
-            rungs.append(replace(recipe, max_trainable_params=plan.initial))
-    return rungs
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """What was trained of a classifier, on the CPU."""
-
-    triplets: dict[str, Triplets]
-    head: dict[str, Tensor]
-    """All of the head, by name."""
-
-    @classmethod
-    def of(cls, classifier: Classifier) -> Weights:
-        """A copy."""
-        layers, head = classifier.adapted_layers(), classifier.head_weights("full", classifier.pooler_names)
-        return cls(
-            triplets={name: layer.triplets() for name, layer in layers.items()},
-            head={name: weight.detach().cpu().clone() for name, weight in head.items()},
-        )
-
-
-def parent_of(rung: Recipe, trained: Sequence[tuple[Recipe, Weights]]) -> Weights:
-    """The smallest classifier that has all adapters and ranks of ``rung``."""
-    wide = [
-        weights
-        for recipe, weights in trained
-        if _rank_of(recipe) >= _rank_of(rung) and recipe.targets in (rung.targets, ALL_LINEAR)
-    ]
-    return wide[-1]
-
-
-def _rank_of(recipe: Recipe) -> int:
-    assert recipe.init_rank is not None, "rungs_of sets it"
-    return recipe.init_rank
-
-
-@torch.no_grad()
-def cut(classifier: Classifier, trial: Run, parent: Weights, untrained: Weights) -> None:
-    """Make of ``classifier`` the largest part of ``parent`` that ``trial`` may train.
-
-    Args:
-        classifier: with adapters in all targets of ``trial``; those of other layers are removed.
-        trial: of a smaller recipe.
-        parent: adapters of its rank or a higher one.
-        untrained: before the first step: what the head is where it is not trained.
-    """
-    rank, kept = trial.plan.init_rank, {target.name for target in trial.plan.targets}
-    for name, layer in classifier.adapted_layers().items():
-        if name in kept:
-            put(layer, nearest_of_rank(parent.triplets[name], rank))
-        else:
-            classifier.replace(name, layer.base)
-    trained = classifier.head_weights(trial.recipe.head, missing_head_modules(trial.pretrained))
-    for name, weight in classifier.head_weights("full", classifier.pooler_names).items():
-        weight.requires_grad_(name in trained)
-        weight.copy_((parent if name in trained else untrained).head[name])
 
 
 def _begin(run: Run, add: Callable[[Point], None]) -> tuple[Classifier, Weights]:
@@ -354,10 +259,3 @@ def _measured(
         is_right=task_of(is_multi_label=rows.is_multi_label).is_right(probabilities, rows.label_ids),
         recipe=recipe,
     )
-
-
-def _name_of(trial: Run) -> str:
-    where = {ALL_LINEAR: "all linear layers", "attention": "query and value"}
-    targets = str(trial.recipe.targets)
-    head = "" if trial.recipe.head == "full" else ", linear head"
-    return f"LoRA in {where.get(targets, targets)}, rank {trial.plan.init_rank}{head}"

@@ -1,0 +1,120 @@
+"""The sizes of a frontier: recipes from the largest classifier to the smallest, and how one is cut from another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from leantune.adalora.low_rank import nearest_of_rank, put
+from leantune.adalora.triplets import Triplets
+from leantune.config import Recipe
+from leantune.errors import UsageError
+from leantune.model.adapt import ALL_LINEAR
+from leantune.model.build import missing_head_modules
+from leantune.model.classifier import Classifier
+from leantune.training.build import Run, plan_run
+
+LARGEST_RANK = 16
+"""Of all linear layers, where the recipe names neither limit nor rank."""
+
+
+def largest(recipe: Recipe) -> Recipe:
+    """The recipe of the largest classifier: LoRA as a run would choose it for a limit, else of rank `LARGEST_RANK`, in
+    all linear layers if the recipe names no others.
+    """
+    if recipe.init_rank is not None or recipe.target_rank is not None:
+        return replace(recipe, method="lora", targets=recipe.targets or ALL_LINEAR)
+    if recipe.max_trainable_params is not None:
+        return replace(recipe, method="lora")
+    return replace(recipe, method="lora", targets=recipe.targets or ALL_LINEAR, init_rank=LARGEST_RANK)
+
+
+def rungs_of(run: Run) -> list[Recipe]:
+    """Recipes from the largest to the smallest: the whole head, its output layer alone, and adapters of query and value
+    alone, each with ranks that halve. All but the first can be cut from one before it.
+    """
+    asked, rank = run.recipe, run.plan.init_rank
+    ranks = [rank >> i for i in range(rank.bit_length())]
+    wished = [(head, asked.targets, each) for head in dict.fromkeys((asked.head, "linear")) for each in ranks]
+    if asked.targets == ALL_LINEAR:
+        wished += [("linear", "attention", each) for each in ranks]
+    rungs: list[Recipe] = []
+    smallest = math.inf
+    for head, targets, each in wished:
+        recipe = replace(asked, head=head, targets=targets, init_rank=each, target_rank=None)
+        recipe = replace(recipe, max_trainable_params=None)
+        try:
+            _, plan = plan_run(recipe, run.pretrained)
+        except UsageError:  # an encoder whose query and value are not known
+            continue
+        if plan.initial < smallest:
+            smallest = plan.initial
+            rungs.append(replace(recipe, max_trainable_params=plan.initial))
+    return rungs
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What was trained of a classifier, on the CPU."""
+
+    triplets: dict[str, Triplets]
+    head: dict[str, Tensor]
+    """All of the head, by name."""
+
+    @classmethod
+    def of(cls, classifier: Classifier) -> Weights:
+        """A copy."""
+        layers, head = classifier.adapted_layers(), classifier.head_weights("full", classifier.pooler_names)
+        return cls(
+            triplets={name: layer.triplets() for name, layer in layers.items()},
+            head={name: weight.detach().cpu().clone() for name, weight in head.items()},
+        )
+
+
+def parent_of(rung: Recipe, trained: Sequence[tuple[Recipe, Weights]]) -> Weights:
+    """The smallest classifier that has all adapters and ranks of ``rung``."""
+    wide = [
+        weights
+        for recipe, weights in trained
+        if _rank_of(recipe) >= _rank_of(rung) and recipe.targets in (rung.targets, ALL_LINEAR)
+    ]
+    return wide[-1]
+
+
+def _rank_of(recipe: Recipe) -> int:
+    assert recipe.init_rank is not None, "rungs_of sets it"
+    return recipe.init_rank
+
+
+@torch.no_grad()
+def cut(classifier: Classifier, trial: Run, parent: Weights, untrained: Weights) -> None:
+    """Make of ``classifier`` the largest part of ``parent`` that ``trial`` may train.
+
+    Args:
+        classifier: with adapters in all targets of ``trial``; those of other layers are removed.
+        trial: of a smaller recipe.
+        parent: adapters of its rank or a higher one.
+        untrained: before the first step: what the head is where it is not trained.
+    """
+    rank, kept = trial.plan.init_rank, {target.name for target in trial.plan.targets}
+    for name, layer in classifier.adapted_layers().items():
+        if name in kept:
+            put(layer, nearest_of_rank(parent.triplets[name], rank))
+        else:
+            classifier.replace(name, layer.base)
+    trained = classifier.head_weights(trial.recipe.head, missing_head_modules(trial.pretrained))
+    for name, weight in classifier.head_weights("full", classifier.pooler_names).items():
+        weight.requires_grad_(name in trained)
+        weight.copy_((parent if name in trained else untrained).head[name])
+
+
+def name_of(trial: Run) -> str:
+    """What is trained, in words."""
+    where = {ALL_LINEAR: "all linear layers", "attention": "query and value"}
+    targets = str(trial.recipe.targets)
+    head = "" if trial.recipe.head == "full" else ", linear head"
+    return f"LoRA in {where.get(targets, targets)}, rank {trial.plan.init_rank}{head}"
