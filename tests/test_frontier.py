@@ -3,6 +3,7 @@ recipe that is named trains a classifier of that size."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -22,7 +23,7 @@ from leantune.errors import DataError, UsageError
 from leantune.training.build import build_classifier, prepare_run
 from leantune.training.frontier import Frontier, Point, frontier, is_within_error
 from leantune.training.frontier_sizes import Weights, cut, largest, parent_of, rungs_of
-from tiny import quiet
+from tiny import quiet, save_tiny_encoder
 
 
 @settings(deadline=None, max_examples=30)
@@ -70,7 +71,12 @@ def recipe(inputs, tmp_path):
     )
 
 
-def test_sizes_fall_and_each_can_be_cut_from_one_before(recipe):
+@pytest.mark.parametrize(
+    ("model_type", "smallest_head"), [("bert", "full"), ("roberta", "linear")]
+)  # whose head has a hidden layer
+def test_sizes_fall_and_each_can_be_cut_from_one_before(recipe, tmp_path, model_type, smallest_head):
+    save_tiny_encoder(tmp_path / "encoder", model_type)
+    recipe = dataclasses.replace(recipe, model=str(tmp_path / "encoder"))
     run = prepare_run(largest(recipe), console=quiet(), overwrite=False, resume=False)
     rungs = rungs_of(run)
     sizes = [rung.max_trainable_params for rung in rungs]
@@ -81,13 +87,15 @@ def test_sizes_fall_and_each_can_be_cut_from_one_before(recipe):
         ("full", "all-linear", 2),
         ("full", "all-linear", 1),
     ]
-    assert (rungs[-1].head, rungs[-1].targets, rungs[-1].init_rank) == ("linear", "attention", 1)
+    assert (rungs[-1].head, rungs[-1].targets, rungs[-1].init_rank) == (smallest_head, "attention", 1)
     for i, rung in enumerate(rungs[1:], start=1):
         parent_of(rung, [(each, Weights({}, {})) for each in rungs[:i]])
 
 
-def test_what_is_cut_computes_what_is_left_of_its_parent(recipe):
-    """With adapters that were drawn: those of query and value alone, the head before training."""
+def test_what_is_cut_computes_what_is_left_of_its_parent(recipe, tmp_path):
+    """With adapters that were drawn: those of query and value alone, the hidden layer of the head before training."""
+    save_tiny_encoder(tmp_path / "encoder", "roberta")
+    recipe = dataclasses.replace(recipe, model=str(tmp_path / "encoder"))
     run = prepare_run(largest(recipe), console=quiet(), overwrite=False, resume=False)
     classifier = build_classifier(run)
     untrained = Weights.of(classifier)
@@ -188,8 +196,6 @@ def test_it_learns(recipe):
 
 
 def test_what_a_frontier_varies_is_refused(recipe, inputs, tmp_path, capsys):
-    import dataclasses
-
     with pytest.raises(UsageError, match="method=adalora: a frontier compares LoRA"):
         frontier(dataclasses.replace(recipe, method="adalora"), console=quiet())
     with pytest.raises(DataError, match="no rows are held out"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,9 +40,13 @@ def rungs_of(run: Run) -> list[Recipe]:
     """
     asked, rank = run.recipe, run.plan.init_rank
     ranks = [rank >> i for i in range(rank.bit_length())]
-    wished = [(head, asked.targets, each) for head in dict.fromkeys((asked.head, "linear")) for each in ranks]
+    _, smaller = plan_run(replace(asked, head="linear"), run.pretrained)
+    heads: list[Literal["full", "linear"]] = [asked.head]
+    if smaller.head < run.plan.head:
+        heads.append("linear")
+    wished = [(head, asked.targets, each) for head in heads for each in ranks]
     if asked.targets == ALL_LINEAR:
-        wished += [("linear", "attention", each) for each in ranks]
+        wished += [(heads[-1], "attention", each) for each in ranks]
     rungs: list[Recipe] = []
     smallest = math.inf
     for head, targets, each in wished:
