@@ -36,11 +36,12 @@ def main() -> None:
     options = parser.parse_args()
     fetch(["minilm"])
     keys = dict(word.split("=", 1) for word in options.keys)
-    sets = {name: measured(name, options.budgets, keys) for name in options.data.split(",")}
     origin = origin_of("benchmarks.frontier")
-    result = {**origin, "sets": sets}
-    text = markdown_of(origin, sets)
-    write_result(RESULTS, stem_of("frontier", origin["hardware"]), result, text)
+    sets: dict[str, Any] = {}
+    for name in options.data.split(","):
+        sets[name] = measured(name, options.budgets, keys)
+        text = markdown_of(origin, sets)
+        write_result(RESULTS, stem_of("frontier", origin["hardware"]), {**origin, "sets": sets}, text)
     print(text)
 
 

@@ -45,18 +45,19 @@ def main() -> None:
 def measured(name: str, seed: int) -> dict[str, Any]:
     data, console = data_set(name), Console(stderr=True)
     rows = read_rows(data.file("train"))
+    labels = sorted({label for _, label in rows})  # the half may lack one
     seen = np.random.default_rng(seed).permutation(len(rows))[: len(rows) // 2]
     with tempfile.TemporaryDirectory() as folder:
         half = write_rows(Path(folder) / "half.csv", [rows[i] for i in np.sort(seen)])
         curve = learning_curve(
-            recipe_of(half, data.file("test"), f"{folder}/run", seed),
+            recipe_of(half, data.file("test"), f"{folder}/run", seed, labels),
             console=console,
             on_point=lambda point: console.print(
                 f"{name}: {point.rows:,} rows: {100 * point.accuracy:.2f} %"
             ),
         )
         forecast = curve.forecast(len(rows))
-        whole = recipe_of(data.file("train"), data.file("test"), f"{folder}/run", seed)
+        whole = recipe_of(data.file("train"), data.file("test"), f"{folder}/run", seed, labels)
         run = prepare_run(whole, console=console, overwrite=False, resume=False)
         classifier = trained(on_rows(run, run.recipe, run.data.train))
         found = predict_probabilities(classifier, run.data.validation, 64).argmax(axis=1)
@@ -72,9 +73,10 @@ def measured(name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def recipe_of(data: Path, held_out: Path, output: str, seed: int) -> Recipe:
+def recipe_of(data: Path, held_out: Path, output: str, seed: int, labels: list[str]) -> Recipe:
     keys = {"model": "asset:minilm", "max_length": "128", "max_trainable_params": "300000", "seed": str(seed)}
-    return load_recipe(None, {**keys, "data": str(data), "validation": str(held_out), "output": output})
+    files = {"data": str(data), "validation": str(held_out), "output": output}
+    return load_recipe(None, {**keys, **files, "labels": ",".join(labels)})
 
 
 def markdown_of(origin: dict[str, Any], forecasts: list[dict[str, Any]]) -> str:

@@ -32,6 +32,19 @@ def test_the_interval_holds_the_truth():
     assert inside >= 16
 
 
+def test_the_interval_holds_the_truth_where_trainings_differ():
+    """The same with points that lie a point and more beside the curve, as two trainings do, and so does the truth."""
+    law, rng, inside = PowerLaw(0.06, 1.5, 0.4), np.random.default_rng(1), 0
+    for i in range(24):
+        points = [
+            Point(rows=each.rows, accuracy=each.accuracy + rng.normal(0, 0.012), held_out=each.held_out)
+            for each in points_of(law, rng)
+        ]
+        found = fit_curve(points, seed=i).forecast(16_000)
+        inside += found.low <= law.accuracy(16_000) + rng.normal(0, 0.012) <= found.high
+    assert inside >= 16
+
+
 def test_rows_until_an_accuracy_are_those_of_the_curve():
     law = PowerLaw(0.05, 2.0, 0.5)
     found = fit_curve(

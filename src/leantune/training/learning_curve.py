@@ -3,7 +3,8 @@
 Subsets of the training rows are nested and have each class in proportion. On each a classifier is trained as a run of
 so many rows would be, and leaves nothing behind. The error is fitted by a power law, a + b n^-c (Hestness et al., 2017,
 Deep Learning Scaling is Predictable, Empirically, arXiv 1712.00409, equation 1), weighted by the binomial variance of
-each point. The interval comes from fits to redrawn errors.
+each point. The interval comes from fits to redrawn errors: by the chance in the held-out rows, and by how far the
+points lie beside the curve beyond that, because two trainings differ.
 """
 
 from __future__ import annotations
@@ -83,10 +84,15 @@ class LearningCurve:
     fitted: PowerLaw
     redrawn: tuple[PowerLaw, ...]
     """Fits to errors that chance could have given instead."""
+    noise: tuple[float, ...] = ()
+    """Of each of them how far one training may lie from its curve; none: not at all."""
 
     def forecast(self, rows: int) -> Forecast:
         """The accuracy with another number of rows."""
-        low, high = self._interval([each.accuracy(rows) for each in self.redrawn])
+        drawn = [each.accuracy(rows) for each in self.redrawn]
+        if self.noise:
+            drawn = [accuracy + noise for accuracy, noise in zip(drawn, self.noise, strict=True)]
+        low, high = self._interval(drawn)
         return Forecast(rows=rows, accuracy=self.fitted.accuracy(rows), low=low, high=high)
 
     def rows_until(self, accuracy: float) -> tuple[float, float, float]:
@@ -167,8 +173,26 @@ def fit_curve(points: Sequence[Point], *, seed: int = 0) -> LearningCurve:
     held_out = np.array([point.held_out for point in points])
     errors = np.array([1 - point.accuracy for point in points])
     fitted = _fit(rows, errors, held_out)
-    redrawn = tuple(_fit(rows, rng.binomial(held_out, errors) / held_out, held_out) for _ in range(REDRAWN))
-    return LearningCurve(points=tuple(points), fitted=fitted, redrawn=redrawn)
+    scatter = _scatter(errors, np.array([1 - fitted.accuracy(n) for n in rows]), held_out)
+
+    def redrawn_errors() -> npt.NDArray[np.float64]:
+        by_chance = rng.binomial(held_out, errors) / held_out
+        return np.asarray(np.clip(by_chance + rng.normal(0, scatter, len(rows)), 0, 1))
+
+    return LearningCurve(
+        points=tuple(points),
+        fitted=fitted,
+        redrawn=tuple(_fit(rows, redrawn_errors(), held_out) for _ in range(REDRAWN)),
+        noise=tuple(rng.normal(0, scatter, REDRAWN).tolist()),
+    )
+
+
+def _scatter(
+    errors: npt.NDArray[np.float64], fitted: npt.NDArray[np.float64], held_out: npt.NDArray[np.int64]
+) -> float:
+    """Standard deviation of the points around the curve beyond the binomial one; the curve takes two of their number."""
+    residual = float(((errors - fitted) ** 2).sum()) / max(1, len(errors) - 2)
+    return math.sqrt(max(0.0, residual - float((errors * (1 - errors) / held_out).mean())))
 
 
 def _fit(
