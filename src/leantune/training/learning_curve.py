@@ -190,7 +190,7 @@ def fit_curve(points: Sequence[Point], *, seed: int = 0) -> LearningCurve:
 def _scatter(
     errors: npt.NDArray[np.float64], fitted: npt.NDArray[np.float64], held_out: npt.NDArray[np.int64]
 ) -> float:
-    """Standard deviation of the points around the curve beyond the binomial one; the curve takes two of their number."""
+    """Standard deviation of the points around the curve beyond the binomial one."""
     residual = float(((errors - fitted) ** 2).sum()) / max(1, len(errors) - 2)
     return math.sqrt(max(0.0, residual - float((errors * (1 - errors) / held_out).mean())))
 
