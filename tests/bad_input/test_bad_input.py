@@ -247,7 +247,7 @@ CASES = [
     Bad("label-null-integer", "a.parquet", parquet(text=["a", "b"], label=[1, None])),
     Bad("label-fraction", "a.parquet", parquet(text=["a", "b"], label=[1.0, 0.5])),
     Bad("label-infinite", "a.jsonl", b'{"text": "a", "label": 1e999}\n'),
-    Bad("label-list", "a.jsonl", b'{"text": "a", "label": ["x"]}\n'),
+    Bad("label-list", "a.jsonl", b'{"text": "a", "label": "x"}\n{"text": "b", "label": ["x"]}\n'),
     Bad("label-two-spellings", "a.csv", b"text,label\na,1\nb,2\nc,1.0\n"),
     Bad("label-two-spellings-zero", "a.csv", b"text,label\na,007\nb,8\nc,7\n"),
     Bad("label-integer-and-text", "a.jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": "1"}\n'),

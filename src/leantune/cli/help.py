@@ -124,12 +124,12 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "data": (
         *("data", "validation", "test", "unlabelled", "validation_size"),
         *("text_column", "text_pair_column", "label_column", "labels", "problem_type"),
-        *("max_length", "truncation_side"),
+        "max_length",
     ),
     "encoder and budget": ("model", "max_trainable_params", "method", "targets", "init_rank", "head"),
     "training": (
         *("output", "effort", "epochs", "batch_size", "learning_rate", "class_weights", "loss", "metric"),
-        *("precision", "report_to", "seed"),
+        *("precision", "seed"),
     ),
 }
 """The recipe keys that ``--help`` shows; ``--help-all`` shows the others, too."""

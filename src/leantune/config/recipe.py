@@ -112,8 +112,8 @@ class Recipe:
     label_column: str | None = _key("column of the label; default 'label', else 'target'", None)
     labels: tuple[str, ...] | None = _key("label names in the order of their ids; default: sorted", None)
     problem_type: str | None = _key(
-        "single_label_classification; or multi_label_classification: a text has any number of labels, in cells such as "
-        "oil|grain or in lists; default: multi-label where the cells are lists",
+        "single_label_classification; or multi_label_classification: any number of labels a text, in lists or as "
+        "oil|grain; default: multi-label for lists",
         None,
     )
     max_trainable_params: int | None = _key("limit on trainable parameters at any time of the run", None)
@@ -172,8 +172,8 @@ class Recipe:
         None,
     )
     metric: Literal["accuracy", "macro_f1", "log_loss", "micro_f1", "lrap"] | None = _key(
-        "what the best checkpoint is best at: accuracy, macro_f1 or log_loss, and of several labels a text micro_f1 or "
-        "lrap, too; default: accuracy, or micro_f1 of several labels a text",
+        "what the best checkpoint is best at: accuracy, macro_f1, log_loss, or of several labels a text micro_f1 or "
+        "lrap; default: accuracy, or micro_f1 there",
         None,
     )
     report_to: tuple[str, ...] | None = _key(
