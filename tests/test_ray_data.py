@@ -57,7 +57,14 @@ def rows_of(inputs: Path) -> list[dict[str, object]]:
         return [{"id": i, "text": row["text"]} for i, row in enumerate(csv.DictReader(file))]
 
 
-@pytest.mark.parametrize("batch_format", ["numpy", "pandas", "pyarrow"])
+@pytest.mark.parametrize(
+    "batch_format",
+    [
+        "numpy",
+        pytest.param("pandas", marks=pytest.mark.long),
+        pytest.param("pyarrow", marks=pytest.mark.long),
+    ],
+)
 def test_labels_and_scores_are_those_of_the_command(cluster, run, inputs, expected, tmp_path, batch_format):
     shutil.copytree(run, tmp_path / "run")
     predictor = leantune.ray.predictor_class(tmp_path / "run", probabilities=True)
@@ -78,6 +85,7 @@ def test_labels_and_scores_are_those_of_the_command(cluster, run, inputs, expect
             assert row[name] == pytest.approx(float(wanted[name]), abs=2e-6)
 
 
+@pytest.mark.long
 def test_actors_share_what_their_node_unpacked_and_have_the_threads_of_their_cores(cluster, run, inputs):
     predictor = leantune.ray.predictor_class(run)
 
