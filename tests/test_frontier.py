@@ -179,6 +179,10 @@ def test_the_command_from_the_probe_to_all_weights(recipe, inputs, tmp_path, cap
     assert record.metrics.test is not None
     for page in ("frontier.html", "run/report.html"):
         assert "Accuracy over trainable parameters" in (tmp_path / "frontier" / page).read_text()
+    assert main(["train", str(tmp_path / "frontier" / "recipe.yaml"), "--overwrite", "--quiet"]) == 0
+    run = tmp_path / "frontier" / "run"
+    assert not (run / "frontier.json").exists()
+    assert "Accuracy over trainable parameters" not in (run / "report.html").read_text()
 
 
 def test_the_same_recipe_gives_the_same_answers(recipe):

@@ -20,7 +20,7 @@ from leantune.data.cells import list_of_texts
 from leantune.data.read import Columns, open_examples
 from leantune.errors import UsageError
 from leantune.inference.explanation import Explanation
-from leantune.inference.load import kind_of
+from leantune.inference.load import require_run
 from leantune.inference.passport import Passport
 from leantune.inference.passport import passport as passport_of
 from leantune.inference.saved import read_saved
@@ -45,14 +45,14 @@ def frontier(
     quiet: bool = False,
     **recipe: Any,
 ) -> Frontier:
-    """Measure classifiers of many sizes in the time of about three runs, from a linear probe to full fine-tuning.
+    """Measure classifiers of many sizes in the time of about two runs, from a linear probe to full fine-tuning.
 
     Args:
         data: labelled rows, as `leantune.train` takes them.
         encoder: as `leantune.train` takes it.
         budget: limit of the largest one on trainable parameters; None: rank 16 in all linear layers.
         validation: rows to measure on; None: a hold-out.
-        with_full: whether to fine-tune all weights, too, which takes most of the time.
+        with_full: whether to fine-tune all weights, too.
         quiet: show no progress on standard error.
         recipe: any other recipe key.
 
@@ -159,8 +159,7 @@ def passport(
         CheckpointError: if the run or an export is damaged.
     """
     folder = Path(run).expanduser()
-    if kind_of(folder) != "run":
-        raise UsageError(f"{folder}: no run folder; give the output folder of 'leantune train'")
+    require_run(folder)
     settings = read_saved(folder).settings
     in_memory = isinstance(data, tuple)  # texts and labels, which are columns of these names then
     columns = {

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from leantune.cli.values import share_of
-from leantune.errors import UsageError
 from leantune.system.console import console
 
 if TYPE_CHECKING:
@@ -53,12 +52,11 @@ def abstain(options: argparse.Namespace) -> None:
     from leantune.config.abstention_file import write_abstention
     from leantune.data.label_sets import require_one_label
     from leantune.inference.abstention import choose_abstention
-    from leantune.inference.load import artefact_of, kind_of, load
+    from leantune.inference.load import artefact_of, load, require_run
     from leantune.training.calibration_data import rows_to_measure
 
     run = Path(options.run_folder).expanduser()
-    if kind_of(run) != "run":
-        raise UsageError(f"{run}: no run folder; give the output folder of 'leantune train'")
+    require_run(run)
     with console(stderr=True, quiet=options.quiet).status("classifying"):
         rows, name = rows_to_measure(run, options.data)
         trained = load(run)

@@ -24,9 +24,7 @@ RECIPE, RUN = "recipe.yaml", "run"
 
 def add_arguments(parser: Any) -> None:
     """The arguments of the command beside the recipe."""
-    parser.add_argument(
-        "--without-full", action="store_true", help="leave out full fine-tuning, which takes most of the time"
-    )
+    parser.add_argument("--without-full", action="store_true", help="leave out full fine-tuning")
     parser.add_argument("--train", action="store_true", help="train the smallest that is good enough, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

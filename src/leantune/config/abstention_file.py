@@ -7,9 +7,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from leantune.config.beside_weights import read_beside_weights
 from leantune.system.atomic import write_text
-from leantune.system.file_names import entry_of
-from leantune.system.json_files import read_json
 
 FILE = "abstention.json"
 
@@ -66,7 +65,4 @@ def read_abstention(folder: Path) -> Abstention | None:
         CheckpointError: if it is damaged.
         UnsafeFileError: if it is a link that leads out of the folder.
     """
-    for place in (folder, folder / "merged"):
-        if place.is_dir() and (path := entry_of(place, FILE)).is_file():
-            return read_json(path, Abstention)
-    return None
+    return read_beside_weights(folder, FILE, Abstention)

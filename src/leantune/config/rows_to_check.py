@@ -34,8 +34,9 @@ class NearRow:
     row: int
     """In the source of the training rows, from 0."""
     label: str
+    """As it was given; several are joined by ``|``."""
     cosine: float
-    """Of the two vectors that the output layer is given."""
+    """Of the vectors that the output layer is given, from -1 to 1."""
     text: str
     pair: str | None = None
 

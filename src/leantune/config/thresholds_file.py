@@ -9,8 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from leantune.system.file_names import entry_of
-from leantune.system.json_files import read_json
+from leantune.config.beside_weights import read_beside_weights
 
 FILE = "thresholds.json"
 
@@ -45,7 +44,4 @@ def read_thresholds(folder: Path) -> Thresholds | None:
         CheckpointError: if it is damaged.
         UnsafeFileError: if it is a link that leads out of the folder.
     """
-    for place in (folder, folder / "merged"):
-        if place.is_dir() and (path := entry_of(place, FILE)).is_file():
-            return read_json(path, Thresholds)
-    return None
+    return read_beside_weights(folder, FILE, Thresholds)

@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NearText:
-    """A training text to which the classifier gives a similar vector."""
-
-    row: int
-    """In the file of the training rows, from 0."""
-    label: str
-    """As it was given."""
-    cosine: float
-    """Of the vectors that the output layer is given, from -1 to 1."""
-    text: str
-    pair: str | None = None
+from leantune.config.rows_to_check import NearRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +52,7 @@ class Explanation:
     """The predicted class."""
     probability: float
     """Of the predicted class."""
-    nearest: tuple[NearText, ...]
+    nearest: tuple[NearRow, ...]
     """Training texts, the nearest first."""
     attribution: WordWeights | None
     """None where no weights were asked for."""

@@ -75,6 +75,16 @@ def load(
     return _load_merged_alone(folder, names, precision, trust_remote_code=trust_remote_code)
 
 
+def require_run(folder: Path) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        UsageError: if it is no run.
+    """
+    if kind_of(folder) != "run":
+        raise UsageError(f"{folder}: no run folder; give the output folder of 'leantune train'")
+
+
 def kind_of(folder: Path) -> str:
     """What a folder holds: ``run``, ``adapter`` or ``merged``.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from leantune.config import Recipe, recipe_of_run
-from leantune.config.rows_to_check import Part, read_rows_to_check
+from leantune.config.rows_to_check import NearRow, Part, read_rows_to_check
 from leantune.config.run_record import FinishedRecord, read_finished_record, to_json
 from leantune.data.dataset import LabelledRows
 from leantune.data.label_sets import named
@@ -20,8 +20,8 @@ from leantune.data.tokenization import Encoded
 from leantune.errors import UsageError
 from leantune.inference.attribution import WordAttribution
 from leantune.inference.batches import map_batches, map_own_rows
-from leantune.inference.explanation import Explanation, NearText, WordWeights
-from leantune.inference.load import artefact_of, kind_of, load_merged_transformers, load_run
+from leantune.inference.explanation import Explanation, WordWeights
+from leantune.inference.load import artefact_of, load_merged_transformers, load_run, require_run
 from leantune.inference.nearest import kept_features, nearest
 from leantune.inference.text_classifier import TorchTextClassifier, batch_of
 from leantune.system import hardware
@@ -131,8 +131,7 @@ def explain_errors(
 
 
 def _finished(run: Path) -> tuple[FinishedRecord, Recipe]:
-    if kind_of(run) != "run":
-        raise UsageError(f"{run}: no run folder; give the output folder of 'leantune train'")
+    require_run(run)
     record = read_finished_record(run)
     return record, recipe_of_run(run, record.recipe)
 
@@ -158,7 +157,7 @@ def _explained(
     probabilities = classifier.predict_proba(texts, pairs)  # which checks texts and pairs, too
     best = probabilities.argmax(axis=1)
     wanted = best if class_name is None else np.full(len(best), classifier.classes.index(class_name))
-    near: Sequence[Sequence[NearText]] = [()] * len(texts)
+    near: Sequence[Sequence[NearRow]] = [()] * len(texts)
     if data is not None and len(texts):
         near = _near_texts(run, record, classifier, data, classifier.tokenizer.encode(texts, pairs), count)
     weights: Sequence[WordWeights | None] = [None] * len(texts)
@@ -197,7 +196,7 @@ def _near_texts(
     data: PreparedData,
     encoded: Encoded,
     count: int,
-) -> list[list[NearText]]:
+) -> list[list[NearRow]]:
     model, batch_size = classifier.classifier, classifier.settings.batch_size
     queries = map_batches(
         model,
@@ -215,7 +214,7 @@ def _near_texts(
         rows = [int(data.train.row_of[position]) for position in own_positions]
         found.append(
             [
-                NearText(
+                NearRow(
                     row=row,
                     label=named(classifier.classes, data.train.label_ids[position]),
                     cosine=cosine,

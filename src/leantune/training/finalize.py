@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 
-from leantune.adalora.schedule import RankSchedule
 from leantune.config.confidence_record import ConfidencesRecord
 from leantune.config.run_record import (
     CheckpointRecord,
@@ -33,14 +32,11 @@ from leantune.system.damage import explained_damage
 from leantune.system.json_files import from_json
 from leantune.training.answers import PREDICTED, read_answers
 from leantune.training.artefacts import PROBE_ROWS, publish
-from leantune.training.build import Run, class_weights, fresh_state
-from leantune.training.callbacks import SilentObserver
+from leantune.training.build import Run
 from leantune.training.checkpoint import checkpoint_path, valid_checkpoints
-from leantune.training.dataset import lr_warmup_steps
-from leantune.training.history import Display
-from leantune.training.loop import Phase, train
 from leantune.training.selection import Evaluation, Selection
 from leantune.training.state import restore_weights
+from leantune.training.tuning import tune
 
 
 def measure_parts(run: Run, classifier: Classifier) -> tuple[Metrics | None, Metrics | None]:
@@ -151,30 +147,9 @@ def _rule_of(run: Run, best: Evaluation, selection: Selection) -> str:
 def refit(run: Run, classifier: Classifier) -> None:
     """One more epoch on training and validation rows, ranks as they are, with a new optimiser."""
     rows = run.data.train + run.data.validation
-    recipe = run.recipe
-    total = -(-len(rows) // recipe.batch_size)
-    classifier.stream.reseed(recipe.seed, 1, distributed.rank())
-    live = sum(layer.rank for layer in classifier.adapted_layers().values())
-    fixed = RankSchedule(
-        init_budget=live,
-        target_budget=live,
-        total_steps=total,
-        warmup_steps=0,
-        final_steps=0,
-        allocate_every=1,
-    )
-    state = fresh_state(run, classifier, fixed)
-    phase = Phase(
-        rows=rows,
-        steps_per_epoch=total,
-        total_steps=total,
-        lr_warmup_steps=lr_warmup_steps(recipe, total),
-        seed=recipe.seed + 1,
-        class_weights=class_weights(run, rows),
-    )
-    with Display(total, run.console) as display:
-        train(state, phase, recipe, SilentObserver(display))
-    run.record.refit = RefitRecord(rows=len(rows), steps=total, seconds=state.train_s)
+    total = -(-len(rows) // run.recipe.batch_size)
+    seconds = tune(run, classifier, rows, steps=total, steps_per_epoch=total, turn=1)
+    run.record.refit = RefitRecord(rows=len(rows), steps=total, seconds=seconds)
 
 
 def _first_rows(rows: LabelledRows) -> LabelledRows:

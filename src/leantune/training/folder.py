@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from leantune.config import Recipe
+from leantune.config.frontier_file import FILE as FRONTIER
 from leantune.config.rows_to_check import ROWS_TO_CHECK
 from leantune.config.run_record import RECORD
 from leantune.data.sources import files_of
@@ -17,7 +18,7 @@ from leantune.system.messages import listed
 
 RUN_FILES = (
     *("recipe.yaml", "history.jsonl", "train.log", "pseudo_labels.csv", ROWS_TO_CHECK),
-    *("report.html", "explanations.html", FEATURES, "README.md", RECORD),
+    *("report.html", "explanations.html", FEATURES, FRONTIER, "passport.json", "README.md", RECORD),
 )
 RUN_FOLDERS = ("checkpoints", "adapter", "merged", "tensorboard", "wandb", *FOLDERS.values())
 

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from leantune.adalora.schedule import RankSchedule
 from leantune.config import Recipe
 from leantune.config.frontier_file import FrontierRecord, PointRecord
 from leantune.errors import DataError, UsageError
@@ -30,14 +29,12 @@ from leantune.inference.tasks import task_of
 from leantune.model.build import load_pretrained, missing_head_modules, reinitialise_head
 from leantune.model.classifier import Classifier
 from leantune.system.hardware import DTYPES
-from leantune.training.build import Run, build_classifier, class_weights, fresh_state, plan_run, prepare_run
-from leantune.training.callbacks import SilentObserver
-from leantune.training.dataset import lr_warmup_steps, plan_steps
+from leantune.training.build import Run, build_classifier, prepare_run
 from leantune.training.frontier_sizes import Weights, cut, largest, name_of, parent_of, rungs_of
 from leantune.training.head_init import PROBE_SCALE, scale_output_layer
-from leantune.training.history import Display
-from leantune.training.loop import Phase, train
 from leantune.training.starts import start_adapters, start_head
+from leantune.training.trial import on_rows
+from leantune.training.tuning import tune
 
 TUNED = 8
 """A classifier that was cut is tuned for one of so many steps of a run."""
@@ -140,7 +137,7 @@ def frontier(
     with_full: bool = True,
     on_point: Callable[[Point], None] = lambda point: None,
 ) -> Frontier:
-    """Measure classifiers of many sizes in the time of about three runs.
+    """Measure classifiers of many sizes in the time of about two runs.
 
     Args:
         recipe: rows, encoder; the limit, if there is one, is that of the largest. Its ``output`` is where nothing is
@@ -172,13 +169,13 @@ def frontier(
     classifier, untrained = _begin(run, add)
     trained: list[tuple[Recipe, Weights]] = []
     for rung in rungs_of(run):
-        trial = _trial(run, rung)
-        steps = total = trial.steps.total_steps
+        trial = on_rows(run, rung, run.data.train)
+        steps = trial.steps.total_steps
         if trained:
             cut(classifier, trial, parent_of(rung, trained), untrained)
-            steps = max(1, total // TUNED)
+            steps = max(1, steps // TUNED)
         assert classifier.num_trainable() == trial.plan.initial, "the plan and what is trained differ"
-        seconds = _train(trial, classifier, steps, turn=len(trained)) / steps * total
+        seconds = _seconds_of_a_run(trial, classifier, steps=steps, turn=len(trained))
         add(_measured(trial, classifier, name_of(trial), trial.plan.initial, seconds, rung))
         trained.append((rung, Weights.of(classifier)))
         if len(trained) == 1:
@@ -203,29 +200,17 @@ def _begin(run: Run, add: Callable[[Point], None]) -> tuple[Classifier, Weights]
     return classifier, Weights.of(classifier)
 
 
-def _trial(run: Run, recipe: Recipe) -> Run:
-    recipe, plan = plan_run(recipe, run.pretrained)
-    return replace(run, recipe=recipe, plan=plan, steps=plan_steps(recipe, plan, len(run.data.train)))
-
-
-def _train(trial: Run, classifier: Classifier, steps: int, *, turn: int) -> float:
-    """So many steps with a learning rate that rises and falls; returns the seconds."""
-    classifier.stream.reseed(trial.recipe.seed, turn, 0)
-    ranks = RankSchedule(
-        init_budget=0, target_budget=0, total_steps=steps, warmup_steps=0, final_steps=0, allocate_every=1
-    )
-    state = fresh_state(trial, classifier, ranks)
-    phase = Phase(
-        rows=trial.data.train,
+def _seconds_of_a_run(trial: Run, classifier: Classifier, *, steps: int, turn: int) -> float:
+    """Train for some steps; returns the seconds that all steps of a run would take."""
+    seconds = tune(
+        trial,
+        classifier,
+        trial.data.train,
+        steps=steps,
         steps_per_epoch=trial.steps.steps_per_epoch,
-        total_steps=steps,
-        lr_warmup_steps=lr_warmup_steps(trial.recipe, steps),
-        seed=trial.recipe.seed + turn,
-        class_weights=class_weights(trial, trial.data.train),
+        turn=turn,
     )
-    with Display(steps, trial.console) as display:
-        train(state, phase, trial.recipe, SilentObserver(display))
-    return state.train_s
+    return seconds / steps * trial.steps.total_steps
 
 
 def _fully_tuned(run: Run) -> Point:
@@ -243,7 +228,7 @@ def _fully_tuned(run: Run) -> Point:
         if advanced.warm_start:
             start_head(trial, classifier)
             scale_output_layer(classifier, PROBE_SCALE)
-        seconds = _train(trial, classifier, steps, turn=0) / steps * trial.steps.total_steps
+        seconds = _seconds_of_a_run(trial, classifier, steps=steps, turn=0)
         return _measured(run, classifier, "full fine-tuning", classifier.num_trainable(), seconds)
 
 

@@ -84,15 +84,13 @@ class LearningCurve:
     fitted: PowerLaw
     redrawn: tuple[PowerLaw, ...]
     """Fits to errors that chance could have given instead."""
-    noise: tuple[float, ...] = ()
-    """Of each of them how far one training may lie from its curve; none: not at all."""
+    noise: tuple[float, ...]
+    """Of each of them how far one training may lie from its curve."""
 
     def forecast(self, rows: int) -> Forecast:
         """The accuracy with another number of rows."""
-        drawn = [each.accuracy(rows) for each in self.redrawn]
-        if self.noise:
-            drawn = [accuracy + noise for accuracy, noise in zip(drawn, self.noise, strict=True)]
-        low, high = self._interval(drawn)
+        drawn = zip(self.redrawn, self.noise, strict=True)
+        low, high = self._interval([law.accuracy(rows) + noise for law, noise in drawn])
         return Forecast(rows=rows, accuracy=self.fitted.accuracy(rows), low=low, high=high)
 
     def rows_until(self, accuracy: float) -> tuple[float, float, float]:

@@ -1,0 +1,54 @@
+"""Some more steps of a classifier, with ranks as they are and a new optimiser."""
+
+from __future__ import annotations
+
+from leantune.adalora.schedule import RankSchedule
+from leantune.data.dataset import LabelledRows
+from leantune.model.classifier import Classifier
+from leantune.system import distributed
+from leantune.training.build import Run, class_weights, fresh_state
+from leantune.training.callbacks import SilentObserver
+from leantune.training.dataset import lr_warmup_steps
+from leantune.training.history import Display
+from leantune.training.loop import Phase, train
+
+
+def tune(
+    run: Run, classifier: Classifier, rows: LabelledRows, *, steps: int, steps_per_epoch: int, turn: int
+) -> float:
+    """Train for some steps, in which the learning rate rises and falls; nothing is evaluated or saved.
+
+    Args:
+        run: its recipe says how.
+        classifier: what of it is trainable learns.
+        rows: what it learns from.
+        steps: optimiser steps.
+        steps_per_epoch: those that one pass over ``rows`` takes.
+        turn: tells this stretch of training from others of the run: order of rows and dropout are its own.
+
+    Returns:
+        the seconds that the steps took.
+    """
+    recipe = run.recipe
+    classifier.stream.reseed(recipe.seed, turn, distributed.rank())
+    live = sum(layer.rank for layer in classifier.adapted_layers().values())
+    fixed = RankSchedule(
+        init_budget=live,
+        target_budget=live,
+        total_steps=steps,
+        warmup_steps=0,
+        final_steps=0,
+        allocate_every=1,
+    )
+    state = fresh_state(run, classifier, fixed)
+    phase = Phase(
+        rows=rows,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=steps,
+        lr_warmup_steps=lr_warmup_steps(recipe, steps),
+        seed=recipe.seed + turn,
+        class_weights=class_weights(run, rows),
+    )
+    with Display(steps, run.console) as display:
+        train(state, phase, recipe, SilentObserver(display))
+    return state.train_s
