@@ -26,10 +26,9 @@ from leantune.inference import batches as evaluation
 from leantune.inference.load import load_run
 from leantune.kernels.choose import why_no_kernels
 from leantune.report import write_model_card, write_report
-from leantune.training import finalize as outcome
 from leantune.training import head_init as warm_start
 from leantune.training import run as run_module
-from leantune.training import starts
+from leantune.training import starts, tuning
 from leantune.training.build import build_classifier, fresh_state, prepare_run
 from leantune.training.checkpoint import TENSORS, list_checkpoints
 from leantune.training.dataset import prepare_data
@@ -787,7 +786,7 @@ def test_a_refit_takes_a_step_for_every_batch_of_training_and_validation_rows(in
         train(state, phase, recipe, observer)
         seen.append((before, state, phase))
 
-    monkeypatch.setattr(outcome, "train", recorded)
+    monkeypatch.setattr(tuning, "train", recorded)
     changes = {"refit": True, "class_weights": "balanced", "epochs": 2}
     run = run_training(recipe_for(inputs, tmp_path / "run", **changes), console=quiet())
     ((before, state, phase),) = seen

@@ -44,13 +44,6 @@ def add_arguments(parser: Any) -> None:
         help="write RUN/explanations.html of the wrong predictions in the report, and take no text",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--trust-remote-code",
-        nargs="?",
-        const="true",
-        choices=("true", "false"),
-        help="allow code that comes with the model",
-    )
 
 
 def explain_command(options: argparse.Namespace) -> None:

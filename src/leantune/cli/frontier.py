@@ -39,6 +39,7 @@ def frontier_command(options: argparse.Namespace, recipe: Recipe, progress: Any)
     folder = Path(recipe.output).expanduser()
     if folder.exists():
         raise UsageError(f"output {folder}: exists already; choose another folder or remove it")
+    from leantune.cli.output import print_result
     from leantune.config.frontier_file import write_frontier
     from leantune.report.frontier_page import write_frontier_page
     from leantune.system.atomic import atomic_folder, write_text
@@ -65,12 +66,13 @@ def frontier_command(options: argparse.Namespace, recipe: Recipe, progress: Any)
     else:
         _print(record, folder)
     if options.train:
-        _train(smallest, record, progress)
+        run = _trained(smallest, record, progress)
+        if not options.json:
+            print_result(run)
 
 
-def _train(recipe: Recipe, record: FrontierRecord, progress: Any) -> None:
-    """An ordinary run whose report has the frontier, too."""
-    from leantune.cli.output import print_result
+def _trained(recipe: Recipe, record: FrontierRecord, progress: Any) -> Path:
+    """The folder of an ordinary run whose report has the frontier, too."""
     from leantune.config.frontier_file import write_frontier
     from leantune.report import write_model_card, write_report
     from leantune.training.run import run_training
@@ -79,7 +81,7 @@ def _train(recipe: Recipe, record: FrontierRecord, progress: Any) -> None:
     write_frontier(run, record)
     write_model_card(run)
     write_report(run)
-    print_result(run)
+    return run
 
 
 def _line(point: Point) -> str:

@@ -108,7 +108,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "learning-curve": lambda command: _add_learning_curve(command, shows_all),
         "abstain": abstain.add_arguments,
         "passport": passport.add_arguments,
-        "explain": explain.add_arguments,
+        "explain": _add_explain,
         "report": _add_report,
         "push": _add_push,
         "assets": _add_assets,
@@ -163,6 +163,11 @@ def _add_learning_curve(parser: Parser, shows_all: bool) -> None:
 def _add_frontier(parser: Parser, shows_all: bool) -> None:
     _add_recipe_arguments(parser, shows_all)
     frontier.add_arguments(parser)
+
+
+def _add_explain(parser: Parser) -> None:
+    explain.add_arguments(parser)
+    _add_trust(parser)
 
 
 def _add_audit(parser: Parser, shows_all: bool) -> None:
