@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
@@ -20,17 +25,12 @@ NOT_IN_THE_SUITE = {
     "leantune",
     *FOR_THE_SITE,
 }
+OF_OTHERS = {"joblib", "packaging"}  # scikit-learn and pytest cannot do without them
 
 
 def test_the_lower_bounds_are_the_versions_of_the_oldest_environment():
-    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [
-        *project["dependencies"],
-        *(each for extra in project["optional-dependencies"].values() for each in extra),
-    ]
     bounds: dict[str, set[Version]] = {}
-    for requirement in map(Requirement, wanted):
+    for requirement in requirements():
         if requirement.name.lower() not in NOT_IN_THE_SUITE:
             lower = {Version(each.version) for each in requirement.specifier if each.operator == ">="}
             assert lower, requirement
@@ -38,3 +38,34 @@ def test_the_lower_bounds_are_the_versions_of_the_oldest_environment():
     lines = (ROOT / "tests" / "oldest.txt").read_text("utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     assert bounds == {name: {Version(pin)} for name, pin in pins.items()}
+
+
+def test_what_the_tests_import_is_asked_for():
+    """Else it is there only as long as another package wants it, and its tests are skipped in silence."""
+    asked = {canonicalize_name(each.name) for each in requirements()} | OF_OTHERS
+    known = packages_distributions()
+    ours = {"leantune", "benchmarks", *(path.stem for path in (ROOT / "tests").rglob("*"))}
+    for path in (ROOT / "tests").rglob("*.py"):
+        for module in set(imported(path)) - sys.stdlib_module_names - ours:
+            providers = {canonicalize_name(each) for each in known.get(module, [module])}
+            assert providers & asked, f"{path}: {module} is in no requirement of pyproject.toml"
+
+
+def requirements() -> list[Requirement]:
+    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    return [
+        Requirement(each) for each in (*project["dependencies"], *(one for extra in extras for one in extra))
+    ]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The top-level modules that a file imports or skips without."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (each.name.split(".")[0] for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "importorskip":
+            yield ast.literal_eval(node.args[0]).split(".")[0]

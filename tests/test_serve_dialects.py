@@ -7,16 +7,16 @@ import shutil
 import subprocess
 import warnings
 
+import httpx
 import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
-httpx = pytest.importorskip("httpx")
 
-from leantune.inference.load import load  # noqa: E402
-from leantune.training.run import run_training  # noqa: E402
-from servers import ServerProcess  # noqa: E402
-from tiny import WORDS, quiet, recipe_for, tiny_model, write_rows  # noqa: E402
+from leantune.inference.load import load
+from leantune.training.run import run_training
+from servers import ServerProcess
+from tiny import WORDS, quiet, recipe_for, tiny_model, write_rows
 
 TEXT = " ".join(WORDS[:6])
 TEXTS = [TEXT, " ".join(WORDS[20:40]), "word3", ""]

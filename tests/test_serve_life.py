@@ -9,15 +9,15 @@ import shutil
 import signal
 import time
 
+import httpx
 import pytest
 
 pytest.importorskip("fastapi")
-httpx = pytest.importorskip("httpx")
 
-from leantune.inference.load import load  # noqa: E402
-from leantune.training.run import run_training  # noqa: E402
-from servers import ServerProcess  # noqa: E402
-from tiny import WORDS, quiet, recipe_for, write_rows  # noqa: E402
+from leantune.inference.load import load
+from leantune.training.run import run_training
+from servers import ServerProcess
+from tiny import WORDS, quiet, recipe_for, write_rows
 
 KEY = "a-key-of-some-length"
 TEXT = " ".join(WORDS[:6])

@@ -10,13 +10,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 pytest.importorskip("fastapi")
-httpx = pytest.importorskip("httpx")
 
-from servers import ServerProcess  # noqa: E402
-from tiny import WORDS  # noqa: E402
+from servers import ServerProcess
+from tiny import WORDS
 
 TEXT = " ".join(WORDS[:6])
 KEY = "a-key-of-some-length"
