@@ -7,6 +7,7 @@ the accuracy with all of them. Then a classifier is trained on all. Both are mea
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,21 @@ def main() -> None:
     options = parser.parse_args()
     fetch(["minilm"])
     origin = origin_of("benchmarks.learning_curve")
-    forecasts: list[dict[str, Any]] = []
+    names, stem = options.data.split(","), stem_of("learning_curve", origin["hardware"])
+    forecasts = forecasts_of_other_sets(RESULTS / f"{stem}.json", names)
     for seed in range(options.seeds):
-        for name in options.data.split(","):
-            forecasts.append({"set": name, "seed": seed, **measured(name, seed)})
+        for name in names:
+            measurement = {"commit": origin["commit"], **measured(name, seed)}
+            forecasts.append({"set": name, "seed": seed, **measurement})
             text = markdown_of(origin, forecasts)
-            result = {**origin, "forecasts": forecasts}
-            write_result(RESULTS, stem_of("learning_curve", origin["hardware"]), result, text)
+            write_result(RESULTS, stem, {**origin, "forecasts": forecasts}, text)
     print(text)
+
+
+def forecasts_of_other_sets(path: Path, names: list[str]) -> list[dict[str, Any]]:
+    """What earlier runs on this machine found and this run does not measure again."""
+    earlier = json.loads(path.read_text("utf-8"))["forecasts"] if path.is_file() else []
+    return [each for each in earlier if each["set"] not in names]
 
 
 def measured(name: str, seed: int) -> dict[str, Any]:
