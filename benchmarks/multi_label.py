@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -56,27 +56,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pipeline-seeds", type=int, default=1, help="0: without transformers and PEFT")
     options = parser.parse_args()
-    lines = []
+    fetch(["minilm"])
+    origin, lines = origin_of("benchmarks.multi_label"), []
+    for line in measurements(options.work, options.seeds, options.pipeline_seeds):
+        lines.append(line)
+        text = markdown_of(origin, lines)
+        write_result(RESULTS, stem_of("multi_label", origin["hardware"]), {**origin, "lines": lines}, text)
+    print(text)
+
+
+def measurements(work: Path, seeds: int, pipeline_seeds: int) -> Iterator[dict[str, Any]]:
+    """Every method on both sets."""
     for name, asset in SETS.items():
-        folder = options.work / asset
+        folder = work / asset
         names = make_rows(fetch([asset])[asset], folder)
         parts = {part: read_part(folder / f"{part}.jsonl", names) for part in NUM_ROWS}
-        lines.append({"set": name, "method": "TF-IDF and logistic regressions", **tfidf(parts, names)})
-        lines += [
-            {"set": name, "method": "leantune", "seed": seed, **ours(folder, parts, seed)}
-            for seed in range(options.seeds)
-        ]
-        for seed in range(options.pipeline_seeds):
-            found = max(
-                (pipeline(folder, parts, names, seed, rate) for rate in PIPELINE_RATES),
-                key=lambda each: each["validation"],
-            )
-            lines.append({"set": name, "method": "PEFT LoRA with `Trainer`", "seed": seed, **found})
-    origin = origin_of("benchmarks.multi_label")
-    result = {**origin, "lines": lines}
-    text = markdown_of(origin, lines)
-    write_result(RESULTS, stem_of("multi_label", origin["hardware"]), result, text)
-    print(text)
+        yield {"set": name, "method": "TF-IDF and logistic regressions", **tfidf(parts, names)}
+        for seed in range(seeds):
+            yield {"set": name, "method": "leantune", "seed": seed, **ours(folder, parts, seed)}
+        for seed in range(pipeline_seeds):
+            rates = [pipeline(folder, parts, names, seed, rate) for rate in PIPELINE_RATES]
+            best = max(rates, key=lambda each: each["validation"])
+            yield {"set": name, "method": "PEFT LoRA with `Trainer`", "seed": seed, **best}
 
 
 def make_rows(source: Path, folder: Path) -> list[str]:
