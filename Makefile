@@ -90,8 +90,8 @@ $(VENV)/.installed: $(NATIVE) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-test: $(NATIVE) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	@touch $@ $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-docs
 
 $(VENV)-oldest/.installed-test: $(NATIVE) tests/oldest.txt
 	$(PYTHON) -m venv $(VENV)-oldest

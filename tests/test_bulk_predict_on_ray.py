@@ -65,6 +65,7 @@ def content_of(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(output.glob("part-*"))}
 
 
+@pytest.mark.long
 def test_two_nodes_write_what_one_process_writes(cluster, run, rows, undisturbed, tmp_path):
     options = options_of(rows, tmp_path / "out", cluster=cluster.address, cores=1)
     assert bulk_predict(run, options).rows == 600

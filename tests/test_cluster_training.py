@@ -175,6 +175,7 @@ def assert_same(run: Path, whole: Path) -> None:
     assert one["recipe"] | {"output": None} == other["recipe"] | {"output": None}
 
 
+@pytest.mark.long
 def test_two_nodes_give_the_bits_of_two_processes(cluster, inputs, whole, tmp_path):
     output = tmp_path / "run"
     done = train(*words_of(inputs), f"output={output}", *flags_of(cluster))

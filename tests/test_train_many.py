@@ -258,6 +258,7 @@ def test_resume_leaves_what_is_finished_and_trains_what_is_missing(inputs, table
     assert "holds a run of another recipe (learning_rate: was 0.01, is 0.005)" in other.stderr
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_is_replaced_and_the_job_has_the_same_bits(inputs, undisturbed, tmp_path):
     folder = tmp_path / "runs"
     with subprocess.Popen(
