@@ -279,6 +279,7 @@ def test_a_run_with_too_many_losses_ends_and_says_how_to_go_on(cluster, inputs, 
     assert "Traceback" not in errors
 
 
+@pytest.mark.long
 def test_more_workers_than_the_cluster_has_cores_for_are_refused_at_once(cluster, inputs, tmp_path):
     done = train(*words_of(inputs), f"output={tmp_path / 'run'}", *flags_of(cluster, workers=3))
     assert done.returncode == 8

@@ -240,6 +240,7 @@ def test_a_job_has_the_bits_of_a_run_by_itself(inputs, trained, tmp_path):
         assert adapter_of(trained[0] / name) == adapter_of(tmp_path / name)
 
 
+@pytest.mark.long
 def test_resume_leaves_what_is_finished_and_trains_what_is_missing(inputs, table, trained, tmp_path):
     folder = Path(shutil.copytree(trained[0], tmp_path / "runs"))
     before = (folder / "plain" / "record.json").stat().st_mtime_ns

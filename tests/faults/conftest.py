@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-STRIDE_IN_CI = 12
+STRIDE_IN_CI = 5
 """One of so many faults is tried, of slow operations fewer; LEANTUNE_ALL_FAULTS=1 tries all."""
 
 _counts: dict[str, int] = {}
