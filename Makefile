@@ -14,10 +14,9 @@ quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
 	$(BIN)/leantune train quickstart --overwrite
 
-# a process more than cores, as many tests wait for another process; each with one thread: threads of several processes would
-# spin for each other
+# a process on each core, each with one thread: threads of several processes would spin for each other
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # what test leaves out: kills and signals that take long, most of which start Ray again
 test-long: $(VENV)/.installed-test

@@ -825,7 +825,9 @@ def test_a_damaged_adapter_is_not_exported(run, tmp_path, capsys):
     assert not (tmp_path / "copy" / "export-lora").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_path, number, code, capsys):
     output = tmp_path / "run"
     slow = save_tiny_encoder(tmp_path / "encoder")  # the same weights as the session's encoder

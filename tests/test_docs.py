@@ -19,7 +19,12 @@ from tiny import quiet, recipe_for, save_tiny_encoder, write_label_sets, write_r
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+NEEDS_RAY = "leantune[ray]"
+"""Said by a page whose blocks start Ray."""
+PAGES = [
+    pytest.param(page, marks=pytest.mark.long if NEEDS_RAY in page.read_text("utf-8") else ())
+    for page in sorted(DOCS.rglob("*.md"))
+]
 NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
 LABELS = ("acq", "crude", "earn")
 

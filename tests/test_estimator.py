@@ -267,7 +267,7 @@ def test_a_recipe_is_a_mapping(inputs):
 
 @pytest.mark.parametrize(
     ("name", "ends_with"),
-    [("SIGINT", "KeyboardInterrupt()"), ("SIGTERM", "SystemExit(143)")],
+    [pytest.param("SIGINT", "KeyboardInterrupt()", marks=pytest.mark.long), ("SIGTERM", "SystemExit(143)")],
 )
 def test_a_signal_ends_a_search_and_not_one_fit_of_it(inputs, tmp_path, name, ends_with):
     code = """

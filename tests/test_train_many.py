@@ -292,6 +292,7 @@ def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(inputs, undisturbed,
     assert adapter_of(folder / "long") == adapter_of(undisturbed)
 
 
+@pytest.mark.long
 def test_no_worker_lives_longer_than_the_command(inputs, tmp_path):
     with subprocess.Popen(
         command(*long_job(inputs, tmp_path)), stderr=subprocess.DEVNULL, env=ENVIRONMENT
