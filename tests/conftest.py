@@ -18,7 +18,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs_kernels: skipped where the package has no kernels for this machine"
     )
-    config.addinivalue_line("markers", "long: kills, signals and starts of Ray that take long; make test-long runs these")
+    config.addinivalue_line(
+        "markers", "long: kills, signals and starts of Ray that take long; make test-long runs these"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
