@@ -45,7 +45,7 @@ def frontier(
     quiet: bool = False,
     **recipe: Any,
 ) -> Frontier:
-    """Measure classifiers of many sizes in the time of about two runs, from a linear probe to full fine-tuning.
+    """Measure classifiers of many sizes in the time of two to three runs, from a linear probe to full fine-tuning.
 
     Args:
         data: labelled rows, as `leantune.train` takes them.

@@ -36,8 +36,10 @@ from leantune.training.starts import start_adapters, start_head
 from leantune.training.trial import on_rows
 from leantune.training.tuning import tune
 
-TUNED = 8
-"""A classifier that was cut is tuned for one of so many steps of a run."""
+TUNED = 1 / 4
+"""A classifier that was cut is tuned for at most this share of the steps of a run."""
+ALL_TUNED = 7 / 4
+"""All that were cut are tuned for at most this share together, however many they are."""
 FULL = 3
 """Full fine-tuning takes one of so many steps."""
 FULL_RATIO = 1 / 30
@@ -137,7 +139,7 @@ def frontier(
     with_full: bool = True,
     on_point: Callable[[Point], None] = lambda point: None,
 ) -> Frontier:
-    """Measure classifiers of many sizes in the time of about two runs.
+    """Measure classifiers of many sizes in the time of two to three runs.
 
     Args:
         recipe: rows, encoder; the limit, if there is one, is that of the largest. Its ``output`` is where nothing is
@@ -167,13 +169,15 @@ def frontier(
         on_point(point)
 
     classifier, untrained = _begin(run, add)
+    rungs = rungs_of(run)
     trained: list[tuple[Recipe, Weights]] = []
-    for rung in rungs_of(run):
+    share = tuned_share(len(rungs) - 1)
+    for rung in rungs:
         trial = on_rows(run, rung, run.data.train)
         steps = trial.steps.total_steps
         if trained:
             cut(classifier, trial, parent_of(rung, trained), untrained)
-            steps = max(1, steps // TUNED)
+            steps = max(1, int(share * steps))
         assert classifier.num_trainable() == trial.plan.initial, "the plan and what is trained differ"
         seconds = _seconds_of_a_run(trial, classifier, steps=steps, turn=len(trained))
         add(_measured(trial, classifier, name_of(trial), trial.plan.initial, seconds, rung))
@@ -184,6 +188,15 @@ def frontier(
         add(_fully_tuned(run))
     ordered = sorted(points, key=lambda point: point.parameters)
     return Frontier(points=tuple(ordered), seconds=time.perf_counter() - started, seconds_of_a_run=run_s)
+
+
+def tuned_share(num_cut: int) -> float:
+    """The share of a run's steps that each of so many classifiers, cut from the largest, is tuned for.
+
+    >>> tuned_share(7), tuned_share(14)
+    (0.25, 0.125)
+    """
+    return min(TUNED, ALL_TUNED / max(1, num_cut))
 
 
 def _begin(run: Run, add: Callable[[Point], None]) -> tuple[Classifier, Weights]:
