@@ -18,7 +18,15 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.quality.data import SOURCES, data_set
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
+from benchmarks.results_folder import (
+    RESULTS,
+    commands_of,
+    earlier_result,
+    machine_name,
+    origin_of,
+    stem_of,
+    write_result,
+)
 from leantune.assets.download import fetch
 from leantune.config import load_recipe
 from leantune.config.run_record import FinishedRecord, read_record
@@ -37,11 +45,13 @@ def main() -> None:
     fetch(["minilm"])
     keys = dict(word.split("=", 1) for word in options.keys)
     origin = origin_of("benchmarks.frontier")
-    sets: dict[str, Any] = {}
+    stem = stem_of("frontier", origin["hardware"])
+    sets: dict[str, Any] = earlier_result(RESULTS, stem).get("sets", {})
     for name in options.data.split(","):
-        sets[name] = measured(name, options.budgets, keys)
+        source = {key: origin[key] for key in ("commit", "command")}
+        sets[name] = {**source, **measured(name, options.budgets, keys)}
         text = markdown_of(origin, sets)
-        write_result(RESULTS, stem_of("frontier", origin["hardware"]), {**origin, "sets": sets}, text)
+        write_result(RESULTS, stem, {**origin, "sets": sets}, text)
     print(text)
 
 
@@ -105,7 +115,7 @@ def markdown_of(origin: dict[str, Any], sets: dict[str, Any]) -> str:
     lines = [
         "# Frontiers and runs of their own",
         "",
-        f"MiniLM-L6; 95 % intervals of the validation rows. `{origin['command']}` on "
+        f"MiniLM-L6; 95 % intervals of the validation rows. {commands_of(sets.values())} on "
         f"{machine_name(origin['hardware'])}, {origin['date']}.",
         "",
     ]

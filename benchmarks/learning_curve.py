@@ -7,7 +7,6 @@ the accuracy with all of them. Then a classifier is trained on all. Both are mea
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,15 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.quality.data import SOURCES, data_set, read_rows
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
+from benchmarks.results_folder import (
+    RESULTS,
+    commands_of,
+    earlier_result,
+    machine_name,
+    origin_of,
+    stem_of,
+    write_result,
+)
 from benchmarks.speed.inputs import write_rows
 from leantune.assets.download import fetch
 from leantune.config import Recipe, load_recipe
@@ -34,20 +41,15 @@ def main() -> None:
     fetch(["minilm"])
     origin = origin_of("benchmarks.learning_curve")
     names, stem = options.data.split(","), stem_of("learning_curve", origin["hardware"])
-    forecasts = forecasts_of_other_sets(RESULTS / f"{stem}.json", names)
+    earlier = earlier_result(RESULTS, stem).get("forecasts", [])
+    forecasts = [each for each in earlier if each["set"] not in names]
     for seed in range(options.seeds):
         for name in names:
-            measurement = {"commit": origin["commit"], **measured(name, seed)}
-            forecasts.append({"set": name, "seed": seed, **measurement})
+            source = {key: origin[key] for key in ("commit", "command")}
+            forecasts.append({"set": name, "seed": seed, **source, **measured(name, seed)})
             text = markdown_of(origin, forecasts)
             write_result(RESULTS, stem, {**origin, "forecasts": forecasts}, text)
     print(text)
-
-
-def forecasts_of_other_sets(path: Path, names: list[str]) -> list[dict[str, Any]]:
-    """What earlier runs on this machine found and this run does not measure again."""
-    earlier = json.loads(path.read_text("utf-8"))["forecasts"] if path.is_file() else []
-    return [each for each in earlier if each["set"] not in names]
 
 
 def measured(name: str, seed: int) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def markdown_of(origin: dict[str, Any], forecasts: list[dict[str, Any]]) -> str:
         "# Forecasts of learning curves",
         "",
         f"Half of the rows is seen, the accuracy with all is forecast; MiniLM-L6. {inside} of {len(forecasts)} are "
-        f"inside the 90 % interval; the mean error is {100 * np.mean(errors):.1f} points. `{origin['command']}` on "
+        f"inside the 90 % interval; the mean error is {100 * np.mean(errors):.1f} points. {commands_of(forecasts)} on "
         f"{machine_name(origin['hardware'])}, {origin['date']}.",
         "",
         "| set | drawing | rows seen | with half | forecast with all | 90 % interval | found | inside |",

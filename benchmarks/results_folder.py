@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -59,3 +59,14 @@ def write_result(folder: Path, stem: str, result: Mapping[str, Any], text: str) 
     as_json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     as_markdown.write_text(text, "utf-8")
     return [as_json, as_markdown]
+
+
+def earlier_result(folder: Path, stem: str) -> dict[str, Any]:
+    """What an earlier run wrote there; empty if none did. A run of some data sets keeps the others."""
+    path = folder / f"{stem}.json"
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+
+
+def commands_of(measurements: Iterable[Mapping[str, Any]]) -> str:
+    """The commands that printed them, each once, as Markdown."""
+    return ", ".join(f"`{command}`" for command in dict.fromkeys(each["command"] for each in measurements))

@@ -57,7 +57,7 @@ def test_rows_until_an_accuracy_are_those_of_the_curve():
     assert found.rows_until(0.99)[0] == math.inf
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=25)
 @given(floor=st.floats(0, 0.3), scale=st.floats(0, 3), exponent=st.floats(0.1, 1.2))
 def test_a_fit_is_a_curve_that_rises(floor, scale, exponent):
     law = PowerLaw(floor, scale, exponent)

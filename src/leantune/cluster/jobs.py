@@ -34,7 +34,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Of its run."""
+        """The folder of its run."""
         return Path(self.recipe.output).expanduser()
 
 

@@ -79,7 +79,7 @@ class Manifest:
     truncated_rows: int
     empty_rows: int
     input_sha256: str
-    """Of the ids and texts that were read, each with its length before it."""
+    """SHA-256 of the ids and texts that were read, each with its length before it."""
     output: str
     """Name of the part."""
     output_bytes: int

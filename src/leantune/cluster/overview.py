@@ -20,7 +20,7 @@ from leantune.system.atomic import write_text
 
 OVERVIEW = "overview.html"
 SCRIPT = "sort.js"
-"""Of the templates; the page allows this script, by its hash, and no other."""
+"""Name of a file in the templates; the page allows this script, by its hash, and no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Shown:
     link: str | None
     """To its report, relative to the page; None where there is none."""
     accuracy: float | None
-    """Of the test rows, else of the validation rows if that is the metric; a fraction."""
+    """Accuracy on the test rows, else on the validation rows if that is the metric; a fraction."""
     validation: str
 
 

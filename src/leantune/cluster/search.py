@@ -28,7 +28,7 @@ from leantune.system.lock import run_lock
 from leantune.training.resume import recipe_differences
 
 TRIALS, BEST = "trials.csv", "best.yaml"
-"""Of the folder of a search: what was tried, and the winner."""
+"""Files in the folder of a search: what was tried, and the winner."""
 
 OnTrial = Callable[[Tried], None]
 

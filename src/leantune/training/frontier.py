@@ -39,7 +39,7 @@ from leantune.training.tuning import tune
 TUNED = 1 / 4
 """A classifier that was cut is tuned for at most this share of the steps of a run."""
 ALL_TUNED = 7 / 4
-"""All that were cut are tuned for at most this share together, however many they are."""
+"""All that were cut are together tuned for at most the steps of so many runs, however many they are."""
 FULL = 3
 """Full fine-tuning takes one of so many steps."""
 FULL_RATIO = 1 / 30

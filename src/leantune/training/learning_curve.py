@@ -85,7 +85,7 @@ class LearningCurve:
     redrawn: tuple[PowerLaw, ...]
     """Fits to errors that chance could have given instead."""
     noise: tuple[float, ...]
-    """Of each of them how far one training may lie from its curve."""
+    """For each of ``redrawn``, how far one training lies from its curve."""
 
     def forecast(self, rows: int) -> Forecast:
         """The accuracy with another number of rows."""
