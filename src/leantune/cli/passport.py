@@ -51,16 +51,14 @@ def passport_command(options: argparse.Namespace) -> None:
     """
     from leantune.assets.download import resolve_location
     from leantune.data.read import Columns, open_examples
-    from leantune.inference.load import kind_of
+    from leantune.inference.load import require_run
     from leantune.inference.passport import passport
     from leantune.inference.saved import read_saved
     from leantune.system.atomic import write_text
+    from leantune.training.folder import PASSPORT
 
     run = Path(options.run_folder).expanduser()
-    if kind_of(run) != "run":
-        raise UsageError(
-            f"{run}: no run folder, whose forms are known; give the output folder of 'leantune train'"
-        )
+    require_run(run)
     if not options.max_class_loss >= 0:
         raise UsageError(f"--max-class-loss {options.max_class_loss}: must be points of accuracy from 0 on")
     settings = read_saved(run).settings
@@ -72,7 +70,7 @@ def passport_command(options: argparse.Namespace) -> None:
     source = open_examples(resolve_location(options.rows), columns, labels="required", split="test")
     with console(stderr=True, quiet=options.quiet).status("classifying in every form"):
         found = passport(run, source, url=options.url)
-    target = Path(options.output or run / "passport.json")
+    target = Path(options.output or run / PASSPORT)
     write_text(target, json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
     _print(found)
     print(target, file=sys.stderr)

@@ -16,9 +16,11 @@ from leantune.inference.nearest import FEATURES
 from leantune.system.atomic import discard_folder, remove_leftovers
 from leantune.system.messages import listed
 
+PASSPORT = "passport.json"
+"""Written by ``leantune passport``."""
 RUN_FILES = (
     *("recipe.yaml", "history.jsonl", "train.log", "pseudo_labels.csv", ROWS_TO_CHECK),
-    *("report.html", "explanations.html", FEATURES, FRONTIER, "passport.json", "README.md", RECORD),
+    *("report.html", "explanations.html", FEATURES, FRONTIER, PASSPORT, "README.md", RECORD),
 )
 RUN_FOLDERS = ("checkpoints", "adapter", "merged", "tensorboard", "wandb", *FOLDERS.values())
 
