@@ -41,9 +41,9 @@ fmt: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix src tests benchmarks examples docs
 	$(BIN)/ruff format src tests benchmarks examples docs
 
-# the published form of record.json, from the classes in config/run_record.py
+# the published form of record.json, from the classes in config/record/run.py
 schema: $(VENV)/.installed
-	$(BIN)/python -m leantune.config.record_schema
+	$(BIN)/python -m leantune.config.record.schema
 
 # the documentation site, in site/; a link that leads nowhere is an error
 docs: $(VENV)/.installed-docs

@@ -16,9 +16,10 @@ import numpy as np
 from benchmarks.bulk.efficiency import DATA
 from benchmarks.bulk.inputs import train
 from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
-from leantune.inference.abstention import choose_abstention, is_answered, with_temperature
+from leantune.evaluation.abstention import is_answered, with_temperature
 from leantune.inference.load import load
-from leantune.training.calibration_data import rows_to_measure
+from leantune.questions.abstain.compute import choose_abstention
+from leantune.training.after.calibration_data import rows_to_measure
 
 CONFIDENCE = 0.9
 ROWS, PRECISIONS = (200, 500, 1000, 2000), (0.93, 0.95, 0.97, 0.99)

@@ -26,9 +26,9 @@ from sklearn.pipeline import make_pipeline
 from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
 from leantune.assets.download import fetch
 from leantune.config import load_recipe
-from leantune.training.audit import Audit, audit, folds_of
+from leantune.questions.audit.compute import Audit, audit, folds_of
+from leantune.training.before.head_init import head_inputs
 from leantune.training.build import build_classifier
-from leantune.training.head_init import head_inputs
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "ag_news" / "train.csv"
 FIRST = 500

@@ -19,15 +19,15 @@ import numpy as np
 from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
 from leantune.assets.download import fetch
 from leantune.config import load_recipe, recipe_of_run
-from leantune.config.run_record import read_finished_record
-from leantune.inference.batches import map_own_rows
-from leantune.inference.explanation import Explanation
+from leantune.config.record.run import read_finished_record
+from leantune.evaluation.batches import map_own_rows
+from leantune.evaluation.nearest import FEATURES
 from leantune.inference.load import load
-from leantune.inference.nearest import FEATURES
+from leantune.questions.explain.compute import explain
+from leantune.questions.explain.explanation import Explanation
 from leantune.system.console import console
-from leantune.training.explain import explain
-from leantune.training.near_rows import rows_to_search
-from leantune.training.rows_again import read_rows_again
+from leantune.training.after.near_rows import rows_to_search
+from leantune.training.after.rows_again import read_rows_again
 from leantune.training.run import run_training
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "ag_news"

@@ -1,6 +1,6 @@
 """Whether a frontier is right: ``python -m benchmarks.frontier [--data agnews,r52] [--budgets 5]``.
 
-For each set `leantune.training.frontier` measures classifiers of many sizes from one run. Then a run of its own is
+For each set `leantune.questions.frontier` measures classifiers of many sizes from one run. Then a run of its own is
 trained at some of these sizes, and measured on the same validation rows. MiniLM-L6, 4,000 training and 1,000 validation
 rows.
 """
@@ -29,8 +29,8 @@ from benchmarks.results_folder import (
 )
 from leantune.assets.download import fetch
 from leantune.config import load_recipe
-from leantune.config.run_record import FinishedRecord, read_record
-from leantune.training.frontier import Frontier, Point, frontier
+from leantune.config.record.run import FinishedRecord, read_record
+from leantune.questions.frontier.compute import Frontier, Point, frontier
 from leantune.training.run import run_training
 
 DEFAULT_SETS = "agnews,r52,20news"

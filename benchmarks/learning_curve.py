@@ -1,6 +1,6 @@
 """Whether more rows give what was forecast: ``python -m benchmarks.learning_curve [--data agnews,r52] [--seeds 3]``.
 
-Half of the training rows of each set is hidden. `leantune.training.learning_curve` sees the other half and forecasts
+Half of the training rows of each set is hidden. `leantune.questions.learning_curve` sees the other half and forecasts
 the accuracy with all of them. Then a classifier is trained on all. Both are measured on the test rows. MiniLM-L6.
 """
 
@@ -27,9 +27,9 @@ from benchmarks.results_folder import (
 from benchmarks.speed.inputs import write_rows
 from leantune.assets.download import fetch
 from leantune.config import Recipe, load_recipe
-from leantune.inference.batches import predict_probabilities
+from leantune.evaluation.batches import predict_probabilities
+from leantune.questions.learning_curve.compute import learning_curve
 from leantune.training.build import prepare_run
-from leantune.training.learning_curve import learning_curve
 from leantune.training.trial import on_rows, trained
 
 

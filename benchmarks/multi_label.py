@@ -32,9 +32,9 @@ from benchmarks.quality.data import read_rows
 from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
 from benchmarks.speed.inputs import Rows
 from leantune.assets.download import fetch
+from leantune.evaluation.multi_label_metrics import evaluate_label_sets, pair_log_losses
+from leantune.evaluation.thresholds import choose_thresholds
 from leantune.inference.load import load
-from leantune.inference.multi_label_metrics import evaluate_label_sets, pair_log_losses
-from leantune.inference.thresholds import choose_thresholds
 
 SETS = {"R52": "reuters-r52", "20 Newsgroups": "20newsgroups"}
 WORDS_OF_EACH = 35

@@ -113,7 +113,7 @@ class _Wide(argparse.RawDescriptionHelpFormatter):
 
 def record_table(_: str | None) -> str:
     """Every value of ``record.json``, a table for each part, from its schema."""
-    schema = json.loads((ROOT / "src/leantune/config/record.schema.json").read_text("utf-8"))
+    schema = json.loads((ROOT / "src/leantune/config/record/record.schema.json").read_text("utf-8"))
     parts = {"record.json": schema, **schema["$defs"]}
     return "\n\n".join(_part(name, part) for name, part in parts.items())
 

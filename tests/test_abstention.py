@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from leantune.cli.main import main
 from leantune.config.abstention_file import Abstention, Threshold, read_abstention, write_abstention
 from leantune.errors import DataError, UsageError
-from leantune.inference.abstention import choose_abstention, fit_temperature, threshold_for, with_temperature
+from leantune.evaluation.abstention import with_temperature
 from leantune.inference.load import load
+from leantune.questions.abstain.compute import choose_abstention, fit_temperature, threshold_for
 from servers import ServerProcess
 
 

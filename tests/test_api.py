@@ -25,7 +25,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import leantune
 from leantune.cli.main import main
-from leantune.data.tokenization import Tokenizer
+from leantune.data.tokens.tokenization import Tokenizer
 from tiny import WORDS, save_tiny_encoder, write_rows
 
 PUBLIC = [

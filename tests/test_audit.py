@@ -12,7 +12,7 @@ import pytest
 from leantune.cli.main import main
 from leantune.config import load_recipe
 from leantune.errors import DataError
-from leantune.training.audit import audit, folds_of
+from leantune.questions.audit.compute import audit, folds_of
 from leantune.training.build import prepare_run
 from tiny import quiet, write_rows
 

@@ -21,13 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leantune.cli.main import main
-from leantune.cluster import ledger
-from leantune.cluster.bulk_predict import BulkOptions, bulk_predict
-from leantune.cluster.lease import LEASE
+from leantune.cluster.predict import ledger
+from leantune.cluster.predict.job import BulkOptions, bulk_predict
+from leantune.cluster.predict.lease import LEASE
+from leantune.cluster.predict.verify import verify
 from leantune.cluster.storage import Folder
-from leantune.cluster.verify import verify
 from leantune.config.abstention_file import Abstention, Threshold, write_abstention
-from leantune.data.columns import Columns
+from leantune.data.text.columns import Columns
 from leantune.errors import CheckpointError, DataError, DistributedError, UsageError
 from leantune.inference.load import load
 from tiny import WORDS
@@ -300,7 +300,7 @@ def test_verify_finds_rows_that_were_swapped(run, rows, tmp_path):
 def test_a_folder_where_another_process_works_is_refused(run, rows, tmp_path):
     output = tmp_path / "out"
     bulk_predict(run, options_of(rows, output))
-    from leantune.cluster.lease import leased
+    from leantune.cluster.predict.lease import leased
 
     with (
         leased(Folder(str(output))),
@@ -311,7 +311,7 @@ def test_a_folder_where_another_process_works_is_refused(run, rows, tmp_path):
 
 
 def test_a_part_whose_process_always_dies_ends_the_job_with_advice(run, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("leantune.cluster.bulk_predict.compute_here", _die)
+    monkeypatch.setattr("leantune.cluster.predict.job.compute_here", _die)
     with pytest.raises(DistributedError, match="its process died 4 times"):
         bulk_predict(run, options_of(rows / "b.parquet", tmp_path / "out"))
     assert not content_of(tmp_path / "out")
@@ -388,7 +388,7 @@ def test_a_text_with_an_address_in_it_is_a_text(run, capsys):
 @settings(deadline=None, max_examples=30)
 @given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4), row_group=st.integers(1, 50))
 def test_parts_cover_every_row_once(tmp_path_factory, sizes, row_group):
-    from leantune.cluster.parts import find_parts
+    from leantune.cluster.predict.parts import find_parts
     from leantune.cluster.storage import find_files
 
     folder = tmp_path_factory.mktemp("sizes")

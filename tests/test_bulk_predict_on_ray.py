@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from leantune.cluster import connection
-from leantune.cluster.bulk_predict import BulkOptions, bulk_predict
-from leantune.cluster.verify import verify
-from leantune.data.columns import Columns
+from leantune.cluster.predict.job import BulkOptions, bulk_predict
+from leantune.cluster.predict.verify import verify
+from leantune.data.text.columns import Columns
 from leantune.errors import DistributedError, UsageError
 from tiny import WORDS
 

@@ -18,15 +18,15 @@ from leantune.adalora.adapter_file import AdapterFile, merge_into
 from leantune.adalora.triplets import Triplets
 from leantune.cli.main import main
 from leantune.config import Recipe
-from leantune.config.run_record import DataRecord, Labels, RowsRecord
+from leantune.config.record.run import DataRecord, Labels, RowsRecord
 from leantune.data.labels import LabelMap
-from leantune.data.read import Columns, open_examples
+from leantune.data.text.read import Columns, open_examples
 from leantune.errors import CheckpointError, DistributedError, UnsafeFileError, UsageError
-from leantune.inference.agreement import check_logits
+from leantune.evaluation.agreement import check_logits
 from leantune.system import distributed
 from leantune.system.lock import run_lock
+from leantune.training.before.folder import clear_run
 from leantune.training.checkpoint import MANIFEST, Checkpoint, find_problem, save_checkpoint
-from leantune.training.folder import clear_run
 from leantune.training.resume import check_same_run, newest_valid_checkpoint
 from leantune.training.run import _go_on
 from leantune.training.signals import interruptible

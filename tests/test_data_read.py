@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leantune.data.read import Columns, ExampleBatch, ExampleSource, open_examples
+from leantune.data.text.read import Columns, ExampleBatch, ExampleSource, open_examples
 from leantune.errors import DataError, UsageError
 
 ROWS = [("a cat", "pos"), ('5" disk, "big"', "neg"), ("two\nlines", "pos"), ("naïve 日本 🎉", "neg")]
@@ -377,7 +377,7 @@ def test_hub_dataset(monkeypatch: pytest.MonkeyPatch, class_dataset: datasets.Da
         return class_dataset.select([2, 0, 1])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("leantune.data.readers.hub._probe", lambda *_: None)
+    monkeypatch.setattr("leantune.data.text.readers.hub._probe", lambda *_: None)
     source = open_examples("org/name@config:test", Columns(), labels="required")
     assert asked == [("org/name", "config", "test")]
     assert source.label_names == ("pos", "neg")

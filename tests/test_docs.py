@@ -139,7 +139,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
         html.unescape((tmp_path / "site" / "reference" / page / "index.html").read_text("utf-8"))
         for page in ("record", "commands")
     )
-    schema = json.loads((ROOT / "src/leantune/config/record.schema.json").read_text("utf-8"))
+    schema = json.loads((ROOT / "src/leantune/config/record/record.schema.json").read_text("utf-8"))
     for part in (schema, *schema["$defs"].values()):
         assert all(f"<code>{key}</code>" in record for key in part["properties"])
     assert all(f"--{key.replace('_', '-')} " in commands for key in keys())

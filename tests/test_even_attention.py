@@ -8,13 +8,13 @@ import torch
 
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.schedule import RankSchedule
-from leantune.data.dataset import LabelledRows
-from leantune.inference.batches import map_rows
+from leantune.data.tokens.dataset import LabelledRows
+from leantune.evaluation.batches import map_rows
 from leantune.model.adapt import make_trainable, plan_model
 from leantune.model.classifier import Classifier
-from leantune.training.adapter_init import attend_evenly, init_lora_from_gradient
+from leantune.training.before.adapter_init import attend_evenly, init_lora_from_gradient
+from leantune.training.before.dataset import prepare_data
 from leantune.training.build import Run, build_classifier, fresh_state, prepare_run
-from leantune.training.dataset import prepare_data
 from leantune.training.state import capture, restore
 from tiny import classifier_from, quiet, recipe_for, tiny_model
 

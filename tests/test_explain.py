@@ -18,15 +18,15 @@ import leantune
 from browser import BASH, CHROMIUM, Browser
 from leantune.cli.main import main
 from leantune.config.rows_to_check import MAX_NEAR_CHARACTERS, read_rows_to_check
-from leantune.data.dataset import LabelledRows
-from leantune.data.tokenization import LONG_CHARACTERS, Located, Tokenizer
+from leantune.data.tokens.dataset import LabelledRows
+from leantune.data.tokens.tokenization import LONG_CHARACTERS, Located, Tokenizer
 from leantune.errors import CheckpointError, DataError, UsageError
-from leantune.inference.attribution import WordAttribution, _words
+from leantune.evaluation.nearest import FEATURES, nearest
 from leantune.inference.load import load, load_run
-from leantune.inference.nearest import FEATURES, nearest
+from leantune.questions.explain.attribution import WordAttribution, _words
+from leantune.questions.explain.compute import explain
 from leantune.report import write_report
-from leantune.training.explain import explain
-from leantune.training.near_rows import LEAST_ROWS, rows_to_search
+from leantune.training.after.near_rows import LEAST_ROWS, rows_to_search
 from leantune.training.run import run_training
 from test_report_in_browser import OPEN_ALL, STICKS_OUT
 from tiny import WORDS, quiet, recipe_for, save_tiny_encoder, tiny_config

@@ -18,11 +18,11 @@ from leantune.adalora.triplets import Triplets
 from leantune.cli.main import main
 from leantune.config import load_recipe
 from leantune.config.frontier_file import read_frontier
-from leantune.config.run_record import FinishedRecord, read_record
+from leantune.config.record.run import FinishedRecord, read_record
 from leantune.errors import DataError, UsageError
+from leantune.questions.frontier.compute import Frontier, Point, frontier, is_within_error
+from leantune.questions.frontier.sizes import Weights, cut, largest, parent_of, rungs_of
 from leantune.training.build import build_classifier, prepare_run
-from leantune.training.frontier import Frontier, Point, frontier, is_within_error
-from leantune.training.frontier_sizes import Weights, cut, largest, parent_of, rungs_of
 from tiny import quiet, save_tiny_encoder
 
 

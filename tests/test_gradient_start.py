@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from leantune.data.dataset import LabelledRows
+from leantune.data.tokens.dataset import LabelledRows
 from leantune.model.adapt import make_trainable, plan_model
 from leantune.model.classifier import Classifier
-from leantune.training import adapter_init as gradient_start
-from leantune.training.adapter_init import ROW_NORM, init_lora_from_gradient
-from leantune.training.dataset import prepare_data
+from leantune.training.before import adapter_init as gradient_start
+from leantune.training.before.adapter_init import ROW_NORM, init_lora_from_gradient
+from leantune.training.before.dataset import prepare_data
 from leantune.training.run import run_training
 from tiny import classifier_from, quiet, recipe_for, tiny_model
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from leantune.adalora.prune import prune
 from leantune.config import Recipe
-from leantune.data.dataset import shuffled
+from leantune.data.tokens.dataset import shuffled
 from leantune.errors import DivergedError
 from leantune.training import loop
 from leantune.training.build import build_classifier, fresh_state, prepare_run

@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leantune.data.labels import LabelMap
-from leantune.data.read import Columns, open_examples
-from leantune.data.readers import json_list, lines
+from leantune.data.text.read import Columns, open_examples
+from leantune.data.text.readers import json_list, lines
 from leantune.errors import DataError, UnsafeFileError, UsageError
 
 PACKINGS: dict[str, Any] = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
@@ -427,7 +427,7 @@ def test_without_openpyxl_the_error_says_what_to_install() -> None:
     code = """
 import sys
 sys.modules["openpyxl"] = None
-from leantune.data.read import Columns, open_examples
+from leantune.data.text.read import Columns, open_examples
 from leantune.errors import UsageError
 try:
     open_examples("a.xlsx", Columns(), labels="required")

@@ -11,7 +11,7 @@ import pytest
 
 from leantune.cli.main import main
 from leantune.errors import UsageError
-from leantune.training.folder import check_inputs_stay
+from leantune.training.before.folder import check_inputs_stay
 from tiny import recipe_for
 
 pytestmark = [

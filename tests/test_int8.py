@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from leantune.errors import UsageError
-from leantune.inference.engines import load_engine
+from leantune.inference.engines.choose import load_engine
 from leantune.packing.batch import pack
 from leantune.training.run import run_training
 from tiny import WORDS, classifier_from, quiet, random_tokens, recipe_for, save_tiny_encoder, tiny_model

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leantune.config.run_record import Labels
+from leantune.config.record.run import Labels
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, DataError
 

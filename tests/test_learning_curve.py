@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leantune.cli.main import main
-from leantune.data.dataset import LabelledRows
-from leantune.training.learning_curve import Point, PowerLaw, fit_curve, nested_order, subset_sizes
+from leantune.data.split import nested_order
+from leantune.data.tokens.dataset import LabelledRows
+from leantune.questions.learning_curve.compute import Point, PowerLaw, fit_curve, subset_sizes
 
 
 def points_of(law: PowerLaw, rng: np.random.Generator, held_out: int = 2000) -> list[Point]:
@@ -70,7 +71,7 @@ def test_a_fit_is_a_curve_that_rises(floor, scale, exponent):
 def test_subsets_are_nested_and_in_proportion():
     labels = np.array([0] * 600 + [1] * 300 + [2] * 100)
     rows = LabelledRows((), np.zeros(1000, dtype=np.int64), np.arange(1000), labels)
-    order = nested_order(rows, seed=0)
+    order = nested_order(rows.label_ids, seed=0)
     assert sorted(order) == list(range(1000))
     for size in (50, 125, 500):
         shares = np.bincount(labels[order[:size]], minlength=3) / size

@@ -20,9 +20,9 @@ from sklearn.metrics import (
 )
 
 from leantune.errors import DataError, DivergedError
-from leantune.inference.comparison import compare
-from leantune.inference.intervals import mcnemar_p_value, paired_interval, wilson_interval
-from leantune.inference.metrics import Metrics, evaluate_probabilities
+from leantune.evaluation.comparison import compare
+from leantune.evaluation.intervals import mcnemar_p_value, paired_interval, wilson_interval
+from leantune.evaluation.metrics import Metrics, evaluate_probabilities
 
 
 def one_hot(predicted: list[int], num_classes: int) -> np.ndarray:

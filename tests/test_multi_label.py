@@ -19,14 +19,14 @@ import leantune
 from leantune.cli.main import main
 from leantune.config.thresholds_file import FILE as THRESHOLDS
 from leantune.config.thresholds_file import read_thresholds
-from leantune.data.read import Columns, open_examples
+from leantune.data.text.read import Columns, open_examples
 from leantune.errors import DataError, Interrupted, UsageError
 from leantune.estimator import LeanTextClassifier
+from leantune.evaluation.thresholds import choose_thresholds
 from leantune.inference.export.formats import export, export_int8
 from leantune.inference.load import load
 from leantune.inference.multi_adapter import SharedEncoder
-from leantune.inference.thresholds import choose_thresholds
-from leantune.training.calibration_data import rows_to_measure
+from leantune.training.after.calibration_data import rows_to_measure
 from leantune.training.run import run_training
 from servers import ServerProcess
 from tiny import quiet, recipe_for, save_tiny_encoder, tiny_model, write_label_sets
@@ -352,7 +352,7 @@ def test_weights_smoothing_a_race_and_no_validation_rows(topics, tmp_path):
 
 def test_onnx_gives_the_same_labels(several, topics, tmp_path):
     pytest.importorskip("onnxscript")
-    from leantune.inference.engines import load_engine
+    from leantune.inference.engines.choose import load_engine
 
     copy = load(several).save(tmp_path / "run")
     export(copy, "onnx", None)
@@ -365,7 +365,7 @@ def test_onnx_gives_the_same_labels(several, topics, tmp_path):
 
 def test_openvino_int8_is_compared_by_all_labels_of_a_row(several, topics, tmp_path):
     pytest.importorskip("nncf")
-    from leantune.training.calibration_data import calibration_data
+    from leantune.training.after.calibration_data import calibration_data
 
     copy = load(several).save(tmp_path / "run")
     _, cost = export_int8(copy, None, lambda: calibration_data(copy, str(topics / "test.csv")))

@@ -19,13 +19,13 @@ from sklearn.metrics import f1_score, hamming_loss, label_ranking_average_precis
 from leantune.config import Recipe
 from leantune.data.label_sets import iterative_holdout, joined, numbered
 from leantune.data.labels import LabelMap
-from leantune.data.read import Columns, open_examples
 from leantune.data.split import automatic_size, stratified_holdout
+from leantune.data.text.read import Columns, open_examples
 from leantune.errors import CheckpointError, DataError, UsageError
-from leantune.inference.multi_label_metrics import evaluate_label_sets, ranking_precisions
-from leantune.inference.thresholds import LEAST_POSITIVES, best_threshold, choose_thresholds, thresholds_of
+from leantune.evaluation.multi_label_metrics import evaluate_label_sets, ranking_precisions
+from leantune.evaluation.thresholds import LEAST_POSITIVES, best_threshold, choose_thresholds, thresholds_of
+from leantune.training.before.one_against_rest import fit_one_against_rest, logistic_regressions
 from leantune.training.objectives import MOST_WEIGHT, SeveralLabels
-from leantune.training.one_against_rest import fit_one_against_rest, logistic_regressions
 
 NAME = st.text("abcxyz |é", min_size=1, max_size=4).filter(lambda name: name == name.strip())
 WHOLE_NAME = NAME.filter(lambda name: "|" not in name)
@@ -294,7 +294,7 @@ def test_the_loss_is_that_of_torch_summed_over_classes() -> None:
 
 
 def test_balanced_weights_are_capped() -> None:
-    from leantune.data.dataset import LabelledRows
+    from leantune.data.tokens.dataset import LabelledRows
 
     labels = np.zeros((100, 4), dtype=np.int64)
     labels[:50, 0] = labels[:20, 1] = labels[:2, 2] = 1

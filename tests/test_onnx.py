@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from leantune.cli.main import main
-from leantune.data.columns import Columns
-from leantune.data.read import open_examples
+from leantune.data.text.columns import Columns
+from leantune.data.text.read import open_examples
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.engines import load_engine
+from leantune.inference.engines.choose import load_engine
 from leantune.inference.evaluate import measure
 from leantune.inference.load import load
 

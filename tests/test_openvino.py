@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from leantune.cli.main import main
-from leantune.data.tokenization import Encoded
+from leantune.data.tokens.tokenization import Encoded
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.engines import load_engine
+from leantune.inference.engines.choose import load_engine
+from leantune.inference.engines.openvino import import_extra, padded_batches
 from leantune.inference.export.formats import export
 from leantune.inference.load import load_run
-from leantune.inference.openvino import import_extra, padded_batches
 from leantune.system.hardware import pick_precision
 from leantune.training.run import run_training
 from tiny import WORDS, assert_same_logits, quiet, recipe_for, save_tiny_encoder, write_rows
@@ -408,7 +408,7 @@ import gc, os, signal, sys
 import faulthandler
 faulthandler.enable()
 from pathlib import Path
-from leantune.inference.engines import load_engine
+from leantune.inference.engines.choose import load_engine
 first, second = (load_engine("openvino", Path(sys.argv[1])) for _ in range(2))
 del first
 gc.collect()

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from leantune.cli.main import main
-from leantune.data.columns import Columns
-from leantune.data.read import open_examples
-from leantune.inference.forms import Form
+from leantune.data.text.columns import Columns
+from leantune.data.text.read import open_examples
 from leantune.inference.load import load
-from leantune.inference.passport import passport
+from leantune.questions.passport.compute import passport
+from leantune.questions.passport.forms import Form
 from servers import ServerProcess
 
 pytest.importorskip("onnxscript")
@@ -66,7 +66,7 @@ def test_a_form_that_loses_a_class_ends_with_5(run_with_onnx, inputs, monkeypatc
         Form("as measured", lambda: load(run_with_onnx).predict_proba, None),
         Form("broken", lambda: never_a, None),
     ]
-    monkeypatch.setattr("leantune.inference.passport.forms_of", lambda run, url: forms)
+    monkeypatch.setattr("leantune.questions.passport.compute.forms_of", lambda run, url: forms)
     assert main(["passport", str(run_with_onnx), str(inputs / "train.csv")]) == 5
     assert "broken: of" in capsys.readouterr().err
     assert main(["passport", str(run_with_onnx), str(inputs / "train.csv"), "--max-class-loss", "100"]) == 0
@@ -78,7 +78,7 @@ def test_a_server_that_is_none_is_left_out_with_a_reason(run_with_onnx, inputs):
 
 
 def test_probabilities_of_a_server_are_in_the_order_of_the_classes(run_with_onnx):
-    from leantune.inference.forms import forms_of
+    from leantune.questions.passport.forms import forms_of
 
     with ServerProcess(run_with_onnx) as server:
         by_server = forms_of(run_with_onnx, server.url)[-1].open()(["word1 word2", "word9"], None)

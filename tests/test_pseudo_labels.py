@@ -14,7 +14,7 @@ from leantune.config import load_recipe
 from leantune.errors import CheckpointError, Interrupted, UsageError
 from leantune.report.page import render
 from leantune.report.run_folder import load_run
-from leantune.training import pseudo_labels
+from leantune.training.before import pseudo_labels
 from leantune.training.run import run_training
 from leantune.training.trial import trained
 from test_training import InterruptAt

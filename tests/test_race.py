@@ -16,7 +16,7 @@ from leantune.errors import Interrupted
 from leantune.report.page import render
 from leantune.report.run_folder import load_run
 from leantune.training import run as run_module
-from leantune.training.race import best_of
+from leantune.training.before.race import best_of
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leantune.config.record_schema import SCHEMA, schema_text
+from leantune.config.record.schema import SCHEMA, schema_text
 
 
 def test_the_published_schema_is_that_of_the_classes():

@@ -27,7 +27,7 @@ from leantune.model.classifier import Classifier
 from leantune.system import distributed
 from leantune.system.atomic import explained_disk_errors
 from leantune.system.lock import LOCK, run_lock
-from leantune.training import head_init as warm_start
+from leantune.training.before import head_init as warm_start
 from leantune.training.checkpoint import list_checkpoints
 from leantune.training.resume import newest_valid_checkpoint
 from leantune.training.run import run_training
@@ -243,7 +243,7 @@ def test_of_several_processes_only_the_main_one_cleans_up(tmp_path, monkeypatch)
 
 
 def test_the_record_follows_its_published_schema(run, inputs, tmp_path):
-    schema = json.loads((resources.files("leantune.config") / "record.schema.json").read_text("utf-8"))
+    schema = json.loads((resources.files("leantune.config.record") / "record.schema.json").read_text("utf-8"))
     validator = jsonschema.Draft202012Validator(schema)
     validator.check_schema(schema)
     refitted = run_training(
@@ -292,7 +292,7 @@ def test_equal_texts_are_counted_and_told(inputs, tmp_path):
 
 
 def test_counts_of_repeats_are_those_of_a_plain_count():
-    from leantune.training.dataset import count_repeats
+    from leantune.training.before.dataset import count_repeats
 
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 60, 200).astype(np.uint64)

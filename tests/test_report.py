@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.comparison import compare
-from leantune.inference.metrics import evaluate_probabilities
+from leantune.evaluation.comparison import compare
+from leantune.evaluation.metrics import evaluate_probabilities
 from leantune.report import write_model_card, write_report
 from leantune.report.adaptation import grid_of, running_mean
 from leantune.report.charts import Series, axis, line_chart, tick_text

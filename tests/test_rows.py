@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leantune.data.dataset import MAX_BATCH_TOKENS, by_length, evenly, shuffled
+from leantune.data.tokens.dataset import MAX_BATCH_TOKENS, by_length, evenly, shuffled
 
 
 @given(lengths=st.lists(st.integers(0, 9000), max_size=80), batch_size=st.integers(1, 70))

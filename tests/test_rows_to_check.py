@@ -17,14 +17,14 @@ from leantune.config.rows_to_check import (
     read_rows_to_check,
     shown_text,
 )
-from leantune.data import read as read_module
+from leantune.data.text import read as read_module
 from leantune.errors import CheckpointError
-from leantune.inference.confidence import NUM_BINS, Answers, confidence_record
-from leantune.inference.metrics import evaluate_probabilities
+from leantune.evaluation.confidence import NUM_BINS, Answers, confidence_record
+from leantune.evaluation.metrics import evaluate_probabilities
 from leantune.report import write_report
-from leantune.training import rows_to_check as rows_module
-from leantune.training.answers import read_answers, saved_answers
-from leantune.training.dataset import LENGTH_BINS, lengths_of
+from leantune.training.after import rows_to_check as rows_module
+from leantune.training.after.answers import read_answers, saved_answers
+from leantune.training.before.dataset import LENGTH_BINS, lengths_of
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for
 

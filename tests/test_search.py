@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from leantune.cli.main import main
-from leantune.cluster.search import best_of, search
-from leantune.cluster.search_settings import Search, Tried
-from leantune.cluster.search_space import Choice, Range, Space, read_space
-from leantune.cluster.trials import defaults_of, space_of
+from leantune.cluster.search.run import best_of, search
+from leantune.cluster.search.settings import Search, Tried
+from leantune.cluster.search.space import Choice, Range, Space, read_space
+from leantune.cluster.search.trials import defaults_of, space_of
 from leantune.config import Recipe, load_recipe
-from leantune.config.run_record import RunRecord, read_record
+from leantune.config.record.run import RunRecord, read_record
 from leantune.errors import UsageError
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leantune.inference.intervals import Z_95, wilson_interval
+from leantune.evaluation.intervals import Z_95, wilson_interval
 from leantune.training.checkpoint import (
     MANIFEST,
     TENSORS,

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 
 from leantune.adalora.adapter_file import read_adapter
-from leantune.data.tokenization import Encoded
+from leantune.data.tokens.tokenization import Encoded
 from leantune.errors import CheckpointError, DataError, UsageError
 from leantune.inference.load import load, load_run
 from leantune.inference.multi_adapter import SharedEncoder
@@ -143,7 +143,7 @@ def test_what_else_is_in_a_batch_changes_nothing(tmp_path, level):
     adapters = [save_random_adapter(tmp_path / f"a{i}", source, classes=3, seed=i) for i in range(4)]
     script = f"""
 import numpy as np
-from leantune.data.tokenization import Encoded
+from leantune.data.tokens.tokenization import Encoded
 from leantune.inference.multi_adapter import SharedEncoder
 encoder = SharedEncoder({str(source)!r}, precision="bf16")
 for folder in {[str(folder) for folder in adapters]!r}:

@@ -47,7 +47,7 @@ def test_importing_leantune_imports_nothing_heavy():
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
 def test_a_tokenizer_read_alone_gives_what_transformers_gives(run, model_type, tmp_path):
-    from leantune.data.tokenization import Tokenizer
+    from leantune.data.tokens.tokenization import Tokenizer
     from tiny import save_tiny_encoder
 
     folder = save_tiny_encoder(tmp_path / "encoder", model_type)

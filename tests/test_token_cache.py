@@ -20,22 +20,22 @@ import pytest
 
 from leantune.assets.download import default_cache_dir
 from leantune.cli.main import main
-from leantune.data import tokenization as tokens
-from leantune.data.read import Columns, open_examples
-from leantune.data.readers import hub
-from leantune.data.token_cache import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
-from leantune.data.token_table import TokenTable, tokenize
-from leantune.data.tokenization import Tokenizer
+from leantune.data.text.read import Columns, open_examples
+from leantune.data.text.readers import hub
+from leantune.data.tokens import tokenization as tokens
+from leantune.data.tokens.cache import LEFTOVER_AGE_S, LIMIT_VARIABLE, limit_bytes, shrink
+from leantune.data.tokens.table import TokenTable, tokenize
+from leantune.data.tokens.tokenization import Tokenizer
 from leantune.errors import UsageError
-from leantune.training.dataset import prepare_data
+from leantune.training.before.dataset import prepare_data
 from tiny import recipe_for, write_rows
 
 OPEN = """
 import sys
 from pathlib import Path
-from leantune.data.read import Columns, open_examples
-from leantune.data.tokenization import Tokenizer
-from leantune.data.token_table import tokenize
+from leantune.data.text.read import Columns, open_examples
+from leantune.data.tokens.tokenization import Tokenizer
+from leantune.data.tokens.table import tokenize
 
 def table_of(file):
     source = open_examples(file, Columns(), labels="required")
@@ -52,7 +52,7 @@ print(sum(int(table.tokens(row).sum()) for row in range(len(table))))
 WRITER = """
 import sys
 from pathlib import Path
-from leantune.data.token_cache import new_entry
+from leantune.data.tokens.cache import new_entry
 with new_entry(Path(sys.argv[1]) / "new.arrow") as temporary:
     temporary.write_bytes(b"half")
     print("ready", flush=True)

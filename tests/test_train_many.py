@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from browser import BASH, CHROMIUM, Browser
-from leantune.cluster.job_results import JobResult
-from leantune.cluster.jobs import read_jobs
-from leantune.cluster.overview import write_overview
+from leantune.cluster.many.jobs import read_jobs
+from leantune.cluster.many.overview import write_overview
+from leantune.cluster.many.results import JobResult
 from leantune.errors import DataError, UsageError
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}

@@ -20,19 +20,20 @@ from sklearn.preprocessing import StandardScaler
 
 from leantune.cli.main import main
 from leantune.config import load_recipe
-from leantune.data.dataset import LabelledRows
+from leantune.data.tokens.dataset import LabelledRows
 from leantune.errors import CheckpointError, DivergedError, Interrupted, UsageError
-from leantune.inference import batches as evaluation
+from leantune.evaluation import batches as evaluation
 from leantune.inference.load import load_run
 from leantune.kernels.choose import why_no_kernels
 from leantune.report import write_model_card, write_report
-from leantune.training import head_init as warm_start
 from leantune.training import run as run_module
-from leantune.training import starts, tuning
+from leantune.training import tuning
+from leantune.training.after.finalize import select_best
+from leantune.training.before import head_init as warm_start
+from leantune.training.before import starts
+from leantune.training.before.dataset import prepare_data
 from leantune.training.build import build_classifier, fresh_state, prepare_run
 from leantune.training.checkpoint import TENSORS, list_checkpoints
-from leantune.training.dataset import prepare_data
-from leantune.training.finalize import select_best
 from leantune.training.loop import train
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
@@ -130,7 +131,7 @@ def test_the_live_count_equals_the_budget_after_every_allocation(run):
 
 
 def test_orthogonality_is_logged_apart_and_not_in_evaluation(run, inputs):
-    from leantune.data.read import Columns, open_examples
+    from leantune.data.text.read import Columns, open_examples
     from leantune.inference.evaluate import measure
 
     assert history_of(run, "step")[0]["orthogonality"] > 1  # the normal start

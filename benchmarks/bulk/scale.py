@@ -22,8 +22,8 @@ from typing import Any
 from benchmarks.bulk.kills import ray_version
 from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
 from leantune.cluster.connection import connected
-from leantune.cluster.ledger import Manifest
-from leantune.cluster.parts import Part
+from leantune.cluster.predict.ledger import Manifest
+from leantune.cluster.predict.parts import Part
 from leantune.cluster.storage import StoredFile
 
 RATE = 1_000.0

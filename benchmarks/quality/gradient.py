@@ -21,11 +21,11 @@ from benchmarks.quality.data import MINILM, SOURCES, data_set, missing_source
 from benchmarks.quality.jobs import PUBLISHED_RANKS
 from benchmarks.results_folder import RESULTS, origin_of, stem_of, write_result
 from leantune.config import load_recipe
-from leantune.data.dataset import LabelledRows
+from leantune.data.tokens.dataset import LabelledRows
 from leantune.model.classifier import Classifier
-from leantune.training.adapter_init import ROW_NORM, fill_gradients, init_lora_from_gradient
+from leantune.training.before.adapter_init import ROW_NORM, fill_gradients, init_lora_from_gradient
+from leantune.training.before.head_init import PROBE_SCALE, fit_probe, scale_output_layer, start_from_probe
 from leantune.training.build import build_classifier, prepare_run
-from leantune.training.head_init import PROBE_SCALE, fit_probe, scale_output_layer, start_from_probe
 
 UNSEEN_ROWS = 1000
 ROWS = (80, 160, 320, 640)

@@ -33,8 +33,8 @@ def fuzz(corpus: Path, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["leantune.pickle_tables"]):
-        from leantune.data.readers.content import open_content
-        from leantune.data.readers.pickles import open_pickle
+        from leantune.data.text.readers.content import open_content
+        from leantune.data.text.readers.pickles import open_pickle
         from leantune.errors import LeantuneError
 
     path = corpus.parent / "rows.pkl"

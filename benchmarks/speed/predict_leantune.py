@@ -26,8 +26,8 @@ def main() -> None:
     spin_briefly()
     import numpy as np
 
-    from leantune.data.read import Columns, open_examples
-    from leantune.inference.engines import load_engine
+    from leantune.data.text.read import Columns, open_examples
+    from leantune.inference.engines.choose import load_engine
     from leantune.inference.predict import predict_to
     from leantune.inference.writers import PredictionLayout, open_writer
 

@@ -28,9 +28,9 @@ def main() -> None:
 
 def with_leantune(options: argparse.Namespace, cache: Path) -> tuple[float, int]:
     """Seconds and rows."""
-    from leantune.data.read import Columns, open_examples
-    from leantune.data.token_table import tokenize
-    from leantune.data.tokenization import Tokenizer
+    from leantune.data.text.read import Columns, open_examples
+    from leantune.data.tokens.table import tokenize
+    from leantune.data.tokens.tokenization import Tokenizer
 
     tokenizer = Tokenizer.pretrained(options.model, options.max_length)
     started = time.perf_counter()

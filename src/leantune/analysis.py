@@ -16,23 +16,23 @@ import torch
 from leantune.api import rows_as_files, settings_of
 from leantune.assets.download import resolve_location
 from leantune.config import Recipe
-from leantune.data.cells import list_of_texts
-from leantune.data.read import Columns, open_examples
+from leantune.data.text.cells import list_of_texts
+from leantune.data.text.read import Columns, open_examples
 from leantune.errors import UsageError
-from leantune.inference.explanation import Explanation
 from leantune.inference.load import require_run
-from leantune.inference.passport import Passport
-from leantune.inference.passport import passport as passport_of
 from leantune.inference.saved import read_saved
 from leantune.inference.text_classifier import TextClassifier
+from leantune.questions.audit.compute import Audit
+from leantune.questions.audit.compute import audit as audit_recipe
+from leantune.questions.explain.compute import explain as explain_run
+from leantune.questions.explain.explanation import Explanation
+from leantune.questions.frontier.compute import Frontier
+from leantune.questions.frontier.compute import frontier as frontier_of
+from leantune.questions.learning_curve.compute import LearningCurve
+from leantune.questions.learning_curve.compute import learning_curve as learning_curve_of
+from leantune.questions.passport.compute import Passport
+from leantune.questions.passport.compute import passport as passport_of
 from leantune.system.console import console
-from leantune.training.audit import Audit
-from leantune.training.audit import audit as audit_recipe
-from leantune.training.explain import explain as explain_run
-from leantune.training.frontier import Frontier
-from leantune.training.frontier import frontier as frontier_of
-from leantune.training.learning_curve import LearningCurve
-from leantune.training.learning_curve import learning_curve as learning_curve_of
 
 
 def frontier(

@@ -18,17 +18,17 @@ from typing import Any
 import torch
 
 from leantune.config import Recipe, load_recipe
-from leantune.config.run_record import RunRecord, read_record
-from leantune.data.cells import list_of_texts
+from leantune.config.record.run import RunRecord, read_record
+from leantune.data.text.cells import list_of_texts
 from leantune.errors import CheckpointError, DataError, Interrupted, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.text_classifier import TextClassifier
 from leantune.report import write_model_card, write_report
 from leantune.system.atomic import write_bytes
 from leantune.system.console import console
-from leantune.training.folder import check_folder
-from leantune.training.planning import Plan
-from leantune.training.planning import plan as plan_recipe
+from leantune.training.before.folder import check_folder
+from leantune.training.before.planning import Plan
+from leantune.training.before.planning import plan as plan_recipe
 from leantune.training.run import run_training
 
 ROWS = "rows-"

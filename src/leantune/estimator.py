@@ -18,12 +18,12 @@ from sklearn.utils.validation import check_is_fitted
 from leantune.api import rows_as_files, run_recipe
 from leantune.config import load_recipe
 from leantune.config.problem_type import SINGLE_LABEL
-from leantune.config.run_record import RECORD, RunRecord, read_record, to_json
-from leantune.data.cells import list_of_texts
+from leantune.config.record.run import RECORD, RunRecord, read_record, to_json
+from leantune.data.text.cells import list_of_texts
 from leantune.errors import DataError, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.text_classifier import TextClassifier
-from leantune.training.folder import check_folder
+from leantune.training.before.folder import check_folder
 
 SET_BY_ARGUMENTS = {"data", "labels", "max_trainable_params", "model", "output"}
 """Recipe keys that are no business of ``recipe``."""

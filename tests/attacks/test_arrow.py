@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from leantune.data.read import Columns, open_examples
+from leantune.data.text.read import Columns, open_examples
 from leantune.errors import DataError
 
 FAR = {"date64[ms]": 86_400_000 * 10**10, "time64[us]": 5}

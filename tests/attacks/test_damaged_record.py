@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from attacks.crafted import BROKEN
 from leantune.cli.main import main
-from leantune.config.run_record import (
+from leantune.config.record.run import (
     BegunRecord,
     FinishedRecord,
     RunRecord,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from attacks.inputs import PAIRS
 from leantune.cli.main import main
-from leantune.config.run_record import DataRecord, RowsRecord
+from leantune.config.record.run import DataRecord, RowsRecord
 from leantune.data.labels import LabelMap, look_alikes
 from leantune.errors import DataError
 from leantune.training.warnings import data_lines

@@ -13,8 +13,8 @@ import pytest
 
 from leantune.adalora.budget import Target, plan_parameters
 from leantune.cli.main import main
-from leantune.data import tokenization as tokens
-from leantune.data.tokenization import Tokenizer
+from leantune.data.tokens import tokenization as tokens
+from leantune.data.tokens.tokenization import Tokenizer
 from leantune.errors import UsageError
 from leantune.training.warnings import rank_lines
 from tiny import save_tiny_encoder
@@ -121,7 +121,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize(
-    "name", ["leantune.cli.main", "yaml", "leantune.config", "torch", "leantune.inference.engines"]
+    "name", ["leantune.cli.main", "yaml", "leantune.config", "torch", "leantune.inference.engines.choose"]
 )
 def test_ctrl_c_within_an_import_is_one_line(name):
     done = start(code=INTERRUPTED.format(name=name))

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from attacks.inputs import INPUTS
-from leantune.data.read import Columns, open_examples
-from leantune.data.readers.content import UNPACKED_VARIABLE
+from leantune.data.text.read import Columns, open_examples
+from leantune.data.text.readers.content import UNPACKED_VARIABLE
 from leantune.errors import DataError, UsageError
 
 READ = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
-from leantune.data.read import Columns, open_examples
+from leantune.data.text.read import Columns, open_examples
 from leantune.errors import LeantuneError
 try:
     for batch in open_examples(sys.argv[1], Columns(), labels="ignore").batches():

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leantune.data import token_table as tokens
-from leantune.data.read import Columns, open_examples
-from leantune.data.token_table import DIGEST_BYTES, SCHEMA, TokenTable, tokenize
-from leantune.data.tokenization import Tokenizer
+from leantune.data.text.read import Columns, open_examples
+from leantune.data.tokens import table as tokens
+from leantune.data.tokens.table import DIGEST_BYTES, SCHEMA, TokenTable, tokenize
+from leantune.data.tokens.tokenization import Tokenizer
 from tiny import write_rows
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")

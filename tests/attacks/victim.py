@@ -32,7 +32,7 @@ SECONDS, PROCESSOR_SECONDS = 60, 30
 MEMORY_MIB = 2500
 MESSAGE_CHARACTERS = 5000
 IMPORTED = (
-    "leantune.cli.main", "leantune.inference.engines", "leantune.inference.export.formats", "leantune.report",
+    "leantune.cli.main", "leantune.inference.engines.choose", "leantune.inference.export.formats", "leantune.report",
     "leantune.cli.output", "leantune.training.run", "transformers.models.auto.modeling_auto",
     "transformers.models.bert.modeling_bert", "transformers.models.auto.tokenization_auto", "peft",
 )  # fmt: skip

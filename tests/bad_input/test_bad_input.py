@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from leantune.data.read import Columns, open_examples
+from leantune.data.text.read import Columns, open_examples
 from leantune.errors import DataError, LeantuneError
 
 
@@ -281,7 +281,7 @@ def test_every_golden_line_is_a_case() -> None:
 
 
 def test_a_packed_file_may_not_unpack_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leantune.data.readers.content.UNPACKED_BYTES", 1000)
+    monkeypatch.setattr("leantune.data.text.readers.content.UNPACKED_BYTES", 1000)
     path = tmp_path / "bomb.csv.gz"
     path.write_bytes(gzip.compress(b"text\n" + b"a\n" * 1_000_000))
     with pytest.raises(

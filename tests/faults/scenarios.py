@@ -15,13 +15,13 @@ import torch
 from leantune.cli.main import main
 from leantune.cli.process import exit_code_of
 from leantune.config import load_recipe
+from leantune.evaluation.intervals import wilson_interval
 from leantune.inference import predict  # noqa: F401 - likewise
 from leantune.inference import writers as write  # noqa: F401 - likewise
 from leantune.inference.export import formats as export  # noqa: F401 - likewise
-from leantune.inference.intervals import wilson_interval
 from leantune.system import atomic
 from leantune.training import checkpoint
-from leantune.training import finalize as outcome
+from leantune.training.after import finalize as outcome
 from leantune.training.build import Run, build_classifier, prepare_run
 from leantune.training.checkpoint import Checkpoint, save_checkpoint
 from leantune.training.selection import Evaluation, Selection

@@ -19,7 +19,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from leantune.data.read import Columns, open_examples
+from leantune.data.text.read import Columns, open_examples
 from leantune.errors import LeantuneError, UnsafeFileError
 
 Refused = Callable[..., str]

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leantune.data.read import Columns, open_examples
-from leantune.data.readers.content import open_content
-from leantune.data.readers.pickles import open_pickle
+from leantune.data.text.read import Columns, open_examples
+from leantune.data.text.readers.content import open_content
+from leantune.data.text.readers.pickles import open_pickle
 from leantune.errors import DataError, UsageError
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from leantune.data.read import Columns, open_examples
+from leantune.data.text.read import Columns, open_examples
 from leantune.errors import DataError
 
 ASSEMBLER = runpy.run_path(str(Path(__file__).with_name("assembler.py")))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from leantune.adalora.method import ADALORA, LORA, Method
-from leantune.config.run_record import ModuleRecord, ParametersRecord
+from leantune.config.record.run import ModuleRecord, ParametersRecord
 from leantune.errors import UsageError
 
 DEFAULT_TARGET_RANK = 8

@@ -51,9 +51,9 @@ def abstain(options: argparse.Namespace) -> None:
     confidence = share_of(options.confidence, "--confidence")
     from leantune.config.abstention_file import write_abstention
     from leantune.data.label_sets import require_one_label
-    from leantune.inference.abstention import choose_abstention
     from leantune.inference.load import artefact_of, load, require_run
-    from leantune.training.calibration_data import rows_to_measure
+    from leantune.questions.abstain.compute import choose_abstention
+    from leantune.training.after.calibration_data import rows_to_measure
 
     run = Path(options.run_folder).expanduser()
     require_run(run)

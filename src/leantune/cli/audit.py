@@ -15,7 +15,7 @@ from leantune.errors import UsageError
 from leantune.system.console import console
 
 if TYPE_CHECKING:
-    from leantune.training.audit import Audit
+    from leantune.questions.audit.compute import Audit
 
 FOLDS, SHOWN_PAIRS = 5, 5
 
@@ -36,7 +36,7 @@ def audit_command(options: argparse.Namespace, recipe: Recipe, progress: Any) ->
 
     Raises:
         UsageError: if the output is there, or the recipe names rows that an audit has no use for.
-        LeantuneError: as `leantune.training.audit.audit`.
+        LeantuneError: as `leantune.questions.audit.compute.audit`.
     """
     folder = Path(recipe.output).expanduser()
     if folder.exists():
@@ -47,9 +47,9 @@ def audit_command(options: argparse.Namespace, recipe: Recipe, progress: Any) ->
         raise UsageError(
             "validation and unlabelled: an audit looks at the rows of data alone; leave them out"
         )
-    from leantune.report.audit_files import write_audit
-    from leantune.report.pair_audit_files import suspect_pairs, write_pair_audit
-    from leantune.training.audit import audit
+    from leantune.questions.audit.compute import audit
+    from leantune.questions.audit.files import write_audit
+    from leantune.questions.audit.pair_files import suspect_pairs, write_pair_audit
 
     found = audit(
         replace(recipe, test=None),
@@ -69,7 +69,7 @@ def audit_command(options: argparse.Namespace, recipe: Recipe, progress: Any) ->
 
 
 def _print_pairs(found: Audit, pairs: Sequence[tuple[int, int]], folder: Path) -> None:
-    from leantune.report.pair_audit_files import by_label
+    from leantune.questions.audit.pair_files import by_label
 
     terminal = console()
     num_rows = len({position for position, _ in pairs})

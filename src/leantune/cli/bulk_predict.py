@@ -54,11 +54,11 @@ def bulk_predict(options: argparse.Namespace, rows: str, console: Any) -> None:
     """Run the command.
 
     Raises:
-        LeantuneError: as `leantune.cluster.bulk_predict.bulk_predict` and `leantune.cluster.verify.verify`.
+        LeantuneError: as `leantune.cluster.predict.job.bulk_predict` and `leantune.cluster.predict.verify.verify`.
     """
     _check(options, rows)
-    from leantune.cluster.bulk_predict import BulkOptions, bulk_predict
-    from leantune.data.columns import Columns
+    from leantune.cluster.predict.job import BulkOptions, bulk_predict
+    from leantune.data.text.columns import Columns
 
     bulk = BulkOptions(
         input=rows,
@@ -77,7 +77,7 @@ def bulk_predict(options: argparse.Namespace, rows: str, console: Any) -> None:
     )
     run = Path(options.run_folder)
     if options.verify:
-        from leantune.cluster.verify import verify
+        from leantune.cluster.predict.verify import verify
 
         with console.status("reading inputs and parts"):
             found = verify(run, bulk)

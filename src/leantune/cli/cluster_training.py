@@ -59,7 +59,7 @@ def check_cluster_arguments(options: argparse.Namespace) -> None:
 def train_on_cluster(options: argparse.Namespace, recipe: Recipe, console: Console) -> None:
     """Train as the options say, and print the result."""
     from leantune.cli.output import print_result
-    from leantune.cluster import training
+    from leantune.cluster.nodes import run as training
 
     workers: dict[str, Any] = {"cluster": options.cluster, "count": options.num_workers}
     workers |= {"cores": options.cores_per_worker}

@@ -17,7 +17,7 @@ from leantune.system.console import console
 from leantune.system.messages import place_name
 
 if TYPE_CHECKING:
-    from leantune.inference.explanation import Explanation, WordWeights
+    from leantune.questions.explain.explanation import Explanation, WordWeights
 
 SHOWN_WORDS = 12
 """Those with the largest weights."""
@@ -51,15 +51,15 @@ def explain_command(options: argparse.Namespace) -> None:
 
     Raises:
         UsageError: if flags contradict each other.
-        LeantuneError: as `leantune.training.explain.explain`.
+        LeantuneError: as `leantune.questions.explain.compute.explain`.
     """
     _check(options)
     run, trusts = Path(options.run_folder), options.trust_remote_code == "true"
-    from leantune.training.explain import explain, explain_errors
+    from leantune.questions.explain.compute import explain, explain_errors
 
     with console(stderr=True, quiet=options.quiet).status("explaining"):
         if options.errors:
-            from leantune.report.explanations import write_explanations
+            from leantune.questions.explain.show import write_explanations
 
             errors = explain_errors(run, count=options.nearest, trust_remote_code=trusts)
             page = write_explanations(run, errors)

@@ -16,7 +16,7 @@ from leantune.system.console import console
 
 if TYPE_CHECKING:
     from leantune.config.frontier_file import FrontierRecord
-    from leantune.training.frontier import Point
+    from leantune.questions.frontier.compute import Point
 
 RECIPE, RUN = "recipe.yaml", "run"
 """In the output folder: what trains the smallest classifier, and the run of it."""
@@ -34,16 +34,16 @@ def frontier_command(options: argparse.Namespace, recipe: Recipe, progress: Any)
 
     Raises:
         UsageError: if the output is there, or the recipe asks for what a frontier varies.
-        LeantuneError: as `leantune.training.frontier.frontier`.
+        LeantuneError: as `leantune.questions.frontier.compute.frontier`.
     """
     folder = Path(recipe.output).expanduser()
     if folder.exists():
         raise UsageError(f"output {folder}: exists already; choose another folder or remove it")
     from leantune.cli.output import print_result
     from leantune.config.frontier_file import write_frontier
-    from leantune.report.frontier_page import write_frontier_page
+    from leantune.questions.frontier.compute import frontier
+    from leantune.questions.frontier.page import write_frontier_page
     from leantune.system.atomic import atomic_folder, write_text
-    from leantune.training.frontier import frontier
 
     found = frontier(
         replace(recipe, test=None),
@@ -60,7 +60,7 @@ def frontier_command(options: argparse.Namespace, recipe: Recipe, progress: Any)
         write_frontier_page(temporary, record, _name(recipe))
         write_text(temporary / RECIPE, smallest.to_yaml())
     if options.json:
-        from leantune.config.run_record import to_json
+        from leantune.config.record.run import to_json
 
         print(json.dumps(to_json(record)))
     else:

@@ -12,7 +12,6 @@ COMMANDS: Mapping[str, str] = {
     "evaluate": "measure a classifier on labelled rows",
     "predict": "classify rows of a file, or one text",
     "serve": "answer over HTTP with one or many classifiers",
-    "bench-serve": "load a server of classifiers with requests, and time its answers",
     "export": "write another standard form of a run",
     "frontier": "find how small a classifier can be",
     "audit": "find labels that are probably wrong",
@@ -71,12 +70,6 @@ EXAMPLES: Mapping[str, str] = {
   leantune serve runs/mine
   leantune serve runs/topic runs/tone --adapter spam=./peft-folder --port 8000
   leantune serve runs/mine --host 0.0.0.0 --api-key "$KEY" --adapter-root ./adapters
-""",
-    "bench-serve": """
-  leantune bench-serve http://127.0.0.1:8000
-  leantune bench-serve http://127.0.0.1:8000 --data test.csv --clients 1,8,64
-  leantune bench-serve http://127.0.0.1:8000 --rate 50,100,200 --output load.json
-  leantune bench-serve https://vllm.example.org --dialect vllm --model topics --api-key "$KEY"
 """,
     "export": """
   leantune export runs/mine --format lora --output lora-adapter

@@ -15,7 +15,7 @@ from leantune.config import Recipe
 from leantune.system.console import console
 
 if TYPE_CHECKING:
-    from leantune.training.learning_curve import LearningCurve
+    from leantune.questions.learning_curve.compute import LearningCurve
 
 TIMES = (2, 4, 10)
 """Rows that the forecast is for, as multiples of those that are there."""
@@ -32,10 +32,10 @@ def learning_curve_command(options: argparse.Namespace, recipe: Recipe, progress
 
     Raises:
         UsageError: if the target is no accuracy.
-        LeantuneError: as `leantune.training.learning_curve.learning_curve`.
+        LeantuneError: as `leantune.questions.learning_curve.compute.learning_curve`.
     """
     target = None if options.target is None else share_of(options.target, "--target")
-    from leantune.training.learning_curve import learning_curve
+    from leantune.questions.learning_curve.compute import learning_curve
 
     found = learning_curve(
         recipe,

@@ -30,7 +30,7 @@ from leantune.system.openmp import has_int8_products, spin_briefly
 
 if TYPE_CHECKING:
     from leantune.config.classifier_file import InferenceSettings
-    from leantune.data.read import ExampleSource
+    from leantune.data.text.read import ExampleSource
 
 
 TRAINING = ("train", "train-many", "search")
@@ -110,7 +110,7 @@ def _recipe_to_train(options: argparse.Namespace) -> Recipe:
             raise UsageError("--resume goes on with the recipe of the run; give nothing else")
         path = str(entry_of(Path(options.resume), "recipe.yaml"))
         if not os.path.isfile(path):
-            from leantune.config.run_record import RECORD
+            from leantune.config.record.run import RECORD
 
             if not (Path(options.resume) / RECORD).is_file():
                 raise UsageError(f"{options.resume}: no run to resume there (no {RECORD})")
@@ -123,7 +123,7 @@ def _plan(options: argparse.Namespace) -> None:
     recipe = recipe_from(options)
     with _console(options).status("planning"):  # most of the time goes to imports
         from leantune.cli.output import print_plan
-        from leantune.training.planning import plan
+        from leantune.training.before.planning import plan
 
         planned = plan(recipe)
     print_plan(planned, as_json=options.json)
@@ -151,7 +151,7 @@ def _learning_curve(options: argparse.Namespace) -> None:
 
 
 def _columns(options: argparse.Namespace, settings: InferenceSettings) -> Any:
-    from leantune.data.read import Columns
+    from leantune.data.text.read import Columns
 
     if options.text_pair_column and settings.takes_pairs is False:
         raise UsageError(
@@ -176,7 +176,7 @@ def _trusts(options: argparse.Namespace) -> bool:
 
 
 def _engine(options: argparse.Namespace) -> Any:
-    from leantune.inference.engines import load_engine
+    from leantune.inference.engines.choose import load_engine
 
     return load_engine(
         options.engine,
@@ -191,7 +191,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from leantune.assets.download import resolve_location
     from leantune.cli.output import print_metrics
-    from leantune.data.read import open_examples
+    from leantune.data.text.read import open_examples
     from leantune.inference.evaluate import measure
 
     location = resolve_location(_rows(options, options.data, "--data"))
@@ -208,9 +208,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from leantune.assets.download import resolve_location
-    from leantune.data.read import open_examples
-    from leantune.data.sources import files_of
-    from leantune.inference.abstention import required_abstention
+    from leantune.data.text.read import open_examples
+    from leantune.data.text.sources import files_of
+    from leantune.evaluation.abstention import required_abstention
     from leantune.inference.predict import predict_to
     from leantune.inference.writers import PredictionLayout, check_output, open_writer
 
@@ -299,15 +299,9 @@ def _serve(options: argparse.Namespace) -> None:
     serve(settings, on_ready=print_ready)
 
 
-def _bench_serve(options: argparse.Namespace) -> None:
-    from leantune.cli.bench_serve import bench_serve
-
-    bench_serve(options)
-
-
 def _export(options: argparse.Namespace) -> None:
     from leantune.inference.export.formats import export, export_int8
-    from leantune.training.calibration_data import calibration_data
+    from leantune.training.after.calibration_data import calibration_data
 
     run = Path(options.run_folder)
     if options.format == "openvino-int8":
@@ -371,7 +365,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "serve": _serve,
-    "bench-serve": _bench_serve,
     "export": _export,
     "frontier": _frontier,
     "audit": _audit,

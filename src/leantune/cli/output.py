@@ -15,11 +15,11 @@ from rich.table import Table
 from leantune.adalora.budget import ParameterPlan, Target
 from leantune.adalora.method import METHODS
 from leantune.config import Recipe
-from leantune.config.run_record import BegunRecord, Measures, read_record, to_json
-from leantune.inference.metrics import Metrics
+from leantune.config.record.run import BegunRecord, Measures, read_record, to_json
+from leantune.evaluation.metrics import Metrics
 from leantune.system.console import console
 from leantune.system.messages import place_name
-from leantune.training.planning import Plan
+from leantune.training.before.planning import Plan
 from leantune.training.warnings import rank_lines
 
 LAYERS = {"all-linear": "all linear layers", "attention": "query and value"}

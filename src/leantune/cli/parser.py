@@ -16,7 +16,7 @@ from leantune.cli.cluster_training import add_cluster_arguments
 from leantune.cli.help import COMMANDS, EXAMPLES, GROUPS, WIDTH
 from leantune.cli.search import add_search
 from leantune.cli.train_many import add_train_many
-from leantune.cli.values import count, list_of, path, positive, seconds, seconds_or_none
+from leantune.cli.values import count, path, positive
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.config.recipe import keys
 from leantune.system.messages import nearest, shown
@@ -85,7 +85,7 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
     """The parser of all commands, and that of each; ``shows_all`` recipe keys in their help."""
     import shtab
 
-    from leantune import __version__
+    from leantune._version import __version__
 
     parser = _parser("leantune", "", description="Fine-tune text classifiers inside a parameter budget.")
     parser.add_argument("--version", action="version", version=f"leantune {__version__}")
@@ -101,7 +101,6 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         "evaluate": _add_evaluate,
         "predict": _add_predict,
         "serve": _add_serve,
-        "bench-serve": _add_bench_serve,
         "export": _add_export,
         "frontier": lambda command: _add_frontier(command, shows_all),
         "audit": lambda command: _add_audit(command, shows_all),
@@ -357,62 +356,6 @@ def _add_serve(parser: Parser) -> None:
     managing.add_argument(
         "--adapter-root", type=path, help="folder from which clients with the key may load adapters"
     )
-
-
-def _add_bench_serve(parser: Parser) -> None:
-    parser.add_argument("url", metavar="URL", help="address of the server, as http://127.0.0.1:8000")
-    server = parser.add_argument_group("server")
-    server.add_argument(
-        "--dialect",
-        choices=("tei", "vllm", "oip"),
-        default="tei",
-        help="tei: POST /predict of text-embeddings-inference and leantune; vllm: POST /classify; oip: the Open "
-        "Inference Protocol [tei]",
-    )
-    server.add_argument("--model", metavar="NAME", help="of a server with several models")
-    server.add_argument("--api-key", metavar="KEY", help="what the server asks for")
-    texts = parser.add_argument_group("texts")
-    texts.add_argument("--data", metavar="DATA", help="texts to send in turn; default: a few short sentences")
-    texts.add_argument("--text-column", help="column of the text [text]")
-    texts.add_argument("--texts-per-request", metavar="N", type=positive, default=1, help="[1]")
-    load = parser.add_argument_group("load")
-    load.add_argument(
-        "--clients",
-        metavar="N,N",
-        type=list_of(positive),
-        help="levels of so many clients, each of which waits for its answer [1,8,64, if there is no --rate]",
-    )
-    load.add_argument(
-        "--rate",
-        metavar="N,N",
-        type=list_of(seconds),
-        help="levels of so many requests a second, which come whether others were answered or not",
-    )
-    load.add_argument(
-        "--seconds", metavar="S", type=seconds, default=10.0, help="measured, of each level [10]"
-    )
-    load.add_argument(
-        "--warmup",
-        metavar="S",
-        type=seconds_or_none,
-        default=2.0,
-        help="before each level, not measured [2]",
-    )
-    load.add_argument(
-        "--timeout", metavar="S", type=seconds, default=30.0, help="after which a request has failed [30]"
-    )
-    load.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="of the times at which requests come [0]"
-    )
-    load.add_argument(
-        "--processes",
-        metavar="N",
-        type=positive,
-        default=1,
-        help="that make the load, if one is too busy [1]",
-    )
-    parser.add_argument("--output", metavar="FILE", type=path, help="JSON file with everything")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file")
 
 
 def _add_export(parser: Parser) -> None:

@@ -15,7 +15,7 @@ from leantune.errors import CheckpointError, UsageError
 from leantune.system.console import console
 
 if TYPE_CHECKING:
-    from leantune.inference.passport import FormReport, Passport
+    from leantune.questions.passport.compute import FormReport, Passport
 
 LIMIT_POINTS = 2.0
 SHOWN_CLASSES = 5
@@ -47,15 +47,15 @@ def passport_command(options: argparse.Namespace) -> None:
     Raises:
         UsageError: if ``RUN`` is no run.
         CheckpointError: naming the form and the class that lost more than the limit.
-        LeantuneError: as `leantune.inference.passport.passport`.
+        LeantuneError: as `leantune.questions.passport.compute.passport`.
     """
     from leantune.assets.download import resolve_location
-    from leantune.data.read import Columns, open_examples
+    from leantune.data.text.read import Columns, open_examples
     from leantune.inference.load import require_run
-    from leantune.inference.passport import passport
     from leantune.inference.saved import read_saved
+    from leantune.questions.passport.compute import passport
     from leantune.system.atomic import write_text
-    from leantune.training.folder import PASSPORT
+    from leantune.training.before.folder import PASSPORT
 
     run = Path(options.run_folder).expanduser()
     require_run(run)

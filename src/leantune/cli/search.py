@@ -14,7 +14,7 @@ from leantune.errors import LeantuneError, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from leantune.cluster.search_settings import Tried
+    from leantune.cluster.search.settings import Tried
 
 MAX_ROWS_SHOWN = 20
 """Trials in the table of the terminal, the best first; ``trials.csv`` has all."""
@@ -75,10 +75,10 @@ def search(options: argparse.Namespace, recipe: Recipe, has_output: bool) -> Non
     """
     if not has_output:
         raise UsageError("--output FOLDER is missing: what is tried goes there")
-    from leantune.cluster.search import BEST, TRIALS, best_of, train_winner
-    from leantune.cluster.search import search as run
-    from leantune.cluster.search_settings import Search
-    from leantune.cluster.search_space import read_space
+    from leantune.cluster.search.run import BEST, TRIALS, best_of, train_winner
+    from leantune.cluster.search.run import search as run
+    from leantune.cluster.search.settings import Search
+    from leantune.cluster.search.space import read_space
     from leantune.system.console import console
 
     settings = Search(

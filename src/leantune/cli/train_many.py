@@ -15,7 +15,7 @@ from leantune.errors import LeantuneError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from leantune.cluster.job_results import JobResult
+    from leantune.cluster.many.results import JobResult
 
 
 def add_train_many(parser: argparse.ArgumentParser) -> None:
@@ -66,9 +66,9 @@ def train_many(options: argparse.Namespace) -> None:
         UsageError: for a table, or settings, that cannot be.
         LeantuneError: not every job is finished.
     """
-    from leantune.cluster.jobs import read_jobs
-    from leantune.cluster.train_many import Settings, workers_here
-    from leantune.cluster.train_many import train_many as run
+    from leantune.cluster.many.jobs import read_jobs
+    from leantune.cluster.many.run import Settings, workers_here
+    from leantune.cluster.many.run import train_many as run
     from leantune.system.console import console
 
     settings = Settings(

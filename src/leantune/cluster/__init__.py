@@ -1,7 +1,7 @@
-"""Where one process is not enough: parts of a large prediction, many classifiers, several nodes, a search.
+"""Work for more than one process, on this machine or on Ray.
 
-`processes` runs tasks in processes of this machine, `connection` connects to a Ray cluster, `storage` reads and writes
-files elsewhere, and `shipping` takes a classifier to nodes without a common disk. On these stand `bulk_predict` (with
-`parts`, `ledger`, `lease`, `part_worker`, `ray_parts` and `verify`), `train_many` (with `jobs` and `overview`),
-`training` and `search`. Each command works in local processes, and with ``--cluster`` on Ray.
+`predict/` classifies many files, `many/` trains the classifiers of a table, `search/` looks for a recipe, `nodes/`
+trains one classifier on several nodes. `connection` joins a Ray cluster, `processes` and `ray_tasks` run jobs,
+`shipping` carries classifiers to nodes, `storage` reads and writes folders here and elsewhere, `columns` takes rows
+of data frames.
 """

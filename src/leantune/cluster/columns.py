@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from leantune.data.cells import is_encodable
 from leantune.data.label_sets import check_joinable, joined
+from leantune.data.text.cells import is_encodable
 from leantune.errors import DataError
 from leantune.inference.text_classifier import TextClassifier
 from leantune.system.messages import shown, type_word

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from leantune import __version__
+from leantune._version import __version__
 from leantune.errors import DistributedError, Interrupted, UsageError
 from leantune.system.hardware import allowed_threads
 from leantune.system.messages import one_line

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from leantune.adalora.adapter_file import CONFIG as ADAPTER_CONFIG
 from leantune.adalora.adapter_file import read_adapter
-from leantune.config.run_record import RECORD, read_finished_record
+from leantune.config.record.run import RECORD, read_finished_record
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.load import check_artefact, kind_of, load
 from leantune.inference.text_classifier import TorchTextClassifier

@@ -1,5 +1,6 @@
-"""What a user chose and what a run wrote: `recipe` and how it is read (`load`), `run_record` and its published
-schema (`record_schema`, `in_schema`), `confidence_record`, `classifier_file`.
+"""What a user chose and what a run wrote: `recipe` and how it is read (`load`), `record/` for ``record.json``.
+
+The other files are of small JSON files of a run and beside weights, a module each.
 """
 
 from leantune.config.load import load_recipe, parse_overrides, recipe_of_run, shipped_recipes

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from leantune.config.run_record import to_json
+from leantune.config.record.run import to_json
 from leantune.system.atomic import write_text
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import read_json

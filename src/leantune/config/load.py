@@ -118,7 +118,7 @@ def recipe_of_run(run: Path, recorded: Mapping[str, Any]) -> Recipe:
     try:
         return load_recipe(None, _of_this_version(recorded), place="recipe")
     except UsageError as error:
-        from leantune.config.run_record import (
+        from leantune.config.record.run import (
             RECORD,
         )  # here: its classes take a third of the start of a command
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from leantune.config.run_record import to_json
+from leantune.config.record.run import to_json
 from leantune.errors import CheckpointError
 from leantune.system.atomic import write_text
 from leantune.system.file_names import entry_of

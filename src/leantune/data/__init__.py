@@ -1,5 +1,5 @@
 """Labelled texts: from files to examples, labels, splits and token tables.
 
-`read` gives the examples of any source, which `sources` opens through `readers`; `labels` gives classes their ids;
-`split` holds rows out; `tokenization` makes tokens, which `token_table` keeps on disk and `dataset` hands out.
+`text/` reads the rows of any source; `labels`, `label_sets` and `label_column` give classes their ids; `split` holds
+rows out; `tokens/` makes token ids, keeps them on disk and hands out batches.
 """

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import TypeAlias
 
-from leantune.data.cells import LabelReader
-from leantune.data.table import Row, place_of
+from leantune.data.text.cells import LabelReader
+from leantune.data.text.table import Row, place_of
 from leantune.errors import DataError
 from leantune.system.messages import place_name, shown, type_word
 

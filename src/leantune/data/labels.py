@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from leantune.config.problem_type import BINNED, MULTI_LABEL
-from leantune.config.run_record import Labels
+from leantune.config.record.run import Labels
 from leantune.data.label_column import Label
-from leantune.data.table import Row, place_of
+from leantune.data.text.table import Row, place_of
 from leantune.errors import CheckpointError, DataError
 from leantune.system.messages import listed, nearest, place_name, shown
 

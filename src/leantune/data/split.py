@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from leantune.data.label_sets import iterative_holdout
+from leantune.data.label_sets import iterative_holdout, numbered
 from leantune.errors import DataError, UsageError
 from leantune.system.messages import shown
 
@@ -101,3 +101,20 @@ def _check_size(size: int | float, num_held_out: int, num_rows: int, num_classes
             f"the held-out size {size} means {num_held_out} of {num_rows} rows, expected {num_classes} to "
             f"{most} so that all {num_classes} classes can be on both sides: choose another size"
         )
+
+
+def nested_order(label_ids: IntArray, *, seed: int) -> IntArray:
+    """An order ``(N,)`` of rows in which every beginning has each class in proportion.
+
+    Args:
+        label_ids: ``(N,)`` or ``(N, C)``.
+        seed: draws the order within each class.
+    """
+    rng = np.random.default_rng([seed, 0x1EA2])
+    place = np.empty(len(label_ids))
+    labels = numbered(label_ids)
+    for label in np.unique(labels):
+        own = rng.permutation(np.flatnonzero(labels == label))
+        place[own] = (np.arange(len(own)) + rng.random()) / len(own)
+    order: IntArray = np.argsort(place, kind="stable")
+    return order

@@ -1,6 +1,5 @@
-"""Trained classifiers: `load` opens them, `text_classifier` is what they are, `predict` and `evaluate` use them.
+"""Trained classifiers: `load` opens them, `text_classifier` is what they are, `predict` uses them on files.
 
-`batches` runs a classifier over many rows; `metrics`, `confidence`, `intervals` and `comparison` judge what came out;
-`nearest` and `attribution` say what speaks for a prediction; `export` writes other standard forms; `multi_adapter`
-serves many classifiers over one encoder.
+`saved` and `adapters` read what a run or somebody else wrote; `engines/` computes with other libraries; `export/`
+writes other standard forms; `multi_adapter` serves many classifiers over one encoder; `writers` writes predictions.
 """

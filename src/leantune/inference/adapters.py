@@ -8,7 +8,7 @@ from pathlib import Path
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
 from leantune.config.problem_type import MULTI_LABEL
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import TOKENIZER, Tokenizer
+from leantune.data.tokens.tokenization import TOKENIZER, Tokenizer
 from leantune.errors import CheckpointError, UsageError
 from leantune.model.build import load_pretrained, missing_head_parameters, skeleton_of
 from leantune.model.classifier import Classifier

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from leantune.data.read import ExampleSource
-from leantune.inference.metrics import Metrics
+from leantune.data.text.read import ExampleSource
+from leantune.evaluation.metrics import Metrics
+from leantune.evaluation.tasks import task_of
 from leantune.inference.predict import predict_rows
-from leantune.inference.tasks import task_of
 from leantune.inference.text_classifier import CHUNK_ROWS, TextClassifier
 
 

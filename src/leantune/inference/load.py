@@ -13,9 +13,9 @@ from leantune.adalora.adapter_file import CONFIG as ADAPTER_CONFIG
 from leantune.config import recipe_of_run
 from leantune.config.classifier_file import InferenceSettings, read_classifier_file
 from leantune.config.problem_type import MULTI_LABEL, SINGLE_LABEL
-from leantune.config.run_record import RECORD, FinishedRecord, read_finished_record, to_json
+from leantune.config.record.run import RECORD, FinishedRecord, read_finished_record, to_json
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import Tokenizer
+from leantune.data.tokens.tokenization import Tokenizer
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.adapters import check_num_labels, load_adapter
 from leantune.inference.text_classifier import TorchTextClassifier

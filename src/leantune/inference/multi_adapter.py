@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from leantune.adalora.adapter_file import AdapterFile, read_adapter
-from leantune.data.dataset import Index
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import Encoded, Tokenizer
+from leantune.data.tokens.dataset import Index
+from leantune.data.tokens.tokenization import Encoded, Tokenizer
 from leantune.errors import CheckpointError, UsageError
-from leantune.inference.batches import map_batches
+from leantune.evaluation.batches import map_batches
 from leantune.inference.saved import SavedClassifier, cached_sha256, read_saved
 from leantune.inference.text_classifier import Logits, TextClassifier, TorchTextClassifier, batch_of
 from leantune.model.build import load_pretrained

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from leantune.data.read import ExampleBatch, ExampleSource
+from leantune.data.text.read import ExampleBatch, ExampleSource
 from leantune.inference.text_classifier import CHUNK_ROWS, TextClassifier
 from leantune.inference.writers import Predictions, PredictionWriter
 from leantune.system.atomic import atomic_file

@@ -10,9 +10,9 @@ from pathlib import Path
 from leantune.adalora.adapter_file import WEIGHTS, read_adapter
 from leantune.config import recipe_of_run
 from leantune.config.classifier_file import InferenceSettings, read_classifier_file
-from leantune.config.run_record import read_finished_record
+from leantune.config.record.run import read_finished_record
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import Tokenizer
+from leantune.data.tokens.tokenization import Tokenizer
 from leantune.errors import UsageError
 from leantune.inference.adapters import check_num_labels, count_classes, labels_of_base, tokenizer_folder
 from leantune.inference.load import (

@@ -18,15 +18,15 @@ import numpy.typing as npt
 from leantune.config.abstention_file import Abstention, read_abstention
 from leantune.config.classifier_file import InferenceSettings
 from leantune.config.thresholds_file import read_thresholds
-from leantune.data.cells import list_of_texts
-from leantune.data.dataset import Index
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import Encoded, Tokenizer
+from leantune.data.text.cells import list_of_texts
+from leantune.data.tokens.dataset import Index
+from leantune.data.tokens.tokenization import Encoded, Tokenizer
 from leantune.errors import CheckpointError, DataError, UsageError
-from leantune.inference.abstention import is_answered, required_abstention, with_temperature
-from leantune.inference.batches import map_batches
-from leantune.inference.tasks import task_of
-from leantune.inference.thresholds import thresholds_of
+from leantune.evaluation.abstention import is_answered, required_abstention, with_temperature
+from leantune.evaluation.batches import map_batches
+from leantune.evaluation.tasks import task_of
+from leantune.evaluation.thresholds import thresholds_of
 from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch, pack
 from leantune.system.atomic import atomic_folder

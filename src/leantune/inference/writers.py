@@ -24,7 +24,7 @@ from leantune.data.label_column import SEPARATOR
 from leantune.data.label_sets import check_joinable
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
-from leantune.inference.abstention import is_answered, with_temperature
+from leantune.evaluation.abstention import is_answered, with_temperature
 from leantune.system.atomic import file_to_replace
 from leantune.system.messages import shown
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from leantune.adalora.layer import AdaLoraLinear
-from leantune.data.dataset import LabelledRows
+from leantune.data.tokens.dataset import LabelledRows
 from leantune.kernels.choose import Choice, choose_kernels
 from leantune.kernels.reference import Reference
 from leantune.model.encoder import Encoder, EncoderConfig

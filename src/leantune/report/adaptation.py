@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from leantune.config.run_record import (
+from leantune.config.record.run import (
     ModuleRecord,
     ParametersRecord,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from leantune.config.run_record import DataRecord, Measures, RowsRecord
+from leantune.config.record.run import DataRecord, Measures, RowsRecord
 from leantune.report import confidence, results
 from leantune.report.run_folder import Run
 from leantune.report.wording import NO_BREAK, count, percent, shortened, significant

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from leantune.config.confidence_record import ConfidenceRecord
-from leantune.config.run_record import Measures
+from leantune.config.record.confidence import ConfidenceRecord
+from leantune.config.record.run import Measures
 from leantune.report import results
 from leantune.report.charts import LineChart, Series, line_chart
 from leantune.report.rows import confidence_of

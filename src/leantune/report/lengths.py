@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leantune.config.confidence_record import LengthsRecord
+from leantune.config.record.confidence import LengthsRecord
 from leantune.report.charts import (
     HEIGHT,
     MARGIN_BOTTOM,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leantune.config.run_record import Measures
+from leantune.config.record.run import Measures
 from leantune.report import results
 from leantune.report.page import templates
 from leantune.report.run_folder import Run, load_run

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from leantune.config.run_record import (
+from leantune.config.record.run import (
     ArtefactsRecord,
     RowsRecord,
     to_json,

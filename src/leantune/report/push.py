@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from leantune.config.run_record import FinishedRecord, read_finished_record
+from leantune.config.record.run import FinishedRecord, read_finished_record
 from leantune.errors import CheckpointError, UsageError, first_line
 from leantune.report.model_card import HUB_NAME, render
 from leantune.report.run_folder import load_run

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
-from leantune.config.run_record import (
+from leantune.config.record.run import (
     CheckpointRecord,
     Measures,
     SelectedRecord,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from leantune.config.confidence_record import ConfidenceRecord
+from leantune.config.record.confidence import ConfidenceRecord
 from leantune.config.rows_to_check import MAX_NEAR_CHARACTERS, Part, RowToCheck, shown_text
 from leantune.report.run_folder import Run
 from leantune.report.wording import count, path_end, shortened, significant

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from leantune.config.frontier_file import FILE, FrontierRecord, read_frontier
-from leantune.config.rows_to_check import ROWS_TO_CHECK, RowToCheck, read_rows_to_check
-from leantune.config.run_record import (
+from leantune.config.record.run import (
     CheckpointRecord,
     Measures,
     ParametersRecord,
     RunRecord,
     read_record,
 )
+from leantune.config.rows_to_check import ROWS_TO_CHECK, RowToCheck, read_rows_to_check
 from leantune.errors import CheckpointError, UnsafeFileError
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import parse_json

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Literal
 
-from leantune.config.run_record import Measures
+from leantune.config.record.run import Measures
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 ABSENT = "–"

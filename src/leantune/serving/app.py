@@ -8,8 +8,9 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from leantune.serving import open_inference, page, tei, vllm
+from leantune.serving.dialects import open_inference, tei, vllm
 from leantune.serving.http import Respond
+from leantune.serving.page import routes as page
 from leantune.serving.refusals import Kind, RefusalError
 from leantune.serving.service import Service
 
@@ -23,7 +24,7 @@ def make_app(service: Service) -> FastAPI:
     Args:
         service: what the dialects ask.
     """
-    from leantune import __version__
+    from leantune._version import __version__
 
     app: FastAPI = FastAPIOffline(
         redoc_url=None,  # its page shows a picture from elsewhere

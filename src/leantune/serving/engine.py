@@ -17,12 +17,12 @@ import numpy.typing as npt
 from leantune.adalora.adapter_file import WEIGHTS
 from leantune.config.abstention_file import read_abstention
 from leantune.config.thresholds_file import read_thresholds
-from leantune.data.tokenization import Encoded
+from leantune.data.tokens.tokenization import Encoded
 from leantune.errors import CheckpointError, LeantuneError, UsageError
+from leantune.evaluation.thresholds import thresholds_of
 from leantune.inference.multi_adapter import SharedEncoder
 from leantune.inference.saved import SavedClassifier, load_merged, read_saved
 from leantune.inference.text_classifier import TorchTextClassifier
-from leantune.inference.thresholds import thresholds_of
 from leantune.serving.description import Description
 from leantune.system import hardware
 from leantune.system.checksums import describe_file

@@ -16,8 +16,9 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from leantune.data.label_column import SEPARATOR
+from leantune.serving.answer import Answer
 from leantune.serving.refusals import Kind, RefusalError
-from leantune.serving.service import Answer, ClientGoneError, Service
+from leantune.serving.service import ClientGoneError, Service
 
 log = logging.getLogger("leantune.serve")
 

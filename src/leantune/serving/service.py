@@ -10,14 +10,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from leantune.data.cells import is_encodable
-from leantune.data.tokenization import Encoded, Tokenizer
+from leantune.data.text.cells import is_encodable
+from leantune.data.tokens.tokenization import Encoded, Tokenizer
 from leantune.errors import LeantuneError
+from leantune.serving.answer import Answer
 from leantune.serving.batching import Batch, BatchQueue, Waiting
 from leantune.serving.description import Description
 from leantune.serving.metrics import Metrics
@@ -26,8 +27,6 @@ from leantune.serving.refusals import Kind, RefusalError
 from leantune.serving.settings import ServeSettings
 from leantune.serving.worker import WorkerSettings
 
-Activation = Literal["none", "softmax", "sigmoid"]
-"""What makes scores of logits."""
 UNWATCHED_SECONDS = 0.2
 """A client is asked whether it is still there only after so long."""
 INLINE_CHARACTERS = 4_000
@@ -49,49 +48,6 @@ class Served:
     """Requests that wait for it or are computed."""
     is_retired: bool = False
     """Whether no new request gets it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was computed of one request."""
-
-    labels: tuple[str, ...]
-    """C, in the order of the scores."""
-    logits: npt.NDArray[np.float32]
-    """``(N, C)``."""
-    thresholds: tuple[float, ...] | None
-    """C, the least probability of a predicted label, where a text may have several."""
-    num_tokens: int
-    num_truncated: int
-    total_s: float
-    tokenization_s: float
-    queue_s: float
-    inference_s: float
-
-    @property
-    def is_multi_label(self) -> bool:
-        """Whether a text may have several labels."""
-        return self.thresholds is not None
-
-    def predicted(self) -> npt.NDArray[np.bool_]:
-        """``(N, C)`` the most probable label, or all that are not below their thresholds."""
-        scores = self.scores()
-        if self.thresholds is not None:
-            return np.asarray(scores >= np.array(self.thresholds))
-        return np.asarray(np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None])
-
-    def scores(self, activation: Activation | None = None) -> npt.NDArray[np.float64]:
-        """``(N, C)`` by an activation; None: probabilities, each by itself where a text may have several labels."""
-        logits = self.logits.astype(np.float64)
-        activation = activation or ("sigmoid" if self.is_multi_label else "softmax")
-        if activation == "none":
-            return logits
-        if activation == "sigmoid":
-            probabilities: npt.NDArray[np.float64] = 1 / (1 + np.exp(-logits))
-            return probabilities
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-        return shares
 
 
 class Service:

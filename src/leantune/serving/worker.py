@@ -234,7 +234,7 @@ def _serve(connection: Connection, do: Callable[[Any], Any]) -> None:
 
 
 def _encoded(rows: TokenRows) -> Any:
-    from leantune.data.tokenization import Encoded
+    from leantune.data.tokens.tokenization import Encoded
 
     ends = np.cumsum(rows.lengths)
     return Encoded(np.split(rows.input_ids, ends[:-1]), rows.second_starts, rows.lengths)

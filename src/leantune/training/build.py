@@ -16,13 +16,13 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from leantune import __version__
+from leantune._version import __version__
 from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule
 from leantune.config import Recipe
-from leantune.config.run_record import BegunRecord, Hardware, ModelRecord, read_record, write_record
-from leantune.data.dataset import LabelledRows
+from leantune.config.record.run import BegunRecord, Hardware, ModelRecord, read_record, write_record
+from leantune.data.tokens.dataset import LabelledRows
 from leantune.errors import UsageError, first_line
 from leantune.kernels.choose import check_int8
 from leantune.model.adapt import make_trainable, plan_model
@@ -36,7 +36,7 @@ from leantune.system.atomic import write_text
 from leantune.system.damage import explained_damage
 from leantune.system.file_names import entry_of
 from leantune.system.memory import is_out_of_memory
-from leantune.training.dataset import (
+from leantune.training.before.dataset import (
     PreparedData,
     StepPlan,
     check_max_length,
@@ -44,8 +44,8 @@ from leantune.training.dataset import (
     plan_steps,
     prepare_data,
 )
-from leantune.training.defaults import with_adapters, with_pace, with_task
-from leantune.training.folder import check_folder, check_inputs_stay, clear_run
+from leantune.training.before.defaults import with_adapters, with_pace, with_task
+from leantune.training.before.folder import check_folder, check_inputs_stay, clear_run
 from leantune.training.loop import Phase, TrainingState
 from leantune.training.objectives import objective_of
 from leantune.training.optimizer import adamw
@@ -53,7 +53,7 @@ from leantune.training.resume import as_begun, check_directory, check_same_model
 from leantune.training.warnings import data_lines, disk_lines, kernel_lines, padding_lines, rank_lines
 
 if TYPE_CHECKING:  # scikit-learn takes a third of the start of a plan
-    from leantune.training.head_init import Probe
+    from leantune.training.before.head_init import Probe
 
 
 @dataclass(slots=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from leantune.config import Recipe
-from leantune.data.dataset import LabelledRows
+from leantune.data.tokens.dataset import LabelledRows
 from leantune.errors import Interrupted
-from leantune.inference.batches import evaluate
+from leantune.evaluation.batches import evaluate
 from leantune.system import distributed
-from leantune.training.answers import saved_answers
+from leantune.training.after.answers import saved_answers
+from leantune.training.before.dataset import StepPlan
 from leantune.training.checkpoint import checkpoint_path, save_checkpoint
-from leantune.training.dataset import StepPlan
 from leantune.training.history import Display, History, rounded
 from leantune.training.loop import StepResult, TrainingState
 from leantune.training.selection import Evaluation, Selection

@@ -19,7 +19,7 @@ from leantune.adalora.allocator import RankAllocator
 from leantune.adalora.layer import orthogonal_penalty
 from leantune.adalora.prune import prune
 from leantune.config import Recipe
-from leantune.data.dataset import LabelledRows, shuffled
+from leantune.data.tokens.dataset import LabelledRows, shuffled
 from leantune.errors import DivergedError
 from leantune.model.classifier import Classifier
 from leantune.packing.batch import PackedBatch

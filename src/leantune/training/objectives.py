@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leantune.data.dataset import LabelledRows
 from leantune.data.label_sets import counts_of
+from leantune.data.tokens.dataset import LabelledRows
 from leantune.training.losses import generalized_cross_entropy
 
 MOST_WEIGHT = 10.0

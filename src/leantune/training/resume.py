@@ -10,7 +10,7 @@ from rich.console import Console
 
 from leantune.adalora.budget import ParameterPlan
 from leantune.config import Recipe, recipe_of_run
-from leantune.config.run_record import BegunRecord, DataRecord, Hardware, ModelRecord, to_json
+from leantune.config.record.run import BegunRecord, DataRecord, Hardware, ModelRecord, to_json
 from leantune.data.labels import LabelMap
 from leantune.errors import CheckpointError, UsageError
 from leantune.system import distributed

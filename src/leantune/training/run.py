@@ -19,6 +19,23 @@ from leantune.system.file_names import entry_of
 from leantune.system.hardware import describe_versions
 from leantune.system.lock import run_lock
 from leantune.system.memory import is_out_of_memory
+from leantune.training.after.finalize import (
+    measure_test,
+    note_confidence,
+    publish_artefacts,
+    refit,
+    select_best,
+)
+from leantune.training.after.rows_to_check import save_rows_to_check
+from leantune.training.before.pseudo_labels import (
+    add_pseudo_labels,
+    find_pseudo_labels,
+    read_pseudo_labels,
+    save_pseudo_labels,
+)
+from leantune.training.before.race import race
+from leantune.training.before.starts import init_adapters, warm_start
+from leantune.training.before.truncation import choose_truncation_side
 from leantune.training.build import (
     Run,
     begin_record,
@@ -31,30 +48,13 @@ from leantune.training.build import (
 )
 from leantune.training.callbacks import RunObserver
 from leantune.training.checkpoint import checkpoint_path, list_checkpoints
-from leantune.training.finalize import (
-    measure_test,
-    note_confidence,
-    publish_artefacts,
-    refit,
-    select_best,
-)
 from leantune.training.history import Display, History
 from leantune.training.loop import TrainingState, skipped_line, train
-from leantune.training.pseudo_labels import (
-    add_pseudo_labels,
-    find_pseudo_labels,
-    read_pseudo_labels,
-    save_pseudo_labels,
-)
-from leantune.training.race import race
 from leantune.training.resume import machine_lines, newest_valid_checkpoint
-from leantune.training.rows_to_check import save_rows_to_check
 from leantune.training.selection import Evaluation, Selection
 from leantune.training.signals import Interrupt, interruptible, resume_command
-from leantune.training.starts import init_adapters, warm_start
 from leantune.training.state import restore
 from leantune.training.trackers import check_trackers, trackers_of
-from leantune.training.truncation import choose_truncation_side
 
 
 def run_training(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leantune.inference.intervals import Z_95
+from leantune.evaluation.intervals import Z_95
 from leantune.training.checkpoint import list_checkpoints, remove_checkpoint
 
 KEEP_LAST = 2

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from leantune.config import Recipe
-from leantune.data.dataset import LabelledRows
-from leantune.inference.batches import evaluate
-from leantune.inference.metrics import Metrics
+from leantune.data.tokens.dataset import LabelledRows
+from leantune.evaluation.batches import evaluate
+from leantune.evaluation.metrics import Metrics
 from leantune.model.classifier import Classifier
+from leantune.training.before.dataset import plan_steps
+from leantune.training.before.head_init import PROBE_SCALE, scale_output_layer
+from leantune.training.before.starts import start_adapters, start_head
 from leantune.training.build import Run, build_classifier, fresh_state, main_phase, plan_run
 from leantune.training.callbacks import SilentObserver, is_converged
-from leantune.training.dataset import plan_steps
-from leantune.training.head_init import PROBE_SCALE, scale_output_layer
 from leantune.training.history import Display
 from leantune.training.loop import StepResult, TrainingState, train
 from leantune.training.selection import Evaluation, Selection
-from leantune.training.starts import start_adapters, start_head
 
 GoesOn = Callable[[int, Metrics], bool]
 """Told the step and what the validation rows say; whether the trial goes on."""

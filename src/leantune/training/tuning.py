@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from leantune.adalora.schedule import RankSchedule
-from leantune.data.dataset import LabelledRows
+from leantune.data.tokens.dataset import LabelledRows
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
+from leantune.training.before.dataset import lr_warmup_steps
 from leantune.training.build import Run, class_weights, fresh_state
 from leantune.training.callbacks import SilentObserver
-from leantune.training.dataset import lr_warmup_steps
 from leantune.training.history import Display
 from leantune.training.loop import Phase, train
 

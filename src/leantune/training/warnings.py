@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from leantune.adalora.budget import ParameterPlan, full_rank
-from leantune.config.run_record import DataRecord
-from leantune.data.dataset import LabelledRows
+from leantune.config.record.run import DataRecord
 from leantune.data.labels import look_alikes
+from leantune.data.tokens.dataset import LabelledRows
 from leantune.kernels.choose import Choice
 from leantune.kernels.interface import SWITCH
 from leantune.model.padded import PaddedClassifier

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from leantune import __version__
-from leantune.config.run_record import read_finished_record
+from leantune._version import __version__
+from leantune.config.record.run import read_finished_record
 from leantune.config.thresholds_file import FILE as THRESHOLDS
-from leantune.data.tokenization import Encoded
-from leantune.inference.exported import ABOUT
+from leantune.data.tokens.tokenization import Encoded
+from leantune.inference.engines.exported import ABOUT
 from leantune.inference.load import kind_of
 from leantune.inference.text_classifier import TextClassifier
 from leantune.system.checksums import describe_folder

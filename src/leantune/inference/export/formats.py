@@ -11,12 +11,14 @@ import torch
 from leantune.adalora.adapter_file import merge_into, read_adapter
 from leantune.adalora.export import write_lora
 from leantune.config.classifier_file import FILE, read_classifier_file
-from leantune.config.run_record import read_finished_record
+from leantune.config.record.run import read_finished_record
 from leantune.config.thresholds_file import FILE as THRESHOLDS
 from leantune.data.labels import LabelMap
-from leantune.data.tokenization import TOKENIZER
+from leantune.data.tokens.tokenization import TOKENIZER
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.adapters import load_adapter
+from leantune.inference.engines.onnx import FORMS as ONNX_FORMS
+from leantune.inference.engines.openvino import FORMS
 from leantune.inference.export.about import TOKENIZER_FILES
 from leantune.inference.export.onnx import write_onnx
 from leantune.inference.export.openvino import (
@@ -27,8 +29,6 @@ from leantune.inference.export.openvino import (
     write_openvino,
 )
 from leantune.inference.load import artefact_of, kind_of
-from leantune.inference.onnx import FORMS as ONNX_FORMS
-from leantune.inference.openvino import FORMS
 from leantune.model.pretrained import Pretrained, load_transformers, quiet_transformers
 from leantune.system.atomic import atomic_folder
 from leantune.system.checksums import describe_folder

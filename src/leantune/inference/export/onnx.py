@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from leantune.errors import UsageError, first_line
-from leantune.inference.agreement import check_logits
+from leantune.evaluation.agreement import check_logits
+from leantune.inference.engines.exported import import_of_extra
+from leantune.inference.engines.onnx import EXTRA, MODELS, open_onnx
 from leantune.inference.export.about import COPIED_FILES, PROBE_LENGTHS, probe_of, write_about
-from leantune.inference.exported import import_of_extra
 from leantune.inference.load import artefact_of, load, load_merged_transformers
-from leantune.inference.onnx import EXTRA, MODELS, open_onnx
 from leantune.model.pretrained import quiet_transformers
 
 OPSET = 20

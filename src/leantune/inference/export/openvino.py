@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from leantune.data.dataset import LabelledRows
 from leantune.data.label_sets import numbered
+from leantune.data.tokens.dataset import LabelledRows
 from leantune.errors import UsageError, first_line
-from leantune.inference.agreement import check_logits
-from leantune.inference.comparison import Comparison, compare
+from leantune.evaluation.agreement import check_logits
+from leantune.evaluation.comparison import Comparison, compare
+from leantune.evaluation.tasks import task_of
+from leantune.inference.engines.exported import padded_batches
+from leantune.inference.engines.openvino import MODEL, import_extra, open_export
 from leantune.inference.export.about import COPIED_FILES, PROBE_LENGTHS, probe_of, write_about
 from leantune.inference.export.narrow import narrow_last_layer
-from leantune.inference.exported import padded_batches
 from leantune.inference.load import artefact_of, load, load_merged_transformers
-from leantune.inference.openvino import MODEL, import_extra, open_export
-from leantune.inference.tasks import task_of
 from leantune.inference.text_classifier import TextClassifier, TorchTextClassifier
 from leantune.model.pretrained import quiet_transformers
 from leantune.system import hardware

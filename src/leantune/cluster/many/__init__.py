@@ -1,0 +1,1 @@
+"""Trains the classifiers of a table, many at once."""

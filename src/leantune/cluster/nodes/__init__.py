@@ -1,0 +1,1 @@
+"""Trains one classifier on several nodes of a Ray cluster."""

@@ -1,0 +1,1 @@
+"""Classifies many files into a folder of parts, each written once, with a manifest."""

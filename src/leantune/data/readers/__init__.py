@@ -1,1 +1,0 @@
-"""One reader for each format: each turns a source into a `leantune.data.table.Table` of named cells."""

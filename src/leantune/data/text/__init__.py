@@ -1,0 +1,1 @@
+"""Reads rows of texts and labels from files, folders and the hub."""

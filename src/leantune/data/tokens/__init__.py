@@ -1,0 +1,1 @@
+"""Turns texts into token ids, kept on disk and mapped into memory."""

@@ -1,0 +1,50 @@
+"""Which predictions a classifier gives, and where it abstains: calibrated probabilities against their thresholds.
+
+Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from leantune.config.abstention_file import Abstention
+from leantune.errors import UsageError
+from leantune.evaluation.metrics import Floats
+
+
+def with_temperature(probabilities_NC: Floats, temperature: float) -> npt.NDArray[np.float64]:
+    """The probabilities ``(N, C)`` that logits divided by ``temperature`` give."""
+    logits = np.log(np.maximum(probabilities_NC.astype(np.float64), 1e-300)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scaled: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return scaled
+
+
+def is_answered(
+    calibrated_NC: Floats, abstention: Abstention, names: Sequence[str], *, per_class: bool
+) -> npt.NDArray[np.bool_]:
+    """``(N,)`` whether the most probable class is to be trusted."""
+    if not per_class:
+        least = 2.0 if abstention.overall is None else abstention.overall.least
+        return np.asarray(calibrated_NC.max(axis=1) >= least)
+    least_C = np.array(
+        [abstention.per_class[name].least if name in abstention.per_class else 2.0 for name in names]
+    )
+    return np.asarray(calibrated_NC.max(axis=1) >= least_C[calibrated_NC.argmax(axis=1)])
+
+
+def required_abstention(abstention: Abstention | None, source: Path) -> Abstention:
+    """What was chosen for the classifier in ``source``.
+
+    Raises:
+        UsageError: if nothing was.
+    """
+    if abstention is None:
+        raise UsageError(
+            f"{source}: no threshold was chosen; choose one with: leantune abstain RUN --precision 95%"
+        )
+    return abstention

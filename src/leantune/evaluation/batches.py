@@ -1,0 +1,134 @@
+"""Logits of many rows, through the same packed path as training, in the order of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from leantune.data.tokens.dataset import Index, LabelledRows, by_length, evenly
+from leantune.evaluation.confidence import Answers
+from leantune.evaluation.metrics import Metrics
+from leantune.evaluation.tasks import PairAnswers, task_of
+from leantune.model.classifier import Classifier
+from leantune.packing.batch import PackedBatch
+from leantune.system import distributed
+
+Floats = npt.NDArray[np.float64]
+
+MAX_BATCH_TOKENS_OF_A_GPU = 65_536
+"""Without gradients; small batches leave it waiting for its next kernel."""
+
+
+def batches_for(classifier: Classifier, lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
+    """Positions of all rows in the batches that ``classifier`` is fastest with."""
+    if classifier.mixes_lengths:
+        return evenly(lengths, batch_size)
+    if classifier.device.type == "cpu":
+        return by_length(lengths, batch_size)
+    return by_length(lengths, batch_size, MAX_BATCH_TOKENS_OF_A_GPU)
+
+
+def map_rows(
+    classifier: Classifier,
+    rows: LabelledRows,
+    batch_size: int,
+    function: Callable[[PackedBatch], torch.Tensor],
+) -> npt.NDArray[np.float32]:
+    """``function`` of every row ``(N, ...)``, without gradients and without dropout, in the order of
+    ``rows`` whatever the batches were.
+    """
+    if distributed.world_size() > 1:
+        return _map_shared(classifier, rows, batch_size, function)
+    return map_own_rows(classifier, rows, batch_size, function)
+
+
+def _map_shared(
+    classifier: Classifier,
+    rows: LabelledRows,
+    batch_size: int,
+    function: Callable[[PackedBatch], torch.Tensor],
+) -> npt.NDArray[np.float32]:
+    """Every process does its share; all get the whole."""
+    size = distributed.world_size()
+    share = np.arange(distributed.rank(), len(rows), size)
+    own = map_own_rows(classifier, rows[share], batch_size, function) if len(share) else None
+    parts = [part for part in distributed.gather(own) if part is not None]
+    whole = np.empty((len(rows), *parts[0].shape[1:]), dtype=np.float32)
+    for i, part in enumerate(parts):
+        whole[i::size] = part
+    return whole
+
+
+def map_own_rows(
+    classifier: Classifier,
+    rows: LabelledRows,
+    batch_size: int,
+    function: Callable[[PackedBatch], torch.Tensor],
+) -> npt.NDArray[np.float32]:
+    """`map_rows` in this process alone."""
+    was_training = classifier.training
+    classifier.eval()
+
+    def batch_at(positions: Index) -> PackedBatch:
+        return classifier.batch_of(rows[positions])
+
+    values = map_batches(classifier, rows.lengths, batch_size, batch_at, function)
+    classifier.train(was_training)
+    return values
+
+
+def map_batches(
+    classifier: Classifier,
+    lengths: npt.NDArray[np.int32],
+    batch_size: int,
+    batch_at: Callable[[Index], PackedBatch],
+    function: Callable[[PackedBatch], torch.Tensor],
+) -> npt.NDArray[np.float32]:
+    """``function`` of N rows ``(N, ...)``, without gradients, in the order of ``lengths``.
+
+    Args:
+        classifier: decides which batches are fast.
+        lengths: ``(N,)`` tokens of each row, at least one row.
+        batch_size: texts of a batch at most.
+        batch_at: the batch of the rows at some positions, numbered from 0 within them.
+        function: a tensor with one entry a text of the batch.
+    """
+    out: npt.NDArray[np.float32] | None = None
+    with torch.inference_mode():
+        for positions in batches_for(classifier, lengths, batch_size):
+            batch = batch_at(positions)
+            values = function(batch).float().cpu().numpy()  # host sync: one a batch
+            if out is None:
+                out = np.empty((len(lengths), *values.shape[1:]), dtype=np.float32)
+            out[positions[batch.rows.cpu().numpy()]] = values
+    assert out is not None
+    return out
+
+
+def predict_probabilities(
+    classifier: Classifier,
+    rows: LabelledRows,
+    batch_size: int,
+) -> Floats:
+    """Class probabilities ``(N, C)`` float64."""
+    logits = map_rows(classifier, rows, batch_size, classifier)
+    return task_of(is_multi_label=rows.is_multi_label).probabilities(logits)
+
+
+def evaluate(
+    classifier: Classifier,
+    rows: LabelledRows,
+    label_names: tuple[str, ...],
+    batch_size: int,
+    thresholds: Floats | None = None,
+) -> tuple[Metrics, Answers | PairAnswers]:
+    """Metrics on labelled rows, and what was said of each; of several labels a text by thresholds ``(C,)``, None: those
+    that are best on these rows.
+    """
+    task = task_of(is_multi_label=rows.is_multi_label)
+    probabilities = predict_probabilities(classifier, rows, batch_size)
+    metrics = task.evaluate(probabilities, rows.label_ids, label_names, thresholds)
+    return metrics, task.answers(probabilities, rows.label_ids, thresholds)

@@ -1,0 +1,118 @@
+"""What another library made of a run and leantune can load again: the folder of an export, and padded batches for it.
+
+S texts of a batch, L tokens that they are padded to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leantune.config import Recipe, recipe_of_run
+from leantune.config.record.run import read_finished_record, to_json
+from leantune.data.labels import LabelMap
+from leantune.data.tokens.dataset import Index, by_length
+from leantune.data.tokens.tokenization import Encoded
+from leantune.errors import CheckpointError, UsageError, first_line
+from leantune.packing.padded import Inputs, padded_inputs
+from leantune.system.checksums import FileRecord, find_difference
+from leantune.system.file_names import entry_of
+from leantune.system.json_files import read_json
+
+ABOUT = "export.json"
+"""What leantune says of the export: of which run it is, and what quantisation cost."""
+LENGTH_MULTIPLE = 16
+"""Lengths are padded to it: OpenVINO compiles its kernels anew for every shape, ONNX Runtime plans its memory anew."""
+
+
+def import_of_extra(name: str, purpose: str, extra: str) -> Any:
+    """Import a library that comes with an extra.
+
+    Raises:
+        UsageError: saying what to install for ``purpose``.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"{purpose} needs {name}, which cannot be imported ({first_line(error)}); "
+            f"install it with: pip install 'leantune[{extra}]'"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRecord:
+    """What is read of `ABOUT`."""
+
+    run_id: str
+    files: dict[str, FileRecord] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """An export in a run folder, whose files are those that were written."""
+
+    folder: Path
+    labels: LabelMap
+    recipe: Recipe
+    metrics: Mapping[str, Any]
+
+
+def exported(run: Path, form: str) -> Exported:
+    """The export of a run that has the name ``form``.
+
+    Raises:
+        UsageError: if ``run`` is no run folder, or the export is not there.
+        CheckpointError: if the export is damaged or of another run.
+    """
+    record = read_finished_record(run)
+    labels = LabelMap.of_record(record.labels)
+    recipe = recipe_of_run(run, record.recipe)
+    folder, command = entry_of(run, form), f"leantune export {shlex.quote(str(run))} --format {form}"
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: not exported yet; make it with: {command}")
+    try:
+        about = read_json(entry_of(folder, ABOUT), ExportRecord)
+    except (OSError, CheckpointError) as error:
+        raise CheckpointError(f"{first_line(error)}; export again with: {command} --overwrite") from error
+    if about.run_id != record.run_id:
+        raise CheckpointError(
+            f"{folder}: exported from an earlier run in this folder; export again with: {command} --overwrite"
+        )
+    problem = find_difference(folder, about.files or {})
+    if problem:
+        raise CheckpointError(
+            f"{folder}: {problem} by {ABOUT}: it was damaged or changed after the export; export again with: "
+            f"{command} --overwrite"
+        )
+    return Exported(folder=folder, labels=labels, recipe=recipe, metrics=to_json(record.metrics) or {})
+
+
+def padded_batches(
+    rows: Encoded, batch_size: int, *, names: Set[str], longest: int, pad_id: int
+) -> Iterator[tuple[Index, Inputs]]:
+    """Positions in ``rows`` and inputs of batches of similar length.
+
+    Args:
+        rows: tokens.
+        batch_size: most texts of a batch.
+        names: which inputs the model has, of those that transformers gives one: each ``(S, L)`` int64.
+        longest: most tokens, padding included: the model may have no positions for more.
+        pad_id: token of the padding.
+    """
+    lengths = rows.lengths
+    padded = np.minimum(-(-lengths // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
+    for positions in by_length(padded, batch_size):
+        inputs = padded_inputs(
+            [rows.input_ids[row] for row in positions],
+            rows.second_starts[positions].tolist(),
+            length=int(padded[positions[0]]),
+            pad_id=pad_id,
+        )
+        yield positions, {name: values for name, values in inputs.items() if name in names}

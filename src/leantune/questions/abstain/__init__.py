@@ -1,0 +1,1 @@
+"""When should a classifier not answer? Thresholds that keep a wanted precision."""

@@ -1,0 +1,137 @@
+"""When a classifier should not answer: a threshold on its calibrated probability that keeps a wanted precision.
+
+The threshold is chosen by fixed-sequence testing (Angelopoulos, Bates, Candès, Jordan and Lei, 2021, Learn then Test,
+arXiv 2110.01052, section 3.1 and algorithm 1) with exact binomial p-values. Thresholds of a fixed grid are tested from
+high to low, each against "more than a share of 1 - precision of the predictions above it are wrong", and the last one
+before a test fails is taken. With several starts the level is divided by their number. So the probability, over the
+drawing of the rows, that the precision of what is answered is below the wanted one is at most 1 - confidence.
+
+Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from leantune.config.abstention_file import Abstention, Threshold
+from leantune.errors import DataError
+from leantune.evaluation.abstention import with_temperature
+from leantune.evaluation.metrics import Floats, Integers
+
+CALIBRATION_SHARE = 0.25
+"""Of the rows, which fit the temperature. The others choose the thresholds: a row cannot do both, or the threshold
+would be chosen on probabilities that have seen its labels."""
+LEAST_CALIBRATION_ROWS = 20
+STARTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+"""Shares of the most confident rows at which tests begin: few rows prove nothing, and a single start there would stop.
+"""
+GRID = np.concatenate([[0.0], 1 / (1 + np.exp(-np.linspace(-4, 12, 321)))])
+"""Thresholds that are tested, denser towards 1; chosen before any row is seen."""
+
+
+def choose_abstention(
+    probabilities_NC: Floats,
+    label_ids_N: Integers,
+    names: Sequence[str],
+    *,
+    precision: float,
+    confidence: float,
+    source: str,
+    seed: int = 0,
+) -> Abstention:
+    """Temperature and thresholds for a wanted precision.
+
+    Args:
+        probabilities_NC: of rows that were not trained on.
+        label_ids_N: their classes.
+        names: of the classes.
+        precision: wanted share of right answers among those that are given.
+        confidence: that the precision is kept; each threshold keeps it by itself with this probability.
+        source: what the rows are, for the file.
+        seed: of the choice of the rows that fit the temperature.
+
+    Raises:
+        DataError: if there are too few rows.
+    """
+    count = max(LEAST_CALIBRATION_ROWS, round(CALIBRATION_SHARE * len(label_ids_N)))
+    if len(label_ids_N) < 2 * LEAST_CALIBRATION_ROWS:
+        raise DataError(
+            f"{len(label_ids_N)} rows, expected {2 * LEAST_CALIBRATION_ROWS} or more to choose a threshold on",
+            path=source,
+        )
+    order = np.random.default_rng(seed).permutation(len(label_ids_N))
+    fitting, choosing = order[:count], order[count:]
+    temperature = fit_temperature(probabilities_NC[fitting], label_ids_N[fitting])
+    calibrated = with_temperature(probabilities_NC[choosing], temperature)
+    predicted, top = calibrated.argmax(axis=1), calibrated.max(axis=1)
+    is_right = predicted == label_ids_N[choosing]
+    per_class = {
+        name: threshold_for(
+            top[predicted == i], is_right[predicted == i], precision=precision, confidence=confidence
+        )
+        for i, name in enumerate(names)
+    }
+    return Abstention(
+        precision=precision,
+        confidence=confidence,
+        temperature=temperature,
+        source=source,
+        overall=threshold_for(top, is_right, precision=precision, confidence=confidence),
+        per_class={name: found for name, found in per_class.items() if found is not None},
+    )
+
+
+def threshold_for(
+    confidence_N: Floats, is_right_N: npt.NDArray[np.bool_], *, precision: float, confidence: float
+) -> Threshold | None:
+    """The lowest threshold that is known to keep ``precision``; None if none is.
+
+    Args:
+        confidence_N: probability of each predicted class.
+        is_right_N: whether the prediction is right.
+        precision: wanted share of right answers.
+        confidence: one less the probability of choosing a threshold that does not keep it.
+    """
+    if not len(confidence_N):
+        return None
+    from scipy.stats import binom
+
+    order = np.argsort(-confidence_N, kind="stable")
+    ranked, errors = confidence_N[order], np.concatenate([[0], np.cumsum(~is_right_N[order])])
+    grid = GRID[::-1]  # from high to low
+    accepted = np.searchsorted(-ranked, -grid, side="right")  # rows at or above each threshold
+    p_values = np.where(accepted > 0, binom.cdf(errors[accepted], accepted, 1 - precision), 1.0)
+    best = -1
+    for share in STARTS:
+        first = int(np.searchsorted(accepted, np.ceil(share * len(ranked))))
+        for i in range(first, len(grid)):
+            if p_values[i] > (1 - confidence) / len(STARTS):
+                break
+            best = max(best, i)
+    if best < 0:
+        return None
+    rows = int(accepted[best])
+    return Threshold(
+        least=float(grid[best]),
+        rows=len(ranked),
+        coverage=rows / len(ranked),
+        precision=float(1 - errors[rows] / rows),
+    )
+
+
+def fit_temperature(probabilities_NC: Floats, label_ids_N: Integers) -> float:
+    """The temperature with the lowest log loss (Guo, Pleiss, Sun and Weinberger, 2017, On Calibration of Modern Neural
+    Networks, section 4.2).
+    """
+    from scipy.optimize import minimize_scalar
+
+    rows = np.arange(len(label_ids_N))
+
+    def log_loss(log_temperature: float) -> float:
+        scaled = with_temperature(probabilities_NC, float(np.exp(log_temperature)))
+        return float(-np.log(np.maximum(scaled[rows, label_ids_N], 1e-300)).mean())
+
+    return float(np.exp(minimize_scalar(log_loss, bounds=(-3, 3), method="bounded").x))

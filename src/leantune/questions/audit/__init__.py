@@ -1,0 +1,1 @@
+"""Which labels are probably wrong? Judged by classifiers that have not seen them."""

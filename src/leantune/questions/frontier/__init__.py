@@ -1,0 +1,1 @@
+"""How small can the classifier be? Accuracy against trainable parameters, from one run."""

@@ -1,0 +1,109 @@
+"""Rows to calibrate int8 with and to measure it on: those of a run, read again, or those of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from leantune.assets.download import default_cache_dir, resolve_location
+from leantune.config import Recipe, recipe_of_run
+from leantune.config.record.run import FinishedRecord, read_finished_record
+from leantune.data.labels import LabelMap
+from leantune.data.text.read import Columns, open_examples
+from leantune.data.tokens.dataset import LabelledRows
+from leantune.data.tokens.table import tokenize
+from leantune.data.tokens.tokenization import Tokenizer
+from leantune.errors import DataError, UsageError
+from leantune.inference.export.openvino import CALIBRATION_ROWS, CalibrationData
+from leantune.inference.load import kind_of, load
+from leantune.training.after.rows_again import read_rows_again
+from leantune.training.before.dataset import PreparedData, columns_of
+
+DEFAULT_SEED = 42
+"""Seed of the choice of rows where there is no recipe that names one."""
+
+
+def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool = False) -> CalibrationData:
+    """Rows to calibrate int8 with, and others to measure it on.
+
+    Args:
+        source: a finished run, or a merged model.
+        data: labelled rows, with the columns of the run's; None: of a run a sample of its training rows, and its
+            validation rows.
+        trust_remote_code: allow code that comes with a merged model.
+
+    Raises:
+        UsageError: if the source of the rows cannot be had, or the run has seen them all.
+        CheckpointError: if the record of the run is damaged.
+        DataError: if it has changed since training, or has rows or labels that are not what they must be.
+    """
+    if kind_of(source) != "run":
+        if data is None:
+            raise UsageError(f"{source} is no run, whose rows are known: give labelled rows with --data FILE")
+        trained = load(source, trust_remote_code=trust_remote_code)
+        settings = trained.settings
+        columns = Columns(
+            text=settings.text_column,
+            text_pair=settings.text_pair_column,
+            label=settings.label_column,
+            splits_labels=trained.labels.is_multi_label,
+        )
+        return _split(_read(data, columns, trained.tokenizer, trained.labels), data, seed=DEFAULT_SEED)
+    record = read_finished_record(source)
+    recipe = recipe_of_run(source, record.recipe)
+    if data is not None:
+        tokenizer = Tokenizer.of_run(source / "merged", recipe.max_length)
+        labels = LabelMap.of_record(record.labels)
+        return _split(_read(data, columns_of(recipe), tokenizer, labels), data, seed=recipe.seed)
+    own = _validation_rows(source, record, recipe)
+    sample = np.random.default_rng(recipe.seed).permutation(len(own.train))[:CALIBRATION_ROWS]
+    return CalibrationData(calibration=own.train[sample], measured=own.validation, name="validation")
+
+
+def rows_to_measure(run: Path, data: str | None) -> tuple[LabelledRows, str]:
+    """Rows that a run was not trained on, and what they are called.
+
+    Args:
+        run: a finished run.
+        data: labelled rows, with the columns of the run's; None: its validation rows, which chose its checkpoint.
+
+    Raises:
+        UsageError: if the source of the rows cannot be had, or the run has seen them all.
+        CheckpointError: if the record of the run is damaged.
+        DataError: if it has changed since training, or has rows or labels that are not what they must be.
+    """
+    record = read_finished_record(run)
+    recipe = recipe_of_run(run, record.recipe)
+    if data is not None:
+        tokenizer = Tokenizer.of_run(run / "merged", recipe.max_length)
+        return _read(data, columns_of(recipe), tokenizer, LabelMap.of_record(record.labels)), data
+    return _validation_rows(run, record, recipe).validation, "validation"
+
+
+def _validation_rows(run: Path, record: FinishedRecord, recipe: Recipe) -> PreparedData:
+    """The rows of a run, some of which it has not seen."""
+    if record.refit:
+        raise UsageError(
+            f"{run} was refitted on its validation rows, which cannot measure it now; give labelled rows "
+            "with --data FILE"
+        )
+    own = read_rows_again(run, record, recipe, advice="give labelled rows with --data FILE")
+    if not len(own.validation):
+        raise UsageError(f"{run} held no rows out to measure on; give labelled rows with --data FILE")
+    return own
+
+
+def _split(rows: LabelledRows, data: str, *, seed: int) -> CalibrationData:
+    if len(rows) < 2:
+        raise DataError("1 row, expected some to calibrate with and others to measure on", path=data)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    count = min(CALIBRATION_ROWS, len(rows) // 2)
+    return CalibrationData(calibration=rows[order[:count]], measured=rows[order[count:]], name=data)
+
+
+def _read(data: str, columns: Columns, tokenizer: Tokenizer, labels: LabelMap) -> LabelledRows:
+    source = open_examples(resolve_location(data), columns, labels="required")
+    table = tokenize(source, tokenizer, default_cache_dir() / "tokens")
+    ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)
+    return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)

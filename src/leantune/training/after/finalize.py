@@ -1,0 +1,207 @@
+"""After the last step: select, refit, measure, publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from leantune.config.record.confidence import ConfidencesRecord
+from leantune.config.record.run import (
+    CheckpointRecord,
+    Measures,
+    MetricsRecord,
+    RefitRecord,
+    SelectedRecord,
+)
+from leantune.config.thresholds_file import Thresholds
+from leantune.data.tokens.dataset import LabelledRows
+from leantune.errors import CheckpointError
+from leantune.evaluation.batches import evaluate
+from leantune.evaluation.comparison import compare
+from leantune.evaluation.confidence import Answers, confidence_record
+from leantune.evaluation.metrics import Metrics, occupied_cells
+from leantune.evaluation.tasks import Floats, PairAnswers
+from leantune.evaluation.thresholds import RULE, RULE_WITHOUT_ROWS, thresholds_of
+from leantune.model.classifier import Classifier
+from leantune.system import distributed
+from leantune.system.damage import explained_damage
+from leantune.system.json_files import from_json
+from leantune.training.after.answers import PREDICTED, read_answers
+from leantune.training.after.artefacts import PROBE_ROWS, publish
+from leantune.training.build import Run
+from leantune.training.checkpoint import checkpoint_path, valid_checkpoints
+from leantune.training.selection import Evaluation, Selection
+from leantune.training.state import restore_weights
+from leantune.training.tuning import tune
+
+
+def measure_parts(run: Run, classifier: Classifier) -> tuple[Metrics | None, Metrics | None]:
+    """Metrics on the validation rows and on the test rows; of several labels a text the thresholds are chosen on the
+    former.
+    """
+    validation = test = None
+    thresholds = default_thresholds(run)
+    if len(run.data.validation):
+        validation, answers = _evaluate(run, classifier, run.data.validation, None)
+        thresholds = answers.thresholds if isinstance(answers, PairAnswers) else None
+    if run.data.test is not None:
+        test, _ = _evaluate(run, classifier, run.data.test, thresholds)
+    return validation, test
+
+
+def default_thresholds(run: Run) -> Floats | None:
+    """``(C,)`` where nothing chose any; None of one label a text."""
+    return thresholds_of(None, run.data.labels.names) if run.data.labels.is_multi_label else None
+
+
+def _evaluate(
+    run: Run, classifier: Classifier, rows: LabelledRows, thresholds: Floats | None
+) -> tuple[Metrics, Answers | PairAnswers]:
+    return evaluate(classifier, rows, run.data.labels.names, run.recipe.eval_batch_size, thresholds)
+
+
+def measures_of(metrics: Metrics) -> Measures:
+    """An evaluation as ``record.json`` has it."""
+    return from_json(metrics.to_json(), Measures)
+
+
+def select_best(run: Run, classifier: Classifier, selection: Selection) -> Answers | PairAnswers | None:
+    """Put the best checkpoint back into the model, with its thresholds, and say what the choice is worth.
+
+    Returns:
+        what it said of the validation rows, if there are any and it kept it.
+
+    Raises:
+        CheckpointError: if none is valid.
+    """
+    ranking = {evaluation.step: evaluation for evaluation in selection.ranking()}
+    ranked = valid_checkpoints(run.folder, ranking, partial(run.console.print, soft_wrap=True))
+    chosen, rival = next(ranked, None), next(ranked, None)
+    if chosen is None:
+        raise CheckpointError(
+            f"{run.folder}: no valid checkpoint with final ranks; start again with --overwrite"
+        )
+    best, best_checkpoint = ranking[chosen[0]], chosen[1]
+    with explained_damage(checkpoint_path(run.folder, best.step)):
+        restore_weights(classifier, best_checkpoint)
+    label_ids = run.data.validation.label_ids
+    answers = read_answers(best_checkpoint.tensors, label_ids)
+    comparison = None
+    run.thresholds = default_thresholds(run)
+    measured = None if best.metrics is None else from_json(best.metrics, Measures)
+    if isinstance(answers, PairAnswers):  # accuracy would be of whole sets of labels, which nobody chose by
+        run.thresholds = answers.thresholds
+    elif len(label_ids):
+        predicted = best_checkpoint.tensors[PREDICTED].numpy()
+        if rival is not None:
+            step, checkpoint = rival
+            comparison = compare(checkpoint.tensors[PREDICTED].numpy(), predicted, label_ids).sentence(
+                f"checkpoints of steps {step} and {best.step}"
+            )
+        if measured is not None:
+            cells = occupied_cells(label_ids, predicted, len(run.data.labels.names))
+            measured = replace(measured, confusion=list(cells))
+    kept = selection.kept_steps()
+    record = run.record
+    record.checkpoints = [
+        CheckpointRecord(
+            step=e.step,
+            epoch=e.epoch,
+            validation=None if e.metrics is None else from_json(e.metrics, Measures),
+            kept=e.step in kept,
+            ranks_final=e.is_eligible,
+        )
+        for e in selection.evaluations
+    ]
+    record.selected = SelectedRecord(
+        step=best.step,
+        metric=run.recipe.selection_metric,
+        rule=_rule_of(run, best, selection),
+        comparison=comparison,
+    )
+    record.metrics = MetricsRecord(validation=measured, test=None)
+    ranks = {name: layer.rank for name, layer in classifier.adapted_layers().items()}
+    ranks = record.ranks = {target.name: ranks.get(target.name, 0) for target in run.plan.targets}
+    final = classifier.num_trainable()
+    record.parameters = replace(
+        record.parameters,
+        final=final,
+        adapters_final=final - record.parameters.head,
+        modules=[replace(each, final_rank=ranks[each.name]) for each in record.parameters.modules],
+    )
+    return answers
+
+
+def _rule_of(run: Run, best: Evaluation, selection: Selection) -> str:
+    if best.metrics is None:
+        return "last"
+    return (
+        run.recipe.advanced.selection if best is selection.ranking()[0] else "best"
+    )  # of those that are valid
+
+
+def refit(run: Run, classifier: Classifier) -> None:
+    """One more epoch on training and validation rows, ranks as they are, with a new optimiser."""
+    rows = run.data.train + run.data.validation
+    total = -(-len(rows) // run.recipe.batch_size)
+    seconds = tune(run, classifier, rows, steps=total, steps_per_epoch=total, turn=1)
+    run.record.refit = RefitRecord(rows=len(rows), steps=total, seconds=seconds)
+
+
+def _first_rows(rows: LabelledRows) -> LabelledRows:
+    return rows[np.arange(min(PROBE_ROWS, len(rows)))]
+
+
+def measure_test(run: Run, classifier: Classifier) -> Answers | PairAnswers | None:
+    """Measure the test rows; returns what was said of them, if there are any."""
+    if run.data.test is None:
+        return None
+    started = time.perf_counter()
+    with run.console.status("measuring the test rows"):
+        metrics, answers = _evaluate(run, classifier, run.data.test, run.thresholds)
+    assert run.record.metrics is not None
+    run.record.metrics = replace(run.record.metrics, test=measures_of(metrics))
+    run.record.timings["evaluate_s"] = time.perf_counter() - started
+    return answers
+
+
+def note_confidence(run: Run, answers: Mapping[str, Answers | PairAnswers | None]) -> None:
+    """Say in the record how often the model is right when it is sure, of each part that was measured; of several labels
+    a text no probability is that of the answer.
+    """
+    found = {part: confidence_record(each) for part, each in answers.items() if isinstance(each, Answers)}
+    run.record.confidence = ConfidencesRecord(**found) if found else None
+
+
+def _thresholds_file(run: Run) -> Thresholds | None:
+    """What artefacts say of thresholds; None of one label a text."""
+    if run.thresholds is None:
+        return None
+    by_label = dict(zip(run.data.labels.names, run.thresholds.tolist(), strict=True))
+    return Thresholds(by_label=by_label, rule=RULE if len(run.data.validation) else RULE_WITHOUT_ROWS)
+
+
+def publish_artefacts(run: Run, classifier: Classifier) -> None:
+    """Artefacts, verified; then the record says that the run is finished."""
+    if not distributed.is_main():
+        return
+    with run.console.status("writing and verifying adapter/ and merged/"):
+        run.record.artefacts = publish(
+            run.folder,
+            classifier,
+            recipe=run.recipe,
+            pretrained=run.pretrained,
+            plan=run.plan,
+            schedule=run.steps.ranks,
+            labels=run.data.labels,
+            thresholds=_thresholds_file(run),
+            tokenizer=run.data.tokenizer,
+            probe=_first_rows(run.data.validation if len(run.data.validation) else run.data.train),
+        )
+    run.record.status = "finished"
+    run.record.timings["total_s"] = run.elapsed()
+    run.save_record()

@@ -1,0 +1,79 @@
+"""The nearest training rows of wrong predictions, at the end of a run.
+
+Vectors of training rows cost a forward pass, about a third of training on as many rows. So of many rows a sample is
+taken, with each class in proportion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from leantune.data.split import nested_order
+from leantune.data.tokens.dataset import Index, LabelledRows
+from leantune.evaluation.batches import map_rows
+from leantune.evaluation.nearest import Vectors, nearest
+from leantune.model.classifier import Classifier
+from leantune.training.build import Run
+
+NEAREST = 3
+LEAST_ROWS = 1000
+"""So many are always looked through, if they are there."""
+SHARE = 1 / 16
+"""Of the rows of all steps: so many are looked through where that is more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Near:
+    """Q queries of each part, and the K training rows nearest to each."""
+
+    rows: LabelledRows
+    """Those that were looked through."""
+    found: Mapping[str, tuple[Index, Vectors]]
+    """By part: positions in ``rows`` and cosines, each ``(Q, K)``."""
+
+    def positions(self) -> Index:
+        """All that are near to some query, each once."""
+        return np.unique(np.concatenate([positions.reshape(-1) for positions, _ in self.found.values()]))
+
+
+def find_near(
+    run: Run, classifier: Classifier, train: LabelledRows, queries: Mapping[str, LabelledRows]
+) -> Near | None:
+    """The nearest training rows of some rows.
+
+    Args:
+        run: its recipe and its steps say how many rows are looked through.
+        classifier: as it was trained.
+        train: training rows.
+        queries: by part.
+
+    Returns:
+        what is near; None without queries.
+    """
+    queries = {part: rows for part, rows in queries.items() if len(rows)}
+    if not queries:
+        return None
+    rows = rows_to_search(train, run.steps.total_steps * run.recipe.batch_size, seed=run.recipe.seed)
+
+    def features(of: LabelledRows) -> Vectors:
+        return map_rows(classifier, of, run.recipe.eval_batch_size, classifier.features)
+
+    vectors = features(rows)
+    return Near(
+        rows=rows, found={part: nearest(features(each), vectors, NEAREST) for part, each in queries.items()}
+    )
+
+
+def rows_to_search(rows: LabelledRows, trained_rows: int, *, seed: int) -> LabelledRows:
+    """``rows``, or a sample of them, each class in proportion.
+
+    Args:
+        rows: training rows.
+        trained_rows: rows of all steps, one as often as it was trained on.
+        seed: of the sample.
+    """
+    limit = max(LEAST_ROWS, round(SHARE * trained_rows))
+    return rows if len(rows) <= limit else rows[np.sort(nested_order(rows.label_ids, seed=seed)[:limit])]

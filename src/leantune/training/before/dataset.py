@@ -1,0 +1,318 @@
+"""From a recipe to rows of tokens, labels and a schedule: all that is known before any weight is loaded."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from leantune.adalora.budget import ParameterPlan
+from leantune.adalora.schedule import RankSchedule, steps_from
+from leantune.assets.download import default_cache_dir, resolve_location
+from leantune.config import Recipe
+from leantune.config.problem_type import MULTI_LABEL
+from leantune.config.record.confidence import LengthsRecord
+from leantune.config.record.run import DataRecord, RowsRecord, ScheduleRecord
+from leantune.data.label_sets import counts_of, numbered
+from leantune.data.labels import LabelMap
+from leantune.data.split import automatic_size, stratified_holdout
+from leantune.data.text.read import Columns, ExampleSource, LabelUse, open_examples
+from leantune.data.tokens.dataset import LabelledRows
+from leantune.data.tokens.table import TokenTable, tokenize
+from leantune.data.tokens.tokenization import Tokenizer
+from leantune.errors import DataError, UsageError
+from leantune.model.classifier import Classifier
+from leantune.model.hub import resolve_model
+
+LENGTH_BINS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """The rows of a run."""
+
+    labels: LabelMap
+    train: LabelledRows
+    validation: LabelledRows
+    """None at all where none are held out."""
+    test: LabelledRows | None
+    unlabelled: LabelledRows | None
+    """With -1 for their class."""
+    tokenizer: Tokenizer
+    description: DataRecord
+    sources: Mapping[str, ExampleSource]
+    """By part: what the rows were read from, and can be read from again."""
+    tokenise_s: float
+
+    @property
+    def notes(self) -> list[str]:
+        """How the files were read, where there was a choice: lines to be printed, each once."""
+        return list(dict.fromkeys(line for source in self.sources.values() for line in source.notes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """Steps of a run; all in optimiser steps."""
+
+    steps_per_epoch: int
+    total_steps: int
+    lr_warmup_steps: int
+    ranks: RankSchedule
+
+    def to_record(self) -> ScheduleRecord:
+        """As ``record.json`` has it."""
+        ranks = self.ranks
+        return ScheduleRecord(
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            lr_warmup_steps=self.lr_warmup_steps,
+            warmup_steps=ranks.warmup_steps,
+            final_steps=ranks.final_steps,
+            prune_step=ranks.prune_step,
+            allocate_every=ranks.allocate_every,
+            init_budget=ranks.init_budget,
+            target_budget=ranks.target_budget,
+        )
+
+
+def token_folder() -> Path:
+    """Where the token tables are kept."""
+    return default_cache_dir() / "tokens"
+
+
+def columns_of(recipe: Recipe) -> Columns:
+    """The columns that the recipe names."""
+    return Columns(
+        text=recipe.text_column,
+        text_pair=recipe.text_pair_column,
+        label=recipe.label_column,
+        splits_labels=recipe.problem_type == MULTI_LABEL,
+    )
+
+
+def tokenizer_of(recipe: Recipe) -> Tokenizer:
+    """The tokenizer of the encoder, which cuts texts as the recipe says.
+
+    Raises:
+        UsageError: if there is none, or it cannot be used.
+    """
+    return Tokenizer.pretrained(
+        resolve_model(recipe.model, with_weights=False),
+        recipe.max_length,
+        truncation_side=recipe.truncation_side,
+    )
+
+
+def prepare_data(
+    recipe: Recipe,
+    *,
+    sources: Mapping[str, ExampleSource] | None = None,
+    on_rows: Callable[[str, int], None] = lambda what, rows: None,
+) -> PreparedData:
+    """Read, tokenize and split the rows of a run.
+
+    Args:
+        recipe: its data, columns, labels and hold-out.
+        sources: those of the same rows that are open already: standard input can be read once.
+        on_rows: called with what is read and the number of rows so far.
+
+    Raises:
+        DataError: for rows or labels that are not what they must be.
+        UsageError: for a source or a tokenizer that cannot be had.
+    """
+    started = time.perf_counter()
+    tokenizer, columns = tokenizer_of(recipe), columns_of(recipe)
+    opened = dict(sources or {})
+
+    def read(part: str, location: str, labels: LabelUse = "required") -> tuple[ExampleSource, TokenTable]:
+        if part not in opened:
+            split = part if labels == "required" else "train"
+            opened[part] = open_examples(resolve_location(location), columns, labels=labels, split=split)
+        source = opened[part]
+        return source, tokenize(source, tokenizer, token_folder(), on_rows=lambda rows: on_rows(part, rows))
+
+    source, table = read("train", recipe.data)
+    labels = LabelMap.of(
+        table.label_texts, order=recipe.labels or source.label_names, source_name=source.name
+    )
+    train = _all_rows(source, table, labels)
+    if recipe.validation:
+        validation_source, validation_table = read("validation", recipe.validation)
+        validation = _all_rows(validation_source, validation_table, labels)
+    else:
+        validation_table = table
+        kept, held_out = stratified_holdout(train.label_ids, _holdout_size(recipe, train), recipe.seed)
+        train, validation = train[kept], train[held_out]
+    test, test_table = None, None
+    if recipe.test:
+        test_source, test_table = read("test", recipe.test)
+        test = _all_rows(test_source, test_table, labels)
+    unlabelled = None
+    if recipe.unlabelled:
+        _, rows = read("unlabelled", recipe.unlabelled, "ignore")
+        unlabelled = LabelledRows.of(rows, np.arange(len(rows)), np.full(len(rows), -1))
+    repeats = _repeats(train, validation, test)
+
+    def describe(location: str, table: TokenTable, rows: LabelledRows, part: str) -> RowsRecord:
+        return describe_rows(location, table, rows, labels, repeats[part])
+
+    description = DataRecord(
+        train=describe(recipe.data, table, train, "train"),
+        validation=describe(recipe.validation or recipe.data, validation_table, validation, "validation")
+        if len(validation)
+        else None,
+        test=describe(recipe.test, test_table, test, "test") if recipe.test and test_table and test else None,
+    )
+    return PreparedData(
+        labels,
+        train,
+        validation,
+        test,
+        unlabelled,
+        tokenizer,
+        description,
+        opened,
+        time.perf_counter() - started,
+    )
+
+
+def _holdout_size(recipe: Recipe, rows: LabelledRows) -> int | float:
+    size = recipe.validation_size
+    if size is None:
+        return automatic_size(rows.label_ids)
+    return int(size) if size >= 1 or size == 0 else size
+
+
+def _all_rows(source: ExampleSource, table: TokenTable, labels: LabelMap) -> LabelledRows:
+    ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)
+    return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)
+
+
+def describe_rows(
+    location: str, table: TokenTable, rows: LabelledRows, labels: LabelMap, repeats: Mapping[str, int]
+) -> RowsRecord:
+    """One part of the data as ``record.json`` has it; ``location`` is what the recipe says."""
+    counts = counts_of(rows.label_ids, len(labels.names)).tolist()
+    lengths = rows.lengths
+    full_lengths = rows.full_lengths
+    return RowsRecord(
+        source=location,
+        sha256=table.source_sha256,
+        rows=len(rows),
+        tokens=int(lengths.sum(dtype=np.int64)),
+        truncated_rows=int((full_lengths > lengths).sum()),
+        truncated_tokens=int((full_lengths - lengths).sum(dtype=np.int64)),
+        label_counts=dict(zip(labels.names, counts, strict=True)),
+        **repeats,
+    )
+
+
+def lengths_of(lengths: npt.NDArray[np.int32], max_length: int) -> LengthsRecord:
+    """A histogram of the lengths of at least one text, before truncation.
+
+    Its range has ``max_length`` where a text is longer, and 99 of 100 texts: a few very long ones must not flatten it.
+    """
+    median, percentile_95, percentile_99 = (
+        int(each) for each in np.percentile(lengths, (50, 95, 99), method="higher")
+    )
+    longest = int(lengths.max())
+    width = max(1, math.ceil((max(percentile_99, min(longest, max_length)) + 1) / LENGTH_BINS))
+    bins = np.minimum(lengths // width, LENGTH_BINS - 1)
+    return LengthsRecord(
+        width=width,
+        counts=np.bincount(bins, minlength=LENGTH_BINS).tolist(),
+        median=median,
+        percentile_95=percentile_95,
+        longest=longest,
+        max_length=max_length,
+    )
+
+
+def _repeats(
+    train: LabelledRows, validation: LabelledRows, test: LabelledRows | None
+) -> dict[str, dict[str, int]]:
+    """Rows that are the same to the model, by part: within it, between it and the training rows, and between test
+    rows and those of the validation, which choose the checkpoint and may be trained on after it.
+    """
+    in_train, in_validation = train.hashes(), validation.hashes()
+    repeats = {
+        "train": count_repeats(in_train, train.label_ids),
+        "validation": count_repeats(in_validation, validation.label_ids)
+        | {"rows_also_in_train": int(np.isin(in_validation, in_train).sum())},
+    }
+    if test is not None:
+        in_test = test.hashes()
+        repeats["test"] = count_repeats(in_test, test.label_ids) | {
+            "rows_also_in_train": int(np.isin(in_test, in_train).sum()),
+            "rows_also_in_validation": int(np.isin(in_test, in_validation).sum()),
+        }
+    return repeats
+
+
+def count_repeats(hashes: npt.NDArray[np.uint64], label_ids: npt.NDArray[np.int64]) -> dict[str, int]:
+    """How many rows repeat an earlier one, and how many have an equal row with another label, or other labels."""
+    label_ids = numbered(label_ids)
+    order = np.lexsort((label_ids, hashes))
+    ordered = label_ids[order]
+    _, first, sizes = np.unique(hashes[order], return_index=True, return_counts=True)
+    is_conflicting = ordered[first] != ordered[first + sizes - 1]  # smallest and largest label of equal rows
+    return {
+        "duplicate_rows": len(hashes) - len(first),
+        "conflicting_rows": int(sizes[is_conflicting].sum()),
+    }
+
+
+def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> StepPlan:
+    """The schedule of a run over ``num_rows`` training rows.
+
+    Raises:
+        DataError: if no row is left to train on.
+        UsageError: if the phases leave no step to prune in, or there are fewer than 3 steps.
+    """
+    if num_rows == 0:
+        raise DataError("no training rows are left after the hold-out")
+    steps_per_epoch = math.ceil(num_rows / recipe.batch_size)
+    assert recipe.epochs is not None, "with_pace sets it"
+    total = steps_per_epoch * recipe.epochs
+    if total < 3:
+        raise UsageError(
+            f"{num_rows} rows in batches of {recipe.batch_size} for {recipe.epochs} epochs are {total} steps, "
+            "expected at least 3 to warm up, prune and finish: lower batch_size or raise epochs"
+        )
+    return StepPlan(
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+        lr_warmup_steps=lr_warmup_steps(recipe, total),
+        ranks=RankSchedule(
+            init_budget=parameters.init_budget,
+            target_budget=parameters.target_budget,
+            total_steps=total,
+            warmup_steps=steps_from(recipe.advanced.rank_warmup, total),
+            final_steps=steps_from(recipe.advanced.rank_final, total),
+            allocate_every=max(1, steps_from(recipe.advanced.allocate_every, total)),
+        ),
+    )
+
+
+def lr_warmup_steps(recipe: Recipe, total_steps: int) -> int:
+    """Steps in which the learning rate rises, at most all of them."""
+    return min(steps_from(recipe.advanced.warmup, total_steps), total_steps)
+
+
+def check_max_length(recipe: Recipe, shell: Classifier) -> None:
+    """Refuse a ``max_length`` that the model has no positions for.
+
+    Raises:
+        UsageError: naming the largest that it has.
+    """
+    longest = shell.max_tokens
+    if longest is not None and recipe.max_length > longest:
+        raise UsageError(
+            f"max_length={recipe.max_length} is more than the {longest} tokens that "
+            f"{recipe.model} can take; use max_length={longest} or less"
+        )

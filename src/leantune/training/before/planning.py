@@ -1,0 +1,77 @@
+"""What a recipe would train, found out without loading a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from leantune.adalora.budget import ParameterPlan
+from leantune.assets.download import resolve_location
+from leantune.config import Recipe
+from leantune.data.text.read import open_examples
+from leantune.errors import MissingFileError, UsageError
+from leantune.model.build import unseen_head_modules
+from leantune.model.hub import resolve_model
+from leantune.model.pretrained import Pretrained
+from leantune.system.damage import explained_damage
+from leantune.training.before.dataset import StepPlan, columns_of, plan_steps, prepare_data
+from leantune.training.before.defaults import with_pace, with_task
+from leantune.training.build import plan_run
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The ledger of a recipe, and its schedule."""
+
+    recipe: Recipe
+    num_labels: int
+    parameters: ParameterPlan
+    steps: StepPlan | None
+    """None if the rows cannot be had; the number of steps is not known then."""
+    missing: str
+    """Why not; empty if they can."""
+    unseen: Mapping[str, int]
+    """Parameters of modules that are trained, too, if the weights, which are not here, lack them."""
+
+
+def plan(recipe: Recipe, *, missing: str = "") -> Plan:
+    """Plan a run.
+
+    Labels come from the recipe where it names them: then a source of rows that cannot be had leaves the
+    schedule open. Otherwise the rows say which labels there are.
+
+    Args:
+        recipe: of the run.
+        missing: why there are no rows, where that is known; the recipe names the labels then.
+
+    Raises:
+        UsageError: if the model cannot be had, or the recipe cannot be.
+        DataError: for rows that are not what they must be.
+        UnsafeFileError: for a file or model that could run code.
+    """
+    source = resolve_model(recipe.model, with_weights=False)
+    # a model that cannot be is told before rows are read
+    with explained_damage(f"model {recipe.model}", is_of_run=False):
+        found = Pretrained.at(source, trust_remote_code=recipe.trust_remote_code)
+    missing = missing or _why_no_rows(recipe)
+    data = None if missing else prepare_data(recipe)
+    recipe = recipe if data is None else with_task(recipe, data.labels)
+    recipe = with_pace(recipe, found.config, None if data is None else len(data.train))
+    num_labels = len(recipe.labels or ()) if data is None else len(data.labels.names)
+    pretrained = Pretrained.at(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
+    recipe, parameters = plan_run(recipe, pretrained)
+    steps = None if data is None else plan_steps(recipe, parameters, len(data.train))
+    return Plan(recipe, num_labels, parameters, steps, missing, unseen_head_modules(pretrained))
+
+
+def _why_no_rows(recipe: Recipe) -> str:
+    """Why the rows of a recipe that names its labels cannot be had; empty if they can, or have to be."""
+    if not recipe.labels or recipe.data == "-":  # standard input is always there, and can be read once
+        return ""
+    try:
+        open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
+    except MissingFileError:  # mistyped: no row of it will ever be there
+        raise
+    except UsageError as error:
+        return str(error)
+    return ""

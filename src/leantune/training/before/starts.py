@@ -1,0 +1,107 @@
+"""What head and adapters are before the first step: each start, timed and said.
+
+The arithmetic is in `head_init` and `adapter_init`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from leantune.config.record.run import BaselineRecord
+from leantune.model.classifier import Classifier
+from leantune.system import distributed
+from leantune.training.after.finalize import measure_parts, measures_of
+from leantune.training.before.adapter_init import attend_evenly, init_lora_from_gradient
+from leantune.training.before.head_init import (
+    PROBE_SCALE,
+    Probe,
+    fit_probe,
+    scale_output_layer,
+    start_from_probe,
+)
+from leantune.training.build import Run, class_weights
+
+ENOUGH_ROWS_TO_LEARN_ATTENTION = 1000
+"""From as many on, even attention gained nothing (benchmarks/notebook)."""
+
+
+def warm_start(run: Run, classifier: Classifier) -> None:
+    """Start the head from a linear probe, which is measured as the baseline of the run."""
+    if not run.recipe.advanced.warm_start:
+        return
+    started = time.perf_counter()
+    with run.console.status("fitting the linear probe"):
+        probe, is_even = start_head(run, classifier)
+        fitted = time.perf_counter()
+        validation, test = measure_parts(run, classifier)
+    run.record.timings |= {"probe_s": fitted - started, "baseline_s": time.perf_counter() - fitted}
+    scale_output_layer(classifier, PROBE_SCALE, probe.scaled_bias)
+    run.record.baseline = BaselineRecord(
+        name="linear probe",
+        rows=probe.num_rows,
+        validation=None if validation is None else measures_of(validation),
+        test=None if test is None else measures_of(test),
+    )
+    reached = ""
+    if validation is not None:
+        name, value = validation.headline
+        reached = f" validation {name} {100 * value:.1f} % in"
+    run.console.print(f"linear probe of {probe.num_rows:,} rows:{reached} {fitted - started:.0f} s")
+    if is_even:
+        run.console.print("first tokens start with even attention in the last layer: the probe is better so")
+
+
+def start_head(run: Run, classifier: Classifier) -> tuple[Probe, bool]:
+    """Put a linear probe into the output layer: that of the encoder as it is, or, of few rows, that with even attention
+    of first tokens, if its log loss on held-out rows is lower. The adapters are left so. Many rows teach the encoder as
+    much by themselves (benchmarks/notebook).
+
+    Returns:
+        the probe, and whether attention is even.
+    """
+    recipe, rows = run.recipe, run.data.train
+
+    def fitted() -> Probe:
+        return fit_probe(classifier, rows, recipe.eval_batch_size, seed=recipe.seed)
+
+    run.probe = probe = run.probe or fitted()
+    is_even = False
+    if len(rows) < ENOUGH_ROWS_TO_LEARN_ATTENTION and (
+        even := attend_evenly(classifier, rows, recipe.eval_batch_size, seed=recipe.seed)
+    ):
+        other = fitted()
+        is_even = other.log_loss < probe.log_loss
+        if is_even:
+            probe = other
+        else:
+            even.undo()
+    start_from_probe(classifier, probe)
+    return probe, is_even
+
+
+def init_adapters(run: Run, classifier: Classifier) -> None:
+    """Turn the adapters along the gradient, where the recipe wants that."""
+    started = time.perf_counter()
+    with run.console.status("initialising the adapters from the gradient"):
+        num_rows = start_adapters(run, classifier)
+    if not num_rows:
+        return
+    seconds = run.record.timings["gradient_start_s"] = time.perf_counter() - started
+    run.console.print(f"adapters initialised from the gradient of {num_rows} rows in {seconds:.0f} s")
+
+
+def start_adapters(run: Run, classifier: Classifier) -> int:
+    """Turn the rows of A along the gradient; returns the number of training rows that it is of, 0 where the recipe
+    wants another start.
+    """
+    recipe = run.recipe
+    if recipe.advanced.adapter_init != "gradient":
+        return 0
+    return init_lora_from_gradient(
+        classifier,
+        run.data.train,
+        math.ceil(recipe.batch_size / (recipe.accumulate * distributed.world_size())),
+        seed=recipe.seed,
+        class_weights=class_weights(run, run.data.train),
+    )
