@@ -34,6 +34,7 @@ PUBLIC = [
     "LeantuneError",
     "TextClassifier",
     "__version__",
+    "abstain",
     "audit",
     "errors",
     "explain",

@@ -20,9 +20,11 @@ import pytest
 import torch
 
 from leantune.adalora.export import write_lora
-from leantune.cli.main import COMMANDS, main
-from leantune.cli.parser import build_parser, parse, recipe_from
+from leantune.cli.commands import COMMANDS
+from leantune.cli.main import main
+from leantune.cli.parser import build_parser, parse
 from leantune.cli.process import exit_code_of, stop
+from leantune.cli.recipe import recipe_from
 from leantune.config.convert import convert
 from leantune.config.load import load_recipe
 from leantune.data.labels import LabelMap
@@ -841,7 +843,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_pa
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert f"go on with: leantune train --resume {output}" in err
-    assert "give nothing else" in fails(capsys, 2, "train", "--resume", str(output), "--overwrite")
+    assert "remove the other" in fails(capsys, 2, "train", "--resume", str(output), "--overwrite")
     assert main(["train", "--resume", str(output)]) == 0
     name = "adapter/adapter_model.safetensors"
     assert (run / name).read_bytes() == (output / name).read_bytes()

@@ -348,7 +348,7 @@ def test_an_address_without_a_cluster_is_an_error_in_seconds(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--num-workers", "2"], "--num-workers is of a cluster: add --cluster auto"),
+        (["--num-workers", "2"], "--num-workers needs a cluster: add --cluster auto"),
         (["--cluster", "auto"], "give the number of workers: --num-workers N"),
         (["--cluster", "ray://127.0.0.1:1", "--num-workers", "2"], "a client is on no node"),
         (["--cluster", "nowhere", "--num-workers", "2"], "no address; give local, auto, HOST:PORT"),

@@ -13,7 +13,8 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 
 from benchmarks.tables import PLACE, TABLES, with_tables
 
-from leantune.cli.parser import parse, recipe_from
+from leantune.cli.parser import parse
+from leantune.cli.recipe import recipe_from
 from leantune.config import load_recipe, shipped_recipes
 from leantune.config.reference import tables
 from pages import SHELL, blocks_of, lines_of

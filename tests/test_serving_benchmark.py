@@ -15,7 +15,6 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 
 from benchmarks.peer.pipeline_server import BATCH, Batches, Waiting, app_of
 from benchmarks.serving import OURS, PEER, draw, markdown_of, middle, rates_around
-
 from leantune.serving.load.connection import Address
 from leantune.serving.load.first_request import check_server
 from leantune.serving.load.levels import Level, Load

@@ -222,7 +222,7 @@ def test_a_job_that_fails_is_a_row_and_the_others_are_trained(trained):
     )
     assert int(rows["plain"]["trainable_parameters"]) == record["parameters"]["final"]
     assert sorted(line.partition(" of 3: ")[0] for line in done.stderr.splitlines()[:3]) == ["1", "2", "3"]
-    assert "1 of 3 jobs are not finished, the first: broken: max_trainable_params=1" in done.stderr
+    assert "1 of 3 jobs did not finish, the first: broken: max_trainable_params=1" in done.stderr
     assert (folder / "lora" / "report.html").is_file()
     assert (folder / "lora" / "README.md").is_file()
 

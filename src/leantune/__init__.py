@@ -1,8 +1,7 @@
 """Fine-tune text classifiers inside a parameter budget.
 
 `train` makes a classifier of labelled rows, `load` opens one, `plan` says what a run would train, before it does.
-`explain` says what speaks for a prediction; `frontier`, `audit`, `learning_curve` and `passport` are
-the commands of these names.
+`frontier`, `learning_curve`, `audit`, `abstain`, `passport` and `explain` are the commands of these names.
 `LeanTextClassifier` is the same for scikit-learn, and `AdaLoraCallback` runs AdaLoRA's allocator in transformers'
 ``Trainer``. What is not named here may change.
 """
@@ -19,6 +18,7 @@ __all__ = [
     "LeantuneError",
     "TextClassifier",
     "__version__",
+    "abstain",
     "audit",
     "errors",
     "explain",
@@ -32,7 +32,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from leantune import errors
-    from leantune.analysis import audit, explain, frontier, learning_curve, passport
+    from leantune.analysis import abstain, audit, explain, frontier, learning_curve, passport
     from leantune.api import plan, train
     from leantune.errors import LeantuneError
     from leantune.estimator import LeanTextClassifier
@@ -45,6 +45,7 @@ _HOMES = {
     "LeanTextClassifier": "leantune.estimator",
     "LeantuneError": "leantune.errors",
     "TextClassifier": "leantune.inference.text_classifier",
+    "abstain": "leantune.analysis",
     "audit": "leantune.analysis",
     "explain": "leantune.analysis",
     "frontier": "leantune.analysis",

@@ -1,5 +1,5 @@
-"""Questions about rows and runs, for rows in files or in memory: `frontier`, `audit`, `learning_curve`, `passport`,
-`explain`.
+"""Questions about rows and runs, for rows in files or in memory: `frontier`, `audit`, `learning_curve`,
+`abstain`, `passport`, `explain`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import torch
 from leantune.api import rows_as_files, settings_of
 from leantune.assets.download import resolve_location
 from leantune.config import Recipe
+from leantune.config.abstention_file import Abstention
 from leantune.data.text.cells import list_of_texts
-from leantune.data.text.read import Columns, open_examples
+from leantune.data.text.columns import columns_for
+from leantune.data.text.read import open_examples
 from leantune.errors import UsageError
 from leantune.inference.load import require_run
 from leantune.inference.saved import read_saved
 from leantune.inference.text_classifier import TextClassifier
+from leantune.questions.abstain.compute import abstain as abstain_run
 from leantune.questions.audit.compute import Audit
 from leantune.questions.audit.compute import audit as audit_recipe
 from leantune.questions.explain.compute import explain as explain_run
@@ -164,7 +167,7 @@ def passport(
     in_memory = isinstance(data, tuple)  # texts and labels, which are columns of these names then
     columns = {
         "text_column": "text" if in_memory else text_column or settings.text_column,
-        "text_pair_column": text_pair_column or settings.text_pair_column,
+        "text_pair_column": text_pair_column,
         "label_column": "label" if in_memory else label_column or settings.label_column,
     }
     with (
@@ -173,15 +176,50 @@ def passport(
     ):
         source = open_examples(
             resolve_location(files["data"]),
-            Columns(
-                text=columns["text_column"],
-                text_pair=columns["text_pair_column"],
-                label=columns["label_column"],
-            ),
+            columns_for(settings, **columns),
             labels="required",
             split="test",
         )
         return passport_of(folder, source, url=url)
+
+
+def abstain(
+    run: str | os.PathLike[str],
+    data: Any = None,
+    *,
+    precision: float,
+    confidence: float = 0.95,
+    quiet: bool = False,
+) -> Abstention:
+    """Choose the probability below which a classifier does not answer, and write it beside its weights.
+
+    Args:
+        run: the run folder. `TextClassifier.predict_or_abstain` of a classifier loaded from it uses the choice.
+        data: labelled rows that were not trained on, as `leantune.train` takes them; None: the run's validation rows.
+        precision: share of answers that must be right, between 0 and 1.
+        confidence: probability that a threshold keeps the precision, between 0 and 1.
+        quiet: show no progress on standard error.
+
+    Returns:
+        ``overall``, the threshold of all classes, and ``per_class``; each has ``least``, the probability, and
+        ``coverage``, the share of rows that are answered. ``overall`` is None where no threshold keeps the precision.
+
+    Raises:
+        UsageError: if ``run`` is no run, or a share is not between 0 and 1.
+        DataError: for invalid rows, or too few.
+        CheckpointError: if the run is damaged.
+    """
+    for name, share in {"precision": precision, "confidence": confidence}.items():
+        if not 0 < share < 1:
+            raise UsageError(f"{name} must be between 0 and 1. Got {share} instead")
+    folder = Path(run).expanduser()
+    parts = {} if data is None else {"data": data}
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        rows_as_files(parts, Path(temporary), {}) as files,
+        console(stderr=True, quiet=quiet).status("classifying"),
+    ):
+        return abstain_run(folder, files.get("data"), precision=precision, confidence=confidence)
 
 
 def explain(

@@ -82,6 +82,13 @@ def _row_of(metrics: Measures) -> list[str]:
     ]
 
 
+def figure_of(value: float | None, metric: str = "accuracy") -> str:
+    """The value of a metric, in percent but for the log loss; a dash for none."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if metric == "log_loss" else f"{100 * value:.2f} %"
+
+
 def _rank_summary(ranks: Mapping[str, int]) -> str:
     values = sorted(ranks.values())
     if values[0] == values[-1]:

@@ -5,70 +5,74 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 
+from leantune.config.option import option
 from leantune.config.problem_type import MULTI_LABEL, problem_with
 from leantune.errors import UsageError
 
 Metric: TypeAlias = Literal["accuracy", "macro_f1", "log_loss", "micro_f1", "lrap"]
 
 
-def _key(doc: str, default: Any = dataclasses.MISSING, **extra: Any) -> Any:
-    """A recipe key: its help text stands beside it and is what ``--help`` and the docs print."""
-    return field(default=default, metadata={"doc": doc, **extra})
+Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
+PRECISIONS = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advanced:
     """What a user seldom sets: the group ``advanced`` of a recipe. Numbers of steps are optimiser steps."""
 
-    alpha: float | None = _key("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
-    adapter_init: Literal["gradient", "lora", "normal"] = _key(
+    alpha: float | None = option("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
+    adapter_init: Literal["gradient", "lora", "normal"] = option(
         "start of the adapters: gradient (B zero, E one, A along the gradient), lora (A at random), or AdaLoRA's "
         "normal (N(0, 0.02), as published)",
         "gradient",
     )
-    lora_dropout: float = _key("dropout on the input of the adapters", 0.1)
-    dropout: float | None = _key(
+    lora_dropout: float = option("dropout on the input of the adapters", 0.1)
+    dropout: float | None = option(
         "dropout within encoder and head while training; none: the encoder's own", 0.0
     )
-    warm_start: bool = _key("start the head from a linear probe", True)
-    head_learning_rate_ratio: float = _key(
+    warm_start: bool = option("start the head from a linear probe", True)
+    head_learning_rate_ratio: float = option(
         "learning rate of the head's output layer over that of A and B", 3.0
     )
-    hidden_learning_rate_ratio: float = _key(
+    hidden_learning_rate_ratio: float = option(
         "learning rate of the head's other layers over that of A and B; BERT's head has none", 0.1
     )
-    warmup: float = _key("learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1)
-    weight_decay: float = _key("AdamW decay, not on biases, norms and E", 0.01)
-    max_grad_norm: float = _key("clip gradients to this norm; 0: no clipping", 1.0)
-    label_smoothing: float = _key("share of the target spread over all classes", 0.0)
-    supcon_weight: float = _key(
+    warmup: float = option(
+        "learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1
+    )
+    weight_decay: float = option("AdamW decay, not on biases, norms and E", 0.01)
+    max_grad_norm: float = option("clip gradients to this norm; 0: no clipping", 1.0)
+    label_smoothing: float = option("share of the target spread over all classes", 0.0)
+    supcon_weight: float = option(
         "weight of the supervised contrastive loss, which draws texts of one label in a micro-step together before the "
         "output layer",
         0.2,
     )
-    rank_warmup: float = _key("steps before ranks fall (the paper's t_i): a fraction below 1, or steps", 0.1)
-    rank_final: float = _key(
+    rank_warmup: float = option(
+        "steps before ranks fall (the paper's t_i): a fraction below 1, or steps", 0.1
+    )
+    rank_final: float = option(
         "steps after ranks are final (the paper's t_f): a fraction below 1, or steps", 0.4
     )
-    allocate_every: float = _key(
+    allocate_every: float = option(
         "steps between allocations (the paper's Delta T): a fraction below 1, or steps", 0.01
     )
-    orth_reg_weight: float = _key("weight of the orthogonality penalty; 0.5 as published", 0.0)
-    selection: Literal["one-se", "best"] = _key(
+    orth_reg_weight: float = option("weight of the orthogonality penalty; 0.5 as published", 0.0)
+    selection: Literal["one-se", "best"] = option(
         "best: the checkpoint that is best by the metric; one-se: the last of those within a standard error of it",
         "one-se",
     )
-    keep_best: int = _key("best checkpoints kept by the validation metric, beside the last two", 2)
-    save_every: int = _key("steps between checkpoints; 0: at evaluations only", 0)
-    evaluate_every: int = _key("steps between evaluations; 0: once an epoch", 0)
-    early_stop: int = _key(
+    keep_best: int = option("best checkpoints kept by the validation metric, beside the last two", 2)
+    save_every: int = option("steps between checkpoints; 0: at evaluations only", 0)
+    evaluate_every: int = option("steps between evaluations; 0: once an epoch", 0)
+    early_stop: int = option(
         "stop after this many evaluations without improvement, once ranks are final; 0: never", 0
     )
-    refit: bool = _key("one more epoch on training and validation rows after the selection", False)
+    refit: bool = option("one more epoch on training and validation rows after the selection", False)
 
     def problems(self) -> Iterable[str]:
         """What each value that cannot be must be, else empty texts."""
@@ -95,92 +99,92 @@ class Recipe:
         UsageError: one line with every value that cannot be.
     """
 
-    data: str = _key(
+    data: str = option(
         "training rows: a file (csv, tsv, jsonl, parquet, arrow), a datasets folder, or ORG/NAME[:SPLIT] on the hub"
     )
-    model: str = _key("pretrained encoder: a folder, asset:minilm, or a name on the hub")
-    output: str = _key("folder of the run", "runs/latest")
-    validation: str | None = _key(
+    model: str = option("pretrained encoder: a folder, asset:minilm, or a name on the hub")
+    output: str = option("folder of the run", "runs/latest")
+    validation: str | None = option(
         "validation rows, used as they are; none: a hold-out of the training rows", None
     )
-    test: str | None = _key("test rows, measured once at the end", None)
-    unlabelled: str | None = _key(
+    test: str | None = option("test rows, measured once at the end", None)
+    unlabelled: str | None = option(
         "rows without labels: those that a first run is sure of are trained on, too, under its labels", None
     )
-    text_column: str | None = _key("column of the text; default 'text'", None)
-    text_pair_column: str | None = _key("column of the second text of a pair", None)
-    label_column: str | None = _key("column of the label; default 'label', else 'target'", None)
-    labels: tuple[str, ...] | None = _key("label names in the order of their ids; default: sorted", None)
-    problem_type: str | None = _key(
+    text_column: str | None = option("column of the text; default 'text'", None)
+    text_pair_column: str | None = option("column of the second text of a pair", None)
+    label_column: str | None = option("column of the label; default 'label', else 'target'", None)
+    labels: tuple[str, ...] | None = option("label names in the order of their ids; default: sorted", None)
+    problem_type: str | None = option(
         "single_label_classification; or multi_label_classification: any number of labels a text, in lists or as "
         "oil|grain; default: multi-label for lists",
         None,
     )
-    max_trainable_params: int | None = _key("limit on trainable parameters at any time of the run", None)
-    method: Literal["adalora", "lora"] | None = _key(
+    max_trainable_params: int | None = option("limit on trainable parameters at any time of the run", None)
+    method: Literal["adalora", "lora"] | None = option(
         "adalora, or plain LoRA: uniform rank, no E, no orthogonality, nothing is pruned; default: lora in all linear "
         "layers, else adalora",
         None,
     )
-    targets: str | None = _key(
+    targets: str | None = option(
         "layers to adapt: attention (query and value), all-linear, or parts of names: query,value; default: "
         "all-linear, or attention where the limit pays for less than rank 2 of that, a rank is given or method=adalora",
         None,
     )
-    init_rank: int | None = _key("triplets per adapted layer at the start; default: from the limit", None)
-    target_rank: int | None = _key(
+    init_rank: int | None = option("triplets per adapted layer at the start; default: from the limit", None)
+    target_rank: int | None = option(
         "mean triplets per adapted layer at the end; default: 5/6 of init_rank, in LoRA all of it", None
     )
-    head: Literal["full", "linear"] = _key("train the whole head or only its output layer", "full")
-    effort: Literal["fast", "balanced"] = _key(
+    head: Literal["full", "linear"] = option("train the whole head or only its output layer", "full")
+    effort: Literal["fast", "balanced"] = option(
         "fast: one run; balanced: short runs first choose targets, method and learning rate by the validation rows, as "
         "far as the recipe names none, which takes about twice as long",
         "fast",
     )
-    epochs: int | None = _key(
+    epochs: int | None = option(
         "passes over the training rows; default: 3, or up to 30 where those are fewer than 200 steps", None
     )
-    batch_size: int = _key("texts per optimiser step, over all processes", 32)
-    accumulate: int = _key("micro-steps that a batch is split into, to save memory", 1)
-    eval_batch_size: int = _key("texts per batch in evaluation and prediction", 64)
-    learning_rate: float | None = _key(
+    batch_size: int = option("texts per optimiser step, over all processes", 32)
+    accumulate: int = option("micro-steps that a batch is split into, to save memory", 1)
+    eval_batch_size: int = option("texts per batch in evaluation and prediction", 64)
+    learning_rate: float | None = option(
         "peak learning rate, of A and B; default: by the width of the encoder, 0.003 to 384 and 0.001 at 768 "
         "or where the config tells no width; a third of it for fewer than 300 training rows",
         None,
     )
-    class_weights: Literal["none", "balanced"] = _key(
+    class_weights: Literal["none", "balanced"] = option(
         "weights of the classes in the loss: none, or balanced as in scikit-learn", "none"
     )
-    loss: Literal["cross-entropy", "robust"] = _key(
+    loss: Literal["cross-entropy", "robust"] = option(
         "cross-entropy; or robust, for labels of which many are wrong: generalized cross-entropy, and no contrast",
         "cross-entropy",
     )
-    max_length: int = _key("tokens kept of a text", 256)
-    truncation_side: Literal["right", "left"] | None = _key(
+    max_length: int = option("tokens kept of a text", 256)
+    truncation_side: Literal["right", "left"] | None = option(
         "which end of a longer text is cut off; default: the tokenizer's (mostly right), or the other where many texts "
         "are cut and a linear probe is better so",
         None,
     )
-    precision: Literal["auto", "int8", "bf16", "fp16", "fp32"] = _key(
+    precision: Precision = option(
         "numbers of the frozen encoder: fp32, bf16, fp16 (on a GPU), int8 (bf16 with products in int8, on an x86 CPU "
         "with VNNI), or auto: bf16 where the machine has it, and while training int8 where it has that",
         "auto",
     )
-    validation_size: float | None = _key(
+    validation_size: float | None = option(
         "hold-out: a fraction below 1, or a number of rows; 0: none, the last checkpoint is taken; default: 0.1, or "
         "none where that is fewer than 20 rows or than 2 a class",
         None,
     )
-    metric: Literal["accuracy", "macro_f1", "log_loss", "micro_f1", "lrap"] | None = _key(
+    metric: Literal["accuracy", "macro_f1", "log_loss", "micro_f1", "lrap"] | None = option(
         "what the best checkpoint is best at: accuracy, macro_f1, log_loss, or of several labels a text micro_f1 or "
         "lrap; default: accuracy, or micro_f1 there",
         None,
     )
-    report_to: tuple[str, ...] | None = _key(
+    report_to: tuple[str, ...] | None = option(
         "experiment trackers that are told, too: tensorboard, wandb, mlflow, trackio", None
     )
-    seed: int = _key("of the hold-out, the order of rows, the adapters and the dropout masks", 42)
-    trust_remote_code: bool = _key("allow code that comes with the model", False)
+    seed: int = option("of the hold-out, the order of rows, the adapters and the dropout masks", 42)
+    trust_remote_code: bool = option("allow code that comes with the model", False)
     advanced: Advanced = field(default_factory=Advanced)
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ def make_app(service: Service) -> FastAPI:
         """Counters and times for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    app.add_middleware(LimitedBody, max_bytes=service.settings.max_body_bytes)
+    app.add_middleware(LimitedBody, max_bytes=service.settings.payload_limit)
     app.add_middleware(Refusing, service=service)
     app.add_middleware(Draining, service=service)
     return app

@@ -94,7 +94,7 @@ async def answered(
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     metrics.count_answer(model, method, answer)
     more: dict[str, Any] = {"texts": len(texts), "tokens": answer.num_tokens}
-    if service_of(request).settings.logs_texts:
+    if service_of(request).settings.log_texts:
         chosen = answer.predicted()[:LOGGED_TEXTS]
         more["inputs"] = [text[:LOGGED_CHARACTERS] for text in texts[:LOGGED_TEXTS]]
         more["labels"] = [SEPARATOR.join(answer.labels[i] for i in row.nonzero()[0]) for row in chosen]

@@ -63,7 +63,7 @@ async def _run(
         lifespan="off",
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.timeout_s) + 1,
+        timeout_graceful_shutdown=settings.timeout + 1,
     )
     server = _Server(config, service, bound)
     for number in (signal.SIGINT, signal.SIGTERM):  # until uvicorn does the same
@@ -95,7 +95,7 @@ class _Server(uvicorn.Server):
         """Ten times a second: begin to drain, or to stop. Ctrl-C stops without waiting for clients to go elsewhere."""
         if self._signals and not self.service.is_draining:
             self.service.is_draining = True
-            self._ends_at = time.monotonic() + self.service.settings.drain_s
+            self._ends_at = time.monotonic() + self.service.settings.drain
             log.info("draining: not ready, requests are answered")
         is_over = self.service.is_draining and time.monotonic() >= self._ends_at
         if is_over or signal.SIGINT in self._signals or len(self._signals) > 1:

@@ -61,7 +61,7 @@ class Service:
         self.settings = settings
         self.queue = BatchQueue(settings.max_batch_tokens)
         self.metrics = Metrics(self.queue.sizes, lambda: self.num_in_flight)
-        workers = WorkerSettings(settings.precision, settings.adapter_memory_bytes, settings.workers)
+        workers = WorkerSettings(settings.precision, settings.adapter_memory_mb * 1_000_000, settings.workers)
         self.pool = WorkerPool(workers, settings.workers, self.queue, self._count_batch)
         self.num_in_flight = 0
         self.is_draining = False
@@ -196,7 +196,7 @@ class Service:
                 group=served.description.group,
                 input_ids=rows.input_ids,
                 second_starts=rows.second_starts,
-                deadline=started + self.settings.timeout_s,
+                deadline=started + self.settings.timeout,
                 loop=asyncio.get_running_loop(),
                 done=asyncio.get_running_loop().create_future(),
             )
@@ -228,10 +228,10 @@ class Service:
     def _check(self, served: Served, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
         if not texts:
             raise RefusalError(Kind.EMPTY, "`inputs` cannot be empty")
-        if len(texts) > self.settings.max_texts:
+        if len(texts) > self.settings.max_client_batch_size:
             raise RefusalError(
                 Kind.TOO_LARGE,
-                f"batch size {len(texts)} > maximum allowed batch size {self.settings.max_texts}",
+                f"batch size {len(texts)} > maximum allowed batch size {self.settings.max_client_batch_size}",
             )
         expected = served.description.takes_pairs
         if expected is not None and expected != (pairs is not None):
@@ -282,7 +282,7 @@ class Service:
             if waiting.done.done():
                 return waiting.done.result()
             raise RefusalError(
-                Kind.TIMEOUT, f"not answered within {self.settings.timeout_s:g} s; try again later"
+                Kind.TIMEOUT, f"not answered within {self.settings.timeout} s; try again later"
             )
         finally:
             waiting.is_gone = True

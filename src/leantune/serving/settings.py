@@ -1,9 +1,12 @@
-"""What a server is told when it starts."""
+"""Settings of a server; most are flags of ``leantune serve``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from leantune.config.option import option
+from leantune.config.recipe import PRECISIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,31 +15,37 @@ class ServeSettings:
 
     classifiers: tuple[tuple[str, str], ...]
     """Names and folders."""
-    host: str = "127.0.0.1"
-    port: int = 8000
-    """0: any that is free."""
-    workers: int = 1
-    """Processes that compute; the cores are shared out among them."""
-    precision: str | None = None
-    """None: as each classifier was trained."""
-    api_key: str | None = None
-    """What requests must bring; None: nothing."""
-    adapter_root: Path | None = None
-    """Where adapters may be loaded from while the server runs; None: none may."""
-    adapter_memory_bytes: int = 1_500_000_000
-    """Memory for adapters in each worker; those that were asked for last stay, the others come back from disk."""
-    max_concurrent_requests: int = 512
-    """Requests that wait or are computed; more are refused at once."""
-    max_batch_tokens: int = 16_384
-    """Tokens that are computed at once."""
-    max_body_bytes: int = 2_000_000
-    max_texts: int = 10_000
-    """Texts of one request."""
-    timeout_s: float = 30.0
-    """Seconds within which a request is answered or refused."""
-    drain_s: float = 1.0
-    """Seconds after SIGTERM in which requests are still taken, while the server says that it is not ready."""
-    auto_truncate: bool = True
-    """Whether texts that are too long are cut where a request does not say."""
-    logs_texts: bool = False
-    """Whether texts are in the log."""
+    host: str = option("address to listen on", "127.0.0.1")
+    port: int = option("port to listen on; 0 picks a free one", 8000, least=0)
+    workers: int = option("worker processes, which share the cores", 1, group="computing")
+    precision: str | None = option(
+        "precision of the encoder; default: as each classifier was trained; int8 for merged models only",
+        None,
+        choices=PRECISIONS,
+        group="computing",
+    )
+    max_batch_tokens: int = option("tokens in one batch", 16_384, group="computing")
+    adapter_memory_mb: int = option(
+        "memory per worker for adapters, in MB; the least recently used move to disk", 1500, group="computing"
+    )
+    max_concurrent_requests: int = option(
+        "requests in progress; further requests get HTTP 429", 512, group="limits"
+    )
+    payload_limit: int = option("largest request body, in bytes", 2_000_000, group="limits")
+    max_client_batch_size: int = option("texts in one request", 10_000, group="limits")
+    timeout: int = option("seconds until a request fails with HTTP 504", 30, group="limits")
+    auto_truncate: bool = option(
+        "refuse texts that are too long instead of cutting them", True, group="limits"
+    )
+    drain: int = option(
+        "seconds after SIGTERM in which requests are still accepted", 1, least=0, group="limits"
+    )
+    log_texts: bool = option("log the texts of requests and their labels", False, group="limits")
+    api_key: str | None = option(
+        "key that requests must carry; default: the environment variable LEANTUNE_API_KEY, or no key",
+        None,
+        group="access",
+    )
+    adapter_root: Path | None = option(
+        "folder from which clients with the key may load adapters", None, group="access"
+    )

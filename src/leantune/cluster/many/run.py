@@ -7,13 +7,13 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from leantune.cluster.connection import connected
 from leantune.cluster.many.jobs import Job
 from leantune.cluster.many.overview import write_overview
 from leantune.cluster.many.results import JobResult, result_of, stopped_result, write_jobs
+from leantune.cluster.many.settings import Settings
 from leantune.cluster.many.train_job import JobTask, prepare_process, train_job
 from leantune.cluster.processes import Ended, in_processes
 from leantune.cluster.ray_tasks import check_cores, on_cluster
@@ -26,24 +26,6 @@ from leantune.training.resume import recipe_differences
 
 OnResult = Callable[[JobResult, int], None]
 """Called with the row of a job that has ended, and how many have."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How many jobs are done."""
-
-    folder: Path
-    """Of ``jobs.csv``, ``overview.html`` and the runs without an output of their own."""
-    cluster: str | None = None
-    """``auto``, ``local`` or an address; None: processes of this machine."""
-    workers: int | None = None
-    """Most jobs at a time; None: as many as there are cores for."""
-    cores_per_job: int = 1
-    retries: int = 2
-    """How often a job whose process died is gone on with."""
-    resume: bool = False
-    overwrite: bool = False
-    debug: bool = False
 
 
 def train_many(jobs: Sequence[Job], settings: Settings, on_result: OnResult) -> list[JobResult]:

@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from rich.console import Console
 from leantune.cluster.connection import connected, import_ray
 from leantune.cluster.nodes.board import Board
 from leantune.cluster.nodes.placement import cores_of_each, shared_folder, without_cores_on
+from leantune.cluster.nodes.settings import Workers
 from leantune.cluster.nodes.worker import Assignment, run_id_of, train_worker
 from leantune.config import Recipe
 from leantune.errors import DistributedError, LeantuneError, UsageError
@@ -34,28 +34,6 @@ LOOK_EVERY_S = 0.2
 """How often the command looks for lines, errors and signals."""
 GRACE_S = 10.0
 """How long workers may take to end after an error of one of them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """Where a run is trained.
-
-    Args:
-        cluster: ``local``, ``auto`` or an address; see `connection.connected`.
-        count: worker processes.
-        cores: of each worker; None: as many as there are for each.
-        max_failures: how often the workers are started again after one was lost.
-    """
-
-    cluster: str
-    count: int
-    cores: int | None = None
-    max_failures: int = 3
-
-    def flags(self) -> str:
-        """What was typed."""
-        cores = "" if self.cores is None else f" --cores-per-worker {self.cores}"
-        return f"--cluster {self.cluster} --num-workers {self.count}{cores}"
 
 
 def train_on_cluster(
@@ -95,7 +73,7 @@ def train_on_cluster(
     check_folder(folder, overwrite=overwrite, resume=resume)
     ray = import_ray()
     with connected(workers.cluster) as nodes, shared_folder(folder, nodes, leftovers=(RAY_FOLDER,)):
-        cores = cores_of_each(nodes, workers.count, workers.cores)
+        cores = cores_of_each(nodes, workers.num_workers, workers.cores_per_worker)
         here = ray.get_runtime_context().get_node_id()
         board = ray.remote(Board).options(**without_cores_on(here)).remote()
         assignment = Assignment(
@@ -116,7 +94,7 @@ def train_on_cluster(
 
 
 def _say_if_busy(ray: Any, workers: Workers, cores: int, console: Console) -> None:
-    free, needed = ray.available_resources().get("CPU", 0.0), workers.count * cores
+    free, needed = ray.available_resources().get("CPU", 0.0), workers.num_workers * cores
     if free < needed:
         console.print(
             f"the cluster is busy: {free:g} cores are free, {needed} are needed: waiting", soft_wrap=True
@@ -136,7 +114,7 @@ def _trainer(assignment: Assignment, workers: Workers) -> Any:
         train_loop_config={"assignment": assignment},
         torch_config=TorchConfig(backend="gloo", timeout_s=600),
         scaling_config=ScalingConfig(
-            num_workers=workers.count,
+            num_workers=workers.num_workers,
             resources_per_worker={"CPU": assignment.cores},
             placement_strategy="SPREAD",
         ),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leantune.cluster.search.options import SearchOptions
 from leantune.cluster.search.space import Space
 from leantune.cluster.search.trials import PERMILLE, Candidate, Trial
 from leantune.config import Recipe
@@ -26,22 +27,20 @@ MOST_MISSES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What is searched, and for how long."""
+class Search(SearchOptions):
+    """What is searched, how long and where."""
 
     recipe: Recipe
     """Its output is the folder of the search."""
     space: Space | None
-    trials: int
-    """To train; those that do not fit the limit are not among them."""
-    deadline: float | None = None
-    """Seconds of `time.time`, after which no trial begins."""
-    workers: int | None = None
-    """Most trials at a time; None: one here, and on a cluster as many as it has cores for."""
     retries: int = 2
-    cluster: str | None = None
-    cores_per_job: int = 1
-    resume: bool = False
+    started: float = field(default_factory=time.time)
+    """Seconds since 1970."""
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds of `time.time`, after which no trial begins."""
+        return None if self.minutes is None else self.started + 60 * self.minutes
 
     @property
     def folder(self) -> Path:

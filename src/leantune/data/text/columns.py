@@ -6,7 +6,9 @@ import shlex
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from leantune.errors import DataError
+from leantune.config.classifier_file import InferenceSettings
+from leantune.config.problem_type import MULTI_LABEL
+from leantune.errors import DataError, UsageError
 from leantune.system.messages import listed, nearest_name, shown
 
 LabelUse = Literal["required", "ignore"]
@@ -90,4 +92,30 @@ def _missing(column: str, found: tuple[str, ...], name: str, flag: str) -> DataE
         f"no column {shown(column)}; found {listed(found)}: "
         f"name the column to read, as {flag} {shlex.quote(example[:60])}, or rename it in the file",
         path=name,
+    )
+
+
+def columns_for(
+    trained: InferenceSettings,
+    *,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    id_column: str | None = None,
+) -> Columns:
+    """The columns to read for a trained classifier: those that are named, else those of its training.
+
+    Raises:
+        UsageError: for a second text where the classifier was trained on single texts.
+    """
+    if text_pair_column and trained.takes_pairs is False:
+        raise UsageError(
+            "--text-pair-column: the classifier was trained on single texts, not on pairs; leave it out"
+        )
+    return Columns(
+        text=text_column or trained.text_column,
+        text_pair=text_pair_column or trained.text_pair_column,
+        label=label_column or trained.label_column,
+        id=id_column,
+        splits_labels=trained.problem_type == MULTI_LABEL,
     )

@@ -12,14 +12,19 @@ Shapes: N rows, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from leantune.config.abstention_file import Abstention, Threshold
+from leantune.config.abstention_file import Abstention, Threshold, write_abstention
+from leantune.data.label_sets import require_one_label
 from leantune.errors import DataError
 from leantune.evaluation.abstention import with_temperature
 from leantune.evaluation.metrics import Floats, Integers
+from leantune.inference.load import artefact_of, load, require_run
+from leantune.training.after.calibration_data import rows_to_measure
 
 CALIBRATION_SHARE = 0.25
 """Of the rows, which fit the temperature. The others choose the thresholds: a row cannot do both, or the threshold
@@ -30,6 +35,37 @@ STARTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 """
 GRID = np.concatenate([[0.0], 1 / (1 + np.exp(-np.linspace(-4, 12, 321)))])
 """Thresholds that are tested, denser towards 1; chosen before any row is seen."""
+
+
+def abstain(run: Path, data: Any = None, *, precision: float, confidence: float) -> Abstention:
+    """Choose thresholds on labelled rows and write them beside the weights of a run.
+
+    Args:
+        run: the run folder.
+        data: a file of labelled rows that were not trained on; None: the validation rows of the run.
+        precision: share of answers that must be right.
+        confidence: probability that a threshold keeps the precision.
+
+    Raises:
+        UsageError: if ``run`` is no run.
+        DataError: if there are too few rows, or a row may have several labels.
+        CheckpointError: if the run is damaged.
+    """
+    require_run(run)
+    rows, name = rows_to_measure(run, data)
+    trained = load(run)
+    require_one_label(trained.labels.is_multi_label, "leantune abstain")
+    chosen = choose_abstention(
+        trained.probabilities(rows.encoded(), trained.settings.batch_size, start=0),
+        rows.label_ids,
+        trained.classes,
+        precision=precision,
+        confidence=confidence,
+        source=name,
+    )
+    for part in ("adapter", "merged"):
+        write_abstention(artefact_of(run, part), chosen)
+    return chosen
 
 
 def choose_abstention(

@@ -16,7 +16,7 @@ import numpy as np
 from leantune.data.label_sets import require_one_label
 from leantune.data.labels import LabelMap
 from leantune.data.text.read import ExampleSource
-from leantune.errors import UsageError
+from leantune.errors import CheckpointError, UsageError
 from leantune.evaluation.comparison import Comparison, compare
 from leantune.evaluation.intervals import Interval, mcnemar_p_value, wilson_interval
 from leantune.evaluation.metrics import Floats, Integers
@@ -201,4 +201,20 @@ def _changes(
             accuracy_as_measured=float(was_right.mean()),
             accuracy=float(is_right.mean()),
             p_value=mcnemar_p_value(int((was_right & ~is_right).sum()), int((~was_right & is_right).sum())),
+        )
+
+
+def check_losses(found: Passport, limit_points: float) -> None:
+    """Refuse forms in which a class loses more than a limit.
+
+    Raises:
+        CheckpointError: naming the form and the class that lost most.
+    """
+    lost = [(form, change) for form in found.forms for change in form.lost(limit_points / 100)]
+    if lost:
+        form, change = max(lost, key=lambda each: each[1].loss)
+        raise CheckpointError(
+            f"{form.name}: of {change.rows:,} rows of the class {change.label!r} {100 * change.accuracy:.1f} % are "
+            f"right, {100 * change.accuracy_as_measured:.1f} % as measured; {limit_points:g} points less are allowed: "
+            "deploy another form, or allow more with --max-class-loss"
         )

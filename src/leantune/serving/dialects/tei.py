@@ -239,7 +239,7 @@ def described(served: Served, request: Request) -> dict[str, Any]:
         "max_input_length": description.max_length,
         "max_batch_tokens": settings.max_batch_tokens,
         "max_batch_requests": None,
-        "max_client_batch_size": settings.max_texts,
+        "max_client_batch_size": settings.max_client_batch_size,
         "auto_truncate": settings.auto_truncate,
         "tokenization_workers": 1,
         "version": __version__,

@@ -1,4 +1,4 @@
-"""``leantune predict`` of many files into a folder, in processes of this machine or on a cluster."""
+"""``leantune predict`` of many files into a folder, in processes of this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from leantune.cli.options import progress_console, trusts
+from leantune.cli.values import positive
 from leantune.errors import UsageError
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+$")
@@ -16,42 +18,38 @@ FORMATS = ("parquet", "csv", "tsv", "jsonl")
 
 
 def add_arguments(parser: Any) -> None:
-    """The flags that a prediction of many files has beside those of one."""
-    bulk = parser.add_argument_group("many files", "--output is a folder, as out/ or s3://bucket/out/")
-    bulk.add_argument(
+    """Add the options for many files."""
+    many = parser.add_argument_group("many files", "--output is a folder, such as out/ or s3://bucket/out/")
+    many.add_argument(
         "--cluster",
-        metavar="WHERE",
-        help="compute on Ray: local, auto or the address of a cluster; default: processes of this machine",
+        metavar="ADDRESS",
+        help="a Ray cluster: auto, HOST:PORT of its head node, or local; default: processes of this machine",
     )
-    bulk.add_argument("--workers", metavar="N", type=int, help="processes of this machine [1]")
-    bulk.add_argument(
-        "--cores-per-worker", metavar="N", type=int, help="of a cluster; default: those of a node"
+    many.add_argument("--workers", metavar="N", type=positive, help="processes of this machine [1]")
+    many.add_argument(
+        "--cores-per-worker",
+        metavar="N",
+        type=positive,
+        help="cores for each worker on a cluster; default: all of a node",
     )
-    bulk.add_argument("--format", choices=FORMATS, help="of the parts [parquet]")
-    bulk.add_argument("--resume", action="store_true", help="compute the parts that are missing")
-    bulk.add_argument(
+    many.add_argument("--format", choices=FORMATS, help="format of the parts [parquet]")
+    many.add_argument("--resume", action="store_true", help="compute only the missing parts")
+    many.add_argument(
         "--verify",
         action="store_true",
-        help="compute nothing; prove that the parts hold every row, once, in order",
+        help="compute nothing; check that the parts hold every row once and in order",
     )
 
 
-def is_bulk(options: argparse.Namespace, rows: str) -> bool:
-    """Whether many files are meant: the output is a folder, or a flag says so."""
-    flags = (
-        options.cluster,
-        options.workers,
-        options.cores_per_worker,
-        options.format,
-        options.resume,
-        options.verify,
-    )
+def is_meant(options: argparse.Namespace, rows: str) -> bool:
+    """Whether many files are to be classified: the output is a folder, an address is elsewhere, or a flag says so."""
+    names = ("cluster", "workers", "cores_per_worker", "format", "resume", "verify")
     is_elsewhere = ADDRESS.match(options.output) or ADDRESS.match(rows)
-    return bool(options.output.endswith("/") or any(flags) or is_elsewhere)
+    return bool(options.output.endswith("/") or any(getattr(options, each) for each in names) or is_elsewhere)
 
 
-def bulk_predict(options: argparse.Namespace, rows: str, console: Any) -> None:
-    """Run the command.
+def predict(options: argparse.Namespace, rows: str) -> None:
+    """Classify many files.
 
     Raises:
         LeantuneError: as `leantune.cluster.predict.job.bulk_predict` and `leantune.cluster.predict.verify.verify`.
@@ -75,7 +73,7 @@ def bulk_predict(options: argparse.Namespace, rows: str, console: Any) -> None:
         resume=options.resume,
         abstain=options.abstain,
     )
-    run = Path(options.run_folder)
+    run, console = Path(options.run_folder), progress_console(options)
     if options.verify:
         from leantune.cluster.predict.verify import verify
 
@@ -115,14 +113,10 @@ def _check(options: argparse.Namespace, rows: str) -> None:
         raise UsageError("--overwrite: parts are never replaced; give another folder, or --resume to go on")
     if options.engine != "torch":
         raise UsageError(f"--engine {options.engine}: many files are computed by torch; leave it out")
-    if options.trust_remote_code == "true":
+    if trusts(options):
         raise UsageError(
             "--trust-remote-code: not with many files; merge the model into one without code first"
         )
-    for flag in ("workers", "cores_per_worker"):
-        number = getattr(options, flag)
-        if number is not None and number < 1:
-            raise UsageError(f"--{flag.replace('_', '-')} {number}: must be at least 1")
     if options.cluster and options.workers:
         raise UsageError("--workers is for processes of this machine; with --cluster give --cores-per-worker")
     if options.cores_per_worker and not options.cluster:

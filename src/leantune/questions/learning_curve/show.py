@@ -1,58 +1,26 @@
-"""``leantune learning-curve``: accuracy against the number of labelled rows, and what more of them would give."""
+"""A learning curve on a terminal, and as JSON."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
-from leantune.cli.values import share_of
-from leantune.config import Recipe
+from leantune.questions.learning_curve.compute import LearningCurve
 from leantune.system.console import console
 
-if TYPE_CHECKING:
-    from leantune.questions.learning_curve.compute import LearningCurve
-
 TIMES = (2, 4, 10)
-"""Rows that the forecast is for, as multiples of those that are there."""
-
-
-def add_arguments(parser: Any) -> None:
-    """The arguments of the command beside the recipe."""
-    parser.add_argument("--target", metavar="ACCURACY", help="say how many rows until this accuracy, as 95%%")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def learning_curve_command(options: argparse.Namespace, recipe: Recipe, progress: Any) -> None:
-    """Run the command.
-
-    Raises:
-        UsageError: if the target is no accuracy.
-        LeantuneError: as `leantune.questions.learning_curve.compute.learning_curve`.
-    """
-    target = None if options.target is None else share_of(options.target, "--target")
-    from leantune.questions.learning_curve.compute import learning_curve
-
-    found = learning_curve(
-        recipe,
-        console=progress,
-        on_point=lambda point: progress.print(f"{point.rows:,} rows: accuracy {100 * point.accuracy:.1f} %"),
-    )
-    if options.json:
-        print(json.dumps(_as_json(found, target)))
-    else:
-        _print(found, target)
+"""Forecasts are for these multiples of the rows at hand."""
 
 
 def _forecasts(found: LearningCurve) -> list[Any]:
     return [found.forecast(times * found.points[-1].rows) for times in TIMES]
 
 
-def _as_json(found: LearningCurve, target: float | None) -> dict[str, Any]:
+def as_json(found: LearningCurve, target: float | None) -> dict[str, Any]:
+    """Everything that is printed, for ``--json``."""
     said: dict[str, Any] = {
         "points": [asdict(point) for point in found.points],
         "curve": asdict(found.fitted),
@@ -64,7 +32,8 @@ def _as_json(found: LearningCurve, target: float | None) -> dict[str, Any]:
     return said
 
 
-def _print(found: LearningCurve, target: float | None) -> None:
+def print_curve(found: LearningCurve, target: float | None) -> None:
+    """Measured and forecast accuracies, and how many rows reach the target."""
     table = Table(box=None, pad_edge=False)
     for name in ("training rows", "accuracy", "90 % interval"):
         table.add_column(name, justify="right")

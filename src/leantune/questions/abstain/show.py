@@ -1,0 +1,39 @@
+"""Thresholds on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from leantune.config.abstention_file import Abstention, Threshold
+from leantune.system.console import console
+
+
+def print_abstention(chosen: Abstention, classes: Sequence[str]) -> None:
+    """The threshold for all classes and for each, and what they promise."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("predicted class", "least probability", "answered", "right of them", "rows"):
+        table.add_column(name, justify="left" if name == "predicted class" else "right")
+    table.add_row("any", *_cells(chosen.overall))
+    for name in classes:
+        table.add_row(name, *_cells(chosen.per_class.get(name)))
+    terminal = console()
+    terminal.print(table)
+    terminal.print(
+        f"Each threshold keeps a precision of {100 * chosen.precision:g} % with a probability of "
+        f"{100 * chosen.confidence:g} %, for rows that are like those of {chosen.source}. Temperature "
+        f"{chosen.temperature:.2f}.",
+        soft_wrap=True,
+    )
+
+
+def _cells(threshold: Threshold | None) -> list[str]:
+    if threshold is None:
+        return ["", "never", "", ""]
+    return [
+        f"{threshold.least:.4f}",
+        f"{100 * threshold.coverage:.1f} %",
+        f"{100 * threshold.precision:.1f} %",
+        f"{threshold.rows:,}",
+    ]
