@@ -116,8 +116,9 @@ def test_equal_texts_are_in_one_fold_and_classes_in_all(inputs, tmp_path):
 
 def test_what_an_audit_cannot_do_is_said_first(inputs, planted, tmp_path, capsys):
     words = words_of(planted[0], inputs, tmp_path / "out")
-    assert main(["audit", *words, "--folds", "1"]) == 2
-    assert "--folds 1: must be 2 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["audit", *words, "--folds", "1"])
+    assert "--folds: must be at least 2. Got 1" in capsys.readouterr().err
     assert main(["audit", *words, "--validation", str(inputs / "test.csv")]) == 2
     assert "leave them out" in capsys.readouterr().err
     (tmp_path / "few.csv").write_text("text,label\nword1,a\nword2,b\nword3,a\nword9,b\n")

@@ -325,8 +325,8 @@ def test_the_command_prints_words_and_near_texts(copy, inputs, capsys):
 
 def test_what_cannot_be_explained_is_said(copy, capsys):
     for words, said in (
-        ([], "takes one text"),
-        (["a text", "--errors"], "takes one text"),
+        ([], "takes either one text"),
+        (["a text", "--errors"], "takes either one text"),
         (["--errors", "--json"], "--json is for one text"),
         (["word1", "--class", "d"], "no class 'd'"),
         (["word1", "--class", "a", "--no-words"], "leave one out"),

@@ -207,7 +207,7 @@ def test_what_a_frontier_varies_is_refused(recipe, inputs, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     words = ["--data", recipe.data, "--model", recipe.model, "--output", str(tmp_path / "there")]
     assert main(["frontier", *words]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_json(recipe, capsys):

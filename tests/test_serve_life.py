@@ -216,7 +216,7 @@ def test_ctrl_c_ends_it_without_a_word(run):
     [
         ([], "nothing to serve: give a run"),
         (["nowhere"], "nowhere: no such folder"),
-        (["RUN", "RUN"], "two classifiers are called 'run'"),
+        (["RUN", "RUN"], "two classifiers are named 'run'"),
         (["RUN", "--adapter", "spam"], "'spam': expected NAME=FOLDER"),
         (["RUN", "--adapter-root", "RUN"], "for which they must have a key"),
         (["RUN", "--adapter-root", "nowhere"], "--adapter-root nowhere: no such folder"),

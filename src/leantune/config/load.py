@@ -55,20 +55,6 @@ OF_ANOTHER_MEANING = {
 }
 """Words that users know and that no key stands for."""
 
-REMOVED: dict[str, Any] = {
-    "e_learning_rate_ratio": 1.0,
-    "r_drop": 0.0,
-    "supcon_temperature": 0.2,
-    "allocation": "triplets",
-    "beta1": 0.85,
-    "beta2": 0.85,
-    "warm_start_scale": 0.3,
-}
-"""Keys of version 0.1.0 that are constants now, and what they are."""
-REPLACED = "int8_products"
-"""A key of version 0.1.0 that ``precision`` stands for now: false is ``bf16``."""
-
-
 _AS_FLAGS = {"data": "--data train.csv", "model": "--model asset:minilm"}
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """That of libyaml, where it is there, which takes a tenth of the time."""
@@ -116,23 +102,13 @@ def recipe_of_run(run: Path, recorded: Mapping[str, Any]) -> Recipe:
         CheckpointError: if it is none.
     """
     try:
-        return load_recipe(None, _of_this_version(recorded), place="recipe")
+        return load_recipe(None, recorded, place="recipe")
     except UsageError as error:
         from leantune.config.record.run import (
             RECORD,
         )  # here: its classes take a third of the start of a command
 
         raise CheckpointError(f"{run / RECORD}: damaged: {error}") from error
-
-
-def _of_this_version(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe of a run of version 0.1.0 without keys of its training that are gone: the run is over."""
-    values = {name: value for name, value in values.items() if name not in REMOVED}
-    if values.pop(REPLACED, True) is False and values.get("precision") == "auto":
-        values["precision"] = "bf16"
-    if values.get("adapter_init") == "orthonormal":
-        values["adapter_init"] = "normal"
-    return values
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, str]:
@@ -242,16 +218,11 @@ def typed_keys(values: Mapping[str, Any], place: str) -> dict[str, Any]:
     hints = typing.get_type_hints(Recipe) | typing.get_type_hints(Advanced)
     typed: dict[str, Any] = {}
     problems: list[str] = []
-    had_int8 = False
     given_as: dict[str, str] = {}
     for given, value in _flat(values, problems):
         name = ALIASES.get(given, given)
         if given in OF_ANOTHER_MEANING:
             problems.append(f"{given} is no key: {OF_ANOTHER_MEANING[given]}")
-            continue
-        if name in REMOVED or name == REPLACED:
-            problems += _removed(name, value)
-            had_int8 = had_int8 or name == REPLACED
             continue
         if name in given_as:
             problems.append(
@@ -271,9 +242,6 @@ def typed_keys(values: Mapping[str, Any], place: str) -> dict[str, Any]:
             typed[name] = convert(value, hints[name])
         except ValueError as error:
             problems.append(f"{given} must be {error}. Got {_shown(value)} instead")
-    if had_int8 and typed.get("precision") == "bf16":
-        # in version 0.1.0 a run in bf16 multiplied in int8 unless it was told not to
-        typed["precision"] = "auto"
     if problems:
         more = len(problems) - MAX_PROBLEMS
         problems[MAX_PROBLEMS:] = [f"and {more} more"] if more > 0 else []
@@ -291,21 +259,6 @@ def _flat(values: Mapping[str, Any], problems: list[str]) -> Iterator[tuple[str,
             problems.append(f"{GROUP} must be a group of keys. Got {_shown(value)} instead")
         else:
             yield name.removeprefix(f"{GROUP}."), value
-
-
-def _removed(name: str, value: Any) -> Iterator[str]:
-    """What is wrong with a key of version 0.1.0; nothing where it says what holds now."""
-    if name == REPLACED:
-        if str(value).lower() not in ("true", "yes", "on", "1"):
-            yield f"{name} is replaced: write precision=bf16 for products in bf16"
-        return
-    constant = REMOVED[name]
-    try:
-        same = convert(value, type(constant)) == constant
-    except ValueError:
-        same = False
-    if not same:
-        yield f"{name} is no key any more, it is {constant}: leave it out. Got {_shown(value)} instead"
 
 
 def _shown(value: object) -> str:

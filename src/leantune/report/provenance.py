@@ -86,7 +86,7 @@ def provenance(run: Run) -> dict[str, dict[str, Any]]:
     if "memory_bytes" in hardware:
         hardware["memory"] = gibibytes(hardware.pop("memory_bytes"))
     recipe = dict(record.recipe or {})
-    advanced = recipe.pop("advanced", None)  # a run of 0.1.0 has all keys in one
+    advanced = recipe.pop("advanced", None)
     parts = {
         "Model": to_json(record.model),
         "Hardware": hardware,

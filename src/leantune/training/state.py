@@ -99,7 +99,7 @@ def restore_weights(
         masks = {name: torch.arange(layer.rank) < ranks.get(name, 0) for name, layer in layers.items()}
         prune(classifier, masks, optimizer)
     for name, layer in classifier.adapted_layers().items():
-        layer.pinned = checkpoint.state.get("pinned", {}).get(name, 0)  # 0.1.0 had none
+        layer.pinned = checkpoint.state["pinned"].get(name, 0)
     for name, parameter in saved_parameters(classifier).items():
         saved = _tensor(checkpoint.tensors, f"model.{name}")
         if saved.shape != parameter.shape:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from leantune.assets.download import resolve_location
 from leantune.config import Recipe, load_recipe
-from leantune.config.load import ALIASES, MAX_PROBLEMS, OF_ANOTHER_MEANING, REMOVED, REPLACED, typed_keys
+from leantune.config.load import ALIASES, MAX_PROBLEMS, OF_ANOTHER_MEANING, typed_keys
 from leantune.config.recipe import GROUP, keys
 from leantune.data.text.read import LabelUse, open_examples
 from leantune.data.text.readers.json_rows import JsonTable
@@ -104,7 +104,7 @@ def _read(table: str) -> list[_Row]:
     known = [NAME, *keys(), *ALIASES]
     for column in columns:
         bare = column.removeprefix(f"{GROUP}.")
-        if bare not in (*known, GROUP, *OF_ANOTHER_MEANING, *REMOVED, REPLACED):
+        if bare not in (*known, GROUP, *OF_ANOTHER_MEANING):
             raise UsageError(
                 f"{place_name(table)}: unknown column {shown(column)}, expected 'name' and keys of a recipe"
                 f"{nearest(bare, known)}"

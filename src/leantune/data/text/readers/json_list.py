@@ -1,26 +1,22 @@
 """A JSON list of objects, alone or as the one value of an object: ``[{...}, {...}]``, ``{"data": [{...}]}``.
 
-The list is cut at the brackets of its objects, each of which is parsed alone, so that it need not fit into memory.
+ijson parses it event by event, so it need not fit into memory. Its backend in Python is the strict one: that of yajl
+replaces half characters and refuses large numbers.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from leantune.data.text.readers.content import Content
 from leantune.data.text.readers.lines import MAX_LINE_CHARS, text_blocks, text_lines
 from leantune.data.text.readers.sniff import encoding_of
-from leantune.data.text.readers.strict_json import parse_json
-from leantune.errors import DataError
-from leantune.system.messages import shown
+from leantune.data.text.readers.strict_json import MAX_DEPTH, RepeatedKeyError, UniqueKeys, parse_json
+from leantune.errors import DataError, first_line
+from leantune.system.messages import type_word
 
-_KEY = r'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*'
-_OPENING = re.compile(rf"\s*({_KEY})?\[")
-_WRAPPED_OBJECT = re.compile(rf"\s*{_KEY}\[\s*\{{")
-_MARK = re.compile(r'["\[\]{}]')
-_IN_STRING = re.compile(r'(?:[^"\\]+|\\.)*', re.DOTALL)
+_WRAPPED_OBJECT = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\[\s*\{')
 _EXPECTED = 'expected a list of objects: [{"text": ..., "label": ...}, ...]'
 
 
@@ -44,110 +40,94 @@ def list_objects(content: Content) -> Iterator[tuple[int, dict[str, object]]]:
     """Each object of the list with its 1-based number.
 
     Raises:
-        DataError: something else in the list or around it, or an object that is no JSON.
+        DataError: for invalid JSON, or for anything but objects in the list or beside it.
     """
-    for number, text in enumerate(_texts(content), start=1):
-        try:
-            value = parse_json(text)
-        except ValueError as error:
-            message = f"{error} in the text of this row, expected an object"
-            raise DataError(message, path=content.name, row=number) from None
-        assert isinstance(value, dict), "the text begins with a brace"
-        yield number, value
+    from ijson.backends import python as ijson
+    from ijson.common import IncompleteJSONError, JSONError
+
+    stream = _Stream(content)
+    number = 0
+    try:
+        for number, value in enumerate(_objects(ijson.basic_parse(stream, use_float=True)), start=1):
+            yield number, value
+            stream.begin_row()
+    except _UnexpectedError as error:
+        raise DataError(f"{error}, {_EXPECTED}", path=content.name, row=number + 1) from None
+    except IncompleteJSONError as error:
+        if "Incomplete" in str(error):
+            place = f"after row {number:,} of the list" if number else "in the first row of the list"
+            raise DataError(f"the file ends {place}: make or download it again", path=content.name) from None
+        raise _not_json(error, content, number + 1) from None
+    except RepeatedKeyError as error:
+        raise DataError(f"{error}: keep one", path=content.name, row=number + 1) from None
+    except (JSONError, ValueError) as error:
+        if "Additional data" in str(error):
+            raise DataError(
+                "something follows the list, expected the end of the file: write the list alone",
+                path=content.name,
+            ) from None
+        raise _not_json(error, content, number + 1) from None
 
 
-def _texts(content: Content) -> Iterator[str]:
-    """The text of each object, from brace to brace."""
-    cutter = _Cutter(content.name)
-    for block in text_blocks(content):
-        yield from cutter.cut(block)
-    cutter.check_end()
+def _not_json(error: Exception, content: Content, row: int) -> DataError:
+    return DataError(f"not JSON: {first_line(error)[:100]}, {_EXPECTED}", path=content.name, row=row)
 
 
-@dataclass(slots=True)
-class _Cutter:
-    """Finds the objects in the text of a list, which comes in blocks."""
+class _UnexpectedError(Exception):
+    """Something that is no object stands in the list, or beside it."""
 
-    name: str
-    text: str = ""
-    """From the end of the last row on."""
-    at: int = 0
-    """Up to where the text was looked at."""
-    after: int = 0
-    """The end of the last row in it."""
-    depth: int = 0
-    """Brackets that are open; 1: in the list, between rows."""
-    in_string: bool = False
-    is_begun: bool = False
-    is_wrapped: bool = False
-    rows: int = 0
 
-    def cut(self, block: str) -> Iterator[str]:
-        """The rows that end in the next block."""
-        self.text = self.text[self.after :] + block
-        self.at, self.after = self.at - self.after, 0
-        if len(self.text) > MAX_LINE_CHARS:
+class _Stream:
+    """The bytes of a text file in UTF-8; refuses a row that is too long."""
+
+    def __init__(self, content: Content) -> None:
+        self._blocks, self._name = text_blocks(content), content.name
+        self._row_chars = self._rows = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next block, however many bytes were asked for; empty at the end."""
+        block = next(self._blocks, "") if size else ""
+        self._row_chars += len(block)
+        if self._row_chars > MAX_LINE_CHARS:
             raise DataError(
                 f"a row of more than {MAX_LINE_CHARS:,} characters: check that this is the right file",
-                path=self.name,
-                row=self.rows + 1,
+                path=self._name,
+                row=self._rows + 1,
             )
-        if not self.is_begun:
-            self._begin()
-        while self.depth and (mark := self._next_mark()):
-            if self.depth == 1:
-                self._check_between(self.text[self.after : mark.start()], mark[0])
-                self.after = mark.start()
-            if mark[0] == '"':
-                self.in_string = True
-            else:
-                self.depth += 1 if mark[0] in "[{" else -1
-            if self.depth == 1:
-                row, self.after = self.text[self.after : self.at], self.at
-                self.rows += 1
-                yield row
-            elif self.depth == 0:
-                self.after = self.at
+        return block.encode()
 
-    def check_end(self) -> None:
-        """Raise DataError unless the list was closed and nothing follows it."""
-        rest, end = self.text[self.after :].strip(), "}" if self.is_wrapped else ""
-        if self.depth or not self.is_begun or len(rest) < len(end):
-            raise DataError(f"the file ends {self._place()}: make or download it again", path=self.name)
-        if rest != end:
-            raise DataError(
-                f"{shown(rest, 20)} follows the list, expected the end of the file: write the list alone",
-                path=self.name,
+    def begin_row(self) -> None:
+        """Count the characters of the next row."""
+        self._row_chars, self._rows = 0, self._rows + 1
+
+
+def _objects(events: Iterator[tuple[str, object]]) -> Iterator[dict[str, object]]:
+    """The objects of the list; raises `_UnexpectedError` for anything else."""
+    from ijson.common import ObjectBuilder
+
+    event, _ = next(events)
+    is_wrapped = event == "start_map" and next(events)[0] == "map_key"
+    if is_wrapped:
+        event, _ = next(events)
+    if event != "start_array":
+        raise _UnexpectedError("no list")
+    for event, value in events:
+        if event == "end_array":
+            break
+        if event != "start_map":
+            raise _UnexpectedError(
+                type_word("" if event == "string" else [] if event == "start_array" else value)
             )
-
-    def _begin(self) -> None:
-        opening = _OPENING.match(self.text)
-        if opening is None:
-            raise DataError(f"{shown(self.text, 20)} begins the file, {_EXPECTED}", path=self.name)
-        self.is_begun, self.is_wrapped, self.depth = True, opening[1] is not None, 1
-        self.at = self.after = opening.end()
-
-    def _next_mark(self) -> re.Match[str] | None:
-        """The next bracket, or quote that opens a string; None if it is in another block."""
-        if self.in_string:
-            match = _IN_STRING.match(self.text, self.at)
-            assert match is not None, "it matches nothing, too"
-            self.at = match.end()
-            if (
-                self.text[self.at : self.at + 1] != '"'
-            ):  # the end, or a backslash before it: the string goes on
-                return None
-            self.in_string, self.at = False, self.at + 1
-        mark = _MARK.search(self.text, self.at)
-        self.at = len(self.text) if mark is None else mark.end()
-        return mark
-
-    def _check_between(self, between: str, mark: str) -> None:
-        """Check what stands between two rows, or a row and a bracket of the list."""
-        expected = "" if self.rows == 0 or mark == "]" else ","
-        if between.strip() != expected or mark not in "{]":
-            found = self.text[self.after :].strip()
-            raise DataError(f"{shown(found, 20)} {self._place()}, {_EXPECTED}", path=self.name)
-
-    def _place(self) -> str:
-        return f"after row {self.rows:,} of the list" if self.rows else "in the first row of the list"
+        builder, depth = ObjectBuilder(map_type=UniqueKeys), 1
+        builder.event(event, value)
+        while depth:
+            event, value = next(events)
+            builder.event(event, value)
+            depth += event.startswith("start_") - event.startswith("end_")
+            if depth > MAX_DEPTH:
+                raise _UnexpectedError(f"brackets nested more than {MAX_DEPTH} deep")
+        yield dict(builder.value)
+    if is_wrapped and (event := next(events)[0]) != "end_map":
+        raise _UnexpectedError("another key follows the list")
+    for _ in events:  # ijson refuses more
+        pass

@@ -38,13 +38,32 @@ def _check_depth(text: str) -> None:
             raise ValueError(f"brackets nested more than {MAX_DEPTH} deep at character {match.start() + 1}")
 
 
+class RepeatedKeyError(ValueError):
+    """A key stands twice in one object."""
+
+
+class UniqueKeys(dict[str, object]):
+    """An object that refuses a key that it has."""
+
+    def __setitem__(self, key: str, value: object) -> None:
+        """Set a key once.
+
+        Raises:
+            RepeatedKeyError: for a key that stands twice.
+        """
+        if key in self:
+            raise RepeatedKeyError(f"the key {shown(key)} twice in one object")
+        super().__setitem__(key, value)
+
+
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        seen: set[str] = set()
-        double = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(double)} twice in one object")
-    return result
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    checked = UniqueKeys()
+    for key, value in pairs:
+        checked[key] = value
+    return checked
 
 
 def _refuse_constant(word: str) -> object:
