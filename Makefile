@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # what the kernels are made of: when it changes, what is installed is out of date
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: quickstart test quick test-long test-oldest sanitize check fmt schema docs bench wheel test-wheel clean
+.PHONY: quickstart test quick coverage test-long test-oldest sanitize check fmt schema docs bench wheel test-wheel clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
@@ -26,6 +26,11 @@ QUICK := adalora budget contrast data_read dense gradient_start guards int8 kern
     native_attention native_encoder native_linear native_operations older_versions packing record_schema rows selection split
 quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(QUICK:%=tests/test_%.py)
+
+# the suite, and which lines of the package it ran: a total, and coverage.xml. TESTS=tests/test_rows.py measures less
+TESTS :=
+coverage: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term --cov-report=xml $(TESTS)
 
 # the whole suite with the oldest versions that pyproject.toml allows, of which torch alone takes 3 GB
 test-oldest: $(VENV)-oldest/.installed-test
@@ -79,7 +84,7 @@ test-wheel: wheel $(VENV)/.installed-test
 	$(BIN)/python tests/wheels/try_wheels.py dist/*.whl
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest runs dist build site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest runs dist build site .coverage* coverage.xml .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f src/leantune/kernels/native/native_kernels.so
 
 $(VENV)/bin/python:

