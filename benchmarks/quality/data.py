@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.inputs import CACHE, SHARED_DATA, Rows, read_rows, write_rows
 from benchmarks.quality.methods import (
     DEFAULT,
     INT8_LINE,
@@ -25,7 +24,6 @@ from benchmarks.quality.methods import (
     TWO_THIRDS,
     UNIFORM,
 )
-from benchmarks.speed.inputs import CACHE, SHARED_DATA, Rows, write_rows
 from leantune.assets.download import ASSETS, fetch
 
 SEED = 0
@@ -199,13 +197,6 @@ def files_of(source: Source) -> tuple[Path, Path]:
         return folder / "train.csv", folder / "test.csv"
     folder = SHARED_DATA / source.rows
     return folder / "train.csv", folder / ("dev_test.csv" if source.rows == "ag_news" else "test.csv")
-
-
-def read_rows(path: Path) -> Rows:
-    """The rows of a CSV with the columns ``text`` and ``label``."""
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8", newline="") as file:
-        return [(row["text"], row["label"]) for row in csv.DictReader(file)]
 
 
 def cut(rows: Rows, train: int, validation: int, rng: random.Random) -> tuple[Rows, Rows]:

@@ -30,7 +30,7 @@ class Method:
     pipeline: str = "leantune"
     """``leantune``, ``tfidf``, or what `benchmarks.quality.peer` trains: ``lora``, ``adalora`` or ``full``."""
     module: str = CLI
-    """What is run with ``train`` and the recipe; for comparisons that no recipe key can make."""
+    """What was run with ``train`` and the recipe; another than `CLI` is in the history."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Recipe keys on top of `COMMON`; of a pipeline, settings of `benchmarks.quality.peer`."""
     learning_rates: tuple[float, ...] = GRID
@@ -49,9 +49,10 @@ class Method:
 
     @property
     def is_past(self) -> bool:
-        """Whether no recipe of today says it: its runs are shown, and no more are made."""
+        """Whether nothing of today runs it: its runs are shown, and no more are made."""
         is_removed = (REMOVED[key] != value for key, value in self.settings.items() if key in REMOVED)
-        return self.settings.get("adapter_init") == "orthonormal" or any(is_removed)
+        is_start_of_old = self.settings.get("adapter_init") == "orthonormal"
+        return self.module != CLI or is_start_of_old or any(is_removed)
 
 
 COMMON: Mapping[str, Any] = {"max_length": 128, "epochs": 3, "batch_size": 32, "keep_best": 1}

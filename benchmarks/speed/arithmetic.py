@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -95,12 +94,3 @@ def falls(objective: Sequence[float]) -> bool:
 def agreement(labels: Sequence[str], reference: Sequence[str]) -> float:
     """Share of rows with the same label."""
     return sum(a == b for a, b in zip(labels, reference, strict=True)) / len(reference)
-
-
-def slug(text: str) -> str:
-    """``text`` as a part of a file name.
-
-    >>> slug("Intel(R) Xeon(R) CPU @ 2.0GHz")
-    'intel-xeon-cpu-2-0ghz'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", " ", text.lower())).strip("-")

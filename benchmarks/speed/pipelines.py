@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import COMMAND, Outcome, Workplace, assignments
 from benchmarks.speed.arithmetic import Sample
-from benchmarks.speed.process import Outcome
 
 PEER = Path(__file__).parents[1] / "peer"
 BATCH_SIZE, EVAL_BATCH_SIZE, MAX_LENGTH = 32, 64, 256
@@ -50,6 +50,12 @@ class Pipeline:
     read: Callable[[Workload, Path, Outcome], Sample]
     before: Callable[[Workload], list[str]] | None = None
     """A command to run first, which is not measured."""
+
+    def sample(self, work: Workload, place: Workplace) -> Sample:
+        """Run it once in ``place``."""
+        if self.before is not None:
+            place.output_of(self.before(work))
+        return self.read(work, place.folder, place.run(self.command(work, place.folder)))
 
 
 def peer_training(name: str, *options: str, precision: str | None = None) -> Pipeline:
@@ -117,8 +123,7 @@ def leantune_training(name: str = LEANTUNE, *, precision: str = "auto") -> Pipel
             "learning_rate": work.learning_rate,
             "max_length": MAX_LENGTH,
         }
-        words = [f"{key}={value}" for key, value in recipe.items()]
-        return [sys.executable, "-m", "leantune", "train", *words, "--overwrite"]
+        return [*COMMAND, "train", *assignments(recipe), "--overwrite"]
 
     def read(work: Workload, folder: Path, outcome: Outcome) -> Sample:
         record = _json(work.trained / "record.json")
@@ -178,8 +183,7 @@ def leantune_prediction(
     """What ``leantune predict`` does, with a clock around it; other engines are exported before."""
 
     def export(work: Workload) -> list[str]:
-        words = [str(work.trained), "--format", engine, "--overwrite"]
-        return [sys.executable, "-m", "leantune", "export", *words]
+        return [*COMMAND, "export", str(work.trained), "--format", engine, "--overwrite"]
 
     def command(work: Workload, folder: Path) -> list[str]:
         options = {
