@@ -37,10 +37,7 @@ def main() -> int:
             once = {} if number == 0 else {"label": None}
             axis.plot(runs[0]["seconds"], accuracy, marker="o", markersize=3, **LOOKS[name] | once)
     axis.set(
-        xscale="log",
-        xlabel="seconds from the start of the process",
-        ylabel="accuracy, %",
-        ylim=(86, 91.5),
+        xscale="log", xlabel="seconds from the start of the process", ylabel="accuracy, %", ylim=(86, 91.5)
     )
     axis.set_xticks([20, 50, 100, 200, 500, 1000], ["20", "50", "100", "200", "500", "1,000"])
     axis.minorticks_off()

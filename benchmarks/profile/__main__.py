@@ -45,10 +45,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2, help="processes of each kind, alternating")
     parser.add_argument("--only", default="MiniLM", help="models to run, by a part of their names")
     options = parser.parse_args()
-    result: dict[str, Any] = {
-        **BENCHMARK.origin(),
-        **{"rounds": options.rounds, "models": {}, "weights": {}},
-    }
+    result: dict[str, Any] = {**BENCHMARK.origin(), **{"rounds": options.rounds, "models": {}, "weights": {}}}
     with setting(options.only) as found:
         rates = matrix_rates(found.place)
         rows = found.many_rows(rows_needed(options.steps) + BATCH_SIZE)

@@ -85,11 +85,7 @@ _WARM: Mapping[str, Any] = {"warm_start": True, "warm_start_scale": 0.3}
 _WHOLE: Mapping[str, Any] = {"warm_start": True, "warm_start_scale": 1}
 _FROM_LORA: Mapping[str, Any] = {**_BASE, "adapter_init": "lora", "orth_reg_weight": 0}
 """LoRA with a trained gain for every triplet, and ranks that move."""
-_FROM_ORTHONORMAL: Mapping[str, Any] = {
-    **_BASE,
-    "adapter_init": "orthonormal",
-    "e_learning_rate_ratio": 10,
-}
+_FROM_ORTHONORMAL: Mapping[str, Any] = {**_BASE, "adapter_init": "orthonormal", "e_learning_rate_ratio": 10}
 _ALL_LINEAR: Mapping[str, Any] = {"targets": "all-linear", "allocation": "parameters"}
 
 _LORA: Mapping[str, Any] = {**_BASE, "method": "lora", "adapter_init": "lora"}
@@ -225,11 +221,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
     Method(name="LoRA, whole warm start", settings={**_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
-    Method(
-        name="the encoder's own dropout",
-        settings={**ADALORA, **_OWN_DROPOUT},
-        learning_rates=SHORT_GRID,
-    ),
+    Method(name="the encoder's own dropout", settings={**ADALORA, **_OWN_DROPOUT}, learning_rates=SHORT_GRID),
     Method(
         name="highest accuracy selects the checkpoint",
         settings={**ADALORA, **_OWN_DROPOUT, **_BEST},
@@ -295,16 +287,9 @@ METHODS: tuple[Method, ...] = (
         learning_rates=SHORT_GRID,
         data=("agnews",),
     ),
+    Method(name=INT8_LINE, settings={**ADALORA, **_INT8}, tuned_as=_PLAIN),
     Method(
-        name=INT8_LINE,
-        settings={**ADALORA, **_INT8},
-        tuned_as=_PLAIN,
-    ),
-    Method(
-        name="fp32",
-        settings={**ADALORA, "precision": "fp32"},
-        learning_rates=SHORT_GRID,
-        data=("agnews",),
+        name="fp32", settings={**ADALORA, "precision": "fp32"}, learning_rates=SHORT_GRID, data=("agnews",)
     ),
 )
 
