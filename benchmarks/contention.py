@@ -35,7 +35,7 @@ PIPELINES: Mapping[str, tuple[Pipeline, ...]] = {
 }
 """By task; prediction takes what training with leantune made."""
 LEAST = {1: 0.5, 2: 1 / 3}
-"""Of the rate on a quiet machine, by the number of busy processes: what leantune is to keep."""
+"""What leantune is to keep of its rate on a quiet machine, by the number of busy processes."""
 
 Rates = dict[str, dict[str, dict[str, list[float]]]]
 """Texts a second: by task, pipeline and number of busy processes."""

@@ -98,7 +98,7 @@ def by_setfit(folder: Path, files: dict[str, Path], seed: int) -> dict[str, floa
     }
     (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
     paths = [str(folder / each) for each in ("settings.json", "out.json")]
-    output_of([sys.executable, "-m", "benchmarks.quality.others", *paths])
+    output_of([sys.executable, "-m", "benchmarks.quality.peer", *paths])
     found = json.loads((folder / "out.json").read_text("utf-8"))
     return {"accuracy": found["metrics"]["test"]["accuracy"], "seconds": found["train_s"]}
 

@@ -121,9 +121,8 @@ def measure_growth(work: Workload, rows: Rows, most_rows: int, place: Workplace)
 
 def tokenize_with(pipeline: str) -> Callable[[Workload, Path], list[str]]:
     def command(work: Workload, folder: Path) -> list[str]:
-        files = ["--model", work.model, "--input", work.rows, "--output", folder / "result.json"]
-        script = [sys.executable, "-m", "benchmarks.speed.tokenise", "--pipeline", pipeline]
-        return [*script, *map(str, files)]
+        files = map(str, (work.model, work.rows, folder / "result.json"))
+        return [sys.executable, "-m", "benchmarks.speed.tokenise", pipeline, *files]
 
     return command
 

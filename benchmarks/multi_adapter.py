@@ -27,24 +27,18 @@ from leantune.packing.batch import PackedBatch, pack
 from leantune.system import hardware
 
 BENCHMARK = Benchmark("multi_adapter", __doc__)
+
+
+def sizes(width: int, layers: int) -> dict[str, int]:
+    """What BERT and RoBERTa have in common in their ``config.json``."""
+    common = {"num_attention_heads": 12, "intermediate_size": 4 * width}
+    return {"hidden_size": width, "num_hidden_layers": layers, **common}
+
+
+ROBERTA = {"max_position_embeddings": 514, "vocab_size": 50265, "type_vocab_size": 1}
 SHAPES = {
-    "minilm": {
-        "model_type": "bert",
-        "hidden_size": 384,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 1536,
-    },
-    "roberta-base": {
-        "model_type": "roberta",
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 514,
-        "vocab_size": 50265,
-        "type_vocab_size": 1,
-    },
+    "minilm": {"model_type": "bert", **sizes(384, 6)},
+    "roberta-base": {"model_type": "roberta", **sizes(768, 12), **ROBERTA},
 }
 LIMIT = 100_000
 """Numbers of an adapter, without its head."""

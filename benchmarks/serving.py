@@ -287,12 +287,10 @@ def _cells(level: Level, key: str) -> list[str]:
 
 def draw(result: Mapping[str, Any], image: Path) -> None:
     """What was answered, and how long it took, over what was asked for."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (answered, latency) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    answered, latency = figure.subplots(1, 2)
     widths = {"p50": (2, "-"), "p95": (1.2, "--"), "p99": (1.2, ":")}
     for name, color in ((OURS, "#1f6f54"), (PEER, "#c2571a")):
         levels = sorted(
@@ -321,7 +319,6 @@ def draw(result: Mapping[str, Any], image: Path) -> None:
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(image, dpi=140)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -15,37 +15,25 @@ from statistics import median
 from typing import Any
 
 from benchmarks.harness import RESULTS, ROOT, percent, table
-from benchmarks.quality.methods import (
-    DEFAULT,
-    EVERYWHERE,
-    INT8_LINE,
-    LORA_LINE,
-    PEER_WITHOUT_DROPOUT,
-    PEERS,
-    PLAIN,
-    PROBE,
-    SETFIT,
-    TWO_THIRDS,
-    UNIFORM,
-    WORDS,
-)
+from benchmarks.quality import methods
+from benchmarks.time_to_quality import first_at
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 METHOD_NAMES = {
-    WORDS: "TF-IDF and a linear SVM",
-    SETFIT: "SetFit, one pair of each kind a row, all weights",
-    PROBE: "linear probe",
-    PEERS[0]: "PEFT LoRA with `Trainer`",
-    PEERS[1]: "PEFT AdaLoRA with `Trainer` and `AdaLoraCallback`",
-    PEER_WITHOUT_DROPOUT: "the same, encoder without dropout",
+    methods.WORDS: "TF-IDF and a linear SVM",
+    methods.SETFIT: "SetFit, one pair of each kind a row, all weights",
+    methods.PROBE: "linear probe",
+    methods.PEERS[0]: "PEFT LoRA with `Trainer`",
+    methods.PEERS[1]: "PEFT AdaLoRA with `Trainer` and `AdaLoraCallback`",
+    methods.PEER_WITHOUT_DROPOUT: "the same, encoder without dropout",
     "leantune AdaLoRA as published": "leantune, published settings",
-    EVERYWHERE: "**leantune, LoRA in all linear layers (default)**",
-    DEFAULT: "leantune, AdaLoRA on query and value",
-    UNIFORM: "the same, uniform rank of its final size",
-    LORA_LINE: "the same, `method=lora` (the whole limit)",
-    TWO_THIRDS: "leantune AdaLoRA, `target_rank=7` (two thirds)",
+    methods.EVERYWHERE: "**leantune, LoRA in all linear layers (default)**",
+    methods.DEFAULT: "leantune, AdaLoRA on query and value",
+    methods.UNIFORM: "the same, uniform rank of its final size",
+    methods.LORA_LINE: "the same, `method=lora` (the whole limit)",
+    methods.TWO_THIRDS: "leantune AdaLoRA, `target_rank=7` (two thirds)",
     "full fine-tuning (out of budget)": "all weights with `Trainer`",
 }
 """A line of the study to its line in the docs, in their order."""
@@ -56,13 +44,16 @@ PIPELINES = {
     "leantune, int8": " with `--precision int8`",
 }
 """Lines of leantune in the speed benchmark to what the docs call them."""
+_BEST = "against the best PEFT pipeline of each"
 COMPARED = {
-    f"{DEFAULT} against the best PEFT pipeline of each": "AdaLoRA against the better PEFT pipeline of each set",
-    f"{LORA_LINE} against the best PEFT pipeline of each": "`method=lora` against the better PEFT pipeline of each set",
-    f"{DEFAULT} against {PEER_WITHOUT_DROPOUT}": "AdaLoRA against PEFT AdaLoRA, encoder without dropout",
-    f"{DEFAULT} against {LORA_LINE}": "AdaLoRA against `method=lora`, the whole limit",
-    f"{DEFAULT} against {UNIFORM}": "AdaLoRA against uniform rank of its final size",
-    f"{DEFAULT} against {TWO_THIRDS}, seed by seed": "AdaLoRA against `target_rank=7`, seed by seed",
+    f"{methods.DEFAULT} {_BEST}": "AdaLoRA against the better PEFT pipeline of each set",
+    f"{methods.LORA_LINE} {_BEST}": "`method=lora` against the better PEFT pipeline of each set",
+    f"{methods.DEFAULT} against {methods.PEER_WITHOUT_DROPOUT}": (
+        "AdaLoRA against PEFT AdaLoRA, encoder without dropout"
+    ),
+    f"{methods.DEFAULT} against {methods.LORA_LINE}": "AdaLoRA against `method=lora`, the whole limit",
+    f"{methods.DEFAULT} against {methods.UNIFORM}": "AdaLoRA against uniform rank of its final size",
+    f"{methods.DEFAULT} against {methods.TWO_THIRDS}, seed by seed": "AdaLoRA against `target_rank=7`, seed by seed",
 }
 """A difference of the study to its line in the docs."""
 MACHINES = {"intel-xeon-processor": "Xeon with AMX", "amd-epyc": "EPYC, Zen 4"}
@@ -102,12 +93,13 @@ def results() -> str:
     rows = _rows_of(_study(), "method")
     curves = _result("time_to_quality", "intel-xeon-processor")["curves"]
     measured = {
-        PEERS[1]: curves["PEFT adalora@1e-2"][0],
-        DEFAULT: curves["leantune, AdaLoRA on query and value"][0],
-        EVERYWHERE: curves["leantune"][0],
+        methods.PEERS[1]: curves["PEFT adalora@1e-2"][0],
+        methods.DEFAULT: curves["leantune, AdaLoRA on query and value"][0],
+        methods.EVERYWHERE: curves["leantune"][0],
     }
     lines = []
-    for name in (each for each in (WORDS, PROBE, SETFIT, *PEERS, DEFAULT, EVERYWHERE) if each in rows):
+    others = (methods.WORDS, methods.PROBE, methods.SETFIT, *methods.PEERS)
+    for name in (each for each in (*others, methods.DEFAULT, methods.EVERYWHERE) if each in rows):
         mean_accuracy, parameters = _cells(rows[name], 6)[4:6]
         rate = measured.get(name)
         speed_of = (_rate(rate["texts_per_s"]), f"{rate['peak_rss_bytes'] / 1e9:.2f}") if rate else ("", "")
@@ -131,7 +123,7 @@ def larger_sets() -> str:
         "agnews-mpnet": "AG News, 1,000 rows, all-mpnet-base-v2",
         "r52-mpnet": "Reuters R52, 1,000 rows, all-mpnet-base-v2",
     }
-    shown = (PROBE, *PEERS, TWO_THIRDS)
+    shown = (methods.PROBE, *methods.PEERS, methods.TWO_THIRDS)
     lines = []
     for name, title in about.items():
         rows = _rows_of(_study().split(f"\n## {name}\n")[1].split("\n## ")[0], "method")
@@ -142,7 +134,7 @@ def larger_sets() -> str:
 def int8_accuracy() -> str:
     """The same recipe with frozen products in int8 and in bf16."""
     rows = _rows_of(_study(), "method")
-    lines = [["int8", *_cells(rows[INT8_LINE], 5)], ["bf16", *_cells(rows[PLAIN], 5)]]
+    lines = [["int8", *_cells(rows[methods.INT8_LINE], 5)], ["bf16", *_cells(rows[methods.PLAIN], 5)]]
     return table(["frozen products in", *SET_NAMES.values(), "mean"], lines)
 
 
@@ -220,7 +212,7 @@ def time_to_quality() -> str:
             if not name.startswith("PEFT"):
                 continue
             target = curve["accuracy"][-1]
-            theirs, mine = _first_at(curve, target), _first_at(ours, target)
+            theirs, mine = first_at(curve, target), first_at(ours, target)
             times = [f"{theirs:,.0f} s", "never", ""]
             if mine is not None:
                 times[1:] = [f"{mine:.0f} s", f"{theirs / mine:.1f}x"]
@@ -351,11 +343,6 @@ def _cells(row: Sequence[str], count: int) -> list[str]:
 
 def _rate(per_s: float) -> str:
     return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.1f}"
-
-
-def _first_at(curve: Mapping[str, Sequence[float]], accuracy: float) -> float | None:
-    reached = (s for s, a in zip(curve["seconds"], curve["accuracy"], strict=True) if a >= accuracy)
-    return next(reached, None)
 
 
 def _peer_name(name: str) -> str:

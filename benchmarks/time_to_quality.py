@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -41,21 +40,9 @@ OURS = {"leantune": (), "leantune, AdaLoRA on query and value": ("method=adalora
 BATCH = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Accuracy on the test rows over the seconds since the process began, of one run."""
-
-    seed: int
-    seconds: list[float]
-    accuracy: list[float]
-    texts_per_s: float
-    """While it trains: between the first and the last measurement, without them."""
-    peak_rss_bytes: int
-
-    def seconds_until(self, accuracy: float) -> float | None:
-        """When it is first at least ``accuracy``; None: never."""
-        reached = [s for s, a in zip(self.seconds, self.accuracy, strict=True) if a >= accuracy]
-        return reached[0] if reached else None
+Curve = dict[str, Any]
+"""A run: its ``seed``; the ``accuracy`` on the test rows after so many ``seconds`` since the process began;
+``texts_per_s`` while it trains, between the first and the last measurement and without them; ``peak_rss_bytes``."""
 
 
 def peer_curve(peer: str, seed: int, options: argparse.Namespace, folder: Path) -> Curve:
@@ -88,7 +75,10 @@ def peer_curve(peer: str, seed: int, options: argparse.Namespace, folder: Path) 
     accuracy = [evaluation["accuracy"] for evaluation in evaluations]
     steps = evaluations[-1]["step"] - evaluations[0]["step"]
     rate = BATCH * steps / (evaluations[-1]["train_s"] - evaluations[0]["train_s"])
-    return Curve(seed, seconds, accuracy, rate, result["peak_rss_bytes"])
+    return {
+        **{"seed": seed, "seconds": seconds, "accuracy": accuracy, "texts_per_s": rate},
+        "peak_rss_bytes": result["peak_rss_bytes"],
+    }
 
 
 def leantune_curve(keys: tuple[str, ...], seed: int, options: argparse.Namespace, folder: Path) -> Curve:
@@ -116,13 +106,13 @@ def leantune_curve(keys: tuple[str, ...], seed: int, options: argparse.Namespace
     timings = json.loads((run / "record.json").read_text("utf-8"))["timings"]
     begun = first_step - timings.get("baseline_s", 0)  # without warm_start there is none
     steps = evaluations[-1]["step"] - evaluations[0]["step"]
-    return Curve(
-        seed,
-        [begun + each["train_s"] for each in evaluations],
-        [each["validation"]["accuracy"] for each in evaluations],
-        BATCH * steps / (evaluations[-1]["train_s"] - evaluations[0]["train_s"]),
-        usage.ru_maxrss * 1024,
-    )
+    return {
+        "seed": seed,
+        "seconds": [begun + each["train_s"] for each in evaluations],
+        "accuracy": [each["validation"]["accuracy"] for each in evaluations],
+        "texts_per_s": BATCH * steps / (evaluations[-1]["train_s"] - evaluations[0]["train_s"]),
+        "peak_rss_bytes": usage.ru_maxrss * 1024,
+    }
 
 
 def _uncached(folder: Path) -> dict[str, str]:
@@ -162,25 +152,25 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             for name, run in systems.items():
                 if all(curve["seed"] != seed for curve in curves.get(name, [])):
-                    curves.setdefault(name, []).append(asdict(run(seed, options, Path(scratch))))
+                    curves.setdefault(name, []).append(run(seed, options, Path(scratch)))
                     BENCHMARK.publish(options.results, result, markdown_of(result))
 
 
 def markdown_of(result: Result) -> str:
     """The table of what is there."""
-    curves = {name: [Curve(**run) for run in runs] for name, runs in result["curves"].items()}
-    lines = []
+    curves, lines = result["curves"], []
     for name, runs in curves.items():
-        first = runs[0]
+        first, target = runs[0], runs[0]["accuracy"][-1]
+        reached = (first_at(run, target) for run in (first, curves["leantune"][0]))
         lines.append(
             [
                 name,
                 str(len(runs)),
-                percent(mean(run.accuracy[-1] for run in runs), 2),
-                f"{first.seconds[-1]:.0f} s",
-                f"{first.texts_per_s:.1f}",
-                f"{first.peak_rss_bytes / 1e9:.2f} GB",
-                *("" if name in OURS else _first_there(run, first) for run in (first, curves["leantune"][0])),
+                percent(mean(run["accuracy"][-1] for run in runs), 2),
+                f"{first['seconds'][-1]:.0f} s",
+                f"{first['texts_per_s']:.1f}",
+                f"{first['peak_rss_bytes'] / 1e9:.2f} GB",
+                *("" if name in OURS else "never" if s is None else f"{s:.0f} s" for s in reached),
             ]
         )
     costs = ["whole run", "texts/s", "peak memory", "first there", "leantune there"]
@@ -192,10 +182,10 @@ def markdown_of(result: Result) -> str:
     )
 
 
-def _first_there(run: Curve, target: Curve) -> str:
-    """The seconds at which ``run`` is as good as ``target`` at its end."""
-    found = run.seconds_until(target.accuracy[-1])
-    return "never" if found is None else f"{found:.0f} s"
+def first_at(curve: Curve, accuracy: float) -> float | None:
+    """The seconds at which a run is as good as that; None: never."""
+    reached = (s for s, a in zip(curve["seconds"], curve["accuracy"], strict=True) if a >= accuracy)
+    return next(reached, None)
 
 
 if __name__ == "__main__":

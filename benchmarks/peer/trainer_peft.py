@@ -45,7 +45,7 @@ RANK_WARMUP, RANK_FINAL, ALLOCATE_EVERY = 0.1, 0.4, 0.01
 QUERY_AND_VALUE = {"mpnet": ["q", "v"]}
 """What other architectures call these layers."""
 ALL_LINEAR = r".*encoder\.layer\..*(query|key|value|dense)"
-"""Those of the encoder of BERT's kind; PEFT's own ``all-linear`` has the pooler, too, which is trained whole."""
+"""Linear layers of an encoder of BERT's kind; PEFT's own ``all-linear`` has the pooler, too, which is trained whole."""
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ def chosen(parts: Sequence[str]) -> list[Method]:
 
 
 def environment_of_runs() -> dict[str, str]:
-    """Of the processes that train: they find this package and ask no hub."""
+    """For the processes that train: they find this package and ask no hub."""
     return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
 
 

@@ -30,7 +30,7 @@ PUBLISHED_RANKS = {"init_rank": 11, "target_rank": 8}
 PEER_RANKS = {"adalora": PUBLISHED_RANKS, "lora": {"init_rank": 11, "target_rank": 11}}
 """LoRA has no E and no pruning: rank 11 is what the same limit pays for."""
 WITHOUT_TRAINER = ("tfidf", "setfit")
-"""Pipelines that transformers' ``Trainer`` has no part in."""
+"""Pipelines of `benchmarks.quality.others`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Job:
 
     @property
     def unnamed_ranks(self) -> dict[str, int]:
-        """Of AdaLoRA whose settings name none: most results are of a package that kept two thirds."""
+        """The ranks of AdaLoRA whose settings name none: most results are of a package that kept two thirds."""
         own = self.method.settings
         if self.method.is_peer or own["method"] != "adalora" or "target_rank" in own:
             return {}
@@ -138,8 +138,7 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     if job.method.is_peer:
         settings = {**job.settings, "model": resolve_location(job.encoder.model), "files": files}
         (scratch / "settings.json").write_text(json.dumps(settings), "utf-8")
-        module = f"benchmarks.quality.{'others' if job.method.pipeline in WITHOUT_TRAINER else 'peer'}"
-        words = [str(scratch / "settings.json"), str(scratch / "out.json")]
+        module, words = "benchmarks.quality.peer", [str(scratch / "settings.json"), str(scratch / "out.json")]
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
         recipe = {

@@ -11,11 +11,11 @@ from leantune.config.load import REMOVED
 GRID = (1e-3, 3e-3, 1e-2)
 """Learning rates of what starts with A at random."""
 SHORT_GRID = (1e-3, 3e-3)
-"""Of what starts along the gradient, which learns faster, and of variants."""
+"""For what starts along the gradient, which learns faster, and for variants."""
 FAST_RATE = (3e-3,)
 """The default's best one on three of four sets; for variants."""
 SLOW_START_GRID = (3e-3, 1e-2)
-"""Of AdaLoRA from the published start: it learns slower, at 1e-3 far too slowly."""
+"""For AdaLoRA from the published start: it learns slower, at 1e-3 far too slowly."""
 PEFT_ADALORA_GRID = (*SLOW_START_GRID, 3e-2)
 """One more, since of the others the highest is the best on every set."""
 
@@ -56,7 +56,7 @@ class Method:
 
 
 COMMON: Mapping[str, Any] = {"max_length": 128, "epochs": 3, "batch_size": 32, "keep_best": 1}
-"""Of every run of leantune; the pipelines have the same length, epochs and batch."""
+"""Keys of every run of leantune; the pipelines have the same length, epochs and batch."""
 
 UNNAMED: Mapping[str, Any] = {"int8_products": False, "supcon_weight": 0}
 """Keys that are newer than most results, where settings do not name them."""
@@ -122,7 +122,7 @@ AS_PUBLISHED: Mapping[str, Any] = {
     "weight_decay": 0.01,
     "orth_reg_weight": 0.5,
 }
-"""Of the reference run; a schedule that prunes, and no refit, as everywhere here."""
+"""The settings of the reference run; a schedule that prunes, and no refit, as everywhere here."""
 
 DEFAULT = "leantune AdaLoRA"
 """On query and value, as its users ran it: the default until 2026-11-30."""
@@ -219,23 +219,22 @@ METHODS: tuple[Method, ...] = (
         learning_rates=SHORT_GRID,
         data=("20news",),
     ),
-    Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
-    Method(name="LoRA, whole warm start", settings={**_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
-    Method(name="the encoder's own dropout", settings={**ADALORA, **_OWN_DROPOUT}, learning_rates=SHORT_GRID),
-    Method(
-        name="highest accuracy selects the checkpoint",
-        settings={**ADALORA, **_OWN_DROPOUT, **_BEST},
-        learning_rates=SHORT_GRID,
-    ),
-    Method(
-        name="head as fast as adapters",
-        settings={**ADALORA, **_OWN_DROPOUT, **_BEST, **_SLOW_HEAD},
-        learning_rates=SHORT_GRID,
-    ),
-    Method(
-        name="head as fast as adapters, uniform rank at the final count",
-        settings={**LORA, **_OWN_DROPOUT, **_BEST, **_SLOW_HEAD, **_EVEN},
-        learning_rates=SHORT_GRID,
+    *(
+        Method(name=name, settings=settings, learning_rates=SHORT_GRID)
+        for name, settings in {
+            "whole warm start": {**_FROM_LORA, **_WHOLE},
+            "LoRA, whole warm start": {**_LORA, **_WHOLE},
+            "the encoder's own dropout": {**ADALORA, **_OWN_DROPOUT},
+            "highest accuracy selects the checkpoint": {**ADALORA, **_OWN_DROPOUT, **_BEST},
+            "head as fast as adapters": {**ADALORA, **_OWN_DROPOUT, **_BEST, **_SLOW_HEAD},
+            "head as fast as adapters, uniform rank at the final count": {
+                **LORA,
+                **_OWN_DROPOUT,
+                **_BEST,
+                **_SLOW_HEAD,
+                **_EVEN,
+            },
+        }.items()
     ),
     Method(name="A at random", settings={**_FROM_LORA, **_WARM}),
     Method(

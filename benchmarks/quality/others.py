@@ -1,4 +1,4 @@
-"""One run of a pipeline without ``Trainer``: ``python -m benchmarks.quality.others SETTINGS.json OUTPUT.json``.
+"""Pipelines without transformers' ``Trainer``.
 
 ``tfidf`` is a linear SVM (scikit-learn's ``LinearSVC``) on words and pairs of words, weighted by TF-IDF, which every
 text classifier has to beat. Its C is chosen by the log loss of a softmax of its margins.
@@ -10,22 +10,18 @@ meant for a few rows of each class and take hours for thousands of rows, so the 
 
 from __future__ import annotations
 
-import json
 import resource
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.special import softmax
 
 from benchmarks.harness import timed
 from benchmarks.inputs import read_rows
 from benchmarks.quality.measures import measures_of
-from leantune.system.hardware import describe_hardware, describe_versions
 
 Classifier = tuple[Callable[[Sequence[str]], np.ndarray], Sequence[str], int]
 """Its probabilities of texts, the names of its classes in the same order, and how many numbers were trained."""
@@ -78,16 +74,15 @@ PIPELINES = {"tfidf": tfidf, "setfit": setfit}
 """By the ``adapter`` of the settings."""
 
 
-def main() -> None:
-    settings_path, output = sys.argv[1:]
-    settings = json.loads(Path(settings_path).read_text("utf-8"))
+def measured(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """One run: a classifier of the training rows, measured on all other files of the settings."""
     parts = {
         part: tuple(zip(*read_rows(Path(path)), strict=True)) for part, path in settings["files"].items()
     }
     train, build = parts.pop("train"), PIPELINES[settings["adapter"]]
     (probabilities, classes, numbers), seconds = timed(lambda: build(*train, settings))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    result = {
+    return {
         "metrics": {
             part: measures_of(labels, probabilities(texts), classes)
             for part, (texts, labels) in parts.items()
@@ -97,11 +92,4 @@ def main() -> None:
         "train_s": seconds,
         "total_s": seconds,
         "peak_rss_bytes": peak,
-        "versions": describe_versions(),
-        "hardware": describe_hardware(torch.device("cpu")),
     }
-    Path(output).write_text(json.dumps(result) + "\n", "utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -44,7 +44,7 @@ class Estimate:
 
     mean: float
     half_width: float | None
-    """Of its 95 % interval (Student's t); None for a single seed."""
+    """Half of its 95 % interval (Student's t); None for a single seed."""
     num_seeds: int
 
     @classmethod
@@ -299,14 +299,10 @@ def _budget_table(curves: Curves) -> str:
 
 def draw(curves: Curves, path: Path) -> None:
     """Accuracy against the limit on parameters, a panel a data set."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        1, len(curves), figsize=(4 * len(curves), 3.6), squeeze=False, sharex=True, layout="constrained"
-    )
+    figure = Figure(figsize=(4 * len(curves), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(curves), squeeze=False, sharex=True)
     for axis, (data_name, methods) in zip(axes[0], curves.items(), strict=True):
         for method_name, points in methods.items():
             axis.errorbar(
@@ -323,4 +319,3 @@ def draw(curves: Curves, path: Path) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
     figure.savefig(path, dpi=140)
-    plt.close(figure)

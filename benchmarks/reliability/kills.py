@@ -44,7 +44,7 @@ class Log:
 
     @property
     def ends(self) -> list[dict[str, Any]]:
-        """Of each finished chain: number, processes, what differs."""
+        """Number, processes and differences of each finished chain."""
         return [entry["end"] for entry in self.entries if "end" in entry]
 
 

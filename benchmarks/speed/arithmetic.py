@@ -17,7 +17,7 @@ class Sample:
     tokens: int
     """Real tokens, without padding."""
     peak_rss_bytes: int
-    """Of the whole process, from start to end."""
+    """Peak of the whole process, from start to end."""
     objective: tuple[float, ...] = ()
     """Training: the loss that is minimised (task and orthogonality penalty), step by step."""
     labels: tuple[str, ...] = ()
@@ -51,12 +51,12 @@ class LayerWeights:
     total: int
     """Four of attention (D x D) and two of the feed-forward part (D x F) in each block."""
     behind_last_attention: int
-    """Of these, one of attention and two of the feed-forward part in the last block: leantune computes them
+    """One of attention and two of the feed-forward part in the last block: leantune computes these
     for the first token of a text alone."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> LayerWeights:
-        """Those of a model with this ``config.json``."""
+        """The weights of a model with this ``config.json``."""
         width, inner = config["hidden_size"], config["intermediate_size"]
         per_block = 4 * width * width + 2 * width * inner
         return cls(

@@ -11,7 +11,7 @@ from benchmarks.speed.arithmetic import Sample, agreement, falls
 from benchmarks.speed.pipelines import LEANTUNE, USUAL, Pipeline, Workload
 
 LEAST_AGREEMENT = 0.9
-"""Of labels with those of the plain fp32 loop; a barely trained classifier has many near ties."""
+"""Share of the labels of the plain fp32 loop; a barely trained classifier has many near ties."""
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ def matrix_rates(place: Workplace) -> Rates:
 
 
 def the_higher(first: Rates, second: Rates) -> Rates:
-    """Of two measurements: a limit must not be what a busy moment allowed."""
+    """The better of two measurements: a limit must not be what a busy moment allowed."""
     return {name: max(rate, second[name]) for name, rate in first.items()}
 
 
