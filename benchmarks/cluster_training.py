@@ -15,7 +15,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -33,18 +32,10 @@ STEPS = 96
 """How many the runs of `SETTINGS` take, and so the last moment of a kill: after it the artefacts are written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """One SIGKILL of a worker."""
-
-    run: int
-    rank: int
-    step: int
-    """The last step that history.jsonl had."""
-    is_in_save: bool
-    """Whether a half-written checkpoint or artefact was left behind."""
-    recovery_s: float
-    """Until the run had written again."""
+Kill = dict[str, Any]
+"""One SIGKILL: the ``run`` and the ``rank`` of its worker that it hit, the last ``step`` that history.jsonl had, whether it
+``is_in_save``, as a half-written checkpoint or artefact was left behind, and ``recovery_s`` until the run had written again.
+"""
 
 
 def main() -> None:
@@ -75,7 +66,7 @@ def measure(nodes: Nodes, work: Path, num_kills: int, expected: dict[str, str]) 
         "cluster_s": seconds(lambda: start(nodes, Chain(-3, 2, work / "inputs", work / "alone-cluster"))),
     }
     return {
-        "kills": [asdict(kill) for kill in kills],
+        "kills": kills,
         "different": different,
         "undisturbed": undisturbed,
         "load": round(os.getloadavg()[2], 1),
@@ -122,9 +113,10 @@ def killed_run(nodes: Nodes, chain: Chain, num_kills: int) -> list[Kill]:
             break
         os.kill(both[rank], signal.SIGKILL)
         killed_ns = time.time_ns()
-        last, is_in_save = chain.last_step(), bool(chain.half_written())
+        kill = {"run": chain.number, "rank": rank, "step": chain.last_step()}
+        kill["is_in_save"] = bool(chain.half_written())
         wait_for(process, lambda since=killed_ns: written_since(chain, since + 10**9))
-        kills.append(Kill(chain.number, rank, last, is_in_save, round((time.time_ns() - killed_ns) / 1e9, 2)))
+        kills.append({**kill, "recovery_s": round((time.time_ns() - killed_ns) / 1e9, 2)})
         print(kills[-1], flush=True)
     process.wait()
     chain.check(process)
@@ -173,7 +165,7 @@ def markdown_of(result: Result) -> str:
     recovery = sorted(kill["recovery_s"] for kill in kills)
     alone = result["undisturbed"]
 
-    def row(title: str, kills: list[dict[str, Any]]) -> list[str]:
+    def row(title: str, kills: list[Kill]) -> list[str]:
         thirds = [sum(kill["step"] * 3 // (STEPS + 1) == third for kill in kills) for third in range(3)]
         in_save = sum(kill["is_in_save"] for kill in kills)
         return [title, *map(str, (len(kills), *thirds, in_save))]

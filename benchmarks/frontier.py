@@ -30,7 +30,7 @@ from leantune.assets.download import fetch
 from leantune.config import load_recipe
 from leantune.config.load import parse_overrides
 from leantune.config.run_record import read_finished_record
-from leantune.training.frontier import Frontier, Point, frontier
+from leantune.training.frontier import Point, frontier
 from leantune.training.run import run_training
 
 BENCHMARK = Benchmark("frontier", __doc__)
@@ -71,33 +71,23 @@ def measured(name: str, budgets: int, keys: dict[str, str]) -> dict[str, Any]:
             accuracy = record.metrics.validation.accuracy
             alone[point.name] = {"accuracy": accuracy, "seconds": seconds}
             console.print(f"{line_of(point)}; by itself {100 * accuracy:.2f} %")
-    return as_json(found, alone)
+    return {
+        "points": [
+            {
+                **{key: getattr(point, key) for key in ("name", "parameters", "accuracy", "seconds")},
+                "interval": asdict(point.interval),
+                "alone": alone.get(point.name),
+            }
+            for point in found.points
+        ],
+        **{"smallest": found.smallest.name, "best": found.best.name},
+        **{"seconds": found.seconds, "seconds_of_a_run": found.seconds_of_a_run},
+    }
 
 
 def line_of(point: Point) -> str:
     low, high = 100 * point.interval.low, 100 * point.interval.high
     return f"{point.name}: {point.parameters:,}, {100 * point.accuracy:.2f} % ({low:.1f} to {high:.1f})"
-
-
-def as_json(found: Frontier, alone: dict[str, Any]) -> dict[str, Any]:
-    points = [
-        {
-            "name": point.name,
-            "parameters": point.parameters,
-            "accuracy": point.accuracy,
-            "interval": asdict(point.interval),
-            "seconds": point.seconds,
-            "alone": alone.get(point.name),
-        }
-        for point in found.points
-    ]
-    return {
-        "points": points,
-        "smallest": found.smallest.name,
-        "best": found.best.name,
-        "seconds": found.seconds,
-        "seconds_of_a_run": found.seconds_of_a_run,
-    }
 
 
 def markdown_of(result: Result) -> str:

@@ -46,23 +46,21 @@ class Model:
 
 def available_models(place: Workplace) -> tuple[list[Model], list[str]]:
     """The models that can be had here, and a sentence for each that cannot."""
-    models, missing = [_model("MiniLM-L6", _asset("minilm", place), 1e-3, is_pretrained=True)], []
+    minilm, roberta = _asset("minilm", place), CACHE / "random-roberta-base"
+    models = [Model("MiniLM-L6", minilm, _weights_of(minilm), 1e-3, is_pretrained=True)]
     tokenizer = SHARED_DATA / "roberta_tokenizer"
-    roberta = CACHE / "random-roberta-base"
     if not roberta.is_dir() and tokenizer.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
         script = ROOT / "benchmarks" / "speed" / "random_roberta.py"
         place.output_of([sys.executable, str(script), str(tokenizer), str(roberta)])
-    if roberta.is_dir():
-        models.append(_model("RoBERTa-base shape", roberta, 2e-4, is_pretrained=False))
-    else:
-        missing.append(f"RoBERTa-base shape: skipped, its tokenizer is not at {tokenizer}")
-    return models, missing
+    if not roberta.is_dir():
+        return models, [f"RoBERTa-base shape: skipped, its tokenizer is not at {tokenizer}"]
+    shape = Model("RoBERTa-base shape", roberta, _weights_of(roberta), 2e-4, is_pretrained=False)
+    return [*models, shape], []
 
 
-def _model(name: str, folder: Path, learning_rate: float, *, is_pretrained: bool) -> Model:
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    return Model(name, folder, LayerWeights.of(config), learning_rate, is_pretrained)
+def _weights_of(model: Path) -> LayerWeights:
+    return LayerWeights.of(json.loads((model / "config.json").read_text("utf-8")))
 
 
 def _asset(name: str, place: Workplace) -> Path:

@@ -21,6 +21,7 @@ from itertools import cycle
 from typing import Any
 
 import gevent
+import numpy as np
 from locust import FastHttpUser, task
 from locust.env import Environment
 from locust.exception import StopUser
@@ -30,7 +31,8 @@ START_S = 0.5
 TIMEOUT_S = 60.0
 MOST_OPEN = 4096
 """Requests that may wait for their answers at a time."""
-PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+PERCENTILES = (50, 95, 99)
+REFUSED = "status 429"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,13 @@ class Request:
 
     planned: float
     done: float
-    outcome: str
-    """``answered``, ``refused`` or ``failed``."""
-    message: str | None
-    """What was wrong."""
+    problem: str | None
+    """What was wrong; None: it was answered."""
+
+    @property
+    def outcome(self) -> str:
+        """``answered``, ``refused`` or ``failed``."""
+        return {None: "answered", REFUSED: "refused"}.get(self.problem, "failed")
 
 
 class Client(FastHttpUser):
@@ -61,12 +66,12 @@ class Client(FastHttpUser):
         """Send the next text, and note what became of it."""
         body = {"inputs": next(self.texts)}
         with self.client.post("/predict", json=body, catch_response=True) as answer:
-            outcome, message = outcome_of(answer)
-            if message is None:
+            problem = problem_of(answer)
+            if problem is None:
                 answer.success()
             else:
-                answer.failure(message)
-        self.requests.append(Request(planned, time.perf_counter(), outcome, message))
+                answer.failure(problem)
+        self.requests.append(Request(planned, time.perf_counter(), problem))
 
 
 class WaitingClient(Client):
@@ -100,20 +105,18 @@ def sleep_until(moment: float) -> None:
     gevent.sleep(max(0.0, moment - time.perf_counter()))
 
 
-def outcome_of(answer: Any) -> tuple[str, str | None]:
-    """Whether an answer classifies a text, and what is wrong with one that does not."""
-    if answer.status_code == 429:
-        return "refused", "status 429"
+def problem_of(answer: Any) -> str | None:
+    """What is wrong with an answer; None if it classifies a text."""
     if answer.status_code == 0:
-        return "failed", f"no answer: {answer.error}"
+        return f"no answer: {answer.error}"
     try:
         found = json.loads(answer.text)
         if answer.status_code != 200:
-            return "failed", f"status {answer.status_code}: {found['error']}"
+            return REFUSED if answer.status_code == 429 else f"status {answer.status_code}: {found['error']}"
         scores = found[0] if isinstance(found[0], list) else found
-        return ("answered", None) if scores[0]["label"] is not None else ("failed", "no label")
+        return None if scores[0]["label"] is not None else "no label"
     except (ValueError, LookupError, TypeError):
-        return "failed", f"status {answer.status_code}: {answer.text[:200]}"
+        return f"status {answer.status_code}: {answer.text[:200]}"
 
 
 def main() -> None:
@@ -133,7 +136,7 @@ def main() -> None:
     cpu_s = time.process_time()
     sleep_until(kind.ends_at)
     cpu_s = time.process_time() - cpu_s
-    runner.user_greenlets.join()
+    runner.user_greenlets.join(raise_error=True)
     runner.quit()
     found = summary_of(kind.requests, measured_from, kind.ends_at)
     level = {"clients": clients, "rate": rate, "generator_cpu": cpu_s / settings["seconds"]}
@@ -148,17 +151,20 @@ def summary_of(requests: Sequence[Request], measured_from: float, ends_at: float
     """
     sent = [each for each in requests if measured_from <= each.planned < ends_at]
     counts = Counter(each.outcome for each in sent)
-    arrived = sum(each.outcome == "answered" and measured_from <= each.done < ends_at for each in requests)
-    ms = sorted(1000 * (each.done - each.planned) for each in sent if each.outcome == "answered")
-    latency = {name: ms[min(len(ms) - 1, int(share * len(ms)))] for name, share in PERCENTILES.items() if ms}
+    arrived = sum(each.problem is None and measured_from <= each.done < ends_at for each in requests)
+    ms = [1000 * (each.done - each.planned) for each in sent if each.problem is None]
+    latency = None
+    if ms:
+        latency = dict(
+            zip((f"p{each}" for each in PERCENTILES), np.percentile(ms, PERCENTILES).tolist(), strict=True)
+        )
+        latency |= {"mean": sum(ms) / len(ms), "max": max(ms)}
     rate = arrived / (ends_at - measured_from)
     return {
         "sent": len(sent),
         **{outcome: counts[outcome] for outcome in ("answered", "refused", "failed")},
-        "requests_per_s": rate,
-        "texts_per_s": rate,
-        "latency_ms": {**latency, "mean": sum(ms) / len(ms), "max": ms[-1]} if ms else None,
-        "failures": dict(Counter(str(each.message) for each in sent if each.outcome == "failed")),
+        **{"requests_per_s": rate, "texts_per_s": rate, "latency_ms": latency},
+        "failures": dict(Counter(each.problem for each in sent if each.outcome == "failed")),
     }
 
 

@@ -10,6 +10,7 @@ get the same rows. Thresholds are chosen for all by the same rule on the same va
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import tempfile
@@ -21,6 +22,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
@@ -65,19 +67,18 @@ def measurements(work: Path, seeds: int, pipeline_seeds: int) -> Iterator[dict[s
     """Every method on both sets."""
     for name, asset in SETS.items():
         folder = work / asset
-        names = make_rows(fetch([asset])[asset], folder)
-        parts = {part: read_part(folder / f"{part}.jsonl", names) for part in NUM_ROWS}
+        names, parts = make_rows(fetch([asset])[asset], folder)
         yield {"set": name, "method": "TF-IDF and logistic regressions", **tfidf(parts, names)}
         for seed in range(seeds):
             yield {"set": name, "method": "leantune", "seed": seed, **ours(folder, parts, seed)}
         for seed in range(pipeline_seeds):
-            rates = [pipeline(folder, parts, names, seed, rate) for rate in PIPELINE_RATES]
+            rates = [pipeline(parts, names, seed, rate) for rate in PIPELINE_RATES]
             best = max(rates, key=lambda each: each["validation"])
             yield {"set": name, "method": "PEFT LoRA with `Trainer`", "seed": seed, **best}
 
 
-def make_rows(source: Path, folder: Path) -> list[str]:
-    """Write ``train``, ``validation`` and ``test`` as JSON lines; returns the labels."""
+def make_rows(source: Path, folder: Path) -> tuple[list[str], dict[str, Part]]:
+    """Write ``train``, ``validation`` and ``test`` as JSON lines; returns the labels and the parts."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)
     train_rows, test = (read_rows(source / f"{part}.csv") for part in ("train", "test"))
@@ -86,10 +87,14 @@ def make_rows(source: Path, folder: Path) -> list[str]:
     documents = {"train": train_rows[held_out:], "validation": train_rows[:held_out], "test": test}
     made = {part: [joined(rows, rng) for _ in range(NUM_ROWS[part])] for part, rows in documents.items()}
     names = {label for _, labels in made["train"] for label in labels}
+    parts = {}
     for part, rows in made.items():  # a rare class may be in documents of one part alone
-        kept = ({"text": text, "label": labels} for text, labels in rows if names.issuperset(labels))
-        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
-    return sorted(names)
+        kept = [(text, labels) for text, labels in rows if names.issuperset(labels)]
+        lines = (json.dumps({"text": text, "label": labels}) + "\n" for text, labels in kept)
+        (folder / f"{part}.jsonl").write_text("".join(lines), "utf-8")
+        has_label = [[int(name in labels) for name in sorted(names)] for _, labels in kept]
+        parts[part] = [text for text, _ in kept], np.array(has_label)
+    return sorted(names), parts
 
 
 def joined(rows: Rows, rng: random.Random) -> tuple[str, list[str]]:
@@ -102,12 +107,6 @@ def joined(rows: Rows, rng: random.Random) -> tuple[str, list[str]]:
             break
     labels = list(chosen)[: rng.randint(1, 3)]
     return " ".join(chosen[label] for label in labels), labels
-
-
-def read_part(path: Path, names: Sequence[str]) -> Part:
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    labels = [[int(name in row["label"]) for name in names] for row in rows]
-    return [row["text"] for row in rows], np.array(labels)
 
 
 def measured(
@@ -164,34 +163,20 @@ def ours(folder: Path, parts: dict[str, Part], seed: int) -> dict[str, float]:
 
 
 def pipeline(
-    folder: Path, parts: dict[str, Part], names: Sequence[str], seed: int, learning_rate: float
+    parts: dict[str, Part], names: Sequence[str], seed: int, learning_rate: float
 ) -> dict[str, float]:
     """The usual one: PEFT's LoRA in query and value, transformers' ``Trainer`` and its loss of several labels."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-    )
+    from transformers import AutoTokenizer
+
+    from benchmarks.peer.trainer_peft import StopWatch, adapted_model, trainer_of
+    from benchmarks.quality.peer import DEFAULTS
 
     started = time.perf_counter()
-    encoder = fetch(["minilm"])["minilm"]
-    tokenizer = AutoTokenizer.from_pretrained(encoder)
-    torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        encoder, num_labels=len(names), problem_type="multi_label_classification"
-    )
-    config = LoraConfig(
-        r=8,
-        lora_alpha=16,
-        lora_dropout=0.1,
-        target_modules=["query", "value"],
-        modules_to_save=["classifier"],
-    )
-    model = get_peft_model(model, config)
+    keys = {"model": fetch(["minilm"])["minilm"], "adapter": "lora", "target_rank": 8, "dropout": 0.1}
+    keys |= {"epochs": EPOCHS, "max_length": MAX_LENGTH, "learning_rate": learning_rate, "seed": seed}
+    options = argparse.Namespace(**DEFAULTS | keys)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = adapted_model(options, list(names), problem_type="multi_label_classification")
 
     def rows(part: str) -> list[dict[str, Any]]:
         texts, labels = parts[part]
@@ -202,34 +187,11 @@ def pipeline(
         ]
 
     with tempfile.TemporaryDirectory() as scratch:
-        settings = TrainingArguments(
-            output_dir=scratch,
-            per_device_train_batch_size=32,
-            per_device_eval_batch_size=64,
-            num_train_epochs=EPOCHS,
-            learning_rate=learning_rate,
-            warmup_ratio=0.1,
-            bf16=True,
-            use_cpu=not torch.cuda.is_available(),
-            seed=seed,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            logging_steps=10_000,
-        )
-        trainer = Trainer(
-            model=model,
-            args=settings,
-            train_dataset=rows("train"),
-            data_collator=DataCollatorWithPadding(tokenizer),
-        )
+        trainer = trainer_of(options, model, tokenizer, StopWatch(), scratch, train_dataset=rows("train"))
         trainer.train()
-        found = {
-            part: 1 / (1 + np.exp(-trainer.predict(rows(part)).predictions.astype(np.float64)))
-            for part in ("validation", "test")
-        }
+        logits = {part: trainer.predict(rows(part)).predictions for part in ("validation", "test")}
     return {
-        **measured(found, parts, names),
+        **measured({part: expit(each.astype(np.float64)) for part, each in logits.items()}, parts, names),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "learning_rate": learning_rate,
         "seconds": time.perf_counter() - started,

@@ -24,7 +24,7 @@ from benchmarks.inputs import Model, repeated, write_rows
 from benchmarks.peer import trainer_peft
 from benchmarks.processes import Outcome, Workplace
 from benchmarks.quality.peer import DEFAULTS
-from benchmarks.speed import plot, report
+from benchmarks.speed import report
 from benchmarks.speed.arithmetic import (
     LayerWeights,
     Sample,
@@ -279,7 +279,7 @@ def test_both_forms_of_a_result_hold_the_same_table(tmp_path: Path) -> None:
 def test_the_picture_is_a_png(tmp_path: Path) -> None:
     line = {"pipeline": USUAL, "samples_per_s": 10.0, "leantune_speedup": {"median": 2.0}}
     ours = {"pipeline": LEANTUNE, "samples_per_s": 20.0, "leantune_speedup": None}
-    plot.draw({"comparisons": [{"title": "a", "lines": [line, ours]}]}, tmp_path / "picture.png")
+    report.draw({"comparisons": [{"title": "a", "lines": [line, ours]}]}, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -6,8 +6,8 @@ python -m benchmarks.bulk.memory --work /tmp/bulk-memory [--rows 10000,100000,10
 from __future__ import annotations
 
 import subprocess
-import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,28 +43,15 @@ def measure(command: list[str]) -> dict[str, float]:
     started = time.perf_counter()
     process = subprocess.Popen(command)
     peaks: dict[int, int] = {}
-    watching = threading.Thread(target=watch, args=(process, peaks))
-    watching.start()
-    process.wait()
-    watching.join()
-    assert process.returncode == 0
-    own = peaks.pop(process.pid)
-    return {
-        "seconds": time.perf_counter() - started,
-        "command_bytes": own,
-        "worker_bytes": max(peaks.values()),
-    }
-
-
-def watch(process: subprocess.Popen[bytes], peaks: dict[int, int]) -> None:
     while process.poll() is None:
-        try:
-            tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            for each in tree:
+        with suppress(psutil.NoSuchProcess):  # it ended between two looks
+            command_itself = psutil.Process(process.pid)
+            for each in (command_itself, *command_itself.children(recursive=True)):
                 peaks[each.pid] = max(peaks.get(each.pid, 0), each.memory_info().rss)
-        except psutil.NoSuchProcess:  # it ended between two looks
-            continue
         time.sleep(0.1)
+    assert process.returncode == 0
+    seconds, own = time.perf_counter() - started, peaks.pop(process.pid)
+    return {"seconds": seconds, "command_bytes": own, "worker_bytes": max(peaks.values())}
 
 
 def markdown_of(result: Result) -> str:

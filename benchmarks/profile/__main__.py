@@ -24,15 +24,14 @@ from benchmarks.speed.matrix_rates import matrix_rates, the_higher
 from benchmarks.speed.setting import setting
 
 BENCHMARK = Benchmark("profile", __doc__)
-KINDS = {"native": ("1", ()), "bf16": ("1", ("precision=bf16",)), "torch": ("0", ())}
-"""A kind of process: the value of ``LEANTUNE_NATIVE``, and keys of the recipe."""
+KINDS = {
+    "native": ("native kernels, products in int8", "1", ()),
+    "bf16": ("native kernels, products in bf16", "1", ("precision=bf16",)),
+    "torch": ("torch's kernels", "0", ()),
+}
+"""A kind of process: its name, the value of ``LEANTUNE_NATIVE``, and keys of the recipe."""
 KERNELS = ("native", "torch")
 """Kinds whose operators are shown."""
-IN_WORDS = {
-    "native": "native kernels, products in int8",
-    "bf16": "native kernels, products in bf16",
-    "torch": "torch's kernels",
-}
 SHOWN_OPERATORS = 14
 
 Processes = Sequence[Mapping[str, Any]]
@@ -66,7 +65,7 @@ def in_turn(place: Workplace, words: list[str], rounds: int) -> dict[str, list[d
     """What `benchmarks.profile.measure` found in ``rounds`` processes of each kind."""
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for _, kind in turns(tuple(KINDS), rounds):
-        switch, settings = KINDS[kind]
+        _, switch, settings = KINDS[kind]
         there = replace(place, environment={**place.environment, "LEANTUNE_NATIVE": switch})
         command = [sys.executable, "-m", "benchmarks.profile.measure", *words, *settings]
         found[kind].append(json.loads(there.output_of(command)))
@@ -105,7 +104,7 @@ def markdown_of(result: Result) -> str:
         table(
             ["", "", "ms a step", "texts/s", "tokens/s", "limit, texts/s", "reached", "of it, computed"],
             (
-                [name, IN_WORDS[kind], *_of_the_limit(each, result["weights"][name], result["matrix_flops"])]
+                [name, KINDS[kind][0], *_of_the_limit(each, result["weights"][name], result["matrix_flops"])]
                 for name, found in models.items()
                 for kind, each in found.items()
             ),

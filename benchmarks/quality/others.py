@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 from scipy.special import softmax
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from benchmarks.harness import timed
 from benchmarks.inputs import read_rows
-from benchmarks.quality.measures import measures_of
 
 Classifier = tuple[Callable[[Sequence[str]], np.ndarray], Sequence[str], int]
 """Its probabilities of texts, the names of its classes in the same order, and how many numbers were trained."""
@@ -68,6 +68,16 @@ def setfit(texts: Sequence[str], labels: Sequence[str], settings: Mapping[str, A
         Trainer(model=model, args=arguments, train_dataset=rows).train()
     numbers = sum(each.numel() for each in model.model_body.parameters())
     return lambda texts: np.asarray(model.predict_proba(list(texts)), dtype=np.float64), names, numbers
+
+
+def measures_of(labels: Any, probabilities: Any, classes: Sequence[Any]) -> dict[str, float]:
+    """Accuracy, macro F1 and log loss; ``probabilities`` are in the order of ``classes``, of which ``labels`` are."""
+    predicted = np.asarray(classes)[np.asarray(probabilities).argmax(axis=1)]
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro")),
+        "log_loss": float(log_loss(labels, probabilities, labels=classes)),
+    }
 
 
 PIPELINES = {"tfidf": tfidf, "setfit": setfit}

@@ -30,7 +30,6 @@ from benchmarks.peer.trainer_peft import (
     trainer_of,
 )
 from benchmarks.quality import others
-from benchmarks.quality.measures import measures_of
 from leantune.integrations import live_ranks
 from leantune.system.hardware import describe_hardware, describe_versions
 
@@ -105,7 +104,7 @@ def measured(trainer: CountingTrainer, rows: Dataset) -> dict[str, float]:
     by_length = np.argsort([len(tokens) for tokens in rows["input_ids"]], kind="stable")  # less padding
     prediction = trainer.predict(rows.select(by_length))
     probabilities = softmax(prediction.predictions.astype(np.float64), axis=-1)
-    return measures_of(prediction.label_ids, probabilities, range(probabilities.shape[1]))
+    return others.measures_of(prediction.label_ids, probabilities, range(probabilities.shape[1]))
 
 
 def pruned(model: Any, ranks: dict[str, int] | None) -> int:

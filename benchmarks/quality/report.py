@@ -193,31 +193,31 @@ def _differences(study: Study) -> list[str]:
     }
     lines: list[str] = []
     for data_name, values in found.items():
-        own = next((name for name in (DEFAULT, TWO_THIRDS) if name in values), None)
+        own, peer = next((name for name in (DEFAULT, TWO_THIRDS) if name in values), None), _best_peer(values)
         if own is None:
             continue
-        others = [name for name in (_best_peer(values), *RIVALS) if name in values]
+        pairs = [(own, name) for name in (peer, *RIVALS) if name in values]
+        pairs += [(EVERYWHERE, peer)] if EVERYWHERE in values and peer else []
         lines += [
-            f"- {data_name}: {own} against {name}: {difference([(values[own], values[name])])}."
-            for name in others
+            f"- {data_name}: {one} against {other}: {difference([(values[one], values[other])])}."
+            for one, other in pairs
         ]
-        if EVERYWHERE in values and (peer := _best_peer(values)):
-            lines.append(
-                f"- {data_name}: {EVERYWHERE} against {peer}: {difference([(values[EVERYWHERE], values[peer])])}."
-            )
+    if len(found) == 1:
+        return lines
     for own in (DEFAULT, LORA_LINE, EVERYWHERE):
         pairs = [(v[own], v[_best_peer(v)]) for v in found.values() if own in v and all(map(v.get, PEERS))]
-        if len(pairs) == len(found) > 1:
-            lines.append(
-                f"- Mean over the sets: {own} against the best PEFT pipeline of each: {difference(pairs)}."
-            )
-    if any(peer not in values for values in found.values() for peer in PEERS) and len(found) > 1:
+        lines += _mean_over_sets(f"{own} against the best PEFT pipeline of each", pairs, len(found))
+    if any(peer not in values for values in found.values() for peer in PEERS):
         lines.append("- Mean over the sets: open until every PEFT pipeline has run on every set.")
     for name in RIVALS:
         pairs = [(v[DEFAULT], v[name]) for v in found.values() if DEFAULT in v and name in v]
-        if len(pairs) == len(found) > 1:
-            lines.append(f"- Mean over the sets: {DEFAULT} against {name}: {difference(pairs)}.")
+        lines += _mean_over_sets(f"{DEFAULT} against {name}", pairs, len(found))
     return lines
+
+
+def _mean_over_sets(title: str, pairs: Sequence[Any], num_sets: int) -> list[str]:
+    """A line, if there is a pair of each set."""
+    return [f"- Mean over the sets: {title}: {difference(pairs)}."] if len(pairs) == num_sets else []
 
 
 def _best_peer(values: Mapping[str, Sequence[float]]) -> str:

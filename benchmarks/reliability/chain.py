@@ -134,7 +134,8 @@ class Chain:
             return self.check(process)
         time.sleep(rng.uniform(0, 0.002 if in_save else 0.1))
         for pid in [process.pid, *descendants(process.pid)]:
-            _kill(pid)
+            with suppress(ProcessLookupError):  # it ended between the look and the kill
+                os.kill(pid, signal.SIGKILL)
         process.wait()
         hit = next(name for name in PHASES if self.last_step() in _steps_of(name, schedule))
         return Kill(self.number, self.processes, phase, hit, self.last_step(), bool(self.half_written()))
@@ -196,10 +197,3 @@ def descendants(pid: int) -> Iterator[int]:
             for child in children.read_text().split():
                 yield int(child)
                 yield from descendants(int(child))
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # it ended between the look and the kill

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.harness import Benchmark
-from benchmarks.speed import plot, report
+from benchmarks.speed import report
 from benchmarks.speed.comparison import problems_of, run_rounds
 from benchmarks.speed.matrix_rates import matrix_rates, the_higher
 from benchmarks.speed.setting import Setting, setting
@@ -39,7 +39,7 @@ def main() -> int:
         result = measure(options, found)
     picture = BENCHMARK.file(options.results, result["hardware"], "png")
     BENCHMARK.publish(options.results, result, report.markdown_of(result, picture.name))
-    plot.draw(result, picture)
+    report.draw(result, picture)
     return 1 if result["problems"] else 0
 
 

@@ -1,17 +1,19 @@
-"""One table in two forms: as Markdown, and as JSON with every single run."""
+"""One table in three forms: as Markdown, as a picture, and as JSON with every single run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.harness import machine_name, measured_by, page, percent, table
+from benchmarks.harness import Result, machine_name, measured_by, page, percent, table
 from benchmarks.speed.arithmetic import LayerWeights, Sample, layer_flops_per_s, speedup
 from benchmarks.speed.comparison import Comparison
 from benchmarks.speed.pipelines import LEANTUNE
 
+OURS, THEIRS = "#c2410c", "#94a3b8"
 HEADER = ("", "samples/s", "tokens/s", "leantune is faster by", "of matrix rate", "peak memory")
 
 
@@ -69,12 +71,12 @@ def _gigabytes(value: float) -> str:
     return f"{value / 1e9:.2f} GB"
 
 
-def markdown_of(result: Mapping[str, Any], plot: str) -> str:
+def markdown_of(result: Result, picture: str) -> str:
     """For the repository.
 
     Args:
         result: with the `measurements_of` its comparisons.
-        plot: file name of the picture beside it.
+        picture: file name of what `draw` makes, beside it.
     """
     hardware, rates = result["hardware"], result["matrix_flops"]
     return page(
@@ -85,7 +87,7 @@ def markdown_of(result: Mapping[str, Any], plot: str) -> str:
         f"Data: {result['data']}. {NOTES}",
         *(f"**Not valid:** {problem}" for problem in result["problems"]),
         *result["missing"],
-        f"![samples per second]({plot})",
+        f"![samples per second]({picture})",
         *(
             f"## {each['title']}\n\n{table(HEADER, map(cells_of, each['lines']), right=range(1, len(HEADER)))}"
             for each in result["comparisons"]
@@ -132,3 +134,35 @@ def measurements_of(comparisons: list[Comparison], rates: Mapping[str, float]) -
 
 def _run(sample: Sample) -> dict[str, Any]:
     return {key: value for key, value in asdict(sample).items() if value and key != "labels"}
+
+
+def draw(result: Result, path: Path) -> None:
+    """Samples a second as bars, one panel a comparison, as a PNG."""
+    from matplotlib.figure import Figure
+
+    comparisons = result["comparisons"]
+    longest = max(len(each["lines"]) for each in comparisons)
+    height = len(comparisons) * (0.8 + 0.3 * longest)
+    figure = Figure(figsize=(8, height), dpi=150, layout="constrained")
+    for axes, each in zip(figure.subplots(len(comparisons), squeeze=False)[:, 0], comparisons, strict=True):
+        _draw_panel(axes, each)
+    figure.savefig(path)
+
+
+def _draw_panel(axes: Any, comparison: Result) -> None:
+    lines = comparison["lines"][::-1]  # bars are drawn from the bottom
+    values = [line["samples_per_s"] for line in lines]
+    names = [line["pipeline"] for line in lines]
+    bars = axes.barh(names, values, color=[OURS if name.startswith(LEANTUNE) else THEIRS for name in names])
+    axes.bar_label(bars, [_label(line) for line in lines], padding=4, fontsize=8)
+    axes.set_title(comparison["title"], loc="left", fontsize=10)
+    axes.set_xlabel("samples/s", fontsize=8)
+    axes.set_xlim(0, 1.35 * max(values))
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(line: Line) -> str:
+    ratio = line["leantune_speedup"]
+    value = f"{line['samples_per_s']:,.1f}"
+    return f"{value}   (leantune {ratio['median']:.1f}x)" if ratio else value
