@@ -33,9 +33,8 @@ STEPS = 96
 
 
 Kill = dict[str, Any]
-"""One SIGKILL: the ``run`` and the ``rank`` of its worker that it hit, the last ``step`` that history.jsonl had, whether it
-``is_in_save``, as a half-written checkpoint or artefact was left behind, and ``recovery_s`` until the run had written again.
-"""
+"""One SIGKILL: the ``run`` and the ``rank`` of the worker that it hit, the last ``step`` that history.jsonl had,
+whether it ``is_in_save`` and left something half-written, and ``recovery_s`` until the run had written again."""
 
 
 def main() -> None:
