@@ -285,36 +285,28 @@ def _cells(level: Level, key: str) -> list[str]:
     ]
 
 
-def draw(result: Mapping[str, Any], image: Path) -> None:
+def draw(result: Result, image: Path) -> None:
     """What was answered, and how long it took, over what was asked for."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     answered, latency = figure.subplots(1, 2)
-    widths = {"p50": (2, "-"), "p95": (1.2, "--"), "p99": (1.2, ":")}
+    styles = {"p50": (2, "-"), "p95": (1.2, "--"), "p99": (1.2, ":")}
     for name, color in ((OURS, "#1f6f54"), (PEER, "#c2571a")):
-        levels = sorted(
-            (each for each in result["levels"] if each["system"] == name and each["rate"] is not None),
-            key=lambda each: each["rate"],
-        )
+        levels = [each for each in result["levels"] if each["system"] == name and each["rate"] is not None]
+        levels.sort(key=lambda each: each["rate"])
         rates = [each["rate"] for each in levels]
         shared = {"color": color, "marker": "o", "markersize": 3}
         answered.plot(rates, [middle(each, "requests_per_s") for each in levels], linewidth=2, **shared)
-        for percentile, (width, style) in widths.items():
-            latency.plot(
-                rates,
-                [middle(each, percentile) for each in levels],
-                linewidth=width,
-                linestyle=style,
-                label=f"{name}, {percentile}" if levels else None,
-                **shared,
-            )
+        for percentile, (width, style) in styles.items():
+            looks = {**shared, "linewidth": width, "linestyle": style}
+            label = f"{name}, {percentile}" if levels else None
+            latency.plot(rates, [middle(each, percentile) for each in levels], label=label, **looks)
     answered.axline((0, 0), slope=1, color="#999999", linewidth=0.8, zorder=0)
-    answered.set(
-        xlabel="requests/s that come", ylabel="requests/s that are answered", xlim=(0, None), ylim=(0, None)
-    )
-    latency.set(xlabel="requests/s that come", ylabel="latency, ms", xlim=(0, None), yscale="log")
+    answered.set(ylabel="requests/s that are answered", xlim=(0, None), ylim=(0, None))
+    latency.set(ylabel="latency, ms", xlim=(0, None), yscale="log")
     for axis in (answered, latency):
+        axis.set_xlabel("requests/s that come")
         axis.grid(alpha=0.3)
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     image.parent.mkdir(parents=True, exist_ok=True)

@@ -88,18 +88,17 @@ def parse_options() -> argparse.Namespace:
 
 
 def chosen(parts: Sequence[str]) -> list[Method]:
-    """The methods that any word of ``--only`` means."""
+    """The methods that ``--only`` means: each of ``parts`` is a part of their names, or after ``=`` the whole."""
+
+    def is_meant(name: str, part: str) -> bool:
+        return name == part[1:] if part.startswith("=") else part in name
+
     return [method for method in METHODS if any(is_meant(method.name, part) for part in parts)]
 
 
 def environment_of_runs() -> dict[str, str]:
     """For the processes that train: they find this package and ask no hub."""
     return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
-
-
-def is_meant(name: str, word: str) -> bool:
-    """Whether ``word`` of ``--only`` is a part of a method's name, or after ``=`` the whole of it."""
-    return name == word[1:] if word.startswith("=") else word in name
 
 
 def available(names: list[str]) -> list[DataSet]:
