@@ -60,7 +60,7 @@ def main() -> None:
 
 def predict(run: Path, rows: Path, target: str, *words: str) -> float:
     """Seconds of a whole process."""
-    command = [*COMMAND, "predict", str(run), str(rows), "--output", target, "--overwrite", "--quiet", *words]
+    command = [*COMMAND, "predict", str(run), str(rows), "--output", target, "--quiet", *words]
     return timed(lambda: output_of(command))[1]
 
 
