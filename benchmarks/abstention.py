@@ -7,34 +7,31 @@ share of drawings that keep it must be at least the promised one.
 
 from __future__ import annotations
 
-import argparse
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.bulk.efficiency import DATA
-from benchmarks.bulk.inputs import train
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
+from benchmarks.harness import Benchmark, Result, measured_by, page, percent, table
+from benchmarks.inputs import AG_NEWS, minilm_run
 from leantune.evaluation.abstention import is_answered, with_temperature
 from leantune.inference.load import load
 from leantune.questions.abstain.compute import choose_abstention
 from leantune.training.after.calibration_data import rows_to_measure
 
+BENCHMARK = Benchmark("abstention", __doc__)
 CONFIDENCE = 0.9
 ROWS, PRECISIONS = (200, 500, 1000, 2000), (0.93, 0.95, 0.97, 0.99)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = BENCHMARK.parser()
     parser.add_argument("--work", type=Path, required=True, help="folder to work in")
     parser.add_argument("--drawings", type=int, default=1000)
     options = parser.parse_args()
-    run = options.work / "run"
-    if not (run / "merged").exists():
-        options.work.mkdir(parents=True, exist_ok=True)
-        train(run, DATA / "train.csv", "asset:minilm", "max_length=128", "epochs=1")
-    rows, _ = rows_to_measure(run, str(DATA / "dev_test.csv"))
+    run = minilm_run(options.work)
+    rows, _ = rows_to_measure(run, str(AG_NEWS / "dev_test.csv"))
     trained = load(run)
     probabilities = trained.probabilities(rows.encoded(), 64, start=0)
     lines = [
@@ -43,15 +40,12 @@ def main() -> None:
             "precision": precision,
             **drawings(probabilities, rows.label_ids, trained.classes, count, precision, options.drawings),
         }
-        for count in ROWS
-        for precision in PRECISIONS
+        for count, precision in product(ROWS, PRECISIONS)
     ]
-    origin = origin_of("benchmarks.abstention")
     accuracy = float((probabilities.argmax(1) == rows.label_ids).mean())
-    result = {**origin, "accuracy": accuracy, "drawings": options.drawings, "lines": lines}
-    text = markdown_of(origin, result)
-    write_result(RESULTS, stem_of("abstention", origin["hardware"]), result, text)
-    print(text)
+    measured = {"accuracy": accuracy, "drawings": options.drawings, "lines": lines}
+    result = {**BENCHMARK.origin(), **measured}
+    BENCHMARK.publish(options.results, result, markdown_of(result))
 
 
 def drawings(
@@ -81,23 +75,29 @@ def drawings(
     return {"kept": kept / number, "found": found / number, "coverage": coverage}
 
 
-def markdown_of(origin: dict[str, Any], result: dict[str, Any]) -> str:
-    lines = [
-        "# Thresholds for a wanted precision",
-        "",
-        f"MiniLM-L6 on AG News, {100 * result['accuracy']:.1f} % right of 3,800 test rows; {result['drawings']:,} "
-        f"drawings of each line, promised confidence {100 * CONFIDENCE:g} %. `{origin['command']}` on "
-        f"{machine_name(origin['hardware'])}, {origin['date']}.",
-        "",
-        "| labelled rows | wanted precision | drawings that keep it | with a threshold | answered, mean |",
-        "|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {each['rows']:,} | {100 * each['precision']:g} % | {100 * each['kept']:.1f} % | "
-        f"{100 * each['found']:.0f} % | {100 * each['coverage']:.0f} % |"
+def markdown_of(result: Result) -> str:
+    lines = (
+        [
+            f"{each['rows']:,}",
+            f"{100 * each['precision']:g} %",
+            percent(each["kept"]),
+            *(percent(each[key], 0) for key in ("found", "coverage")),
+        ]
         for each in result["lines"]
+    )
+    header = [
+        "labelled rows",
+        "wanted precision",
+        "drawings that keep it",
+        "with a threshold",
+        "answered, mean",
     ]
-    return "\n".join(lines) + "\n"
+    return page(
+        "Thresholds for a wanted precision",
+        f"MiniLM-L6 on AG News, {percent(result['accuracy'])} right of 3,800 test rows; {result['drawings']:,} "
+        f"drawings of each line, promised confidence {100 * CONFIDENCE:g} %. {measured_by(result)}.",
+        table(header, lines, right=range(5)),
+    )
 
 
 if __name__ == "__main__":

@@ -7,13 +7,9 @@ is, and by TF-IDF with logistic regression, in the same folds.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,62 +19,53 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
+from benchmarks.harness import Benchmark, Result, measured_by, page, percent, table, timed
+from benchmarks.inputs import AG_NEWS, read_table
 from leantune.assets.download import fetch
 from leantune.config import load_recipe
+from leantune.config.load import parse_overrides
 from leantune.questions.audit.compute import Audit, audit, folds_of
 from leantune.training.before.head_init import head_inputs
 from leantune.training.build import build_classifier
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "ag_news" / "train.csv"
+BENCHMARK = Benchmark("audit", __doc__)
 FIRST = 500
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = BENCHMARK.parser()
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("keys", nargs="*", help="recipe keys, as key=value")
     options = parser.parse_args()
     fetch(["minilm"])
-    with DATA.open(encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
-    is_wrong = np.array([row["label"] != row["crowd_label"] for row in table])
+    rows = read_table(AG_NEWS / "train.csv")
+    is_wrong = np.array([row["label"] != row["crowd_label"] for row in rows])
+    keys = {"data": str(AG_NEWS / "train.csv"), "label_column": "crowd_label", "loss": "robust"}
+    keys |= {"model": "asset:minilm", "max_length": "128", "max_trainable_params": "100000"}
     with tempfile.TemporaryDirectory() as folder:
-        keys = {
-            **{
-                "data": str(DATA),
-                "label_column": "crowd_label",
-                "model": "asset:minilm",
-                "max_length": "128",
-            },
-            **{"max_trainable_params": "100000", "output": f"{folder}/audit", "loss": "robust"},
-            **dict(word.split("=", 1) for word in options.keys),
-        }
-        started = time.perf_counter()
-        found = audit(load_recipe(None, keys), folds=options.folds, console=Console(stderr=True))
-        seconds = time.perf_counter() - started
-    lines = {"leantune audit": {**measured(found, is_wrong), "seconds": seconds}}
+        recipe = load_recipe(None, {**keys, "output": f"{folder}/audit", **parse_overrides(options.keys)})
+        by_audit = timed(lambda: audit(recipe, folds=options.folds, console=Console(stderr=True)))
+    found, _ = by_audit
     fold_of = folds_of(found.rows, options.folds, seed=found.run.recipe.seed)
-    started = time.perf_counter()
-    features = head_inputs(build_classifier(found.run), found.rows, 64)
-    features = (features - features.mean(0)) / features.std(0)
-    probe = by_folds(found, fold_of, features, lambda: LogisticRegression(C=0.01, max_iter=300))
-    lines["linear probe of the encoder"] = {
-        **measured(probe, is_wrong),
-        "seconds": time.perf_counter() - started,
+
+    def by_probe() -> Audit:
+        features = head_inputs(build_classifier(found.run), found.rows, 64)
+        features = (features - features.mean(0)) / features.std(0)
+        return by_folds(found, fold_of, features, lambda: LogisticRegression(C=0.01, max_iter=300))
+
+    def by_words() -> Audit:
+        texts = np.array([row["text"] for row in rows], dtype=object)
+        return by_folds(found, fold_of, texts, words_and_regression)
+
+    ranked = {
+        "leantune audit": by_audit,
+        "linear probe of the encoder": timed(by_probe),
+        "TF-IDF and logistic regression": timed(by_words),
     }
-    started = time.perf_counter()
-    texts = np.array([row["text"] for row in table], dtype=object)
-    words = by_folds(found, fold_of, texts, words_and_regression)
-    lines["TF-IDF and logistic regression"] = {
-        **measured(words, is_wrong),
-        "seconds": time.perf_counter() - started,
-    }
-    origin = origin_of("benchmarks.audit")
-    result = {**origin, "folds": options.folds, "wrong": float(is_wrong.mean()), "lines": lines}
-    text = markdown_of(origin, result)
-    write_result(RESULTS, stem_of("audit", origin["hardware"]), result, text)
-    print(text)
+    lines = {name: {**measured(each, is_wrong), "seconds": s} for name, (each, s) in ranked.items()}
+    wrong = float(is_wrong.mean())
+    result = {**BENCHMARK.origin(), "folds": options.folds, "wrong": wrong, "lines": lines}
+    BENCHMARK.publish(options.results, result, markdown_of(result))
 
 
 def words_and_regression() -> Any:
@@ -106,21 +93,18 @@ def measured(found: Audit, is_wrong: Any) -> dict[str, float]:
     }
 
 
-def markdown_of(origin: dict[str, Any], result: dict[str, Any]) -> str:
-    lines = [
-        "# Wrong labels",
-        "",
-        f"AG News with labels by a crowd, {100 * result['wrong']:.2f} % of 10,000 wrong; MiniLM-L6, "
-        f"{result['folds']} folds. `{origin['command']}` on {machine_name(origin['hardware'])}, {origin['date']}.",
-        "",
-        f"| ranked by | average precision | wrong among the first {FIRST} | seconds |",
-        "|---|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {name} | {100 * each['average_precision']:.1f} % | {100 * each['first']:.1f} % | {each['seconds']:.0f} |"
+def markdown_of(result: Result) -> str:
+    lines = (
+        [name, percent(each["average_precision"]), percent(each["first"]), f"{each['seconds']:.0f}"]
         for name, each in result["lines"].items()
-    ]
-    return "\n".join(lines) + "\n"
+    )
+    header = ["ranked by", "average precision", f"wrong among the first {FIRST}", "seconds"]
+    return page(
+        "Wrong labels",
+        f"AG News with labels by a crowd, {percent(result['wrong'], 2)} of 10,000 wrong; MiniLM-L6, "
+        f"{result['folds']} folds. {measured_by(result)}.",
+        table(header, lines, right=range(1, 4)),
+    )
 
 
 if __name__ == "__main__":

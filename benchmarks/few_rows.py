@@ -8,11 +8,9 @@ Markdown into ``benchmarks/results/``.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,82 +20,56 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from rich.console import Console
-
-from benchmarks.quality.data import SEED, SOURCES, files_of, read_rows
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
-from benchmarks.speed.inputs import Rows, write_rows
+from benchmarks.harness import Benchmark, Result, measured_by, page, table, whole_numbers, words
+from benchmarks.inputs import Rows, read_rows, write_rows
+from benchmarks.processes import output_of, train
+from benchmarks.quality.data import SEED, SOURCES, files_of
 from leantune.assets.download import resolve_location
 
+BENCHMARK = Benchmark("few_rows", __doc__)
 MODEL, MAX_LENGTH, LIMIT = "asset:minilm", 128, 130_000
 """The limit leaves about 100,000 numbers beside the head of 64 classes."""
 TEST_ROWS = 2_000
 OURS, SETFIT = "leantune", "SetFit"
 
 
-def main() -> int:
-    options = parse_options()
-    console = Console()
-    result: dict[str, Any] = {**origin_of("benchmarks.few_rows"), "runs": []}
-    stem = stem_of("few_rows", result["hardware"])
-    kept = RESULTS / f"{stem}.json"
-    if kept.is_file() and not options.again:
-        result["runs"] = json.loads(kept.read_text("utf-8"))["runs"]
-    systems = [OURS, SETFIT] if importlib.util.find_spec("setfit") else [OURS]
-    if SETFIT not in systems:
-        console.print("SetFit is not installed (pip install setfit) and left out")
-    ended = time.monotonic() + 60 * options.max_minutes
-    for draw, name, rows_of_a_class, system in product(
-        range(options.draws), options.sets, options.rows, systems
-    ):
-        key = {"set": name, "rows": rows_of_a_class, "draw": draw, "system": system}
-        if any(key.items() <= each.items() for each in result["runs"]) or time.monotonic() > ended:
-            continue
-        result["runs"].append(key | run(name, rows_of_a_class, draw, system))
-        console.print(result["runs"][-1])
-        write_result(RESULTS, stem, result, markdown_of(result))
-    console.print(markdown_of(result), highlight=False, soft_wrap=True)
-    return 0
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.few_rows",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--sets", type=lambda text: text.split(","), default=["agnews", "hwu64", "r52"])
-    parser.add_argument(
-        "--rows",
-        type=lambda text: [int(each) for each in text.split(",")],
-        default=[8, 64],
-        help="of each class",
-    )
+def main() -> None:
+    parser = BENCHMARK.parser()
+    parser.add_argument("--sets", type=words, default=["agnews", "hwu64", "r52"])
+    parser.add_argument("--rows", type=whole_numbers, default=[8, 64], help="in each class")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--max-minutes", type=float, default=60, help="start no run after this")
     parser.add_argument("--again", action="store_true", help="make results anew that are there")
-    return parser.parse_args()
+    options = parser.parse_args()
+    kept = [] if options.again else BENCHMARK.earlier(options.results).get("runs", [])
+    result: dict[str, Any] = {**BENCHMARK.origin(), "runs": kept}
+    systems = [OURS, SETFIT] if importlib.util.find_spec("setfit") else [OURS]
+    if SETFIT not in systems:
+        print("SetFit is not installed (pip install setfit) and left out")
+    ended = time.monotonic() + 60 * options.max_minutes
+    for draw, name, number, system in product(range(options.draws), options.sets, options.rows, systems):
+        key = {"set": name, "rows": number, "draw": draw, "system": system}
+        if any(key.items() <= each.items() for each in result["runs"]) or time.monotonic() > ended:
+            continue
+        result["runs"].append(key | run(name, number, draw, system))
+        print(result["runs"][-1], flush=True)
+        BENCHMARK.write(options.results, result, markdown_of(result))
+    BENCHMARK.publish(options.results, result, markdown_of(result))
 
 
 def run(name: str, rows_of_a_class: int, draw: int, system: str) -> dict[str, float]:
     """Accuracy on test rows, and seconds of training."""
-    train, test = (read_rows(path) for path in files_of(SOURCES[name]))
-    chosen = of_each_class(train, rows_of_a_class, random.Random(f"{SEED} {rows_of_a_class} {draw}"))
+    train_rows, test = (read_rows(path) for path in files_of(SOURCES[name]))
+    chosen = of_each_class(train_rows, rows_of_a_class, random.Random(f"{SEED} {rows_of_a_class} {draw}"))
     random.Random(SEED).shuffle(test)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         files = {
-            "train": str(write_rows(folder / "train.csv", chosen)),
-            "test": str(write_rows(folder / "test.csv", test[:TEST_ROWS])),
+            "train": write_rows(folder / "train.csv", chosen),
+            "test": write_rows(folder / "test.csv", test[:TEST_ROWS]),
         }
-        if system == OURS:
-            return _leantune(folder, files, seed=draw)
-        settings = {**files, "model": resolve_location(MODEL), "max_length": MAX_LENGTH, "seed": draw}
-        (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
-        paths = [str(folder / each) for each in ("settings.json", "out.json")]
-        subprocess.run([sys.executable, "-m", "benchmarks.peer.setfit_run", *paths], check=True)
-        found: dict[str, float] = json.loads((folder / "out.json").read_text("utf-8"))
-        return found
+        measure = by_leantune if system == OURS else by_setfit
+        return measure(folder, files, draw)
 
 
 def of_each_class(rows: Rows, number: int, rng: random.Random) -> Rows:
@@ -114,53 +86,56 @@ def of_each_class(rows: Rows, number: int, rng: random.Random) -> Rows:
     return chosen
 
 
-def _leantune(folder: Path, files: dict[str, str], *, seed: int) -> dict[str, float]:
-    keys = {
-        "data": files["train"],
-        "test": files["test"],
-        "model": MODEL,
-        "output": folder / "run",
-        "max_trainable_params": LIMIT,
+def by_setfit(folder: Path, files: dict[str, Path], seed: int) -> dict[str, float]:
+    """SetFit with the settings of its authors."""
+    settings = {
+        "adapter": "setfit",
+        "model": resolve_location(MODEL),
         "max_length": MAX_LENGTH,
+        "num_iterations": 20,
         "seed": seed,
+        "files": {part: str(path) for part, path in files.items()},
     }
-    words = [f"{key}={value}" for key, value in keys.items()]
-    subprocess.run([sys.executable, "-m", "leantune.cli", "train", *words], check=True, capture_output=True)
-    record = json.loads((folder / "run" / "record.json").read_text("utf-8"))
-    timings = record["timings"]
+    (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
+    paths = [str(folder / each) for each in ("settings.json", "out.json")]
+    output_of([sys.executable, "-m", "benchmarks.quality.peer", *paths])
+    found = json.loads((folder / "out.json").read_text("utf-8"))
+    return {"accuracy": found["metrics"]["test"]["accuracy"], "seconds": found["train_s"]}
+
+
+def by_leantune(folder: Path, files: dict[str, Path], seed: int) -> dict[str, float]:
+    """``leantune train`` with nothing but a limit."""
+    keys = {"data": files["train"], "test": files["test"], "model": MODEL, "max_length": MAX_LENGTH}
+    record = train(folder / "run", **keys, max_trainable_params=LIMIT, seed=seed)
     parts = ("tokenise_s", "probe_s", "gradient_start_s", "train_s")
     return {
         "accuracy": record["metrics"]["test"]["accuracy"],
         "probe": record["baseline"]["test"]["accuracy"],
-        "seconds": sum(timings.get(part, 0) for part in parts),
+        "seconds": sum(record["timings"].get(part, 0) for part in parts),
         "epochs": record["recipe"]["epochs"],
     }
 
 
-def markdown_of(result: dict[str, Any]) -> str:
+def markdown_of(result: Result) -> str:
     """A line a set and number of rows: mean accuracy over the draws, its standard deviation, and seconds."""
     runs: dict[tuple[str, int], dict[str, list[dict[str, float]]]] = {}
     for each in result["runs"]:
         runs.setdefault((each["set"], each["rows"]), {}).setdefault(each["system"], []).append(each)
-    lines = [
-        "# From a few rows of each class",
-        "",
-        f"MiniLM-L6, at most {LIMIT:,} trainable parameters in leantune, all 22.7 million in SetFit; accuracy on "
-        f"{TEST_ROWS:,} test rows in per cent: mean over draws of the rows, standard deviation, number of draws. "
-        f"`{result['command']}` on {machine_name(result['hardware'])}, {result['date']}; "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items() if name != "python")
-        + ".",
-        "",
-        "| set | rows a class | leantune | SetFit | linear probe of leantune's start | seconds, leantune | SetFit |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for (name, number), systems in sorted(runs.items()):
         ours, theirs = systems.get(OURS, []), systems.get(SETFIT, [])
-        lines.append(
-            f"| {name} | {number} | {_spread(ours, 'accuracy')} | {_spread(theirs, 'accuracy')} | "
-            f"{_spread(ours, 'probe')} | {_seconds(ours)} | {_seconds(theirs)} |"
-        )
-    return "\n".join(lines) + "\n"
+        spreads = (_spread(ours, "accuracy"), _spread(theirs, "accuracy"), _spread(ours, "probe"))
+        lines.append([name, str(number), *spreads, _seconds(ours), _seconds(theirs)])
+    seconds = ["seconds, leantune", "SetFit"]
+    return page(
+        "From a few rows of each class",
+        f"MiniLM-L6, at most {LIMIT:,} trainable parameters in leantune, all 22.7 million in SetFit; accuracy on "
+        f"{TEST_ROWS:,} test rows in per cent: mean over draws of the rows, standard deviation, number of draws. "
+        f"{measured_by(result, 'torch', 'transformers')}.",
+        table(
+            ["set", "rows a class", "leantune", "SetFit", "linear probe of leantune's start", *seconds], lines
+        ),
+    )
 
 
 def _spread(runs: list[dict[str, float]], key: str) -> str:
@@ -176,4 +151,4 @@ def _seconds(runs: list[dict[str, float]]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -6,7 +6,6 @@ the accuracy with all of them. Then a classifier is trained on all. Both are mea
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.quality.data import SOURCES, data_set, read_rows
-from benchmarks.results_folder import (
-    RESULTS,
-    commands_of,
-    earlier_result,
-    machine_name,
-    origin_of,
-    stem_of,
-    write_result,
-)
-from benchmarks.speed.inputs import write_rows
+from benchmarks.harness import Benchmark, Result, commands_of, machine_and_day, page, percent, table, words
+from benchmarks.inputs import read_rows, write_rows
+from benchmarks.quality.data import SOURCES, data_set
 from leantune.assets.download import fetch
 from leantune.config import Recipe, load_recipe
 from leantune.evaluation.batches import predict_probabilities
@@ -32,24 +23,24 @@ from leantune.questions.learning_curve.compute import learning_curve
 from leantune.training.build import prepare_run
 from leantune.training.trial import on_rows, trained
 
+BENCHMARK = Benchmark("learning_curve", __doc__)
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", default="agnews,r52,hwu64", help=f"of {', '.join(SOURCES)}")
+    parser = BENCHMARK.parser()
+    default = ["agnews", "r52", "hwu64"]
+    parser.add_argument("--data", type=words, default=default, help=f"some of {', '.join(SOURCES)}")
     parser.add_argument("--seeds", type=int, default=3, help="drawings of the half that is seen")
     options = parser.parse_args()
     fetch(["minilm"])
-    origin = origin_of("benchmarks.learning_curve")
-    names, stem = options.data.split(","), stem_of("learning_curve", origin["hardware"])
-    earlier = earlier_result(RESULTS, stem).get("forecasts", [])
-    forecasts = [each for each in earlier if each["set"] not in names]
+    origin = BENCHMARK.origin()
+    earlier = BENCHMARK.earlier(options.results).get("forecasts", [])
+    result = {**origin, "forecasts": [each for each in earlier if each["set"] not in options.data]}
+    source = {key: origin[key] for key in ("commit", "command")}
     for seed in range(options.seeds):
-        for name in names:
-            source = {key: origin[key] for key in ("commit", "command")}
-            forecasts.append({"set": name, "seed": seed, **source, **measured(name, seed)})
-            text = markdown_of(origin, forecasts)
-            write_result(RESULTS, stem, {**origin, "forecasts": forecasts}, text)
-    print(text)
+        for name in options.data:
+            result["forecasts"].append({"set": name, "seed": seed, **source, **measured(name, seed)})
+            BENCHMARK.publish(options.results, result, markdown_of(result))
 
 
 def measured(name: str, seed: int) -> dict[str, Any]:
@@ -89,34 +80,29 @@ def recipe_of(data: Path, held_out: Path, output: str, seed: int, labels: list[s
     return load_recipe(None, {**keys, **files, "labels": ",".join(labels)})
 
 
-def markdown_of(origin: dict[str, Any], forecasts: list[dict[str, Any]]) -> str:
-    inside = sum(each["low"] <= each["found"] <= each["high"] for each in forecasts)
+def is_inside(forecast: dict[str, Any]) -> bool:
+    """Whether its interval has what was found."""
+    return forecast["low"] <= forecast["found"] <= forecast["high"]
+
+
+def markdown_of(result: Result) -> str:
+    forecasts = result["forecasts"]
     errors = [abs(each["found"] - each["forecast"]) for each in forecasts]
-    lines = [
-        "# Forecasts of learning curves",
-        "",
-        f"Half of the rows is seen, the accuracy with all is forecast; MiniLM-L6. {inside} of {len(forecasts)} are "
-        f"inside the 90 % interval; the mean error is {100 * np.mean(errors):.1f} points. {commands_of(forecasts)} on "
-        f"{machine_name(origin['hardware'])}, {origin['date']}.",
-        "",
-        "| set | drawing | rows seen | with half | forecast with all | 90 % interval | found | inside |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
-    ]
+    lines = []
     for each in sorted(forecasts, key=lambda each: each["set"]):
         seen, with_half = each["points"][-1]
-        within = "yes" if each["low"] <= each["found"] <= each["high"] else "no"
-        cells = [
-            each["set"],
-            f"{each['seed'] + 1}",
-            f"{seen:,}",
-            f"{100 * with_half:.1f} %",
-            f"{100 * each['forecast']:.1f} %",
-            f"{100 * each['low']:.1f} to {100 * each['high']:.1f}",
-            f"{100 * each['found']:.1f} %",
-            within,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        interval = f"{100 * each['low']:.1f} to {100 * each['high']:.1f}"
+        rates = (percent(with_half), percent(each["forecast"]), interval, percent(each["found"]))
+        within = "yes" if is_inside(each) else "no"
+        lines.append([each["set"], str(each["seed"] + 1), f"{seen:,}", *rates, within])
+    rates = ["with half", "forecast with all", "90 % interval", "found"]
+    return page(
+        "Forecasts of learning curves",
+        f"Half of the rows is seen, the accuracy with all is forecast; MiniLM-L6. {sum(map(is_inside, forecasts))} of "
+        f"{len(forecasts)} are inside the 90 % interval; the mean error is {100 * np.mean(errors):.1f} points. "
+        f"{commands_of(forecasts)} on {machine_and_day(result)}.",
+        table(["set", "drawing", "rows seen", *rates, "inside"], lines, right=range(1, 7)),
+    )
 
 
 if __name__ == "__main__":

@@ -9,18 +9,15 @@ writes JSON and Markdown into ``benchmarks/results/``.
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
+from benchmarks.harness import Benchmark, Result, measured_by, page, percent, table, timed, words
 from leantune.adalora.adapter_file import AdapterFile
 from leantune.adalora.triplets import Triplets
 from leantune.model.build import packed_from, skeleton
@@ -29,54 +26,38 @@ from leantune.model.multi_adapter import MultiAdapterClassifier
 from leantune.packing.batch import PackedBatch, pack
 from leantune.system import hardware
 
+BENCHMARK = Benchmark("multi_adapter", __doc__)
+
+
+def sizes(width: int, layers: int) -> dict[str, int]:
+    """What BERT and RoBERTa have in common in their ``config.json``."""
+    common = {"num_attention_heads": 12, "intermediate_size": 4 * width}
+    return {"hidden_size": width, "num_hidden_layers": layers, **common}
+
+
+ROBERTA = {"max_position_embeddings": 514, "vocab_size": 50265, "type_vocab_size": 1}
 SHAPES = {
-    "minilm": {
-        "model_type": "bert",
-        "hidden_size": 384,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 1536,
-    },
-    "roberta-base": {
-        "model_type": "roberta",
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 514,
-        "vocab_size": 50265,
-        "type_vocab_size": 1,
-    },
+    "minilm": {"model_type": "bert", **sizes(384, 6)},
+    "roberta-base": {"model_type": "roberta", **sizes(768, 12), **ROBERTA},
 }
 LIMIT = 100_000
 """Numbers of an adapter, without its head."""
 COUNTS = (1, 8, 64, 1000)
 LABELS = (2, 3, 5, 10, 50)
 TOKENS = 55
-"""Of a text, on average."""
+"""In a text, on average."""
 
 
-def main() -> int:
-    options = parse_options()
-    result: dict[str, Any] = {**origin_of("benchmarks.multi_adapter"), "shapes": {}}
-    stem = stem_of("multi_adapter", result["hardware"])
+def main() -> None:
+    parser = BENCHMARK.parser()
+    parser.add_argument("--shapes", type=words, default=list(SHAPES))
+    parser.add_argument("--texts", type=int, default=256, help="in a batch")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    result: dict[str, Any] = {**BENCHMARK.origin(), "shapes": {}}
     for name in options.shapes:
         result["shapes"][name] = measure(name, options.texts, options.rounds)
-        write_result(RESULTS, stem, result, markdown_of(result))
-    Console().print(markdown_of(result), highlight=False, soft_wrap=True)
-    return 0
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.multi_adapter",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--shapes", type=lambda text: text.split(","), default=list(SHAPES))
-    parser.add_argument("--texts", type=int, default=256, help="of a batch")
-    parser.add_argument("--rounds", type=int, default=7)
-    return parser.parse_args()
+        BENCHMARK.publish(options.results, result, markdown_of(result))
 
 
 def measure(name: str, num_texts: int, rounds: int) -> dict[str, Any]:
@@ -90,11 +71,12 @@ def measure(name: str, num_texts: int, rounds: int) -> dict[str, Any]:
     multi = MultiAdapterClassifier(base)
     batch = batch_of(merged, num_texts)
     before = resident_bytes()
-    started = time.perf_counter()
-    attached = [
-        multi.attach(adapter_of(multi, LABELS[i % len(LABELS)], generator)) for i in range(max(COUNTS))
-    ]
-    loading = (time.perf_counter() - started) / len(attached)
+
+    def attach_all() -> list[Any]:
+        adapters = (adapter_of(multi, LABELS[i % len(LABELS)], generator) for i in range(max(COUNTS)))
+        return [multi.attach(adapter) for adapter in adapters]
+
+    attached, seconds = timed(attach_all)
     added = resident_bytes() - before
     found: dict[str, Any] = {
         "texts": num_texts,
@@ -102,7 +84,7 @@ def measure(name: str, num_texts: int, rounds: int) -> dict[str, Any]:
         "kernels": merged.encoder.kernels.name,
         "memory_of_1000_bytes": added,
         "bytes_of_one": attached[0].num_bytes,
-        "attach_ms": loading * 1000,
+        "attach_ms": 1000 * seconds / len(attached),
         "ratios": {},
     }
 
@@ -120,19 +102,13 @@ def measure(name: str, num_texts: int, rounds: int) -> dict[str, Any]:
 
 def alternate(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> dict[str, float]:
     """Medians of both, and of their ratios in each round."""
-    seconds = [(seconds_of(one), seconds_of(other)) for _ in range(rounds + 1)]
+    seconds = [(timed(one)[1], timed(other)[1]) for _ in range(rounds + 1)]
     first, second = zip(*seconds[1:], strict=True)  # the first round lays out weights
     return {
-        "merged_s": statistics.median(first),
-        "together_s": statistics.median(second),
-        "throughput": statistics.median(a / b for a, b in zip(first, second, strict=True)),
+        "merged_s": median(first),
+        "together_s": median(second),
+        "throughput": median(a / b for a, b in zip(first, second, strict=True)),
     }
-
-
-def seconds_of(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def classifier_of(name: str, generator: torch.Generator) -> PackedClassifier:
@@ -191,26 +167,22 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * 4096
 
 
-def markdown_of(result: dict[str, Any]) -> str:
-    lines = [
-        "# Many classifiers over one encoder",
-        "",
-        f"Throughput of a batch whose texts are spread over several classifiers, against the same batch by one merged "
-        f"classifier; medians of alternating rounds. Adapters: LoRA in all linear layers, {LIMIT:,} numbers at most. "
-        f"`{result['command']}` on {machine_name(result['hardware'])}, {result['date']}.",
-        "",
-        "| encoder | texts, tokens of a batch | merged, tokens/s | 1 | 8 | 64 | 1,000 classifiers | memory of 1,000 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def markdown_of(result: Result) -> str:
+    lines = []
     for name, found in result["shapes"].items():
         merged = found["tokens"] / found["ratios"]["1"]["merged_s"]
-        ratios = " | ".join(f"{100 * found['ratios'][str(count)]['throughput']:.0f} %" for count in COUNTS)
-        lines.append(
-            f"| {name} | {found['texts']}, {found['tokens']:,} | {merged:,.0f} | {ratios} | "
-            f"{found['memory_of_1000_bytes'] / 1e9:.2f} GB |"
-        )
-    return "\n".join(lines) + "\n"
+        ratios = (percent(found["ratios"][str(count)]["throughput"], 0) for count in COUNTS)
+        memory = f"{found['memory_of_1000_bytes'] / 1e9:.2f} GB"
+        lines.append([name, f"{found['texts']}, {found['tokens']:,}", f"{merged:,.0f}", *ratios, memory])
+    counts = ["1", "8", "64", "1,000 classifiers"]
+    return page(
+        "Many classifiers over one encoder",
+        "Throughput of a batch whose texts are spread over several classifiers, against the same batch by one merged "
+        f"classifier; medians of alternating rounds. Adapters: LoRA in all linear layers, {LIMIT:,} numbers at most. "
+        f"{measured_by(result)}.",
+        table(["encoder", "texts, tokens of a batch", "merged, tokens/s", *counts, "memory of 1,000"], lines),
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

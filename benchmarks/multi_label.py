@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -24,21 +22,23 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from benchmarks.quality.data import read_rows
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
-from benchmarks.speed.inputs import Rows
+from benchmarks.harness import Benchmark, Result, measured_by, page, table, timed
+from benchmarks.inputs import Rows, read_rows
+from benchmarks.processes import train
 from leantune.assets.download import fetch
 from leantune.evaluation.multi_label_metrics import evaluate_label_sets, pair_log_losses
 from leantune.evaluation.thresholds import choose_thresholds
 from leantune.inference.load import load
 
+BENCHMARK = Benchmark("multi_label", __doc__)
 SETS = {"R52": "reuters-r52", "20 Newsgroups": "20newsgroups"}
 WORDS_OF_EACH = 35
-"""Of a document; three of them are about 128 tokens."""
+"""Length of a part; three of them are about 128 tokens."""
 NUM_ROWS = {"train": 2_000, "validation": 500, "test": 1_000}
 LIMIT, MAX_LENGTH, EPOCHS = 100_000, 128, 4
 GRID = (3.0, 10.0, 30.0)
@@ -51,52 +51,50 @@ Part = tuple[list[str], np.ndarray]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = BENCHMARK.parser()
     parser.add_argument("--work", type=Path, required=True, help="folder to work in")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pipeline-seeds", type=int, default=1, help="0: without transformers and PEFT")
     options = parser.parse_args()
     fetch(["minilm"])
-    origin, lines = origin_of("benchmarks.multi_label"), []
+    result: dict[str, Any] = {**BENCHMARK.origin(), "lines": []}
     for line in measurements(options.work, options.seeds, options.pipeline_seeds):
-        lines.append(line)
-        text = markdown_of(origin, lines)
-        write_result(RESULTS, stem_of("multi_label", origin["hardware"]), {**origin, "lines": lines}, text)
-    print(text)
+        result["lines"].append(line)
+        BENCHMARK.publish(options.results, result, markdown_of(result))
 
 
 def measurements(work: Path, seeds: int, pipeline_seeds: int) -> Iterator[dict[str, Any]]:
     """Every method on both sets."""
     for name, asset in SETS.items():
         folder = work / asset
-        names = make_rows(fetch([asset])[asset], folder)
-        parts = {part: read_part(folder / f"{part}.jsonl", names) for part in NUM_ROWS}
+        names, parts = make_rows(fetch([asset])[asset], folder)
         yield {"set": name, "method": "TF-IDF and logistic regressions", **tfidf(parts, names)}
         for seed in range(seeds):
             yield {"set": name, "method": "leantune", "seed": seed, **ours(folder, parts, seed)}
         for seed in range(pipeline_seeds):
-            rates = [pipeline(folder, parts, names, seed, rate) for rate in PIPELINE_RATES]
+            rates = [pipeline(parts, names, seed, rate) for rate in PIPELINE_RATES]
             best = max(rates, key=lambda each: each["validation"])
             yield {"set": name, "method": "PEFT LoRA with `Trainer`", "seed": seed, **best}
 
 
-def make_rows(source: Path, folder: Path) -> list[str]:
-    """Write ``train``, ``validation`` and ``test`` as JSON lines; returns the labels."""
+def make_rows(source: Path, folder: Path) -> tuple[list[str], dict[str, Part]]:
+    """Write ``train``, ``validation`` and ``test`` as JSON lines; returns the labels and the parts."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)
-    train, test = (read_rows(source / f"{part}.csv") for part in ("train", "test"))
-    rng.shuffle(train)
-    held_out = len(train) // 5
-    documents = {"train": train[held_out:], "validation": train[:held_out], "test": test}
-    for part, rows in documents.items():
-        made = [joined(rows, rng) for _ in range(NUM_ROWS[part])]
-        lines = (json.dumps({"text": text, "label": labels}) + "\n" for text, labels in made)
+    train_rows, test = (read_rows(source / f"{part}.csv") for part in ("train", "test"))
+    rng.shuffle(train_rows)
+    held_out = len(train_rows) // 5
+    documents = {"train": train_rows[held_out:], "validation": train_rows[:held_out], "test": test}
+    made = {part: [joined(rows, rng) for _ in range(NUM_ROWS[part])] for part, rows in documents.items()}
+    names = {label for _, labels in made["train"] for label in labels}
+    parts = {}
+    for part, rows in made.items():  # a rare class may be in documents of one part alone
+        kept = [(text, labels) for text, labels in rows if names.issuperset(labels)]
+        lines = (json.dumps({"text": text, "label": labels}) + "\n" for text, labels in kept)
         (folder / f"{part}.jsonl").write_text("".join(lines), "utf-8")
-    found = (json.loads(line)["label"] for line in (folder / "train.jsonl").read_text("utf-8").splitlines())
-    names = sorted({label for labels in found for label in labels})
-    for part in ("validation", "test"):  # a rare class may be in documents of one part alone
-        keep_known(folder / f"{part}.jsonl", set(names))
-    return names
+        has_label = [[int(name in labels) for name in sorted(names)] for _, labels in kept]
+        parts[part] = [text for text, _ in kept], np.array(has_label)
+    return sorted(names), parts
 
 
 def joined(rows: Rows, rng: random.Random) -> tuple[str, list[str]]:
@@ -109,20 +107,6 @@ def joined(rows: Rows, rng: random.Random) -> tuple[str, list[str]]:
             break
     labels = list(chosen)[: rng.randint(1, 3)]
     return " ".join(chosen[label] for label in labels), labels
-
-
-def keep_known(path: Path, names: set[str]) -> None:
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    path.write_text(
-        "".join(json.dumps(row) + "\n" for row in rows if names.issuperset(row["label"])), "utf-8"
-    )
-
-
-def read_part(path: Path, names: Sequence[str]) -> Part:
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [row["text"] for row in rows], np.array(
-        [[int(name in row["label"]) for name in names] for row in rows]
-    )
 
 
 def measured(
@@ -143,7 +127,11 @@ def measured(
 
 def tfidf(parts: dict[str, Part], names: Sequence[str]) -> dict[str, float]:
     """Words and pairs of words; C by the log loss of the validation rows."""
-    started = time.perf_counter()
+    best, seconds = timed(lambda: tfidf_probabilities(parts))
+    return {**measured(best, parts, names), "seconds": seconds}
+
+
+def tfidf_probabilities(parts: dict[str, Part]) -> dict[str, np.ndarray]:
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
     features = {"train": words.fit_transform(parts["train"][0])}
     features |= {part: words.transform(parts[part][0]) for part in ("validation", "test")}
@@ -155,31 +143,16 @@ def tfidf(parts: dict[str, Part], names: Sequence[str]) -> dict[str, float]:
         loss = pair_log_losses(found["validation"], parts["validation"][1]).sum(axis=1).mean()
         if loss < least:
             best, least = found, loss
-    return {**measured(best, parts, names), "seconds": time.perf_counter() - started}
+    return best
 
 
 def ours(folder: Path, parts: dict[str, Part], seed: int) -> dict[str, float]:
     """``leantune train`` with the defaults."""
     output = folder / f"run-{seed}"
-    keys = {
-        **{
-            "data": folder / "train.jsonl",
-            "validation": folder / "validation.jsonl",
-            "model": "asset:minilm",
-        },
-        **{
-            "output": output,
-            "max_trainable_params": LIMIT,
-            "max_length": MAX_LENGTH,
-            "epochs": EPOCHS,
-            "seed": seed,
-        },
-    }
-    words = [f"{key}={value}" for key, value in keys.items()]
-    command = [sys.executable, "-m", "leantune", "train", *words, "--overwrite", "--quiet"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    files = {"data": folder / "train.jsonl", "validation": folder / "validation.jsonl"}
+    keys = {"max_trainable_params": LIMIT, "max_length": MAX_LENGTH, "epochs": EPOCHS, "seed": seed}
+    record = train(output, model="asset:minilm", **files, **keys)
     trained = load(output)
-    record = json.loads((output / "record.json").read_text("utf-8"))
     probabilities = {part: trained.predict_proba(parts[part][0]) for part in ("validation", "test")}
     return {
         **measured(probabilities, parts, trained.classes),
@@ -190,34 +163,20 @@ def ours(folder: Path, parts: dict[str, Part], seed: int) -> dict[str, float]:
 
 
 def pipeline(
-    folder: Path, parts: dict[str, Part], names: Sequence[str], seed: int, learning_rate: float
+    parts: dict[str, Part], names: Sequence[str], seed: int, learning_rate: float
 ) -> dict[str, float]:
     """The usual one: PEFT's LoRA in query and value, transformers' ``Trainer`` and its loss of several labels."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-    )
+    from transformers import AutoTokenizer
+
+    from benchmarks.peer.trainer_peft import StopWatch, adapted_model, trainer_of
+    from benchmarks.quality.peer import DEFAULTS
 
     started = time.perf_counter()
-    encoder = fetch(["minilm"])["minilm"]
-    tokenizer = AutoTokenizer.from_pretrained(encoder)
-    torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        encoder, num_labels=len(names), problem_type="multi_label_classification"
-    )
-    config = LoraConfig(
-        r=8,
-        lora_alpha=16,
-        lora_dropout=0.1,
-        target_modules=["query", "value"],
-        modules_to_save=["classifier"],
-    )
-    model = get_peft_model(model, config)
+    keys = {"model": fetch(["minilm"])["minilm"], "adapter": "lora", "target_rank": 8, "dropout": 0.1}
+    keys |= {"epochs": EPOCHS, "max_length": MAX_LENGTH, "learning_rate": learning_rate, "seed": seed}
+    options = argparse.Namespace(**DEFAULTS | keys)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = adapted_model(options, list(names), problem_type="multi_label_classification")
 
     def rows(part: str) -> list[dict[str, Any]]:
         texts, labels = parts[part]
@@ -228,69 +187,44 @@ def pipeline(
         ]
 
     with tempfile.TemporaryDirectory() as scratch:
-        settings = TrainingArguments(
-            output_dir=scratch,
-            per_device_train_batch_size=32,
-            per_device_eval_batch_size=64,
-            num_train_epochs=EPOCHS,
-            learning_rate=learning_rate,
-            warmup_ratio=0.1,
-            bf16=True,
-            use_cpu=not torch.cuda.is_available(),
-            seed=seed,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            logging_steps=10_000,
-        )
-        trainer = Trainer(
-            model=model,
-            args=settings,
-            train_dataset=rows("train"),
-            data_collator=DataCollatorWithPadding(tokenizer),
-        )
+        trainer = trainer_of(options, model, tokenizer, StopWatch(), scratch, train_dataset=rows("train"))
         trainer.train()
-        found = {
-            part: 1 / (1 + np.exp(-trainer.predict(rows(part)).predictions.astype(np.float64)))
-            for part in ("validation", "test")
-        }
+        logits = {part: trainer.predict(rows(part)).predictions for part in ("validation", "test")}
     return {
-        **measured(found, parts, names),
+        **measured({part: expit(each.astype(np.float64)) for part, each in logits.items()}, parts, names),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "learning_rate": learning_rate,
         "seconds": time.perf_counter() - started,
     }
 
 
-def markdown_of(origin: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
+def markdown_of(result: Result) -> str:
     """The mean over seeds, with their standard deviation where there are several."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
+    for line in result["lines"]:
         groups[line["set"], line["method"]].append(line)
 
     def rate(group: list[dict[str, Any]], name: str) -> str:
         values = [100 * each[name] for each in group]
         return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
-    said = [
-        "# Several labels a text",
-        "",
+    shown = (*MEASURES, "micro_f1_at_a_half", "macro_f1_at_a_half")
+    names = ["micro F1", "macro F1", "LRAP", "micro F1 at 0.5", "macro F1 at 0.5"]
+    return page(
+        "Several labels a text",
         f"Texts of one to three parts of documents of R52 and 20 Newsgroups: {NUM_ROWS['train']:,} training, "
         f"{NUM_ROWS['validation']:,} validation and up to {NUM_ROWS['test']:,} test rows; MiniLM-L6, {EPOCHS} epochs, "
         f"{MAX_LENGTH} tokens, at most {LIMIT:,} trainable parameters. Percent of the test rows, ± the standard "
-        f"deviation over seeds; the last two columns without chosen thresholds. `{origin['command']}` on "
-        f"{machine_name(origin['hardware'])}, {origin['date']}.",
-        "",
-        "| texts of | method | seeds | micro F1 | macro F1 | LRAP | micro F1 at 0.5 | macro F1 at 0.5 |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    said += [
-        f"| {name} | {method} | {len(group)} | "
-        + " | ".join(rate(group, each) for each in (*MEASURES, "micro_f1_at_a_half", "macro_f1_at_a_half"))
-        + " |"
-        for (name, method), group in groups.items()
-    ]
-    return "\n".join(said) + "\n"
+        f"deviation over seeds; the last two columns without chosen thresholds. {measured_by(result)}.",
+        table(
+            ["texts of", "method", "seeds", *names],
+            (
+                [*key, str(len(group)), *(rate(group, each) for each in shown)]
+                for key, group in groups.items()
+            ),
+            right=range(2, 8),
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -8,54 +8,41 @@ Markdown into ``benchmarks/results/``.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from rich.console import Console
+from benchmarks.harness import ROOT, Benchmark, Result, measured_by, page, table, turns
+from benchmarks.processes import Workplace
+from benchmarks.speed.pipelines import Pipeline, leantune_prediction, leantune_training
+from benchmarks.speed.setting import Setting, setting
 
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
-from benchmarks.speed import inputs
-from benchmarks.speed.__main__ import ROOT, prepare, workplace
-from benchmarks.speed.pipelines import LEANTUNE, Pipeline, leantune_prediction, leantune_training
-from benchmarks.speed.process import Workplace
-from leantune.kernels.native.kernels import why_no_int8
-from leantune.system.hardware import pick_device, pick_precision
+BENCHMARK = Benchmark("revisions", __doc__)
+PIPELINES: dict[str, dict[str, Pipeline]] = {
+    "training": {"bf16": leantune_training(precision="bf16"), "int8": leantune_training()},
+    "prediction": {"bf16": leantune_prediction(), "int8": leantune_prediction(precision="int8")},
+}
+"""By task and precision; prediction uses what training made."""
 
 Rates = dict[str, dict[str, list[float]]]
 """Texts a second, ``old`` and ``new``, of each round; by what was measured."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.revisions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main() -> None:
+    parser = BENCHMARK.parser()
     parser.add_argument("old", type=Path, help="a checkout to compare with")
     parser.add_argument("new", type=Path, nargs="?", default=ROOT, help="the checkout that is judged")
     parser.add_argument("--rounds", type=int, default=5, help="repeats of each, alternating")
+    parser.add_argument("--only", default="", help="models to run, by a part of their names")
     options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    with tempfile.TemporaryDirectory() as folder:
-        place = workplace(Path(folder), console)
-        places = {
-            name: place_of(tree.resolve(), place)
-            for name, tree in (("old", options.old), ("new", options.new))
-        }
-        rates = measure(places, place, rounds=options.rounds)
-    result = {**origin_of("benchmarks.revisions"), "texts_per_s": rates}
-    text = markdown_of(result)
-    console.print(text, highlight=False, soft_wrap=True)
-    stem = stem_of("revisions", result["hardware"])
-    for path in write_result(RESULTS, stem, result, text):
-        console.print(path, highlight=False, soft_wrap=True)
-    return 0
+    with setting(options.only) as found:
+        trees = {"old": options.old, "new": options.new}
+        places = {name: place_of(tree.resolve(), found.place) for name, tree in trees.items()}
+        rates = measure(places, found, options.rounds)
+    result = {**BENCHMARK.origin(), "texts_per_s": rates}
+    BENCHMARK.publish(options.results, result, markdown_of(result))
 
 
 def place_of(tree: Path, place: Workplace) -> Workplace:
@@ -68,58 +55,38 @@ def place_of(tree: Path, place: Workplace) -> Workplace:
     return changed
 
 
-def measure(places: dict[str, Workplace], place: Workplace, *, rounds: int) -> Rates:
+def measure(places: dict[str, Workplace], found: Setting, rounds: int) -> Rates:
     """Each pipeline by each checkout, in turns that begin with the other checkout every time."""
-    precision = pick_precision("auto", pick_device())
-    models, missing = inputs.available_models(place)
-    for sentence in missing:
-        place.say(sentence)
-    _, rows = inputs.read_rows(place)
     rates: Rates = {}
-    for model in models:
-        for task in ("training", "prediction"):  # in this order: prediction uses what training made
-            work = prepare(model, task, rows, precision, place.folder, is_long=False).work
-            for number in range(rounds):
-                for name, pipeline in pipelines_of(task).items():
-                    turns = list(places.items())
-                    for which, there in turns if number % 2 == 0 else turns[::-1]:
-                        place.say(f"round {number + 1}, {model.name}, {task}, {name}, {which}")
-                        own = replace(work, trained=place.folder / f"{which}-{work.trained.parent.name}")
-                        outcome = there.run(pipeline.command(own, place.folder))
-                        rate = pipeline.read(own, place.folder, outcome).samples_per_s
-                        by_tree = rates.setdefault(f"{model.name}, {task}, {name}", {})
-                        by_tree.setdefault(which, []).append(rate)
+    for model in found.models:
+        for task, pipelines in PIPELINES.items():
+            work = found.comparison(model, task).work
+            for precision, pipeline in pipelines.items():
+                if precision == "int8" and not found.has_int8:
+                    continue
+                by_tree = rates.setdefault(f"{model.name}, {task}, {precision}", {})
+                for number, which in turns(tuple(places), rounds):
+                    found.place.say(f"round {number + 1}, {model.name}, {task}, {precision}, {which}")
+                    own = replace(work, trained=found.place.folder / f"{which}-{work.trained.parent.name}")
+                    by_tree.setdefault(which, []).append(pipeline.sample(own, places[which]).samples_per_s)
     return rates
 
 
-def pipelines_of(task: str) -> dict[str, Pipeline]:
-    """By precision."""
-    if task == "training":
-        ways = {"bf16": leantune_training(precision="bf16"), "int8": leantune_training(LEANTUNE)}
-    else:
-        ways = {"bf16": leantune_prediction(), "int8": leantune_prediction(precision="int8")}
-    return {name: way for name, way in ways.items() if name != "int8" or not why_no_int8()}
-
-
-def markdown_of(result: dict[str, Any]) -> str:
+def markdown_of(result: Result) -> str:
     """The table."""
-    lines = [
-        f"# Two checkouts ({result['date']})",
-        "",
-        f"`{result['command']}`, commit {result['commit']}, {machine_name(result['hardware'])}, "
-        f"{result['hardware']['cores']} threads. Texts a second, medians; the ratio is the median of those of each "
-        "round.",
-        "",
-        "| what | old | new | ratio | smallest | largest |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for what, by_tree in result["texts_per_s"].items():
         ratios = [new / old for old, new in zip(by_tree["old"], by_tree["new"], strict=True)]
-        numbers = [f"{median(by_tree[which]):.0f}" for which in ("old", "new")]
-        numbers += [f"{value:.3f}" for value in (median(ratios), min(ratios), max(ratios))]
-        lines.append(f"| {what} | {' | '.join(numbers)} |")
-    return "\n".join([*lines, ""])
+        rates = (f"{median(by_tree[which]):.0f}" for which in ("old", "new"))
+        lines.append(
+            [what, *rates, *(f"{value:.3f}" for value in (median(ratios), min(ratios), max(ratios)))]
+        )
+    return page(
+        f"Two checkouts ({result['date']})",
+        f"{measured_by(result)}. Texts a second, medians; the ratio is the median of those of each round.",
+        table(["what", "old", "new", "ratio", "smallest", "largest"], lines),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

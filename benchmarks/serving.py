@@ -2,13 +2,13 @@
 
 RUN is the folder of a finished run, by default runs/quickstart of ``make quickstart``. ``leantune serve RUN`` and
 `benchmarks.peer.pipeline_server` of its merged model run side by side and take turns at every level of load: so many
-clients that wait for their answers, then so many requests a second around what each of them can do. The load is that of
-``leantune bench-serve``, one text of AG News a request. Prints medians and writes JSON, Markdown and a plot.
+clients that wait for their answers, then so many requests a second around what each of them can do. Locust makes the
+load in a process of its own (`benchmarks.load`), one text of AG News a request. Prints medians and writes JSON,
+Markdown and a plot.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -16,29 +16,36 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
-from rich.console import Console
 from transformers import AutoTokenizer
 
-from benchmarks.quality.data import SOURCES, files_of, missing_source, read_rows
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
+from benchmarks.harness import (
+    RESULTS,
+    ROOT,
+    Benchmark,
+    Result,
+    measured_by,
+    page,
+    table,
+    turns,
+    whole_numbers,
+    words,
+)
+from benchmarks.inputs import finished_run, read_rows
+from benchmarks.processes import COMMAND, output_of, wait_for
+from benchmarks.quality.data import SOURCES, files_of, missing_source
 from benchmarks.speed.arithmetic import agreement
-from benchmarks.tables import ROOT
-from leantune.serving.load.connection import Address
-from leantune.serving.load.first_request import check_server
-from leantune.serving.load.levels import Level, Load
-from leantune.serving.load.processes import measure
 
+BENCHMARK = Benchmark("serving", __doc__)
 IMAGE = ROOT / "docs" / "images" / "serving-load.png"
 OURS, PEER = "leantune serve", "FastAPI and pipeline"
 TEXTS = 2_000
@@ -52,6 +59,9 @@ START_S = 180.0
 """In which a server must be ready."""
 PERCENTILES = ("p50", "p95", "p99")
 
+Level = Mapping[str, Any]
+"""``clients`` that wait for their answers, or a ``rate`` of requests that come."""
+
 
 @dataclass(frozen=True, slots=True)
 class System:
@@ -61,24 +71,12 @@ class System:
     url: str
     process: psutil.Process
 
-    def load(self, texts: Sequence[str], *, seconds: float, warmup: float) -> Load:
-        return Load(
-            address=Address.of(self.url),
-            dialect="tei",
-            texts=[[text] for text in texts],
-            seconds=seconds,
-            warmup=warmup,
-        )
-
     def labels_of(self, texts: Sequence[str]) -> list[str]:
         """The most probable label of each text."""
         found = []
         for start in range(0, len(texts), 32):
-            body = json.dumps({"inputs": [[text] for text in texts[start : start + 32]]}).encode()
-            headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(f"{self.url}/predict", body, headers)
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                every = json.load(answer)
+            body = {"inputs": [[text] for text in texts[start : start + 32]]}
+            every = answer_of(f"{self.url}/predict", body)
             found += [max(scores, key=lambda each: each["score"])["label"] for scores in every]
         return found
 
@@ -88,87 +86,68 @@ class System:
         return sum(process.memory_info().rss for process in each)
 
 
-def main() -> int:
-    options = parse_options()
-    console = Console()
+def main() -> None:
+    parser = BENCHMARK.parser()
+    default = ROOT / "runs" / "quickstart"
+    parser.add_argument("run", type=finished_run, nargs="?", default=str(default), metavar="RUN")
+    parser.add_argument("--rounds", type=int, default=3, help="repeats of each level, alternating")
+    parser.add_argument("--seconds", type=float, default=5.0, help="measured, of each level")
+    parser.add_argument("--warmup", type=float, default=1.0, help="seconds before that")
+    parser.add_argument("--clients", type=whole_numbers, default=[1, 8, 64])
+    parser.add_argument(
+        "--rates", type=whole_numbers, help="requests a second; default: around what each can do"
+    )
+    parser.add_argument("--systems", type=words, default=[OURS, PEER], help=f"default: {OURS},{PEER}")
+    options = parser.parse_args()
+    if missing := missing_source("agnews"):
+        parser.error(f"{missing}: not there; put the rows of AG News there")
+    if unknown := set(options.systems) - {OURS, PEER}:
+        parser.error(f"--systems: no {', '.join(sorted(unknown))}; there are {OURS} and {PEER}")
     texts = [text for text, _ in read_rows(files_of(SOURCES["agnews"])[1])][:TEXTS]
+    span = {"texts": texts, "seconds": options.seconds, "warmup": options.warmup}
     result: dict[str, Any] = {
-        **origin_of("benchmarks.serving"),
+        **BENCHMARK.origin(),
         "mean_tokens": mean_tokens(options.run / "merged", texts),
-        "seconds": options.seconds,
-        "warmup": options.warmup,
-        "systems": {},
-        "levels": [],
+        **{key: span[key] for key in ("seconds", "warmup")},
     }
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         systems = [
             stack.enter_context(running(name, command_of(name, options.run), Path(folder)))
             for name in options.systems
         ]
+        result["systems"] = {each.name: {"about": answer_of(f"{each.url}/info")} for each in systems}
         labels = [system.labels_of(texts[:COMPARED]) for system in systems]
         result["agreement"] = agreement(labels[0], labels[-1])
-        for system in systems:
-            about = check_server(system.load(texts, seconds=1, warmup=0), system.url)
-            result["systems"][system.name] = {"about": about}
-        clients = [Level(clients=each) for each in options.clients]
-        result["levels"] += take_turns([(each, systems) for each in clients], texts, options, console)
+        waiting = [(system, {"clients": count}) for count in options.clients for system in systems]
+        result["levels"] = take_turns(waiting, span, options.rounds)
         most = {
             each["system"]: max(summary["requests_per_s"] for summary in each["rounds"])
             for each in result["levels"]
             if each["clients"] == max(options.clients)
         }
-        rates = rates_around(most.values()) if options.rates is None else options.rates
-        levels = [
-            (
-                Level(rate=rate),
-                [system for system in systems if options.rates or rate <= TOO_MUCH * most[system.name]],
-            )
-            for rate in rates
+        coming = [
+            (system, {"rate": rate})
+            for rate in options.rates or rates_around(most.values())
+            for system in systems
+            if options.rates or rate <= TOO_MUCH * most[system.name]
         ]
-        result["levels"] += take_turns(levels, texts, options, console)
+        result["levels"] += take_turns(coming, span, options.rounds)
         for system in systems:
             result["systems"][system.name]["rss_bytes"] = system.rss_bytes()
-    text = markdown_of(result)
-    console.print(text, highlight=False, soft_wrap=True)
-    is_for_the_docs = options.results == RESULTS
-    for path in write_result(options.results, stem_of("serving", result["hardware"]), result, text):
-        console.print(path, highlight=False, soft_wrap=True)
-    draw(result, IMAGE if is_for_the_docs else options.results / IMAGE.name)
-    return 0
+    BENCHMARK.publish(options.results, result, markdown_of(result))
+    draw(result, IMAGE if options.results == RESULTS else options.results / IMAGE.name)
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, nargs="?", default=ROOT / "runs" / "quickstart", metavar="RUN")
-    parser.add_argument("--rounds", type=int, default=3, help="repeats of each level, alternating")
-    parser.add_argument("--seconds", type=float, default=5.0, help="measured, of each level")
-    parser.add_argument("--warmup", type=float, default=1.0, help="seconds before that")
-    parser.add_argument("--clients", type=_numbers, default=[1, 8, 64])
-    parser.add_argument("--rates", type=_numbers, help="requests a second; default: around what each can do")
-    parser.add_argument(
-        "--systems", type=lambda text: text.split(","), default=[OURS, PEER], help=f"{OURS},{PEER}"
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write into")
-    options = parser.parse_args()
-    if not (options.run / "merged" / "config.json").is_file():
-        parser.error(f"{options.run}: no finished run; make quickstart leaves one in runs/quickstart")
-    if missing := missing_source("agnews"):
-        parser.error(f"{missing}: not there; put the rows of AG News there")
-    if unknown := set(options.systems) - {OURS, PEER}:
-        parser.error(f"--systems: no {', '.join(sorted(unknown))}; there are {OURS} and {PEER}")
-    return options
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(each) for each in text.split(",")]
+def answer_of(url: str, body: Any = None) -> Any:
+    """What a server answers; ``body`` is posted."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
 
 
 def mean_tokens(model: Path, texts: Sequence[str]) -> float:
-    """Of a text, as it is cut for the model."""
+    """Tokens of a text, as it is cut for the model."""
     encoded = AutoTokenizer.from_pretrained(model)(list(texts), truncation=True)["input_ids"]
     return sum(map(len, encoded)) / len(texts)
 
@@ -176,7 +155,7 @@ def mean_tokens(model: Path, texts: Sequence[str]) -> float:
 def command_of(name: str, run: Path) -> list[str]:
     """What starts a server; the port comes behind it."""
     if name == OURS:
-        return [sys.executable, "-m", "leantune.cli", "serve", str(run), "--port"]
+        return [*COMMAND, "serve", str(run), "--port"]
     return [sys.executable, "-m", "benchmarks.peer.pipeline_server", str(run / "merged"), "--port"]
 
 
@@ -185,7 +164,8 @@ def running(name: str, command: Sequence[str], folder: Path) -> Iterator[System]
     """A server on a free port, from when it is ready as long as this lasts; each decides its own threads.
 
     Raises:
-        SystemExit: it ended, or was not ready in time; with the end of what it printed.
+        SystemExit: it ended; with the end of what it printed.
+        TimeoutError: it was not ready in time.
     """
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -194,11 +174,9 @@ def running(name: str, command: Sequence[str], folder: Path) -> Iterator[System]
     with log.open("w") as file:
         process = subprocess.Popen([*command, str(port)], stdout=file, stderr=file, env=environment)
     try:
-        url, until = f"http://127.0.0.1:{port}", time.monotonic() + START_S
-        while not is_ready(url):
-            if process.poll() is not None or time.monotonic() > until:
-                raise SystemExit(f"{name} is not ready (exit {process.poll()}):\n{log.read_text()[-2000:]}")
-            time.sleep(0.2)
+        url = f"http://127.0.0.1:{port}"
+        if not wait_for(process, lambda: is_ready(url), pause_s=0.2, patience_s=START_S):
+            raise SystemExit(f"{name} ended ({process.returncode}):\n{log.read_text()[-2000:]}")
         yield System(name, url, psutil.Process(process.pid))
     finally:
         process.send_signal(signal.SIGTERM)
@@ -217,32 +195,34 @@ def is_ready(url: str) -> bool:
         return False
 
 
+def measured(url: str, level: Level, span: Mapping[str, Any]) -> dict[str, Any]:
+    """What a fresh process of `benchmarks.load` finds; ``span`` are texts, seconds and warm-up."""
+    settings = json.dumps({"url": url, **level, **span})
+    summary: dict[str, Any] = json.loads(
+        output_of([sys.executable, "-m", "benchmarks.load"], cwd=ROOT, stdin=settings)
+    )
+    return summary
+
+
 def take_turns(
-    levels: Sequence[tuple[Level, Sequence[System]]],
-    texts: Sequence[str],
-    options: argparse.Namespace,
-    console: Console,
+    levels: Sequence[tuple[System, Level]], span: Mapping[str, Any], rounds: int
 ) -> list[dict[str, Any]]:
-    """Each level by each system that takes part in it, in so many rounds; who begins changes."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for number in range(options.rounds):
-        for level, of in levels:
-            for system in of if number % 2 == 0 else reversed(of):
-                load = system.load(texts, seconds=options.seconds, warmup=options.warmup)
-                (summary,) = measure(load, [level])
-                kept = found.setdefault(
-                    (system.name, level.title),
-                    {"system": system.name, "clients": level.clients, "rate": level.rate, "rounds": []},
-                )
-                kept["rounds"].append(asdict(summary))
-                p99 = (summary.latency_ms or {}).get("p99", float("nan"))
-                console.print(
-                    f"round {number + 1}, {level.title}, {system.name}: {summary.requests_per_s:.1f} requests/s, "
-                    f"p99 {p99:.1f} ms, {summary.refused} refused, {summary.failed} failed",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-    return list(found.values())
+    """Each level by each system that takes part in it, in so many rounds."""
+    found = [
+        {"system": system.name, "clients": None, "rate": None, **level, "rounds": []}
+        for system, level in levels
+    ]
+    for number, ((system, level), kept) in turns(tuple(zip(levels, found, strict=True)), rounds):
+        summary = measured(system.url, level, span)
+        kept["rounds"].append(summary)
+        p99 = (summary["latency_ms"] or {}).get("p99", float("nan"))
+        (kind, value), *_ = level.items()
+        print(
+            f"round {number + 1}, {kind} {value:g}, {system.name}: {summary['requests_per_s']:.1f} requests/s, "
+            f"p99 {p99:.1f} ms, {summary['refused']} refused, {summary['failed']} failed",
+            flush=True,
+        )
+    return found
 
 
 def rates_around(most: Iterable[float]) -> list[float]:
@@ -263,94 +243,75 @@ def middle(level: Mapping[str, Any], key: str) -> float | None:
     return median(known) if known else None
 
 
-def markdown_of(result: Mapping[str, Any]) -> str:
+def markdown_of(result: Result) -> str:
     """A table for each kind of load, under what was done and where."""
-    hardware, versions = result["hardware"], result["versions"]
     rounds = max(len(each["rounds"]) for each in result["levels"])
     busiest = max(each["generator_cpu"] for level in result["levels"] for each in level["rounds"])
     shares = f"{result['agreement']:.1%} of {COMPARED} texts"
     same = f" Both give {shares} the same label." if len(result["systems"]) > 1 else ""
-    lines = [
-        f"# Serving, {result['date']}",
-        "",
-        f"`{result['command']}`, commit {result['commit']}, on {machine_name(hardware)}, {hardware['cores']} cores; "
-        f"torch {versions['torch']}, transformers {versions['transformers']}. One text of AG News a request, "
-        f"{result['mean_tokens']:.0f} tokens on average. The servers have the same merged model, run side by side and "
-        f"take turns. Medians of {rounds} rounds of {result['seconds']:g} s after {result['warmup']:g} s. The "
-        f"load generator took at most {busiest:.2f} of a core.{same}",
-        "",
-        *(
-            f"- {name}: {about['rss_bytes'] / 1e9:.2f} GB of memory at the end"
-            for name, about in result["systems"].items()
-        ),
-    ]
-    names = {"clients": "clients", "rate": "requests/s"}
-    titles = {"clients": "## Clients that wait", "rate": "## Requests that come"}
-    for key, title in titles.items():
-        levels = sorted(
-            (each for each in result["levels"] if each[key] is not None),
-            key=lambda each: (each[key], each["system"] != OURS),
-        )
-        lines += [
-            *("", title, ""),
-            f"| {names[key]} | server | answered/s | p50 ms | p95 ms | p99 ms | refused | failed |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        lines += [_line(each, key) for each in levels]
-    return "\n".join([*lines, ""])
+    memory = (
+        f"- {name}: {about['rss_bytes'] / 1e9:.2f} GB of memory at the end"
+        for name, about in result["systems"].items()
+    )
+    blocks = []
+    for key, unit, title in (
+        ("clients", "clients", "Clients that wait"),
+        ("rate", "requests/s", "Requests that come"),
+    ):
+        levels = (each for each in result["levels"] if each[key] is not None)
+        ordered = sorted(levels, key=lambda each: (each[key], each["system"] != OURS))
+        header = [unit, "server", "answered/s", "p50 ms", "p95 ms", "p99 ms", "refused", "failed"]
+        blocks += [f"## {title}", table(header, (_cells(each, key) for each in ordered))]
+    return page(
+        f"Serving, {result['date']}",
+        f"{measured_by(result, 'torch', 'transformers')}. One text of AG News a request, {result['mean_tokens']:.0f} "
+        "tokens on average. The servers have the same merged model, run side by side and take turns. Medians of "
+        f"{rounds} rounds of {result['seconds']:g} s after {result['warmup']:g} s. The load generator took at most "
+        f"{busiest:.2f} of a core.{same}",
+        "\n".join(memory),
+        *blocks,
+    )
 
 
-def _line(level: Mapping[str, Any], key: str) -> str:
+def _cells(level: Level, key: str) -> list[str]:
     ms = (middle(level, percentile) for percentile in PERCENTILES)
     counts = (sum(each[name] for each in level["rounds"]) for name in ("refused", "failed"))
-    cells = [
+    return [
         f"{level[key]:g}",
         level["system"],
         f"{middle(level, 'requests_per_s'):.1f}",
         *("" if each is None else f"{each:.1f}" for each in ms),
         *(f"{each:,}" for each in counts),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
-def draw(result: Mapping[str, Any], image: Path) -> None:
+def draw(result: Result, image: Path) -> None:
     """What was answered, and how long it took, over what was asked for."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (answered, latency) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    widths = {"p50": (2, "-"), "p95": (1.2, "--"), "p99": (1.2, ":")}
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    answered, latency = figure.subplots(1, 2)
+    styles = {"p50": (2, "-"), "p95": (1.2, "--"), "p99": (1.2, ":")}
     for name, color in ((OURS, "#1f6f54"), (PEER, "#c2571a")):
-        levels = sorted(
-            (each for each in result["levels"] if each["system"] == name and each["rate"] is not None),
-            key=lambda each: each["rate"],
-        )
+        levels = [each for each in result["levels"] if each["system"] == name and each["rate"] is not None]
+        levels.sort(key=lambda each: each["rate"])
         rates = [each["rate"] for each in levels]
         shared = {"color": color, "marker": "o", "markersize": 3}
         answered.plot(rates, [middle(each, "requests_per_s") for each in levels], linewidth=2, **shared)
-        for percentile, (width, style) in widths.items():
-            latency.plot(
-                rates,
-                [middle(each, percentile) for each in levels],
-                linewidth=width,
-                linestyle=style,
-                label=f"{name}, {percentile}" if levels else None,
-                **shared,
-            )
+        for percentile, (width, style) in styles.items():
+            looks = {**shared, "linewidth": width, "linestyle": style}
+            label = f"{name}, {percentile}" if levels else None
+            latency.plot(rates, [middle(each, percentile) for each in levels], label=label, **looks)
     answered.axline((0, 0), slope=1, color="#999999", linewidth=0.8, zorder=0)
-    answered.set(
-        xlabel="requests/s that come", ylabel="requests/s that are answered", xlim=(0, None), ylim=(0, None)
-    )
-    latency.set(xlabel="requests/s that come", ylabel="latency, ms", xlim=(0, None), yscale="log")
+    answered.set(ylabel="requests/s that are answered", xlim=(0, None), ylim=(0, None))
+    latency.set(ylabel="latency, ms", xlim=(0, None), yscale="log")
     for axis in (answered, latency):
+        axis.set_xlabel("requests/s that come")
         axis.grid(alpha=0.3)
     figure.legend(frameon=False, loc="outside lower center", ncols=2)
     image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(image, dpi=140)
-    plt.close(figure)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,22 +7,17 @@ fresh process. Prints a table of medians and writes JSON and Markdown into ``ben
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from rich.console import Console
+from benchmarks.harness import Benchmark, Result, measured_by, page, table, turns
+from benchmarks.inputs import finished_run
+from benchmarks.processes import COMMAND, workplace
 
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
-
+BENCHMARK = Benchmark("startup", __doc__)
 NUM_ROWS = 10
 HELP, PREDICT = "leantune --help", "leantune predict"
 IMPORTS, PIPELINE = "import torch and the classes of transformers", "transformers' pipeline"
@@ -42,38 +37,21 @@ with open(sys.argv[3], "w", newline="", encoding="utf-8") as file:
 """
 
 
-def main() -> int:
-    options = parse_options()
-    console = Console()
-    with tempfile.TemporaryDirectory() as folder:
-        commands = commands_for(options.run.resolve(), Path(folder))
-        seconds: dict[str, list[float]] = {name: [] for name in commands}
-        for command in commands.values():  # the first time reads files that later ones find in memory
-            seconds_of(command)
-        for _ in range(options.rounds):
-            for name, command in commands.items():
-                seconds[name].append(seconds_of(command))
-    result = {**origin_of("benchmarks.startup"), "rows": NUM_ROWS, "seconds": seconds}
-    text = markdown_of(result)
-    console.print(text, highlight=False, soft_wrap=True)
-    stem = stem_of("startup", result["hardware"])
-    for path in write_result(RESULTS, stem, result, text):
-        console.print(path, highlight=False, soft_wrap=True)
-    return 0
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.startup",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="folder of a finished run")
+def main() -> None:
+    parser = BENCHMARK.parser()
+    parser.add_argument("run", type=finished_run, help="folder of a finished run")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    if not (options.run / "merged" / "config.json").is_file():
-        parser.error(f"{options.run}: no finished run; make quickstart leaves one in runs/quickstart")
-    return options
+    with tempfile.TemporaryDirectory() as folder:
+        place = workplace(Path(folder))
+        commands = commands_for(options.run, place.folder)
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for command in commands.values():  # the first time reads files that later ones find in memory
+            place.run(command)
+        for _, name in turns(tuple(commands), options.rounds):
+            seconds[name].append(place.run(commands[name]).wall_s)
+    result = {**BENCHMARK.origin(), "rows": NUM_ROWS, "seconds": seconds}
+    BENCHMARK.publish(options.results, result, markdown_of(result))
 
 
 def commands_for(run: Path, folder: Path) -> dict[str, list[str]]:
@@ -82,46 +60,31 @@ def commands_for(run: Path, folder: Path) -> dict[str, list[str]]:
     texts = [f"Shares of company {i} fell after the report." for i in range(NUM_ROWS)]
     rows.write_text("\n".join(["text", *texts]) + "\n", "utf-8")
     config = json.loads((run / "merged" / "config.json").read_text("utf-8"))
-    leantune = [sys.executable, "-m", "leantune"]
     files = ["--input", str(rows), "--output", str(output), "--overwrite"]
     imports = IMPORT_SCRIPT.format(architecture=config["architectures"][0])
     return {
-        HELP: [*leantune, "--help"],
+        HELP: [*COMMAND, "--help"],
         IMPORTS: [sys.executable, "-c", imports],
-        PREDICT: [*leantune, "predict", str(run), *files],
+        PREDICT: [*COMMAND, "predict", str(run), *files],
         PIPELINE: [sys.executable, "-c", PIPELINE_SCRIPT, str(run / "merged"), str(rows), str(output)],
     }
 
 
-def seconds_of(command: Sequence[str]) -> float:
-    """Of a fresh process, from its start to its end.
-
-    Raises:
-        subprocess.CalledProcessError: if it failed.
-    """
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    started = time.perf_counter()
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - started
-
-
-def markdown_of(result: Mapping[str, Any]) -> str:
+def markdown_of(result: Result) -> str:
     """The table, under what was done and where."""
-    hardware, versions = result["hardware"], result["versions"]
-    lines = [
-        f"# Start-up, {result['date']}",
-        "",
-        f"`{result['command']}` on {machine_name(hardware)}, {hardware['cores']} cores; torch {versions['torch']}, "
-        f"transformers {versions['transformers']}. Seconds of whole processes that take turns; both predictions are "
-        f"of the same {result['rows']} rows by the same model.",
-        "",
-        "| | median | from | to |",
-        "|---|---|---|---|",
-    ]
-    for name, seconds in result["seconds"].items():
-        lines.append(f"| {name} | {median(seconds):.2f} s | {min(seconds):.2f} | {max(seconds):.2f} |")
-    return "\n".join([*lines, ""])
+    return page(
+        f"Start-up, {result['date']}",
+        f"{measured_by(result, 'torch', 'transformers')}. Seconds of whole processes that take turns; both predictions "
+        f"are of the same {result['rows']} rows by the same model.",
+        table(
+            ["", "median", "from", "to"],
+            (
+                [name, f"{median(each):.2f} s", f"{min(each):.2f}", f"{max(each):.2f}"]
+                for name, each in result["seconds"].items()
+            ),
+        ),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,41 +21,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.results_folder import RESULTS, machine_name, origin_of, stem_of, write_result
+from benchmarks.harness import ROOT, Benchmark, Result, measured_by, page, percent, table, words
+from benchmarks.inputs import AG_NEWS
+from benchmarks.processes import COMMAND, assignments
 from leantune.assets.download import fetch, resolve_location
-from leantune.system.hardware import describe_hardware, pick_device
 
-ROOT = Path(__file__).parents[1]
+BENCHMARK = Benchmark("time_to_quality", __doc__)
 LIMIT = 103_048
 """Trainable parameters: rank 11 on query and value of MiniLM and the whole head."""
-
 
 OURS = {"leantune": (), "leantune, AdaLoRA on query and value": ("method=adalora", "targets=query,value")}
 """Names of leantune's lines, and the recipe keys of each."""
 BATCH = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Accuracy on the test rows over the seconds since the process began, of one run."""
-
-    seed: int
-    seconds: list[float]
-    accuracy: list[float]
-    texts_per_s: float
-    """Of training: between the first and the last measurement, without them."""
-    peak_rss_bytes: int
-
-    def seconds_until(self, accuracy: float) -> float | None:
-        """When it is first at least ``accuracy``; None: never."""
-        reached = [s for s, a in zip(self.seconds, self.accuracy, strict=True) if a >= accuracy]
-        return reached[0] if reached else None
+Curve = dict[str, Any]
+"""A run: its ``seed``; the ``accuracy`` on the test rows after so many ``seconds`` since the process began;
+``texts_per_s`` while it trains, between the first and the last measurement and without them; ``peak_rss_bytes``."""
 
 
 def peer_curve(peer: str, seed: int, options: argparse.Namespace, folder: Path) -> Curve:
@@ -63,8 +50,8 @@ def peer_curve(peer: str, seed: int, options: argparse.Namespace, folder: Path) 
 
     Args:
         peer: adapter, learning rate and perhaps ``usual``, between ``@``.
-        seed: of batches, dropout and new weights.
-        options: of the command line.
+        seed: for batches, dropout and new weights.
+        options: from the command line.
         folder: to work in.
     """
     adapter, learning_rate, *order = peer.split("@")
@@ -88,18 +75,19 @@ def peer_curve(peer: str, seed: int, options: argparse.Namespace, folder: Path) 
     accuracy = [evaluation["accuracy"] for evaluation in evaluations]
     steps = evaluations[-1]["step"] - evaluations[0]["step"]
     rate = BATCH * steps / (evaluations[-1]["train_s"] - evaluations[0]["train_s"])
-    return Curve(seed, seconds, accuracy, rate, result["peak_rss_bytes"])
+    return {
+        **{"seed": seed, "seconds": seconds, "accuracy": accuracy, "texts_per_s": rate},
+        "peak_rss_bytes": result["peak_rss_bytes"],
+    }
 
 
 def leantune_curve(keys: tuple[str, ...], seed: int, options: argparse.Namespace, folder: Path) -> Curve:
     """``leantune train`` with ``keys``; the test rows stand in for validation rows, to measure only."""
     run = folder / f"run-{seed}-{len(keys)}"
-    command = [
-        *(sys.executable, "-m", "leantune", "train", "model=asset:minilm", "max_length=128"),
-        *(f"data={options.data / 'train.csv'}", f"validation={options.data / 'dev_test.csv'}"),
-        *(f"max_trainable_params={LIMIT}", f"evaluate_every={options.every}", f"output={run}"),
-        *(f"seed={seed}", *keys, *options.keys),
-    ]
+    files = {"data": options.data / "train.csv", "validation": options.data / "dev_test.csv", "output": run}
+    sizes = {"max_length": 128, "max_trainable_params": LIMIT, "evaluate_every": options.every, "seed": seed}
+    recipe = assignments({"model": "asset:minilm", **files, **sizes})
+    command = [*COMMAND, "train", *recipe, *keys, *options.keys]
     started = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_uncached(folder)
@@ -118,13 +106,13 @@ def leantune_curve(keys: tuple[str, ...], seed: int, options: argparse.Namespace
     timings = json.loads((run / "record.json").read_text("utf-8"))["timings"]
     begun = first_step - timings.get("baseline_s", 0)  # without warm_start there is none
     steps = evaluations[-1]["step"] - evaluations[0]["step"]
-    return Curve(
-        seed,
-        [begun + each["train_s"] for each in evaluations],
-        [each["validation"]["accuracy"] for each in evaluations],
-        BATCH * steps / (evaluations[-1]["train_s"] - evaluations[0]["train_s"]),
-        usage.ru_maxrss * 1024,
-    )
+    return {
+        "seed": seed,
+        "seconds": [begun + each["train_s"] for each in evaluations],
+        "accuracy": [each["validation"]["accuracy"] for each in evaluations],
+        "texts_per_s": BATCH * steps / (evaluations[-1]["train_s"] - evaluations[0]["train_s"]),
+        "peak_rss_bytes": usage.ru_maxrss * 1024,
+    }
 
 
 def _uncached(folder: Path) -> dict[str, str]:
@@ -140,80 +128,64 @@ def _events(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.time_to_quality",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "ag_news")
+    parser = BENCHMARK.parser()
+    parser.add_argument("--data", type=Path, default=AG_NEWS)
     parser.add_argument("--every", type=int, default=50, help="steps between measurements")
     parser.add_argument(
-        "--peers", default="adalora@1e-2,lora@1e-3", help="ADAPTER@RATE or ADAPTER@RATE@usual, by commas"
+        "--peers",
+        type=words,
+        default="adalora@1e-2,lora@1e-3",
+        help="ADAPTER@RATE or ADAPTER@RATE@usual, by commas",
     )
-    parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa", help="of the peers")
+    parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa", help="in the peers")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each system")
     parser.add_argument("keys", nargs="*", help="recipe keys for leantune, as key=value")
     options = parser.parse_args()
     fetch(["minilm"])
     if not (options.data / "train.csv").is_file():
         sys.exit(f"{options.data}: no train.csv there; give --data")
-    curves = kept_curves()
+    result = {**BENCHMARK.origin(), "curves": BENCHMARK.earlier(options.results).get("curves", {})}
+    curves = result["curves"]
+    systems = {name: partial(leantune_curve, keys) for name, keys in OURS.items()}
+    systems |= {f"PEFT {peer}": partial(peer_curve, peer) for peer in options.peers}
     for seed in range(42, 42 + options.seeds):
         with tempfile.TemporaryDirectory() as scratch:
-            runs = {name: partial(leantune_curve, keys) for name, keys in OURS.items()}
-            runs |= {f"PEFT {peer}": partial(peer_curve, peer) for peer in options.peers.split(",")}
-            for name, run in runs.items():
-                if all(curve.seed != seed for curve in curves.get(name, [])):
+            for name, run in systems.items():
+                if all(curve["seed"] != seed for curve in curves.get(name, [])):
                     curves.setdefault(name, []).append(run(seed, options, Path(scratch)))
-                    write(curves)
+                    BENCHMARK.publish(options.results, result, markdown_of(result))
 
 
-def kept_curves() -> dict[str, list[Curve]]:
-    """Those of runs before, on a machine like this."""
-    kept = RESULTS / f"{stem_of('time_to_quality', describe_hardware(pick_device()))}.json"
-    if not kept.is_file():
-        return {}
-    curves = json.loads(kept.read_text("utf-8"))["curves"]
-    return {name: [Curve(**run) for run in runs] for name, runs in curves.items()}
-
-
-def write(curves: dict[str, list[Curve]]) -> None:
-    """The table, and the curves behind it."""
-    origin = origin_of("benchmarks.time_to_quality")
-    hardware, versions = origin["hardware"], origin["versions"]
-    lines = [
-        f"# Time to quality, AG News, MiniLM-L6, {origin['date']}",
-        "",
-        f"`{origin['command']}` on {machine_name(hardware)}, {hardware['cores']} cores; torch {versions['torch']}, "
-        f"transformers {versions['transformers']}, PEFT {versions['peft']}. Accuracy: mean over the runs; all "
-        "else: of the first. leantune is there when as many of the 3,800 test rows are right as at the end of the "
-        "peer's run.",
-        "",
-        "| | runs | right at the end | whole run | texts/s | peak memory | first there | leantune there |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def markdown_of(result: Result) -> str:
+    """The table of what is there."""
+    curves, lines = result["curves"], []
     for name, runs in curves.items():
-        cells = [
-            name,
-            str(len(runs)),
-            f"{100 * mean(run.accuracy[-1] for run in runs):.2f} %",
-            f"{runs[0].seconds[-1]:.0f} s",
-            f"{runs[0].texts_per_s:.1f}",
-            f"{runs[0].peak_rss_bytes / 1e9:.2f} GB",
-            "" if name in OURS else _first_there(runs[0], runs[0]),
-            "" if name in OURS else _first_there(curves["leantune"][0], runs[0]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    text = "\n".join(lines) + "\n"
-    as_json = {name: [asdict(run) for run in runs] for name, runs in curves.items()}
-    write_result(RESULTS, stem_of("time_to_quality", hardware), {**origin, "curves": as_json}, text)
-    print(text, flush=True)
+        first, target = runs[0], runs[0]["accuracy"][-1]
+        reached = (first_at(run, target) for run in (first, curves["leantune"][0]))
+        lines.append(
+            [
+                name,
+                str(len(runs)),
+                percent(mean(run["accuracy"][-1] for run in runs), 2),
+                f"{first['seconds'][-1]:.0f} s",
+                f"{first['texts_per_s']:.1f}",
+                f"{first['peak_rss_bytes'] / 1e9:.2f} GB",
+                *("" if name in OURS else "never" if s is None else f"{s:.0f} s" for s in reached),
+            ]
+        )
+    costs = ["whole run", "texts/s", "peak memory", "first there", "leantune there"]
+    return page(
+        f"Time to quality, AG News, MiniLM-L6, {result['date']}",
+        f"{measured_by(result, 'torch', 'transformers', 'peft')}. Accuracy: mean over the runs; all else: of the first "
+        "one. leantune is there when as many of the 3,800 test rows are right as at the end of the peer's run.",
+        table(["", "runs", "right at the end", *costs], lines),
+    )
 
 
-def _first_there(run: Curve, target: Curve) -> str:
-    """The seconds at which ``run`` is as good as ``target`` at its end."""
-    found = run.seconds_until(target.accuracy[-1])
-    return "never" if found is None else f"{found:.0f} s"
+def first_at(curve: Curve, accuracy: float) -> float | None:
+    """The seconds at which a run is as good as that; None: never."""
+    reached = (s for s, a in zip(curve["seconds"], curve["accuracy"], strict=True) if a >= accuracy)
+    return next(reached, None)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 pytest.importorskip("leantune.kernels.native.library", reason="benchmarks compare the kernels")
 from benchmarks import contention, startup
 from benchmarks.growth import Growth, markdown_of
+from benchmarks.harness import slug
+from benchmarks.inputs import Model, repeated, write_rows
 from benchmarks.peer import trainer_peft
+from benchmarks.processes import Outcome, Workplace
 from benchmarks.quality.peer import DEFAULTS
-from benchmarks.speed import plot, report
-from benchmarks.speed.__main__ import at_its_best
+from benchmarks.speed import report
 from benchmarks.speed.arithmetic import (
     LayerWeights,
     Sample,
@@ -30,11 +32,10 @@ from benchmarks.speed.arithmetic import (
     agreement,
     falls,
     layer_flops_per_s,
-    slug,
     speedup,
 )
 from benchmarks.speed.comparison import Comparison, problems_of, run_rounds
-from benchmarks.speed.inputs import Model, repeated, write_rows
+from benchmarks.speed.matrix_rates import the_higher
 from benchmarks.speed.pipelines import (
     BEST,
     EAGER,
@@ -46,7 +47,6 @@ from benchmarks.speed.pipelines import (
     objective_before_cut,
     pipelines_of,
 )
-from benchmarks.speed.process import Outcome, Workplace
 
 MINILM = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6}
 ROBERTA = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
@@ -161,9 +161,7 @@ def test_agreement_is_the_share_of_equal_labels() -> None:
 
 
 def test_the_higher_matrix_rate_of_two_counts() -> None:
-    first = {"precision": "bf16", "matrix_flops": {"bf16": 2.0, "fp32": 1.0}}
-    second = {"precision": "bf16", "matrix_flops": {"bf16": 1.0, "fp32": 3.0}}
-    assert at_its_best(first, second) == {"precision": "bf16", "matrix_flops": {"bf16": 2.0, "fp32": 3.0}}
+    assert the_higher({"bf16": 2.0, "fp32": 1.0}, {"bf16": 1.0, "fp32": 3.0}) == {"bf16": 2.0, "fp32": 3.0}
 
 
 def test_slug_is_fit_for_a_file_name() -> None:
@@ -186,15 +184,15 @@ def test_lines_are_medians_and_ratios_to_leantune() -> None:
     samples["in int8"] = [replace(each, in_int8=True) for each in samples[LEANTUNE]]
     weights = LayerWeights(total=10, behind_last_attention=4)
     usual, ours, int8 = report.lines_of(samples, "training", weights, matrix_flops=1e6)
-    assert usual.samples_per_s == 11
-    assert usual.leantune_speedup == Spread(10.0, 8.0, 11.0)
-    assert usual.share_of_limit == pytest.approx(550 * 40 / 1e6)
-    assert usual.peak_rss_bytes == 10**9
-    assert ours.leantune_speedup is None
+    assert usual["samples_per_s"] == 11
+    assert usual["leantune_speedup"] == asdict(Spread(10.0, 8.0, 11.0))
+    assert usual["share_of_limit"] == pytest.approx(550 * 40 / 1e6)
+    assert usual["peak_rss_bytes"] == 10**9
+    assert ours["leantune_speedup"] is None
     assert report.cells_of(usual) == [USUAL, "11.0", "550", "10.0x (8.0 to 11.0)", "2.2 %", "1.00 GB"]
     assert report.cells_of(ours)[3] == ""
-    assert ours.share_of_limit == pytest.approx(4 * (5000 * 6 + 100 * 4) / 1e6)
-    assert int8.share_of_limit is None, "the limit is that of another type"
+    assert ours["share_of_limit"] == pytest.approx(4 * (5000 * 6 + 100 * 4) / 1e6)
+    assert int8["share_of_limit"] is None, "the limit is that of another type"
     assert report.cells_of(int8)[4] == ""
 
 
@@ -213,10 +211,8 @@ def test_growth_ratios() -> None:
         {
             "date": "2030-01-31",
             "command": "python -m benchmarks.growth",
-            "machine": {
-                "hardware": {"cpu": "A CPU", "gpu": None, "cores": 2},
-                "versions": {"torch": "2", "datasets": "5"},
-            },
+            "hardware": {"cpu": "A CPU", "gpu": None, "cores": 2},
+            "versions": {"torch": "2", "datasets": "5"},
             "data": "AG News",
             "model": "MiniLM-L6",
             "growth": {"tokenizing": asdict(growth)},
@@ -253,29 +249,28 @@ def test_predictions_that_differ_are_named(tmp_path: Path) -> None:
     assert "'leantune' gives 33.3 % of the rows the label" in problem
 
 
-def test_all_forms_of_a_result_hold_the_same_table(tmp_path: Path) -> None:
+def test_both_forms_of_a_result_hold_the_same_table(tmp_path: Path) -> None:
     samples = {USUAL: [sample(10)], BEST: [sample(25)], LEANTUNE: [sample(100, objective=(2.0, 1.0))]}
-    result = report.result_of(
-        [comparison_of(tmp_path, samples)],
-        machine={
-            "hardware": {"cpu": "A CPU", "gpu": None, "cores": 2, "memory_bytes": 2 * 10**9},
-            "versions": {"torch": "2.0"},
-            "precision": "bf16",
-            "matrix_flops": {"bf16": 2.5e12, "fp32": 1e12},
-        },
-        data="AG News",
-        date="2030-01-31",
-        command="python -m benchmarks.speed",
-        problems=["a problem"],
-        missing=[],
-    )
+    result = {
+        "date": "2030-01-31",
+        "commit": "1234",
+        "command": "python -m benchmarks.speed",
+        "hardware": {"cpu": "A CPU", "gpu": None, "cores": 2, "memory_bytes": 2 * 10**9},
+        "versions": {"torch": "2.0"},
+        "data": "AG News",
+        "problems": ["a problem"],
+        "missing": [],
+        **report.measurements_of([comparison_of(tmp_path, samples)], {"bf16": 2.5e12, "fp32": 1e12}),
+    }
     result = json.loads(json.dumps(result))  # as it is read back from its file
     text = report.markdown_of(result, "picture.png")
     assert "# Speed on A CPU, 2030-01-31" in text
+    assert "`python -m benchmarks.speed`, commit 1234, on A CPU, 2 cores, 2030-01-31; torch 2.0." in text
     assert "| usual | 10.0 | 500 | 10.0x (10.0 to 10.0) | 0.8 % | 1.00 GB |" in text
     assert "**Not valid:** a problem" in text
-    assert [table.row_count for table in report.rich_tables(result)] == [3]
-    result["machine"]["hardware"]["onednn_max_cpu_isa"] = "AVX2"
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(result["comparisons"][0]["lines"]) == 5
+    result["hardware"]["onednn_max_cpu_isa"] = "AVX2"
     assert "# Speed on A CPU (ONEDNN_MAX_CPU_ISA=AVX2), 2030-01-31" in report.markdown_of(
         result, "picture.png"
     )
@@ -284,7 +279,7 @@ def test_all_forms_of_a_result_hold_the_same_table(tmp_path: Path) -> None:
 def test_the_picture_is_a_png(tmp_path: Path) -> None:
     line = {"pipeline": USUAL, "samples_per_s": 10.0, "leantune_speedup": {"median": 2.0}}
     ours = {"pipeline": LEANTUNE, "samples_per_s": 20.0, "leantune_speedup": None}
-    plot.draw({"comparisons": [{"title": "a", "lines": [line, ours]}]}, tmp_path / "picture.png")
+    report.draw({"comparisons": [{"title": "a", "lines": [line, ours]}]}, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -472,7 +467,7 @@ def test_both_predictions_of_the_startup_benchmark_are_of_its_rows(run: Path, tm
     commands = startup.commands_for(run, tmp_path)
     predictions = []
     for name in (startup.PREDICT, startup.PIPELINE):
-        assert startup.seconds_of(commands[name]) > 0
+        workplace(tmp_path).run(commands[name])
         lines = (tmp_path / "predictions.csv").read_text("utf-8").splitlines()[-startup.NUM_ROWS :]
         predictions.append(
             [(label, float(score)) for label, score in (line.split(",")[-2:] for line in lines)]

@@ -171,7 +171,7 @@ def test_predict_says_how_many_texts_were_cut_or_empty(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("limit", "unit"),
-    [("data.readers.pickles.MAX_BYTES", "bytes"), ("pickle_tables.opcodes.MAX_OPCODES", "opcodes")],
+    [("data.text.readers.pickles.MAX_BYTES", "bytes"), ("pickle_tables.opcodes.MAX_OPCODES", "opcodes")],
 )
 def test_a_pickle_beyond_a_limit_is_refused(tmp_path, monkeypatch, limit, unit):
     (tmp_path / "rows.pkl").write_bytes(pickle.dumps({"text": [f"text {i}" for i in range(20)]}))

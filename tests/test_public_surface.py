@@ -21,7 +21,6 @@ from leantune.config.reference import default_of
 
 LIST = Path(__file__).with_name("public_surface.txt")
 UPDATE = "python tests/test_public_surface.py"
-GOING = {"bench-serve"}
 """Commands that the next release does not have."""
 COMMAND = re.compile(r"^ {2,6}([a-z][a-z-]*)(?: {2,}\S|$)", re.MULTILINE)
 FLAG = re.compile(r"^ {2,4}(?:-\w(?: \S+)?, )?(--[a-z][\w-]*)(?: \[?(\{[^}]*\}))?", re.MULTILINE)
@@ -66,7 +65,7 @@ def flags() -> Iterator[str]:
     overview = help_of("--help")
     for flag in flags_in(overview):
         yield f"flag leantune {flag}"
-    for command in sorted(set(commands_in(overview)) - GOING):
+    for command in sorted(set(commands_in(overview))):
         shown = help_of(command, "--help")
         if "--help-all" in shown:
             shown = help_of(command, "--help-all")

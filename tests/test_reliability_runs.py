@@ -307,9 +307,10 @@ def test_counts_of_repeats_are_those_of_a_plain_count():
 @pytest.mark.long
 def test_killed_in_a_save_and_while_publishing_it_ends_with_the_same_bits(tmp_path):
     """A short form of ``python -m benchmarks.reliability.kills``."""
-    from benchmarks.reliability.kills import make_inputs, reference
+    from benchmarks.inputs import make_tiny_inputs
+    from benchmarks.reliability.chain import reference
 
-    make_inputs(tmp_path / "inputs")
+    make_tiny_inputs(tmp_path / "inputs")
     expected = reference(tmp_path, 1)
     chain = Chain(0, 1, tmp_path / "inputs", tmp_path / "chain")
     aims = (("pruning", True), ("publishing", True))

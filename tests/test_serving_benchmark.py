@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,7 @@ import uvicorn
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the package
 
 from benchmarks.peer.pipeline_server import BATCH, Batches, Waiting, app_of
-from benchmarks.serving import OURS, PEER, draw, markdown_of, middle, rates_around
-from leantune.serving.load.connection import Address
-from leantune.serving.load.first_request import check_server
-from leantune.serving.load.levels import Level, Load
-from leantune.serving.load.processes import measure
+from benchmarks.serving import OURS, PEER, answer_of, draw, markdown_of, measured, middle, rates_around
 
 
 def classify(texts: list[str], batch_size: int, **settings: Any) -> list[Any]:
@@ -50,7 +48,9 @@ def test_the_peer_takes_what_waits_and_keeps_a_request_whole():
     assert [len(each.texts) for each in batches.take(is_busy=False)] == [1]
 
 
-def test_the_peer_answers_as_text_embeddings_inference():
+@pytest.fixture
+def peer() -> Iterator[str]:
+    """The address of a server with `classify` in the place of the pipeline."""
     batches = batches_of()
     threading.Thread(target=batches.work, daemon=True).start()
     config = uvicorn.Config(app_of(batches, {"most": 128}), port=0, log_level="critical", ws="none")
@@ -61,18 +61,45 @@ def test_the_peer_answers_as_text_embeddings_inference():
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        for texts, failures in ((["a", "b"], []), (["a"], []), (["fail"], ["status 424: the model failed"])):
-            load = Load(address=Address.of(url), dialect="tei", texts=[texts], seconds=0.2, warmup=0)
-            if not failures:
-                assert check_server(load, url) == {"most": 128}
-            (found,) = measure(load, [Level(clients=2)])
-            assert list(found.failures) == failures
-            assert found.answered == (0 if failures else found.sent)
-            assert found.sent > 0
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()
+
+
+def test_the_peer_answers_as_text_embeddings_inference(peer):
+    assert answer_of(f"{peer}/info") == {"most": 128}
+    scores = answer_of(f"{peer}/predict", {"inputs": [["a"], ["b"]]})
+    assert [[each["label"] for each in of_text] for of_text in scores] == [["a"], ["b"]]
+    assert answer_of(f"{peer}/predict", {"inputs": "a"}) == scores[0]
+    with pytest.raises(urllib.error.HTTPError, match="424"):
+        answer_of(f"{peer}/predict", {"inputs": "fail"})
+
+
+def span(*texts: str) -> dict[str, Any]:
+    return {"texts": texts, "seconds": 0.5, "warmup": 0}
+
+
+def test_load_by_clients_that_wait_counts_every_answer(peer):
+    found = measured(peer, {"clients": 2}, span("a", "b"))
+    assert (found["clients"], found["rate"]) == (2, None)
+    assert found["answered"] == found["sent"] > 0
+    assert found["requests_per_s"] == pytest.approx(found["answered"] / 0.5, abs=2 / 0.5)
+    times = [found["latency_ms"][name] for name in ("p50", "p95", "p99", "max")]
+    assert 0 < times[0] <= times[1] <= times[2] <= times[3] < 1000
+
+
+def test_load_at_a_rate_comes_whether_others_are_answered_or_not(peer):
+    found = measured(peer, {"rate": 200}, span("a"))
+    assert found["answered"] == found["sent"] == pytest.approx(100, abs=40)  # four standard deviations
+    assert found == found | {"refused": 0, "failed": 0, "failures": {}}
+
+
+def test_load_says_what_failed(peer):
+    found = measured(peer, {"clients": 1}, span("fail"))
+    assert found["failed"] == found["sent"] > 0
+    assert list(found["failures"]) == ["status 424: the model failed"]
+    assert found["latency_ms"] is None
 
 
 def test_rates_are_around_what_each_server_can_do():

@@ -25,7 +25,7 @@ from leantune.training.loop import Phase, StepResult, TrainingState, train
 WARM_STEPS = 3
 BATCH_SIZE = 32
 REPEATS = 30
-"""Of a part that is measured alone."""
+"""How often a part is measured alone."""
 Steps = list[tuple[float, int]]
 """Seconds and tokens of each."""
 
@@ -120,27 +120,15 @@ def contestant(model: Path, rows: Path, folder: Path, method: str, steps: int, *
     """A run before its first step; AdaLoRA allocates at every step and cuts between the two halves. ``settings`` are
     more keys of the recipe.
     """
-    recipe = load_recipe(
-        None,
-        {
-            "model": str(model),
-            "data": str(rows),
-            "output": str(folder),
-            "method": method,
-            "init_rank": 11,
-            "orth_reg_weight": 0.5,
-            "target_rank": 8 if method == "adalora" else None,
-            "epochs": 1,
-            "batch_size": BATCH_SIZE,
-            "validation_size": BATCH_SIZE,
-            "rank_warmup": 1,
-            "rank_final": steps,
-            "allocate_every": 1,
-            "learning_rate": 1e-4,
-            "seed": 1 if method == "adalora" else 2,
-            **settings,
-        },
-    )
+    is_adaptive = method == "adalora"
+    keys = {
+        **{"model": str(model), "data": str(rows), "output": str(folder)},
+        **{"method": method, "init_rank": 11, "target_rank": 8 if is_adaptive else None},
+        **{"rank_warmup": 1, "rank_final": steps, "allocate_every": 1, "orth_reg_weight": 0.5},
+        **{"epochs": 1, "batch_size": BATCH_SIZE, "validation_size": BATCH_SIZE, "learning_rate": 1e-4},
+        **{"seed": 1 if is_adaptive else 2},
+    }
+    recipe = load_recipe(None, keys | settings)
     run = prepare_run(recipe, console=Console(quiet=True), overwrite=True, resume=False)
     assert run.steps.total_steps == _total_steps(steps)
     phase = Phase(

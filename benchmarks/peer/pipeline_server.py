@@ -65,7 +65,7 @@ class Batches:
     most: int
     """Texts that are taken at a time; more than `BATCH` of them are sorted by length."""
     settings: dict[str, Any]
-    """Of the tokenizer."""
+    """For the tokenizer."""
     waiting: queue.Queue[Waiting] = field(default_factory=lambda: queue.Queue(MOST_WAITING))
 
     def work(self) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,6 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
-
-from leantune.system.hardware import describe_hardware, describe_versions
 
 
 def main() -> None:
@@ -47,15 +44,11 @@ def main() -> None:
     seconds = time.perf_counter() - started
 
     result = {
-        "settings": vars(options),
         "rows": len(texts),
         "tokens": tokens,
         "predict_s": seconds,
         "samples_per_s": len(texts) / seconds,
         "tokens_per_s": tokens / seconds,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "versions": describe_versions(),
-        "hardware": describe_hardware(device),
     }
     Path(options.output).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 

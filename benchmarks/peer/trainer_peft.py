@@ -37,7 +37,6 @@ from transformers import (
 
 from leantune.integrations import AdaLoraCallback, live_ranks
 from leantune.model.pretrained import with_dropout
-from leantune.system.hardware import describe_hardware, describe_versions
 
 WARMUP, WEIGHT_DECAY, ORTHOGONALITY = 0.1, 0.01, 0.5
 RANK_WARMUP, RANK_FINAL, ALLOCATE_EVERY = 0.1, 0.4, 0.01
@@ -45,7 +44,7 @@ RANK_WARMUP, RANK_FINAL, ALLOCATE_EVERY = 0.1, 0.4, 0.01
 QUERY_AND_VALUE = {"mpnet": ["q", "v"]}
 """What other architectures call these layers."""
 ALL_LINEAR = r".*encoder\.layer\..*(query|key|value|dense)"
-"""Those of the encoder of BERT's kind; PEFT's own ``all-linear`` has the pooler, too, which is trained whole."""
+"""Linear layers of an encoder of BERT's kind; PEFT's own ``all-linear`` has the pooler, too, which is trained whole."""
 
 
 def main() -> None:
@@ -56,16 +55,8 @@ def main() -> None:
     model = adapted_model(options, label_names)
     watch = StopWatch()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = trainer_of(
-            options,
-            model,
-            tokenizer,
-            watch,
-            scratch,
-            train_dataset=splits["train"],
-            eval_dataset=splits.get("test"),
-            compute_metrics=accuracy,
-        )
+        parts = {"train_dataset": splits["train"], "eval_dataset": splits.get("test")}
+        trainer = trainer_of(options, model, tokenizer, watch, scratch, **parts, compute_metrics=accuracy)
         trainer.train()
         if "test" in splits and not (watch.evaluations and watch.evaluations[-1]["step"] == watch.steps):
             trainer.evaluate()
@@ -123,13 +114,15 @@ def tokenized(options: argparse.Namespace, tokenizer: Any) -> tuple[DatasetDict,
     return splits.map(encode, batched=True, remove_columns=["text"]), names
 
 
-def pretrained_model(options: argparse.Namespace, label_names: list[str]) -> Any:
+def pretrained_model(options: argparse.Namespace, label_names: list[str], **settings: Any) -> Any:
+    """The encoder with a new head; ``settings`` go into its ``config.json``."""
     torch.manual_seed(options.seed)
     config = AutoConfig.from_pretrained(
         options.model,
         num_labels=len(label_names),
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
+        **settings,
     )
     return AutoModelForSequenceClassification.from_pretrained(
         options.model,
@@ -139,8 +132,9 @@ def pretrained_model(options: argparse.Namespace, label_names: list[str]) -> Any
     )
 
 
-def adapted_model(options: argparse.Namespace, label_names: list[str]) -> PeftModel:
-    model = pretrained_model(options, label_names)
+def adapted_model(options: argparse.Namespace, label_names: list[str], **settings: Any) -> PeftModel:
+    """The same with adapters."""
+    model = pretrained_model(options, label_names, **settings)
     shared = {
         "task_type": TaskType.SEQ_CLS,
         "target_modules": ALL_LINEAR
@@ -243,7 +237,6 @@ class StopWatch(TrainerCallback):
         self.train_s = 0.0
         self.steps = 0
         self.evaluations: list[dict[str, float]] = []
-        self.evaluate_s = 0.0
         self._mark = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -251,8 +244,9 @@ class StopWatch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.steps = state.global_step
-        if control.should_evaluate or state.global_step >= state.max_steps:
-            self._wait_for_device()
+        is_read = control.should_evaluate or state.global_step >= state.max_steps
+        if is_read and torch.cuda.is_available():
+            torch.cuda.synchronize()
         now = time.perf_counter()
         self.train_s += now - self._mark
         self._mark = now
@@ -261,7 +255,6 @@ class StopWatch(TrainerCallback):
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
     ) -> None:
         self._mark = time.perf_counter()
-        self.evaluate_s += metrics["eval_runtime"]
         self.evaluations.append(
             {
                 "step": state.global_step,
@@ -273,11 +266,6 @@ class StopWatch(TrainerCallback):
             }
         )
 
-    @staticmethod
-    def _wait_for_device() -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
 
 def seconds_since_start() -> float:
     """Seconds since this process began, imports included."""
@@ -286,10 +274,8 @@ def seconds_since_start() -> float:
 
 def describe(options: argparse.Namespace, trainer: CountingTrainer, watch: StopWatch) -> dict[str, Any]:
     """What goes into the JSON file."""
-    real_tokens = int(trainer.real_tokens)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    real_tokens, losses = int(trainer.real_tokens), trainer.state.log_history
     return {
-        "settings": vars(options),
         "steps": watch.steps,
         "samples": trainer.samples,
         "real_tokens": real_tokens,
@@ -297,18 +283,10 @@ def describe(options: argparse.Namespace, trainer: CountingTrainer, watch: StopW
         "train_s": watch.train_s,
         "train_samples_per_s": trainer.samples / watch.train_s,
         "train_tokens_per_s": real_tokens / watch.train_s,
-        "objective_by_step": [
-            [log["step"], log["loss"]] for log in trainer.state.log_history if "loss" in log
-        ],
-        "accuracy": watch.evaluations[-1]["accuracy"] if watch.evaluations else None,
+        "objective_by_step": [[log["step"], log["loss"]] for log in losses if "loss" in log],
         "evaluations": watch.evaluations,
-        "evaluate_s": watch.evaluate_s,
-        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "ranks": live_ranks(trainer.model) if options.adapter == "adalora" else None,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "total_s": seconds_since_start(),
-        "versions": describe_versions(),
-        "hardware": describe_hardware(device),
     }
 
 

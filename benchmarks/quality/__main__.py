@@ -9,46 +9,38 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Sequence
 
-from rich.console import Console
-
+from benchmarks.harness import RESULTS, ROOT, Benchmark, words
 from benchmarks.quality import report
 from benchmarks.quality.data import SOURCES, DataSet, data_set, missing_source
 from benchmarks.quality.jobs import run_job
 from benchmarks.quality.methods import BUDGETS, METHODS, Method
 from benchmarks.quality.runs import Runs
 from benchmarks.quality.study import PUBLISHED, SEEDS, Study, work
-from benchmarks.results_folder import RESULTS
 from leantune.assets.download import ASSET_PREFIX, fetch
 
-ROOT = Path(__file__).parents[2]
+BENCHMARK = Benchmark("quality", __doc__)
 QUALITY = RESULTS / "quality"
 
 
-def main() -> int:
+def main() -> None:
     options = parse_options()
-    console = Console()
     started = time.perf_counter()
 
     def say(text: str) -> None:
-        console.print(
-            f"{(time.perf_counter() - started) / 60:5.1f} min  {text}", highlight=False, soft_wrap=True
-        )
+        print(f"{(time.perf_counter() - started) / 60:5.1f} min  {text}", flush=True)
 
     def may_start() -> bool:
         return not options.table and time.perf_counter() - started < 60 * options.max_minutes
 
-    results = Path(options.results)
     study = Study(
-        sets=available(options.data.split(","), console),
+        sets=available(options.data),
         methods=chosen(options.only),
-        budgets=options.budgets.split(","),
+        budgets=options.budgets,
         num_seeds=options.seeds,
-        runs=Runs(results),
+        runs=Runs(options.results),
     )
     fetch(data.source.encoder.model.removeprefix(ASSET_PREFIX) for data in study.sets)
     environment = environment_of_runs()
@@ -57,20 +49,15 @@ def main() -> int:
     scratch = ROOT / "runs" / f"quality-{os.getpid()}"
     work(study, lambda job: run_job(job, scratch / job.key, environment), may_start, say, options.workers)
     text = report.markdown_of(study)
-    (results / "README.md").write_text(text, "utf-8")
+    (options.results / "README.md").write_text(text, "utf-8")
     if curves := report.budget_curves(study):
-        report.draw(curves, results / report.PLOT)
-    console.print(text, highlight=False, soft_wrap=True)
-    console.print(f"{len(study.pending())} runs pending", highlight=False)
-    return 0
+        report.draw(curves, options.results / report.PLOT)
+    print(text, f"{len(study.pending())} runs pending", sep="\n")
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = BENCHMARK.parser()
+    parser.set_defaults(results=QUALITY)
     parser.add_argument(
         "--only",
         nargs="+",
@@ -78,19 +65,21 @@ def parse_options() -> argparse.Namespace:
         metavar="WORDS",
         help="methods, by parts of their names, or =whole names",
     )
-    parser.add_argument("--data", default=",".join(SOURCES), help="data sets, separated by commas")
+    parser.add_argument("--data", type=words, default=list(SOURCES), help="data sets, separated by commas")
     parser.add_argument("--seeds", type=int, default=5, help=f"at most {len(SEEDS)}; pipelines of PEFT: 3")
     parser.add_argument(
-        "--budgets", default=PUBLISHED, help=f"separated by commas: {', '.join(BUDGETS)}; for the plot"
+        "--budgets",
+        type=words,
+        default=[PUBLISHED],
+        help=f"separated by commas: {', '.join(BUDGETS)}; for the plot",
     )
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="start no run after this")
     parser.add_argument(
         "--workers", type=int, default=1, help="runs at a time, each with its share of the cores"
     )
     parser.add_argument("--table", action="store_true", help="train nothing, write table and plot")
-    parser.add_argument("--results", default=str(QUALITY), help="folder of the runs")
     options = parser.parse_args()
-    unknown = (set(options.data.split(",")) - set(SOURCES)) | (set(options.budgets.split(",")) - set(BUDGETS))
+    unknown = (set(options.data) - set(SOURCES)) | (set(options.budgets) - set(BUDGETS))
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     if not 1 <= options.seeds <= len(SEEDS):
@@ -98,29 +87,27 @@ def parse_options() -> argparse.Namespace:
     return options
 
 
-def chosen(words: Iterable[str]) -> list[Method]:
-    """The methods that any of the ``words`` of ``--only`` means."""
-    words = list(words)
-    return [method for method in METHODS if any(is_meant(method.name, word) for word in words)]
+def chosen(parts: Sequence[str]) -> list[Method]:
+    """The methods that ``--only`` means: each of ``parts`` is a part of their names, or after ``=`` the whole."""
+
+    def is_meant(name: str, part: str) -> bool:
+        return name == part[1:] if part.startswith("=") else part in name
+
+    return [method for method in METHODS if any(is_meant(method.name, part) for part in parts)]
 
 
 def environment_of_runs() -> dict[str, str]:
-    """Of the processes that train: they find this package and ask no hub."""
+    """For the processes that train: they find this package and ask no hub."""
     return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
 
 
-def is_meant(name: str, word: str) -> bool:
-    """Whether ``word`` of ``--only`` is a part of a method's name, or after ``=`` the whole of it."""
-    return name == word[1:] if word.startswith("=") else word in name
-
-
-def available(names: list[str], console: Console) -> list[DataSet]:
+def available(names: list[str]) -> list[DataSet]:
     """The data sets whose source is at hand."""
-    for name in names:
-        if file := missing_source(name):
-            console.print(f"{name}: left out, {file} is not there", highlight=False, soft_wrap=True)
-    return [data_set(name) for name in names if not missing_source(name)]
+    missing = {name: file for name in names if (file := missing_source(name))}
+    for name, file in missing.items():
+        print(f"{name}: left out, {file} is not there")
+    return [data_set(name) for name in names if name not in missing]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.methods import (
-    DEFAULT,
-    INT8_LINE,
-    LORA_LINE,
-    MAIN,
-    PEER_WITHOUT_DROPOUT,
-    PEERS,
-    PLAIN,
-    PLAIN_LORA,
-    PLAIN_UNIFORM,
-    TWO_THIRDS,
-    UNIFORM,
-)
-from benchmarks.speed.inputs import CACHE, SHARED_DATA, Rows, write_rows
+from benchmarks.inputs import CACHE, SHARED_DATA, Rows, read_rows, write_rows
+from benchmarks.quality import methods
 from leantune.assets.download import ASSETS, fetch
 
 SEED = 0
-"""Of the cut; the seeds of the study are those of training."""
+"""For the cut; the seeds of the study are those of training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +24,7 @@ class Encoder:
 
     model: str
     rate_factor: float = 1.0
-    """Of the learning rates of every grid."""
+    """What the learning rates of every grid are multiplied by."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Keys of leantune for its head."""
     pipeline: Mapping[str, Any] = field(default_factory=dict)
@@ -53,17 +39,9 @@ class Encoder:
         return float(f"{rate * self.rate_factor:.0e}")
 
 
-_PLAIN_LINES = (PLAIN, PLAIN_LORA, PLAIN_UNIFORM)
-LARGE_METHODS = (
-    DEFAULT,
-    TWO_THIRDS,
-    LORA_LINE,
-    UNIFORM,
-    *PEERS,
-    PEER_WITHOUT_DROPOUT,
-    INT8_LINE,
-    *_PLAIN_LINES,
-)
+_PLAIN_LINES = (methods.INT8_LINE, methods.PLAIN, methods.PLAIN_LORA, methods.PLAIN_UNIFORM)
+_OURS = (methods.DEFAULT, methods.TWO_THIRDS, methods.LORA_LINE)
+LARGE_METHODS = (*_OURS, methods.UNIFORM, *methods.PEERS, methods.PEER_WITHOUT_DROPOUT, *_PLAIN_LINES)
 """What runs at RoBERTa-base's size."""
 
 MINILM = Encoder(model="asset:minilm")
@@ -95,7 +73,7 @@ class Source:
     """A set beside the main table, in a sentence."""
 
 
-OTHER_METHODS = tuple(method.name for method in MAIN)
+OTHER_METHODS = tuple(method.name for method in methods.MAIN)
 """What runs on the sets that no default was chosen on."""
 
 SOURCES: Mapping[str, Source] = {
@@ -126,7 +104,7 @@ SOURCES: Mapping[str, Source] = {
         rows="ag_news",
         train=9_000,
         rates_of="agnews",
-        methods=(DEFAULT, TWO_THIRDS, LORA_LINE, PEERS[1], INT8_LINE, *_PLAIN_LINES),
+        methods=(*_OURS, methods.PEERS[1], *_PLAIN_LINES),
         about="9,000 training and 1,000 validation rows, with the learning rates of agnews.",
     ),
     "agnews-mpnet": Source(
@@ -158,7 +136,7 @@ class DataSet:
     folder: Path
     num_labels: int
     digest: str
-    """Of the three files, so that a result belongs to its rows."""
+    """Hash of the three files, so that a result belongs to its rows."""
     rates_of: DataSet | None = None
     """The set that ``source.rates_of`` names."""
     source: Source = SOURCES["agnews"]
@@ -199,13 +177,6 @@ def files_of(source: Source) -> tuple[Path, Path]:
         return folder / "train.csv", folder / "test.csv"
     folder = SHARED_DATA / source.rows
     return folder / "train.csv", folder / ("dev_test.csv" if source.rows == "ag_news" else "test.csv")
-
-
-def read_rows(path: Path) -> Rows:
-    """The rows of a CSV with the columns ``text`` and ``label``."""
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8", newline="") as file:
-        return [(row["text"], row["label"]) for row in csv.DictReader(file)]
 
 
 def cut(rows: Rows, train: int, validation: int, rng: random.Random) -> tuple[Rows, Rows]:

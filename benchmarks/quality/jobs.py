@@ -14,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import commit
+from benchmarks.processes import assignments, failure
 from benchmarks.quality.data import DataSet, Encoder
 from benchmarks.quality.methods import BUDGETS, CLI, COMMON, UNNAMED, Method
-from benchmarks.results_folder import commit
 from leantune import __version__
 from leantune.adalora.budget import ParameterPlan
 from leantune.assets.download import resolve_location
@@ -28,8 +29,8 @@ from leantune.model.pretrained import Pretrained
 PUBLISHED_RANKS = {"init_rank": 11, "target_rank": 8}
 PEER_RANKS = {"adalora": PUBLISHED_RANKS, "lora": {"init_rank": 11, "target_rank": 11}}
 """LoRA has no E and no pruning: rank 11 is what the same limit pays for."""
-MODULES = {"tfidf": "benchmarks.quality.tfidf", "setfit": "benchmarks.quality.setfit"}
-"""What runs a pipeline that is not of transformers' ``Trainer``."""
+WITHOUT_TRAINER = ("tfidf", "setfit")
+"""Pipelines of `benchmarks.quality.others`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,8 @@ class Job:
             UsageError: if nothing of the method fits the budget.
         """
         common = {"learning_rate": self.learning_rate, "seed": self.seed}
-        if self.method.pipeline == "tfidf":
-            return {"adapter": "tfidf", **common}
-        if self.method.pipeline == "setfit":
-            return {"adapter": "setfit", **self.method.settings, **common}
+        if self.method.pipeline in WITHOUT_TRAINER:
+            return {"adapter": self.method.pipeline, **self.method.settings, **common}
         if self.method.pipeline == "full":
             return {"adapter": "full", **self.encoder.pipeline, **common}
         if self.method.is_peer:
@@ -77,7 +76,7 @@ class Job:
 
     @property
     def unnamed_ranks(self) -> dict[str, int]:
-        """Of AdaLoRA whose settings name none: most results are of a package that kept two thirds."""
+        """The ranks of AdaLoRA whose settings name none: most results are of a package that kept two thirds."""
         own = self.method.settings
         if self.method.is_peer or own["method"] != "adalora" or "target_rank" in own:
             return {}
@@ -139,8 +138,7 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     if job.method.is_peer:
         settings = {**job.settings, "model": resolve_location(job.encoder.model), "files": files}
         (scratch / "settings.json").write_text(json.dumps(settings), "utf-8")
-        module = MODULES.get(job.method.pipeline, "benchmarks.quality.peer")
-        words = [str(scratch / "settings.json"), str(scratch / "out.json")]
+        module, words = "benchmarks.quality.peer", [str(scratch / "settings.json"), str(scratch / "out.json")]
     else:
         paths = {"data": files["train"], "validation": files["validation"], "test": files["test"]}
         recipe = {
@@ -149,14 +147,14 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
             "model": job.encoder.model,
             "output": str(scratch / "run"),
         }
-        module, words = job.method.module, ["train", *(f"{key}={value}" for key, value in recipe.items())]
+        module, words = CLI, ["train", *assignments(recipe)]
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True)
     found: dict[str, Any] = {"metrics": None, "error": (done.stderr.strip().splitlines() or [""])[-1]}
     if done.returncode == 0:
-        found = _peer_result(scratch) if job.method.is_peer else _leantune_result(scratch)
+        found = _json(scratch / "out.json") if job.method.is_peer else _leantune_result(scratch)
     elif job.method.is_peer or done.returncode != DivergedError.exit_code:
-        raise RuntimeError(f"exit code {done.returncode} of: {' '.join(command)}\n{done.stderr[-3000:]}")
+        raise failure(done.returncode, command, done.stderr)
     shutil.rmtree(scratch)
     return {
         "data": job.data.name,
@@ -171,13 +169,13 @@ def run_job(job: Job, scratch: Path, environment: Mapping[str, str]) -> dict[str
     }
 
 
-def _peer_result(scratch: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((scratch / "out.json").read_text("utf-8"))
+def _json(path: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return result
 
 
 def _leantune_result(scratch: Path) -> dict[str, Any]:
-    record = json.loads((scratch / "run" / "record.json").read_text("utf-8"))
+    record = _json(scratch / "run" / "record.json")
 
     def short(metrics: Mapping[str, Any]) -> dict[str, float]:
         return {name: metrics[name] for name in ("accuracy", "macro_f1", "log_loss")}

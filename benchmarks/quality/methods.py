@@ -11,11 +11,11 @@ from leantune.config.load import REMOVED
 GRID = (1e-3, 3e-3, 1e-2)
 """Learning rates of what starts with A at random."""
 SHORT_GRID = (1e-3, 3e-3)
-"""Of what starts along the gradient, which learns faster, and of variants."""
+"""For what starts along the gradient, which learns faster, and for variants."""
 FAST_RATE = (3e-3,)
 """The default's best one on three of four sets; for variants."""
 SLOW_START_GRID = (3e-3, 1e-2)
-"""Of AdaLoRA from the published start: it learns slower, at 1e-3 far too slowly."""
+"""For AdaLoRA from the published start: it learns slower, at 1e-3 far too slowly."""
 PEFT_ADALORA_GRID = (*SLOW_START_GRID, 3e-2)
 """One more, since of the others the highest is the best on every set."""
 
@@ -30,7 +30,7 @@ class Method:
     pipeline: str = "leantune"
     """``leantune``, ``tfidf``, or what `benchmarks.quality.peer` trains: ``lora``, ``adalora`` or ``full``."""
     module: str = CLI
-    """What is run with ``train`` and the recipe; for comparisons that no recipe key can make."""
+    """What was run with ``train`` and the recipe; another than `CLI` is in the history."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Recipe keys on top of `COMMON`; of a pipeline, settings of `benchmarks.quality.peer`."""
     learning_rates: tuple[float, ...] = GRID
@@ -49,13 +49,14 @@ class Method:
 
     @property
     def is_past(self) -> bool:
-        """Whether no recipe of today says it: its runs are shown, and no more are made."""
+        """Whether nothing of today runs it: its runs are shown, and no more are made."""
         is_removed = (REMOVED[key] != value for key, value in self.settings.items() if key in REMOVED)
-        return self.settings.get("adapter_init") == "orthonormal" or any(is_removed)
+        is_start_of_old = self.settings.get("adapter_init") == "orthonormal"
+        return self.module != CLI or is_start_of_old or any(is_removed)
 
 
 COMMON: Mapping[str, Any] = {"max_length": 128, "epochs": 3, "batch_size": 32, "keep_best": 1}
-"""Of every run of leantune; the pipelines have the same length, epochs and batch."""
+"""Keys of every run of leantune; the pipelines have the same length, epochs and batch."""
 
 UNNAMED: Mapping[str, Any] = {"int8_products": False, "supcon_weight": 0}
 """Keys that are newer than most results, where settings do not name them."""
@@ -84,18 +85,10 @@ _WARM: Mapping[str, Any] = {"warm_start": True, "warm_start_scale": 0.3}
 _WHOLE: Mapping[str, Any] = {"warm_start": True, "warm_start_scale": 1}
 _FROM_LORA: Mapping[str, Any] = {**_BASE, "adapter_init": "lora", "orth_reg_weight": 0}
 """LoRA with a trained gain for every triplet, and ranks that move."""
-_FROM_ORTHONORMAL: Mapping[str, Any] = {
-    **_BASE,
-    "adapter_init": "orthonormal",
-    "e_learning_rate_ratio": 10,
-}
+_FROM_ORTHONORMAL: Mapping[str, Any] = {**_BASE, "adapter_init": "orthonormal", "e_learning_rate_ratio": 10}
 _ALL_LINEAR: Mapping[str, Any] = {"targets": "all-linear", "allocation": "parameters"}
 
 _LORA: Mapping[str, Any] = {**_BASE, "method": "lora", "adapter_init": "lora"}
-_ALONG_GRADIENT: Mapping[str, Any] = {"adapter_init": "gradient"}
-_FAST_HEAD: Mapping[str, Any] = {"head_learning_rate_ratio": 3}
-_NO_DROPOUT: Mapping[str, Any] = {"dropout": 0}
-"""In encoder and head; adapters keep theirs."""
 _OWN_DROPOUT: Mapping[str, Any] = {"dropout": None}
 _KEPT: Mapping[str, Any] = {"target_rank": 9}
 """Triplets a layer that the default keeps, five sixths of those that the published limit pays for; in LoRA, as many."""
@@ -103,13 +96,14 @@ _EVEN: Mapping[str, Any] = {"target_rank": 7}
 """In LoRA: as many as two thirds are."""
 
 _INT8: Mapping[str, Any] = {"int8_products": True}
-
-_ONE_SE: Mapping[str, Any] = {"selection": "one-se"}
-
-_CONTRAST: Mapping[str, Any] = {"supcon_weight": 0.2, "supcon_temperature": 0.2}
-
-_OURS: Mapping[str, Any] = {**_WARM, **_ALONG_GRADIENT, **_FAST_HEAD, **_ONE_SE, **_NO_DROPOUT}
-_TODAY: Mapping[str, Any] = {**_CONTRAST, **_INT8}
+_OURS: Mapping[str, Any] = {
+    **_WARM,
+    "adapter_init": "gradient",
+    "head_learning_rate_ratio": 3,
+    "selection": "one-se",
+    "dropout": 0,  # in encoder and head; adapters keep theirs
+}
+_TODAY: Mapping[str, Any] = {"supcon_weight": 0.2, "supcon_temperature": 0.2, **_INT8}
 """What the default has, and most results are older than."""
 ADALORA = {**_FROM_LORA, **_OURS}
 LORA = {**_LORA, **_OURS}
@@ -125,7 +119,7 @@ AS_PUBLISHED: Mapping[str, Any] = {
     "weight_decay": 0.01,
     "orth_reg_weight": 0.5,
 }
-"""Of the reference run; a schedule that prunes, and no refit, as everywhere here."""
+"""The settings of the reference run; a schedule that prunes, and no refit, as everywhere here."""
 
 DEFAULT = "leantune AdaLoRA"
 """On query and value, as its users ran it: the default until 2026-11-30."""
@@ -222,27 +216,22 @@ METHODS: tuple[Method, ...] = (
         learning_rates=SHORT_GRID,
         data=("20news",),
     ),
-    Method(name="whole warm start", settings={**_FROM_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
-    Method(name="LoRA, whole warm start", settings={**_LORA, **_WHOLE}, learning_rates=SHORT_GRID),
-    Method(
-        name="the encoder's own dropout",
-        settings={**ADALORA, **_OWN_DROPOUT},
-        learning_rates=SHORT_GRID,
-    ),
-    Method(
-        name="highest accuracy selects the checkpoint",
-        settings={**ADALORA, **_OWN_DROPOUT, **_BEST},
-        learning_rates=SHORT_GRID,
-    ),
-    Method(
-        name="head as fast as adapters",
-        settings={**ADALORA, **_OWN_DROPOUT, **_BEST, **_SLOW_HEAD},
-        learning_rates=SHORT_GRID,
-    ),
-    Method(
-        name="head as fast as adapters, uniform rank at the final count",
-        settings={**LORA, **_OWN_DROPOUT, **_BEST, **_SLOW_HEAD, **_EVEN},
-        learning_rates=SHORT_GRID,
+    *(
+        Method(name=name, settings=settings, learning_rates=SHORT_GRID)
+        for name, settings in {
+            "whole warm start": {**_FROM_LORA, **_WHOLE},
+            "LoRA, whole warm start": {**_LORA, **_WHOLE},
+            "the encoder's own dropout": {**ADALORA, **_OWN_DROPOUT},
+            "highest accuracy selects the checkpoint": {**ADALORA, **_OWN_DROPOUT, **_BEST},
+            "head as fast as adapters": {**ADALORA, **_OWN_DROPOUT, **_BEST, **_SLOW_HEAD},
+            "head as fast as adapters, uniform rank at the final count": {
+                **LORA,
+                **_OWN_DROPOUT,
+                **_BEST,
+                **_SLOW_HEAD,
+                **_EVEN,
+            },
+        }.items()
     ),
     Method(name="A at random", settings={**_FROM_LORA, **_WARM}),
     Method(
@@ -294,16 +283,9 @@ METHODS: tuple[Method, ...] = (
         learning_rates=SHORT_GRID,
         data=("agnews",),
     ),
+    Method(name=INT8_LINE, settings={**ADALORA, **_INT8}, tuned_as=_PLAIN),
     Method(
-        name=INT8_LINE,
-        settings={**ADALORA, **_INT8},
-        tuned_as=_PLAIN,
-    ),
-    Method(
-        name="fp32",
-        settings={**ADALORA, "precision": "fp32"},
-        learning_rates=SHORT_GRID,
-        data=("agnews",),
+        name="fp32", settings={**ADALORA, "precision": "fp32"}, learning_rates=SHORT_GRID, data=("agnews",)
     ),
 )
 

@@ -1,7 +1,8 @@
-"""One run of the usual pipeline: ``python -m benchmarks.quality.peer SETTINGS.json OUTPUT.json``.
+"""One run of another pipeline: ``python -m benchmarks.quality.peer SETTINGS.json OUTPUT.json``.
 
 transformers' ``Trainer`` with PEFT LoRA, with PEFT AdaLoRA and its allocator called, or with every weight
 trained; the same code as the speed benchmark's pipeline, measured on validation and test rows at the end.
+`benchmarks.quality.others` has those without ``Trainer``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from benchmarks.peer.trainer_peft import (
     tokenized,
     trainer_of,
 )
-from benchmarks.quality.measures import measures_of
+from benchmarks.quality import others
 from leantune.integrations import live_ranks
 from leantune.system.hardware import describe_hardware, describe_versions
 
@@ -56,30 +57,36 @@ DEFAULTS: dict[str, Any] = {
 
 def main() -> None:
     settings_path, output = sys.argv[1:]
-    options = argparse.Namespace(**DEFAULTS | json.loads(Path(settings_path).read_text("utf-8")))
+    settings = json.loads(Path(settings_path).read_text("utf-8"))
+    found = others.measured(settings) if settings["adapter"] in others.PIPELINES else trained(settings)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    result = {**found, "versions": describe_versions(), "hardware": describe_hardware(device)}
+    Path(output).write_text(json.dumps(result) + "\n", "utf-8")
+
+
+def trained(settings: dict[str, Any]) -> dict[str, Any]:
+    """One run of transformers' ``Trainer``."""
+    options = argparse.Namespace(**DEFAULTS | settings)
     disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     parts = read(options, tokenizer)
     names = parts["train"].features["label"].names
     build = pretrained_model if options.adapter == "full" else adapted_model
     model = build(options, names)
-    initial = trainable_of(model)
+    initial = sum(p.numel() for p in model.parameters() if p.requires_grad)
     watch = StopWatch()
     with tempfile.TemporaryDirectory() as scratch:
         trainer = trainer_of(options, model, tokenizer, watch, scratch, train_dataset=parts["train"])
         trainer.train()
         metrics = {part: measured(trainer, parts[part]) for part in ("validation", "test")}
     ranks = live_ranks(model) if options.adapter == "adalora" else None
-    result = {
+    return {
         "metrics": metrics,
         "parameters": {"initial": initial, "final": initial - pruned(model, ranks)},
         "ranks": ranks,
         "train_s": watch.train_s,
         "total_s": seconds_since_start(),
-        "versions": describe_versions(),
-        "hardware": describe_hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
     }
-    Path(output).write_text(json.dumps(result) + "\n", "utf-8")
 
 
 def read(options: argparse.Namespace, tokenizer: Any) -> dict[str, Dataset]:
@@ -97,11 +104,7 @@ def measured(trainer: CountingTrainer, rows: Dataset) -> dict[str, float]:
     by_length = np.argsort([len(tokens) for tokens in rows["input_ids"]], kind="stable")  # less padding
     prediction = trainer.predict(rows.select(by_length))
     probabilities = softmax(prediction.predictions.astype(np.float64), axis=-1)
-    return measures_of(prediction.label_ids, probabilities, range(probabilities.shape[1]))
-
-
-def trainable_of(model: Any) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return others.measures_of(prediction.label_ids, probabilities, range(probabilities.shape[1]))
 
 
 def pruned(model: Any, ranks: dict[str, int] | None) -> int:

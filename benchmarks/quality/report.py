@@ -13,6 +13,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from benchmarks.harness import machine_and_day, machine_name, page, table
 from benchmarks.quality.data import DataSet
 from benchmarks.quality.methods import (
     BUDGETS,
@@ -28,7 +29,6 @@ from benchmarks.quality.methods import (
 )
 from benchmarks.quality.runs import RUNS
 from benchmarks.quality.study import PUBLISHED, Study
-from benchmarks.results_folder import machine_name
 
 PLOT = "accuracy_by_budget.png"
 """Beside the page."""
@@ -44,7 +44,7 @@ class Estimate:
 
     mean: float
     half_width: float | None
-    """Of its 95 % interval (Student's t); None for a single seed."""
+    """Half of its 95 % interval (Student's t); None for a single seed."""
     num_seeds: int
 
     @classmethod
@@ -72,45 +72,36 @@ def accuracies(results: Sequence[dict[str, Any]], part: str = "test") -> list[fl
 
 def markdown_of(study: Study) -> str:
     """The whole report."""
-    machines = Counter(_machine(result) for result in _shown(study))
+    shown = _shown(study)
+    machines = Counter(machine_name(result["hardware"]) for result in shown)
     versions = {
         ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "peft"))
-        for result in _shown(study)
+        for result in shown
     }
     cut = [data for data in study.sets if data.source.about is None]
-    lines = [
-        "# When adaptive rank pays",
-        "",
+    beside = [
+        f"## {data.name}\n\n{data.source.about}\n\n{_results(replace(study, sets=[data]))}"
+        for data in study.sets
+        if data.source.about and any(study.finished(data, method, PUBLISHED) for method in study.methods)
+    ]
+    budgets = []
+    if curves := budget_curves(study):
+        budgets = ["## Other budgets", _budget_table(curves), f"![Accuracy by budget]({PLOT})"]
+    return page(
+        "When adaptive rank pays",
         "MiniLM-L6, 4,000 training rows, at most 128 tokens, 3 epochs. Test accuracy in per cent: "
         "mean over seeds, 95 % interval, number of seeds. Every method has the learning rate of its grid that has "
         "the lowest log loss on the validation rows of the set with the first seed; test rows choose nothing. The "
         "limit on trainable parameters is that of rank 11 on query and value with the whole head. leantune measures "
         "the checkpoint that its validation rows choose, transformers' `Trainer` the last one.",
-        "",
         f"Runs on {' and '.join(f'{name} ({count})' for name, count in machines.most_common())}; "
         f"{'; '.join(sorted(versions))}. Intervals are over seeds of training on one cut of the rows: they say nothing "
         f"of other rows. Every run is a row of [{RUNS}]({RUNS}).",
-        *_about_seconds(study),
-        "",
-        *_table(replace(study, sets=cut)),
-    ]
-    for data in study.sets:
-        if data.source.about and any(study.finished(data, method, PUBLISHED) for method in study.methods):
-            lines += [
-                "",
-                f"## {data.name}",
-                "",
-                data.source.about,
-                "",
-                *_table(replace(study, sets=[data])),
-            ]
-    if curves := budget_curves(study):
-        lines += ["", "## Other budgets", "", *_budget_table(curves), "", f"![Accuracy by budget]({PLOT})"]
-    return "\n".join(lines) + "\n"
-
-
-def _machine(result: dict[str, Any]) -> str:
-    return machine_name(result["hardware"])
+        _about_seconds(study),
+        _results(replace(study, sets=cut)),
+        *beside,
+        *budgets,
+    )
 
 
 def _shown(study: Study) -> list[dict[str, Any]]:
@@ -123,23 +114,18 @@ def _shown(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def _table(study: Study) -> list[str]:
+def _results(study: Study) -> str:
     """Every method on the sets of the study, and the differences that matter."""
-    names = [data.name for data in study.sets]
     timed = _timed(study)
-    seconds = f"training on {timed['data']} | " if timed else ""
-    return [
-        f"| method | {' | '.join(names)} | mean | final parameters | {seconds}learning rates |",
-        f"|---|{'---|' * (len(names) + 3 + bool(timed))}",
-        _probe_line(study, timed),
-        *(line for method in study.methods if (line := _method_line(study, method, timed))),
-        "",
-        *_differences(study),
-        *_paired_differences(study),
-    ]
+    seconds = [f"training on {timed['data']}"] if timed else []
+    names = [*(data.name for data in study.sets), "mean", "final parameters", *seconds, "learning rates"]
+    lines = [_probe_line(study, timed)]
+    lines += [line for method in study.methods if (line := _method_line(study, method, timed))]
+    differences = [*_differences(study), *_paired_differences(study)]
+    return "\n".join([table(["method", *names], lines), *([""] if differences else []), *differences])
 
 
-def _probe_line(study: Study, timed: Timed | None) -> str:
+def _probe_line(study: Study, timed: Timed | None) -> list[str]:
     measuring = [method for method in study.methods if method.name in (DEFAULT, TWO_THIRDS)]
     cells, means = [], []
     for data in study.sets:
@@ -149,10 +135,10 @@ def _probe_line(study: Study, timed: Timed | None) -> str:
             means.append(100 * baseline["test"]["accuracy"])
         cells.append(f"{means[-1]:.2f} (1)" if baseline else "")
     average = f"{mean(means):.2f}" if 0 < len(means) == len(study.sets) else ""
-    return f"| {PROBE} | {' | '.join(cells)} | {average} | the head | |{' |' if timed else ''}"
+    return [PROBE, *cells, average, "the head", *([""] if timed else []), ""]
 
 
-def _method_line(study: Study, method: Method, timed: Timed | None) -> str | None:
+def _method_line(study: Study, method: Method, timed: Timed | None) -> list[str] | None:
     """One method; None before its first result."""
     found = [study.finished(data, method, PUBLISHED) for data in study.sets]
     estimates = [Estimate.of(accuracies(results)) if results else None for results in found]
@@ -163,7 +149,7 @@ def _method_line(study: Study, method: Method, timed: Timed | None) -> str | Non
     final = sorted({result["parameters"]["final"] for result in every})
     seconds = timed["seconds"].get(method.name) if timed else None
     rates = [study.best_rate(data, method) for data in study.sets]
-    cells = [
+    return [
         method.name,
         *("" if estimate is None else str(estimate) for estimate in estimates),
         f"{mean(known):.2f}" if len(known) == len(study.sets) else "",
@@ -171,7 +157,6 @@ def _method_line(study: Study, method: Method, timed: Timed | None) -> str | Non
         *(["" if seconds is None else f"{seconds:.0f} s"] if timed else []),
         ", ".join("-" if rate is None else f"{rate:g}" for rate in rates),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _timed(study: Study) -> Timed | None:
@@ -181,16 +166,15 @@ def _timed(study: Study) -> Timed | None:
     return found if found and found["data"] in [data.name for data in study.sets] else None
 
 
-def _about_seconds(study: Study) -> list[str]:
+def _about_seconds(study: Study) -> str:
     timed = _timed(study)
     if not timed:
-        return []
-    return [
-        "",
+        return ""
+    return (
         f"Seconds are those of training once more on {timed['data']}, leantune's starts included, one run at a time: "
-        f"`{timed['command']}` on {machine_name(timed['hardware'])}, {timed['hardware']['cores']} cores, "
-        f"{timed['date']}. transformers' `Trainer` takes rows in random order here, which is not its fastest.",
-    ]
+        f"`{timed['command']}` on {machine_and_day(timed)}. transformers' `Trainer` takes rows in random order here, "
+        "which is not its fastest."
+    )
 
 
 def _differences(study: Study) -> list[str]:
@@ -209,31 +193,31 @@ def _differences(study: Study) -> list[str]:
     }
     lines: list[str] = []
     for data_name, values in found.items():
-        own = next((name for name in (DEFAULT, TWO_THIRDS) if name in values), None)
+        own, peer = next((name for name in (DEFAULT, TWO_THIRDS) if name in values), None), _best_peer(values)
         if own is None:
             continue
-        others = [name for name in (_best_peer(values), *RIVALS) if name in values]
+        pairs = [(own, name) for name in (peer, *RIVALS) if name in values]
+        pairs += [(EVERYWHERE, peer)] if EVERYWHERE in values and peer else []
         lines += [
-            f"- {data_name}: {own} against {name}: {difference([(values[own], values[name])])}."
-            for name in others
+            f"- {data_name}: {one} against {other}: {difference([(values[one], values[other])])}."
+            for one, other in pairs
         ]
-        if EVERYWHERE in values and (peer := _best_peer(values)):
-            lines.append(
-                f"- {data_name}: {EVERYWHERE} against {peer}: {difference([(values[EVERYWHERE], values[peer])])}."
-            )
+    if len(found) == 1:
+        return lines
     for own in (DEFAULT, LORA_LINE, EVERYWHERE):
         pairs = [(v[own], v[_best_peer(v)]) for v in found.values() if own in v and all(map(v.get, PEERS))]
-        if len(pairs) == len(found) > 1:
-            lines.append(
-                f"- Mean over the sets: {own} against the best PEFT pipeline of each: {difference(pairs)}."
-            )
-    if any(peer not in values for values in found.values() for peer in PEERS) and len(found) > 1:
+        lines += _mean_over_sets(f"{own} against the best PEFT pipeline of each", pairs, len(found))
+    if any(peer not in values for values in found.values() for peer in PEERS):
         lines.append("- Mean over the sets: open until every PEFT pipeline has run on every set.")
     for name in RIVALS:
         pairs = [(v[DEFAULT], v[name]) for v in found.values() if DEFAULT in v and name in v]
-        if len(pairs) == len(found) > 1:
-            lines.append(f"- Mean over the sets: {DEFAULT} against {name}: {difference(pairs)}.")
+        lines += _mean_over_sets(f"{DEFAULT} against {name}", pairs, len(found))
     return lines
+
+
+def _mean_over_sets(title: str, pairs: Sequence[Any], num_sets: int) -> list[str]:
+    """A line, if there is a pair of each set."""
+    return [f"- Mean over the sets: {title}: {difference(pairs)}."] if len(pairs) == num_sets else []
 
 
 def _best_peer(values: Mapping[str, Sequence[float]]) -> str:
@@ -303,29 +287,22 @@ def budget_curves(study: Study) -> Curves:
     return curves
 
 
-def _budget_table(curves: Curves) -> list[str]:
+def _budget_table(curves: Curves) -> str:
     limits = sorted({limit for methods in curves.values() for points in methods.values() for limit in points})
-    return [
-        f"| limit on trainable parameters | {' | '.join(f'{limit:,}' for limit in limits)} |",
-        f"|---|{'---|' * len(limits)}",
-        *(
-            f"| {data}, {method} | {' | '.join(str(points.get(limit, '')) for limit in limits)} |"
-            for data, methods in curves.items()
-            for method, points in methods.items()
-        ),
-    ]
+    lines = (
+        [f"{data}, {method}", *(str(points.get(limit, "")) for limit in limits)]
+        for data, methods in curves.items()
+        for method, points in methods.items()
+    )
+    return table(["limit on trainable parameters", *(f"{limit:,}" for limit in limits)], lines)
 
 
 def draw(curves: Curves, path: Path) -> None:
     """Accuracy against the limit on parameters, a panel a data set."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        1, len(curves), figsize=(4 * len(curves), 3.6), squeeze=False, sharex=True, layout="constrained"
-    )
+    figure = Figure(figsize=(4 * len(curves), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(curves), squeeze=False, sharex=True)
     for axis, (data_name, methods) in zip(axes[0], curves.items(), strict=True):
         for method_name, points in methods.items():
             axis.errorbar(
@@ -342,4 +319,3 @@ def draw(curves: Curves, path: Path) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
     figure.savefig(path, dpi=140)
-    plt.close(figure)

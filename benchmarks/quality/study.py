@@ -28,7 +28,7 @@ class Study:
     """Learning rates are chosen at `PUBLISHED`, for all of them."""
     num_seeds: int
     runs: Runs
-    """Those that are done."""
+    """The runs that are done."""
 
     def pending(self) -> list[Job]:
         """Runs that can be named now and have no result: the published budget first, then seed by seed,
@@ -47,7 +47,7 @@ class Study:
         rates it takes), at the published budget and the first seed. None while the grid is not complete, and for a
         method that does not run on ``data``.
 
-        Of the log loss, since accuracy on a thousand rows tells apart hardly any two rates.
+        The log loss decides, since accuracy on a thousand rows tells apart hardly any two rates.
         """
         if not _belongs(method, data):
             return None

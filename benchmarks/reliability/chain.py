@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.processes import COMMAND, assignments, output_of, wait_for
 from leantune.system.atomic import TEMPORARY_PREFIX
 from leantune.training.checkpoint import TENSORS, list_checkpoints
 
@@ -63,18 +64,23 @@ class Chain:
         if list_checkpoints(self.run):
             words = ["--resume", str(self.run)]
         else:
-            names = {"data": "train.csv", "test": "test.csv", "model": "encoder"}
-            places = [f"{key}={self.inputs / name}" for key, name in names.items()]
-            words = ["--overwrite", f"output={self.run}", *places, *SETTINGS]
+            words = ["--overwrite", f"output={self.run}", *self.files, *SETTINGS]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
-        command = [
-            sys.executable, *(launcher if self.processes > 1 else []), "-m", "leantune", "train", *words,
-        ]  # fmt: skip
+        python = [sys.executable, *(launcher if self.processes > 1 else [])]
+        return self.begin([*python, "-m", "leantune", "train", *words])
+
+    def begin(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start ``command``, which writes into `log`."""
         self.run.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with self.log.open("ab") as log:
-            return subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-            )
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    @property
+    def files(self) -> list[str]:
+        """The inputs, as words of a command line."""
+        names = {"data": "train.csv", "test": "test.csv", "model": "encoder"}
+        return assignments({key: self.inputs / name for key, name in names.items()})
 
     @property
     def log(self) -> Path:
@@ -87,7 +93,17 @@ class Chain:
         Raises:
             RuntimeError: with the end of its log, if it does not get there.
         """
-        if self.start().wait():
+        process = self.start()
+        process.wait()
+        self.check(process)
+
+    def check(self, process: subprocess.Popen[bytes]) -> None:
+        """A process that failed by itself is an error.
+
+        Raises:
+            RuntimeError: with the end of its log.
+        """
+        if process.returncode:
             raise RuntimeError(f"{self.run} failed: {self.log.read_text('utf-8')[-3000:]}")
 
     def kill_in(self, phase: str, *, in_save: bool) -> Kill | None:
@@ -102,21 +118,24 @@ class Chain:
         rng = random.Random(f"{self.number} {phase}")
         started_ns = time.time_ns()
         process = self.start()
-        schedule = self._schedule(process)
-        if schedule is None:
-            return self._ended(process)
+        record, history = self.run / "record.json", self.run / "history.jsonl"
+        if not wait_for(process, record.exists, pause_s=0.001):
+            return self.check(process)
+        schedule = json.loads(record.read_text("utf-8"))["schedule"]
         step = rng.choice(_steps_of(phase, schedule))
-        history = self.run / "history.jsonl"
-        is_there = self._wait(
-            process, lambda: self.last_step() >= step and history.stat().st_mtime_ns > started_ns
-        )
+
+        def is_reached() -> bool:
+            return self.last_step() >= step and history.stat().st_mtime_ns > started_ns
+
+        is_there = wait_for(process, is_reached, pause_s=0.001)
         if is_there and in_save:
-            is_there = self._wait(process, lambda: bool(self.half_written()), pause_s=0)
+            is_there = wait_for(process, lambda: bool(self.half_written()), pause_s=0)
         if not is_there:
-            return self._ended(process)
+            return self.check(process)
         time.sleep(rng.uniform(0, 0.002 if in_save else 0.1))
         for pid in [process.pid, *descendants(process.pid)]:
-            _kill(pid)
+            with suppress(ProcessLookupError):  # it ended between the look and the kill
+                os.kill(pid, signal.SIGKILL)
         process.wait()
         hit = next(name for name in PHASES if self.last_step() in _steps_of(name, schedule))
         return Kill(self.number, self.processes, phase, hit, self.last_step(), bool(self.half_written()))
@@ -136,39 +155,30 @@ class Chain:
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of what the run ended with: weights, optimiser, allocator, predictions."""
         predictions = self.run / "predictions.csv"
-        subprocess.run(
-            [sys.executable, "-m", "leantune", "predict", str(self.run), "--overwrite", "--probabilities",
-             "--input", str(self.inputs / "test.csv"), "--output", str(predictions)],
-            check=True, capture_output=True,
-        )  # fmt: skip
+        files = ["--input", str(self.inputs / "test.csv"), "--output", str(predictions)]
+        output_of([*COMMAND, "predict", str(self.run), "--overwrite", "--probabilities", *files])
         last = max(list_checkpoints(self.run).items())[1]
-        files = {
+        parts = {
             "adapter": self.run / "adapter" / "adapter_model.safetensors",
             "merged model": self.run / "merged" / "model.safetensors",
             "last checkpoint": last / TENSORS,
             "predictions": predictions,
         }
-        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in parts.items()}
 
-    def _schedule(self, process: subprocess.Popen[bytes]) -> dict[str, int] | None:
-        record = self.run / "record.json"
-        if not self._wait(process, record.exists):
-            return None
-        schedule: dict[str, int] = json.loads(record.read_text("utf-8"))["schedule"]
-        return schedule
 
-    def _wait(
-        self, process: subprocess.Popen[bytes], is_there: Callable[[], bool], pause_s: float = 0.001
-    ) -> bool:
-        while process.poll() is None:
-            if is_there():
-                return True
-            time.sleep(pause_s)
-        return False
+def reference(work: Path, processes: int) -> dict[str, str]:
+    """The fingerprint of a run that nobody disturbs."""
+    chain = Chain(-1, processes, work / "inputs", work / f"reference-{processes}")
+    if not (chain.run / "merged").exists():
+        chain.finish()
+    return chain.fingerprint()
 
-    def _ended(self, process: subprocess.Popen[bytes]) -> None:
-        if process.returncode:
-            raise RuntimeError(f"{self.run} failed: {self.log.read_text('utf-8')[-3000:]}")
+
+def differences(chain: Chain, expected: dict[str, str]) -> list[str]:
+    """What a finished run ended with that is not as ``expected``."""
+    found = chain.fingerprint()
+    return [name for name in expected if found[name] != expected[name]]
 
 
 def _steps_of(phase: str, schedule: dict[str, int]) -> range:
@@ -187,10 +197,3 @@ def descendants(pid: int) -> Iterator[int]:
             for child in children.read_text().split():
                 yield int(child)
                 yield from descendants(int(child))
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # it ended between the look and the kill

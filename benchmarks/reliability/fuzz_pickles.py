@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the pickle reader: whatever the bytes, a table or one of leantune's errors.
 
     pip install atheris
-    python benchmarks/reliability/fuzz_pickles.py --seconds 600
+    python -m benchmarks.reliability.fuzz_pickles --seconds 600
 
 Starts from real pickles of every protocol. Anything but a LeantuneError ends the run and leaves the
 input in the corpus folder. Writes benchmarks/results/reliability/fuzz_pickles.md.
@@ -12,15 +12,15 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
-import platform
 import re
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 
-RESULT = Path(__file__).parents[1] / "results" / "reliability" / "fuzz_pickles.md"
+from benchmarks.harness import ROOT, Benchmark, measured_by, page
+
+BENCHMARK = Benchmark("reliability.fuzz_pickles", __doc__)
 SEEDS = [
     {"text": ["a", "b"], "label": [0, 1]},
     [{"text": "a", "label": 1}, {"text": "b", "label": 2}],
@@ -65,9 +65,7 @@ def write_seeds(corpus: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = BENCHMARK.parser()
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -79,23 +77,24 @@ def main() -> None:
         corpus.mkdir()
         write_seeds(corpus)
         command = [sys.executable, __file__, "--corpus", str(corpus), "--seconds", str(options.seconds)]
-        done = subprocess.run(
-            command, stderr=subprocess.PIPE, text=True, cwd=folder, env=os.environ, check=False
-        )
+        search_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": search_path}
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment)
         found = re.search(r"Done (\d+) runs in (\d+) second", done.stderr)
         if done.returncode or not found:
             sys.exit(f"the reader failed on an input:\n{done.stderr[-4000:]}")
         coverage = re.findall(r"cov: (\d+)", done.stderr)[-1]
         kept = len(list(corpus.iterdir()))
-    text = (
-        f"# Fuzzing the pickle reader, {date.today()}\n\n"
-        f"`python benchmarks/reliability/fuzz_pickles.py --seconds {options.seconds}`, python "
-        f"{platform.python_version()}, coverage-guided (atheris).\n\n"
+    origin = BENCHMARK.origin()
+    text = page(
+        f"Fuzzing the pickle reader, {origin['date']}",
+        f"{measured_by(origin, 'python')}, coverage-guided (atheris).",
         f"{int(found[1]):,} inputs in {found[2]} s, {coverage} covered edges, {kept} inputs kept for new coverage; "
-        "0 exceptions outside leantune's errors.\n"
+        "0 exceptions outside leantune's errors.",
     )
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(text, "utf-8")
+    path = options.results / "reliability" / "fuzz_pickles.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
     print(text)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -18,7 +17,7 @@ class Sample:
     tokens: int
     """Real tokens, without padding."""
     peak_rss_bytes: int
-    """Of the whole process, from start to end."""
+    """Peak of the whole process, from start to end."""
     objective: tuple[float, ...] = ()
     """Training: the loss that is minimised (task and orthogonality penalty), step by step."""
     labels: tuple[str, ...] = ()
@@ -52,12 +51,12 @@ class LayerWeights:
     total: int
     """Four of attention (D x D) and two of the feed-forward part (D x F) in each block."""
     behind_last_attention: int
-    """Of these, one of attention and two of the feed-forward part in the last block: leantune computes them
+    """One of attention and two of the feed-forward part in the last block: leantune computes these
     for the first token of a text alone."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> LayerWeights:
-        """Those of a model with this ``config.json``."""
+        """The weights of a model with this ``config.json``."""
         width, inner = config["hidden_size"], config["intermediate_size"]
         per_block = 4 * width * width + 2 * width * inner
         return cls(
@@ -95,12 +94,3 @@ def falls(objective: Sequence[float]) -> bool:
 def agreement(labels: Sequence[str], reference: Sequence[str]) -> float:
     """Share of rows with the same label."""
     return sum(a == b for a, b in zip(labels, reference, strict=True)) / len(reference)
-
-
-def slug(text: str) -> str:
-    """``text`` as a part of a file name.
-
-    >>> slug("Intel(R) Xeon(R) CPU @ 2.0GHz")
-    'intel-xeon-cpu-2-0ghz'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", " ", text.lower())).strip("-")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from benchmarks.inputs import Model
+from benchmarks.processes import Workplace
 from benchmarks.speed.arithmetic import Sample, agreement, falls
-from benchmarks.speed.inputs import Model
 from benchmarks.speed.pipelines import LEANTUNE, USUAL, Pipeline, Workload
-from benchmarks.speed.process import Workplace
 
 LEAST_AGREEMENT = 0.9
-"""Of labels with those of the plain fp32 loop; a barely trained classifier has many near ties."""
+"""Share of the labels of the plain fp32 loop; a barely trained classifier has many near ties."""
 
 
 @dataclass(slots=True)
@@ -29,11 +29,7 @@ class Comparison:
         """Each pipeline once, one after the other."""
         for pipeline in self.pipelines:
             place.say(f"{self.model.name}, {self.task}: {pipeline.name}")
-            if pipeline.before is not None:
-                place.output_of(pipeline.before(self.work))
-            outcome = place.run(pipeline.command(self.work, place.folder))
-            sample = pipeline.read(self.work, place.folder, outcome)
-            self.samples.setdefault(pipeline.name, []).append(sample)
+            self.samples.setdefault(pipeline.name, []).append(pipeline.sample(self.work, place))
 
     @property
     def num_rounds(self) -> int:

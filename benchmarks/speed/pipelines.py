@@ -5,17 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import COMMAND, Outcome, Workplace, assignments
 from benchmarks.speed.arithmetic import Sample
-from benchmarks.speed.process import Outcome
 
 PEER = Path(__file__).parents[1] / "peer"
-BATCH_SIZE, EVAL_BATCH_SIZE, MAX_LENGTH = 32, 64, 256
-INIT_RANK, TARGET_RANK, ALPHA, DROPOUT = 11, 8, 16, 0.15
+EVAL_BATCH_SIZE, MAX_LENGTH, DROPOUT = 64, 256, 0.15
+SHARED = {
+    "init_rank": 11,
+    "target_rank": 8,
+    "alpha": 16,
+    "epochs": 1,
+    "batch_size": 32,
+    "max_length": MAX_LENGTH,
+}
+"""Keys of leantune's recipe, which are options of the peer, too."""
 USUAL, BEST, LEANTUNE = "usual", "best setting", "leantune"
 ROUNDED = "best setting, few shapes"
 """Padded to multiples of 16 besides, so that oneDNN need not compile kernels at every batch: hardly known."""
@@ -51,25 +59,26 @@ class Pipeline:
     before: Callable[[Workload], list[str]] | None = None
     """A command to run first, which is not measured."""
 
+    def sample(self, work: Workload, place: Workplace) -> Sample:
+        """Run it once in ``place``."""
+        if self.before is not None:
+            place.output_of(self.before(work))
+        return self.read(work, place.folder, place.run(self.command(work, place.folder)))
+
 
 def peer_training(name: str, *options: str, precision: str | None = None) -> Pipeline:
     """transformers' Trainer with PEFT; ``options`` go to ``benchmarks/peer/trainer_peft.py``."""
 
     def command(work: Workload, folder: Path) -> list[str]:
         recipe = {
-            "--model": work.model,
-            "--train": work.rows,
-            "--output": folder / "result.json",
-            "--precision": precision or work.precision,
-            "--init-rank": INIT_RANK,
-            "--target-rank": TARGET_RANK,
-            "--alpha": ALPHA,
-            "--dropout": DROPOUT,
-            "--epochs": 1,
-            "--batch-size": BATCH_SIZE,
-            "--learning-rate": work.learning_rate,
-            "--max-length": MAX_LENGTH,
-            "--logging-steps": 1,
+            **SHARED,
+            "model": work.model,
+            "train": work.rows,
+            "output": folder / "result.json",
+            "precision": precision or work.precision,
+            "dropout": DROPOUT,
+            "learning_rate": work.learning_rate,
+            "logging_steps": 1,
         }
         return [sys.executable, str(PEER / "trainer_peft.py"), *_words(recipe), *options]
 
@@ -91,34 +100,20 @@ def leantune_training(name: str = LEANTUNE, *, precision: str = "auto") -> Pipel
 
     def command(work: Workload, folder: Path) -> list[str]:
         recipe = {
+            **SHARED,
             "model": work.model,
             "data": work.rows,
             "validation": work.validation,
             "output": work.trained,
             "precision": precision,
-            "targets": "query,value",
-            "init_rank": INIT_RANK,
-            "target_rank": TARGET_RANK,
-            "alpha": ALPHA,
-            "lora_dropout": DROPOUT,
-            "dropout": "none",  # the encoder's own
-            "adapter_init": "normal",
-            "orth_reg_weight": 0.5,
-            "head": "full",
-            "warm_start": "false",
-            "weight_decay": 0.01,
-            "warmup": 0.1,
-            "rank_warmup": 0.1,
-            "rank_final": 0.4,
-            "allocate_every": 0.01,
-            "epochs": 1,
-            "batch_size": BATCH_SIZE,
-            "eval_batch_size": EVAL_BATCH_SIZE,
             "learning_rate": work.learning_rate,
-            "max_length": MAX_LENGTH,
+            **{"targets": "query,value", "adapter_init": "normal", "orth_reg_weight": 0.5},
+            **{"head": "full", "warm_start": "false", "lora_dropout": DROPOUT},
+            "dropout": "none",  # the encoder's own
+            **{"weight_decay": 0.01, "warmup": 0.1, "eval_batch_size": EVAL_BATCH_SIZE},
+            **{"rank_warmup": 0.1, "rank_final": 0.4, "allocate_every": 0.01},
         }
-        words = [f"{key}={value}" for key, value in recipe.items()]
-        return [sys.executable, "-m", "leantune", "train", *words, "--overwrite"]
+        return [*COMMAND, "train", *assignments(recipe), "--overwrite"]
 
     def read(work: Workload, folder: Path, outcome: Outcome) -> Sample:
         record = _json(work.trained / "record.json")
@@ -159,13 +154,10 @@ def peer_prediction(name: str, mode: str, *more: str) -> Pipeline:
 
     def command(work: Workload, folder: Path) -> list[str]:
         options = {
-            "--model": work.trained / "merged",
-            "--input": work.rows,
-            "--mode": mode,
-            "--batch-size": EVAL_BATCH_SIZE,
-            "--max-length": MAX_LENGTH,
-            "--predictions": folder / "labels.csv",
-            "--output": folder / "result.json",
+            "model": work.trained / "merged",
+            "mode": mode,
+            "max_length": MAX_LENGTH,
+            **_files(work, folder),
         }
         return [sys.executable, str(PEER / "predict.py"), *_words(options), *more]
 
@@ -178,18 +170,14 @@ def leantune_prediction(
     """What ``leantune predict`` does, with a clock around it; other engines are exported before."""
 
     def export(work: Workload) -> list[str]:
-        words = [str(work.trained), "--format", engine, "--overwrite"]
-        return [sys.executable, "-m", "leantune", "export", *words]
+        return [*COMMAND, "export", str(work.trained), "--format", engine, "--overwrite"]
 
     def command(work: Workload, folder: Path) -> list[str]:
         options = {
-            "--run": work.trained,
-            "--input": work.rows,
-            "--precision": precision or work.precision,
-            "--engine": engine,
-            "--batch-size": EVAL_BATCH_SIZE,
-            "--predictions": folder / "labels.csv",
-            "--output": folder / "result.json",
+            "run": work.trained,
+            "precision": precision or work.precision,
+            "engine": engine,
+            **_files(work, folder),
         }
         return [sys.executable, "-m", "benchmarks.speed.predict_leantune", *_words(options)]
 
@@ -214,7 +202,7 @@ def _read_prediction(work: Workload, folder: Path, outcome: Outcome) -> Sample:
 
 
 def pipelines_of(task: str, *, is_long: bool, has_int8: bool) -> list[Pipeline]:
-    """Those of the report, in its order; leantune last. ``has_int8``: whether its kernels multiply in int8 here."""
+    """The pipelines of the report, in its order; leantune last. ``has_int8``: whether its kernels multiply in int8."""
     if task == "training":
         more = [
             peer_training(f"{USUAL}, fp32", precision="fp32"),
@@ -247,8 +235,14 @@ def pipelines_of(task: str, *, is_long: bool, has_int8: bool) -> list[Pipeline]:
     return [*always[:-1], *(more if is_long else ()), always[-1]]
 
 
-def _words(options: dict[str, Any]) -> list[str]:
-    return [str(word) for pair in options.items() for word in pair]
+def _files(work: Workload, folder: Path) -> dict[str, Any]:
+    """Options of both predictions: what they read and what they leave in ``folder``."""
+    left = {"predictions": folder / "labels.csv", "output": folder / "result.json"}
+    return {"input": work.rows, "batch_size": EVAL_BATCH_SIZE, **left}
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    return [str(word) for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,41 +1,32 @@
-"""One table in three forms: on the terminal, as Markdown, and as JSON with every single run."""
+"""One table in three forms: as Markdown, as a picture, and as JSON with every single run."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.table import Table
-
-from benchmarks.results_folder import machine_name
-from benchmarks.speed.arithmetic import LayerWeights, Sample, Spread, layer_flops_per_s, speedup
+from benchmarks.harness import Result, machine_name, measured_by, page, percent, table
+from benchmarks.speed.arithmetic import LayerWeights, Sample, layer_flops_per_s, speedup
 from benchmarks.speed.comparison import Comparison
 from benchmarks.speed.pipelines import LEANTUNE
 
+OURS, THEIRS = "#c2410c", "#94a3b8"
 HEADER = ("", "samples/s", "tokens/s", "leantune is faster by", "of matrix rate", "peak memory")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One pipeline of one comparison; medians over the rounds."""
-
-    pipeline: str
-    samples_per_s: float
-    tokens_per_s: float
-    leantune_speedup: Spread | None
-    """None for leantune itself."""
-    share_of_limit: float | None
-    """Of the matrix-product rate, what the layer products make up; None in int8, whose rate is another."""
-    peak_rss_bytes: float
+Line = dict[str, Any]
+"""One pipeline of one comparison; medians over the rounds."""
 
 
 def lines_of(
     samples: Mapping[str, list[Sample]], task: str, weights: LayerWeights, matrix_flops: float
 ) -> list[Line]:
     """The lines of a comparison.
+
+    ``share_of_limit`` is what the layer products make up of the matrix-product rate; None in int8, which has another.
 
     Args:
         samples: by pipeline, one a round.
@@ -45,39 +36,30 @@ def lines_of(
     """
     lines = []
     for name, each in samples.items():
-        samples_per_s, tokens_per_s = (
-            median(rates) for rates in zip(*((s.samples_per_s, s.tokens_per_s) for s in each), strict=True)
-        )
-        flops = layer_flops_per_s(
-            weights,
-            task,
-            samples_per_s=samples_per_s,
-            tokens_per_s=tokens_per_s,
-            narrows=name.startswith(LEANTUNE),
-        )
+        rates = {key: median(getattr(s, key) for s in each) for key in ("samples_per_s", "tokens_per_s")}
+        flops = layer_flops_per_s(weights, task, **rates, narrows=name.startswith(LEANTUNE))
         lines.append(
-            Line(
-                pipeline=name,
-                samples_per_s=samples_per_s,
-                tokens_per_s=tokens_per_s,
-                leantune_speedup=None if name == LEANTUNE else speedup(samples[LEANTUNE], each),
-                share_of_limit=None if any(s.in_int8 for s in each) else flops / matrix_flops,
-                peak_rss_bytes=median(s.peak_rss_bytes for s in each),
-            )
+            {
+                "pipeline": name,
+                **rates,
+                "leantune_speedup": None if name == LEANTUNE else asdict(speedup(samples[LEANTUNE], each)),
+                "share_of_limit": None if any(s.in_int8 for s in each) else flops / matrix_flops,
+                "peak_rss_bytes": median(s.peak_rss_bytes for s in each),
+            }
         )
     return lines
 
 
 def cells_of(line: Line) -> list[str]:
     """A line as text, under ``HEADER``."""
-    ratio = line.leantune_speedup
+    ratio, share = line["leantune_speedup"], line["share_of_limit"]
     return [
-        line.pipeline,
-        _short(line.samples_per_s),
-        f"{line.tokens_per_s:,.0f}",
-        "" if ratio is None else f"{ratio.median:.1f}x ({ratio.low:.1f} to {ratio.high:.1f})",
-        "" if line.share_of_limit is None else f"{100 * line.share_of_limit:.1f} %",
-        _gigabytes(line.peak_rss_bytes),
+        line["pipeline"],
+        _short(line["samples_per_s"]),
+        f"{line['tokens_per_s']:,.0f}",
+        f"{ratio['median']:.1f}x ({ratio['low']:.1f} to {ratio['high']:.1f})" if ratio else "",
+        "" if share is None else percent(share),
+        _gigabytes(line["peak_rss_bytes"]),
     ]
 
 
@@ -89,63 +71,28 @@ def _gigabytes(value: float) -> str:
     return f"{value / 1e9:.2f} GB"
 
 
-def title_of(comparison: Comparison) -> str:
-    return (
-        f"{comparison.model.name}, {comparison.task} "
-        f"({comparison.num_rows:,} rows, median of {comparison.num_rounds})"
-    )
-
-
-def tables_of(result: Mapping[str, Any]) -> Iterable[tuple[str, tuple[str, ...], list[list[str]]]]:
-    """Title, header and cells of every table of a result of `result_of`."""
-    for each in result["comparisons"]:
-        lines = [_line_from_json(line) for line in each["lines"]]
-        yield each["title"], HEADER, [cells_of(line) for line in lines]
-
-
-def _line_from_json(line: Mapping[str, Any]) -> Line:
-    ratio = line["leantune_speedup"]
-    return Line(**{**line, "leantune_speedup": Spread(**ratio) if ratio else None})
-
-
-def rich_tables(result: Mapping[str, Any]) -> list[Table]:
-    """For a terminal."""
-    tables = []
-    for title, header, rows in tables_of(result):
-        table = Table(title=title, title_justify="left", title_style="bold", box=None)
-        for name in header:
-            table.add_column(name, justify="right" if name else "left")
-        for cells in rows:
-            table.add_row(*cells, style="bold" if cells[0] == LEANTUNE else None)
-        tables.append(table)
-    return tables
-
-
-def markdown_of(result: Mapping[str, Any], plot: str) -> str:
+def markdown_of(result: Result, picture: str) -> str:
     """For the repository.
 
     Args:
-        result: from `result_of`.
-        plot: file name of the picture beside it.
+        result: with the `measurements_of` its comparisons.
+        picture: file name of what `draw` makes, beside it.
     """
-    machine = result["machine"]
-    hardware, rates = machine["hardware"], machine["matrix_flops"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    parts = [
-        f"# Speed on {machine_name(hardware)}, {result['date']}",
-        f"{hardware['cores']} threads, {_gigabytes(hardware['memory_bytes'])} of memory; matrix products "
-        f"{rates['bf16'] / 1e12:.2f} TFLOP/s in bf16, {rates['fp32'] / 1e12:.2f} in fp32; {versions}.",
+    hardware, rates = result["hardware"], result["matrix_flops"]
+    return page(
+        f"Speed on {machine_name(hardware)}, {result['date']}",
+        f"{measured_by(result, *result['versions'])}. {_gigabytes(hardware['memory_bytes'])} of memory; matrix "
+        f"products {rates['bf16'] / 1e12:.2f} TFLOP/s in bf16, {rates['fp32'] / 1e12:.2f} in fp32. Every run is in "
+        "the JSON file of the same name.",
         f"Data: {result['data']}. {NOTES}",
         *(f"**Not valid:** {problem}" for problem in result["problems"]),
         *result["missing"],
-        f"![samples per second]({plot})",
-    ]
-    for title, header, rows in tables_of(result):
-        rule = ["---", *("---:" for _ in header[1:])]
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows])
-        parts.append(f"## {title}\n\n{table}")
-    parts.append(f"Made by `{result['command']}`; every run is in the JSON file of the same name.")
-    return "\n\n".join(parts) + "\n"
+        f"![samples per second]({picture})",
+        *(
+            f"## {each['title']}\n\n{table(HEADER, map(cells_of, each['lines']), right=range(1, len(HEADER)))}"
+            for each in result["comparisons"]
+        ),
+    )
 
 
 NOTES = (
@@ -165,36 +112,19 @@ NOTES = (
 )
 
 
-def result_of(
-    comparisons: list[Comparison],
-    *,
-    machine: Mapping[str, Any],
-    data: str,
-    date: str,
-    command: str,
-    problems: list[str],
-    missing: list[str],
-) -> dict[str, Any]:
-    """Everything that is written, as plain JSON."""
-    matrix_flops = max(machine["matrix_flops"].values())
+def measurements_of(comparisons: list[Comparison], rates: Mapping[str, float]) -> dict[str, Any]:
+    """All lines and runs as plain JSON; ``rates`` are operations a second of matrix products."""
+    fastest = max(rates.values())
     return {
-        "date": date,
-        "command": command,
-        "machine": machine,
-        "data": data,
-        "problems": problems,
-        "missing": missing,
+        "matrix_flops": dict(rates),
         "comparisons": [
             {
-                "title": title_of(each),
+                "title": f"{each.model.name}, {each.task} ({each.num_rows:,} rows, median of {each.num_rounds})",
                 "model": each.model.name,
                 "task": each.task,
                 "rows": each.num_rows,
                 "rounds": each.num_rounds,
-                "lines": [
-                    dataclasses.asdict(line)
-                    for line in lines_of(each.samples, each.task, each.model.weights, matrix_flops)
-                ],
+                "lines": lines_of(each.samples, each.task, each.model.weights, fastest),
                 "runs": {name: [_run(s) for s in samples] for name, samples in each.samples.items()},
             }
             for each in comparisons
@@ -203,4 +133,36 @@ def result_of(
 
 
 def _run(sample: Sample) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(sample).items() if value and key != "labels"}
+    return {key: value for key, value in asdict(sample).items() if value and key != "labels"}
+
+
+def draw(result: Result, path: Path) -> None:
+    """Samples a second as bars, one panel a comparison, as a PNG."""
+    from matplotlib.figure import Figure
+
+    comparisons = result["comparisons"]
+    longest = max(len(each["lines"]) for each in comparisons)
+    height = len(comparisons) * (0.8 + 0.3 * longest)
+    figure = Figure(figsize=(8, height), dpi=150, layout="constrained")
+    for axes, each in zip(figure.subplots(len(comparisons), squeeze=False)[:, 0], comparisons, strict=True):
+        _draw_panel(axes, each)
+    figure.savefig(path)
+
+
+def _draw_panel(axes: Any, comparison: Result) -> None:
+    lines = comparison["lines"][::-1]  # bars are drawn from the bottom
+    values = [line["samples_per_s"] for line in lines]
+    names = [line["pipeline"] for line in lines]
+    bars = axes.barh(names, values, color=[OURS if name.startswith(LEANTUNE) else THEIRS for name in names])
+    axes.bar_label(bars, [_label(line) for line in lines], padding=4, fontsize=8)
+    axes.set_title(comparison["title"], loc="left", fontsize=10)
+    axes.set_xlabel("samples/s", fontsize=8)
+    axes.set_xlim(0, 1.35 * max(values))
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(line: Line) -> str:
+    ratio = line["leantune_speedup"]
+    value = f"{line['samples_per_s']:,.1f}"
+    return f"{value}   (leantune {ratio['median']:.1f}x)" if ratio else value

@@ -121,7 +121,8 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize(
-    "name", ["leantune.cli.main", "yaml", "leantune.config", "torch", "leantune.inference.engines.choose"]
+    "name",
+    ["leantune.cli.main", "yaml", "leantune.config", "torch", "leantune.inference.engines.choose"],
 )
 def test_ctrl_c_within_an_import_is_one_line(name):
     done = start(code=INTERRUPTED.format(name=name))
