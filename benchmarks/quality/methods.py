@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from leantune.config.load import REMOVED
-
+REMOVED: Mapping[str, Any] = {
+    "e_learning_rate_ratio": 1.0,
+    "r_drop": 0.0,
+    "supcon_temperature": 0.2,
+    "allocation": "triplets",
+    "beta1": 0.85,
+    "beta2": 0.85,
+    "warm_start_scale": 0.3,
+}
+"""Keys that recorded runs have and recipes have no more, with the values that are constants now."""
 GRID = (1e-3, 3e-3, 1e-2)
 """Learning rates of what starts with A at random."""
 SHORT_GRID = (1e-3, 3e-3)
