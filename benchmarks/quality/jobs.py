@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.harness import commit
 from benchmarks.processes import assignments, failure
 from benchmarks.quality.data import DataSet, Encoder
-from benchmarks.quality.methods import BUDGETS, CLI, COMMON, UNNAMED, Method
+from benchmarks.quality.methods import BUDGETS, CLI, COMMON, REMOVED, UNNAMED, Method
 from leantune import __version__
 from leantune.adalora.budget import ParameterPlan
 from leantune.assets.download import resolve_location
@@ -118,7 +118,7 @@ def recipe_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     >>> recipe_keys({"int8_products": False, "epochs": 3})
     {'epochs': 3, 'precision': 'bf16'}
     """
-    recipe = dict(settings)
+    recipe = {key: value for key, value in settings.items() if REMOVED.get(key) != value}
     if not recipe.pop("int8_products", True):
         recipe.setdefault("precision", "bf16")
     return recipe
