@@ -144,7 +144,7 @@ def test_the_allocator_agrees_with_the_paper_at_every_step(rank, target, total, 
     assert allocator.is_final
     assert not allocator.sensitivity_ema
     assert not allocator.uncertainty_ema
-    allocator.check_moved(total)
+    allocator.check_ranks_are_final(total)
 
 
 @given(
@@ -371,9 +371,9 @@ def test_ranks_that_never_moved_fail_the_run():
     model = toy_model(4)
     schedule = schedule_of(model, 5)
     allocator = RankAllocator(model.adapted_layers(), schedule)
-    allocator.check_moved(schedule.prune_step - 1)
+    allocator.check_ranks_are_final(schedule.prune_step - 1)
     with pytest.raises(DivergedError, match=r"12 triplets are alive and the target budget is 5"):
-        allocator.check_moved(schedule.prune_step)
+        allocator.check_ranks_are_final(schedule.prune_step)
 
 
 def test_singular_values_and_biases_are_not_decayed():

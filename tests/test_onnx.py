@@ -75,7 +75,7 @@ def test_the_command_predicts_with_it(run_with_onnx, inputs, tmp_path):
 def test_a_damaged_or_missing_export_says_what_to_do(run_with_onnx, run, tmp_path):
     with pytest.raises(UsageError, match=r"not exported yet; make it with: leantune export .* --format onnx"):
         load_engine("onnx", run)
-    with pytest.raises(UsageError, match="is of one precision"):
+    with pytest.raises(UsageError, match="has one precision"):
         load_engine("onnx", run_with_onnx, precision="bf16")
     damaged = load(run_with_onnx).save(tmp_path / "damaged")
     (damaged / "onnx" / "model.onnx").write_bytes(b"x")

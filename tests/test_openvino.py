@@ -17,7 +17,8 @@ from leantune.cli.main import main
 from leantune.data.tokens.tokenization import Encoded
 from leantune.errors import CheckpointError, UsageError
 from leantune.inference.engines.choose import load_engine
-from leantune.inference.engines.openvino import import_extra, padded_batches
+from leantune.inference.engines.exported import padded_batches
+from leantune.inference.engines.openvino import import_extra
 from leantune.inference.export.formats import export
 from leantune.inference.load import load_run
 from leantune.system.hardware import pick_precision

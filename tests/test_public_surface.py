@@ -21,7 +21,6 @@ from leantune.config.reference import default_of
 
 LIST = Path(__file__).with_name("public_surface.txt")
 UPDATE = "python tests/test_public_surface.py"
-"""Commands that the next release does not have."""
 COMMAND = re.compile(r"^ {2,6}([a-z][a-z-]*)(?: {2,}\S|$)", re.MULTILINE)
 FLAG = re.compile(r"^ {2,4}(?:-\w(?: \S+)?, )?(--[a-z][\w-]*)(?: \[?(\{[^}]*\}))?", re.MULTILINE)
 

@@ -134,7 +134,7 @@ class RankAllocator:
         keep[torch.argsort(importance, descending=True, stable=True)[:budget]] = True
         return dict(zip(self.layers, torch.split(keep, ranks), strict=True))
 
-    def check_moved(self, step: int) -> None:
+    def check_ranks_are_final(self, step: int) -> None:
         """Fail loudly if the pruning phase is over and the ranks are not what it had to make them.
 
         Raises:

@@ -142,7 +142,7 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         if not observer.after_step(state, result):
             break
     else:
-        state.allocator.check_moved(phase.total_steps)
+        state.allocator.check_ranks_are_final(phase.total_steps)
     _check_steps_taken(state)
 
 
@@ -243,7 +243,7 @@ def _allocate(state: TrainingState, result: StepResult) -> None:
         )
         prune(classifier, keep_masks, state.optimizer)
         result.is_pruned = True
-    allocator.check_moved(state.step)
+    allocator.check_ranks_are_final(state.step)
 
 
 def _check_loss(result: StepResult, rows: LabelledRows, positions: np.ndarray) -> None:

@@ -1,47 +1,57 @@
-"""The libraries that can compute a run's logits, by the name that ``--engine`` takes."""
+"""Opens a classifier in the library that ``--engine`` names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from leantune.config.classifier_file import InferenceSettings
 from leantune.errors import UsageError
+from leantune.inference.engines import onnx, openvino
+from leantune.inference.engines.exported import exported, open_export
 from leantune.inference.load import kind_of, load
 from leantune.inference.text_classifier import TextClassifier
 from leantune.system.hardware import INT8
-
-ENGINES = ("torch", "openvino", "openvino-int8", "onnx", "onnx-int8")
 
 
 def load_engine(
     engine: str, run: Path, *, precision: str | None = None, trust_remote_code: bool = False
 ) -> TextClassifier:
-    """A trained classifier in ``torch``, or a run in another library's form, which must be exported.
+    """A trained classifier in ``torch``, or what ``leantune export`` made of a run for another library.
 
     Args:
-        engine: one of `ENGINES`.
-        run: what `load` takes; of another library the run folder.
-        precision: as `load` and `load_openvino` take it; ``int8`` is of ``torch`` alone; of ONNX there is no choice.
+        engine: ``torch``, or one of the forms of `onnx` and `openvino`.
+        run: what `load` takes; for other libraries a run folder.
+        precision: None: as in the recipe. torch takes what `load` takes, OpenVINO ``auto``, ``bf16`` and ``fp32``;
+            ONNX Runtime has no choice.
         trust_remote_code: allow code that comes with the model.
 
     Raises:
-        UsageError: if ``run`` is no run folder, its export is not there, or the engine has no such precision.
-        CheckpointError: if it is not finished, or what is loaded is damaged.
+        UsageError: if ``run`` is no run folder, the export does not exist, the library is not installed, or it lacks
+            the precision.
+        CheckpointError: if the run is unfinished, or what is loaded is damaged or of another run.
         UnsafeFileError: if the model comes with code that is not trusted.
     """
     if engine == "torch":
         return load(run, precision=precision, trust_remote_code=trust_remote_code)
     if precision == INT8:
         raise UsageError(
-            "precision=int8 is of --engine torch; use --engine openvino-int8 for that of OpenVINO"
+            "precision=int8 is for --engine torch; for int8 in OpenVINO use --engine openvino-int8"
         )
     if kind_of(run) != "run":
-        raise UsageError(f"{run}: --engine {engine} is of a run folder; leave --engine out")
-    if engine in ("onnx", "onnx-int8"):
-        from leantune.inference.engines.onnx import load_onnx
-
-        if precision is not None:
-            raise UsageError(f"precision={precision}: --engine {engine} is of one precision; leave it out")
-        return load_onnx(run, engine)
-    from leantune.inference.engines.openvino import load_openvino
-
-    return load_openvino(run, engine, precision=precision)
+        raise UsageError(f"{run}: --engine {engine} needs a run folder; leave --engine out")
+    if engine in onnx.FORMS and precision is not None:
+        raise UsageError(f"precision={precision}: --engine {engine} has one precision; leave it out")
+    found = exported(run, engine)
+    settings = InferenceSettings.of(found.recipe)
+    if engine in onnx.FORMS:
+        compiled = onnx.open_session(found.folder, engine)
+    else:
+        compiled = openvino.compile_model(found.folder, settings, precision)
+    return open_export(
+        found.folder,
+        found.labels,
+        settings,
+        compiled,
+        max_length=found.recipe.max_length,
+        metrics=found.metrics,
+    )

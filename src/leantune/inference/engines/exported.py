@@ -1,13 +1,13 @@
-"""What another library made of a run and leantune can load again: the folder of an export, and padded batches for it.
+"""A classifier that was exported to another library: its folder in a run, and the classifier that it opens.
 
-S texts of a batch, L tokens that they are padded to.
+Shapes: N rows, S texts of a batch, L tokens that they are padded to, C classes.
 """
 
 from __future__ import annotations
 
 import importlib
 import shlex
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,18 @@ from typing import Any
 import numpy as np
 
 from leantune.config import Recipe, recipe_of_run
+from leantune.config.classifier_file import InferenceSettings
 from leantune.config.record.run import read_finished_record, to_json
 from leantune.data.labels import LabelMap
 from leantune.data.tokens.dataset import Index, by_length
-from leantune.data.tokens.tokenization import Encoded
+from leantune.data.tokens.tokenization import Encoded, Tokenizer
 from leantune.errors import CheckpointError, UsageError, first_line
+from leantune.inference.load import check_labels
+from leantune.inference.text_classifier import Logits, TextClassifier
+from leantune.model.pretrained import read_settings
 from leantune.packing.padded import Inputs, padded_inputs
 from leantune.system.checksums import FileRecord, find_difference
+from leantune.system.damage import explained_damage
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import read_json
 
@@ -44,6 +49,65 @@ def import_of_extra(name: str, purpose: str, extra: str) -> Any:
             f"{purpose} needs {name}, which cannot be imported ({first_line(error)}); "
             f"install it with: pip install 'leantune[{extra}]'"
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A model in another library."""
+
+    input_names: frozenset[str]
+    run: Callable[[Inputs], Logits]
+    """Computes the logits ``(S, C)`` of a padded batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedClassifier(TextClassifier):
+    """The merged model in another library, on padded batches."""
+
+    compiled: Compiled
+    pad_id: int
+
+    def logits(self, rows: Encoded, batch_size: int) -> Logits:
+        """Logits ``(N, C)`` in the order of ``rows``."""
+        logits = np.empty((len(rows.input_ids), len(self.labels.names)), dtype=np.float32)
+        batches = padded_batches(
+            rows,
+            batch_size,
+            names=self.compiled.input_names,
+            longest=self.tokenizer.max_length,
+            pad_id=self.pad_id,
+        )
+        for positions, inputs in batches:
+            logits[positions] = self.compiled.run(inputs)
+        return logits
+
+
+def open_export(
+    folder: Path,
+    labels: LabelMap,
+    settings: InferenceSettings,
+    compiled: Compiled,
+    *,
+    max_length: int,
+    metrics: Mapping[str, Any] | None = None,
+) -> ExportedClassifier:
+    """The classifier of an export folder.
+
+    Raises:
+        CheckpointError: if the folder is damaged, or its labels differ from ``labels``.
+    """
+    with explained_damage(folder):
+        described = read_settings(str(folder))
+        check_labels(folder, described, labels)
+    return ExportedClassifier(
+        tokenizer=Tokenizer.of_run(folder, max_length),
+        labels=labels,
+        settings=settings,
+        source=folder,
+        metrics=metrics or {},
+        compiled=compiled,
+        pad_id=described.get("pad_token_id") or 0,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,30 +1,25 @@
-"""A run exported to OpenVINO, ready to classify: padded batches of few shapes, on the CPU."""
+"""OpenVINO on the CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from leantune.config.classifier_file import InferenceSettings
-from leantune.data.labels import LabelMap
-from leantune.data.tokens.tokenization import Encoded, Tokenizer
-from leantune.inference.engines.exported import exported, import_of_extra, padded_batches
-from leantune.inference.load import check_labels
-from leantune.inference.text_classifier import Logits, TextClassifier
-from leantune.model.pretrained import read_settings
+from leantune.inference.engines.exported import Compiled, import_of_extra
+from leantune.inference.text_classifier import Logits
+from leantune.packing.padded import Inputs
 from leantune.system import hardware
 from leantune.system.damage import explained_damage
 
 FORMS = ("openvino", "openvino-int8")
-"""Engines besides PyTorch: each is an export format, and the name of its folder in the run."""
+"""Engines; each is also an export format, and the name of its folder in a run."""
 MODEL = "openvino_model.xml"
 """The name that optimum-intel looks for; the weights are beside it in ``openvino_model.bin``."""
 
@@ -40,86 +35,32 @@ def import_extra(name: str, purpose: str) -> Any:
     return import_of_extra(name, purpose, "openvino")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenVinoClassifier(TextClassifier):
-    """The merged model in OpenVINO, on padded batches."""
-
-    compiled: Any
-    pad_id: int
-
-    def logits(self, rows: Encoded, batch_size: int) -> Logits:
-        """Logits ``(N, C)`` in the order of ``rows``."""
-        logits = np.empty((len(rows.input_ids), len(self.labels.names)), dtype=np.float32)
-        request = self.compiled.create_infer_request()
-        batches = padded_batches(
-            rows,
-            batch_size,
-            names={name for each in self.compiled.inputs for name in each.names},
-            longest=self.tokenizer.max_length,
-            pad_id=self.pad_id,
-        )
-        for positions, inputs in batches:
-            logits[positions] = request.infer(inputs, share_inputs=True)["logits"]
-        return logits
-
-
-def load_openvino(run: Path, form: str, *, precision: str | None = None) -> OpenVinoClassifier:
-    """Load what ``leantune export --format openvino`` or ``openvino-int8`` made of a run.
-
-    Args:
-        run: the run folder.
-        form: one of `FORMS`.
-        precision: ``auto``, ``bf16`` or ``fp32``; None: as in the recipe. Of what is not int8.
-
-    Raises:
-        UsageError: if ``run`` is no run folder, the export is not there, or OpenVINO is not installed.
-        CheckpointError: if the export is damaged or of another run.
-    """
-    found = exported(run, form)
-    return open_export(
-        found.folder,
-        found.labels,
-        InferenceSettings.of(found.recipe),
-        max_length=found.recipe.max_length,
-        precision=precision,
-        metrics=found.metrics,
-    )
-
-
-def open_export(
-    folder: Path,
-    labels: LabelMap,
-    settings: InferenceSettings,
-    *,
-    max_length: int,
-    precision: str | None = None,
-    metrics: Mapping[str, Any] | None = None,
-) -> OpenVinoClassifier:
+def compile_model(folder: Path, settings: InferenceSettings, precision: str | None = None) -> Compiled:
     """The model of an export folder, compiled.
 
+    Args:
+        folder: the folder of the export.
+        settings: their precision is the default; ``fp16``, which is for GPUs, stands for ``auto`` there.
+        precision: ``auto``, ``bf16`` or ``fp32``.
+
     Raises:
-        UsageError: if OpenVINO is not installed, or has no such precision here.
-        CheckpointError: if the folder is damaged, or its labels are not ``labels``.
+        UsageError: if OpenVINO is not installed, or lacks the precision on this machine.
+        CheckpointError: if the model is damaged.
     """
     openvino = import_extra("openvino", "this engine")
     if precision is None:
-        precision = "auto" if settings.precision == "fp16" else settings.precision  # fp16 is for GPUs
+        precision = "auto" if settings.precision == "fp16" else settings.precision
     properties = _properties(openvino, precision)
     with explained_damage(folder):
-        described = read_settings(str(folder))
-        check_labels(folder, described, labels)
         with _same_signal_stack():
             compiled = openvino.Core().compile_model(str(folder / MODEL), "CPU", properties)
         compiled.output("logits")
-    return OpenVinoClassifier(
-        tokenizer=Tokenizer.of_run(folder, max_length),
-        labels=labels,
-        settings=settings,
-        source=folder,
-        metrics=metrics or {},
-        compiled=compiled,
-        pad_id=described.get("pad_token_id") or 0,
-    )
+
+    def run(inputs: Inputs) -> Logits:
+        logits: Logits = compiled(inputs, share_inputs=True)["logits"]
+        return logits
+
+    return Compiled(frozenset(name for each in compiled.inputs for name in each.names), run)
 
 
 class _SignalStack(ctypes.Structure):

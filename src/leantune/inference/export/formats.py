@@ -19,7 +19,7 @@ from leantune.errors import CheckpointError, UsageError
 from leantune.inference.adapters import load_adapter
 from leantune.inference.engines.onnx import FORMS as ONNX_FORMS
 from leantune.inference.engines.openvino import FORMS
-from leantune.inference.export.about import TOKENIZER_FILES
+from leantune.inference.export.libraries import TOKENIZER_FILES
 from leantune.inference.export.onnx import write_onnx
 from leantune.inference.export.openvino import (
     AccuracyCost,

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +11,22 @@ import torch
 from torch import nn
 
 from leantune.errors import UsageError, first_line
-from leantune.evaluation.agreement import check_logits
 from leantune.inference.engines.exported import import_of_extra
-from leantune.inference.engines.onnx import EXTRA, MODELS, open_onnx
-from leantune.inference.export.about import COPIED_FILES, PROBE_LENGTHS, probe_of, write_about
+from leantune.inference.engines.onnx import EXTRA, MODELS, open_session
+from leantune.inference.export.libraries import (
+    check_same,
+    copy_merged_files,
+    example_inputs,
+    quiet_library,
+    write_about,
+)
 from leantune.inference.load import artefact_of, load, load_merged_transformers
 from leantune.model.pretrained import quiet_transformers
 
 OPSET = 20
 """Of ONNX 1.15: the newest that torch's exporter writes without converting."""
 PURPOSE = "--format onnx"
+LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "root")
 
 
 class _Logits(nn.Module):
@@ -66,10 +67,7 @@ def write_onnx(folder: Path, source: Path, form: str, *, trust_remote_code: bool
     for name in ("onnx", "onnxscript"):
         import_of_extra(name, PURPOSE, EXTRA)
     merged = artefact_of(source, "merged", trust_remote_code=trust_remote_code)
-    shutil.copy2(merged / "config.json", folder / "config.json")
-    for name in COPIED_FILES:
-        if (merged / name).is_file():
-            shutil.copy2(merged / name, folder / name)
+    copy_merged_files(folder, merged)
     trained = load(source, precision="fp32", trust_remote_code=trust_remote_code)
     with tempfile.TemporaryDirectory(prefix="leantune-onnx-") as scratch:
         exact = Path(scratch) / MODELS["onnx"] if form == "onnx-int8" else folder / MODELS["onnx"]
@@ -77,23 +75,14 @@ def write_onnx(folder: Path, source: Path, form: str, *, trust_remote_code: bool
         if form == "onnx-int8":
             _quantise(exact, folder / MODELS[form])
         else:
-            reopened = open_onnx(
-                folder, form, trained.labels, trained.settings, max_length=trained.tokenizer.max_length
-            )
-            probe = probe_of(trained)
-            check_logits("onnx", *(each.logits(probe, len(PROBE_LENGTHS)) for each in (reopened, trained)))
+            check_same(form, trained, folder, open_session(folder, form))
     write_about(folder, source, {"onnxruntime": runtime.__version__, "torch": torch.__version__})
 
 
 def _export(model: Any, path: Path, source: Path) -> None:
-    ids = torch.ones(2, 16, dtype=torch.int64)
-    mask = torch.ones_like(ids)
-    mask[1, 8:] = 0  # transformers leaves out a mask that hides nothing
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if getattr(model.config, "type_vocab_size", 0) > 1:
-        inputs["token_type_ids"] = torch.zeros_like(ids)
+    inputs = example_inputs(model)
     try:
-        with warnings.catch_warnings(), quiet_transformers(), _quiet_exporter():
+        with warnings.catch_warnings(), quiet_transformers(), quiet_library(*LOGGERS):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 _Logits(model.eval()),
@@ -116,20 +105,5 @@ def _export(model: Any, path: Path, source: Path) -> None:
 def _quantise(exact: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _quiet_exporter():
+    with quiet_library(*LOGGERS):
         quantize_dynamic(str(exact), str(target), per_channel=True, weight_type=QuantType.QInt8)
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """The exporter prints its progress and logs what it does: the command has its own voice."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

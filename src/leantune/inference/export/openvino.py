@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,17 +11,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from leantune.data.label_sets import numbered
 from leantune.data.tokens.dataset import LabelledRows
 from leantune.errors import UsageError, first_line
-from leantune.evaluation.agreement import check_logits
 from leantune.evaluation.comparison import Comparison, compare
 from leantune.evaluation.tasks import task_of
-from leantune.inference.engines.exported import padded_batches
-from leantune.inference.engines.openvino import MODEL, import_extra, open_export
-from leantune.inference.export.about import COPIED_FILES, PROBE_LENGTHS, probe_of, write_about
+from leantune.inference.engines.exported import open_export, padded_batches
+from leantune.inference.engines.openvino import MODEL, compile_model, import_extra
+from leantune.inference.export.libraries import (
+    check_same,
+    copy_merged_files,
+    example_inputs,
+    quiet_library,
+    write_about,
+)
 from leantune.inference.export.narrow import narrow_last_layer
 from leantune.inference.load import artefact_of, load, load_merged_transformers
 from leantune.inference.text_classifier import TextClassifier, TorchTextClassifier
@@ -87,7 +88,7 @@ def write_openvino(folder: Path, source: Path, *, trust_remote_code: bool = Fals
     trained = load(source, precision="fp32", trust_remote_code=trust_remote_code)
     _write_model(openvino, folder, merged, model)
     with _shapes_explained(trained, source):
-        _check_same(trained, _reopened(folder, trained, precision="fp32"))
+        check_same("openvino", trained, folder, compile_model(folder, trained.settings, "fp32"))
     write_about(folder, source, {"openvino": openvino.__version__})
 
 
@@ -106,16 +107,13 @@ def write_int8(
     trained = load(source, trust_remote_code=trust_remote_code)
     _write_model(openvino, folder, merged, _quantised(nncf, model, trained, rows.calibration))
     with _shapes_explained(trained, source):
-        cost = _cost(trained, _reopened(folder, trained), rows)
+        compiled = compile_model(folder, trained.settings)
+        length = trained.tokenizer.max_length
+        int8 = open_export(folder, trained.labels, trained.settings, compiled, max_length=length)
+        cost = _cost(trained, int8, rows)
     versions = {"openvino": openvino.__version__, "nncf": nncf.__version__}
     write_about(folder, source, versions, accuracy_cost=asdict(cost))
     return cost
-
-
-def _reopened(folder: Path, trained: TextClassifier, *, precision: str | None = None) -> TextClassifier:
-    """What was written, as prediction opens it."""
-    length = trained.tokenizer.max_length
-    return open_export(folder, trained.labels, trained.settings, max_length=length, precision=precision)
 
 
 def import_quantisation() -> tuple[Any, Any]:
@@ -131,12 +129,7 @@ def import_quantisation() -> tuple[Any, Any]:
 def _converted(openvino: Any, merged: Path, *, trust_remote_code: bool) -> Any:
     model = load_merged_transformers(merged, trust_remote_code=trust_remote_code)
     narrow_last_layer(model)
-    ids = torch.ones(2, 16, dtype=torch.int64)
-    mask = torch.ones_like(ids)
-    mask[1, 8:] = 0  # transformers leaves out a mask that hides nothing
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if getattr(model.config, "type_vocab_size", 0) > 1:
-        inputs["token_type_ids"] = torch.zeros_like(ids)
+    inputs = example_inputs(model)
     try:
         with warnings.catch_warnings(), quiet_transformers():
             warnings.simplefilter("ignore")  # torch's tracer warns of every branch in transformers
@@ -169,43 +162,16 @@ def _quantised(nncf: Any, model: Any, trained: TorchTextClassifier, calibration:
         pad_id=trained.classifier.settings.get("pad_token_id") or 0,
     )
     inputs = [each for _, each in batches]
-    with _quiet_nncf():
+    with quiet_library("nncf"):
         return nncf.quantize(
             model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
         )
 
 
-@contextlib.contextmanager
-def _quiet_nncf() -> Iterator[None]:
-    """NNCF draws bars on standard output and logs what it does: the command has its own voice."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def _write_model(openvino: Any, folder: Path, merged: Path, model: Any) -> None:
     """The files that optimum-intel's ``OVModelForSequenceClassification`` reads, by its names."""
     openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
-    shutil.copy2(merged / "config.json", folder / "config.json")
-    for name in COPIED_FILES:
-        if (merged / name).is_file():
-            shutil.copy2(merged / name, folder / name)
-
-
-def _check_same(trained: TextClassifier, exported: TextClassifier) -> None:
-    """Compare the logits of both, in fp32, on texts of the tokenizer's own words.
-
-    Raises:
-        CheckpointError: if they differ.
-    """
-    probe = probe_of(trained)
-    expected, found = (each.logits(probe, len(PROBE_LENGTHS)) for each in (trained, exported))
-    check_logits("openvino", found, expected)
+    copy_merged_files(folder, merged)
 
 
 def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: CalibrationData) -> AccuracyCost:
