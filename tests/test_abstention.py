@@ -6,12 +6,14 @@ import csv
 import json
 import urllib.error
 import urllib.request
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import leantune
 from leantune.cli.main import main
 from leantune.config.abstention_file import Abstention, Threshold, read_abstention, write_abstention
 from leantune.errors import DataError, UsageError
@@ -100,6 +102,23 @@ def test_the_command_writes_both_folders_and_the_run_stays_whole(sure, capsys):
     assert main(["abstain", str(sure), "--precision", "80%"]) == 0
 
 
+def test_python_chooses_what_the_command_does(sure, inputs, capsys):
+    with (inputs / "test.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert (
+        main(["abstain", str(sure), "--precision", "80%", "--data", str(inputs / "test.csv"), "--json"]) == 0
+    )
+    printed = json.loads(capsys.readouterr().out)
+    found = leantune.abstain(sure, inputs / "test.csv", precision=0.8, quiet=True)
+    assert found == read_abstention(sure / "merged") == read_abstention(sure / "adapter")
+    in_memory = [row["text"] for row in rows], [row["label"] for row in rows]
+    same = leantune.abstain(sure, in_memory, precision=0.8, quiet=True)
+    assert (same.overall, same.temperature) == (found.overall, found.temperature)
+    assert printed == asdict(found)
+    with pytest.raises(UsageError, match="precision must be between 0 and 1"):
+        leantune.abstain(sure, precision=95)
+
+
 def test_labels_are_left_empty_where_the_threshold_says_so(sure, inputs, tmp_path):
     half = float(np.median(load(sure).predict_proba(texts_of(inputs)).max(1)))
     write_abstention(sure / "merged", with_least(half))
@@ -150,7 +169,7 @@ def test_a_classifier_without_a_threshold_says_what_to_do(run, inputs, tmp_path,
     assert "no threshold was chosen" in capsys.readouterr().err
     for word in ("0", "100%", "much"):
         assert main(["abstain", str(run), "--precision", word]) == 2
-        assert f"--precision {word}: must be a share" in capsys.readouterr().err
+        assert f"--precision {word!r}: must be a share" in capsys.readouterr().err
 
 
 def texts_of(inputs) -> list[str]:

@@ -302,7 +302,7 @@ def test_exports_that_cannot_be_say_what_can(foreign, tmp_path, capsys):
         assert main(["export", str(foreign / words[0]), *words[1:]]) == 2
         assert message in capsys.readouterr().err
     assert main(["predict", str(foreign / "adapter"), "--engine", "openvino", "--input", "x.csv"]) == 2
-    assert "--engine openvino is of a run folder" in capsys.readouterr().err
+    assert "--engine openvino needs a run folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -214,12 +214,13 @@ def abstain(
             raise UsageError(f"{name} must be between 0 and 1. Got {share} instead")
     folder = Path(run).expanduser()
     parts = {} if data is None else {"data": data}
+    columns = {"text_column": "text", "label_column": "label"} if isinstance(data, tuple) else {}
     with (
         tempfile.TemporaryDirectory() as temporary,
         rows_as_files(parts, Path(temporary), {}) as files,
         console(stderr=True, quiet=quiet).status("classifying"),
     ):
-        return abstain_run(folder, files.get("data"), precision=precision, confidence=confidence)
+        return abstain_run(folder, files.get("data"), precision=precision, confidence=confidence, **columns)
 
 
 def explain(

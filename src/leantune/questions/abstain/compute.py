@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +36,9 @@ GRID = np.concatenate([[0.0], 1 / (1 + np.exp(-np.linspace(-4, 12, 321)))])
 """Thresholds that are tested, denser towards 1; chosen before any row is seen."""
 
 
-def abstain(run: Path, data: Any = None, *, precision: float, confidence: float) -> Abstention:
+def abstain(
+    run: Path, data: str | None = None, *, precision: float, confidence: float, **columns: str | None
+) -> Abstention:
     """Choose thresholds on labelled rows and write them beside the weights of a run.
 
     Args:
@@ -45,6 +46,7 @@ def abstain(run: Path, data: Any = None, *, precision: float, confidence: float)
         data: a file of labelled rows that were not trained on; None: the validation rows of the run.
         precision: share of answers that must be right.
         confidence: probability that a threshold keeps the precision.
+        columns: names of columns of ``data`` that differ from those of training.
 
     Raises:
         UsageError: if ``run`` is no run.
@@ -52,7 +54,7 @@ def abstain(run: Path, data: Any = None, *, precision: float, confidence: float)
         CheckpointError: if the run is damaged.
     """
     require_run(run)
-    rows, name = rows_to_measure(run, data)
+    rows, name = rows_to_measure(run, data, **columns)
     trained = load(run)
     require_one_label(trained.labels.is_multi_label, "leantune abstain")
     chosen = choose_abstention(

@@ -8,9 +8,11 @@ import numpy as np
 
 from leantune.assets.download import default_cache_dir, resolve_location
 from leantune.config import Recipe, recipe_of_run
+from leantune.config.classifier_file import InferenceSettings
 from leantune.config.record.run import FinishedRecord, read_finished_record
 from leantune.data.labels import LabelMap
-from leantune.data.text.read import Columns, open_examples
+from leantune.data.text.columns import Columns, columns_for
+from leantune.data.text.read import open_examples
 from leantune.data.tokens.dataset import LabelledRows
 from leantune.data.tokens.table import tokenize
 from leantune.data.tokens.tokenization import Tokenizer
@@ -42,13 +44,7 @@ def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool 
         if data is None:
             raise UsageError(f"{source} is no run, whose rows are known: give labelled rows with --data FILE")
         trained = load(source, trust_remote_code=trust_remote_code)
-        settings = trained.settings
-        columns = Columns(
-            text=settings.text_column,
-            text_pair=settings.text_pair_column,
-            label=settings.label_column,
-            splits_labels=trained.labels.is_multi_label,
-        )
+        columns = columns_for(trained.settings)
         return _split(_read(data, columns, trained.tokenizer, trained.labels), data, seed=DEFAULT_SEED)
     record = read_finished_record(source)
     recipe = recipe_of_run(source, record.recipe)
@@ -61,12 +57,13 @@ def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool 
     return CalibrationData(calibration=own.train[sample], measured=own.validation, name="validation")
 
 
-def rows_to_measure(run: Path, data: str | None) -> tuple[LabelledRows, str]:
+def rows_to_measure(run: Path, data: str | None, **columns: str | None) -> tuple[LabelledRows, str]:
     """Rows that a run was not trained on, and what they are called.
 
     Args:
         run: a finished run.
-        data: labelled rows, with the columns of the run's; None: its validation rows, which chose its checkpoint.
+        data: labelled rows; None: its validation rows, which chose its checkpoint.
+        columns: names of columns of ``data`` that differ from those of training; see `columns_for`.
 
     Raises:
         UsageError: if the source of the rows cannot be had, or the run has seen them all.
@@ -77,7 +74,8 @@ def rows_to_measure(run: Path, data: str | None) -> tuple[LabelledRows, str]:
     recipe = recipe_of_run(run, record.recipe)
     if data is not None:
         tokenizer = Tokenizer.of_run(run / "merged", recipe.max_length)
-        return _read(data, columns_of(recipe), tokenizer, LabelMap.of_record(record.labels)), data
+        wanted = columns_for(InferenceSettings.of(recipe), **columns)
+        return _read(data, wanted, tokenizer, LabelMap.of_record(record.labels)), data
     return _validation_rows(run, record, recipe).validation, "validation"
 
 
