@@ -22,60 +22,59 @@ PRECISIONS = get_args(Precision)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advanced:
-    """What a user seldom sets: the group ``advanced`` of a recipe. Numbers of steps are optimiser steps."""
+    """Keys that users seldom set: the group ``advanced`` of a recipe. Steps are optimiser steps."""
 
-    alpha: float | None = option("scale of the update is alpha / init_rank; default: 1.5 x init_rank", None)
+    alpha: float | None = option("scale of the update, divided by init_rank; default: 1.5 x init_rank", None)
     adapter_init: Literal["gradient", "lora", "normal"] = option(
-        "start of the adapters: gradient (B zero, E one, A along the gradient), lora (A at random), or AdaLoRA's "
-        "normal (N(0, 0.02), as published)",
+        "how adapters start: gradient (B zero, E one, A along the gradient), lora (A random, B zero), or normal "
+        "(N(0, 0.02), as AdaLoRA publishes it)",
         "gradient",
     )
     lora_dropout: float = option("dropout on the input of the adapters", 0.1)
     dropout: float | None = option(
-        "dropout within encoder and head while training; none: the encoder's own", 0.0
+        "dropout inside encoder and head during training; none: the encoder's own", 0.0
     )
     warm_start: bool = option("start the head from a linear probe", True)
     head_learning_rate_ratio: float = option(
-        "learning rate of the head's output layer over that of A and B", 3.0
+        "learning rate of the head's output layer, relative to that of A and B", 3.0
     )
     hidden_learning_rate_ratio: float = option(
-        "learning rate of the head's other layers over that of A and B; BERT's head has none", 0.1
+        "learning rate of the head's other layers, relative to that of A and B", 0.1
     )
     warmup: float = option(
         "learning-rate warm-up: a fraction of the steps below 1, or a number of steps", 0.1
     )
-    weight_decay: float = option("AdamW decay, not on biases, norms and E", 0.01)
-    max_grad_norm: float = option("clip gradients to this norm; 0: no clipping", 1.0)
-    label_smoothing: float = option("share of the target spread over all classes", 0.0)
+    weight_decay: float = option("AdamW weight decay; biases, norms and E have none", 0.01)
+    max_grad_norm: float = option("clip gradients to this norm; 0: do not clip", 1.0)
+    label_smoothing: float = option("share of the target that is spread over all classes", 0.0)
     supcon_weight: float = option(
-        "weight of the supervised contrastive loss, which draws texts of one label in a micro-step together before the "
-        "output layer",
+        "weight of the supervised contrastive loss, which pulls texts with the same label together",
         0.2,
     )
     rank_warmup: float = option(
-        "steps before ranks fall (the paper's t_i): a fraction below 1, or steps", 0.1
+        "steps before ranks are reduced (t_i in the paper): a fraction below 1, or steps", 0.1
     )
     rank_final: float = option(
-        "steps after ranks are final (the paper's t_f): a fraction below 1, or steps", 0.4
+        "steps of training with the final ranks (t_f in the paper): a fraction below 1, or steps", 0.4
     )
     allocate_every: float = option(
-        "steps between allocations (the paper's Delta T): a fraction below 1, or steps", 0.01
+        "steps between allocations (Delta T in the paper): a fraction below 1, or steps", 0.01
     )
-    orth_reg_weight: float = option("weight of the orthogonality penalty; 0.5 as published", 0.0)
+    orth_reg_weight: float = option("weight of the orthogonality penalty; 0.5 in the paper", 0.0)
     selection: Literal["one-se", "best"] = option(
-        "best: the checkpoint that is best by the metric; one-se: the last of those within a standard error of it",
+        "best: the checkpoint with the best metric; one-se: the last one within a standard error of the best",
         "one-se",
     )
-    keep_best: int = option("best checkpoints kept by the validation metric, beside the last two", 2)
-    save_every: int = option("steps between checkpoints; 0: at evaluations only", 0)
+    keep_best: int = option("number of best checkpoints to keep, beside the last two", 2)
+    save_every: int = option("steps between checkpoints; 0: only at evaluations", 0)
     evaluate_every: int = option("steps between evaluations; 0: once an epoch", 0)
     early_stop: int = option(
         "stop after this many evaluations without improvement, once ranks are final; 0: never", 0
     )
-    refit: bool = option("one more epoch on training and validation rows after the selection", False)
+    refit: bool = option("after the selection, train one more epoch on training and validation rows", False)
 
     def problems(self) -> Iterable[str]:
-        """What each value that cannot be must be, else empty texts."""
+        """The message for each invalid value; an empty text for each valid one."""
         yield _must_be("keep_best", self.keep_best, "at least 1", self.keep_best >= 1)
         for name in ("save_every", "evaluate_every", "early_stop", "warmup", "rank_warmup", "rank_final"):
             yield _must_be(name, getattr(self, name), "at least 0", getattr(self, name) >= 0)
@@ -93,98 +92,104 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that a user can choose.
+    """All settings of a training run.
 
     Raises:
-        UsageError: one line with every value that cannot be.
+        UsageError: in one line, for all invalid values.
     """
 
     data: str = option(
-        "training rows: a file (csv, tsv, jsonl, parquet, arrow), a datasets folder, or ORG/NAME[:SPLIT] on the hub"
+        "training rows: a file (csv, tsv, jsonl, parquet, arrow, xlsx), a datasets folder, or ORG/NAME[:SPLIT] on "
+        "the hub"
     )
     model: str = option("pretrained encoder: a folder, asset:minilm, or a name on the hub")
-    output: str = option("folder of the run", "runs/latest")
-    validation: str | None = option(
-        "validation rows, used as they are; none: a hold-out of the training rows", None
-    )
+    output: str = option("run folder to write", "runs/latest")
+    validation: str | None = option("validation rows; default: a part of the training rows is held out", None)
     test: str | None = option("test rows, measured once at the end", None)
     unlabelled: str | None = option(
-        "rows without labels: those that a first run is sure of are trained on, too, under its labels", None
+        "rows without labels; those that a first run is sure about are added to the training rows with its labels",
+        None,
     )
-    text_column: str | None = option("column of the text; default 'text'", None)
-    text_pair_column: str | None = option("column of the second text of a pair", None)
-    label_column: str | None = option("column of the label; default 'label', else 'target'", None)
-    labels: tuple[str, ...] | None = option("label names in the order of their ids; default: sorted", None)
+    text_column: str | None = option("column of the text; default: text", None)
+    text_pair_column: str | None = option("column of the second text, for pairs of texts", None)
+    label_column: str | None = option("column of the label; default: label, else target", None)
+    labels: tuple[str, ...] | None = option("class names in the order of their ids; default: sorted", None)
     problem_type: str | None = option(
-        "single_label_classification; or multi_label_classification: any number of labels a text, in lists or as "
-        "oil|grain; default: multi-label for lists",
+        "single_label_classification, or multi_label_classification for any number of labels per text (in lists, "
+        "or written oil|grain); default: by the labels",
         None,
     )
     max_trainable_params: int | None = option("limit on trainable parameters at any time of the run", None)
     method: Literal["adalora", "lora"] | None = option(
-        "adalora, or plain LoRA: uniform rank, no E, no orthogonality, nothing is pruned; default: lora in all linear "
-        "layers, else adalora",
+        "adalora, or lora (the same rank in every layer, no pruning); default: lora on all linear layers, else "
+        "adalora",
         None,
     )
     targets: str | None = option(
-        "layers to adapt: attention (query and value), all-linear, or parts of names: query,value; default: "
-        "all-linear, or attention where the limit pays for less than rank 2 of that, a rank is given or method=adalora",
+        "layers to adapt: attention (query and value), all-linear, or parts of layer names such as query,value; "
+        "default: all-linear, or attention if the limit allows less than rank 2, a rank is given or method=adalora",
         None,
     )
-    init_rank: int | None = option("triplets per adapted layer at the start; default: from the limit", None)
-    target_rank: int | None = option(
-        "mean triplets per adapted layer at the end; default: 5/6 of init_rank, in LoRA all of it", None
+    init_rank: int | None = option(
+        "rank of each adapted layer at the start; default: as large as the limit allows", None
     )
-    head: Literal["full", "linear"] = option("train the whole head or only its output layer", "full")
+    target_rank: int | None = option(
+        "mean rank of the adapted layers at the end; default: 5/6 of init_rank, or all of it with method=lora",
+        None,
+    )
+    head: Literal["full", "linear"] = option(
+        "train the full classification head, or only its linear output layer", "full"
+    )
     effort: Literal["fast", "balanced"] = option(
-        "fast: one run; balanced: short runs first choose targets, method and learning rate by the validation rows, as "
-        "far as the recipe names none, which takes about twice as long",
+        "fast: one run; balanced: short runs first choose targets, method and learning rate (unless given) on "
+        "validation rows, in about twice the time",
         "fast",
     )
     epochs: int | None = option(
-        "passes over the training rows; default: 3, or up to 30 where those are fewer than 200 steps", None
+        "passes over the training rows; default: 3, or up to 30 if that is fewer than 200 steps", None
     )
     batch_size: int = option("texts per optimiser step, over all processes", 32)
-    accumulate: int = option("micro-steps that a batch is split into, to save memory", 1)
+    accumulate: int = option("micro-batches per optimiser step; more of them need less memory", 1)
     eval_batch_size: int = option("texts per batch in evaluation and prediction", 64)
     learning_rate: float | None = option(
-        "peak learning rate, of A and B; default: by the width of the encoder, 0.003 to 384 and 0.001 at 768 "
-        "or where the config tells no width; a third of it for fewer than 300 training rows",
+        "peak learning rate of A and B; default: by the width of the encoder, 0.003 up to 384 and 0.001 at 768; "
+        "a third of that for fewer than 300 training rows",
         None,
     )
     class_weights: Literal["none", "balanced"] = option(
-        "weights of the classes in the loss: none, or balanced as in scikit-learn", "none"
+        "class weights in the loss: none, or balanced as in scikit-learn", "none"
     )
     loss: Literal["cross-entropy", "robust"] = option(
-        "cross-entropy; or robust, for labels of which many are wrong: generalized cross-entropy, and no contrast",
+        "cross-entropy, or robust (generalized cross-entropy, without the contrastive loss) for data with many "
+        "wrong labels",
         "cross-entropy",
     )
-    max_length: int = option("tokens kept of a text", 256)
+    max_length: int = option("tokens to keep of each text", 256)
     truncation_side: Literal["right", "left"] | None = option(
-        "which end of a longer text is cut off; default: the tokenizer's (mostly right), or the other where many texts "
-        "are cut and a linear probe is better so",
+        "end at which longer texts are cut; default: the tokenizer's (usually right), or the other one if many "
+        "texts are cut and a linear probe is better with it",
         None,
     )
     precision: Precision = option(
-        "numbers of the frozen encoder: fp32, bf16, fp16 (on a GPU), int8 (bf16 with products in int8, on an x86 CPU "
-        "with VNNI), or auto: bf16 where the machine has it, and while training int8 where it has that",
+        "precision of the frozen encoder: fp32, bf16, fp16 (GPU only), int8 (bf16 with int8 products, on x86 CPUs "
+        "with VNNI); auto: bf16 if the machine has it, and int8 products in training if it has those",
         "auto",
     )
     validation_size: float | None = option(
-        "hold-out: a fraction below 1, or a number of rows; 0: none, the last checkpoint is taken; default: 0.1, or "
-        "none where that is fewer than 20 rows or than 2 a class",
+        "rows to hold out for validation: a fraction below 1, or a number; 0: none, and the last checkpoint is "
+        "used; default: 0.1, or none if that is fewer than 20 rows or 2 per class",
         None,
     )
     metric: Literal["accuracy", "macro_f1", "log_loss", "micro_f1", "lrap"] | None = option(
-        "what the best checkpoint is best at: accuracy, macro_f1, log_loss, or of several labels a text micro_f1 or "
-        "lrap; default: accuracy, or micro_f1 there",
+        "metric that selects the checkpoint: accuracy, macro_f1, log_loss, or micro_f1 and lrap for several labels "
+        "per text; default: accuracy, or micro_f1",
         None,
     )
     report_to: tuple[str, ...] | None = option(
-        "experiment trackers that are told, too: tensorboard, wandb, mlflow, trackio", None
+        "experiment trackers to report to: tensorboard, wandb, mlflow, trackio", None
     )
-    seed: int = option("of the hold-out, the order of rows, the adapters and the dropout masks", 42)
-    trust_remote_code: bool = option("allow code that comes with the model", False)
+    seed: int = option("random seed for the hold-out, the order of rows, adapters and dropout", 42)
+    trust_remote_code: bool = option("run Python code that comes with the model", False)
     advanced: Advanced = field(default_factory=Advanced)
 
     def __post_init__(self) -> None:
