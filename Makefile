@@ -98,9 +98,9 @@ $(VENV)/.installed-test: $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-docs
 
-$(VENV)-oldest/.installed-test: $(NATIVE) tests/oldest.txt
+$(VENV)-oldest/.installed-test: $(NATIVE) tests/oldest.txt tests/oldest-lock.txt
 	$(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[test]'
+	$(VENV)-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --constraint tests/oldest-lock.txt --editable '.[test]'
 	@touch $@
 
 $(VENV)/.installed-docs: $(NATIVE) | $(VENV)/bin/python

@@ -157,7 +157,7 @@ def test_what_is_saved_is_loaded_wherever_it_is(trained, tmp_path, capsys):
         np.testing.assert_allclose(loaded.predict_proba(TEXTS), expected, atol=1e-5)
     assert leantune.load(folder).metrics == trained.metrics
     assert leantune.load(folder / "merged").metrics == {}
-    with pytest.raises(leantune.errors.UsageError, match="exists already"):
+    with pytest.raises(leantune.errors.UsageError, match="already exists"):
         trained.save(folder)
     assert leantune.load(folder / "merged").save(tmp_path / "again").is_dir()
 
@@ -168,7 +168,7 @@ def test_what_is_saved_is_loaded_wherever_it_is(trained, tmp_path, capsys):
         ({"data": 3}, "data: a int, expected a path, a DataFrame, a datasets.Dataset, or a tuple"),
         ({"model": "x"}, "model is the argument encoder; give it there"),
         ({"budgt": 3}, "unknown key 'budgt'"),
-        ({"data": (["a b"], ["x", "y"])}, "data: 1 texts and 2 labels, expected as many"),
+        ({"data": (["a b"], ["x", "y"])}, "data: 1 texts and 2 labels, lengths must match"),
         ({"data": (["a b", 3], ["x", "y"])}, "text 1 .* is a number"),
         (
             {"data": pd.DataFrame({"body": ["a"]})},
@@ -287,16 +287,19 @@ def test_exports_that_cannot_be_say_what_can(foreign, tmp_path, capsys):
     for words, message in (
         (
             ["classifier", "--format", "lora", "--output", "x"],
-            "a merged model, whose adapters are part of its weights",
+            "a merged model, which has no separate adapter",
         ),
         (
             ["adapter", "--format", "openvino", "--output", "x"],
             "an adapter, expected a merged model; make it with",
         ),
-        (["adapter", "--format", "adalora", "--output", "x"], "a plain LoRA, there is no AdaLoRA of it"),
+        (
+            ["adapter", "--format", "adalora", "--output", "x"],
+            "a plain LoRA adapter, which has no AdaLoRA form",
+        ),
         (
             ["classifier", "--format", "merged"],
-            "is no run folder, in which exports have their places: give --output",
+            "so the export has no default place: give --output",
         ),
     ):
         assert main(["export", str(foreign / words[0]), *words[1:]]) == 2
@@ -351,7 +354,7 @@ def test_a_folder_of_nothing_is_told_apart(tmp_path):
     with pytest.raises(leantune.errors.UsageError, match="no such folder"):
         leantune.load(tmp_path / "none")
     with pytest.raises(
-        leantune.errors.UsageError, match=r"no run there .* no adapter .* no classifier of transformers"
+        leantune.errors.UsageError, match=r"no run found .* no adapter .* no classifier of transformers"
     ):
         leantune.load(tmp_path)
 
@@ -366,7 +369,7 @@ def test_more_rows_of_another_file_are_not_mixed_up(inputs, settings, tmp_path):
     output = tmp_path / "run"
     rows = write_rows(tmp_path / "rows.csv", 120, seed=5)
     leantune.train(inputs / "train.csv", output=output, **settings | {"epochs": 1})
-    with pytest.raises(leantune.errors.UsageError, match="holds a run already"):
+    with pytest.raises(leantune.errors.UsageError, match="already holds a run"):
         leantune.train(rows, output=output, **settings | {"epochs": 1})
     again = leantune.train(rows, output=output, overwrite=True, **settings | {"epochs": 1})
     assert again.source == output
@@ -391,7 +394,7 @@ def test_rows_in_memory_stay_with_the_run_that_was_made_of_them(inputs, settings
     leantune.train((texts, labels), output=output, **few)
     first = kept()
     assert len(first) == 1
-    with pytest.raises(leantune.errors.UsageError, match="holds a run already"):
+    with pytest.raises(leantune.errors.UsageError, match="already holds a run"):
         leantune.train((texts[:200], labels[:200]), output=output, **few)
     assert kept() == first
     leantune.train((texts[:200], labels[:200]), output=output, overwrite=True, **few)

@@ -304,10 +304,56 @@ def test_a_folder_where_another_process_works_is_refused(run, rows, tmp_path):
 
     with (
         leased(Folder(str(output))),
-        pytest.raises(UsageError, match=f"process {os.getpid()} on .* is at work there"),
+        pytest.raises(UsageError, match=f"process {os.getpid()} on .* is using this folder"),
     ):
         bulk_predict(run, options_of(rows, output, resume=True))
     bulk_predict(run, options_of(rows, output, resume=True))
+
+
+RACE = """
+import sys, time
+from leantune.cluster.predict.lease import leased
+from leantune.cluster.storage import Folder
+from leantune.errors import UsageError
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    with leased(Folder(sys.argv[1])):
+        print("held", flush=True)
+        sys.stdin.readline()
+except UsageError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.mark.parametrize("dead", [0, 1, 2], ids=["new", "after a dead process", "after two dead processes"])
+def test_of_processes_that_start_at_once_one_gets_the_folder(tmp_path, dead):
+    """Each dead one is killed while it holds the lease."""
+    for _ in range(dead):
+        killed = _racer(tmp_path)
+        killed.stdin.write("go\n")
+        killed.stdin.flush()
+        assert killed.stdout.readline() == "held\n"
+        killed.kill()
+        killed.communicate()
+    racers = [_racer(tmp_path) for _ in range(4)]
+    for each in racers:
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    answers = [each.stdout.readline() for each in racers]
+    for each in racers:
+        each.communicate("\n", timeout=60)
+    assert answers.count("held\n") == 1
+    assert sum("is using this folder" in answer for answer in answers) == 3
+    assert not list(tmp_path.iterdir())
+
+
+def _racer(folder: Path) -> subprocess.Popen[str]:
+    racer = subprocess.Popen(
+        [sys.executable, "-c", RACE, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert racer.stdout.readline() == "ready\n"
+    return racer
 
 
 def test_a_part_whose_process_always_dies_ends_the_job_with_advice(run, rows, tmp_path, monkeypatch):

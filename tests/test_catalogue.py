@@ -99,7 +99,7 @@ def test_the_second_signal_has_its_usual_force():
 @pytest.mark.parametrize("words", [[], ["epochs=3"], ["--epochs", "3"]])
 def test_resume_takes_an_existing_run_and_nothing_else(tmp_path, capsys, words):
     assert main(["train", *words, "--resume", str(tmp_path / "none")]) == 2
-    expected = "remove the other" if words else "no run to resume there"
+    expected = "remove the other" if words else "no run to resume"
     assert expected in capsys.readouterr().err
 
 

@@ -451,7 +451,7 @@ def test_export_gives_the_same_logits_in_every_format(run, inputs, tmp_path, for
         expected = load(run / "merged", True)(**encoded).logits
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
     assert fails(capsys, 2, "export", str(run), "--format", form, "--output", str(target)).endswith(
-        "exists already; choose another folder or remove it"
+        "already exists; choose another folder or remove it"
     )
 
 
@@ -470,7 +470,7 @@ def test_a_lora_that_is_another_update_is_not_exported(run, tmp_path, capsys, mo
         lambda folder, adapter: write_lora(folder, replace(adapter, alpha=2 * adapter.alpha)),
     )
     line = fails(capsys, 5, "export", str(run), "--format", "lora", "--output", str(tmp_path / "lora"))
-    assert "is another update as LoRA" in line
+    assert "computes another update as LoRA" in line
     assert not (tmp_path / "lora").exists()
 
 
@@ -498,14 +498,13 @@ BAD_RECIPES = [
     ),
     (["train", "quickstart", "epochs"], "'epochs' is not key=value"),
     (
-        ["train", "quickstart", "r_drop=1", "int8_products=false", "per_device_train_batch_size=8"],
-        "r_drop is no key any more, it is 0.0: leave it out. Got '1' instead; int8_products is replaced: write "
-        "precision=bf16 for products in bf16; per_device_train_batch_size is no key: batch_size is of an optimiser "
-        "step over all processes here",
+        ["train", "quickstart", "warmpu=1", "per_device_train_batch_size=8"],
+        "unknown key 'warmpu' (did you mean warmup?); per_device_train_batch_size is not a recipe key: batch_size "
+        "counts the texts of an optimiser step over all processes",
     ),
     (
         ["train", "quickstart", "warmup=3", "advanced.warmup=4"],
-        "warmup stands in advanced and beside it; keep one of them",
+        "warmup is given both in and outside of advanced; keep one of them",
     ),
     (["train", "quickstart", "advanced=4"], "advanced must be a group of keys. Got '4' instead"),
     (["train", "quickstart", "epochs=inf"], "epochs must be a whole number. Got 'inf' instead"),
@@ -519,9 +518,12 @@ BAD_RECIPES = [
     ),
     (
         ["train", "quickstart", "init_rank=4", "init_r=8"],
-        "init_r and init_rank are words for one key; keep one of them",
+        "init_r and init_rank are spellings of one key; keep one of them",
     ),
-    (["train", "quickstart", "gradient_accumulation_steps=4"], "batch_size is of an optimiser step here"),
+    (
+        ["train", "quickstart", "gradient_accumulation_steps=4"],
+        "batch_size counts the texts of an optimiser step",
+    ),
 ]
 
 
@@ -535,18 +537,21 @@ def test_flags_may_stand_between_key_value_words():
 
 
 BAD_YAML = [
-    ("epochs: 3\nseed: 1\nepochs: 4\n", "bad.yaml:3: 'epochs' stands here and in line 1; keep one"),
+    ("epochs: 3\nseed: 1\nepochs: 4\n", "bad.yaml:3: 'epochs' is given here and in line 1; keep one"),
     ("on: 3\n", "unknown key 'True'"),
     ("2: 3\n", "unknown key '2'"),
     ("output:\n", "output must be text. Got None instead"),
-    ("labels: [yes, no]\n", "labels must be names; YAML reads yes, no"),
-    ("text_column: 2024-13-45\n", "a value is not what it looks like"),
+    ("labels: [yes, no]\n", "labels must be names; YAML does not read yes, no"),
+    ("text_column: 2024-13-45\n", "a value cannot be read as the type that it looks like"),
     (
         "advanced:\n  warmup: 3\n  warmup: 4\n",
-        "bad.yaml:3: 'warmup' stands here and in line 2; keep one",
+        "bad.yaml:3: 'warmup' is given here and in line 2; keep one",
     ),
-    ("advanced: {warmup: 3}\nwarmup: 4\n", "warmup stands in advanced and beside it; keep one of them"),
-    ("advanced: {r_drop: 1}\n", "r_drop is no key any more, it is 0.0: leave it out. Got 1 instead"),
+    (
+        "advanced: {warmup: 3}\nwarmup: 4\n",
+        "warmup is given both in and outside of advanced; keep one of them",
+    ),
+    ("advanced: {r_drop: 1}\n", "unknown key 'r_drop'"),
     ("epochs: [1\n", "bad.yaml:2:1: not YAML"),
 ]
 
@@ -639,7 +644,7 @@ def test_bad_input_is_one_line_with_its_code_and_leaves_nothing_behind(inputs, t
         (["model=./nowhere"], "model ./nowhere: no such folder"),
         (
             ["model=nobody/nothing", "--offline"],
-            "model nobody/nothing: no such folder, the hub does not give it",
+            "model nobody/nothing: no such folder, the hub did not provide it",
         ),
         (["max_trainable_params=100"], "max_trainable_params=100 is too small: the head has 99"),
         (["rank_warmup=0.5", "rank_final=0.5"], "the schedule has no pruning phase"),
@@ -667,7 +672,7 @@ def test_an_unknown_label_is_named_with_its_row(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("output", "message"),
-    [("out.txt", "unknown suffix '.txt'"), ("new.csv", "is also the input"), ("taken.csv", "exists already")],
+    [("out.txt", "unknown suffix '.txt'"), ("new.csv", "is also the input"), ("taken.csv", "already exists")],
 )
 def test_predict_refuses_an_output_that_would_lose_something(run, tmp_path, capsys, output, message):
     (tmp_path / "new.csv").write_text("text\nword1\n", "utf-8")
@@ -812,7 +817,7 @@ def test_a_failed_prediction_leaves_no_file(run, tmp_path, capsys):
 
 
 def test_a_folder_that_is_no_run_and_one_that_is_not_finished(run, tmp_path, capsys):
-    assert "no run there" in fails(capsys, 2, "evaluate", str(tmp_path), "--data", "x.csv")
+    assert "no run found" in fails(capsys, 2, "evaluate", str(tmp_path), "--data", "x.csv")
     shutil.copytree(run, tmp_path / "copy")
     record = json.loads((run / "record.json").read_text())
     (tmp_path / "copy" / "record.json").write_text(json.dumps({**record, "status": "running"}))
@@ -842,7 +847,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_pa
     os.kill(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert f"go on with: leantune train --resume {output}" in err
+    assert f"continue with: leantune train --resume {output}" in err
     assert "remove the other" in fails(capsys, 2, "train", "--resume", str(output), "--overwrite")
     assert main(["train", "--resume", str(output)]) == 0
     name = "adapter/adapter_model.safetensors"

@@ -228,7 +228,7 @@ def test_a_signal_saves_a_checkpoint_that_the_named_command_goes_on_from(
     process.send_signal(number)
     _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 128 + number, errors
-    said = re.search(rf"{number.name} after step (\d+): saved .*; go on with: leantune (train .*)", errors)
+    said = re.search(rf"{number.name} after step (\d+): saved .*; continue with: leantune (train .*)", errors)
     assert said, errors
     assert int(said[1]) in list_checkpoints(output)
     resumed = train(*said[2].split()[1:])
@@ -275,7 +275,7 @@ def test_a_run_with_too_many_losses_ends_and_says_how_to_go_on(cluster, inputs, 
     assert re.search(r"workers were lost too often \(.*worker 1: its process or its node died", errors), (
         errors
     )
-    assert f"go on with: leantune train --resume {output} --cluster {cluster.address}" in errors
+    assert f"continue with: leantune train --resume {output} --cluster {cluster.address}" in errors
     assert "Traceback" not in errors
 
 

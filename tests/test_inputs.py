@@ -340,7 +340,7 @@ def test_a_header_that_is_none_is_refused() -> None:
     save_sheet("a.xlsx", [])
     assert refusal("a.xlsx") == "a.xlsx (sheet Rows): 0 columns, expected a header of 1 to 1,000 and rows"
     save_sheet("a.xlsx", [["text", "text"], ["a", "b"]])
-    assert "a.xlsx (sheet Rows):1: more than one column is called 'text'" in refusal("a.xlsx")
+    assert "a.xlsx (sheet Rows):1: more than one column is named 'text'" in refusal("a.xlsx")
     save_sheet("a.xlsx", [["text", 0.5], ["a", "b"]])
     assert refusal("a.xlsx").startswith("a.xlsx (sheet Rows):1: a number in the header")
     save_sheet("a.xlsx", [["text", "label"]])
@@ -378,7 +378,7 @@ def test_a_workbook_with_entities_is_refused() -> None:
 def test_a_workbook_packed_in_another_way_is_refused(method: int) -> None:
     save_sheet("a.xlsx", [["text", "label"], ["a", "x"]])
     rewritten("a.xlsx", lambda name, content: content, compress_type=method)
-    assert "is packed in no way of a workbook" in refusal("a.xlsx")
+    assert "is compressed in a way that workbooks do not use" in refusal("a.xlsx")
 
 
 def test_rows_and_columns_that_a_sheet_cannot_have_are_not_made() -> None:

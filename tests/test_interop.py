@@ -188,7 +188,7 @@ def test_an_adapter_without_its_head_is_refused(encoder, tmp_path):
     save_with_peft(encoder, tmp_path, "lora")
     tensors = load_file(tmp_path / WEIGHTS)
     save_file({name: t for name, t in tensors.items() if "classifier" not in name}, tmp_path / WEIGHTS)
-    with pytest.raises(CheckpointError, match="expected one of a sequence classifier, with its head in it"):
+    with pytest.raises(CheckpointError, match="expected the adapter of a sequence classifier, with its head"):
         load_adapter(tmp_path)
 
 
@@ -199,7 +199,7 @@ def test_what_is_no_folder_or_no_classifier_is_refused(encoder, tmp_path):
     tensors = load_file(tmp_path / WEIGHTS)
     output = {name: t[:1].clone() if "classifier" in name else t for name, t in tensors.items()}
     save_file(output, tmp_path / WEIGHTS)
-    with pytest.raises(CheckpointError, match="gives one number"):
+    with pytest.raises(CheckpointError, match="has one output"):
         load_adapter(tmp_path)
 
 

@@ -376,15 +376,15 @@ def test_openvino_int8_is_compared_by_all_labels_of_a_row(several, topics, tmp_p
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["abstain", "RUN", "--precision", "90%"], "leantune abstain is for one label a text"),
-        (["passport", "RUN", "TEST"], "leantune passport is for one label a text"),
+        (["abstain", "RUN", "--precision", "90%"], "leantune abstain is only for one label per text"),
+        (["passport", "RUN", "TEST"], "leantune passport is only for one label per text"),
         (
             ["predict", "RUN", "TEST", "--submission", "--output", "found.csv"],
-            "--submission is for one label a row",
+            "--submission is only for one label per row",
         ),
-        (["learning-curve", "RECIPE"], "leantune learning-curve is for one label a text"),
-        (["train", "RECIPE", "loss=robust"], "loss=robust: for one label a text"),
-        (["train", "RECIPE", "unlabelled=TEST"], "unlabelled: for one label a text"),
+        (["learning-curve", "RECIPE"], "leantune learning-curve is only for one label per text"),
+        (["train", "RECIPE", "loss=robust"], "loss=robust: only for one label per text"),
+        (["train", "RECIPE", "unlabelled=TEST"], "unlabelled: only for one label per text"),
         (
             ["train", "RECIPE", "problem_type=regression"],
             "leantune trains classifiers; put the numbers into bins",
@@ -405,7 +405,7 @@ def test_what_needs_one_label_is_refused_in_a_sentence(
 
 
 def test_labels_and_problem_type_must_agree(topics, inputs, tmp_path):
-    with pytest.raises(UsageError, match="metric=micro_f1 is for several labels a text"):
+    with pytest.raises(UsageError, match="metric=micro_f1 is only for several labels per text"):
         run_training(recipe_for(inputs, tmp_path / "run", metric="micro_f1"), console=quiet())
     rows = [{"text": f"word{i}", "label": ["a", "b"][: i % 3]} for i in range(60)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")

@@ -52,7 +52,7 @@ def exported(run, tmp_path_factory) -> Path:
 
 
 def train_tiny(folder: Path, model_type: str, *, rows: Path, **changes) -> Path:
-    """A short run on an encoder of its own."""
+    """A short run on which does not share the encoder."""
     save_tiny_encoder(folder / "encoder", model_type)
     changes = {"data": str(rows), "test": None, "epochs": 1, "targets": "all-linear"} | changes
     return run_training(recipe_for(folder, folder / "run", **changes), console=quiet())
@@ -314,7 +314,7 @@ def test_an_export_of_an_earlier_run_is_refused_and_replaced(exported, inputs, t
     with pytest.raises(CheckpointError, match="exported from an earlier run in this folder"):
         load_engine("openvino", folder)
     command = ["export", str(folder), "--format", "openvino"]
-    assert "exists already; add --overwrite" in fails(capsys, 2, *command)
+    assert "already exists; add --overwrite" in fails(capsys, 2, *command)
     assert main([*command, "--overwrite"]) == 0
     assert load_engine("openvino", folder).labels.names == ("a", "b", "c")
 
@@ -323,7 +323,7 @@ def test_only_a_folder_of_the_run_is_ever_replaced(exported, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("keep me", "utf-8")
     line = fails(capsys, 2, "export", str(exported), "--format", "openvino", "--overwrite",
                  "--output", str(tmp_path))  # fmt: skip
-    assert "exists already; choose another folder or remove it" in line
+    assert "already exists; choose another folder or remove it" in line
     assert (tmp_path / "mine.txt").exists()
 
 

@@ -162,7 +162,7 @@ def test_no_rows_and_empty_texts_are_no_error(cluster, run):
 
 
 def test_a_folder_of_nothing_is_refused_before_anything_is_sent(tmp_path):
-    with pytest.raises(UsageError, match="no run there"):
+    with pytest.raises(UsageError, match="no run found"):
         leantune.ray.predictor_class(tmp_path)
 
 

@@ -84,7 +84,7 @@ def test_a_model_with_code_is_refused_and_its_code_not_read(inputs, encoder, tmp
     words = [f"data={inputs / 'train.csv'}", f"model={encoder}", f"output={tmp_path / 'run'}"]
     assert main([command, *words]) == 4
     line = capsys.readouterr().err.strip()
-    assert f"its {file} names code that comes with it (auto_map)" in line
+    assert f"its {file} refers to code that comes with it (auto_map)" in line
     assert "--trust-remote-code" in line
     assert not canary.exists()
 
@@ -301,7 +301,7 @@ def test_one_changed_bit_is_named_by_every_command_that_reads_it(copy, inputs, c
     assert main(commands_on(copy, inputs)[command]) == 5
     assert capsys.readouterr().err.strip().splitlines()[-1] == (
         f"leantune: error: {weights.parent}: {weights.name} has SHA-256 {after[:12]}…, expected {before[:12]}… "
-        "by record.json: it was damaged or changed after training; put back what the run wrote, or write it "
+        "by record.json: it was damaged or changed after training; restore the file that the run wrote, or write it "
         f"again with: leantune train --resume {copy}"
     )
     assert not list(copy.glob("written*"))

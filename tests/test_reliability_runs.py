@@ -66,7 +66,7 @@ def holder(tmp_path) -> Iterator[subprocess.Popen[str]]:
 def test_a_second_run_in_one_folder_is_refused_with_the_name_of_the_first(inputs, tmp_path, holder, capsys):
     words = [f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", f"output={tmp_path / 'run'}"]
     assert main(["train", *words, "--overwrite"]) == 2
-    assert f"process {holder.pid} on {os.uname().nodename} is at work there" in capsys.readouterr().err
+    assert f"process {holder.pid} on {os.uname().nodename} is using this folder" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
 
 
@@ -145,7 +145,7 @@ def test_files_that_no_run_wrote_stay(inputs, tmp_path, capsys, name, options):
     own.write_text("precious")
     assert main(["train", *words_of(inputs, tmp_path / "project"), *options]) == 2
     first = Path(name).parts[0]
-    assert f"has '{first}' and no record.json, so it is no run of leantune" in capsys.readouterr().err
+    assert f"has '{first}' and no record.json, so it is not a run folder" in capsys.readouterr().err
     assert own.read_text() == "precious"
 
 
@@ -288,7 +288,7 @@ def test_equal_texts_are_counted_and_told(inputs, tmp_path):
     assert test["rows_also_in_validation"] == 2
     assert record["data"]["validation"]["rows_also_in_train"] == 17
     assert test["duplicate_rows"] == 0, "texts that differ after the cut are not equal"
-    assert "3 rows with an equal one under another label" in console.file.getvalue()
+    assert "3 rows whose text also has another label" in console.file.getvalue()
 
 
 def test_counts_of_repeats_are_those_of_a_plain_count():

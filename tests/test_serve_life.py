@@ -223,7 +223,7 @@ def test_ctrl_c_ends_it_without_a_word(run):
         (["RUN/merged", "--precision", "fp16"], "precision=fp16 needs a GPU"),
         (["RUN", "--host", "256.256.256.256"], "cannot listen there"),
         (["RUN", "--port", "70000"], "cannot listen there"),
-        (["RUN/checkpoints"], "no run there"),
+        (["RUN/checkpoints"], "no run found"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line(run, words, said):

@@ -190,7 +190,7 @@ def test_a_folder_that_holds_no_classifier(client, server):
     (server.root / "empty").mkdir(exist_ok=True)
     answer = client.post("/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": "empty"})
     assert answer.status_code == 500
-    assert "no run there" in answer.json()["error"]["message"]
+    assert "no run found" in answer.json()["error"]["message"]
     assert client.post("/predict", json={"inputs": TEXT}).status_code == 200
 
 

@@ -201,7 +201,7 @@ def test_what_was_removed_is_not_there(shared):
 
 
 def test_a_merged_model_is_no_adapter(shared, run):
-    with pytest.raises(UsageError, match="a merged model, which has an encoder of its own"):
+    with pytest.raises(UsageError, match="a merged model, which does not share the encoder"):
         shared.load("merged", run / "merged")
 
 
@@ -270,7 +270,7 @@ def test_a_run_on_another_encoder_is_refused(inputs, run, tmp_path, changed):
         weights = load_file(inputs / "encoder" / "model.safetensors")
         weights[changed] = weights[changed] * 1.01
         save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="trained on another encoder than"):
+    with pytest.raises(CheckpointError, match="trained on an encoder other than"):
         SharedEncoder(str(other), precision="fp32").load("three", run)
 
 

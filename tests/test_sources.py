@@ -59,7 +59,7 @@ def test_a_cached_hub_model_serves_when_the_hub_does_not_answer(cache):
 
 def test_a_model_that_nobody_has_is_one_line(tmp_path, monkeypatch):
     done = resolve(tmp_path, HF_HUB_OFFLINE="1")
-    assert "UsageError: model someone/encoder: no such folder, the hub does not give it" in done.stderr
+    assert "UsageError: model someone/encoder: no such folder, the hub did not provide it" in done.stderr
     assert "(HF_HUB_OFFLINE is on), and it is not in the cache" in done.stderr
 
 
@@ -69,7 +69,7 @@ def test_a_hub_that_accepts_and_never_answers_does_not_hold_the_user(tmp_path):
         listening.listen()
         endpoint = f"http://127.0.0.1:{listening.getsockname()[1]}"
         done = resolve(tmp_path, HF_ENDPOINT=endpoint)
-    assert "UsageError: model someone/encoder: no such folder, the hub does not give it" in done.stderr
+    assert "UsageError: model someone/encoder: no such folder, the hub did not provide it" in done.stderr
 
 
 def test_an_asset_that_was_not_fetched_says_how(tmp_path, monkeypatch):

@@ -249,7 +249,7 @@ def test_resume_leaves_what_is_finished_and_trains_what_is_missing(inputs, table
     repaired = write_table(tmp_path / "jobs.csv", [*rows, {"name": "new", "seed": "9"}])
     words = words_of(inputs, test=str(inputs / "test.csv"))
     again = ["train-many", str(repaired), "--output", str(folder), *words]
-    assert "holds a run already; choose another output, or add --resume" in run_command(*again, code=2).stderr
+    assert "already holds a run; choose another output, or add --resume" in run_command(*again, code=2).stderr
     done = run_command(*again, "--resume")
     assert [row["status"] for row in rows_of(folder).values()] == ["finished"] * 4
     assert [row["attempts"] for row in rows_of(folder).values()] == ["0", "0", "1", "1"]

@@ -475,7 +475,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_rows(inpu
 
 
 def test_an_existing_run_is_not_replaced_unasked(inputs, run):
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already holds a run"):
         run_training(recipe_for(inputs, run), console=quiet())
     assert (run / "record.json").exists()
 
@@ -645,7 +645,7 @@ def test_classes_that_look_alike_are_named(inputs, tmp_path):
     keys = {"data": str(tmp_path / "train.csv"), "test": None, "epochs": 1}
     run_training(recipe_for(inputs, tmp_path / "run", **keys), console=console)
     said = console.file.getvalue()
-    assert "classes that look alike" in said
+    assert "classes that look the same" in said
     assert "'Spam' (U+0053 U+0070 U+0061 U+006D) and 'spam' (U+0073 U+0070 U+0061 U+006D)" in said
     assert "(U+0063 U+0061 U+0066 U+0065 U+0301) and" in said
     assert "(U+0063 U+0061 U+0066 U+00E9)" in said
@@ -867,5 +867,5 @@ def test_a_second_interrupt_says_how_to_go_on(inputs, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run_module, "measure_test", interrupted)
-    with pytest.raises(Interrupted, match="go on from the last checkpoint with: leantune train --resume"):
+    with pytest.raises(Interrupted, match="continue from the last checkpoint with: leantune train --resume"):
         run_training(recipe_for(inputs, tmp_path / "run", epochs=1), console=quiet())

@@ -276,7 +276,7 @@ def _settings(
     """
     unused = [key for key in ("test", "validation", "unlabelled", "output") if recipe.get(key) is not None]
     if unused:
-        raise UsageError(f"{', '.join(unused)}: not looked at, and nothing is written; leave it out")
+        raise UsageError(f"{', '.join(unused)}: not used here, and nothing is written; leave it out")
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with tempfile.TemporaryDirectory() as temporary, torch.random.fork_rng(devices):
         folder = Path(temporary)

@@ -284,7 +284,7 @@ def lines_of(texts: Any, labels: Any, name: str) -> bytes:
     """
     texts, labels = list_of_texts(texts), list(labels)
     if len(texts) != len(labels):
-        raise DataError(f"{name}: {len(texts)} texts and {len(labels)} labels, expected as many")
+        raise DataError(f"{name}: {len(texts)} texts and {len(labels)} labels, lengths must match")
     rows = (
         {"text": text, "label": label.tolist() if hasattr(label, "tolist") else label}
         for text, label in zip(texts, labels, strict=True)

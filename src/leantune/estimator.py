@@ -118,7 +118,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         is_own = found is not None and found == getattr(self, "_run_id", None)
         if found is not None and not is_own:
             raise UsageError(
-                f"output {output}: holds a run already, of another estimator (clones in a search or a "
+                f"output {output}: already holds a run of another estimator (clones in a search or a "
                 "cross-validation are others: leave output=None there); choose another output, or remove it"
             )
         check_folder(output, overwrite=is_own, resume=False)
@@ -182,7 +182,7 @@ def _checked(X: Sequence[str], y: Sequence[Any]) -> tuple[list[str], npt.NDArray
     if labels.ndim != 1:
         raise DataError(f"labels of shape {labels.shape}, expected one label a text, ({len(texts)},)")
     if len(texts) != len(labels):
-        raise DataError(f"{len(texts)} texts and {len(labels)} labels, expected as many")
+        raise DataError(f"{len(texts)} texts and {len(labels)} labels, lengths must match")
     for i, label in enumerate(labels.tolist()):
         if _is_missing(label) or not str(label).strip():
             raise DataError(f"label {i} (counted from 0) is missing: leave it out, and its text")

@@ -15,11 +15,11 @@ INPUTS = {
         "the key 'k99999' twice",
     ),
     "columns.csv": (",".join(f"c{i}" for i in range(50_000)) + "\nx\n", "no column 'text'"),
-    "columns of one name.csv": (",".join(["c"] * 50_000) + "\nx\n", "more than one column is called 'c'"),
+    "columns of one name.csv": (",".join(["c"] * 50_000) + "\nx\n", "more than one column is named 'c'"),
     "long column names.csv": (",".join(["t" * 5000 + str(i) for i in range(300)]) + "\nx\n", "no column"),
     "quotes.csv": ("text\n" + '"' * 1_000_001 + "\n", "quote"),
     "quotes.tsv": ("text\n" + '"' * 1_000_001 + "\n", "read"),
-    "a header in quotes.csv": ('"a";' * 200_000 + '"a"\nx\n', "more than one column is called 'a'"),
+    "a header in quotes.csv": ('"a";' * 200_000 + '"a"\nx\n', "more than one column is named 'a'"),
 }
 """Files that were read for minutes, and what is said of each."""
 

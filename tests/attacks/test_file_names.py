@@ -39,7 +39,7 @@ def test_an_export_never_writes_beside_its_folder(copy, tmp_path, capsys):
     for form in ("lora", "adalora"):
         output = tmp_path / "out" / "export"
         assert main(["export", str(copy), "--format", form, "--output", str(output)]) == 4
-        assert "'../bashrc' is named as one of its files" in capsys.readouterr().err
+        assert "'../bashrc' is listed as one of its files" in capsys.readouterr().err
         assert not output.exists()
     assert precious.read_text() == "mine"
 

@@ -24,7 +24,7 @@ def test_labels_that_look_alike_are_named_with_their_code_points(name):
     counts = {first: 1, second: 1, "other": 1}
     rows = RowsRecord(source="x.csv", sha256="", rows=3, tokens=9, label_counts=counts)
     lines = list(data_lines(DataRecord(train=rows, validation=rows), 16))
-    assert any(line.startswith("warning: classes that look alike: ") for line in lines)
+    assert any(line.startswith("warning: classes that look the same: ") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,9 @@ def test_labels_that_are_different_are_left_alone(first, second):
 
 @pytest.mark.parametrize("label", ["\u200b", "\ufeff", "\u200d\u200e", "\u00ad"])
 def test_a_label_that_shows_nothing_is_refused(label):
-    with pytest.raises(DataError, match=rf"U\+{ord(label[0]):04X}.* shows nothing: expected a name"):
+    with pytest.raises(
+        DataError, match=rf"U\+{ord(label[0]):04X}.* has no visible character: expected a name"
+    ):
         LabelMap.of(["a", label], source_name="rows.csv")
 
 

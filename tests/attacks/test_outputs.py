@@ -74,7 +74,7 @@ def test_only_regular_files_are_replaced(run, inputs, tmp_path, monkeypatch, cap
         node = output
     before = node.lstat()
     assert predict(run, inputs, output, "--overwrite") == 2
-    assert "only a regular file is replaced" in capsys.readouterr().err
+    assert "only regular files are replaced" in capsys.readouterr().err
     assert node.lstat().st_ino == before.st_ino
     assert node.lstat().st_mode == before.st_mode
 
@@ -245,5 +245,5 @@ def test_texts_of_the_data_are_inert_in_the_report(inputs, tmp_path):
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
-    with pytest.raises(UsageError, match="a folder; only a regular file is replaced"):
+    with pytest.raises(UsageError, match="a folder; only regular files are replaced"):
         file_to_replace(tmp_path)

@@ -301,7 +301,7 @@ def test_a_folder_that_is_no_saved_dataset(tmp_path: Path) -> None:
     ("state", "message"),
     [
         ("{", "state.json: not JSON at character 2"),
-        ("[]", "state.json: no list called '_data_files': save the dataset again"),
+        ("[]", "state.json: no list named '_data_files': save the dataset again"),
         ('{"_data_files": []}', "no data files, or files of different columns: save it again"),
         ('{"_data_files": [{"filename": "../rows.arrow"}]}', "'../rows.arrow' is not the name of a file in"),
         ('{"_data_files": [{"filename": "rows.arrow"}]}', "rows.arrow: cannot be read: No such file"),

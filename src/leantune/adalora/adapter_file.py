@@ -216,5 +216,5 @@ def copy_head(weights: Mapping[str, Tensor], adapter: AdapterFile) -> None:
 
 def _weight_called(name: str, weights: Mapping[str, Tensor]) -> Tensor:
     if name not in weights:
-        raise CheckpointError(f"{name}: the adapter has it, the base model has not")
+        raise CheckpointError(f"{name}: the adapter has this weight, the base model does not")
     return weights[name]

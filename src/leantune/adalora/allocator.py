@@ -146,7 +146,7 @@ class RankAllocator:
         if alive != self.schedule.target_budget:
             raise DivergedError(
                 f"after step {step} {alive} triplets are alive and the target budget is "
-                f"{self.schedule.target_budget}: the allocator did not run; report this as a bug of leantune"
+                f"{self.schedule.target_budget}: the allocator did not run; please report this bug of leantune"
             )
 
     def state_tensors(self) -> dict[str, Tensor]:

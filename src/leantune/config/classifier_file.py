@@ -34,7 +34,7 @@ class InferenceSettings:
 
     @classmethod
     def of(cls, recipe: Recipe) -> InferenceSettings:
-        """Those of a run."""
+        """The settings of a run."""
         return cls(
             text_column=recipe.text_column,
             text_pair_column=recipe.text_pair_column,

@@ -30,7 +30,7 @@ def convert(value: Any, hint: Any) -> Any:
             raise ValueError("a list, or names separated by commas")
         if any(item is None or isinstance(item, bool) for item in items):
             raise ValueError(
-                "names; YAML reads yes, no, on, off, true, false and null as none: write them in quotes"
+                "names; YAML does not read yes, no, on, off, true, false and null as text: write them in quotes"
             )
         return tuple(str(item).strip() for item in items)
     return _SCALARS[hint](value)

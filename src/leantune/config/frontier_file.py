@@ -22,15 +22,15 @@ class PointRecord:
 
     name: str
     parameters: int
-    """Trainable ones."""
+    """Trainable parameters."""
     bytes: int
-    """Of its weights in fp32, beside those of the encoder."""
+    """Size of the trained weights in fp32, without the encoder."""
     accuracy: float
     """On the held-out rows."""
     accuracy_interval: list[float]
     """95 %."""
     seconds: float
-    """That all steps of a run take."""
+    """Estimated training seconds, from measured step times."""
     is_recipe: bool
     """Whether a recipe of leantune trains it."""
 
@@ -47,9 +47,9 @@ class FrontierRecord:
     held_out: int
     """Rows that all were measured on."""
     seconds: float
-    """That all took together."""
+    """Duration of all measurements together."""
     seconds_of_a_run: float
-    """That the largest with a recipe would take by itself."""
+    """Estimated training seconds of the largest classifier with a recipe."""
 
     def named(self, name: str) -> PointRecord:
         """The classifier of this name."""

@@ -44,20 +44,20 @@ ALIASES: dict[str, str] = {
     "eval_steps": "evaluate_every",
     "metric_for_best_model": "metric",
 }
-"""Spellings of PEFT, of the AdaLoRA authors and of transformers that users know."""
+"""Names of the same settings in PEFT, in the AdaLoRA paper's code and in transformers."""
 
 OF_ANOTHER_MEANING = {
-    "gradient_accumulation_steps": "batch_size is of an optimiser step here: multiply it by them, and set accumulate "
-    "to the number of micro-steps",
-    "per_device_train_batch_size": "batch_size is of an optimiser step over all processes here: multiply it by the "
-    "number of processes and of gradient_accumulation_steps",
-    "save_total_limit": "keep_best counts the best checkpoints, and the last two stay besides",
+    "gradient_accumulation_steps": "batch_size counts the texts of an optimiser step: multiply it by this number, and "
+    "set accumulate to it",
+    "per_device_train_batch_size": "batch_size counts the texts of an optimiser step over all processes: multiply it "
+    "by the number of processes and by gradient_accumulation_steps",
+    "save_total_limit": "keep_best counts the best checkpoints, and the last two are kept as well",
 }
-"""Words that users know and that no key stands for."""
+"""Settings of transformers that have no key, with what to use instead."""
 
 _AS_FLAGS = {"data": "--data train.csv", "model": "--model asset:minilm"}
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""That of libyaml, where it is there, which takes a tenth of the time."""
+"""The loader of libyaml if it is installed, which is ten times as fast."""
 MAX_BYTES = 2**23
 MAX_DEPTH = 10
 """Depth of a recipe file; its longest value is the list of the classes, of which there may be 65,536."""
@@ -161,7 +161,7 @@ def read_yaml(source: str) -> Mapping[str, Any]:
         raise UsageError(f"{source}{place}: not YAML: {getattr(error, 'problem', error)}") from error
     except ValueError as error:  # of a date that is none
         raise UsageError(
-            f"{source}: a value is not what it looks like: {error}; write it in quotes"
+            f"{source}: a value cannot be read as the type that it looks like: {error}; write it in quotes"
         ) from error
     if not isinstance(values, Mapping):
         raise UsageError(f"{source}: expected key: value lines, found {type(values).__name__}")
@@ -201,7 +201,7 @@ def _refuse_repeated_keys(node: yaml.Node | None, source: str) -> None:
         line = key.start_mark.line + 1
         if key.value in lines:
             raise UsageError(
-                f"{source}:{line}: '{key.value}' stands here and in line {lines[key.value]}; keep one"
+                f"{source}:{line}: '{key.value}' is given here and in line {lines[key.value]}; keep one"
             )
         lines[key.value] = line
     for _, value in node.value:
@@ -222,13 +222,13 @@ def typed_keys(values: Mapping[str, Any], place: str) -> dict[str, Any]:
     for given, value in _flat(values, problems):
         name = ALIASES.get(given, given)
         if given in OF_ANOTHER_MEANING:
-            problems.append(f"{given} is no key: {OF_ANOTHER_MEANING[given]}")
+            problems.append(f"{given} is not a recipe key: {OF_ANOTHER_MEANING[given]}")
             continue
         if name in given_as:
             problems.append(
-                f"{' and '.join(sorted({given_as[name], given}))} are words for one key; keep one of them"
+                f"{' and '.join(sorted({given_as[name], given}))} are spellings of one key; keep one of them"
                 if given != given_as[name]
-                else f"{given} stands in advanced and beside it; keep one of them"
+                else f"{given} is given both in and outside of advanced; keep one of them"
             )
             continue
         given_as[name] = given

@@ -36,7 +36,7 @@ class NearRow:
     label: str
     """As it was given; several are joined by ``|``."""
     cosine: float
-    """Of the vectors that the output layer is given, from -1 to 1."""
+    """Cosine similarity of the inputs of the output layer, from -1 to 1."""
     text: str
     pair: str | None = None
 
@@ -60,7 +60,7 @@ class RowToCheck:
     probability: float | None = None
     """What the model gave to the predicted class; of several labels a row to `of_class`."""
     of_class: str | None = None
-    """Of several labels a row the class that the model contradicts with most confidence."""
+    """For rows with several labels, the class that the model contradicts with most confidence."""
     is_suspect: bool | None = None
     """Whether the model contradicts the label with confidence."""
     group: int | None = None
@@ -104,7 +104,7 @@ def read_rows_to_check(run: Path) -> tuple[RowToCheck, ...]:
         near = row.nearest or []
         is_sound = 0 <= row.row < MAX_ROW and 0 <= (row.probability or 0) <= 1
         if not (is_sound and all(0 <= each.row < MAX_ROW and -1 <= each.cosine <= 1 for each in near)):
-            raise CheckpointError(f"{path}:{number}: damaged: a number that cannot be")
+            raise CheckpointError(f"{path}:{number}: damaged: a number is out of range")
     return rows
 
 

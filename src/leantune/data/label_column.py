@@ -15,7 +15,7 @@ SEPARATOR = "|"
 """Between the labels of a text cell."""
 
 Label: TypeAlias = str | tuple[str, ...]
-"""Of a row: one label, or all of them, each once."""
+"""The label of a row, or all its labels, each once."""
 
 
 class LabelColumn:

@@ -66,7 +66,7 @@ def require_one_label(is_multi_label: bool, what: str) -> None:
         UsageError: if so.
     """
     if is_multi_label:
-        raise UsageError(f"{what} is for one label a text, and here a text may have several")
+        raise UsageError(f"{what} is only for one label per text, and here a text may have several")
 
 
 def counts_of(label_ids: IntArray, num_classes: int) -> IntArray:

@@ -189,7 +189,7 @@ def _refuse_invisible(labels: Iterable[str], source_name: str | None) -> None:
     for label in labels:
         if not _appearance(label):
             raise DataError(
-                f"the label {shown(label)} ({_code_points(label)}) shows nothing: expected a name",
+                f"the label {shown(label)} ({_code_points(label)}) has no visible character: expected a name",
                 path=source_name,
             )
 

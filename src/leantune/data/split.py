@@ -49,14 +49,15 @@ def stratified_holdout(label_ids: IntArray, size: int | float, seed: int) -> tup
     if label_ids.ndim == 2:
         if not 0 <= num_held_out < num_rows:
             raise UsageError(
-                f"the held-out size {size} means {num_held_out} of {num_rows} rows, expected fewer: choose another size"
+                f"the held-out size {size} means {num_held_out} of {num_rows} rows, which leaves none to "
+                "train on: choose a smaller size"
             )
         return iterative_holdout(label_ids, num_held_out, seed)
     classes, counts = np.unique(label_ids, return_counts=True)
     if 2 * len(classes) > num_rows:
         raise DataError(
-            f"{len(classes)} classes in {num_rows} rows, expected two rows of each or more to hold one out: is this "
-            "the column of the labels? Otherwise add rows, or give a validation file"
+            f"{len(classes)} classes in {num_rows} rows, expected two rows of each or more to hold one out: check "
+            "that this is the label column; otherwise add rows, or give a validation file"
         )
     every_row = np.arange(num_rows, dtype=np.int64)
     if num_held_out == 0:

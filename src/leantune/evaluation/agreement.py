@@ -23,6 +23,6 @@ def check_logits(what: str, found: npt.NDArray[np.float32], expected: npt.NDArra
     if not difference <= allowed:
         raise CheckpointError(
             f"{what}: reloaded from disk its logits differ from the trained model's by {difference:.2g}, "
-            f"expected at most {allowed:.2g}; it was not written. Report this as a bug of leantune"
+            f"expected at most {allowed:.2g}; it was not written. Please report this bug of leantune"
         )
     return difference

@@ -14,7 +14,7 @@ from leantune.config.record.confidence import BinRecord, ConfidenceRecord, Cover
 from leantune.evaluation.metrics import Floats, Integers
 
 NUM_BINS = 10
-"""Of the confidence, and of the coverage."""
+"""Number of bins for confidence, and of points for coverage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def _bins(answers: Answers) -> list[BinRecord]:
 
 
 def _coverage(answers: Answers) -> list[CoverageRecord]:
-    """Of rows that are equally confident, those come first that come first in the data."""
+    """Equally confident rows keep their order in the data."""
     order = np.argsort(-answers.confidence, kind="stable")
     hits = np.cumsum(answers.is_right[order])
     ends = dict.fromkeys(-(-len(order) * i // NUM_BINS) for i in range(1, NUM_BINS + 1))

@@ -41,7 +41,7 @@ class Metrics:
 
     num_rows: int
     accuracy: float
-    """Of several labels a row the share of rows whose labels are all right and no others."""
+    """Share of right rows; with several labels per row, of rows whose label set is exactly right."""
     accuracy_interval: Interval
     """Wilson's score interval."""
     macro_f1: float

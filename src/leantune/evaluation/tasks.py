@@ -89,7 +89,7 @@ class OneLabel:
         return Answers.of(probabilities, labels)
 
     def log_losses(self, probabilities: Floats, labels: Integers) -> Floats:
-        """Of the row's label."""
+        """Negative log-likelihood of the label of each row."""
         own = probabilities[np.arange(len(labels)), labels]
         return np.asarray(-np.log(np.maximum(own, np.finfo(own.dtype).tiny)))
 
@@ -131,7 +131,7 @@ class SeveralLabels:
         )
 
     def log_losses(self, probabilities: Floats, labels: Integers) -> Floats:
-        """Of all that the row has and has not: the sum over the classes."""
+        """Negative log-likelihood of the label set of each row, summed over the classes."""
         return np.asarray(pair_log_losses(probabilities, labels).sum(axis=1))
 
     def is_right(self, probabilities: Floats, labels: Integers) -> npt.NDArray[np.bool_]:

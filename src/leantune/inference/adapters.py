@@ -119,11 +119,11 @@ def count_classes(adapter: AdapterFile, base: Pretrained) -> int:
     name = skeleton_of(base).output_name
     if f"{name}.weight" not in adapter.head:
         raise CheckpointError(
-            f"the adapter holds no {name}: expected one of a sequence classifier, with its head in it"
+            f"the adapter holds no {name}: expected the adapter of a sequence classifier, with its head"
         )
     num_classes = adapter.head[f"{name}.weight"].shape[0]
     if num_classes < 2:
         raise CheckpointError(
-            f"the adapter's {name} gives one number, expected one of a classifier of two or more"
+            f"the adapter's {name} has one output, expected a classifier with two classes or more"
         )
     return num_classes

@@ -82,7 +82,7 @@ def require_run(folder: Path) -> None:
         UsageError: if it is no run.
     """
     if kind_of(folder) != "run":
-        raise UsageError(f"{folder}: no run folder; give the output folder of 'leantune train'")
+        raise UsageError(f"{folder}: not a run folder; give the output folder of 'leantune train'")
 
 
 def kind_of(folder: Path) -> str:
@@ -97,7 +97,7 @@ def kind_of(folder: Path) -> str:
     if not folder.exists():
         raise UsageError(f"{folder}: no such folder; give the output folder of 'leantune train'")
     raise UsageError(
-        f"{folder}: no run there (no {RECORD}), no adapter (no {ADAPTER_CONFIG}) and no classifier of transformers (no "
+        f"{folder}: no run found (no {RECORD}), no adapter (no {ADAPTER_CONFIG}) and no classifier of transformers (no "
         f"{CONFIG}); give the output folder of 'leantune train'"
     )
 
@@ -207,7 +207,7 @@ def _load_merged_alone(
 
 
 def _settings_for(labels: LabelMap) -> InferenceSettings:
-    """Those of a folder that says nothing of them."""
+    """The settings for a folder that states none."""
     return InferenceSettings(problem_type=MULTI_LABEL if labels.is_multi_label else None)
 
 
@@ -250,7 +250,7 @@ def artefact_of(source: Path, part: str, *, trust_remote_code: bool = False) -> 
         command = f"leantune export {shlex.quote(str(source))} --format merged --output FOLDER"
         raise UsageError(f"{source}: an adapter, expected a merged model; make it with: {command}")
     raise UsageError(
-        f"{source}: a merged model, whose adapters are part of its weights; export merged or openvino"
+        f"{source}: a merged model, which has no separate adapter; export it as merged, onnx or openvino"
     )
 
 

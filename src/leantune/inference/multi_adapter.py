@@ -111,11 +111,11 @@ class SharedEncoder:
         saved = source if isinstance(source, SavedClassifier) else read_saved(source)
         if saved.adapter is None:
             raise UsageError(
-                f"{saved.source}: a merged model, which has an encoder of its own; give a run or an adapter"
+                f"{saved.source}: a merged model, which does not share the encoder; give a run or an adapter"
             )
         if saved.encoder_sha256 != self.weights_sha256:
             raise CheckpointError(
-                f"{saved.source}: trained on another encoder than {self.source}: its weights differ"
+                f"{saved.source}: trained on an encoder other than {self.source}: its weights differ"
             )
         with explained_damage(saved.adapter):
             self._loaded[name] = self._with(saved, read_adapter(saved.adapter))

@@ -133,7 +133,7 @@ class TextClassifier(ABC):
         texts = list_of_texts(texts)
         pairs = None if pairs is None else list_of_texts(pairs)
         if pairs is not None and len(pairs) != len(texts):
-            raise DataError(f"{len(texts)} texts and {len(pairs)} second texts, expected as many")
+            raise DataError(f"{len(texts)} texts and {len(pairs)} second texts, lengths must match")
         parts = [np.empty((0, len(self.classes)))]
         for start in range(0, len(texts), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
@@ -166,7 +166,7 @@ class TextClassifier(ABC):
         """
         folder = Path(folder).expanduser()
         if folder.exists():
-            raise UsageError(f"{folder}: exists already; choose another folder or remove it")
+            raise UsageError(f"{folder}: already exists; choose another folder or remove it")
         with atomic_folder(folder) as temporary:
             for entry in sorted(self.source.iterdir()):
                 if entry.name in self.leaves_out:

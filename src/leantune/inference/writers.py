@@ -70,7 +70,7 @@ class PredictionLayout:
     def __post_init__(self) -> None:
         if self.submission and self.labels.is_multi_label:
             raise UsageError(
-                "--submission is for one label a row, and this classifier gives several; leave it out"
+                "--submission is only for one label per row, and this classifier gives several; leave it out"
             )
         if self.submission:
             return
@@ -271,7 +271,7 @@ def check_output(output: str, *, inputs: tuple[str, ...], overwrite: bool) -> st
     if not above.is_dir():
         raise UsageError(f"output {output}: {above} is no folder; choose another name")
     if path.exists() and not overwrite:
-        raise UsageError(f"output {output}: exists already; add --overwrite to replace it")
+        raise UsageError(f"output {output}: already exists; add --overwrite to replace it")
     return suffix
 
 

@@ -28,7 +28,7 @@ from leantune.model.pretrained import (
 from leantune.packing.dropout import DropoutStream
 
 OTHER_DECODERS = ("ctrl", "modernbert-decoder")
-"""Whose heads have the name that encoders' have in transformers."""
+"""Decoder types whose classification heads are named like those of encoders in transformers."""
 _SUPPORTED = "take a BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, DeBERTa or the like"
 
 

@@ -39,7 +39,7 @@ def resolve_model(source: str | os.PathLike[str], *, with_weights: bool = True) 
         return location
     if location in HUB_NAMES:
         raise UsageError(
-            f"model {location}: no such folder. The encoder that leantune fetches is called {ASSET_PREFIX}{location}: "
+            f"model {location}: no such folder. The encoder that leantune downloads is named {ASSET_PREFIX}{location}: "
             "give that"
         )
     asset = next((asset for asset, name in HUB_NAMES.items() if name == location), None)
@@ -60,7 +60,7 @@ def resolve_model(source: str | os.PathLike[str], *, with_weights: bool = True) 
         return str(snapshot_download(location, allow_patterns=patterns, local_files_only=True))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"model {source}: no such folder, the hub does not give it ({reason}), and it is not in the cache "
+            f"model {source}: no such folder, the hub did not provide it ({reason}), and it is not in the cache "
             f"{constants.HF_HUB_CACHE}; give a folder, or check the name and the network"
         ) from error
 

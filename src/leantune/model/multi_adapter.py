@@ -152,7 +152,7 @@ def _fitting_layer(layer: nn.Module | None, name: str, triplets: Triplets) -> nn
         CheckpointError: if the model has none, or one of another shape.
     """
     if not isinstance(layer, nn.Linear):
-        raise CheckpointError(f"{name}: the adapter has it, the base model has not")
+        raise CheckpointError(f"{name}: the adapter has this weight, the base model does not")
     expected, found = (triplets.B.shape[0], triplets.A.shape[1]), tuple(layer.weight.shape)
     if expected != found:
         raise CheckpointError(f"{name}: the adapter has shape {expected}, the model {found}")

@@ -103,8 +103,8 @@ def read_settings(source: str, *, trust_remote_code: bool = False) -> dict[str, 
             )
         if found[name].get("auto_map") and not trust_remote_code:
             raise UnsafeFileError(
-                f"model {source}: its {name} names code that comes with it (auto_map), which is not run unasked: "
-                "read that code, then add --trust-remote-code true, or take another model"
+                f"model {source}: its {name} refers to code that comes with it (auto_map), which is not run by "
+                "default: read that code, then add --trust-remote-code true, or use another model"
             )
     return found["config.json"]
 

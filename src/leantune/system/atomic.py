@@ -82,7 +82,7 @@ def file_to_replace(target: Path) -> Path:
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
         place = f"{target}: leads to {followed}, " if followed != target else f"{target}: "
-        raise UsageError(f"{place}{kind}; only a regular file is replaced: choose another name")
+        raise UsageError(f"{place}{kind}; only regular files are replaced: choose another name")
     return followed
 
 

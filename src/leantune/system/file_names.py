@@ -30,13 +30,14 @@ def entry_of(folder: Path, name: str) -> Path:
     """
     if not is_plain_name(name):
         raise UnsafeFileError(
-            f"{folder}: {name[:100]!r} is named as one of its files, expected a plain file name: refused, since it may "
+            f"{folder}: {name[:100]!r} is listed as one of its files, expected a plain file name: refused, as it may "
             "lead out of the folder"
         )
     path = folder / name
     if path.is_symlink() and not _leads_inside(path, folder):
         raise UnsafeFileError(
-            f"{path}: a link to {os.readlink(path)}, which is not in that folder: refused; put the file itself there"
+            f"{path}: a link to {os.readlink(path)}, which is not in that folder: refused; "
+            "copy the file itself into the folder"
         )
     return path
 

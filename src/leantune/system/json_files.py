@@ -42,7 +42,7 @@ def parse_json(content: bytes, kind: type[T], place: str) -> T:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         inside = ".".join(map(str, first["loc"]))[:100]
         raise CheckpointError(
-            f"{place}: damaged: {inside + ': ' if inside else ''}{first['msg']}; put back what was written"
+            f"{place}: damaged: {inside + ': ' if inside else ''}{first['msg']}; restore the original file"
         ) from None
     return value
 

@@ -41,7 +41,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise UsageError(
-            f"output {folder}: {_holder(path)} is at work there; wait for it, stop it, or choose another output"
+            f"output {folder}: {_holder(path)} is using this folder; wait for it, stop it, or choose another output"
         ) from error
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UsageError(f"output {folder}: {error.strerror}; choose another folder") from error

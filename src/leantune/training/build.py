@@ -79,7 +79,7 @@ class Run:
     model: ModelRecord = field(init=False)
     """Known when the classifier is built, as is `kernels`."""
     kernels: str = ""
-    """Whose kernels compute the encoder, and why."""
+    """The kernels that compute the encoder, and why."""
     probe: Probe | None = None
     """The linear probe of the encoder as it is, once it is fitted."""
     thresholds: npt.NDArray[np.float64] | None = None

@@ -88,7 +88,7 @@ class RunObserver:
     def _interrupted(self, state: TrainingState, number: int) -> Interrupted:
         return Interrupted(
             f"{signal.Signals(number).name} after step {state.step}: saved "
-            f"{checkpoint_path(self.folder, state.step)}; go on with: {self.interrupt.resume(self.folder)}",
+            f"{checkpoint_path(self.folder, state.step)}; continue with: {self.interrupt.resume(self.folder)}",
             signal_number=number,
         )
 

@@ -90,7 +90,7 @@ def _save_once(run: Path, step: int, checkpoint: Checkpoint) -> Path:
 def valid_checkpoints(
     run: Path, steps: Iterable[int], say: Callable[[str], None]
 ) -> Iterator[tuple[int, Checkpoint]]:
-    """Those of ``steps`` that ``run`` has, in that order; each invalid one is named with its reason and left out."""
+    """The valid checkpoints among ``steps``, in that order; each invalid one is reported with its reason."""
     present = list_checkpoints(run)
     for step in steps:
         if step not in present:

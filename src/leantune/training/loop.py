@@ -263,7 +263,7 @@ def _check_steps_taken(state: TrainingState) -> None:
     """
     if 2 * state.skipped_steps > state.step:
         raise DivergedError(
-            f"{skipped_line(state)}: what is left is no training; lower learning_rate, or use precision=fp32"
+            f"{skipped_line(state)}: the run cannot recover; lower learning_rate, or use precision=fp32"
         )
 
 

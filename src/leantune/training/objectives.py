@@ -18,7 +18,7 @@ from leantune.data.tokens.dataset import LabelledRows
 from leantune.training.losses import generalized_cross_entropy
 
 MOST_WEIGHT = 10.0
-"""Of a label that is there, with ``class_weights=balanced``: more of it lets a class of few rows decide every step."""
+"""Largest weight of a positive label with ``class_weights=balanced``; more would let rare classes dominate."""
 
 
 class Objective(Protocol):
@@ -62,7 +62,7 @@ class OneLabel:
         smoothing: float = 0.0,
         is_robust: bool = False,
     ) -> Tensor:
-        """Of labels ``(S,)``."""
+        """The loss for class ids ``(S,)``."""
         if is_robust:
             return generalized_cross_entropy(logits, labels, weight)
         return F.cross_entropy(
@@ -102,7 +102,7 @@ class SeveralLabels:
         smoothing: float = 0.0,
         is_robust: bool = False,
     ) -> Tensor:
-        """Of labels ``(S, C)``; ``weight`` multiplies the loss of labels that are there."""
+        """The loss for label sets ``(S, C)``; ``weight`` multiplies the loss of positive labels."""
         assert not is_robust, "with_task refuses it"
         targets = labels.float() * (1 - smoothing) + smoothing / 2
         return F.binary_cross_entropy_with_logits(logits.float(), targets, pos_weight=weight, reduction="sum")

@@ -83,7 +83,9 @@ def check_same_run(
             differences.append(f"{key} parameters: were {planned}, are {value}")
     differences += recipe_differences(recipe, record)
     if differences:
-        raise CheckpointError(f"cannot resume: the run began with something else: {'; '.join(differences)}")
+        raise CheckpointError(
+            f"cannot resume: settings differ from those of the run: {'; '.join(differences)}"
+        )
 
 
 def check_same_model(before: ModelRecord, recipe: Recipe, *, sha256: str, precision: str) -> None:
@@ -101,12 +103,12 @@ def check_same_model(before: ModelRecord, recipe: Recipe, *, sha256: str, precis
     if before.sha256 != sha256:
         raise CheckpointError(
             f"cannot resume: the weights of {recipe.model} have changed (SHA-256 was {str(before.sha256)[:12]}…, "
-            f"is {sha256[:12]}…); put the first ones back, or start again with --overwrite"
+            f"is {sha256[:12]}…); restore the original ones, or start again with --overwrite"
         )
     if before.precision != precision:
         raise CheckpointError(
             f"cannot resume: the run computes in {before.precision}, but precision={recipe.precision} is "
-            f"{precision} on this machine; go on where it began, or start again with --overwrite"
+            f"{precision} on this machine; resume it on a machine like the first one, or start again with --overwrite"
         )
 
 

@@ -155,7 +155,7 @@ def _interruption_noted(run: Run) -> Iterator[None]:
         if isinstance(stopped, Interrupted) or not list_checkpoints(run.folder):
             raise
         raise Interrupted(
-            f"interrupted; go on from the last checkpoint with: {resume_command(run.folder)}",
+            f"interrupted; continue from the last checkpoint with: {resume_command(run.folder)}",
             signal_number=signal.SIGINT,
         ) from None
 

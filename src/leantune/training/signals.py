@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def resume_command(folder: Path) -> str:
-    """What goes on with the run in ``folder``, on as many processes as now."""
+    """The command that resumes the run in ``folder``, on the same number of processes."""
     size = distributed.world_size()
     program = "leantune" if size == 1 else f"torchrun --nproc-per-node {size} -m leantune"
     return f"{program} train --resume {shlex.quote(str(folder))}"
@@ -25,7 +25,7 @@ class Interrupt:
     """Which signal asked the run to stop, if any.
 
     Args:
-        resume: the command that goes on with the run in a folder.
+        resume: the command that resumes the run in a folder.
     """
 
     def __init__(self, resume: Callable[[Path], str] = resume_command) -> None:

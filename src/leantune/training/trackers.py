@@ -29,7 +29,7 @@ SETTINGS: Mapping[str, Any] = {
 
 @dataclass(slots=True)
 class Trackers:
-    """Those of one run; in other processes than the main one there are none."""
+    """The trackers of one run; only the main process has any."""
 
     run: Run
     told: dict[str, Any] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Trackers:
 
 @contextmanager
 def trackers_of(run: Run) -> Iterator[Trackers]:
-    """Those that the recipe names, started.
+    """Start the trackers that the recipe names.
 
     Raises:
         UsageError: for one that is not installed or cannot start.
@@ -115,6 +115,6 @@ def _started(name: str, run: Run) -> Any:
         tracker.store_init_configuration(settings)
     except Exception as error:
         raise UsageError(
-            f"report_to={name}: it cannot start: {first_line(error)}; leave it out, or set it up"
+            f"report_to={name}: the tracker cannot start: {first_line(error)}; leave it out, or set it up"
         ) from error
     return tracker

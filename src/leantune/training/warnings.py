@@ -25,21 +25,21 @@ from leantune.training.selection import KEEP_LAST
 
 REPEATS = {
     "duplicate_rows": "duplicates",
-    "conflicting_rows": "rows with an equal one under another label",
-    "rows_also_in_train": "rows that are in train too",
-    "rows_also_in_validation": "rows that are in validation too",
+    "conflicting_rows": "rows whose text also has another label",
+    "rows_also_in_train": "rows that are also in train",
+    "rows_also_in_validation": "rows that are also in validation",
 }
 """What the counts of equal rows in ``prepare`` are called in the terminal."""
 
 FEW_OF_A_CLASS = 2
-"""Rows of a class that may be a mistyped one."""
+"""Classes with at most this many rows may be misspelled."""
 NEAR = 0.8
-"""How like another name its name is then, by `difflib`."""
+"""Similarity to another name from which on a class may be misspelled, by `difflib`."""
 MAX_RARE = 20
-"""Rare classes at most, for that: with more of them the set is made so."""
+"""Skip the typo check above this many rare classes."""
 
 PADDING_TOLERANCE = 1e-3
-"""A `_change_by_padding` that is said: above rounding."""
+"""Report changes above this; smaller ones are rounding."""
 
 
 def data_lines(description: DataRecord, max_length: int) -> Iterator[str]:
@@ -62,8 +62,8 @@ def data_lines(description: DataRecord, max_length: int) -> Iterator[str]:
         yield f"warning: equal texts: {'; '.join(repeats)}"
     if description.validation is None:
         yield (
-            "no rows are held out to measure on: give test=FILE or validation=FILE, or hold some out with "
-            "validation_size=N; the last checkpoint is taken"
+            "no rows are held out for measurement: give test=FILE or validation=FILE, or hold some out with "
+            "validation_size=N; the last checkpoint is used"
         )
     counts = Counter(description.train.label_counts)
     if description.validation is not None:
@@ -73,10 +73,10 @@ def data_lines(description: DataRecord, max_length: int) -> Iterator[str]:
         yield f"warning: classes with a single row: {listed(alone)}"
     mistyped = list(_mistyped(counts))
     if mistyped:
-        yield f"warning: rare classes that may be another one mistyped: {'; '.join(mistyped)}"
+        yield f"warning: rare classes that may be misspelled: {'; '.join(mistyped)}"
     alike = list(look_alikes(description.train.label_counts))
     if alike:
-        yield f"warning: classes that look alike: {'; '.join(alike)}. If they are one class, write it in one way"
+        yield f"warning: classes that look the same: {'; '.join(alike)}. If they are one class, spell it the same way"
 
 
 def _mistyped(counts: Mapping[str, int]) -> Iterator[str]:
@@ -91,7 +91,7 @@ def _mistyped(counts: Mapping[str, int]) -> Iterator[str]:
 
 
 def rank_lines(plan: ParameterPlan) -> Iterator[str]:
-    """One line if the limit on parameters allows more than ranks can use, else none."""
+    """One line if the limit on parameters is higher than the ranks can use, else none."""
     if plan.limit is not None and plan.init_rank == full_rank(plan.targets):
         yield (
             f"init_rank is {plan.init_rank}, the rank of the largest target: of max_trainable_params={plan.limit:,} "
@@ -105,7 +105,7 @@ def kernel_lines(choice: Choice, device: torch.device, precision: str) -> Iterat
         return
     if choice.reason:
         yield (
-            f"warning: without native kernels, which make training faster: {choice.reason} "
+            f"warning: native kernels are not used, so training is slower: {choice.reason} "
             f"({SWITCH}=0 accepts that)"
         )
 
@@ -120,7 +120,7 @@ def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator
     free = shutil.disk_usage(existing).free
     if free < needed:
         yield (
-            f"warning: {free // 2**20:,} MiB are free for {folder}, checkpoints and artefacts need up to "
+            f"warning: {free // 2**20:,} MiB are free for {folder}, but checkpoints and artefacts need up to "
             f"{-(-needed // 2**20):,} MiB: make room, lower keep_best={keep_best}, or choose another output"
         )
 
@@ -132,8 +132,8 @@ def padding_lines(classifier: PaddedClassifier, rows: LabelledRows, max_length: 
     change = _change_by_padding(classifier.eval(), tokens, min(len(tokens), max_length - len(tokens)))
     if change > PADDING_TOLERANCE:
         yield (
-            f"warning: with padding behind it a text's logits change by {100 * change:.2g} % in "
-            f"{model_type}, which leantune runs padded: predictions depend on the rows that share a batch"
+            f"warning: padding changes the logits of a text by {100 * change:.2g} % in "
+            f"{model_type}, which leantune runs padded: predictions depend on the other rows of the batch"
         )
 
 

@@ -81,7 +81,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         from leantune.config.record.run import RECORD
 
         if not (folder / RECORD).is_file():
-            raise UsageError(f"{options.resume}: no run to resume there (no {RECORD})")
+            raise UsageError(f"{options.resume}: no run to resume (no {RECORD})")
         raise CheckpointError(f"{options.resume}: no recipe.yaml in it; restore the file that the run wrote")
     return load_recipe(path, {"output": str(folder)})
 

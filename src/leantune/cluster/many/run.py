@@ -113,8 +113,8 @@ def _task(job: Job, settings: Settings) -> JobTask:
             "choose another output, or add --overwrite to replace such runs"
         )
     raise UsageError(
-        f"{job.place}: output {job.recipe.output} holds a run already; choose another output, or add --resume to go on "
-        "or --overwrite to replace it"
+        f"{job.place}: output {job.recipe.output} already holds a run; choose another output, or add "
+        "--resume to continue or --overwrite to replace it"
     )
 
 

@@ -108,7 +108,7 @@ class DataRecord:
     test: RowsRecord | None = field(default=None, metadata=WRITTEN_AS_NULL)
 
     def parts(self) -> dict[str, RowsRecord]:
-        """Those that are there, by name."""
+        """The parts that exist, by name."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in named.items() if rows is not None}
 
@@ -168,9 +168,9 @@ class ClassMeasures:
 class Measures:
     """An evaluation. A cell of the confusion matrix is (true class id, predicted class id, rows).
 
-    Of several labels a text the accuracy is the share of texts whose labels are all right and no others, the log loss
-    is summed over classes, the calibration error is of all pairs of a text and a class, and micro F1, LRAP and Hamming
-    loss are there.
+    For texts with several labels, the accuracy is the share of texts whose label set is exactly right, the log loss is
+    summed over classes, the calibration error is over all pairs of a text and a class, and micro F1, LRAP and Hamming
+    loss are given.
     """
 
     num_rows: Positive
@@ -409,7 +409,7 @@ def read_record(run: Path, kind: type[R]) -> R:
         runs = [place_name(str(each.parent)) for each in sorted(run.glob(f"*/{RECORD}"))[:3]]
         inside = f", such as {', '.join(runs)} in it" if runs else ""
         raise UsageError(
-            f"{run}: no run there (no {RECORD}); give the output folder of 'leantune train'{inside}"
+            f"{run}: no run found (no {RECORD}); give the output folder of 'leantune train'{inside}"
         )
     record = read_json(entry_of(run, RECORD), RunRecord)
     parts = {each.name: getattr(record, each.name) for each in fields(record)}
@@ -431,7 +431,7 @@ def read_finished_record(run: Path) -> FinishedRecord:
         raise CheckpointError(f"{run / RECORD}: damaged: no status in it")
     if status != "finished":
         raise CheckpointError(
-            f"{run}: the run is not finished; go on with: leantune train --resume {shlex.quote(str(run))}"
+            f"{run}: the run is not finished; continue it with: leantune train --resume {shlex.quote(str(run))}"
         )
     return read_record(run, FinishedRecord)
 

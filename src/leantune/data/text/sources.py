@@ -114,7 +114,7 @@ def open_table(location: str) -> tuple[str, Table]:
 
 
 def _check_is_there(location: str) -> None:
-    """Of what cannot be looked at for another reason, whoever opens it says so."""
+    """Refuse a location that does not exist; other failures are reported when it is opened."""
     try:
         os.stat(location)
     except FileNotFoundError:

@@ -80,7 +80,7 @@ def check_unique(columns: Sequence[str], name: str, row: int | None = None) -> N
     doubles = sorted(column for column, count in Counter(columns).items() if column and count > 1)
     if doubles:
         raise DataError(
-            f"more than one column is called {listed(doubles)}: give every column its own name",
+            f"more than one column is named {listed(doubles)}: give every column its own name",
             path=name,
             row=row,
         )

@@ -170,7 +170,7 @@ class Tokenizer:
         if settings.model_max_length != max_length:
             raise CheckpointError(
                 f"{folder}: its tokenizer keeps {settings.model_max_length} tokens of a text, the record of the run "
-                f"says {max_length}: one of them was changed after training; put back what the run wrote"
+                f"says {max_length}: one of them was changed after training; restore the file that the run wrote"
             )
         return tokenizer
 

@@ -80,7 +80,9 @@ def export(
         with explained_damage(own):
             adapter = read_adapter(own)
         if form == "adalora" and adapter.config.get("peft_type") == "LORA":
-            raise UsageError(f"{source}: a plain LoRA, there is no AdaLoRA of it; use lora or merged")
+            raise UsageError(
+                f"{source}: a plain LoRA adapter, which has no AdaLoRA form; use --format lora or merged"
+            )
     with atomic_folder(target) as folder:
         for name in _files_of(source, own):
             shutil.copy2(own / name, folder / name)
@@ -90,7 +92,7 @@ def export(
 
 
 def _files_of(source: Path, own: Path) -> Iterable[str]:
-    """Those that the run wrote; of another folder all."""
+    """The files that the run wrote, or all files of a folder that is no run's."""
     if kind_of(source) == "run":
         return read_finished_record(source).artefacts[own.name].files or describe_folder(own)
     return [path.name for path in own.iterdir() if path.is_file()]
@@ -134,7 +136,7 @@ def _write_as_lora(folder: Path, own: Path) -> None:
             reread.modules[name].product() * reread.scaling, triplets.product() * adapter.scaling
         ):
             raise CheckpointError(
-                f"{folder}: {name} is another update as LoRA. Report this as a bug of leantune"
+                f"{folder}: {name} computes another update as LoRA. Please report this bug of leantune"
             )
 
 
@@ -178,16 +180,16 @@ def _target(source: Path, form: str, output: str | None, *, overwrite: bool) -> 
     """
     if output is not None:
         if Path(output).exists():
-            raise UsageError(f"output {output}: exists already; choose another folder or remove it")
+            raise UsageError(f"output {output}: already exists; choose another folder or remove it")
         above = next(path for path in Path(output).absolute().parents if path.exists())
         if not above.is_dir():
             raise UsageError(f"output {output}: {above} is a file; choose another folder")
         return Path(output)
     if kind_of(source) != "run":
         raise UsageError(
-            f"{source} is no run folder, in which exports have their places: give --output FOLDER"
+            f"{source} is not a run folder, so the export has no default place: give --output FOLDER"
         )
     target = source / FOLDERS[form]
     if target.exists() and not overwrite:
-        raise UsageError(f"output {target}: exists already; add --overwrite to replace it, or give --output")
+        raise UsageError(f"output {target}: already exists; add --overwrite to replace it, or give --output")
     return target

@@ -24,7 +24,7 @@ from leantune.inference.load import artefact_of, load, load_merged_transformers
 from leantune.model.pretrained import quiet_transformers
 
 OPSET = 20
-"""Of ONNX 1.15: the newest that torch's exporter writes without converting."""
+"""Operator set of ONNX 1.15, the newest that torch's exporter writes without converting."""
 PURPOSE = "--format onnx"
 LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "root")
 

@@ -97,7 +97,7 @@ class Attention:
 
     @classmethod
     def of(cls, layer: LayerLike, layout: Layout, *, only_first: bool) -> Attention:
-        """That of ``layer``, with a new mask where it drops."""
+        """The attention of ``layer``, with a new dropout mask if it has dropout."""
         return cls(layout, mask_of(layer.attention_dropout), layer.window or 0, only_first)
 
     def of_heads(self, q: Tensor, k: Tensor, v: Tensor, *, stats: Tensor | None = None) -> Tensor:

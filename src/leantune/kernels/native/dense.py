@@ -54,7 +54,7 @@ class Dense:
 
     weight: PackedWeight
     layers: Sequence[Linear] = ()
-    """Those that ``weight`` was made of."""
+    """The layers that ``weight`` was packed from."""
 
 
 def dense(x_TD: Tensor, layer: Dense) -> Tensor:

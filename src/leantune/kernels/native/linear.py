@@ -92,7 +92,7 @@ class LoraFactors:
 
     @classmethod
     def of(cls, layer: Linear) -> LoraFactors | None:
-        """Those of an adapted layer; None of a frozen one."""
+        """The factors of an adapted layer; None for a frozen one."""
         if not isinstance(layer, AdaLoraLinear):
             return None
         A, E, B = (factor.float().contiguous() for factor in (layer.lora_A, layer.lora_E, layer.lora_B))

@@ -107,7 +107,7 @@ def _checked(columns: list[tuple[object, Column]], name: str) -> dict[str, Colum
         column_name = _column_name(label, name)
         if column_name in found:
             raise DataError(
-                f"more than one column is called {shown(column_name)}: give every column its own name",
+                f"more than one column is named {shown(column_name)}: give every column its own name",
                 path=name,
             )
         found[column_name] = values

@@ -20,9 +20,9 @@ from leantune.training.build import Run
 
 NEAREST = 3
 LEAST_ROWS = 1000
-"""So many are always looked through, if they are there."""
+"""Smallest number of rows to search."""
 SHARE = 1 / 16
-"""Of the rows of all steps: so many are looked through where that is more."""
+"""Share of the rows of all steps to search, if that is more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Near:
     """Q queries of each part, and the K training rows nearest to each."""
 
     rows: LabelledRows
-    """Those that were looked through."""
+    """The rows that were searched."""
     found: Mapping[str, tuple[Index, Vectors]]
     """By part: positions in ``rows`` and cosines, each ``(Q, K)``."""
 

@@ -34,9 +34,9 @@ from leantune.training.before.dataset import columns_of
 from leantune.training.build import Run
 
 MAX_WRONG = 20
-"""Of a part; and so many suspects that are not among them."""
+"""Wrong rows to list per part, and suspect rows beyond them."""
 MAX_GROUPS, MAX_OF_GROUP = 5, 4
-"""Of equal texts in a part, and rows of each, one a label."""
+"""Groups of equal texts per part, and rows per group, one for each label."""
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 

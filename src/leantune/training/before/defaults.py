@@ -33,7 +33,8 @@ def with_task(recipe: Recipe, labels: LabelMap) -> Recipe:
     if not labels.is_multi_label:
         if recipe.metric in ("micro_f1", "lrap"):
             raise UsageError(
-                f"metric={recipe.metric} is for several labels a text, and here each has one: use accuracy or macro_f1"
+                f"metric={recipe.metric} is only for several labels per text, and here each text has one: "
+                "use accuracy or macro_f1"
             )
         return replace(recipe, metric=recipe.selection_metric)
     if recipe.problem_type == SINGLE_LABEL:
@@ -48,7 +49,7 @@ def with_task(recipe: Recipe, labels: LabelMap) -> Recipe:
     refused = [name for name, is_given in single_only.items() if is_given]
     if refused:
         raise UsageError(
-            f"{' and '.join(refused)}: for one label a text, and these rows have several; leave it out"
+            f"{' and '.join(refused)}: only for one label per text, and these rows have several; leave it out"
         )
     recipe = replace(recipe, problem_type=MULTI_LABEL)
     return replace(recipe, metric=recipe.selection_metric)

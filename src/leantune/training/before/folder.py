@@ -37,15 +37,15 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
     foreign = [] if has_run else [name for name in (*RUN_FILES, *RUN_FOLDERS) if (folder / name).exists()]
     if foreign and not resume:
         raise UsageError(
-            f"output {folder}: has {listed(foreign)} and no {RECORD}, so it is no run of leantune, whose files "
-            "have these names; choose another output, or move them away"
+            f"output {folder}: has {listed(foreign)} and no {RECORD}, so it is not a run folder, although "
+            "these names are used in one; choose another output, or move the files away"
         )
     if resume and not has_run:
-        raise UsageError(f"{folder}: no run to resume there (no record.json)")
+        raise UsageError(f"{folder}: no run to resume (no record.json)")
     if has_run and not overwrite and not resume:
         raise UsageError(
-            f"output {folder}: holds a run already; choose another output, or add --overwrite to replace it "
-            "or --resume to go on with it"
+            f"output {folder}: already holds a run; choose another output, or add --overwrite to replace it "
+            "or --resume to continue it"
         )
 
 

@@ -95,7 +95,7 @@ def find_pseudo_labels(run: Run, asked: Recipe) -> PseudoLabels | None:
 def _first_run(run: Run, asked: Recipe) -> Run:
     """The same run on its labelled rows, at the pace that so many rows have by default.
 
-    That pace depends on nothing that `add_pseudo_labels` decides, so that ``recipe.yaml`` runs the same again.
+    The pace does not depend on what `add_pseudo_labels` decides, so ``recipe.yaml`` repeats the run.
     """
     num_rows = len(run.data.train)
     rate = with_pace(asked, run.pretrained.config, None).learning_rate
@@ -177,7 +177,7 @@ def read_pseudo_labels(run: Run) -> PseudoLabels | None:
     if (now := run.data.unlabelled.tables[0].source_sha256) != record.sha256:
         raise CheckpointError(
             f"cannot resume: the unlabelled rows of {record.source} have changed (SHA-256 was {record.sha256[:12]}…, "
-            f"is {now[:12]}…); put the first ones back, or start again with --overwrite"
+            f"is {now[:12]}…); restore the original ones, or start again with --overwrite"
         )
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))

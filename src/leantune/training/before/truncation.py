@@ -25,7 +25,7 @@ from leantune.training.build import Run, build_classifier
 LEAST_SHARE = 0.1
 """Share of training rows that are cut, below which the end of a text is not looked at."""
 MOST_ROWS = 2_000
-"""That the probes are fitted to."""
+"""Number of rows to fit the probes on."""
 LEAST_GAIN = 0.01
 """By what share of the log loss the other side must be better than the tokenizer's own, which other tools cut."""
 OTHER: Mapping[str, Literal["left", "right"]] = {"right": "left", "left": "right"}
@@ -58,7 +58,7 @@ def choose_truncation_side(run: Run) -> None:
 
 
 def _log_losses(run: Run, changed: Recipe) -> tuple[float, float]:
-    """Those of a linear probe on some training rows as they are cut, and as the other recipe cuts them."""
+    """Accuracies of a linear probe on some training rows, cut by this recipe and by the other."""
     classifier = build_classifier(run)
     order = np.random.default_rng([run.recipe.seed, 0x51DE]).permutation(len(run.data.train))
     rows = run.data.train[np.sort(order[:MOST_ROWS])]

@@ -251,7 +251,7 @@ def _spool(stream: BinaryIO) -> Content:
             spooled.flush()
         except OSError as error:
             raise ResourceError(
-                f"standard input could not be kept in {path.parent}: {_reason(error)}; "
+                f"standard input could not be stored in {path.parent}: {_reason(error)}; "
                 "free some space there or set TMPDIR"
             ) from error
     info = os.stat(path)

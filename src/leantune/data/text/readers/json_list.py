@@ -43,7 +43,7 @@ def list_objects(content: Content) -> Iterator[tuple[int, dict[str, object]]]:
         DataError: for invalid JSON, or for anything but objects in the list or beside it.
     """
     from ijson.backends import python as ijson
-    from ijson.common import IncompleteJSONError, JSONError
+    from ijson.common import JSONError
 
     stream = _Stream(content)
     number = 0
@@ -51,26 +51,27 @@ def list_objects(content: Content) -> Iterator[tuple[int, dict[str, object]]]:
         for number, value in enumerate(_objects(ijson.basic_parse(stream, use_float=True)), start=1):
             yield number, value
             stream.begin_row()
-    except _UnexpectedError as error:
-        raise DataError(f"{error}, {_EXPECTED}", path=content.name, row=number + 1) from None
-    except IncompleteJSONError as error:
-        if "Incomplete" in str(error):
-            place = f"after row {number:,} of the list" if number else "in the first row of the list"
-            raise DataError(f"the file ends {place}: make or download it again", path=content.name) from None
-        raise _not_json(error, content, number + 1) from None
-    except RepeatedKeyError as error:
-        raise DataError(f"{error}: keep one", path=content.name, row=number + 1) from None
-    except (JSONError, ValueError) as error:
-        if "Additional data" in str(error):
-            raise DataError(
-                "something follows the list, expected the end of the file: write the list alone",
-                path=content.name,
-            ) from None
-        raise _not_json(error, content, number + 1) from None
+    except (_UnexpectedError, JSONError, ValueError) as error:
+        raise stream.error or _in_one_line(error, content.name, number) from None
+    if stream.error:  # behind the list
+        raise stream.error
 
 
-def _not_json(error: Exception, content: Content, row: int) -> DataError:
-    return DataError(f"not JSON: {first_line(error)[:100]}, {_EXPECTED}", path=content.name, row=row)
+def _in_one_line(error: Exception, name: str, rows: int) -> DataError:
+    """What is wrong after ``rows`` rows."""
+    message, row = first_line(error)[:100], rows + 1
+    if isinstance(error, _UnexpectedError):
+        return DataError(f"{message}, {_EXPECTED}", path=name, row=row)
+    if isinstance(error, RepeatedKeyError):
+        return DataError(f"{message}: keep one", path=name, row=row)
+    if "Incomplete" in message:
+        place = f"after row {rows:,} of the list" if rows else "in the first row of the list"
+        return DataError(f"the file ends {place}: make or download it again", path=name)
+    if "Additional data" in message:
+        return DataError(
+            "something follows the list, expected the end of the file: write the list alone", path=name
+        )
+    return DataError(f"not JSON: {message}, {_EXPECTED}", path=name, row=row)
 
 
 class _UnexpectedError(Exception):
@@ -78,22 +79,25 @@ class _UnexpectedError(Exception):
 
 
 class _Stream:
-    """The bytes of a text file in UTF-8; refuses a row that is too long."""
+    """The bytes of a text file in UTF-8, which end at the first error: ijson does not survive one."""
 
     def __init__(self, content: Content) -> None:
         self._blocks, self._name = text_blocks(content), content.name
         self._row_chars = self._rows = 0
+        self.error: DataError | None = None
 
     def read(self, size: int = -1) -> bytes:
         """The next block, however many bytes were asked for; empty at the end."""
-        block = next(self._blocks, "") if size else ""
+        try:
+            block = next(self._blocks, "") if size else ""
+        except DataError as error:
+            self.error = error
+            return b""
         self._row_chars += len(block)
         if self._row_chars > MAX_LINE_CHARS:
-            raise DataError(
-                f"a row of more than {MAX_LINE_CHARS:,} characters: check that this is the right file",
-                path=self._name,
-                row=self._rows + 1,
-            )
+            message = f"a row of more than {MAX_LINE_CHARS:,} characters: check that this is the right file"
+            self.error = DataError(message, path=self._name, row=self._rows + 1)
+            return b""
         return block.encode()
 
     def begin_row(self) -> None:

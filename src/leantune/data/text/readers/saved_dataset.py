@@ -98,5 +98,5 @@ def _member_list(path: Path, key: str) -> list[object]:
         raise DataError(f"{error}: save the dataset again", path=name) from error
     members = value.get(key) if isinstance(value, dict) else None
     if not isinstance(members, list):
-        raise DataError(f"no list called {key!r}: save the dataset again", path=name)
+        raise DataError(f"no list named {key!r}: save the dataset again", path=name)
     return members

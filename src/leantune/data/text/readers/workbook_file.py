@@ -58,7 +58,9 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) 
         zipfile.ZIP_STORED,
         zipfile.ZIP_DEFLATED,
     ):  # others unpack without a limit
-        raise DataError(f"{member.filename} is packed in no way of a workbook: save it again", path=name)
+        raise DataError(
+            f"{member.filename} is compressed in a way that workbooks do not use: save it again", path=name
+        )
     end = b""
     with archive.open(member) as stream:
         while block := stream.read(_BLOCK_BYTES):
