@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from commands import Commands, commands
 from leantune.inference.export.formats import export
 from leantune.inference.load import load
 from leantune.kernels.choose import why_no_kernels
@@ -33,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def command() -> Commands:
+    """Starts commands and scripts in processes of their own, without the time of their imports."""
+    return commands()
 
 
 @pytest.fixture(scope="session")
