@@ -1,10 +1,8 @@
 """Commands and small scripts in processes of their own that need not import torch first.
 
-A server imports once what commands need and forks a process for each of them. The process goes on as ``python -m
-leantune`` or ``python -c`` would: with its own folder, environment, streams and session, and its end has all that was
-registered for it.
-What a variable changes while modules are imported cannot be tried here, nor what the start itself does: such tests start
-an interpreter.
+A server imports once what commands need and forks a process for each of them, which goes on as ``python -m leantune``
+or ``python -c`` would: with a folder, an environment, streams and a session of its own. Variables that are read while
+modules are imported cannot be tried here, nor the start itself: such tests start an interpreter.
 """
 
 from __future__ import annotations
@@ -360,10 +358,10 @@ def _become(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     is_unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
     for name, descriptor, errors in (("stdout", 1, "strict"), ("stderr", 2, "backslashreplace")):
         stream = io.TextIOWrapper(
-            open(descriptor, "wb", closefd=False),
+            open(descriptor, "wb", closefd=False),  # noqa: SIM115 - likewise
             encoding="utf-8",
             errors=errors,
             line_buffering=descriptor == 2,

@@ -21,7 +21,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field

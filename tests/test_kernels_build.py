@@ -6,14 +6,13 @@ import ctypes
 import importlib
 import os
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from commands import commands
 from leantune.errors import LeantuneError
 from leantune.kernels.choose import Choice
 from leantune.kernels.interface import SWITCH
@@ -83,10 +82,7 @@ assert libc.prctl(SECCOMP, FILTER, ctypes.byref(Program(4, statements)), 0, 0) =
 
 def output_of(code: str, **environment: str) -> str:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LEANTUNE_")}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, env={**inherited, **environment}, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = commands().run(code=code, env={**inherited, **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -115,16 +111,9 @@ def test_kernels_may_be_turned_off(name, value):
     assert output_of(ATTEND, **{name: value}) == f"torch: {name}={value}"
 
 
-def test_a_level_that_is_none_is_refused_in_one_line(inputs, tmp_path):
-    command = ["train", *words_of(inputs, tmp_path / "run", precision="bf16")]
-    code = f"from leantune.cli.main import main; raise SystemExit(main({command!r}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "LEANTUNE_KERNELS": "avx9"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_level_that_is_none_is_refused_in_one_line(inputs, tmp_path, command):
+    words = words_of(inputs, tmp_path / "run", precision="bf16")
+    done = command.run("train", *words, env={**os.environ, "LEANTUNE_KERNELS": "avx9"})
     said = "LEANTUNE_KERNELS must be one of none, v3, avxvnni, avx512, amx. Got 'avx9' instead"
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"leantune: error: {said}")
 
