@@ -6,6 +6,8 @@ import ctypes
 import importlib
 import os
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,21 @@ def output_of(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
+def output_of_interpreter(code: str, **environment: str) -> str:
+    """The same where libraries that torch loads when it is imported count, too."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LEANTUNE_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def levels_here() -> list[str]:
     """Those of this machine."""
     return [name for name in LEVELS[1:] if (found := load_kernels(name).library) and found.level == name]
@@ -95,7 +112,7 @@ def levels_here() -> list[str]:
 @pytest.mark.needs_kernels
 def test_kernels_need_no_compiler():
     best = levels_here()[-1]
-    assert output_of(ATTEND, PATH="/nowhere", CC="/nowhere/cc") == f"native: {best}"
+    assert output_of_interpreter(ATTEND, PATH="/nowhere", CC="/nowhere/cc") == f"native: {best}"
 
 
 @pytest.mark.needs_kernels
@@ -126,7 +143,7 @@ def test_a_system_that_refuses_amx_gets_the_next_level():
 @pytest.mark.needs_kernels
 def test_kernels_and_torch_share_one_openmp_runtime():
     code = "import torch; torch.ones(9).sum()" + RUNTIMES + ATTEND + RUNTIMES
-    before, _, after = output_of(code).splitlines()
+    before, _, after = output_of_interpreter(code).splitlines()
     assert before
     assert after == before, "a second runtime has threads of its own"
 
@@ -176,7 +193,7 @@ def test_nothing_in_the_cache_is_loaded_as_a_library(inputs, tmp_path):
     code = TRAIN.format(
         tests=str(Path(__file__).parent), inputs=str(inputs), folder=str(tmp_path / "run"), cache=str(cache)
     )
-    assert output_of(code, LEANTUNE_CACHE=str(cache), LD_LIBRARY_PATH="") == ""
+    assert output_of_interpreter(code, LEANTUNE_CACHE=str(cache), LD_LIBRARY_PATH="") == ""
     assert not marker.exists()
     assert list(cache.rglob("tokens")), "the run had no use for the cache"
 
