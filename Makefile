@@ -14,27 +14,30 @@ quickstart: $(VENV)/.installed
 	$(BIN)/leantune assets
 	$(BIN)/leantune train quickstart --overwrite
 
+# bytecode whatever the environment says: the suite starts many interpreters, and each would compile torch again
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+
 # a process on each core, each with one thread: threads of several processes would spin for each other
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist loadfile
 
 # what test leaves out: kills and signals that take long, most of which start Ray again
 test-long: $(VENV)/.installed-test
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m long
+	OMP_NUM_THREADS=2 $(PYTEST) -m long
 
 QUICK := adalora budget contrast data_read dense gradient_start guards int8 kernel_properties labels layering lora metrics \
     native_attention native_encoder native_linear native_operations older_versions packing record_schema rows selection split
 quick: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(QUICK:%=tests/test_%.py)
+	$(PYTEST) $(QUICK:%=tests/test_%.py)
 
 # the suite, and which lines of the package it ran: a total, and coverage.xml. TESTS=tests/test_rows.py measures less
 TESTS :=
 coverage: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term --cov-report=xml $(TESTS)
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist loadfile --cov --cov-report=term --cov-report=xml $(TESTS)
 
 # the whole suite with the oldest versions that pyproject.toml allows, of which torch alone takes 3 GB
 test-oldest: $(VENV)-oldest/.installed-test
-	$(VENV)-oldest/bin/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(VENV)-oldest/bin/python -m pytest
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check src tests benchmarks examples docs

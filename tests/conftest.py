@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from commands import Commands, commands
 from leantune.inference.export.formats import export
 from leantune.inference.load import load
 from leantune.kernels.choose import why_no_kernels
 from leantune.training.run import run_training
+from shelf import Shelf
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
 
 
@@ -36,26 +40,51 @@ def _fixed_seed() -> None:
 
 
 @pytest.fixture(scope="session")
-def inputs(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("inputs")
-    save_tiny_encoder(folder / "encoder")
-    write_rows(folder / "train.csv", 240)
-    write_rows(folder / "test.csv", 60, seed=1)
-    return folder
+def command() -> Commands:
+    """Starts commands and scripts in processes of their own, without the time of their imports."""
+    return commands()
 
 
 @pytest.fixture(scope="session")
-def run(inputs, tmp_path_factory) -> Path:
-    return run_training(
-        recipe_for(inputs, tmp_path_factory.mktemp("runs") / "run", keep_best=2), console=quiet()
-    )
+def shared(tmp_path_factory) -> Shelf:
+    """What is built once for all processes of the suite; a test that changes some of it copies it."""
+    place = tmp_path_factory.getbasetemp()
+    return Shelf((place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "shared")
+
+
+@pytest.fixture(autouse=True)
+def _what_is_shared_stays(shared) -> Iterator[None]:
+    yield
+    changed = shared.changed()
+    assert not changed, f"shared by all tests and changed by this or one beside it: {changed}"
 
 
 @pytest.fixture(scope="session")
-def run_with_onnx(run, tmp_path_factory) -> Path:
+def inputs(shared) -> Path:
+    def build(folder: Path) -> None:
+        save_tiny_encoder(folder / "encoder")
+        write_rows(folder / "train.csv", 240)
+        write_rows(folder / "test.csv", 60, seed=1)
+
+    return shared.folder("inputs", build)
+
+
+@pytest.fixture(scope="session")
+def run(inputs, shared) -> Path:
+    def build(folder: Path) -> None:
+        run_training(recipe_for(inputs, folder / "run", keep_best=2), console=quiet())
+
+    return shared.folder("runs", build) / "run"
+
+
+@pytest.fixture(scope="session")
+def run_with_onnx(run, shared) -> Path:
     """A copy of the run with both exports to ONNX in it."""
     pytest.importorskip("onnxscript")
-    copy = load(run).save(tmp_path_factory.mktemp("onnx") / "run")
-    for form in ("onnx", "onnx-int8"):
-        export(copy, form, None)
-    return copy
+
+    def build(folder: Path) -> None:
+        copy = load(run).save(folder / "run")
+        for form in ("onnx", "onnx-int8"):
+            export(copy, form, None)
+
+    return shared.folder("onnx", build) / "run"

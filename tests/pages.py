@@ -18,17 +18,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import multiprocessing
-import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from commands import STDOUT, commands
 
 SHELL = ("console", "bash", "sh")
 FILES = ("csv", "yaml")
@@ -39,18 +38,6 @@ PART = re.compile(f"{COMMENT}|{FENCE}", re.DOTALL | re.MULTILINE)
 SPECIAL = set("|<>&;$`*()~")
 """Of the shell: a line that has none of them is one command and its words."""
 SECONDS = 120
-PRELOADED = [
-    "accelerate",
-    "datasets",
-    "leantune.cli.main",
-    "leantune.inference.export.formats",
-    "leantune.inference.predict",
-    "leantune.report",
-    "leantune.training.run",
-    "peft",
-    "transformers.models.bert.modeling_bert",
-]
-"""What commands import, once for all of them."""
 
 
 @dataclass(slots=True)
@@ -195,35 +182,20 @@ def _bash(command: str, folder: Path) -> tuple[int, str]:
 
 
 def _leantune(command: str, folder: Path, stopped: str | None = None) -> tuple[int, str]:
-    """As in a new process, which need not import torch first: it is forked from one that has.
+    """As in a new process, which need not import torch first.
 
     Args:
         command: a line without anything of the shell.
         folder: where it is typed.
         stopped: pattern of a file; once there is one the process gets SIGTERM.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    log = folder.parent / f"{folder.name}.log"
-    process = context.Process(target=_command, args=(shlex.split(command), folder, log, dict(os.environ)))
-    process.start()
-    while stopped and process.is_alive():
-        if any(folder.glob(stopped)):
-            process.terminate()
-            break
-        time.sleep(0.02)
-    process.join(SECONDS)
-    assert process.exitcode is not None, f"{command}: runs for more than {SECONDS} s"
-    return process.exitcode, log.read_text("utf-8")
-
-
-def _command(words: list[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
-    from leantune.cli.__main__ import main
-
-    os.chdir(folder)
-    os.environ.update(environment)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for each in (1, 2):
-        os.dup2(descriptor, each)
-    sys.argv = words
-    sys.exit(main())
+    process = commands().start(*shlex.split(command)[1:], cwd=folder, stderr=STDOUT)
+    if stopped:
+        while process.poll() is None:
+            if any(folder.glob(stopped)):
+                process.terminate()
+                break
+            time.sleep(0.02)
+    printed, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode is not None
+    return process.returncode, printed

@@ -6,12 +6,13 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from commands import commands
 
 START_S = 240.0
 
@@ -25,14 +26,8 @@ class ServerProcess:
     """
 
     def __init__(self, *words: str | Path, env: Mapping[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "leantune.cli", "serve", *map(str, words), "--port", "0"]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
-        )
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self.process = commands().start("serve", *words, "--port", "0", env=environment)
         self.lines: list[str] = []
         self.log: list[str] = []
         said: queue.Queue[str] = queue.Queue()

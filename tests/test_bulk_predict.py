@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commands import Process, commands
 from leantune.cli.main import main
 from leantune.cluster.predict import ledger
 from leantune.cluster.predict.job import BulkOptions, bulk_predict
@@ -367,7 +368,7 @@ def _die(part):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _command(run: Path, rows: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+def _command(run: Path, rows: Path, output: Path, *more: str) -> Process:
     words = [
         "predict",
         str(run),
@@ -380,12 +381,7 @@ def _command(run: Path, rows: Path, output: Path, *more: str) -> subprocess.Pope
         "--workers",
         "2",
     ]
-    return subprocess.Popen(
-        [sys.executable, "-m", "leantune", *words, *more],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return commands().start(*words, *more)
 
 
 @pytest.mark.long

@@ -235,20 +235,15 @@ def test_predictions_do_not_depend_on_the_batch_or_the_order(run, inputs, tmp_pa
         assert float(a["score"]) == pytest.approx(float(b["score"]), abs=1e-5)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "plan", "report"])
-def test_nobody_who_reads_the_output_is_no_error(run, inputs, tmp_path, command):
+@pytest.mark.parametrize("name", ["evaluate", "plan", "report"])
+def test_nobody_who_reads_the_output_is_no_error(run, inputs, tmp_path, command, name):
     copy = shutil.copytree(run, tmp_path / "run")
     words = {
         "evaluate": ["evaluate", str(copy), "--data", str(inputs / "test.csv")],
         "plan": ["plan", f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", "init_rank=4"],
         "report": ["report", str(copy)],
     }
-    with subprocess.Popen(
-        [sys.executable, "-m", "leantune", *words[command]],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with command.start(*words[name]) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
@@ -389,13 +384,9 @@ def test_an_id_column_whose_name_no_file_can_hold_is_refused(run, tmp_path, caps
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_predict_from_stdin_to_stdout(run):
-    done = subprocess.run(
-        [*predicting(run, "-"), "--output", "-"],
-        input="text\nword1 word2\nword17\n",
-        capture_output=True,
-        text=True,
-        check=True,
+def test_predict_from_stdin_to_stdout(run, command):
+    done = command.run(
+        *predicting(run, "-"), "--output", "-", input="text\nword1 word2\nword17\n", check=True
     )
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert [row["id"] for row in rows] == ["0", "1"]
@@ -709,17 +700,13 @@ def test_options_that_cannot_be_are_refused(run, words):
 
 
 def predicting(run: Path, rows: Path | str) -> list[str]:
-    """The command of another process, to standard output."""
-    return [sys.executable, "-m", "leantune", "predict", str(run), "--input", str(rows)]
+    """The words of a command of another process, to standard output."""
+    return ["predict", str(run), "--input", str(rows)]
 
 
-def test_a_prediction_that_is_stopped_leaves_no_file(run, tmp_path):
+def test_a_prediction_that_is_stopped_leaves_no_file(run, tmp_path, command):
     (tmp_path / "new.csv").write_text("text\n" + "word1 word2 word3\n" * 300_000, "utf-8")
-    process = subprocess.Popen(
-        [*predicting(run, tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv")],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = command.start(*predicting(run, tmp_path / "new.csv"), "--output", tmp_path / "out.csv")
     while len(list(tmp_path.iterdir())) == 1 and process.poll() is None:
         time.sleep(0.02)
     process.terminate()
@@ -749,7 +736,7 @@ def test_a_stop_that_comes_while_an_object_is_finalised_is_not_lost():
 def test_predictions_are_utf8_whatever_the_terminal_is(run, tmp_path):
     (tmp_path / "new.csv").write_text('id,text\n文,word1\n"a\rb",word2\n', "utf-8", newline="")
     done = subprocess.run(
-        [*predicting(run, tmp_path / "new.csv"), "--id-column", "id"],
+        [sys.executable, "-m", "leantune", *predicting(run, tmp_path / "new.csv"), "--id-column", "id"],
         capture_output=True,
         check=True,
         env={**os.environ, "PYTHONIOENCODING": "latin-1"},
@@ -786,17 +773,9 @@ def test_a_closed_stream_is_one_line(run, closed, message):
     assert done.returncode in (2, 3)
 
 
-def test_standard_input_is_planned_with_labels_given(inputs):
-    command = [
-        sys.executable,
-        "-m",
-        "leantune.cli.main",
-        "plan",
-        "data=-",
-        f"model={inputs / 'encoder'}",
-        "labels=a,b,c",
-    ]
-    done = subprocess.run(command, input=(inputs / "train.csv").read_text(), capture_output=True, text=True)
+def test_standard_input_is_planned_with_labels_given(inputs, command):
+    words = ["plan", "data=-", f"model={inputs / 'encoder'}", "labels=a,b,c"]
+    done = command.run(*words, input=(inputs / "train.csv").read_text())
     assert done.returncode == 0, done.stderr
     assert "3 classes" in done.stdout
 
@@ -835,13 +814,14 @@ def test_a_damaged_adapter_is_not_exported(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
 )
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(inputs, run, tmp_path, number, code, capsys):
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(
+    inputs, run, tmp_path, number, code, capsys, command
+):
     output = tmp_path / "run"
     slow = save_tiny_encoder(tmp_path / "encoder")  # the same weights as the session's encoder
     arguments = load_recipe(str(run / "recipe.yaml"), {}).by_key()
     words = [f"{key}={','.join(v) if isinstance(v, tuple) else v}" for key, v in arguments.items()]
-    command = [sys.executable, "-m", "leantune", "train", *words, f"model={slow}", f"output={output}"]
-    process = subprocess.Popen([*command, "save_every=1"], stderr=subprocess.PIPE, text=True)
+    process = command.start("train", *words, f"model={slow}", f"output={output}", "save_every=1")
     while not list((output / "checkpoints").glob("step-*")) and process.poll() is None:
         time.sleep(0.01)
     os.kill(process.pid, number)

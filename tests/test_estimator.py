@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -60,7 +58,7 @@ def test_fit_predict_and_score_follow_scikit_learn(inputs):
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
-def test_a_fitted_estimator_predicts_alike_in_another_process(inputs, tmp_path, precision):
+def test_a_fitted_estimator_predicts_alike_in_another_process(inputs, tmp_path, precision, command):
     texts, labels = rows(inputs / "train.csv")
     estimator = LeanTextClassifier(
         str(inputs / "encoder"), recipe=SETTINGS | {"epochs": 1, "precision": precision}
@@ -68,13 +66,8 @@ def test_a_fitted_estimator_predicts_alike_in_another_process(inputs, tmp_path, 
     estimator.fit(texts, labels)
     joblib.dump(estimator, tmp_path / "estimator.joblib")
     code = "import joblib, sys; print(joblib.load(sys.argv[1]).predict_proba(['word1 word2', 'word30']).tolist())"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "estimator.joblib")],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
+    code = f"import torch; torch.set_num_threads({torch.get_num_threads()}); {code}"
+    done = command.run(tmp_path / "estimator.joblib", code=code, check=True)
     expected = estimator.predict_proba(["word1 word2", "word30"])
     np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=1e-6)
 
@@ -269,7 +262,7 @@ def test_a_recipe_is_a_mapping(inputs):
     ("name", "ends_with"),
     [pytest.param("SIGINT", "KeyboardInterrupt()", marks=pytest.mark.long), ("SIGTERM", "SystemExit(143)")],
 )
-def test_a_signal_ends_a_search_and_not_one_fit_of_it(inputs, tmp_path, name, ends_with):
+def test_a_signal_ends_a_search_and_not_one_fit_of_it(inputs, tmp_path, name, ends_with, command):
     code = """
 import sys, threading, os, signal, time
 from pathlib import Path
@@ -291,17 +284,12 @@ try:
 except (KeyboardInterrupt, SystemExit) as error:
     print("stopped after", len(fits), repr(error))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(inputs / "encoder"), name],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
+    done = command.run(inputs / "encoder", name, code=code, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.stdout == f"stopped after 1 {ends_with}\n", done.stderr
     assert not list(tmp_path.glob("leantune-*"))
 
 
-def test_a_handler_of_the_caller_gets_its_signal(inputs, tmp_path):
+def test_a_handler_of_the_caller_gets_its_signal(inputs, tmp_path, command):
     code = """
 import os, signal, sys
 from leantune.estimator import LeanTextClassifier
@@ -320,12 +308,7 @@ try:
 except SystemExit as error:
     print("stopped", repr(error), received == [signal.SIGTERM])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(inputs / "encoder")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
+    done = command.run(inputs / "encoder", code=code, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.stdout == "stopped SystemExit(143) True\n", done.stderr
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -291,15 +288,15 @@ def test_a_training_file_that_changed_or_is_gone_is_said(inputs, tmp_path):
     assert [each.word for each in alone.words] == ["word1"]
 
 
-def test_without_captum_it_says_what_to_install(copy, inputs):
+def test_without_captum_it_says_what_to_install(copy, inputs, command):
     code = (
-        "import sys; sys.modules['captum'] = None\n"
+        "import sys; sys.modules['captum'] = sys.modules['captum.attr'] = None\n"
         "from leantune.cli.main import main\n"
         f"words = ['explain', {str(copy)!r}, 'word1 word2']\n"
         "assert main([*words, '--no-words', '--quiet']) == 0\n"
         "sys.exit(main(words))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    done = command.run(code=code)
     assert done.returncode == 2
     assert "pip install 'leantune[explain]'" in done.stderr.splitlines()[-1]
     assert "nearest training texts" in done.stdout

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from commands import commands
 from leantune.errors import LeantuneError
 from leantune.kernels.choose import Choice
 from leantune.kernels.interface import SWITCH
@@ -83,9 +84,21 @@ assert libc.prctl(SECCOMP, FILTER, ctypes.byref(Program(4, statements)), 0, 0) =
 
 def output_of(code: str, **environment: str) -> str:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LEANTUNE_")}
-    command = [sys.executable, "-c", code]
+    done = commands().run(code=code, env={**inherited, **environment})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def output_of_interpreter(code: str, **environment: str) -> str:
+    """The same where libraries that torch loads when it is imported count, too."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LEANTUNE_")}
     done = subprocess.run(
-        command, env={**inherited, **environment}, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", code],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -99,7 +112,7 @@ def levels_here() -> list[str]:
 @pytest.mark.needs_kernels
 def test_kernels_need_no_compiler():
     best = levels_here()[-1]
-    assert output_of(ATTEND, PATH="/nowhere", CC="/nowhere/cc") == f"native: {best}"
+    assert output_of_interpreter(ATTEND, PATH="/nowhere", CC="/nowhere/cc") == f"native: {best}"
 
 
 @pytest.mark.needs_kernels
@@ -115,16 +128,9 @@ def test_kernels_may_be_turned_off(name, value):
     assert output_of(ATTEND, **{name: value}) == f"torch: {name}={value}"
 
 
-def test_a_level_that_is_none_is_refused_in_one_line(inputs, tmp_path):
-    command = ["train", *words_of(inputs, tmp_path / "run", precision="bf16")]
-    code = f"from leantune.cli.main import main; raise SystemExit(main({command!r}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "LEANTUNE_KERNELS": "avx9"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_level_that_is_none_is_refused_in_one_line(inputs, tmp_path, command):
+    words = words_of(inputs, tmp_path / "run", precision="bf16")
+    done = command.run("train", *words, env={**os.environ, "LEANTUNE_KERNELS": "avx9"})
     said = "LEANTUNE_KERNELS must be one of none, v3, avxvnni, avx512, amx. Got 'avx9' instead"
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"leantune: error: {said}")
 
@@ -137,7 +143,7 @@ def test_a_system_that_refuses_amx_gets_the_next_level():
 @pytest.mark.needs_kernels
 def test_kernels_and_torch_share_one_openmp_runtime():
     code = "import torch; torch.ones(9).sum()" + RUNTIMES + ATTEND + RUNTIMES
-    before, _, after = output_of(code).splitlines()
+    before, _, after = output_of_interpreter(code).splitlines()
     assert before
     assert after == before, "a second runtime has threads of its own"
 
@@ -187,7 +193,7 @@ def test_nothing_in_the_cache_is_loaded_as_a_library(inputs, tmp_path):
     code = TRAIN.format(
         tests=str(Path(__file__).parent), inputs=str(inputs), folder=str(tmp_path / "run"), cache=str(cache)
     )
-    assert output_of(code, LEANTUNE_CACHE=str(cache), LD_LIBRARY_PATH="") == ""
+    assert output_of_interpreter(code, LEANTUNE_CACHE=str(cache), LD_LIBRARY_PATH="") == ""
     assert not marker.exists()
     assert list(cache.rglob("tokens")), "the run had no use for the cache"
 

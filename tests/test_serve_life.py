@@ -226,13 +226,9 @@ def test_ctrl_c_ends_it_without_a_word(run):
         (["RUN/checkpoints"], "no run found"),
     ],
 )
-def test_what_cannot_be_served_is_said_in_one_line(run, words, said):
-    import subprocess
-    import sys
-
+def test_what_cannot_be_served_is_said_in_one_line(run, command, words, said):
     words = [word.replace("RUN", str(run)) for word in words]
-    command = [sys.executable, "-m", "leantune.cli", "serve", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = command.run("serve", *words, timeout=120)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1

@@ -7,8 +7,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ import datasets
 import numpy as np
 import pytest
 
+from commands import PIPE, Process, commands
 from leantune.assets.download import default_cache_dir
 from leantune.cli.main import main
 from leantune.data.text.read import Columns, open_examples
@@ -108,15 +107,10 @@ def make_old(path: Path, age_s: float) -> None:
 
 
 @contextmanager
-def process(code: str, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def process(code: str, *arguments: object, **environment: str) -> Iterator[Process]:
     """Another process that has said that it is ready."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment,
+    with commands().start(
+        *arguments, code=code, stdin=PIPE, stderr=None, env=os.environ | environment
     ) as started:
         assert started.stdout.readline() == "ready\n"
         yield started
@@ -180,10 +174,9 @@ def test_what_another_process_is_writing_stays_until_it_dies(cache):
 
 def test_processes_that_take_each_others_tables_all_get_their_tokens(files, encoder, cache):
     """With no room at all, every new table removes those of the others, at any moment."""
-    command = [sys.executable, "-c", CHURN, encoder, str(cache), *map(str, files)]
     environment = os.environ | {LIMIT_VARIABLE: "0"}
     started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(3)
+        commands().start(encoder, cache, *files, code=CHURN, stderr=None, env=environment) for _ in range(3)
     ]
     outs = [each.communicate()[0] for each in started]
     assert [each.returncode for each in started] == [0, 0, 0]

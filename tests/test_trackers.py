@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import Commands
 from leantune.errors import UsageError
 from leantune.training import trackers
 from leantune.training.run import run_training
@@ -20,24 +21,18 @@ def needs(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"{name} is not installed")
 
 
-def train(inputs: Path, folder: Path, name: str, **environment: str) -> str:
+def train(command: Commands, inputs: Path, folder: Path, name: str, **environment: str) -> str:
     """In a process of its own: trackers start threads and servers, and warn."""
     words = words_of(inputs, folder / "run", report_to=None)
-    done = subprocess.run(
-        [sys.executable, "-m", "leantune.cli", "train", *words, f"report_to={name}"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
+    done = command.run("train", *words, f"report_to={name}", cwd=folder, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     assert "not told any more" not in done.stderr
     return done.stderr
 
 
 @needs("tensorboard")
-def test_tensorboard_has_the_curves(inputs, tmp_path):
-    train(inputs, tmp_path, "tensorboard")
+def test_tensorboard_has_the_curves(command, inputs, tmp_path):
+    train(command, inputs, tmp_path, "tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
@@ -49,15 +44,15 @@ def test_tensorboard_has_the_curves(inputs, tmp_path):
 
 
 @needs("wandb")
-def test_wandb_offline_writes_a_run(inputs, tmp_path):
-    train(inputs, tmp_path, "wandb", WANDB_MODE="offline", WANDB_SILENT="true")
+def test_wandb_offline_writes_a_run(command, inputs, tmp_path):
+    train(command, inputs, tmp_path, "wandb", WANDB_MODE="offline", WANDB_SILENT="true")
     assert list((tmp_path / "run").rglob("*.wandb"))
 
 
 @needs("mlflow")
-def test_mlflow_has_the_metrics(inputs, tmp_path):
+def test_mlflow_has_the_metrics(command, inputs, tmp_path):
     store = f"file://{tmp_path}/mlruns"
-    train(inputs, tmp_path, "mlflow", MLFLOW_TRACKING_URI=store, MLFLOW_ALLOW_FILE_STORE="true")
+    train(command, inputs, tmp_path, "mlflow", MLFLOW_TRACKING_URI=store, MLFLOW_ALLOW_FILE_STORE="true")
     metrics = {
         path.relative_to(tmp_path).as_posix().partition("/metrics/")[2]
         for path in tmp_path.rglob("metrics/*/*")
@@ -67,7 +62,17 @@ def test_mlflow_has_the_metrics(inputs, tmp_path):
 
 @needs("trackio")
 def test_trackio_has_the_run(inputs, tmp_path):
-    train(inputs, tmp_path, "trackio", TRACKIO_DIR=str(tmp_path / "trackio"), HF_HUB_OFFLINE="1")
+    words = words_of(inputs, tmp_path / "run", report_to="trackio")
+    settings = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "leantune", "train", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **settings},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not told any more" not in done.stderr
     assert list((tmp_path / "trackio").rglob("leantune*"))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from browser import BASH, CHROMIUM, Browser
+from commands import DEVNULL, commands
 from leantune.cluster.many.jobs import read_jobs
 from leantune.cluster.many.overview import write_overview
 from leantune.cluster.many.results import JobResult
@@ -51,12 +52,8 @@ def words_of(inputs: Path, **changes: str) -> list[str]:
     return [f"{key}={value}" for key, value in keys.items()]
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "leantune.cli", *words]
-
-
 def run_command(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*words), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    done = commands().run(*words, env=ENVIRONMENT, timeout=300)
     assert done.returncode == code, done.stderr
     return done
 
@@ -262,9 +259,7 @@ def test_resume_leaves_what_is_finished_and_trains_what_is_missing(inputs, table
 @pytest.mark.long
 def test_a_worker_that_is_killed_is_replaced_and_the_job_has_the_same_bits(inputs, undisturbed, tmp_path):
     folder = tmp_path / "runs"
-    with subprocess.Popen(
-        command(*long_job(inputs, tmp_path)), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    ) as process:
+    with commands().start(*long_job(inputs, tmp_path), env=ENVIRONMENT) as process:
         wait_for(lambda: has_checkpoint(folder / "long"))
         (worker,) = children_of(process.pid)
         os.kill(worker, signal.SIGKILL)
@@ -279,7 +274,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_job_has_the_same_bits(input
 def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(inputs, undisturbed, tmp_path, number):
     folder = tmp_path / "runs"
     words = long_job(inputs, tmp_path)
-    with subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+    with commands().start(*words, env=ENVIRONMENT) as process:
         wait_for(lambda: has_checkpoint(folder / "long"))
         process.send_signal(number)
         _, said = process.communicate(timeout=120)
@@ -294,9 +289,7 @@ def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(inputs, undisturbed,
 
 @pytest.mark.long
 def test_no_worker_lives_longer_than_the_command(inputs, tmp_path):
-    with subprocess.Popen(
-        command(*long_job(inputs, tmp_path)), stderr=subprocess.DEVNULL, env=ENVIRONMENT
-    ) as process:
+    with commands().start(*long_job(inputs, tmp_path), stderr=DEVNULL, env=ENVIRONMENT) as process:
         wait_for(lambda: has_checkpoint(tmp_path / "runs" / "long"))
         (worker,) = children_of(process.pid)
         process.kill()
@@ -309,7 +302,7 @@ def test_on_ray_a_killed_task_goes_on_to_the_same_bits(inputs, undisturbed, tmp_
     folder = tmp_path / "runs"
     words = [word for word in long_job(inputs, tmp_path) if word not in ("--workers", "1")]
     with subprocess.Popen(
-        command(*words, "--cluster", "local", "--cores-per-job", "1"),
+        [sys.executable, "-m", "leantune", *words, "--cluster", "local", "--cores-per-job", "1"],
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -96,15 +94,11 @@ def test_what_the_recipe_says_is_not_tried(inputs, tmp_path):
     assert record_of(folder)["metrics"]["test"]["accuracy"] < 0.6, "the words of the class were cut off"
 
 
-def test_standard_input_is_read_once(inputs, tmp_path):
+def test_standard_input_is_read_once(inputs, tmp_path, command):
     changes = changes_for(tmp_path, at_the_end=True) | {"data": "-"}
     words = [
         f"{key}={value}" for key, value in recipe_for(inputs, tmp_path / "run", **changes).by_key().items()
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "leantune.cli", "train", *words],
-        input=(tmp_path / "data.csv").read_bytes(),
-        capture_output=True,
-    )
+    done = command.run("train", *words, input=(tmp_path / "data.csv").read_bytes(), text=False)
     assert done.returncode == 0, done.stderr.decode()
     assert record_of(tmp_path / "run")["recipe"]["truncation_side"] == "left"

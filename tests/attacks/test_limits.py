@@ -30,6 +30,7 @@ sys.exit(code)
 
 
 def start(*arguments: str, code: str = MEMORY, **options) -> subprocess.CompletedProcess[str]:
+    """In a fresh interpreter: its memory is its own, and its imports."""
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, **options)
 
 
@@ -91,17 +92,17 @@ def test_an_error_that_cannot_be_said_keeps_its_code(arguments, redirection, cod
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
-def test_a_log_that_is_full_does_not_stop_the_work(run, inputs, tmp_path):
+def test_a_log_that_is_full_does_not_stop_the_work(run, inputs, tmp_path, command):
     output = tmp_path / "p.csv"
-    rows = inputs / "test.csv"
-    command = f"{sys.executable} -m leantune predict {run} --input {rows} --output {output} 2>/dev/full"
-    assert subprocess.run(["bash", "-c", command]).returncode == 0
+    words = ["predict", run, "--input", inputs / "test.csv", "--output", output]
+    with open("/dev/full", "w") as full:
+        assert command.run(*words, stderr=full).returncode == 0
     assert len(output.read_text().splitlines()) == 61
 
 
-def test_a_result_that_is_full_is_a_full_disk(run, inputs):
-    command = f"{sys.executable} -m leantune predict {run} --input {inputs / 'test.csv'} >/dev/full"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+def test_a_result_that_is_full_is_a_full_disk(run, inputs, command):
+    with open("/dev/full", "w") as full:
+        done = command.run("predict", run, "--input", inputs / "test.csv", stdout=full)
     assert done.returncode == 6
     assert done.stderr.startswith("leantune: error: no space left")
     assert len(done.stderr.splitlines()) == 1
