@@ -56,7 +56,7 @@ def test_a_run_without_held_out_rows_is_whole(inputs, tmp_path, capsys):
     assert record["recipe"]["epochs"] == 30
     assert record["artefacts"]["adapter"]["max_logit_difference"] < 1e-3
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
-    assert "Nothing was measured" in page
+    assert "The model was not evaluated" in page
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(inputs / "test.csv")]) == 0
 
 

@@ -112,7 +112,7 @@ def test_a_dry_run_publishes_nothing(run, capsys):
 def test_offline_is_said(run):
     done = leantune("push", str(run), "my-org/mine", "--offline")
     assert done.returncode == 2
-    assert "push needs the hub" in done.stderr
+    assert "push needs the Hugging Face hub" in done.stderr
 
 
 def test_a_hub_that_is_not_there_is_said_in_one_line(run):
@@ -120,7 +120,7 @@ def test_a_hub_that_is_not_there_is_said_in_one_line(run):
         "push", str(run), "my-org/mine", HF_ENDPOINT="http://127.0.0.1:9", HF_TOKEN="x", HF_HUB_OFFLINE="0"
     )
     assert done.returncode == 2
-    assert "the hub did not take it" in done.stderr.splitlines()[-1]
+    assert "upload to the Hugging Face hub failed" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
@@ -130,5 +130,5 @@ def test_a_changed_file_is_not_published(run, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     with (copy / "merged" / "model.safetensors").open("ab") as file:
         file.write(b"!")
-    with pytest.raises(CheckpointError, match="not what the run wrote"):
+    with pytest.raises(CheckpointError, match="have changed since the run wrote them"):
         files_to_push(copy)

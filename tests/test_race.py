@@ -56,7 +56,7 @@ def test_the_default_or_a_candidate_with_a_lower_log_loss_is_trained(run):
     assert sum(is_chosen) == 1
     lowest = min(each["log_loss"] for each in tried)
     assert tried[is_chosen.index(True)]["log_loss"] == lowest or is_chosen[0]
-    assert "What was tried first" in render(load_run(run))
+    assert "Candidates" in render(load_run(run))
     assert all(each["steps"] == record["schedule"]["steps_per_epoch"] for each in tried)
     assert record["schedule"]["total_steps"] == 3 * tried[0]["steps"]
 

@@ -241,7 +241,7 @@ def test_the_page_says_what_the_run_achieved(run_dir: Path) -> None:
         "of a budget of 280,000; 252,128 at the start",
         "3 min 12 s 9,821 tokens/s, 76 texts/s",
         "Checkpoints of steps 343 and 515 cannot be told apart on 640 rows",
-        "Of those within one standard error of the best macro F1, the last was selected.",
+        "The last checkpoint within one standard error of the best macro F1 was selected.",
         "truncated rows 41 (0.8 %) 0 41 (1.9 %)",
         "duplicate rows 12 (0.2 %)",
         "leantune train quickstart train_file=reuters-r8/train.csv",
@@ -264,7 +264,7 @@ def test_all_charts_and_sections_are_there(run_dir: Path) -> None:
         "Task loss by step, without the orthogonality penalty",
         "Orthogonality penalty by step, before its weight",
         "Learning rate by step",
-        "Budget and what lives by step",
+        "Budget and its use by step",
         "Validation accuracy by checkpoint",
     ):
         assert title in page.texts
@@ -399,7 +399,7 @@ def test_without_a_test_set_the_validation_figure_is_called_optimistic(
     record["metrics"]["test"] = record["baseline"]["test"] = record["data"]["test"] = None
     text = page_of(tmp_path, record, example_history(record)).text
     assert "Validation accuracy 99.8 %" in text
-    assert "so the figures are optimistic" in text
+    assert "so the metrics are optimistic" in text
     assert "linear probe" in text
     assert "optimistic" in write_model_card(tmp_path).read_text(encoding="utf-8")
     record["refit"] = {"rows": 5485, "steps": 172, "seconds": 60.0}
@@ -407,7 +407,7 @@ def test_without_a_test_set_the_validation_figure_is_called_optimistic(
     assert "Measured before the refit" in text
     card = write_model_card(tmp_path).read_text(encoding="utf-8")
     assert "| before the refit |" in card
-    assert "on no row that it has not seen" in card
+    assert "was not measured on unseen rows" in card
 
 
 def test_a_run_without_the_penalty_has_no_panel_of_it(tmp_path: Path, record: dict[str, Any]) -> None:
@@ -429,7 +429,7 @@ def test_plain_lora_has_no_allocation(tmp_path: Path, record: dict[str, Any]) ->
     text = page_of(tmp_path, record, history).text
     assert "allocation starts" not in text
     assert "Orthogonality" not in text
-    assert "On the way" not in text
+    assert "During training" not in text
     card = write_model_card(tmp_path).read_text(encoding="utf-8")
     assert "[LoRA]" in card
     assert "AdaLoRA" not in card

@@ -31,7 +31,7 @@ def test_of_a_good_run_nothing_is_said(tmp_path, record):
 
 def test_few_rows(tmp_path, record):
     record["data"]["train"]["rows"] = 120
-    assert said(tmp_path, record) == ["There are 120 training rows."]
+    assert said(tmp_path, record) == ["There are only 120 training rows."]
 
 
 def test_many_texts_are_cut(tmp_path, record):
@@ -39,7 +39,7 @@ def test_many_texts_are_cut(tmp_path, record):
     record["lengths"] = {"width": 10, "counts": [1], "median": 90, "percentile_95": 300, "longest": 900,
                          "max_length": 256}  # fmt: skip
     [one] = advice(load_run(write_run(tmp_path, record, [])))
-    assert one.finding == "600 of 4,845 training texts (12.4\N{NO-BREAK SPACE}%) are cut."
+    assert one.finding == "600 of 4,845 training texts (12.4\N{NO-BREAK SPACE}%) are truncated."
     assert "max_length=300" in one.advice
     assert one.section == "lengths"
 
@@ -47,8 +47,8 @@ def test_many_texts_are_cut(tmp_path, record):
 def test_equal_texts_under_two_labels(tmp_path, record):
     record["data"]["train"]["conflicting_rows"] = 4
     record["data"]["test"]["conflicting_rows"] = 2
-    assert said(tmp_path, record) == ["6 rows have an equal text under another label."]
-    assert "4 training rows, 2 test rows have an equal text" in page_of(tmp_path, record, []).text
+    assert said(tmp_path, record) == ["6 rows have the same text as a row with another label."]
+    assert "4 training rows, 2 test rows have the same text" in page_of(tmp_path, record, []).text
 
 
 def test_rare_classes(tmp_path, record):
@@ -61,7 +61,7 @@ def test_rare_classes(tmp_path, record):
 
 def test_test_rows_that_were_trained_on(tmp_path, record):
     record["data"]["test"]["rows_also_in_train"] = 9
-    assert said(tmp_path, record) == ["Training texts are among the test rows: 9 of 2,189."]
+    assert said(tmp_path, record) == ["9 of 2,189 test rows are also in the training data."]
 
 
 def test_overfitting(tmp_path, record):
@@ -86,7 +86,7 @@ def test_a_wide_interval(tmp_path, record):
 
 def test_a_baseline_that_is_as_good(tmp_path, record):
     record["baseline"]["test"] = record["metrics"]["test"]
-    assert said(tmp_path, record) == ["The linear probe is as accurate: 99.2\N{NO-BREAK SPACE}%."]
+    assert said(tmp_path, record) == ["The linear probe is at least as accurate: 99.2\N{NO-BREAK SPACE}%."]
 
 
 @pytest.mark.parametrize(("mean", "word"), [(0.9, "under"), (0.999, ""), (0.99, "")])
@@ -103,4 +103,4 @@ def test_classes_that_are_not_found(tmp_path, record):
     record["metrics"]["test"]["per_class"][2] |= {"recall": 0.1, "support": 40}
     record["metrics"]["test"]["per_class"][3] |= {"recall": 0.0, "support": 2}
     [finding] = said(tmp_path, record)
-    assert finding == "1 class is found in less than half of the rows: crude (10.0\N{NO-BREAK SPACE}%)."
+    assert finding == "1 class has a recall below 50\N{NO-BREAK SPACE}%: crude (10.0\N{NO-BREAK SPACE}%)."

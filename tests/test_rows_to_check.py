@@ -133,7 +133,7 @@ def test_a_source_that_changed_meanwhile_is_not_quoted(inputs, tmp_path, monkeyp
         assert row.is_decoded
         if row.part == "test":
             assert row.text == lines[row.row]["text"], "of words that the tokenizer has, nothing is lost"
-    assert "put together from tokens" in write_report(tmp_path / "gone").read_text("utf-8")
+    assert "decoded from tokens" in write_report(tmp_path / "gone").read_text("utf-8")
 
 
 def test_of_pairs_both_texts_are_there(inputs, tmp_path):

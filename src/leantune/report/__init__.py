@@ -1,8 +1,8 @@
-"""What a run did, for people: one self-contained page (`page`) and a model card (`model_card`).
+"""Reports about a run: a self-contained HTML page (`page`) and a model card (`model_card`).
 
-`run_folder` reads what the run wrote. `advice`, `results`, `rows`, `confidence`, `lengths`, `adaptation` and
-`provenance` make tables and charts of it, `charts` says where what is drawn lies, `wording` writes numbers; markup is
-in ``templates/``, a file for each section.
+`run_folder` reads the run's files. `advice`, `results`, `rows`, `confidence`, `lengths`, `adaptation` and
+`provenance` turn them into tables and charts. `charts` computes coordinates and `wording` formats numbers. The markup
+is in ``templates/``, with one file per section.
 """
 
 from leantune.report.model_card import write_model_card

@@ -1,6 +1,6 @@
-"""How a run adapted: parameters, ranks by layer and step, and curves of the training.
+"""Tables and charts of the adaptation: parameters, ranks by layer and step, and training curves.
 
-A function gives None, or nothing, where the run has not written (yet) what its part is made of.
+Functions return None or an empty result if the run has not written the data they need.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LAYER_NUMBER = re.compile(r"\.(\d+)\.")
 
 
 SMOOTHED_FROM = 40
-"""Logged losses from which on their running mean is drawn, and they themselves only thinly."""
+"""Number of logged losses above which the chart shows their running mean and draws the losses as a thin line."""
 
 
 MAX_STEPS_LISTED = 40
@@ -46,17 +46,17 @@ MAX_MOMENTS = 6
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Adapted modules as a table of kinds (rows) by layers (columns)."""
+    """Adapted modules arranged by kind (rows) and layer (columns)."""
 
     kinds: tuple[str, ...]
     layers: tuple[int | None, ...]
-    """None stands for modules outside any numbered layer."""
+    """Layer numbers in ascending order. None stands for modules outside any numbered layer and comes first."""
     modules: tuple[tuple[str | None, ...], ...]
-    """``modules[kind][layer]``: the module's name, or None where there is none."""
+    """Module names by kind and layer. None marks a combination without a module."""
 
 
 def budget_bar(parameters: ParametersRecord) -> Bar:
-    """Trainable parameters at the end and what pruning freed, of the budget."""
+    """Return a bar of the budget: remaining trainable parameters and parameters freed by pruning."""
     initial, final = parameters.initial, parameters.final
     left = initial if final is None else final
     when = "so far" if final is None else "at the end"
@@ -68,7 +68,7 @@ def budget_bar(parameters: ParametersRecord) -> Bar:
 
 
 def ledger_bar(parameters: ParametersRecord) -> Bar:
-    """What the budget was spent on."""
+    """Return a bar of the budget: head, adapters and parameters freed by pruning."""
     head, adapters = parameters.head, parameters.adapters
     final = adapters if parameters.adapters_final is None else parameters.adapters_final
     freed = adapters - final
@@ -80,7 +80,7 @@ def ledger_bar(parameters: ParametersRecord) -> Bar:
 
 
 def ledger(parameters: ParametersRecord) -> Table:
-    """Trainable parameters by use, at both ends of the run."""
+    """Return a table of trainable parameters by use, at the start and at the end of the run."""
     head, initial, final = parameters.head, parameters.initial, parameters.final
     rows = [
         ["head", count(head), count(head)],
@@ -97,8 +97,8 @@ def ledger(parameters: ParametersRecord) -> Table:
 
 
 def modules(run: Run, parameters: ParametersRecord) -> Table:
-    """Each module's share of the parameters."""
-    # a triplet is a row of A, a column of B and, in AdaLoRA, one singular value
+    """Return a table of ranks and parameter counts by module."""
+    # A triplet is a row of A, a column of B and, in AdaLoRA, one singular value.
     singular_value = 0 if (run.record.recipe or {}).get("method") == "lora" else 1
 
     def row(one: ModuleRecord) -> list[object]:
@@ -130,7 +130,7 @@ def modules(run: Run, parameters: ParametersRecord) -> Table:
 
 
 def curves(run: Run) -> list[LineChart]:
-    """Task loss, orthogonality, learning rate and rank budget, each on its own axes, by step."""
+    """Return charts of task loss, orthogonality penalty, learning rate and rank budget by step."""
     by_parameters = (run.record.recipe or {}).get("allocation") == "parameters"
     penalty = _points(run.steps, "orthogonality")
     charts = [
@@ -154,7 +154,7 @@ def curves(run: Run) -> list[LineChart]:
                 Series(name="budget", points=_points(run.steps, "budget"), look="dashed"),
                 Series(name="live", points=_points(run.steps, "spent")),
             ],
-            title="Budget and what lives by step",
+            title="Budget and its use by step",
             y_label="adapter parameters" if by_parameters else "triplets, all modules",
             marks=_schedule_marks(run),
         ),
@@ -163,7 +163,7 @@ def curves(run: Run) -> list[LineChart]:
 
 
 def logged_steps(run: Run) -> Table:
-    """At most MAX_STEPS_LISTED of the steps in figures."""
+    """Return a table of at most MAX_STEPS_LISTED evenly spaced steps and the last one."""
     stride = -(-len(run.steps) // MAX_STEPS_LISTED)
     shown = [*run.steps[:-1:stride], run.steps[-1]]
     keys = ("loss", "orthogonality", "learning_rate", "budget", "spent", "live_triplets", "tokens_per_s")
@@ -176,7 +176,7 @@ def logged_steps(run: Run) -> Table:
 
 
 def running_mean(points: Sequence[Point], reach: int) -> list[Point]:
-    """The mean of each value with the `reach` values on either side, of fewer at the ends."""
+    """Return the running mean of the y values over a window of ``2 * reach + 1`` points, shorter at both ends."""
     sums = [0.0, *accumulate(y for _, y in points)]
     means = []
     for i, (x, _) in enumerate(points):
@@ -186,7 +186,7 @@ def running_mean(points: Sequence[Point], reach: int) -> list[Point]:
 
 
 def rank_maps(run: Run) -> tuple[int, HeatTable, list[HeatTable]] | None:
-    """The highest rank; rank by layer and kind of module at the end, and on the way there."""
+    """Return the highest rank, the map of final ranks by layer and kind of module, and maps of earlier steps."""
     moments = _spread(run.rank_moments())
     parameters = run.record.parameters
     final = run.record.ranks or {
@@ -210,7 +210,7 @@ def rank_maps(run: Run) -> tuple[int, HeatTable, list[HeatTable]] | None:
 
 
 def grid_of(names: Iterable[str]) -> Grid:
-    """Arrange module names by the first number in their path and by what comes after it."""
+    """Arrange module names by the first number in their path (layer) and the rest of the path (kind)."""
     places = {name: _place(name) for name in names}
     kinds = tuple(dict.fromkeys(kind for _, kind in places.values()))
     layers = tuple(sorted({layer for layer, _ in places.values()}, key=lambda n: -1 if n is None else n))
@@ -250,7 +250,7 @@ def _place(name: str) -> tuple[int | None, str]:
 
 
 def _shorten(kinds: Sequence[str]) -> tuple[str, ...]:
-    """The shortest ends that still tell the kinds apart: ``query``, ``attention.output.dense``."""
+    """Return the shortest unique suffix of each kind: ``query``, ``attention.output.dense``."""
 
     def ends(kind: str) -> Iterable[str]:
         parts = kind.split(".")
@@ -263,7 +263,7 @@ def _shorten(kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def _spread(moments: list[tuple[int, Mapping[str, int]]]) -> list[tuple[int, Mapping[str, int]]]:
-    """At most MAX_MOMENTS of the moments, evenly spaced, with the first and the last."""
+    """Return at most MAX_MOMENTS evenly spaced moments, including the first and the last."""
     if len(moments) <= MAX_MOMENTS:
         return moments
     last = len(moments) - 1
@@ -276,7 +276,7 @@ def _rank_map(
     return heat_table(
         grid.kinds,
         [ABSENT if layer is None else str(layer) for layer in grid.layers],
-        # A pruned module that is not named any more has rank 0.
+        # A fully pruned module is missing from the ranks: its rank is 0.
         [[None if name is None else ranks.get(name, 0) for name in row] for row in grid.modules],
         lambda _, rank: rank / max(1, highest),
         caption=caption,

@@ -1,4 +1,4 @@
-"""What a reader should know before the figures, each with what to do about it: from the record alone."""
+"""Warnings about a run with advice on each, derived from its record."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from leantune.report.run_folder import Run
 from leantune.report.wording import NO_BREAK, count, percent, shortened, significant
 
 FEW_ROWS = 300
-"""Training rows below which the default learning rate is lower, too."""
+"""Number of training rows below which more rows are advised. The default learning rate is lower there, too."""
 WIDE = 0.1
-"""Width of an interval that says little."""
+"""Width of a confidence interval above which the rate is reported as uncertain."""
 MANY_CUT = 0.05
 FEW_OF_A_CLASS = 10
 LOW_RECALL = 0.5
 LEAST_SUPPORT = 5
-"""Rows of a class whose recall says anything."""
+"""Smallest number of rows of a class for which a low recall is reported."""
 RISEN, RISEN_BY = 1.25, 0.02
-"""How far above the lowest log loss the last one is where a run overfits: a factor, and nats."""
+"""Rise of the last log loss over the lowest one that counts as overfitting: a factor, and nats."""
 MISCALIBRATED = 0.03
-"""Difference of mean confidence and accuracy that matters, if chance does not explain it."""
+"""Smallest difference between mean confidence and accuracy that is reported."""
 MAX_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """Something that may be wrong."""
+    """A possible problem of a run and its remedy."""
 
     finding: str
     advice: str
     section: str
-    """Where more of it is on the page."""
+    """Anchor of the page section with the details."""
 
 
 def advice(run: Run) -> list[Advice]:
-    """All that is to be said of a run, the weightiest first."""
+    """Return all advice about a run, the most important first."""
     data, final = run.record.data, results.final_metrics(run)
     found: list[Advice] = []
     if final:
@@ -55,7 +55,7 @@ def _of_the_measuring(run: Run, split: str, metrics: Measures) -> Iterator[Advic
     if split == "validation":
         yield Advice(
             finding="There is no test set.",
-            advice="The validation rows chose the checkpoint. Give test=FILE with rows that nothing was chosen by.",
+            advice="The checkpoint was selected on the validation rows. Pass test=FILE with rows used for no choice.",
             section="classes",
         )
     rate = results.headline(metrics)
@@ -64,15 +64,15 @@ def _of_the_measuring(run: Run, split: str, metrics: Measures) -> Iterator[Advic
         yield Advice(
             finding=f"The {rate.name} is uncertain: its 95{NO_BREAK}% interval is {100 * (high - low):.0f} points "
             "wide.",
-            advice=f"There are {count(metrics.num_rows)} {split} rows. More of them make the interval narrower.",
+            advice=f"There are {count(metrics.num_rows)} {split} rows. More rows make the interval narrower.",
             section="classes",
         )
     rows = run.record.data.parts().get(split) if run.record.data else None
     leaked = (rows.rows_also_in_train or 0) if rows else 0
     if rows and leaked:
         yield Advice(
-            finding=f"Training texts are among the {split} rows: {count(leaked)} of {count(rows.rows)}.",
-            advice="Such rows make the figures too good. Remove them from one of the two.",
+            finding=f"{count(leaked)} of {count(rows.rows)} {split} rows are also in the training data.",
+            advice="Leaked rows make the metrics too optimistic. Remove them from one of the two files.",
             section="data",
         )
 
@@ -82,7 +82,8 @@ def _of_the_model(run: Run, split: str, metrics: Measures) -> Iterator[Advice]:
     if probe and run.record.baseline and results.headline(metrics).value <= results.headline(probe).value:
         as_good = "good" if results.has_several(metrics) else "accurate"
         yield Advice(
-            finding=f"The {run.record.baseline.name} is as {as_good}: {percent(results.headline(probe).value)}.",
+            finding=f"The {run.record.baseline.name} is at least as {as_good}: "
+            f"{percent(results.headline(probe).value)}.",
             advice="Fine-tuning gained nothing here. Try more epochs, effort=balanced, or a larger encoder.",
             section="curves",
         )
@@ -92,7 +93,7 @@ def _of_the_model(run: Run, split: str, metrics: Measures) -> Iterator[Advice]:
     if abs(difference) >= MISCALIBRATED:
         yield Advice(
             finding=f"The model is {way}confident by {100 * abs(difference):.0f} points.",
-            advice="Do not take its probabilities at their word. Set a threshold by accuracy at coverage.",
+            advice="Do not use its probabilities as they are. Choose a threshold by accuracy at coverage.",
             section="confidence",
         )
     low = [
@@ -103,8 +104,9 @@ def _of_the_model(run: Run, split: str, metrics: Measures) -> Iterator[Advice]:
     if low:
         named = ", ".join(f"{shortened(one.label, 40)} ({percent(one.recall)})" for one in low[:MAX_NAMED])
         yield Advice(
-            finding=f"{_classes(len(low), 'is', 'are')} found in less than half of the rows: {named}{_more(len(low))}.",
-            advice="More training rows of such a class help most, then class_weights=balanced.",
+            finding=f"{_classes(len(low), 'has', 'have')} a recall below {100 * LOW_RECALL:.0f}{NO_BREAK}%: "
+            f"{named}{_more(len(low))}.",
+            advice="Add training rows of these classes; if that is not possible, try class_weights=balanced.",
             section="classes",
         )
 
@@ -118,7 +120,7 @@ def _overfitting(run: Run) -> Iterator[Advice]:
         yield Advice(
             finding=f"The run overfits: validation log loss {significant(best)} at step {count(best_step)}, "
             f"{significant(last)} at the end.",
-            advice="Lower epochs or learning_rate, set early_stop, or take metric=log_loss to choose the checkpoint.",
+            advice="Lower epochs or learning_rate, set early_stop, or select the checkpoint with metric=log_loss.",
             section="checkpoints",
         )
 
@@ -127,8 +129,8 @@ def _of_the_rows(data: DataRecord) -> Iterator[Advice]:
     train = data.train
     if train.rows < FEW_ROWS:
         yield Advice(
-            finding=f"There are {count(train.rows)} training rows.",
-            advice="More labelled rows are worth more than any setting; unlabelled=FILE uses unlabelled texts, too.",
+            finding=f"There are only {count(train.rows)} training rows.",
+            advice="More labelled rows help more than any setting. unlabelled=FILE adds texts without labels.",
             section="data",
         )
 
@@ -137,8 +139,8 @@ def _of_the_labels(data: DataRecord) -> Iterator[Advice]:
     conflicting = sum(rows.conflicting_rows or 0 for rows in data.parts().values())
     if conflicting:
         yield Advice(
-            finding=f"{count(conflicting)} rows have an equal text under another label.",
-            advice="At most one of the labels can be learnt. Correct them.",
+            finding=f"{count(conflicting)} rows have the same text as a row with another label.",
+            advice="At most one label per text can be learnt. Correct the labels.",
             section="equal",
         )
     rare = [name for name, number in data.train.label_counts.items() if number < FEW_OF_A_CLASS]
@@ -147,7 +149,7 @@ def _of_the_labels(data: DataRecord) -> Iterator[Advice]:
         few = _classes(len(rare), "has", "have")
         yield Advice(
             finding=f"{few} fewer than {FEW_OF_A_CLASS} training rows: {named}{_more(len(rare))}.",
-            advice="Add rows, or join such a class with another.",
+            advice="Add rows, or merge these classes with others.",
             section="data",
         )
 
@@ -158,8 +160,8 @@ def _of_the_lengths(run: Run, train: RowsRecord) -> Iterator[Advice]:
         return
     wanted = lengths.percentile_95 if lengths else 0
     yield Advice(
-        finding=f"{count(cut)} of {count(train.rows)} training texts ({percent(cut / train.rows)}) are cut.",
-        advice=f"max_length={wanted} would hold 95 % of them whole, if the encoder takes so many tokens."
+        finding=f"{count(cut)} of {count(train.rows)} training texts ({percent(cut / train.rows)}) are truncated.",
+        advice=f"max_length={wanted} would keep 95 % of the texts whole, if the encoder accepts that many tokens."
         if lengths and wanted > lengths.max_length
         else "Raise max_length if the end of a text matters.",
         section="lengths",

@@ -1,4 +1,4 @@
-"""Charts: what is drawn, and where it lies; ``templates/charts.svg`` draws it in the colours of the page."""
+"""Charts in drawing coordinates; ``templates/charts.svg`` renders them in the colours of the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 420, 240
 MARGIN_TOP, MARGIN_RIGHT, MARGIN_BOTTOM, MARGIN_LEFT = 34, 12, 44, 54
 ROW_HEIGHT = 46
 LETTER_WIDTH = 7.5
-"""A little more than the page's font needs at this size."""
+"""Estimated width of a character, slightly above the average of the page's font."""
 MAX_POINTS = 400
 
 
@@ -26,24 +26,24 @@ class Axis:
     """A linear scale whose ends are ticks."""
 
     ticks: tuple[float, ...]
-    """At least two, rising."""
+    """Values of the ticks: at least two, in ascending order."""
     start: float
     """Drawing coordinate of the first tick."""
     end: float
     """Drawing coordinate of the last tick."""
 
     def at(self, value: float) -> float:
-        """The drawing coordinate of a value, to a tenth of a unit."""
+        """Return the drawing coordinate of a value, rounded to a tenth of a unit."""
         share = (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
         return round(self.start + share * (self.end - self.start), 1)
 
 
 @dataclass(frozen=True, slots=True)
 class LogAxis(Axis):
-    """A scale of powers of ten."""
+    """A logarithmic scale whose ticks are powers of ten."""
 
     def at(self, value: float) -> float:
-        """The drawing coordinate of a value above 0, to a tenth of a unit."""
+        """Return the drawing coordinate of a positive value, rounded to a tenth of a unit."""
         first, last = math.log10(self.ticks[0]), math.log10(self.ticks[-1])
         share = (math.log10(value) - first) / (last - first)
         return round(self.start + share * (self.end - self.start), 1)
@@ -51,7 +51,7 @@ class LogAxis(Axis):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One curve of a line chart; a thin one is background and has no place in the legend."""
+    """One curve of a line chart. Thin curves are background and have no legend entry."""
 
     name: str
     points: Sequence[Point]
@@ -60,7 +60,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A vertical line with a word beside it."""
+    """A labelled vertical line."""
 
     x: float
     word: str
@@ -73,11 +73,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineChart:
-    """Curves over one x axis, in drawing coordinates."""
+    """A chart of curves over one x axis, in drawing coordinates."""
 
     title: str
     description: str
-    """Read out in place of the drawing."""
+    """Text alternative for screen readers."""
     x: Axis
     y: Axis
     x_label: str
@@ -85,31 +85,31 @@ class LineChart:
     curves: Sequence[Series]
     marks: Sequence[Mark]
     legend: Sequence[tuple[Series, float]]
-    """Each with the right end of its name; empty where there is one curve."""
+    """Curves with the x coordinate where their name ends; empty for a single curve."""
     width: int = WIDTH
     height: int = HEIGHT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """One row of an interval chart; rates are fractions."""
+    """One row of an interval chart. Rates are fractions."""
 
     label: str
     value: float
     low: float
     high: float
     is_main: bool = False
-    """Drawn in the accent colour."""
+    """Whether the row is drawn in the accent colour."""
 
     @property
     def text(self) -> str:
-        """``leantune: 96.3 % (95.4 to 97.0)``."""
+        """Label, value and interval: ``leantune: 96.3 % (95.4 to 97.0)``."""
         return f"{self.label}: {percent(self.value)} ({percent_range((self.low, self.high))})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalChart:
-    """Rates with their 95 % intervals, one below the other on one axis of per cent."""
+    """A chart of rates with their 95 % intervals, one per row, on a percentage axis."""
 
     title: str
     description: str
@@ -121,22 +121,22 @@ class IntervalChart:
 
     @property
     def bottom(self) -> int:
-        """Where the rows end and the axis begins."""
+        """The y coordinate where the rows end and the axis begins."""
         return ROW_HEIGHT * len(self.rows)
 
     @property
     def height(self) -> int:
-        """Height of rows, axis and its title."""
+        """Height of the rows, the axis and its title."""
         return self.bottom + MARGIN_BOTTOM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """Parts of a whole, side by side."""
+    """A stacked horizontal bar."""
 
     title: str
     parts: Sequence[tuple[str, float, float]]
-    """CSS class, left edge and width of each."""
+    """CSS class, left edge and width of each part."""
     width: int = WIDTH
 
 
@@ -150,16 +150,16 @@ def line_chart(
     y_low: float = 0,
     x: Axis | None = None,
 ) -> LineChart | None:
-    """Curves over an x axis; None if there is no finite point to draw.
+    """Return a chart of curves over an x axis, or None if no point is finite.
 
     Args:
         series: the curves; points that are not finite are left out.
-        title: read out in place of the drawing, together with the range of each curve.
+        title: title, which is also the first part of the text alternative.
         y_label: quantity and unit, written above the plot.
-        x_label: quantity and unit, written below it.
-        marks: x values to point out, each with a word.
-        y_low: where the y axis begins, or a little below.
-        x: the x axis; None: a linear one from zero.
+        x_label: quantity and unit, written below the plot.
+        marks: x values to mark, each with a word.
+        y_low: start of the y axis, which is rounded down to a tick.
+        x: the x axis; None for a linear axis from zero.
     """
     finite = [Series(name=one.name, points=_finite(one.points), look=one.look) for one in series]
     drawn = [one for one in finite if one.points]
@@ -186,7 +186,7 @@ def line_chart(
 
 
 def interval_chart(estimates: Sequence[Estimate], *, title: str, x_label: str) -> IntervalChart | None:
-    """Rates with their intervals; None without rows."""
+    """Return a chart of rates with their intervals, or None if there are no estimates."""
     if not estimates:
         return None
     low, high = min(one.low for one in estimates), max(one.high for one in estimates)
@@ -200,12 +200,12 @@ def interval_chart(estimates: Sequence[Estimate], *, title: str, x_label: str) -
 
 
 def stacked_bar(parts: Sequence[tuple[str, float]], *, total: float, title: str) -> Bar:
-    """Parts of a whole, side by side.
+    """Return a stacked horizontal bar.
 
     Args:
-        parts: CSS class and size of each, left to right.
-        total: the size of the full width.
-        title: read out in place of the drawing.
+        parts: CSS class and size of each part, left to right.
+        total: size that corresponds to the full width.
+        title: text alternative for screen readers.
     """
     edges = [0.0]
     for _, size in parts:
@@ -218,14 +218,14 @@ def stacked_bar(parts: Sequence[tuple[str, float]], *, total: float, title: str)
 
 
 def axis(low: float, high: float, *, start: float, end: float, num_ticks: int = 5) -> Axis:
-    """An axis over at least [low, high] with about `num_ticks` ticks at 1, 2, 2.5 or 5 times 10^k.
+    """Return an axis over at least [low, high] with ticks in steps of 1, 2, 2.5 or 5 times 10^k.
 
     Args:
         low: the smallest value to show.
-        high: the largest; if no float lies well between it and `low`, one unit around `low` is shown.
+        high: the largest value to show; if it equals `low` up to rounding, one unit around `low` is shown.
         start: drawing coordinate of the low end.
         end: drawing coordinate of the high end.
-        num_ticks: wished for.
+        num_ticks: approximate number of ticks.
     """
     if high - low <= max(1e-9 * abs(low), 1e-300):
         low, high = low - 0.5, low + 0.5
@@ -238,14 +238,14 @@ def axis(low: float, high: float, *, start: float, end: float, num_ticks: int = 
 
 
 def log_axis(low: float, high: float, *, start: float, end: float) -> LogAxis:
-    """An axis of powers of ten over at least [low, high], both above 0; see `axis`."""
+    """Return a logarithmic axis over at least [low, high], both positive; see `axis`."""
     first = math.floor(math.log10(low))
     last = max(first + 1, math.ceil(math.log10(high)))
     return LogAxis(tuple(10.0**power for power in range(first, last + 1)), start, end)
 
 
 def tick_text(value: float) -> str:
-    """``1,000``, ``0.25``, ``1.5e-4``."""
+    """Format a tick: ``1,000``, ``0.25``, ``1.5e-4``."""
     if value == int(value):
         return f"{value:,.0f}"
     if abs(value) >= 0.001:
@@ -260,7 +260,7 @@ def _round_step(rough: float) -> float:
 
 
 def _legend(curves: Sequence[Series]) -> list[tuple[Series, float]]:
-    """Right of the y label, from the right edge leftwards: name, then a piece of the curve."""
+    """Place legend entries beside the y label, starting at the right edge."""
     if len(curves) < 2:
         return []
     places, right = [], float(WIDTH - MARGIN_RIGHT)
@@ -283,6 +283,6 @@ def _finite(points: Sequence[Point]) -> list[Point]:
 
 
 def _thin(points: Sequence[Point]) -> list[Point]:
-    """Every k-th point and the last one, so that a long run makes no large page."""
+    """Return every k-th point and the last one, which limits the size of the page for long runs."""
     stride = -(-len(points) // MAX_POINTS)
     return [*points[:-1:stride], points[-1]]

@@ -1,4 +1,4 @@
-"""How often the model is right when it is sure: reliability by confidence, accuracy by coverage."""
+"""Tables and charts of the model's confidence: reliability diagram and accuracy at coverage."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from leantune.report.tables import Table
 from leantune.report.wording import count, percent, percent_range, significant
 
 FEW = 10
-"""Rows of a bin below which its accuracy says little."""
+"""Number of rows below which a bin is drawn as a ring, because its accuracy is unreliable."""
 USUAL_COVERAGE = 0.8
 
 
 def measured(run: Run) -> tuple[str, Measures, ConfidenceRecord] | None:
-    """The part that speaks for the run, its metrics and its confidence; None where the record has none."""
+    """Return the reported split, its metrics and its confidence, or None if they were not recorded."""
     final = results.final_metrics(run)
     found = confidence_of(run, final[0]) if final else None
     return (*final, found) if final and found else None
 
 
 def gap(metrics: Measures, confidence: ConfidenceRecord) -> float:
-    """Mean confidence less accuracy, or 0 where chance explains it: the confidence is in the accuracy's interval."""
+    """Return mean confidence minus accuracy, or 0 if the confidence lies within the accuracy's interval."""
     low, high = metrics.accuracy_interval
     is_explained = low <= confidence.mean_confidence <= high
     return 0.0 if is_explained else confidence.mean_confidence - metrics.accuracy
 
 
 def finding(split: str, metrics: Measures, confidence: ConfidenceRecord) -> str:
-    """Whether the probabilities can be believed, in words."""
+    """Describe in a sentence whether confidence and accuracy agree."""
     difference = gap(metrics, confidence)
     verdict = (
         "the difference is within chance"
@@ -39,26 +39,27 @@ def finding(split: str, metrics: Measures, confidence: ConfidenceRecord) -> str:
         else f"the model is {'over' if difference > 0 else 'under'}confident"
     )
     return (
-        f"The model gives its {split} predictions a mean probability of {percent(confidence.mean_confidence)}, and "
-        f"{percent(metrics.accuracy)} ({percent_range(metrics.accuracy_interval)}) are right: {verdict}."
+        f"The mean confidence of the {split} predictions is {percent(confidence.mean_confidence)}, and "
+        f"{percent(metrics.accuracy)} ({percent_range(metrics.accuracy_interval)}) are correct: {verdict}."
     )
 
 
 def coverage_finding(confidence: ConfidenceRecord) -> str:
-    """What a threshold on the confidence gains."""
+    """Describe in words what a confidence threshold gains; empty if no threshold is useful."""
     total = max((point.rows for point in confidence.coverage), default=0)
     wanted = [point for point in confidence.coverage if point.rows >= USUAL_COVERAGE * total]
     if not wanted or wanted[0].rows == total:
         return ""
     first = wanted[0]
     return (
-        f"Where the confidence is at least {significant(first.least_confidence)}, as in {percent(first.rows / total)} "
-        f"of the rows, {percent(first.accuracy)} of the predictions are right. The rest may be left to a person."
+        f"For the {percent(first.rows / total)} of rows with a confidence of at least "
+        f"{significant(first.least_confidence)}, {percent(first.accuracy)} of the predictions are correct. The other "
+        "rows can be left to a person."
     )
 
 
 def reliability_chart(split: str, confidence: ConfidenceRecord) -> LineChart | None:
-    """Accuracy by mean confidence of a bin, beside the diagonal."""
+    """Return a chart of accuracy by mean confidence of each bin, with the diagonal."""
     full = [(100 * (c or 0), 100 * (a or 0)) for rows, c, a in _filled(confidence) if rows >= FEW]
     sparse = [(100 * (c or 0), 100 * (a or 0)) for rows, c, a in _filled(confidence) if rows < FEW]
     if not full and not sparse:
@@ -76,7 +77,7 @@ def reliability_chart(split: str, confidence: ConfidenceRecord) -> LineChart | N
 
 
 def reliability(split: str, confidence: ConfidenceRecord) -> Table:
-    """The bins in figures."""
+    """Return a table of confidence and accuracy by bin."""
     width = 100 / max(1, len(confidence.bins))
     return Table(
         caption=f"Confidence and accuracy, {split} rows",
@@ -95,7 +96,7 @@ def reliability(split: str, confidence: ConfidenceRecord) -> Table:
 
 
 def coverage_chart(split: str, confidence: ConfidenceRecord) -> LineChart | None:
-    """Accuracy of the most confident rows by their share."""
+    """Return a chart of the accuracy of the most confident rows by their share of all rows."""
     total = max((point.rows for point in confidence.coverage), default=0)
     points = [(100 * point.rows / total, 100 * point.accuracy) for point in confidence.coverage if total]
     return line_chart(
@@ -108,7 +109,7 @@ def coverage_chart(split: str, confidence: ConfidenceRecord) -> LineChart | None
 
 
 def coverage(split: str, confidence: ConfidenceRecord) -> Table:
-    """The same in figures."""
+    """Return a table of the accuracy of the most confident rows."""
     total = max([1, *(point.rows for point in confidence.coverage)])
     return Table(
         caption=f"Accuracy of the most confident {split} rows",

@@ -1,4 +1,4 @@
-"""How small a classifier can be: the curve and the table of ``frontier.json``."""
+"""Accuracy by size: the curve and the table of ``frontier.json``."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from leantune.report.wording import count, duration, percent, percent_range
 
 THOUSAND, MEGABYTE = 1_000, 1_000_000
 RIGHT = WIDTH - 40
-"""Where the x axis ends: half of its last number is to the right of it."""
+"""End of the x axis, which leaves space for half of the last tick's number."""
 
 
 def finding(frontier: FrontierRecord) -> str:
-    """What the curve says."""
+    """Describe the smallest classifier that is good enough, and the best one."""
     smallest, best = frontier.named(frontier.smallest), frontier.named(frontier.best)
     said = (
-        f"{smallest.name}: {count(smallest.parameters)} trainable parameters reach {percent(smallest.accuracy)} of "
-        f"{count(frontier.held_out)} held-out rows."
+        f"{smallest.name}: {count(smallest.parameters)} trainable parameters reach an accuracy of "
+        f"{percent(smallest.accuracy)} on {count(frontier.held_out)} held-out rows."
     )
     if smallest == best:
-        return f"{said} None is more accurate."
+        return f"{said} No other classifier is more accurate."
     return (
-        f"{said} That is within a standard error of the best, {best.name}, which has {count(best.parameters)} and "
-        f"{percent(best.accuracy)}."
+        f"{said} This is within one standard error of the best classifier, {best.name}, with "
+        f"{count(best.parameters)} parameters and {percent(best.accuracy)}."
     )
 
 
 def curve(frontier: FrontierRecord) -> LineChart | None:
-    """Accuracy over trainable parameters, with intervals."""
+    """Return a chart of accuracy over trainable parameters, with intervals."""
     points = frontier.points
     bars = [
         Series(
@@ -52,9 +52,9 @@ def curve(frontier: FrontierRecord) -> LineChart | None:
 
 
 def table(frontier: FrontierRecord) -> Table:
-    """All classifiers, the smallest first."""
+    """Return a table of all classifiers, the smallest first."""
     return Table(
-        caption="Classifiers from one frontier",
+        caption="Classifiers by size",
         headings=("classifier", "trainable parameters", "MB", "accuracy", "95 % interval", "training"),
         rows=[
             (

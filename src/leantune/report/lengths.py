@@ -1,4 +1,4 @@
-"""How long the training texts are, and where they are cut."""
+"""Histogram of training text lengths, with the truncation limit."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ MAX_TOKENS = 1 << 53
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """Bars over one x axis, in drawing coordinates."""
+    """A histogram in drawing coordinates."""
 
     title: str
     description: str
-    """Read out in place of the drawing."""
+    """Text alternative for screen readers."""
     x: Axis
     y: Axis
     x_label: str
     y_label: str
     bars: Sequence[tuple[float, float, float, float, bool]]
-    """Left, top, width and height of each, and whether its texts are cut."""
+    """Left, top, width and height of each bar, and whether its texts are truncated."""
     marks: Sequence[Mark]
     width: int = WIDTH
     height: int = HEIGHT
 
 
 def finding(lengths: LengthsRecord) -> str:
-    """The lengths in words."""
+    """Describe the distribution of lengths in words."""
     cut = (
-        f"Texts longer than max_length={count(lengths.max_length)} are cut."
+        f"Texts longer than max_length={count(lengths.max_length)} are truncated."
         if lengths.longest > lengths.max_length
-        else f"None is cut at max_length={count(lengths.max_length)}."
+        else f"No text is truncated at max_length={count(lengths.max_length)}."
     )
     return (
         f"Half of the training texts have at most {count(lengths.median)} tokens, 95 % at most "
@@ -56,7 +56,7 @@ def finding(lengths: LengthsRecord) -> str:
 
 
 def histogram(run: Run) -> Histogram | None:
-    """Training texts by length; None where the record has no lengths that can be drawn."""
+    """Return a histogram of training text lengths, or None if the record has no lengths that can be drawn."""
     lengths = run.record.lengths
     if lengths is None or not lengths.counts or not 0 < lengths.width * len(lengths.counts) < MAX_TOKENS:
         return None
@@ -71,10 +71,10 @@ def histogram(run: Run) -> Histogram | None:
         bars.append((left, top, round(max(0.5, right - left - 1), 1), round(y.start - top, 1), is_cut))
     marks = []
     if lengths.max_length < end and lengths.longest > lengths.max_length:
-        marks.append(Mark(x=x.at(lengths.max_length), word=f"cut at {count(lengths.max_length)}"))
+        marks.append(Mark(x=x.at(lengths.max_length), word=f"truncated at {count(lengths.max_length)}"))
     has_tail = lengths.longest >= end
     return Histogram(
-        title="Training texts by length, before they are cut",
+        title="Training texts by length before truncation",
         description=finding(lengths),
         x=x,
         y=y,

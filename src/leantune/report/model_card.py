@@ -1,4 +1,4 @@
-"""The model card, RUN/README.md: what the hub shows, with how to load what the run wrote."""
+"""The model card RUN/README.md, which the Hugging Face hub shows: results and code that loads the model."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 def write_model_card(run_dir: Path) -> Path:
     """Write RUN/README.md from RUN/record.json.
 
-    The licence is left to its owner; ``base_model`` is named only where it can be a hub name, since
-    the hub refuses a card that names a folder.
+    The card names no licence, which is the owner's choice. It sets ``base_model`` only to a possible hub name, because
+    the hub rejects a card whose base model is a folder.
 
     Args:
-        run_dir: the folder of a run.
+        run_dir: the run folder.
 
     Returns:
         The card's path.
 
     Raises:
-        UsageError: the folder holds no record.
+        UsageError: the folder contains no record.
         CheckpointError: the record or the history is damaged.
     """
     path = entry_of(run_dir, "README.md")
@@ -43,11 +43,11 @@ def write_model_card(run_dir: Path) -> Path:
 
 
 def render(run: Run, repository: str | None = None) -> str:
-    """The card as text: YAML front matter, then Markdown.
+    """Return the card as text: YAML front matter, then Markdown.
 
     Args:
-        run: what it is about.
-        repository: where the files are on the hub; None: in the run folder.
+        run: the run to describe.
+        repository: hub repository of the files; None if they are in the run folder.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -88,7 +88,7 @@ def _eval_results(run: Run, split: str, metrics: Measures) -> list[EvalResult]:
 
 
 def _rates(metrics: Measures) -> Iterator[tuple[str, str, float]]:
-    """Kind, name and value of what the hub shows."""
+    """Yield kind, name and value of each metric that the hub shows."""
     rate = results.headline(metrics)
     yield ("f1" if results.has_several(metrics) else "accuracy"), rate.name, rate.value
     yield "f1", "macro F1", metrics.macro_f1
@@ -102,7 +102,7 @@ def _title(run: Run) -> str:
 
 
 def _base_model(run: Run) -> str | None:
-    """The encoder by the name that others can load it under."""
+    """Return the name under which others can load the encoder."""
     model = run.record.model
     return (model.base_model or model.source) if model else None
 

@@ -1,4 +1,4 @@
-"""The run as one page: RUN/report.html, readable without a network, a script or a mouse."""
+"""The report RUN/report.html: one page that needs no network, no script and no mouse."""
 
 from __future__ import annotations
 
@@ -50,33 +50,33 @@ PARTS = {
     "results": results,
     "rows": rows,
 }
-"""What the templates ask, by name."""
+"""Modules that the templates call, by name."""
 
 SECTIONS = {
     "classes": "Classes",
     "wrong": "Wrong predictions",
     "suspects": "Labels to check",
     "confidence": "Confidence",
-    "equal": "Equal texts, several labels",
-    "lengths": "Lengths of texts",
+    "equal": "Equal texts with several labels",
+    "lengths": "Text lengths",
     "data": "Data",
     "unlabelled": "Rows without labels",
-    "candidates": "What was tried first",
-    "frontier": "How small it can be",
+    "candidates": "Candidates",
+    "frontier": "Accuracy by size",
     "curves": "Training",
     "checkpoints": "Checkpoints",
     "ranks": "Ranks",
     "parameters": "Parameter ledger",
     "artefacts": "Artefacts",
-    "provenance": "How to repeat it",
+    "provenance": "How to reproduce this run",
 }
-"""Anchor (and template) and title, in the order of the page; one without content is left out."""
+"""Title of each section by its anchor (and template name), in page order. Sections without content are left out."""
 
 
 def write_report(run_dir: Path) -> Path:
     """Write RUN/report.html from RUN/record.json, RUN/history.jsonl and RUN/rows_to_check.jsonl.
 
-    What the run has not recorded (yet) is left out; everything else of the page is there.
+    Sections without recorded data are left out.
 
     Args:
         run_dir: the folder of a finished, running or interrupted run.
@@ -85,7 +85,7 @@ def write_report(run_dir: Path) -> Path:
         The page's path.
 
     Raises:
-        UsageError: the folder holds no record.
+        UsageError: the folder contains no record.
         CheckpointError: the record or the history is damaged.
     """
     path = entry_of(run_dir, "report.html")
@@ -94,13 +94,13 @@ def write_report(run_dir: Path) -> Path:
 
 
 def render(run: Run) -> str:
-    """The page as text."""
+    """Return the page as HTML."""
     about = {"run": run, "record": run.record, "name": run_name(run)} | PARTS
     return templates().get_template("page.html").render(about | {"sections": _sections(about)})
 
 
 def _sections(about: dict[str, Any]) -> dict[str, tuple[str, Markup]]:
-    """Anchor -> title and content of each section that has any; the templates have escaped what they wrote."""
+    """Return title and content of each section with content, by anchor. The templates have escaped the content."""
     found = {
         anchor: (title, Markup(templates().get_template(f"sections/{anchor}.html").render(about)))
         for anchor, title in SECTIONS.items()
@@ -110,8 +110,9 @@ def _sections(about: dict[str, Any]) -> dict[str, tuple[str, Markup]]:
 
 @lru_cache(maxsize=1)
 def templates() -> Environment:
-    """The files in ``templates/``: text of a run is escaped in HTML and inert everywhere, a name that is not there an
-    error.
+    """Return the environment of ``templates/``.
+
+    It escapes values in HTML, replaces control characters everywhere, and raises an error for an undefined name.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
@@ -127,12 +128,12 @@ def templates() -> Environment:
 
 
 def _inert(value: object) -> object:
-    """Whatever a template is about to write; what is markup already was made of such values."""
+    """Replace the control characters of a string that a template outputs. Markup consists of such values already."""
     return wording.inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def run_name(run: Run) -> str:
-    """What was trained on what, as far as the record says: ``minilm on reuters-r8/train.csv``."""
+    """Return encoder and data of the run: ``minilm on reuters-r8/train.csv``; the run's ID if they are not recorded."""
     model, data = run.record.model, run.record.data
     if model and data:
         return f"{wording.path_end(model.source, 1)} on {wording.path_end(data.train.source, 2)}"

@@ -1,6 +1,6 @@
-"""What a run was made of and left behind: rows, labels, artefacts, versions and recipe.
+"""Tables of a run's inputs and outputs: rows, labels, artefacts, versions and recipe.
 
-A function gives None, or nothing, where the run has not written (yet) what its part is made of.
+Functions return None or an empty result if the run has not written the data they need.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from leantune.report.wording import (
 
 
 def splits(run: Run) -> Table | None:
-    """Rows, tokens and truncation of each part of the data."""
+    """Return a table of rows, tokens and truncation by split."""
     parts = run.record.data.parts() if run.record.data else {}
     if not parts:
         return None
-    # counts that a later version adds appear by themselves
+    # Counts that a later version adds to the record appear without a change here.
     numbers = [
         one.name
         for one in fields(RowsRecord)
@@ -51,7 +51,7 @@ def splits(run: Run) -> Table | None:
 
 
 def label_counts(run: Run) -> Table | None:
-    """Rows by class and split."""
+    """Return a table of rows by class and split."""
     parts = run.record.data.parts() if run.record.data else {}
     counts = {name: rows.label_counts for name, rows in parts.items() if rows.label_counts}
     if not counts:
@@ -68,7 +68,7 @@ def label_counts(run: Run) -> Table | None:
 
 
 def artefacts(record: ArtefactsRecord) -> Table:
-    """The folders that were written, each with how closely its logits match those of training."""
+    """Return a table of the exported folders and the largest difference of their logits from the trained model's."""
     return Table(
         caption="Compared with the trained model",
         headings=["folder", "largest difference of a logit"],
@@ -80,7 +80,7 @@ def artefacts(record: ArtefactsRecord) -> Table:
 
 
 def provenance(run: Run) -> dict[str, dict[str, Any]]:
-    """Title of a list of facts -> name and value of each."""
+    """Return lists of facts by title, each as names and values."""
     record = run.record
     hardware = to_json(record.hardware) or {}
     if "memory_bytes" in hardware:

@@ -1,4 +1,4 @@
-"""A finished run as a repository of the Hugging Face hub: the merged model, the adapter in a folder, and their card."""
+"""Upload of a finished run to the Hugging Face hub: the merged model, the adapter in a subfolder, and the card."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ ADAPTER = "adapter"
 
 
 def files_to_push(run: Path) -> dict[str, Path]:
-    """What goes to the hub, by its path there. Nothing of the training data is among it but the names of the classes.
+    """Return the local path of each file to upload, by its path in the repository.
+
+    The class names are the only part of the training data that these files contain.
 
     Raises:
-        UsageError: if ``run`` is no run folder.
-        CheckpointError: if it is not finished, or its files are not what it wrote.
+        UsageError: if ``run`` is not a run folder.
+        CheckpointError: if the run is not finished, or its files have changed since.
     """
     record = read_finished_record(run)
     return {
@@ -31,28 +33,28 @@ def files_to_push(run: Path) -> dict[str, Path]:
 
 
 def push(run: Path, repository: str, *, private: bool) -> str:
-    """Make the repository if it is not there, and upload the run to it in one commit.
+    """Upload the run in one commit. Create the repository if it does not exist.
 
     Args:
         run: the folder of a finished run.
         repository: ``NAME`` or ``ORG/NAME``.
-        private: whether a new repository is seen by its owner alone.
+        private: whether a new repository is private.
 
     Returns:
-        the address of the repository.
+        The URL of the repository.
 
     Raises:
-        UsageError: for a name that is none, without a network, or without the right to write there.
-        CheckpointError: if the run is not finished, or its files are not what it wrote.
+        UsageError: for an invalid name, without a network, or without permission to write.
+        CheckpointError: if the run is not finished, or its files have changed since.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants
 
     if not HUB_NAME.fullmatch(repository):
-        raise UsageError(f"{repository}: no name of a repository, expected NAME or ORG/NAME")
+        raise UsageError(f"{repository}: invalid repository name, expected NAME or ORG/NAME")
     files = files_to_push(run)
     if constants.HF_HUB_OFFLINE:
         raise UsageError(
-            "push needs the hub, and HF_HUB_OFFLINE (or --offline) forbids to ask it: unset that"
+            "push needs the Hugging Face hub, but offline mode is on: unset HF_HUB_OFFLINE or remove --offline"
         )
     with tempfile.TemporaryDirectory() as scratch:
         card = Path(scratch, "README.md")
@@ -64,11 +66,11 @@ def push(run: Path, repository: str, *, private: bool) -> str:
                 CommitOperationAdd(name, str(path)) for name, path in {**files, "README.md": card}.items()
             ]
             api.create_commit(made.repo_id, added, commit_message="A classifier trained with leantune")
-        # the errors of the HTTP library below are not part of huggingface_hub's interface
+        # huggingface_hub does not document which errors of its HTTP library it lets through.
         except Exception as error:
             raise UsageError(
-                f"{repository}: the hub did not take it: {first_line(error)}; check the network, the name, and that "
-                "'hf auth login' was given a token that may write"
+                f"{repository}: upload to the Hugging Face hub failed: {first_line(error)}; check the network, the "
+                "repository name, and that you are logged in ('hf auth login') with a token that has write permission"
             ) from error
     return str(made)
 
@@ -76,5 +78,5 @@ def push(run: Path, repository: str, *, private: bool) -> str:
 def _checked(run: Path, name: str, record: FinishedRecord) -> Iterator[Path]:
     folder, files = entry_of(run, name), record.artefacts[name].files or {}
     if difference := find_difference(folder, files):
-        raise CheckpointError(f"{folder}: {difference}: it is not what the run wrote")
+        raise CheckpointError(f"{folder}: {difference}: the files have changed since the run wrote them")
     yield from (entry_of(folder, file) for file in sorted(files))

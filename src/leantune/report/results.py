@@ -1,6 +1,6 @@
-"""What a run reached: metrics beside the probe, classes, confusions, and which checkpoint was selected.
+"""Tables and charts of a run's results: metrics and baseline, classes, confusions and checkpoints.
 
-A function gives None, or nothing, where the run has not written (yet) what its part is made of.
+Functions return None or an empty result if the run has not written the data they need.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_CONFUSIONS_LISTED = 12
 
 
 MAX_LABEL_ACROSS = 8
-"""Characters of a class that head a column; longer ones stand upright."""
+"""Length of a class name, in characters, above which column headings are written vertically."""
 
 
 MAX_CLASSES_DRAWN = 60
@@ -42,7 +42,7 @@ MAX_CLASSES_WITH_NUMBERS = 20
 
 
 def final_metrics(run: Run) -> tuple[str, Measures] | None:
-    """The split that speaks for the run, and its metrics: test, else validation; None before both."""
+    """Return the reported split and its metrics: test, else validation; None if neither was measured."""
     metrics = run.record.metrics
     if metrics and metrics.test:
         return "test", metrics.test
@@ -50,24 +50,24 @@ def final_metrics(run: Run) -> tuple[str, Measures] | None:
 
 
 def baseline_on(run: Run, split: str) -> Measures | None:
-    """The linear probe on the rows of a split."""
+    """Return the baseline's metrics on a split."""
     measures: Measures | None = getattr(run.record.baseline, split, None)
     return measures
 
 
 def validation_caveat(run: Run) -> str:
-    """What the figures on validation rows are worth, where there are no test rows."""
+    """Explain how far metrics on validation rows can be trusted without a test set."""
     if run.record.refit:
         return (
-            "Measured before the refit, on rows that chose the checkpoint and that the published model was then "
-            "trained on, too: it was measured on no row that it has not seen."
+            "Measured before the refit, on the rows that selected the checkpoint. The published model was then trained "
+            "on these rows, too, and was not measured on unseen rows."
         )
-    return "The checkpoint was chosen on these rows, so the figures are optimistic: there was no test set."
+    return "The checkpoint was selected on these rows, so the metrics are optimistic: there was no test set."
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The rate that speaks for an evaluation: accuracy, or micro F1 where a text may have several labels."""
+    """The main metric of an evaluation: accuracy, or micro F1 if a text may have several labels."""
 
     name: str
     value: float
@@ -75,14 +75,14 @@ class Headline:
 
 
 def headline(metrics: Measures) -> Headline:
-    """The rate that speaks for an evaluation."""
+    """Return the main metric of an evaluation."""
     if metrics.micro_f1 is not None and metrics.micro_f1_interval is not None:
         return Headline("micro F1", metrics.micro_f1, metrics.micro_f1_interval)
     return Headline("accuracy", metrics.accuracy, metrics.accuracy_interval)
 
 
 def accuracy_chart(run: Run, split: str, metrics: Measures) -> IntervalChart | None:
-    """Accuracy, or micro F1, beside the baseline's."""
+    """Return a chart of the main metric of the model and of the baseline."""
     name = headline(metrics).name
     estimates = [_estimate("leantune", metrics, is_main=True)]
     if (probe := baseline_on(run, split)) and run.record.baseline:
@@ -95,7 +95,7 @@ def accuracy_chart(run: Run, split: str, metrics: Measures) -> IntervalChart | N
 
 
 def checkpoint_chart(run: Run) -> IntervalChart | None:
-    """Validation accuracy, or micro F1, by checkpoint."""
+    """Return a chart of the main validation metric by checkpoint."""
     selected = run.record.selected
     name = next((headline(metrics).name for _, metrics in _evaluated(run)), "accuracy")
     return interval_chart(
@@ -113,7 +113,7 @@ def checkpoint_chart(run: Run) -> IntervalChart | None:
 
 
 def checkpoints(run: Run) -> Table:
-    """Validation metrics by checkpoint."""
+    """Return a table of validation metrics by checkpoint."""
     selected = run.record.selected
 
     def row(one: CheckpointRecord, metrics: Measures) -> list[str]:
@@ -146,12 +146,12 @@ def checkpoints(run: Run) -> Table:
 
 
 def _evaluated(run: Run) -> list[tuple[CheckpointRecord, Measures]]:
-    """Checkpoints that validation rows measured."""
+    """Return the checkpoints with validation metrics."""
     return [(one, one.validation) for one in run.checkpoints if one.validation]
 
 
 def candidates(run: Run) -> Table | None:
-    """The short runs that chose method, targets and learning rate; None where there were none."""
+    """Return a table of the short runs that selected method, targets and learning rate, or None without such runs."""
     recipe = run.record.recipe or {}
     if not run.record.race:
         return None
@@ -180,24 +180,26 @@ def candidates(run: Run) -> Table | None:
 
 
 def pseudo_labels(run: Run) -> tuple[str, Table] | None:
-    """What became of the rows without labels, and by class; None where there were none."""
+    """Describe how rows without labels were used, with a table by class; None if there were no such rows."""
     found = run.record.pseudo_labels
     if found is None:
         return None
     finding = (
-        f"Of {count(found.rows)} rows without labels {count(found.taken)} were trained on, too: those to whose most "
-        f"probable class a first run on the labelled rows gave a probability of {significant(found.least_probability)} "
-        "or more. What it gave is in pseudo_labels.csv."
+        f"The run was also trained on {count(found.taken)} of {count(found.rows)} rows without labels. A first run on "
+        f"the labelled rows predicted their class with a probability of {significant(found.least_probability)} or "
+        "more. Its predictions are in pseudo_labels.csv."
     )
     if found.rows_also_labelled:
-        finding += f" {count(found.rows_also_labelled)} that are labelled, too, were left out."
+        finding += (
+            f" {count(found.rows_also_labelled)} rows that are also in the labelled data were left out."
+        )
     if found.rows_also_in_test:
         finding += (
-            f" {count(found.rows_also_in_test)} are test rows: their labels were not read, but their texts were there "
-            "to be trained on, so the test figures hold for such texts."
+            f" {count(found.rows_also_in_test)} of the rows are also test rows. Their labels were not read, but the "
+            "model may have been trained on their texts, so the test metrics hold for texts seen in this way."
         )
     table = Table(
-        caption="Rows by the label that the first run gave",
+        caption="Rows by predicted label of the first run",
         headings=["class", "rows"],
         rows=[[shortened(name), count(number)] for name, number in found.label_counts.items()],
     )
@@ -205,19 +207,19 @@ def pseudo_labels(run: Run) -> tuple[str, Table] | None:
 
 
 def selection_finding(run: Run) -> str:
-    """What the choice of the checkpoint is worth, and why it was this one where the chart alone does not say."""
+    """Explain in words why this checkpoint was selected; empty if the chart shows it."""
     selected = run.record.selected
     if not selected or not selected.comparison:
         return ""
     found = [selected.comparison]
     if selected.rule == "one-se" and selected.metric != "log_loss":
         metric = selected.metric.replace("_f1", " F1").replace("lrap", "LRAP")
-        found.append(f"of those within one standard error of the best {metric}, the last was selected")
+        found.append(f"the last checkpoint within one standard error of the best {metric} was selected")
     return " ".join(text[:1].upper() + text[1:].removesuffix(".") + "." for text in found)
 
 
 def classes(split: str, metrics: Measures) -> Table:
-    """Rates of each class."""
+    """Return a table of precision, recall and F1 by class."""
     return Table(
         caption=f"Metrics by class, {split} rows",
         headings=["class", "precision", "recall", "F1", "rows"],
@@ -236,7 +238,7 @@ def classes(split: str, metrics: Measures) -> Table:
 
 
 def confusion_matrix(split: str, metrics: Measures) -> HeatTable | None:
-    """Rows by true and predicted class; None where there are too many classes to draw, or several labels a row."""
+    """Return the confusion matrix, or None if there are too many classes or a row may have several labels."""
     labels = [shortened(one.label) for one in metrics.per_class]
     if len(labels) > MAX_CLASSES_DRAWN or has_several(metrics):
         return None
@@ -247,7 +249,7 @@ def confusion_matrix(split: str, metrics: Measures) -> HeatTable | None:
         labels,
         labels,
         counts,
-        # The root keeps rare confusions visible beside a full diagonal.
+        # The square root keeps rare confusions visible beside a full diagonal.
         lambda i, number: sqrt(number / max(1, metrics.per_class[i].support)),
         caption=f"Confusion matrix, {split} rows: true class by row, predicted class by column",
         corner="true \N{DOWNWARDS ARROW} predicted \N{RIGHTWARDS ARROW}",
@@ -257,13 +259,13 @@ def confusion_matrix(split: str, metrics: Measures) -> HeatTable | None:
 
 
 def confusions(split: str, metrics: Measures) -> Table:
-    """The most frequent ones."""
+    """Return a table of the most frequent confusions."""
     errors = [(number, i, j) for i, j, number in metrics.confusion or () if i != j]
     most = sorted(errors, key=lambda error: (-error[0], error[1:]))[:MAX_CONFUSIONS_LISTED]
     of = metrics.per_class
     return Table(
         caption=f"Most frequent confusions, {split} rows",
-        headings=["true class", "predicted as", "rows", "of the true class"],
+        headings=["true class", "predicted as", "rows", "share of true class"],
         rows=[
             [shortened(of[i].label), shortened(of[j].label), count(number), percent(number / of[i].support)]
             for number, i, j in most

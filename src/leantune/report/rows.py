@@ -1,6 +1,6 @@
-"""Rows with their texts: wrong predictions, labels that the model contradicts, equal texts under two labels.
+"""Rows with their texts: wrong predictions, suspect labels, and equal texts with several labels.
 
-A function gives nothing where the run has not written (yet) what its part is made of.
+Functions return an empty result if the run has not written the data they need.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from leantune.report.wording import count, path_end, shortened, significant
 
 MAX_LISTED = 20
 MAX_OPEN = 5
-"""Rows that are shown before the reader asks for more."""
+"""Number of rows shown before the reader unfolds the rest."""
 MAX_GROUPS = 10
 
 NONE = "none"
-"""In place of a label where a row has none."""
+"""Text shown in place of the label if a row has no label."""
 
 MEASURED: tuple[Part, ...] = ("test", "validation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownNear:
-    """A training row that is near to one."""
+    """A training row near to the row in question."""
 
     label: str
     place: str
-    """Where it is, and how near."""
+    """Row number and cosine similarity, in words."""
     texts: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownRow:
-    """One row as the page has it."""
+    """One row as the page shows it."""
 
     label: str
     predicted: str | None
     place: str
-    """Where it is, and how sure the model is."""
+    """File, row number and probability, in words."""
     texts: Sequence[str]
     nearest: Sequence[ShownNear] = ()
-    """Training rows, the nearest first."""
+    """Nearest training rows, the nearest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EqualTexts:
-    """A text, and a row with it of each label."""
+    """A text with one row for each of its labels."""
 
     labels: Sequence[tuple[str, str]]
-    """Label and where the row is."""
+    """Label and position of each row, in words."""
     texts: Sequence[str]
 
 
@@ -65,11 +65,11 @@ class RowList:
     finding: str
     first: Sequence[ShownRow]
     rest: Sequence[ShownRow]
-    """Those that the reader folds out."""
+    """Rows that the reader can unfold."""
 
 
 def wrong_predictions(run: Run) -> list[RowList]:
-    """The most confident wrong predictions of each part, at most MAX_LISTED."""
+    """Return the most confident wrong predictions of each split, at most MAX_LISTED per split."""
     lists = []
     for part in MEASURED:
         rows = _of(run, part)[:MAX_LISTED]
@@ -79,7 +79,7 @@ def wrong_predictions(run: Run) -> list[RowList]:
 
 
 def suspect_labels(run: Run) -> list[RowList]:
-    """The labels that the model contradicts with most confidence, by part."""
+    """Return, by split, the rows whose label the model contradicts with the highest confidence."""
     lists = []
     for part in MEASURED:
         rows = [row for row in _of(run, part) if row.is_suspect][:MAX_LISTED]
@@ -88,13 +88,13 @@ def suspect_labels(run: Run) -> list[RowList]:
             number = max(len(rows), confidence.suspect_labels if confidence else 0)
             finding = f"{count(number)} {part} {'row has' if number == 1 else 'rows have'} such a label"
             if number > len(rows):
-                finding += f", of which the {len(rows)} that the model is most confident about are here"
+                finding += f"; the {len(rows)} rows with the most confident predictions are listed"
             lists.append(_listed(part, rows, f"{finding}.", run, has_title=False))
     return lists
 
 
 def equal_texts(run: Run) -> list[EqualTexts]:
-    """Texts that are there under several labels, each once."""
+    """Return the texts that occur with several labels, each once."""
     equal = [row for row in run.rows_to_check if row.finding == "equal"]
     groups = [list(group) for _, group in groupby(equal, key=lambda row: (row.part, row.group))]
     return [
@@ -107,18 +107,18 @@ def equal_texts(run: Run) -> list[EqualTexts]:
 
 
 def equal_finding(run: Run) -> str:
-    """How many rows have an equal one under another label, by part."""
+    """Describe, by split, how many rows have the same text as a row with another label."""
     parts = run.record.data.parts() if run.record.data else {}
     found = [
         f"{count(rows.conflicting_rows)} {'training' if part == 'train' else part} rows"
         for part, rows in parts.items()
         if rows.conflicting_rows
     ]
-    return f"{', '.join(found)} have an equal text under another label." if found else ""
+    return f"{', '.join(found)} have the same text as a row with another label." if found else ""
 
 
 def near_finding(run: Run) -> str:
-    """What near training texts are, and among how many they were looked for; empty where there are none."""
+    """Explain the nearest training texts and how many rows were searched; empty if there are none."""
     searched = max((row.searched or 0 for row in run.rows_to_check if row.nearest), default=0)
     if not searched:
         return ""
@@ -127,37 +127,38 @@ def near_finding(run: Run) -> str:
         f"a sample of {count(searched)} of the {count(rows)}" if searched < rows else f"the {count(searched)}"
     )
     return (
-        "Below each text are the training texts that are nearest to it in the classifier's own space, from "
-        f"{among} training rows. They often show a wrong label, here or there. They are evidence, not proof."
+        "Below each text are its nearest training texts in the classifier's embedding space, found among "
+        f"{among} training rows. They often reveal a wrong label of this row or of the training row. They are "
+        "evidence, not proof."
     )
 
 
 def has_decoded(run: Run) -> bool:
-    """Whether some texts are put together from tokens."""
+    """Return whether some texts were decoded from tokens."""
     return any(row.is_decoded for row in run.rows_to_check)
 
 
 def confidence_of(run: Run, part: str) -> ConfidenceRecord | None:
-    """What the record has of the confidence on a part."""
+    """Return the recorded confidence on a split."""
     found: ConfidenceRecord | None = getattr(run.record.confidence, part, None)
     return found
 
 
 def _of(run: Run, part: Part) -> list[RowToCheck]:
     rows = [row for row in run.rows_to_check if row.finding == "wrong" and row.part == part]
-    # of several labels a row a small probability can contradict a label as well: their order is the file's
+    # With several labels per row, a low probability can contradict a label, too: keep the order of the file.
     return sorted(rows, key=lambda row: -(row.probability or 0.0) if row.of_class is None else 0.0)
 
 
 def _wrong_finding(run: Run, part: Part, number: int) -> str:
     metrics = getattr(run.record.metrics, part, None)
     if metrics is None or not metrics.num_rows:
-        return f"{number} {part} rows, the most confident first."
+        return f"{number} {part} rows; the most confident predictions come first."
     wrong = max(number, metrics.num_rows - round(metrics.accuracy * metrics.num_rows))
-    finding = f"{count(wrong)} of {count(metrics.num_rows)} {part} rows are predicted wrong"
+    finding = f"{count(wrong)} of {count(metrics.num_rows)} {part} rows are predicted wrongly"
     if wrong > number:
-        return f"{finding}; here are the {number} that the model is most confident about."
-    return f"{finding}, the most confident first."
+        return f"{finding}; the {number} most confident predictions are listed."
+    return f"{finding}; the most confident predictions come first."
 
 
 def _listed(

@@ -1,4 +1,4 @@
-"""The files that a report is made of."""
+"""Reader of the run files that a report is based on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A line of ``history.jsonl``; which values it has depends on the event."""
+    """A line of ``history.jsonl``. The kind of event determines which values are set."""
 
     event: str
     step: int
@@ -46,22 +46,22 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run as its folder tells it: ``record.json``, the events of ``history.jsonl``, and rows with their texts."""
+    """The contents of a run folder: ``record.json``, the events of ``history.jsonl``, and rows with their texts."""
 
     record: RunRecord
     steps: tuple[Event, ...]
-    """One event a logged step, in the order of the steps."""
+    """One event per logged step, in order of steps."""
     evaluations: tuple[Event, ...]
     pruned: tuple[Event, ...]
     rows_to_check: tuple[RowToCheck, ...] = ()
     damage: str = ""
-    """What cannot be read and is left out, in sentences."""
+    """Sentences about files that cannot be read and are left out."""
     frontier: FrontierRecord | None = None
-    """What classifiers of other sizes would give, where that was measured."""
+    """Accuracy of classifiers of other sizes; None if it was not measured."""
 
     @property
     def checkpoints(self) -> list[CheckpointRecord]:
-        """Evaluated steps, from the record or, before it has them, from the history."""
+        """Evaluated steps from the record or, for an unfinished run, from the history."""
         return self.record.checkpoints or [
             CheckpointRecord(step=one.step, epoch=one.epoch or 0.0, validation=one.validation, kept=False)
             for one in self.evaluations
@@ -70,21 +70,22 @@ class Run:
 
     @property
     def adapts_ranks(self) -> bool:
-        """Whether ranks were to shrink: AdaLoRA, not LoRA."""
+        """Whether the schedule reduces ranks: true for AdaLoRA, false for LoRA."""
         schedule = self.record.schedule
         return schedule is not None and schedule.target_budget < schedule.init_budget
 
     def rank_moments(self) -> list[tuple[int, Mapping[str, int]]]:
-        """The ranks of all modules by step, wherever the history holds them; a step that prunes may be there twice."""
+        """Return the steps whose ranks the history contains, with the rank of each module."""
+        # A step that prunes may have two events.
         ranks = {event.step: event.ranks for event in (*self.steps, *self.pruned) if event.ranks}
         return sorted(ranks.items())
 
 
 def load_run(run_dir: Path) -> Run:
-    """Read a run folder, be the run finished, running or interrupted.
+    """Read the folder of a finished, running or interrupted run.
 
     Raises:
-        UsageError: the folder holds no record.
+        UsageError: the folder contains no record.
         CheckpointError: the record or the history is damaged.
     """
     record = read_record(run_dir, RunRecord)
@@ -107,16 +108,16 @@ def load_run(run_dir: Path) -> Run:
 
 
 def _readable(read: Callable[[], T], name: str, damage: list[str]) -> T | None:
-    """What is in a file, or None and a sentence more: what only illustrates a report must not cost it."""
+    """Return a file's content, or add a sentence to `damage` and return None: the report does not depend on it."""
     try:
         return read()
     except (CheckpointError, UnsafeFileError, OSError):
-        damage.append(f"{name} cannot be read, so what it holds is left out.")
+        damage.append(f"{name} cannot be read, so its content is left out.")
         return None
 
 
 def _counted_so_far(parameters: ParametersRecord, pruned: tuple[Event, ...]) -> ParametersRecord:
-    """Without final counts before the ranks of the run are final: until then they are a plan."""
+    """Replace the planned final counts of an unfinished run by the counts after the last pruning, or by None."""
     final = pruned[-1].trainable if pruned else None
     adapters_final = None if final is None else final - parameters.head
     return replace(parameters, final=final, adapters_final=adapters_final)
@@ -126,12 +127,12 @@ def _events(path: Path) -> Iterator[Event]:
     if not path.is_file():
         return
     lines = path.read_bytes().split(b"\n")
-    # The text after the last newline is a line still being written, or cut off by a crash.
+    # Text after the last newline is still being written, or was cut off by a crash.
     for number, line in enumerate(lines[:-1], start=1):
         yield parse_json(line, Event, f"{path}:{number}")
 
 
 def _by_step(events: list[Event], kind: str) -> tuple[Event, ...]:
-    """Events of one kind by step; a resumed run repeats steps, and then the later line holds."""
+    """Return the events of one kind, one per step: a resumed run repeats steps, and the later line counts."""
     latest = {event.step: event for event in events if event.event == kind}
     return tuple(latest[step] for step in sorted(latest))

@@ -1,4 +1,4 @@
-"""Tables as the templates take them: rows of figures, and whole numbers in shaded cells."""
+"""Tables for the templates: plain tables and heat maps."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from leantune.report.wording import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of which the first column names the row, and figures from `numeric_from` on."""
+    """A table whose first column names the row and whose columns from `numeric_from` on are numbers."""
 
     caption: str
     headings: Sequence[str]
     rows: Sequence[Sequence[object]]
     numeric_from: int = 1
     look: str | None = None
-    """CSS class."""
+    """CSS class of the table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatTable:
-    """Whole numbers in cells that are shaded by them."""
+    """A heat map of whole numbers."""
 
     caption: str
     corner: str = ""
-    """What rows and columns are."""
+    """Heading of the top left cell, which names rows and columns."""
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[tuple[int, float] | None]]]
-    """Name of a row; of each cell value and shade, from 0 to 1, or None where it is empty."""
+    """Name and cells of each row. A cell is a value and a shade between 0 and 1, or None if it is empty."""
     is_compact: bool = False
-    """Small squares without labels; each value is in the cell's tooltip."""
+    """Whether cells are small squares that show their value only as a tooltip."""
     look: str = ""
 
 
@@ -50,7 +50,7 @@ def heat_table(
     heat_of: Callable[[int, int], float],
     **about: Any,
 ) -> HeatTable:
-    """Shade values; ``heat_of(row, value)`` is from 0 to 1, a value None an empty cell."""
+    """Return a heat map. ``heat_of(row, value)`` gives a shade between 0 and 1; None is an empty cell."""
     return HeatTable(
         columns=column_labels,
         rows=[

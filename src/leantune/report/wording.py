@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formatting of numbers and text for readers."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ ABSENT = "–"
 
 
 def shortened(text: str, limit: int = 120) -> str:
-    """A name, cut where it would make a page of its own."""
+    """Return the text, cut to at most `limit` characters."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def count(value: float | None) -> str:
-    """``12,345``; a dash for None."""
+    """Format a count as ``12,345``; None as a dash."""
     return ABSENT if value is None else f"{value:,.0f}"
 
 
 def percent(rate: float | None) -> str:
-    """A fraction as ``96.3 %``; a dash for None."""
+    """Format a fraction as ``96.3 %``; None as a dash."""
     return ABSENT if rate is None else f"{100 * rate:.1f}{NO_BREAK}%"
 
 
 def percent_range(interval: Sequence[float] | None) -> str:
-    """An interval of fractions as ``95.4 to 97.0``; a dash for None."""
+    """Format an interval of fractions as ``95.4 to 97.0`` (per cent); None as a dash."""
     return ABSENT if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
 
 def rate_with_interval(metrics: Measures, name: Literal["accuracy", "macro_f1", "micro_f1", "lrap"]) -> str:
-    """``96.3 % (95.4 to 97.0)`` for the metric `name`."""
+    """Format the metric `name` with its interval as ``96.3 % (95.4 to 97.0)``."""
     return f"{percent(getattr(metrics, name))} ({percent_range(getattr(metrics, f'{name}_interval'))})"
 
 
 def duration(seconds: float | None) -> str:
-    """``42.0 s``, ``3 min 12 s`` or ``2 h 05 min``; a dash for None."""
+    """Format a duration as ``42.0 s``, ``3 min 12 s`` or ``2 h 05 min``; None as a dash."""
     if seconds is None:
         return ABSENT
     if seconds < 60:
@@ -52,17 +52,17 @@ def duration(seconds: float | None) -> str:
 
 
 def gibibytes(num_bytes: float | None) -> str:
-    """``23.4 GiB``; a dash for None."""
+    """Format a size as ``23.4 GiB``; None as a dash."""
     return ABSENT if num_bytes is None else f"{num_bytes / 2**30:.1f}{NO_BREAK}GiB"
 
 
 def significant(value: float | None) -> str:
-    """Three significant digits; a dash for None."""
+    """Format a number with three significant digits; None as a dash."""
     return ABSENT if value is None else f"{value:.3g}"
 
 
 def plain(value: object) -> str:
-    """Any value of a record: words for the JSON constants, counts with separators."""
+    """Format any value of a record: JSON constants as words, counts with separators."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -77,35 +77,35 @@ def plain(value: object) -> str:
 
 
 def words(key: str) -> str:
-    """A key of the record as words: ``truncated_rows`` becomes ``truncated rows``."""
+    """Format a record key as words: ``truncated_rows`` becomes ``truncated rows``."""
     return key.replace("_", " ")
 
 
 def path_end(path: str, num_parts: int) -> str:
-    """The last parts of a path: ``reuters-r8/train.csv``."""
+    """Return the last parts of a path: ``reuters-r8/train.csv``."""
     return "/".join(path.rstrip("/").split("/")[-num_parts:])
 
 
 _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Controls, but for the tab and the end of a line, and marks that turn the direction of what follows."""
+"""Control characters except tab and line feed, and marks that change the text direction."""
 
 
 def inert(text: str) -> str:
-    """Text in which terminals and browsers find nothing to obey: such characters are written as their numbers."""
+    """Return the text with control characters and direction marks written as escape sequences."""
     return _OBEYED.sub(lambda each: ascii(each[0])[1:-1], text)
 
 
 def markdown(value: object) -> str:
-    """Text that Markdown, the HTML in it and terminals leave alone, on one line."""
+    """Return the value on one line, escaped for Markdown, for HTML within Markdown and for terminals."""
     line = inert(" ".join(str(value).split()))
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", escape(line, quote=False))
 
 
 def code(value: object) -> str:
-    """Text between backquotes, on one line."""
+    """Return the value on one line, for use between backquotes in Markdown."""
     return inert(" ".join(str(value).replace("`", "'").split()))
 
 
 def quoted(value: object) -> str:
-    """A value as Python and JSON write it."""
+    """Return the value as a JSON literal, which is also valid Python for strings."""
     return json.dumps(value)
