@@ -19,7 +19,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 # a process on each core, each with one thread: threads of several processes would spin for each other
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist worksteal
 
 # what test leaves out: kills and signals that take long, most of which start Ray again
 test-long: $(VENV)/.installed-test
@@ -33,7 +33,7 @@ quick: $(VENV)/.installed-test
 # the suite, and which lines of the package it ran: a total, and coverage.xml. TESTS=tests/test_rows.py measures less
 TESTS :=
 coverage: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist loadfile --cov --cov-report=term --cov-report=xml $(TESTS)
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist worksteal --cov --cov-report=term --cov-report=xml $(TESTS)
 
 # the whole suite with the oldest versions that pyproject.toml allows, of which torch alone takes 3 GB
 test-oldest: $(VENV)-oldest/.installed-test

@@ -36,12 +36,6 @@ ROOT = Path(__file__).parents[1]
 CATALOGUE = (ROOT / "tests" / "CATALOGUE.md").read_text("utf-8")
 NUM_ITEMS = {"C": 26, "T": 18, "D": 35, "L": 8, "P": 42}
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
-
 
 def test_the_catalogue_names_only_tests_that_exist():
     named = re.findall(r"`((?:tests|benchmarks)/[\w/]+\.(?:py|tsv))(?:::(\w+))?`", CATALOGUE)

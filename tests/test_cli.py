@@ -33,12 +33,6 @@ from leantune.inference.export.formats import FOLDERS
 from leantune.inference.writers import PredictionLayout, open_writer
 from tiny import save_tiny_encoder, write_rows
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
-
 SETTINGS = [
     "init_r=4",
     "target_r=1",

@@ -29,8 +29,6 @@ NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
 LABELS = ("acq", "crude", "earn")
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
 ]

@@ -24,12 +24,6 @@ from leantune.system.lock import run_lock
 from leantune.training.run import run_training
 from tiny import quiet
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
-
 SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "max_length": 32, "validation_size": 48}
 
 

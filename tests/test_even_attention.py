@@ -18,7 +18,6 @@ from leantune.training.build import Run, build_classifier, fresh_state, prepare_
 from leantune.training.state import capture, restore
 from tiny import classifier_from, quiet, recipe_for, tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "mpnet")
 
 

@@ -21,7 +21,6 @@ from leantune.training.before.dataset import prepare_data
 from leantune.training.run import run_training
 from tiny import classifier_from, quiet, recipe_for, tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0])
 
 

@@ -14,12 +14,6 @@ from leantune.errors import UsageError
 from leantune.training.before.folder import check_inputs_stay
 from tiny import recipe_for
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
-
 
 def rows_in(path: Path) -> list[tuple[str, str]]:
     with path.open(newline="") as file:

@@ -17,11 +17,6 @@ from leantune.integrations import AdaLoraCallback, exclude_penalty_from_evaluati
 from tiny import VOCAB_SIZE, tiny_model
 
 pytestmark = [
-    # PEFT 0.21 reads a property that transformers 5 has renamed
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    # PEFT, of its own AdaLoRA's rank pattern, and of a rank 0
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
     pytest.mark.filterwarnings("ignore:Adapter 'default'. [0-9]+ LoRA tensor:UserWarning"),
 ]
 

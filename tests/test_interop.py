@@ -21,12 +21,6 @@ from leantune.inference.export.formats import export
 from leantune.packing.batch import pack
 from tiny import assert_same_logits, random_tokens, save_tiny_encoder
 
-# raised by peft and transformers about themselves
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ADALORA = {"init_r": 4, "target_r": 2, "total_step": 100, "tinit": 10, "tfinal": 50}
 CONFIGS = {

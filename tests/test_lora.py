@@ -24,11 +24,6 @@ from leantune.training.optimizer import adamw, set_learning_rate
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for
 
-# raised by peft and transformers about themselves
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
 SQUARE = [Target(f"layer.{i}.query", 768, 768, trains_e=False) for i in range(24)]
 LORA_KEYS = {"method": "lora", "init_rank": None, "target_rank": 2}
 

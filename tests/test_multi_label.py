@@ -34,11 +34,6 @@ from tiny import quiet, recipe_for, save_tiny_encoder, tiny_model, write_label_s
 MULTI_LABEL = "multi_label_classification"
 TEXTS = ["word1 word2 word9 word3", "word17 word18 word40", "word60", ""]
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-]
-
 
 @pytest.fixture(scope="module")
 def topics(tmp_path_factory) -> Path:

@@ -25,14 +25,6 @@ from leantune.system.hardware import pick_precision
 from leantune.training.run import run_training
 from tiny import WORDS, assert_same_logits, quiet, recipe_for, save_tiny_encoder, write_rows
 
-# raised by peft and transformers about themselves
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
-
-
 NARROWED = ("bert", "roberta", "distilbert", "electra")
 """Architectures whose last layer nobody reads but its first token."""
 

@@ -37,12 +37,6 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 
 from benchmarks.reliability.chain import Chain
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
-
 HOLDER = """
 import sys, time
 from pathlib import Path

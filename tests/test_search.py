@@ -24,11 +24,6 @@ from leantune.training.run import run_training
 from tiny import quiet, recipe_for
 
 pytest.importorskip("optuna")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
 
 RATES = Space((("learning_rate", Range(1e-6, 1e-1, is_log=True, is_whole=False)),))
 TRAINED = ("finished", "stopped", "diverged")

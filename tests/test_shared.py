@@ -24,13 +24,6 @@ from leantune.inference.multi_adapter import SharedEncoder
 from leantune.training.run import run_training
 from tiny import WORDS, assert_same_logits, quiet, random_tokens, recipe_for, save_tiny_encoder, write_rows
 
-# raised by peft and transformers about themselves
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
-
 
 @pytest.fixture(scope="module")
 def five_classes(inputs, tmp_path_factory):

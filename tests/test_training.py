@@ -38,13 +38,6 @@ from leantune.training.loop import train
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for, save_tiny_encoder, write_rows
 
-# raised by peft and transformers about themselves
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*rank_pattern keys.*:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Initializing zero-element tensors.*:UserWarning"),
-]
-
 
 def record_of(run: Path) -> dict:
     return json.loads((run / "record.json").read_text("utf-8"))
