@@ -221,8 +221,8 @@ def test_ctrl_c_ends_it_without_a_word(run):
         (["RUN", "--adapter-root", "RUN"], "for which they must have a key"),
         (["RUN", "--adapter-root", "nowhere"], "--adapter-root nowhere: no such folder"),
         (["RUN/merged", "--precision", "fp16"], "precision=fp16 needs a GPU"),
-        (["RUN", "--host", "256.256.256.256"], "cannot listen there"),
-        (["RUN", "--port", "70000"], "cannot listen there"),
+        (["RUN", "--host", "256.256.256.256"], "cannot listen on this address"),
+        (["RUN", "--port", "70000"], "cannot listen on this address"),
         (["RUN/checkpoints"], "no run found"),
     ],
 )

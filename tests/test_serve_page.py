@@ -189,7 +189,7 @@ def test_a_text_that_was_cut_is_said_to_be(tab, address):
     opened(tab, address)
     tab.fill("#text", "word1 " * 2_000)
     tab.click("#text-form button")
-    says(tab, "#text-result .warning", "the rest was cut off")
+    says(tab, "#text-result .warning", "and was truncated")
     tab.fill("#text", "word1")
     tab.click("#text-form button")
     sync_api.expect(tab.locator("#text-result .warning")).to_have_count(0)
@@ -370,9 +370,9 @@ def test_pairs_of_a_file_are_classified_as_predict_does(tab, address, pairs_run,
     [
         ("a.csv", b"", "is empty"),
         ("a.csv", b"\n\n", "empty lines"),
-        ("a.csv", b"text,label\n", "no rows below"),
-        ("a.csv", b"text\nGr\xfc\xdfe\n", "not UTF-8: save it as UTF-8"),
-        ("a.csv", b'text,n\nok,1\n"never closed,2\n', "a quote is never closed"),
+        ("a.csv", b"text,label\n", "column names but no rows"),
+        ("a.csv", b"text\nGr\xfc\xdfe\n", "is not encoded in UTF-8. Save it as UTF-8"),
+        ("a.csv", b'text,n\nok,1\n"never closed,2\n', "a quoted field is not closed"),
         ("a.csv", b"PK\x03\x04sheet", "workbook"),
         ("a.txt", b"a\0b", "no text"),
     ],
@@ -432,7 +432,7 @@ def test_a_full_server_is_asked_again(tab, address):
     tab.route("**/predict", refuse_first)
     choose(tab, "rows.txt", "\n".join(WORDS * 2))
     tab.click("#start")
-    says(tab, "#file-wait", "Goes on by itself in 1 s")
+    says(tab, "#file-wait", "Retrying in 1 s")
     says(tab, "#file-said", "Done")
     assert text_of(tab, "#file-wait") == text_of(tab, "#file-error") == ""
 
@@ -445,7 +445,7 @@ def test_work_stops_and_goes_on(tab, address):
     tab.click("#start")
     until(tab, "document.querySelector('#progress').value > 0")
     tab.click("#stop")
-    says(tab, "#start", "Go on with")
+    says(tab, "#start", "Continue with")
     num_done = tab.evaluate("document.querySelector('#progress').value")
     assert 0 < num_done < 20 * len(WORDS)
     half = list(csv.reader(io.StringIO(downloaded(tab))))[1:]
@@ -492,7 +492,7 @@ def test_the_key_is_asked_for_and_kept_for_this_tab_only(tab, run):
         assert tab.evaluate("document.activeElement.id") == "key"
         tab.keyboard.type("wrong")
         tab.keyboard.press("Enter")
-        says(tab, "#key-error", "does not take this key")
+        says(tab, "#key-error", "rejected this key")
         tab.fill("#key", KEY)
         tab.press("#key", "Enter")
         says(tab, "#model-note", "3 labels")

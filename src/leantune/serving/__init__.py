@@ -1,5 +1,5 @@
-"""The HTTP server: `app` puts the dialects on one port, `service` is what they ask.
+"""The HTTP server: `app` serves all dialects on one port, and `service` handles their requests.
 
-`batching` and `pool` share the work out, `worker` and `engine` compute in processes of their own, `answer` holds what
-comes back. `dialects/` speaks as other servers do, `page/` is for browsers.
+`batching` and `pool` distribute the work. `worker` and `engine` compute in separate processes, and `answer` holds the
+results. `dialects/` implements the APIs of other servers, and `page/` is the page for browsers.
 """

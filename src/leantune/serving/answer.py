@@ -1,6 +1,6 @@
-"""An answer of the workers, and the scores that are made of its logits.
+"""An answer of the workers and the scores computed from its logits.
 
-N texts, C classes of a classifier.
+Shapes: N texts, C classes of a classifier.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 Activation = Literal["none", "softmax", "sigmoid"]
-"""What makes scores of logits."""
+"""Activation that turns logits into scores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was computed of one request."""
+    """The result of one request."""
 
     labels: tuple[str, ...]
-    """C, in the order of the scores."""
+    """C labels in the order of the scores."""
     logits: npt.NDArray[np.float32]
-    """``(N, C)``."""
+    """Logits, ``(N, C)``."""
     thresholds: tuple[float, ...] | None
-    """C, the least probability of a predicted label, where a text may have several."""
+    """Smallest probability of each predicted label, C values; None if a text has exactly one label."""
     num_tokens: int
     num_truncated: int
     total_s: float
@@ -38,14 +38,14 @@ class Answer:
         return self.thresholds is not None
 
     def predicted(self) -> npt.NDArray[np.bool_]:
-        """``(N, C)`` the most probable label, or all that are not below their thresholds."""
+        """Return a mask ``(N, C)`` of the most probable label, or of all labels that reach their thresholds."""
         scores = self.scores()
         if self.thresholds is not None:
             return np.asarray(scores >= np.array(self.thresholds))
         return np.asarray(np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None])
 
     def scores(self, activation: Activation | None = None) -> npt.NDArray[np.float64]:
-        """``(N, C)`` by an activation; None: probabilities, each by itself where a text may have several labels."""
+        """Return scores ``(N, C)``. Without an activation: softmax, or sigmoid if a text may have several labels."""
         logits = self.logits.astype(np.float64)
         activation = activation or ("sigmoid" if self.is_multi_label else "softmax")
         if activation == "none":

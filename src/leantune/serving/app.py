@@ -1,4 +1,4 @@
-"""The application: all dialects on one port, limits before them, and errors in the words of each."""
+"""The application: all dialects on one port, request limits, and errors in the format of each dialect."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ KIND_OF_STATUS = {kind.status: kind for kind in (Kind.UNAUTHORIZED, Kind.FORBIDD
 
 
 def make_app(service: Service) -> FastAPI:
-    """All that the server answers.
+    """Return the application with all routes.
 
     Args:
-        service: what the dialects ask.
+        service: the service that answers requests.
     """
     from leantune._version import __version__
 
     app: FastAPI = FastAPIOffline(
-        redoc_url=None,  # its page shows a picture from elsewhere
+        redoc_url=None,  # its page loads an image from another server
         static_url="/docs/files",
         title="leantune serve",
         version=__version__,
@@ -55,7 +55,7 @@ def make_app(service: Service) -> FastAPI:
 
 
 def respond_for(path: str) -> Respond:
-    """How the dialect of a path says errors."""
+    """Return the function that formats errors for the dialect of a path."""
     if path.startswith("/v2"):
         return open_inference.respond
     return vllm.respond if path.startswith(("/v1", "/classify")) else tei.respond
@@ -67,7 +67,7 @@ async def _say_refusal(request: Request, error: Exception) -> Response:
 
 
 async def _say_invalid(request: Request, error: Exception) -> Response:
-    """The first thing that is wrong with a body, and where; not what was in it."""
+    """Report the first validation error of a body and its place, without the content of the body."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
@@ -76,7 +76,7 @@ async def _say_invalid(request: Request, error: Exception) -> Response:
 
 
 async def _say_other(request: Request, error: Exception) -> Response:
-    """What the framework refuses: no such path, another method, a body that cannot be parsed."""
+    """Report an error of the framework: unknown path, wrong method, or a body that cannot be parsed."""
     assert isinstance(error, HTTPException)
     kind = KIND_OF_STATUS.get(error.status_code, Kind.VALIDATION)
     message = f"{error.detail}: {request.method} {request.url.path[:200]}"
@@ -87,13 +87,13 @@ async def _say_other(request: Request, error: Exception) -> Response:
 
 
 class Refusing:
-    """Refuses requests for classes at once while the server is full, before anything else is done for them."""
+    """Middleware that rejects classification requests while the server is full, before reading them."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         asks = scope["type"] == "http" and scope["method"] == "POST" and _is_for_classes(scope["path"])
         if not asks or not self.service.is_full:
             await self.app(scope, receive, send)
@@ -108,13 +108,13 @@ def _is_for_classes(path: str) -> bool:
 
 
 class LimitedBody:
-    """Reads the body of a request before anything else does, and refuses one that is too large."""
+    """Middleware that reads the body of a request and rejects a body that is too large."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self.max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
@@ -132,17 +132,18 @@ class LimitedBody:
             more = message.get("more_body", False) and size <= self.max_bytes
         if size > self.max_bytes:
             error = RefusalError(
-                Kind.TOO_LARGE, f"the body is larger than the server's {self.max_bytes:,} bytes"
+                Kind.TOO_LARGE,
+                f"the request body exceeds the server's limit of {self.max_bytes:,} bytes (--payload-limit)",
             )
             response = respond_for(scope["path"])(error)
-            response.headers["Connection"] = "close"  # what follows of the body is not read
+            response.headers["Connection"] = "close"  # the rest of the body is not read
             await response(scope, receive, send)
             return
         await self.app(scope, _replayed(b"".join(parts), receive), send)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A channel that gives the whole body first, and then what comes next."""
+    """Return a channel that first gives the whole body and then continues with `receive`."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def give() -> Message:
@@ -152,13 +153,13 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 class Draining:
-    """Tells clients of a server that is about to stop to connect elsewhere for their next request."""
+    """Middleware that closes the connection after each answer while the server is shutting down."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http" or not self.service.is_draining:
             await self.app(scope, receive, send)
             return

@@ -1,7 +1,7 @@
-"""Requests that wait, and batches of their texts that fill a budget of tokens without padding.
+"""The queue of waiting requests, and padding-free batches of their texts within a token budget.
 
-A batch is taken as soon as a worker is idle: no request waits for others to come. Requests take turns, so that one with
-thousands of texts does not keep the others waiting.
+An idle worker takes a batch at once: no request waits for others to arrive. Requests take turns, so that a request with
+thousands of texts does not block the others.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from leantune.serving.refusals import Kind, RefusalError
 from leantune.serving.worker import TokenRows
 
 TEXTS_A_TURN = 32
-"""Texts that a request gives to a batch before the next request has its turn."""
+"""Number of texts that a request adds to a batch before the next request takes its turn."""
 MOST_AHEAD, TOKENS_AHEAD = 1, 1024
-"""Batches that a worker has ahead of the one that it computes, and their least size: less is mostly overhead."""
+"""Largest number of batches queued at a busy worker, and their smallest size in tokens: smaller ones are overhead."""
 
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request whose texts wait for logits, are computed, or are done."""
+    """A request whose texts are queued, being computed, or done."""
 
     number: int
-    """Of its classifier."""
+    """The classifier's number."""
     group: str
-    """Texts of one group can be in one batch."""
+    """Group of classifiers whose texts can share a batch."""
     input_ids: list[npt.NDArray[np.int32]]
-    """The tokens of each of N texts, special tokens included."""
+    """Token ids of each of N texts, including special tokens."""
     second_starts: npt.NDArray[np.int32]
-    """``(N,)``: see `Encoded`."""
+    """Start of the second text in each row, ``(N,)``; see `Encoded`."""
     deadline: float
-    """By `time.monotonic`."""
+    """Time of `time.monotonic` after which the request fails."""
     done: asyncio.Future[list[npt.NDArray[np.float32]]]
-    """N arrays ``(C,)`` of logits."""
+    """Future with N arrays of logits, ``(C,)`` each."""
     loop: asyncio.AbstractEventLoop
     queued_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
-    """When its first text was taken."""
+    """Time at which a worker took the first text; None while all texts are queued."""
     is_gone: bool = False
-    """Whether nobody waits for it any more."""
+    """Whether the answer is no longer needed."""
     tries: int = 0
-    """Workers that died of it."""
+    """Number of workers that died or failed while computing the request."""
     next_text: int = 0
     logits: list[npt.NDArray[np.float32] | None] = field(default_factory=list)
     missing: int = 0
@@ -57,7 +57,7 @@ class Waiting:
         self.logits, self.missing = [None] * len(self.input_ids), len(self.input_ids)
 
     def again(self) -> None:
-        """Begin from the first text."""
+        """Reset the request to its first text."""
         self.next_text = 0
         self.logits, self.missing = [None] * len(self.input_ids), len(self.input_ids)
 
@@ -67,11 +67,11 @@ class Batch:
     """Texts of one or more requests that are computed together."""
 
     texts: tuple[tuple[Waiting, int], ...]
-    """Requests, and which of their texts."""
+    """Pairs of a request and the index of its text."""
     num_tokens: int
 
     def rows(self) -> TokenRows:
-        """What a worker is sent."""
+        """Return the message to the worker."""
         ids = [waiting.input_ids[i] for waiting, i in self.texts]
         return TokenRows(
             numbers=tuple(waiting.number for waiting, _ in self.texts),
@@ -82,15 +82,15 @@ class Batch:
 
     @property
     def requests(self) -> list[Waiting]:
-        """The requests, each once."""
+        """The requests in the batch, each once."""
         return list(dict.fromkeys(waiting for waiting, _ in self.texts))
 
 
 class BatchQueue:
-    """Requests in the order in which they came; threads of workers take batches of them.
+    """A thread-safe queue of requests, in order of arrival, from which worker threads take batches.
 
     Args:
-        max_tokens: of a batch.
+        max_tokens: largest number of tokens in a batch. A single longer text is a batch of its own.
     """
 
     def __init__(self, max_tokens: int) -> None:
@@ -101,23 +101,23 @@ class BatchQueue:
         self._is_closed = False
 
     def put(self, waiting: Waiting) -> None:
-        """Let a request wait."""
+        """Add a request."""
         with self._changed:
             self._groups.setdefault(waiting.group, deque()).append(waiting)
-            self._changed.notify_all()  # an idle worker is among those that wait, and nobody knows which
+            self._changed.notify_all()  # wake all threads, since only some belong to idle workers
 
     def put_alone(self, requests: Sequence[Waiting]) -> None:
-        """Let requests be computed again from their first texts, each by itself and before all others."""
+        """Restart requests from their first texts, each in its own batch and ahead of all other requests."""
         with self._changed:
             for waiting in requests:
                 waiting.again()
                 self._leave_group(waiting)
-                if waiting not in self._alone:  # batches of two workers may have had texts of it
+                if waiting not in self._alone:  # two workers may have had batches with its texts
                     self._alone.append(waiting)
             self._changed.notify_all()
 
     def _leave_group(self, waiting: Waiting) -> None:
-        """A request whose texts were not all taken still stands there."""
+        """Remove a request with remaining texts from the queue of its group."""
         queue = self._groups.get(waiting.group)
         if queue is not None and waiting in queue:
             queue.remove(waiting)
@@ -125,14 +125,14 @@ class BatchQueue:
                 del self._groups[waiting.group]
 
     def take(self, num_under_way: Callable[[], int]) -> Batch | None:
-        """The next batch; waits for it.
+        """Wait for the next batch and return it.
 
         Args:
-            num_under_way: batches that the worker has. An idle one gets whatever there is. One that computes gets
-                another ahead if that is worth a batch of its own, so that it is not idle while answers are written.
+            num_under_way: returns the number of batches that the worker has. An idle worker gets any batch. A busy one
+                gets one more batch of at least TOKENS_AHEAD tokens, so that it is not idle while answers are written.
 
         Returns:
-            None if the queue was closed.
+            The batch, or None if the queue was closed.
         """
         with self._changed:
             while not self._is_closed:
@@ -145,19 +145,19 @@ class BatchQueue:
         return None
 
     def wake(self) -> None:
-        """Let who waits look again: a worker has become idle."""
+        """Wake waiting threads because a worker has become idle."""
         with self._changed:
             self._changed.notify_all()
 
     def close(self) -> list[Waiting]:
-        """Give out no more batches; returns the requests that still waited."""
+        """Close the queue and return the requests that were still waiting."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
             return [each for group in (*self._groups.values(), self._alone) for each in group]
 
     def sizes(self) -> tuple[int, int]:
-        """Requests and tokens that wait."""
+        """Return the numbers of waiting requests and waiting tokens."""
         with self._changed:
             waiting = [each for group in (*self._groups.values(), self._alone) for each in group]
             return len(waiting), sum(len(ids) for each in waiting for ids in each.input_ids[each.next_text :])
@@ -166,7 +166,7 @@ class BatchQueue:
         while self._alone:
             one = deque([self._alone.popleft()])
             batch = self._fill(one)
-            self._alone.extendleft(one)  # what is left of its texts
+            self._alone.extendleft(one)  # keep a request with remaining texts
             if batch is not None:
                 return batch
         while self._groups:
@@ -204,7 +204,7 @@ class BatchQueue:
 
 
 def _tokens_in(queue: deque[Waiting], enough: int) -> int:
-    """Tokens that wait there, counted up to ``enough``."""
+    """Return the number of waiting tokens; stop counting at ``enough``."""
     tokens = 0
     for waiting in queue:
         for ids in waiting.input_ids[waiting.next_text :]:
@@ -215,20 +215,20 @@ def _tokens_in(queue: deque[Waiting], enough: int) -> int:
 
 
 def _is_over(waiting: Waiting) -> bool:
-    """Whether the work of a request is dropped: its client is gone, it was refused, or its time is up."""
+    """Return whether to drop a request: its client is gone, it was refused, or its deadline has passed."""
     if waiting.is_gone or waiting.done.done():
         return True
     if time.monotonic() < waiting.deadline:
         return False
     refuse(
         [waiting],
-        RefusalError(Kind.TIMEOUT, "the request waited longer than the server's --timeout; try again later"),
+        RefusalError(Kind.TIMEOUT, "the request timed out in the queue (--timeout); try again later"),
     )
     return True
 
 
 def deliver(batch: Batch, logits: Sequence[npt.NDArray[np.float32]]) -> None:
-    """Hand the logits of a batch to its requests; those that have all are answered."""
+    """Store the logits of a batch in its requests, and answer the requests that are complete."""
     finished = []
     for (waiting, i), row in zip(batch.texts, logits, strict=True):
         if waiting.logits[i] is None:
@@ -247,7 +247,7 @@ def _answer(finished: Sequence[Waiting]) -> None:
 
 
 def refuse(requests: Sequence[Waiting], error: Exception) -> None:
-    """Answer requests with an error."""
+    """Answer the requests with an error."""
 
     def tell() -> None:
         for waiting in requests:
@@ -261,6 +261,6 @@ def refuse(requests: Sequence[Waiting], error: Exception) -> None:
 
 
 def _soon(loop: asyncio.AbstractEventLoop, do: Callable[[], None]) -> None:
-    """Run ``do`` in the loop of the server; once that has ended nobody waits any more."""
+    """Run ``do`` in the server's event loop, unless the loop is closed."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(do)

@@ -1,4 +1,4 @@
-"""What the server knows of a classifier whose weights are in its workers."""
+"""The server's description of a classifier; the weights are in the workers."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from leantune.config.abstention_file import Abstention
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """A classifier, as a worker opened it; holds nothing of torch, which the server does not import."""
+    """A classifier that a worker has opened. It contains no torch objects, because the server does not import torch."""
 
     source: str
     labels: tuple[str, ...]
     takes_pairs: bool | None
-    """Whether it was trained on pairs of texts; None: nobody said."""
+    """Whether the classifier was trained on pairs of texts; None if unknown."""
     tokenizer_folder: str
     tokenizer_key: str
-    """The same for classifiers with the same tokenizer."""
+    """Key that is equal for classifiers with equal tokenizers."""
     max_length: int
-    """Tokens kept of a text."""
+    """Number of tokens after which a text is truncated."""
     group: str
-    """Texts of classifiers of one group can be computed in one batch."""
+    """Group of classifiers whose texts can share a batch."""
     is_multi_label: bool
     model_type: str
     precision: str
-    """``bf16``, ``fp16`` or ``fp32``."""
+    """Precision of the encoder: ``bf16``, ``fp16``, ``fp32`` or ``int8``."""
     kernels: str
     sha256: str
-    """Checksum of the weights that were trained."""
+    """SHA-256 checksum of the trained weights."""
     thresholds: tuple[float, ...] | None = None
-    """The least probability of each label that is predicted, where a text may have several."""
+    """Smallest probability of each predicted label; None if a text has exactly one label."""
     abstention: Abstention | None = None
-    """When it should not answer; None: nobody has chosen that."""
+    """Threshold below which the classifier abstains; None if none was chosen."""

@@ -1,6 +1,6 @@
-"""Classifiers in the memory of a worker: opened from folders, computed in batches, forgotten when memory is short.
+"""The classifiers of a worker: loaded from folders, computed in batches, and evicted when memory is short.
 
-N texts, C classes of a classifier.
+Shapes: N texts, C classes of a classifier.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from leantune.system.checksums import describe_file
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A classifier that can be asked."""
+    """An opened classifier."""
 
     saved: SavedClassifier
     precision: str
     alone: TorchTextClassifier | None
-    """The classifier with an encoder of its own; None: it shares one."""
+    """The classifier with its own encoder; None if it shares an encoder with others."""
 
     @property
     def encoder(self) -> tuple[str, str]:
-        """Folder and precision of the encoder that it shares."""
+        """Folder and precision of the shared encoder."""
         assert self.saved.encoder is not None
         return self.saved.encoder, self.precision
 
     @property
     def num_bytes(self) -> int:
-        """Of its adapter's file."""
+        """Size of the adapter file in bytes."""
         assert self.saved.adapter is not None
         return (self.saved.adapter / WEIGHTS).stat().st_size
 
@@ -53,12 +53,12 @@ class _Opened:
 class Engine:
     """Classifiers by number.
 
-    Adapters beyond a limit of memory leave it, those that were not asked for longest first, and are read from their
-    folders again when they are asked for.
+    If adapters exceed the memory limit, the least recently used ones are evicted. They are read from their folders
+    again when they are needed.
 
     Args:
-        precision: ``auto``, ``bf16``, ``fp16``, ``fp32`` or ``int8``; None: as each was trained.
-        adapter_memory_bytes: what adapters may take.
+        precision: ``auto``, ``bf16``, ``fp16``, ``fp32`` or ``int8``; None for the precision of each training run.
+        adapter_memory_bytes: memory limit for adapters.
     """
 
     def __init__(self, *, precision: str | None, adapter_memory_bytes: int) -> None:
@@ -67,42 +67,44 @@ class Engine:
         self._encoders: dict[tuple[str, str], SharedEncoder] = {}
         self._in_memory: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.RLock()
-        """Held by who changes what is in memory."""
+        """Lock for changes to the loaded classifiers."""
 
     def open(self, number: int, source: str, *, shares: bool) -> tuple[Description, bytes]:
-        """Check a folder, load what is in it, and call it ``number``.
+        """Check and load the classifier in a folder.
 
         Args:
-            number: by which it is asked for.
-            source: what `read_saved` takes.
-            shares: whether a run is computed by its adapter, together with others over its encoder; else, and where
-                its encoder is not there, by its merged model.
+            number: number of the classifier in later calls.
+            source: folder or file that `read_saved` accepts.
+            shares: whether the adapter of a run is used, on an encoder shared with others. Otherwise, or if the
+                encoder does not exist, the merged model is used.
 
         Returns:
-            The classifier, and what `restore` takes.
+            The classifier's description, and bytes for `restore`.
 
         Raises:
-            LeantuneError: if the folder holds no classifier.
+            LeantuneError: if the folder contains no classifier.
         """
         saved = read_saved(source)
         can_share = saved.adapter is not None and saved.encoder is not None
         if not can_share and saved.merged is None:
-            raise CheckpointError(f"{source}: its encoder is not there, and there is no merged model")
+            raise CheckpointError(
+                f"{source}: cannot be loaded: neither the encoder of its adapter nor a merged model exists"
+            )
         precision = self.precision or saved.settings.precision
         does_share = can_share and (shares or saved.merged is None)
         if does_share and precision == hardware.INT8:
             raise UsageError(
-                f"{source}: precision int8 is of merged models alone; serve them by their merged folders"
+                f"{source}: precision int8 is supported for merged models only; serve the run's merged/ folder instead"
             )
         self._add(number, saved, precision, does_share)
         restores = pickle.dumps((saved, precision, does_share))
         return self._description(number), restores
 
     def restore(self, classifiers: Mapping[int, bytes]) -> None:
-        """Open what another worker opened, without checking all of it again; adapters are read when asked for.
+        """Open classifiers that another worker has opened and checked. Adapters are read when they are needed.
 
         Raises:
-            LeantuneError: if a merged model cannot be read any more.
+            LeantuneError: if a merged model can no longer be read.
         """
         for number, restores in classifiers.items():
             saved, precision, does_share = pickle.loads(restores)  # from this program, never from a client
@@ -153,34 +155,34 @@ class Engine:
             return self._encoders[opened.encoder]
 
     def close(self, number: int) -> None:
-        """Forget a classifier; one that is not there is forgotten already."""
+        """Remove a classifier; do nothing if it does not exist."""
         with self._lock:
             if number in self._in_memory:
                 self._forget(number)
             self._opened.pop(number, None)
 
     def logits(self, rows: Encoded, numbers: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-        """Logits of N texts whose classifiers are of one group.
+        """Return the logits of N texts whose classifiers belong to one group.
 
         Args:
-            rows: the texts, each tokenized as its classifier does.
-            numbers: the classifier of each.
+            rows: N texts, tokenized by their classifiers' tokenizers.
+            numbers: the classifier of each text.
 
         Returns:
             N arrays ``(C,)`` in the order of ``rows``.
 
         Raises:
-            LeantuneError: if a classifier that is to come back from disk is not there any more, or is another one.
+            LeantuneError: if an evicted adapter has been removed from disk or changed.
         """
         first = self._opened[numbers[0]]
         if first.alone is not None:
             return list(first.alone.logits(rows, first.saved.settings.batch_size))
-        with self._lock:  # an adapter must not leave before its text is computed
+        with self._lock:  # keep the adapters in memory until their texts are computed
             self._into_memory(sorted(set(numbers)))
             return self._encoder(first).logits(rows, [str(number) for number in numbers])
 
     def _into_memory(self, numbers: Sequence[int]) -> None:
-        """Have these classifiers in memory, and others as far as there is room for them."""
+        """Load these adapters, and evict others if the memory limit is exceeded."""
         for number in numbers:
             if number not in self._in_memory:
                 opened = self._opened[number]
@@ -199,25 +201,27 @@ class Engine:
 
     @property
     def num_in_memory(self) -> int:
-        """How many adapters are in memory now."""
+        """Number of adapters in memory."""
         return len(self._in_memory)
 
 
 def _check_unchanged(saved: SavedClassifier) -> None:
-    """Refuse an adapter whose file is another one than when it was opened.
+    """Check that an adapter file has not changed since it was opened.
 
     Raises:
-        CheckpointError: saying what to do.
+        CheckpointError: if the file has changed or cannot be read.
     """
     assert saved.adapter is not None
     try:
         found = describe_file(saved.adapter / WEIGHTS)["sha256"]
     except OSError as error:
-        raise CheckpointError(f"{saved.source}: cannot be read any more: {error.strerror}") from error
+        raise CheckpointError(f"{saved.source}: can no longer be read: {error.strerror}") from error
     if found != saved.sha256:
-        raise CheckpointError(f"{saved.source}: its weights were changed since it was loaded; load it again")
+        raise CheckpointError(
+            f"{saved.source}: the weights have changed since they were loaded; load the adapter again"
+        )
 
 
 def error_text(error: BaseException) -> str:
-    """What a client may be told of an error: nothing of our own code."""
+    """Return the error text for clients, which reveals nothing about internal errors except their type."""
     return str(error) if isinstance(error, LeantuneError) else f"{type(error).__name__} in the worker"

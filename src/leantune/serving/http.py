@@ -1,6 +1,6 @@
-"""What the dialects have alike: who asks, for which classifier, in which words, and what is counted and logged.
+"""Shared code of the dialects: API key, metrics and request log.
 
-A dialect is a module with a router; its requests go through `answered`.
+A dialect is a module with a router. Its classification requests go through `answered`.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ from leantune.serving.service import ClientGoneError, Service
 log = logging.getLogger("leantune.serve")
 
 CLIENT_CLOSED_REQUEST = 499
-"""Status of a request whose client is gone, for the log; nobody gets it."""
+"""Status logged for a request whose client has disconnected."""
 RETRY_AFTER_SECONDS = 1
 LOGGED_TEXTS, LOGGED_CHARACTERS = 100, 1000
-"""Of a request, at most, where texts are logged."""
+"""Largest number of texts logged per request, and of characters per text."""
 
 Respond = Callable[[RefusalError], Response]
-"""The answer to a refused request, in the words of a dialect."""
+"""Function that formats the answer to a refused request for a dialect."""
 
 
 def service_of(request: Request) -> Service:
-    """The service of the server that a request came to."""
+    """Return the service that answers a request."""
     service: Service = request.app.state.service
     return service
 
 
-async def require_key(request: Request) -> None:  # not in a thread, as what is no coroutine is
-    """Refuse a request without the key that the server was started with.
+async def require_key(
+    request: Request,
+) -> None:  # a coroutine, because FastAPI runs plain functions in a thread
+    """Reject a request without the server's API key.
 
     Raises:
-        RefusalError: saying which header is missing.
+        RefusalError: if the key is missing or wrong.
     """
     expected = service_of(request).settings.api_key
     if expected is None:
@@ -66,18 +68,18 @@ async def answered(
     work: Callable[[], Awaitable[Answer]],
     respond: Callable[[Answer], Response],
 ) -> Response:
-    """The answer to a request for classes, counted and logged.
+    """Answer a classification request, and count and log it.
 
     Args:
-        request: as it came.
+        request: the HTTP request.
         model: the name of the classifier.
         method: ``single`` or ``batch``.
-        texts: that were sent; they are in the log where the server was asked for that.
-        work: gives what was computed.
-        respond: puts it into the words of the dialect.
+        texts: the texts of the request, which are logged if the server was started with ``--log-texts``.
+        work: computes the answer.
+        respond: formats the answer for the dialect.
 
     Raises:
-        RefusalError: for the dialect's own words.
+        RefusalError: if the request is refused; the dialect formats the error.
     """
     metrics = service_of(request).metrics
     metrics.count_request(method)
@@ -103,7 +105,7 @@ async def answered(
 
 
 def log_request(request: Request, model: str, status: int, started: float, **more: Any) -> None:
-    """One line of JSON for a request."""
+    """Log a request as one line of JSON."""
     if log.isEnabledFor(logging.INFO):
         entry = {
             "path": request.url.path,
@@ -117,7 +119,7 @@ def log_request(request: Request, model: str, status: int, started: float, **mor
 
 
 def refused(error: RefusalError, body: Any, status: int) -> JSONResponse:
-    """A refusal as an answer, with when to come back where the server is full."""
+    """Return the response for a refused request, with ``Retry-After`` if the server is full."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.kind is Kind.OVERLOADED else {}
     if error.kind is Kind.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"

@@ -1,4 +1,4 @@
-"""Counters and times for Prometheus: those that TEI has, under its names, and ours of each classifier."""
+"""Prometheus metrics: the metrics of text-embeddings-inference (TEI) under its names, and metrics per classifier."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class _Counts:
-    """Counters whose names TEI ends without ``_total``, as the text format allows where no type is said."""
+    """Counters with TEI's names, which lack ``_total``; the text format allows this only for an unknown type."""
 
     def __init__(self) -> None:
         self._values: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
@@ -40,9 +40,9 @@ class _Gauges:
     def collect(self) -> Iterable[Metric]:
         requests, tokens = self._queue_sizes()
         values = {
-            "te_queue_size": (requests, "Requests that wait"),
-            "leantune_queue_tokens": (tokens, "Tokens that wait"),
-            "leantune_requests_in_flight": (self._num_in_flight(), "Requests that wait or are computed"),
+            "te_queue_size": (requests, "Waiting requests"),
+            "leantune_queue_tokens": (tokens, "Tokens of waiting requests"),
+            "leantune_requests_in_flight": (self._num_in_flight(), "Requests waiting or being computed"),
         }
         for name, (value, what) in values.items():
             metric = Metric(name, what, "gauge")
@@ -51,11 +51,11 @@ class _Gauges:
 
 
 class Metrics:
-    """All that ``/metrics`` says.
+    """The metrics at ``/metrics``.
 
     Args:
-        queue_sizes: gives requests and tokens that wait.
-        num_in_flight: gives requests that are not answered yet.
+        queue_sizes: returns the numbers of waiting requests and waiting tokens.
+        num_in_flight: returns the number of requests in progress.
     """
 
     def __init__(self, queue_sizes: Callable[[], tuple[int, int]], num_in_flight: Callable[[], int]) -> None:
@@ -68,40 +68,41 @@ class Metrics:
             return Histogram(name, what, buckets=SECONDS, registry=self.registry)
 
         self._total = seconds("te_request_duration", "Seconds from a request to its answer")
-        self._tokenization = seconds("te_request_tokenization_duration", "Seconds of tokenizing")
-        self._queue = seconds("te_request_queue_duration", "Seconds of waiting for a worker")
-        self._inference = seconds("te_request_inference_duration", "Seconds of computing")
-        self._predict = seconds("te_predict_duration", "Seconds from a request for classes to its answer")
+        self._tokenization = seconds("te_request_tokenization_duration", "Seconds of tokenization")
+        self._queue = seconds("te_request_queue_duration", "Seconds in the queue")
+        self._inference = seconds("te_request_inference_duration", "Seconds of inference")
+        self._predict = seconds("te_predict_duration", "Seconds from a classification request to its answer")
         self._input_length = Histogram(
-            "te_request_input_length", "Tokens of a request", buckets=TOKENS, registry=self.registry
+            "te_request_input_length", "Tokens per request", buckets=TOKENS, registry=self.registry
         )
         self._batch_size = Histogram(
-            "te_batch_next_size", "Texts of a batch", buckets=TEXTS, registry=self.registry
+            "te_batch_next_size", "Texts per batch", buckets=TEXTS, registry=self.registry
         )
         self._batch_tokens = Histogram(
-            "te_batch_next_tokens", "Tokens of a batch", buckets=TOKENS, registry=self.registry
+            "te_batch_next_tokens", "Tokens per batch", buckets=TOKENS, registry=self.registry
         )
-        self._texts = Counter(
-            "leantune_texts", "Texts that were classified", ["model"], registry=self.registry
-        )
+        self._texts = Counter("leantune_texts", "Classified texts", ["model"], registry=self.registry)
         self._truncated = Counter(
-            "leantune_truncated_texts", "Texts that were cut", ["model"], registry=self.registry
+            "leantune_truncated_texts", "Truncated texts", ["model"], registry=self.registry
         )
         self._requests = Counter(
             "leantune_requests", "Requests by status", ["model", "status"], registry=self.registry
         )
         self._seconds = Counter(
-            "leantune_request_seconds", "Seconds of all answered requests", ["model"], registry=self.registry
+            "leantune_request_seconds",
+            "Total seconds of answered requests",
+            ["model"],
+            registry=self.registry,
         )
         self.num_answered, self.num_texts, self.sum_seconds = 0, 0, 0.0
 
     def count_request(self, method: str) -> None:
-        """A request came in; ``method``: ``single`` or ``batch``."""
+        """Count a request; ``method`` is ``single`` or ``batch``."""
         self._counts.add("te_request_count", method=method)
         self._counts.add("te_predict_count")
 
     def count_answer(self, model: str, method: str, answer: Answer) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         self._counts.add("te_request_success", method=method)
         self._counts.add("te_predict_success")
         self._total.observe(answer.total_s)
@@ -119,26 +120,26 @@ class Metrics:
         self.sum_seconds += answer.total_s
 
     def count_failure(self, model: str, status: int, error: str) -> None:
-        """A request was refused, after it was counted by `count_request`."""
+        """Count a refused request that `count_request` has counted before."""
         self._counts.add("te_request_failure", err=error.lower())
         self._requests.labels(model, str(status)).inc()
 
     def count_refused(self) -> None:
-        """A request was refused because the server is full, before it was read."""
+        """Count a request that was refused unread because the server is full."""
         self._counts.add("te_request_count", method="single")
         self.count_failure("", 429, "Overloaded")
 
     def count_batch(self, num_texts: int, num_tokens: int) -> None:
-        """A batch was computed."""
+        """Count a computed batch."""
         self._batch_size.observe(num_texts)
         self._batch_tokens.observe(num_tokens)
 
     def forget(self, model: str) -> None:
-        """Say nothing more of a classifier that was unloaded."""
+        """Remove the metrics of an unloaded classifier."""
         for counter in (self._texts, self._truncated, self._seconds):
             counter.remove_by_labels({"model": model})
         self._requests.remove_by_labels({"model": model})
 
     def text(self) -> bytes:
-        """In the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

@@ -1,7 +1,7 @@
-"""The workers: each takes batches from the queue, and is replaced where it dies.
+"""The pool of workers, which take batches from the queue and are replaced when they die.
 
-A request that a worker dies of is computed once more by itself, so that others in its batch are answered. It is refused
-when another worker dies of it.
+If a worker dies, the requests of its batch are retried once, each in its own batch. A request is refused when a second
+worker dies while computing it.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from leantune.serving.worker import (
 log = logging.getLogger("leantune.serve")
 
 BATCH_SECONDS = 120
-"""A batch that takes longer is given up, and its worker with it."""
+"""Seconds after which a batch is abandoned and its worker replaced."""
 PAUSE_SECONDS = 1.0
-"""Between a worker that could not start and the next try."""
+"""Seconds between a failed start of a worker and the next attempt."""
 MOST_TRIES = 2
-"""A request that so many workers died of is refused."""
+"""Number of failed attempts after which a request is refused."""
 
 
 class WorkerPool:
-    """Workers with the same classifiers.
+    """A pool of workers with the same classifiers.
 
     Args:
-        settings: of each worker.
-        count: how many.
-        queue: what they take batches from.
-        on_batch: told of each batch that was computed, and of the seconds that it took.
+        settings: settings of each worker.
+        count: number of workers.
+        queue: queue from which the workers take batches.
+        on_batch: called with each computed batch and its duration in seconds.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class WorkerPool:
         self.queue, self.on_batch = queue, on_batch
         self._opened: dict[int, Opened] = {}
         self._changes = threading.Lock()
-        """Held while classifiers are opened and closed, and while a new worker is given them."""
+        """Lock held while classifiers are opened or closed, and while a new worker receives them."""
         self._lanes = [_Lane(settings, self) for _ in range(count)]
 
     @property
     def is_ready(self) -> bool:
-        """Whether any worker computes."""
+        """Whether at least one worker is ready."""
         return any(lane.is_ready for lane in self._lanes)
 
     @property
     def num_restarts(self) -> int:
-        """How often workers were replaced."""
+        """Number of times that a worker was replaced."""
         return sum(lane.num_restarts for lane in self._lanes)
 
     @property
     def pids(self) -> list[int]:
-        """Of the processes."""
+        """Process IDs of the workers."""
         return [lane.worker.pid for lane in self._lanes]
 
     def open(self, number: int, source: str, *, shares: bool) -> Description:
@@ -99,38 +99,38 @@ class WorkerPool:
             return opened.description
 
     def close(self, number: int) -> None:
-        """Forget a classifier that no request waits for."""
+        """Remove a classifier that no request uses."""
         with self._changes:
             self._opened.pop(number, None)
             for lane in self._lanes:
-                with contextlib.suppress(WorkerDiedError):  # one that died has forgotten it
+                with contextlib.suppress(WorkerDiedError):  # its replacement will not load the classifier
                     lane.worker.close(number)
 
     def restore_into(self, worker: Worker) -> None:
-        """Give a new worker what the others have."""
+        """Open all classifiers in a new worker."""
         with self._changes:
             worker.restore({number: opened.restores for number, opened in self._opened.items()})
 
     def stop(self) -> None:
-        """End all workers; requests that still wait are refused."""
-        refuse(self.queue.close(), RefusalError(Kind.UNHEALTHY, "the server stops"))
+        """Stop all workers and refuse waiting requests."""
+        refuse(self.queue.close(), RefusalError(Kind.UNHEALTHY, "the server is shutting down"))
         with ThreadPoolExecutor(len(self._lanes)) as executor:
             list(executor.map(_Lane.stop, self._lanes))
 
 
 class _Lane:
-    """A worker, the thread that sends it batches, and the thread that takes its answers and replaces it."""
+    """A worker with two threads: one sends batches, the other receives answers and replaces a dead worker."""
 
     def __init__(self, settings: WorkerSettings, pool: WorkerPool) -> None:
         self.settings, self.pool = settings, pool
         self.worker = Worker(settings)
         self.is_ready, self.num_restarts = True, 0
         self._under_way: deque[tuple[Batch, float]] = deque()
-        """What it was sent, and when."""
+        """Batches sent to the worker, with the time of sending."""
         self._has_started = False
-        """Whether the first of them is being computed."""
+        """Whether the worker has started to compute the first of these batches."""
         self._state = threading.Lock()
-        """Held while a batch is under way to a worker, or the worker is found dead."""
+        """Lock held while a batch is being assigned, and while a worker is found dead."""
         self._is_stopping = False
         self._threads = [
             threading.Thread(target=loop, daemon=True) for loop in (self._send_batches, self._take_answers)
@@ -152,7 +152,9 @@ class _Lane:
                 continue
             for waiting in batch.requests:
                 waiting.started_at = waiting.started_at or time.monotonic()
-            with contextlib.suppress(WorkerDiedError):  # then it is computed again, as all that is under way
+            with contextlib.suppress(
+                WorkerDiedError
+            ):  # the other thread retries all batches of a dead worker
                 worker.send(batch.rows())
 
     def _take_answers(self) -> None:
@@ -178,18 +180,18 @@ class _Lane:
             deliver(batch, answer)
             self.pool.on_batch(batch, time.monotonic() - sent_at)
         elif self._under_way and time.monotonic() - self._under_way[0][1] > BATCH_SECONDS:
-            log.error("a batch took more than %d s; its worker is replaced", BATCH_SECONDS)
+            log.error("a batch took more than %d s; replacing its worker", BATCH_SECONDS)
             self.worker.kill()
 
     def _finished(self) -> tuple[Batch, float]:
-        """The batch that the worker has just answered, and when it was sent."""
+        """Remove and return the batch that the worker has answered, and the time at which it was sent."""
         batch, sent_at = self._under_way.popleft()
         self._has_started = False
         self.pool.queue.wake()
         return batch, sent_at
 
     def _replace(self) -> None:
-        """Start a new worker, and have computed again what the old one had."""
+        """Start a new worker and retry the batches of the old one."""
         if self._is_stopping:
             return
         self.worker.kill()
@@ -200,9 +202,9 @@ class _Lane:
             self._has_started = False
         self.num_restarts += 1
         begun = lost[0].requests if lost and has_started else []
-        log.error("a worker died while it computed %d requests; a new one starts", len(begun))
+        log.error("a worker died while computing %d requests; starting a new one", len(begun))
         others = dict.fromkeys(each for batch in lost for each in batch.requests if each not in begun)
-        twice = RefusalError(Kind.BACKEND, "the worker that computed the request died of it, twice")
+        twice = RefusalError(Kind.BACKEND, "two workers died while computing this request")
         self._retry_or_refuse(begun, list(others), twice)
         while not self._is_stopping:
             try:
@@ -210,7 +212,7 @@ class _Lane:
                 self.pool.restore_into(self.worker)
                 break
             except (WorkerDiedError, RefusedByWorkerError) as error:
-                log.error("the new worker cannot start: %s", error)
+                log.error("the new worker failed to start: %s", error)
                 time.sleep(PAUSE_SECONDS)
         self.is_ready = True
         self.pool.queue.wake()
@@ -218,14 +220,14 @@ class _Lane:
     def _retry_or_refuse(
         self, suspects: Sequence[Waiting], others: Sequence[Waiting], error: RefusalError
     ) -> None:
-        """Have requests computed again, but for those that may have been the reason once before."""
+        """Retry requests. Refuse suspects that have failed MOST_TRIES times."""
         for waiting in suspects:
             waiting.tries += 1
         refuse([waiting for waiting in suspects if waiting.tries >= MOST_TRIES], error)
         self.pool.queue.put_alone([*(each for each in suspects if each.tries < MOST_TRIES), *others])
 
     def stop(self) -> None:
-        """End the threads and the process."""
+        """Stop the threads and the process."""
         self._is_stopping = True
         self.pool.queue.wake()
         self.worker.stop()

@@ -1,4 +1,4 @@
-"""Why a request is not answered, in words and by a kind that each dialect has a status for."""
+"""Errors that refuse a request, with a kind that each dialect maps to an HTTP status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """What was wrong: the status that TEI gives, and its name for it where it has one."""
+    """The kind of an error: HTTP status and ``error_type`` in text-embeddings-inference (TEI)."""
 
     EMPTY = (400, "Empty")
     UNAUTHORIZED = (401, "Unauthorized")
@@ -22,28 +22,28 @@ class Kind(Enum):
 
     @property
     def status(self) -> int:
-        """Of the answer."""
+        """HTTP status in the TEI dialect."""
         return self.value[0]
 
     @property
     def plain_status(self) -> int:
-        """The same in the dialects that have no statuses of their own for bad requests and failed workers."""
+        """HTTP status in the other dialects: 400 for invalid requests and 500 for failed workers."""
         if self in (Kind.EMPTY, Kind.VALIDATION, Kind.TOKENIZER):
             return 400
         return 500 if self is Kind.BACKEND else self.status
 
     @property
     def tei_name(self) -> str:
-        """``error_type`` of TEI."""
+        """The ``error_type`` in the TEI dialect."""
         return self.value[1]
 
 
 class RefusalError(Exception):
-    """A request that is not answered.
+    """Raised when a request is refused.
 
     Args:
-        kind: what was wrong.
-        message: what was found, what was expected, what to do.
+        kind: the kind of error.
+        message: text for the client: what was found, what was expected, what to do.
     """
 
     def __init__(self, kind: Kind, message: str) -> None:

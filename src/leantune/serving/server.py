@@ -1,4 +1,4 @@
-"""A server as a process: it starts when every classifier was checked, and stops when every request was answered."""
+"""The server process: it accepts requests once all classifiers are loaded, and answers all of them before it exits."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ from leantune.serving.settings import ServeSettings
 log = logging.getLogger("leantune.serve")
 
 LINGER_SECONDS = 1.0
-"""Connections on which no request comes for so long after the port was closed are closed, too."""
+"""Seconds after closing the port until connections without a request are closed, too."""
 
 
 def serve(
     settings: ServeSettings, on_ready: Callable[[str, Service], None] = lambda url, service: None
 ) -> None:
-    """Serve until a signal.
+    """Serve until SIGINT or SIGTERM.
 
     Args:
-        settings: of the server.
-        on_ready: told the address and what is served, once every classifier was checked.
+        settings: settings of the server.
+        on_ready: called with the URL and the service once all classifiers are loaded.
 
     Raises:
-        UsageError: if the port is taken.
-        CheckpointError: naming the first folder that cannot be served.
+        UsageError: if the port is in use, or a classifier cannot be loaded.
     """
     bound = _bound(settings)
     service = Service(settings)
@@ -66,10 +65,10 @@ async def _run(
         timeout_graceful_shutdown=settings.timeout + 1,
     )
     server = _Server(config, service, bound)
-    for number in (signal.SIGINT, signal.SIGTERM):  # until uvicorn does the same
+    for number in (signal.SIGINT, signal.SIGTERM):  # until uvicorn installs the same handler
         signal.signal(number, server.handle_exit)
     gc.collect()
-    gc.freeze()  # what is here stays: not to be looked through again and again
+    gc.freeze()  # these objects stay: spare the collector from scanning them
     gc.set_threshold(10_000, 20, 20)
     bound.listen(config.backlog)
     host, port = bound.getsockname()[:2]
@@ -78,7 +77,7 @@ async def _run(
 
 
 class _Server(uvicorn.Server):
-    """Takes requests for some time after SIGTERM, in which it says that it is not ready, so that nobody sends more."""
+    """A server that reports not ready after SIGTERM, but accepts requests until clients have noticed."""
 
     def __init__(self, config: uvicorn.Config, service: Service, bound: socket.socket) -> None:
         super().__init__(config)
@@ -87,31 +86,32 @@ class _Server(uvicorn.Server):
         self._ends_at = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note a signal. The loop acts on it, because a handler runs in the middle of anything, even of a log line."""
+        """Record a signal. The event loop acts on it, because a handler may interrupt any code, even a log call."""
         self._signals.append(sig)
-        self.force_exit = self.force_exit or self.should_exit  # one more, while it stops
+        self.force_exit = self.force_exit or self.should_exit  # a further signal during shutdown
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: begin to drain, or to stop. Ctrl-C stops without waiting for clients to go elsewhere."""
+        """Start draining or stopping if a signal came; called ten times a second. Ctrl-C stops without draining."""
         if self._signals and not self.service.is_draining:
             self.service.is_draining = True
             self._ends_at = time.monotonic() + self.service.settings.drain
-            log.info("draining: not ready, requests are answered")
+            log.info("draining: reporting not ready, still answering requests")
         is_over = self.service.is_draining and time.monotonic() >= self._ends_at
         if is_over or signal.SIGINT in self._signals or len(self._signals) > 1:
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port, and wait for the requests of all connections that were made before.
+        """Close the port and answer the requests of all connections made before.
 
-        A port that is closed resets connections that nobody has accepted yet, so all of them are accepted first, by a
-        copy of the socket that uvicorn does not have. Every answer closes its connection meanwhile (`Draining`).
+        Closing a port resets connections that have not been accepted. All of them are therefore accepted first,
+        through a copy of the socket that uvicorn does not close. Meanwhile every answer closes its connection
+        (`Draining`).
         """
         self.service.is_draining = True
         for server in self.servers:
             server.close()
-        await asyncio.sleep(0.01)  # the loop closes its socket
+        await asyncio.sleep(0.01)  # let the loop close its socket
         self._bound.setblocking(False)
         accepted = []
         with contextlib.suppress(BlockingIOError):
@@ -136,10 +136,10 @@ class _Server(uvicorn.Server):
 
 
 def _bound(settings: ServeSettings) -> socket.socket:
-    """A socket at the server's address, so that a port that is taken is said before anything is loaded.
+    """Return a socket bound to the server's address. It is bound before loading, so that a port in use fails early.
 
     Raises:
-        UsageError: saying why not.
+        UsageError: if the address cannot be bound.
     """
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
@@ -148,15 +148,15 @@ def _bound(settings: ServeSettings) -> socket.socket:
         bound.bind((settings.host, settings.port))
     except (OSError, OverflowError) as error:
         raise UsageError(
-            f"{settings.host}:{settings.port}: cannot listen there: {getattr(error, 'strerror', None) or error}; "
-            "choose another with --port"
+            f"{settings.host}:{settings.port}: cannot listen on this address: "
+            f"{getattr(error, 'strerror', None) or error}; choose another port with --port"
         ) from error
     bound.set_inheritable(False)
     return bound
 
 
 def _run_in_loop(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` in uvloop's event loop, where that is installed."""
+    """Run ``work`` in uvloop's event loop if uvloop is installed, else in asyncio's."""
     try:
         import uvloop
     except ImportError:

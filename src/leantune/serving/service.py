@@ -1,6 +1,6 @@
-"""What every dialect asks for: texts of a classifier in, scores of its labels out, or a reason why not.
+"""The service behind all dialects: it takes texts and returns logits, or refuses the request.
 
-N texts, C classes of a classifier.
+Shapes: N texts, C classes of a classifier.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from leantune.serving.settings import ServeSettings
 from leantune.serving.worker import WorkerSettings
 
 UNWATCHED_SECONDS = 0.2
-"""A client is asked whether it is still there only after so long."""
+"""Seconds before the server starts to check whether the client is still connected."""
 INLINE_CHARACTERS = 4_000
-"""Texts up to so many characters are tokenized at once, in less time than another thread takes to begin."""
+"""Largest number of characters tokenized in the event loop: this takes less time than starting a thread."""
 
 
 @dataclass(eq=False, slots=True)
 class Served:
-    """A classifier under a name. One that takes its place is another of these."""
+    """A served classifier. Loading another one under the same name creates a new object."""
 
     name: str
     number: int
-    """By which the workers know it."""
+    """The classifier's number in the workers."""
     description: Description
     tokenizer: Tokenizer
     created: int
-    """Seconds since 1970."""
+    """Time of loading in seconds since 1970."""
     num_users: int = 0
-    """Requests that wait for it or are computed."""
+    """Number of requests in progress."""
     is_retired: bool = False
-    """Whether no new request gets it."""
+    """Whether the classifier was unloaded or replaced and gets no new requests."""
 
 
 class Service:
     """Classifiers by name, and the workers that compute them.
 
     Args:
-        settings: of the server.
+        settings: settings of the server.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -69,53 +69,53 @@ class Service:
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
         self._last_number = 0
         self._changes = asyncio.Lock()
-        """Held while a classifier is loaded or unloaded."""
+        """Lock held while a classifier is loaded or unloaded."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are wanted."""
+        """Whether the server accepts classification requests."""
         return not self.is_draining and bool(self._served) and self.pool.is_ready
 
     @property
     def is_full(self) -> bool:
-        """Whether as many requests wait or are computed as may."""
+        """Whether the largest number of concurrent requests is reached."""
         return self.num_in_flight >= self.settings.max_concurrent_requests
 
     @property
     def names(self) -> list[str]:
-        """Of all classifiers; the first serves requests that name none."""
+        """Names of all classifiers. The first one is the default."""
         return list(self._served)
 
     def get(self, name: str | None) -> Served:
-        """The classifier of a request.
+        """Return the classifier with a name, or the default one for None.
 
         Raises:
-            RefusalError: if there is none of that name.
+            RefusalError: if no classifier has this name.
         """
         if name is None and self._served:
             return next(iter(self._served.values()))
         if name not in self._served:
             some = ", ".join(self.names[:10]) or "none"
             raise RefusalError(
-                Kind.NOT_FOUND, f"The model `{_shown(name or '')}` does not exist; there are {some}."
+                Kind.NOT_FOUND, f"The model `{_shown(name or '')}` does not exist. Available models: {some}."
             )
         return self._served[name]
 
     async def load_first(self, classifiers: Sequence[tuple[str, str]]) -> None:
-        """Load what the server starts with. Runs that are alone on their encoder are computed merged.
+        """Load the classifiers that the server starts with. A single run is computed by its merged model.
 
         Raises:
-            RefusalError: naming the folder that cannot be loaded.
+            RefusalError: if a folder cannot be loaded.
         """
         shares = len(classifiers) > 1
         for name, source in classifiers:
             await self.load(name, source, shares=shares)
 
     async def load(self, name: str, source: str, *, shares: bool = True) -> Served:
-        """Serve what is in a folder under a name, in place of an earlier one, whose requests are still answered.
+        """Load a classifier under a name. A classifier of the same name is replaced after answering its requests.
 
         Raises:
-            RefusalError: if there is nothing to serve.
+            RefusalError: if the folder contains no classifier that can be loaded.
         """
         async with self._changes:
             self._last_number += 1
@@ -133,10 +133,10 @@ class Service:
             return served
 
     async def unload(self, name: str) -> None:
-        """Serve a classifier no more; its requests are still answered.
+        """Unload a classifier after its requests in progress are answered.
 
         Raises:
-            RefusalError: if there is none of that name.
+            RefusalError: if no classifier has this name.
         """
         async with self._changes:
             served = self.get(name)
@@ -150,7 +150,7 @@ class Service:
             await asyncio.to_thread(self.pool.close, served.number)
 
     def _tokenizer(self, description: Description, side: str | None = None) -> Tokenizer:
-        """That of a classifier, or the same but that it cuts texts on another side; each is loaded once."""
+        """Return the cached tokenizer of a classifier, optionally with another truncation side."""
         key = (description.tokenizer_key, side or "")
         if key not in self._tokenizers:
             folder = Path(description.tokenizer_folder)
@@ -168,18 +168,19 @@ class Service:
         side: str | None = None,
         until_gone: Callable[[], Awaitable[None]] | None = None,
     ) -> Answer:
-        """Logits of N texts.
+        """Compute the logits of N texts.
 
         Args:
             served: the classifier.
-            texts: N.
-            pairs: the N second texts, for a classifier of pairs.
-            truncate: whether texts that are too long are cut, else refused; None: as the server was told.
-            side: ``left`` or ``right``: the end that is cut off; None: as in training.
-            until_gone: ends when the client is gone; its texts are then dropped.
+            texts: N texts.
+            pairs: N second texts, for a classifier of text pairs.
+            truncate: whether to truncate long texts instead of refusing them; None for the server's setting.
+            side: the side that is truncated, ``left`` or ``right``; None for the side used in training.
+            until_gone: returns when the client has disconnected; the request is then dropped.
 
         Raises:
-            RefusalError: saying why not.
+            RefusalError: if the request is refused.
+            ClientGoneError: if the client has disconnected.
         """
         started = time.monotonic()
         if self.is_full:
@@ -209,7 +210,8 @@ class Service:
                 await asyncio.to_thread(self.pool.close, served.number)
         if not np.isfinite(logits).all():
             raise RefusalError(
-                Kind.BACKEND, "score is NaN: the weights are damaged, or overflow in this precision"
+                Kind.BACKEND,
+                "the logits are NaN or infinite: the weights are damaged, or overflow in this precision (--precision)",
             )
         ended = time.monotonic()
         taken = waiting.started_at or ended
@@ -237,14 +239,14 @@ class Service:
         if expected is not None and expected != (pairs is not None):
             raise RefusalError(
                 Kind.VALIDATION,
-                f"`{served.name}` was trained on {'pairs of texts' if expected else 'single texts'}, and got "
-                f"{'single texts' if expected else 'pairs'}",
+                f"`{served.name}` was trained on {'text pairs' if expected else 'single texts'}, but the request "
+                f"contains {'single texts' if expected else 'text pairs'}",
             )
         for i, text in enumerate((*texts, *(pairs or ()))):
             if not is_encodable(text):
                 raise RefusalError(
                     Kind.VALIDATION,
-                    f"input {i % len(texts)} holds half of a surrogate pair, which is no character",
+                    f"input {i % len(texts)} contains an unpaired surrogate, which is not a valid character",
                 )
 
     async def _encode(
@@ -273,25 +275,26 @@ class Service:
     async def _wait_for(
         self, waiting: Waiting, until_gone: Callable[[], Awaitable[None]] | None
     ) -> list[npt.NDArray[np.float32]]:
-        """The logits, unless the client goes or the time is up before."""
+        """Wait for the logits, until the client disconnects or the deadline passes."""
         try:
-            # most answers come so soon that to watch the client would take longer than it saves
+            # Most answers are so fast that watching the client would cost more than it saves.
             await asyncio.wait([waiting.done], timeout=UNWATCHED_SECONDS)
             if not waiting.done.done():
                 await self._watch(waiting, until_gone)
             if waiting.done.done():
                 return waiting.done.result()
             raise RefusalError(
-                Kind.TIMEOUT, f"not answered within {self.settings.timeout} s; try again later"
+                Kind.TIMEOUT,
+                f"the request timed out after {self.settings.timeout} s (--timeout); try again later",
             )
         finally:
             waiting.is_gone = True
 
     async def _watch(self, waiting: Waiting, until_gone: Callable[[], Awaitable[None]] | None) -> None:
-        """Wait until there is an answer, or the time is up.
+        """Wait until there is an answer or the deadline passes.
 
         Raises:
-            ClientGoneError: if the client is gone before.
+            ClientGoneError: if the client disconnects first.
         """
         gone = None if until_gone is None else asyncio.ensure_future(until_gone())
         try:
@@ -308,12 +311,12 @@ class Service:
         self.metrics.count_batch(len(batch.texts), batch.num_tokens)
 
     def stop(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self.pool.stop()
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection: nobody is to be answered."""
+    """Raised when the client has closed its connection."""
 
 
 def _shown(name: str) -> str:

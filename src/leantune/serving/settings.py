@@ -11,10 +11,10 @@ from leantune.config.recipe import PRECISIONS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings:
-    """How a server listens, computes and refuses."""
+    """Settings of a server: address, workers, limits and access."""
 
     classifiers: tuple[tuple[str, str], ...]
-    """Names and folders."""
+    """Name and folder of each classifier."""
     host: str = option("address to listen on", "127.0.0.1")
     port: int = option("port to listen on; 0 picks a free one", 8000, least=0)
     workers: int = option("worker processes, which share the cores", 1, group="computing")

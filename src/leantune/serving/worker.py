@@ -1,6 +1,6 @@
-"""A process that computes, and what the server holds of it.
+"""A worker process that computes logits, and its handle in the server.
 
-Weights and products are in a process of their own: the server answers while it computes, and lives on where it dies.
+The server stays responsive while a worker computes, and survives if the worker dies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from leantune.errors import LeantuneError
 from leantune.serving.description import Description
 
 START_SECONDS = 300
-"""A worker that says nothing for so long while it starts or opens a classifier is given up."""
+"""Seconds to wait for a worker to start or to open a classifier before it is killed."""
 
 
 _DIED = "its process died"
@@ -29,55 +29,55 @@ _DIED = "its process died"
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker has begun with a batch: if it dies now, it may have died of it."""
+    """Message that a worker has started to compute a batch. If it dies now, the batch may be the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A classifier that a worker opened."""
+    """A classifier that a worker has opened."""
 
     description: Description
     restores: bytes
-    """What another worker is given to open the same."""
+    """Bytes from which `Worker.restore` opens the classifier in another worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a worker is told when it starts."""
+    """Settings of a worker process."""
 
     precision: str | None
     adapter_memory_bytes: int
     num_workers: int
-    """Among how many the cores are shared out."""
+    """Number of workers that share the cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRows:
-    """Tokens of N texts on their way to a worker."""
+    """Tokens of N texts, as sent to a worker; T tokens in all."""
 
     numbers: tuple[int, ...]
-    """The classifier of each."""
+    """The classifier's number of each text."""
     input_ids: npt.NDArray[np.int32]
-    """``(T,)``: those of all texts, one after the other."""
+    """Concatenated token ids of all texts, ``(T,)``."""
     lengths: npt.NDArray[np.int32]
-    """``(N,)``."""
+    """Number of tokens of each text, ``(N,)``."""
     second_starts: npt.NDArray[np.int32]
-    """``(N,)``: see `Encoded`."""
+    """Start of the second text in each row, ``(N,)``; see `Encoded`."""
 
 
 class WorkerDiedError(Exception):
-    """The process of a worker ended before it answered."""
+    """Raised when a worker process ended before it answered."""
 
 
 class RefusedByWorkerError(Exception):
-    """A worker could not do what it was asked; the text is for the client."""
+    """Raised when a worker answered with an error. The text is for the client."""
 
 
 class Worker:
-    """The handle of one process. One thread may compute and another control at a time.
+    """The handle of one worker process. Computing and controlling may happen in two threads at the same time.
 
     Args:
-        settings: of the process.
+        settings: settings of the process.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -92,25 +92,25 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """ID of the process."""
         pid = self._process.pid
         assert pid is not None
         return pid
 
     def send(self, rows: TokenRows) -> None:
-        """Give it a batch to compute; `receive` gives answers in the same order.
+        """Send a batch to the worker. `receive` returns answers in the same order.
 
         Raises:
-            WorkerDiedError: if the process is gone.
+            WorkerDiedError: if the process has died.
         """
         _or_died(lambda: self._compute.send(rows))
 
     def receive(self, timeout_s: float) -> list[npt.NDArray[np.float32]] | Started | None:
-        """That the oldest batch that was sent is being computed, then its logits; None if nothing comes meanwhile.
+        """Receive the next message about the oldest batch: `Started`, then its logits; None after the timeout.
 
         Raises:
-            WorkerDiedError: if the process is gone.
-            RefusedByWorkerError: saying why it could not.
+            WorkerDiedError: if the process has died.
+            RefusedByWorkerError: if the worker failed to compute the batch.
         """
         if self._compute not in _or_died(lambda: wait([self._compute, self._process.sentinel], timeout_s)):
             if self._process.is_alive():
@@ -120,7 +120,7 @@ class Worker:
         return answer
 
     def open(self, number: int, source: str, *, shares: bool) -> Opened:
-        """See `Engine.open`.
+        """Open a classifier; see `Engine.open`.
 
         Raises:
             WorkerDiedError, RefusedByWorkerError: see `receive`.
@@ -129,7 +129,7 @@ class Worker:
         return opened
 
     def restore(self, classifiers: Mapping[int, bytes]) -> None:
-        """See `Engine.restore`.
+        """Open classifiers of another worker; see `Engine.restore`.
 
         Raises:
             WorkerDiedError, RefusedByWorkerError: see `receive`.
@@ -137,7 +137,7 @@ class Worker:
         self._ask("restore", dict(classifiers))
 
     def close(self, number: int) -> None:
-        """See `Engine.close`."""
+        """Remove a classifier; see `Engine.close`."""
         self._ask("close", number)
 
     def _ask(self, *message: Any) -> Any:
@@ -145,16 +145,16 @@ class Worker:
             _or_died(lambda: self._control.send(message))
             if self._control not in wait([self._control, self._process.sentinel], START_SECONDS):
                 self.kill()
-                raise WorkerDiedError(f"{_DIED}, or said nothing for {START_SECONDS} s")
+                raise WorkerDiedError(f"{_DIED} or did not answer within {START_SECONDS} s")
             return _answer(_or_died(self._control.recv))
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         self._process.kill()
         self._process.join()
 
     def stop(self) -> None:
-        """End the process when it has computed what it was sent."""
+        """Let the process finish its batches and exit; kill it after 10 s."""
         self._compute.close()
         self._control.close()
         self._process.join(10)
@@ -180,8 +180,8 @@ class _Failure:
 
 
 def _main(compute: Connection, control: Connection, settings: WorkerSettings) -> None:
-    """The process: computes what comes in, until the server is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the server says when it ends
+    """Run the worker process until the server closes the connection."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the server decides when the worker ends
         signal.signal(number, signal.SIG_IGN)
     from leantune.system.memory import keep_freed_memory
     from leantune.system.openmp import share_cores, spin_briefly
@@ -200,7 +200,7 @@ def _main(compute: Connection, control: Connection, settings: WorkerSettings) ->
         return engine.logits(_encoded(rows), rows.numbers)
 
     _serve(compute, run)
-    os._exit(0)  # nothing is to be saved, and a control may be under way
+    os._exit(0)  # there is nothing to save, and the control thread may be busy
 
 
 def _serve_controls(control: Connection, engine: Any) -> None:
@@ -215,7 +215,7 @@ def _serve_controls(control: Connection, engine: Any) -> None:
 
 
 def _serve(connection: Connection, do: Callable[[Any], Any]) -> None:
-    """Answer every message, an error with a failure, until the other end is closed."""
+    """Answer every message until the other end is closed; send errors as `_Failure`."""
     from leantune.serving.engine import error_text
 
     while True:

@@ -1,1 +1,1 @@
-"""The requests of other servers: text-embeddings-inference, vLLM and the Open Inference Protocol."""
+"""The APIs of other servers: text-embeddings-inference, vLLM and the Open Inference Protocol."""

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, of KServe and Triton: ``/v2``; with Triton's binary tensors as input."""
+"""The Open Inference Protocol, version 2, of KServe and Triton at ``/v2``. Triton's binary tensors are accepted."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 keyed = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], dependencies=[Depends(require_key)])
 
 JSON_LENGTH = "inference-header-content-length"
-"""Header of a body that has binary tensors behind its JSON: bytes of that."""
+"""Header with the length in bytes of the JSON that precedes binary tensors in a body."""
 CLASS_IDS, LABELS, PROBABILITIES = "output-0", "labels", "probabilities"
 
 
 class InputTensor(BaseModel):
-    """Texts."""
+    """A tensor of texts."""
 
     name: str
     shape: list[int] = Field(examples=[[2]])
@@ -33,14 +33,14 @@ class InputTensor(BaseModel):
 
 
 class OutputName(BaseModel):
-    """What is wanted."""
+    """A requested output."""
 
     name: str = Field(description="output-0: class ids; labels; probabilities")
     parameters: dict[str, Any] | None = None
 
 
 class InferRequest(BaseModel):
-    """What is to be classified: one input of texts, or two for a classifier of pairs."""
+    """A classification request with one input of texts, or two for a classifier of text pairs."""
 
     inputs: list[InputTensor] = Field(min_length=1, max_length=2)
     outputs: list[OutputName] | None = None
@@ -49,13 +49,13 @@ class InferRequest(BaseModel):
 
 
 def respond(error: RefusalError) -> Response:
-    """A refusal in the words of the protocol."""
+    """Return an error response in the format of the protocol."""
     return refused(error, {"error": str(error)}, error.kind.plain_status)
 
 
 @router.get("")
 async def server_metadata() -> dict[str, Any]:
-    """Who serves."""
+    """Return the server's name, version and extensions."""
     from leantune._version import __version__
 
     return {"name": "leantune", "version": __version__, "extensions": ["binary_tensor_data"]}
@@ -63,13 +63,13 @@ async def server_metadata() -> dict[str, Any]:
 
 @router.get("/health/live")
 async def live() -> dict[str, bool]:
-    """That the server answers."""
+    """Report that the server is alive."""
     return {"live": True}
 
 
 @router.get("/health/ready")
 async def ready(request: Request) -> Response:
-    """Whether requests are wanted."""
+    """Report whether the server accepts requests."""
     if service_of(request).is_ready:
         return JSONResponse({"ready": True})
     return respond(RefusalError(Kind.UNHEALTHY, "not ready"))
@@ -78,7 +78,7 @@ async def ready(request: Request) -> Response:
 @keyed.get("/models/{model}")
 @keyed.get("/models/{model}/versions/1")
 async def model_metadata(request: Request, model: str) -> dict[str, Any]:
-    """Inputs and outputs of a classifier."""
+    """Return the inputs and outputs of a classifier."""
     served = service_of(request).get(model)
     num_classes = len(served.description.labels)
     return {
@@ -101,7 +101,7 @@ async def model_metadata(request: Request, model: str) -> dict[str, Any]:
 @keyed.get("/models/{model}/ready")
 @keyed.get("/models/{model}/versions/1/ready")
 async def model_ready(request: Request, model: str) -> Response:
-    """Whether a classifier can be asked."""
+    """Report whether a classifier is ready."""
     served = service_of(request).get(model)
     if not service_of(request).is_ready:
         return respond(RefusalError(Kind.UNHEALTHY, f"{served.name} is not ready"))
@@ -109,7 +109,7 @@ async def model_ready(request: Request, model: str) -> Response:
 
 
 def _schema() -> dict[str, Any]:
-    """The schema of `InferRequest`, each part where it is used: the request is read here, not by the framework."""
+    """Return the inlined JSON schema of `InferRequest`. FastAPI cannot derive it, because `_parsed` reads the body."""
     whole = InferRequest.model_json_schema()
     parts = whole.pop("$defs")
 
@@ -132,7 +132,7 @@ _BODY = {"requestBody": {"required": True, "content": {"application/json": {"sch
 @keyed.post("/models/{model}/infer", openapi_extra=_BODY)
 @keyed.post("/models/{model}/versions/1/infer", openapi_extra=_BODY)
 async def infer(request: Request, model: str) -> Response:
-    """Class ids of texts; labels and probabilities where they are asked for."""
+    """Return class ids of texts, and labels and probabilities if the request asks for them."""
     service = service_of(request)
     served = service.get(model)
     body, tensors = await _parsed(request)
@@ -140,7 +140,7 @@ async def infer(request: Request, model: str) -> Response:
     if unknown:
         raise RefusalError(
             Kind.VALIDATION,
-            f"no output {sorted(unknown)[0][:100]}; there are {CLASS_IDS}, {LABELS} and {PROBABILITIES}",
+            f"unknown output {sorted(unknown)[0][:100]}; expected {CLASS_IDS}, {LABELS} or {PROBABILITIES}",
         )
     texts, pairs = tensors[0], tensors[1] if len(tensors) > 1 else None
 
@@ -156,8 +156,9 @@ async def infer(request: Request, model: str) -> Response:
 
 
 def outputs_of(answer: Answer, names: list[str]) -> list[dict[str, Any]]:
-    """Tensors in JSON, their numbers in one list, row by row; of several labels a text the ids are ones and zeros, one
-    for each class, and labels are joined by ``|``.
+    """Return tensors as JSON with flat data in row-major order.
+
+    If a text may have several labels, class ids are 0 or 1 for each class, and labels are joined by ``|``.
     """
     scores, count = answer.scores(), len(answer.logits)
     chosen = answer.predicted()
@@ -172,15 +173,15 @@ def outputs_of(answer: Answer, names: list[str]) -> list[dict[str, Any]]:
 
 
 async def _parsed(request: Request) -> tuple[InferRequest, list[list[str]]]:
-    """The request, and the texts of each of its inputs.
+    """Return the request and the texts of each of its inputs.
 
     Raises:
-        RefusalError: for what is no such request.
+        RefusalError: if the body is not a valid request.
     """
     raw = await request.body()
     said = request.headers.get(JSON_LENGTH)
     if said is not None and not (said.isascii() and said.isdecimal() and int(said[:12]) <= len(raw)):
-        raise RefusalError(Kind.VALIDATION, f"{JSON_LENGTH} must be the number of bytes of JSON in the body")
+        raise RefusalError(Kind.VALIDATION, f"{JSON_LENGTH} must be the length of the body's JSON in bytes")
     size = len(raw) if said is None else int(said)
     try:
         body = InferRequest.model_validate_json(raw[:size])
@@ -198,7 +199,9 @@ async def _parsed(request: Request) -> tuple[InferRequest, list[list[str]]]:
         else:
             if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= len(binary):
                 raise RefusalError(
-                    Kind.VALIDATION, f"{tensor.name[:100]}: binary_data_size is not in the body"
+                    Kind.VALIDATION,
+                    f"{tensor.name[:100]}: binary_data_size must be an integer of at most the remaining bytes of the "
+                    "body",
                 )
             texts, binary = _binary_texts(binary[:length], tensor), binary[length:]
         expected = 1
@@ -206,35 +209,42 @@ async def _parsed(request: Request) -> tuple[InferRequest, list[list[str]]]:
             expected *= size_of_axis
         if expected != len(texts):
             raise RefusalError(
-                Kind.VALIDATION, f"{tensor.name[:100]}: shape {tensor.shape[:10]} for {len(texts)} texts"
+                Kind.VALIDATION,
+                f"{tensor.name[:100]}: shape {tensor.shape[:10]} does not match {len(texts)} texts",
             )
         tensors.append(texts)
     if len({len(texts) for texts in tensors}) > 1:
-        raise RefusalError(Kind.VALIDATION, "the two inputs of a classifier of pairs must have as many texts")
+        raise RefusalError(
+            Kind.VALIDATION, "the two inputs of a text pair classifier must have equal lengths"
+        )
     return body, tensors
 
 
 def _texts_of(tensor: InputTensor) -> list[str]:
     if tensor.datatype != "BYTES":
-        raise RefusalError(Kind.VALIDATION, f"datatype {tensor.datatype[:20]}, expected BYTES: texts")
+        raise RefusalError(Kind.VALIDATION, f"datatype {tensor.datatype[:20]}, expected BYTES (texts)")
     data = [each for row in tensor.data or () for each in (row if isinstance(row, list) else [row])]
     if not all(isinstance(each, str) for each in data):
-        raise RefusalError(Kind.VALIDATION, f"{tensor.name[:100]}: data must be texts")
+        raise RefusalError(Kind.VALIDATION, f"{tensor.name[:100]}: data must be strings")
     return data
 
 
 def _binary_texts(data: memoryview, tensor: InputTensor) -> list[str]:
-    """Texts of a binary tensor: four bytes of length, little-endian, before each."""
+    """Return the texts of a binary tensor, each preceded by its length as 4 bytes in little-endian order."""
     if tensor.datatype != "BYTES":
-        raise RefusalError(Kind.VALIDATION, f"datatype {tensor.datatype[:20]}, expected BYTES: texts")
+        raise RefusalError(Kind.VALIDATION, f"datatype {tensor.datatype[:20]}, expected BYTES (texts)")
     texts = []
     try:
         while data:
             (length,) = struct.unpack_from("<I", data)
             if len(data) < 4 + length:
-                raise RefusalError(Kind.VALIDATION, f"{tensor.name[:100]}: a text ends behind the tensor")
+                raise RefusalError(
+                    Kind.VALIDATION, f"{tensor.name[:100]}: a text extends beyond the end of the tensor"
+                )
             texts.append(str(data[4 : 4 + length], "utf-8"))
             data = data[4 + length :]
     except (struct.error, UnicodeDecodeError) as error:
-        raise RefusalError(Kind.VALIDATION, f"{tensor.name[:100]}: no texts in UTF-8") from error
+        raise RefusalError(
+            Kind.VALIDATION, f"{tensor.name[:100]}: the binary data is not a sequence of UTF-8 texts"
+        ) from error
     return texts

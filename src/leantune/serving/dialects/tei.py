@@ -1,6 +1,6 @@
-"""The dialect of text-embeddings-inference 1.9: ``/predict``, ``/info``, ``/health``.
+"""The API of text-embeddings-inference (TEI) 1.9: ``/predict``, ``/info``, ``/health``.
 
-Where TEI is known to be wrong, this is right: several labels a text have scores by themselves, and requests count once.
+It differs where TEI has known bugs: multi-label scores use a sigmoid, and each request is counted once.
 """
 
 from __future__ import annotations
@@ -29,36 +29,38 @@ Inputs = Text | list[Text] | list[list[Text]]
 
 
 class Parameters(BaseModel):
-    """What ``huggingface_hub.InferenceClient`` sends beside a text, and TEI does not have."""
+    """Parameters that ``huggingface_hub.InferenceClient`` sends and TEI does not support."""
 
     function_to_apply: Activation | None = None
     top_k: int | None = Field(default=None, ge=1)
 
 
 class PredictRequest(BaseModel):
-    """What is to be classified."""
+    """A classification request."""
 
     inputs: Inputs = Field(
-        description="One text; one pair of texts as a list of two; or a list of lists of one or two texts, a batch",
+        description="A text; a text pair as a list of two texts; or a batch, a list of lists of one or two texts",
         examples=["What is Deep Learning?", [["What is Deep Learning?"], ["a text", "its pair"]]],
     )
     truncate: bool | None = Field(
         None,
-        description="Cut texts that are too long; else they are refused. Default: as the server was started",
+        description="Truncate long texts instead of refusing them. Default: the server's setting",
     )
     truncation_direction: Literal["left", "right", "Left", "Right"] | None = Field(
-        None, description="The end that is cut off. Default: as the classifier was trained"
+        None, description="Side that is truncated. Default: the side used in training"
     )
     raw_scores: bool = Field(False, description="Logits instead of probabilities")
     abstain: bool = Field(
         False,
-        description="Calibrated probabilities, and no label for a text below the threshold that leantune abstain chose",
+        description="Calibrated probabilities, and no label for a text below the threshold set by leantune abstain",
     )
     parameters: Parameters | None = Field(
         None,
-        description="Of the Hugging Face Inference API, which answers with a list for each text, for one, too",
+        description="Parameters of the Hugging Face Inference API, which returns a list even for a single text",
     )
-    model: str | None = Field(None, description="The classifier; default: the first one of the server")
+    model: str | None = Field(
+        None, description="Name of the classifier. Default: the server's first classifier"
+    )
 
 
 class Prediction(BaseModel):
@@ -69,14 +71,14 @@ class Prediction(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Why there is no answer."""
+    """An error."""
 
     error: str
     error_type: str
 
 
 def respond(error: RefusalError) -> Response:
-    """A refusal in the words of TEI."""
+    """Return an error response in TEI's format."""
     return refused(error, {"error": str(error), "error_type": error.kind.tei_name}, error.kind.status)
 
 
@@ -91,13 +93,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 async def predict(
     request: Request, body: PredictRequest, model: Annotated[str | None, Query()] = None
 ) -> Response:
-    """All labels of each text with their scores, the highest first."""
+    """Return all labels of each text with their scores, the highest first."""
     service = service_of(request)
     served = service.get(body.model or model)
     texts, pairs, is_batch = parts_of(body.inputs)
     if body.abstain and served.description.abstention is None:
         raise RefusalError(
-            Kind.VALIDATION, "`abstain`: no threshold was chosen for this classifier: leantune abstain"
+            Kind.VALIDATION, "`abstain`: this classifier has no threshold; set one with leantune abstain"
         )
 
     async def work() -> Answer:
@@ -125,10 +127,10 @@ async def predict(
 
 
 def parts_of(inputs: Inputs) -> tuple[list[Text], list[Text] | None, bool]:
-    """First texts, second texts or None, and whether it was a batch.
+    """Return first texts, second texts or None, and whether the request is a batch.
 
     Raises:
-        RefusalError: for what is none of the three forms.
+        RefusalError: if the inputs have none of the three forms.
 
     >>> parts_of("t"), parts_of(["a", "b"]), parts_of([["a"], ["c"]])
     ((['t'], None, False), (['a'], ['b'], False), (['a', 'c'], None, True))
@@ -144,11 +146,11 @@ def parts_of(inputs: Inputs) -> tuple[list[Text], list[Text] | None, bool]:
         raise RefusalError(
             Kind.VALIDATION,
             "`inputs` must be a text, a pair of two texts, or a batch: a list of lists of one or two texts. Got a "
-            f"list of {max(sizes)}; a batch of single texts is [[text], [text], ...]",
+            f"list of {max(sizes)} texts; write a batch of single texts as [[text], [text], ...]",
         )
     if len(sizes) > 1:
         raise RefusalError(
-            Kind.VALIDATION, "`inputs` holds single texts and pairs; a classifier takes one of both"
+            Kind.VALIDATION, "`inputs` mixes single texts and text pairs; send only one of the two kinds"
         )
     firsts = [str(row[0]) for row in rows]
     return firsts, [str(row[1]) for row in rows] if sizes == {2} else None, is_batch
@@ -157,19 +159,19 @@ def parts_of(inputs: Inputs) -> tuple[list[Text], list[Text] | None, bool]:
 def predictions_of(
     answer: Answer, activation: Activation | None, top_k: int | None
 ) -> list[list[dict[str, Any]]]:
-    """All labels of each text, or ``top_k``, the highest score first."""
+    """Return the ``top_k`` labels of each text, or all labels for None, the highest score first."""
     return [ranked(answer.labels, row, top_k) for row in answer.scores(activation)]
 
 
 def ranked(labels: Sequence[str], scores: npt.NDArray[np.float64], top_k: int | None) -> list[dict[str, Any]]:
-    """Labels with their scores, the highest first."""
+    """Return labels with their scores, the highest first."""
     return [{"score": float(scores[i]), "label": labels[i]} for i in (-scores).argsort(kind="stable")[:top_k]]
 
 
 def trusted_predictions_of(
     answer: Answer, abstention: Abstention | None, top_k: int | None
 ) -> list[list[dict[str, Any]]]:
-    """Calibrated scores of each text; of one that is below the threshold nothing."""
+    """Return calibrated scores of each text, and an empty list for a text below the threshold."""
     assert abstention is not None
     calibrated = with_temperature(answer.scores("softmax"), abstention.temperature)
     answers = is_answered(calibrated, abstention, answer.labels, per_class=False)
@@ -179,7 +181,7 @@ def trusted_predictions_of(
 
 
 def headers_of(answer: Answer, num_characters: int) -> dict[str, str]:
-    """What TEI says of the work: characters, tokens, and milliseconds; and how many texts were cut, as it does not."""
+    """Return TEI's headers (characters, tokens, milliseconds) and the number of truncated texts, which TEI lacks."""
     times = {
         "x-compute-time": answer.tokenization_s + answer.inference_s,
         "x-total-time": answer.total_s,
@@ -199,7 +201,7 @@ def headers_of(answer: Answer, num_characters: int) -> dict[str, str]:
 @router.get("/health", responses={503: {"model": ErrorResponse}})
 @router.get("/ping", responses={503: {"model": ErrorResponse}})
 async def health(request: Request) -> Response:
-    """Whether requests are wanted: 200 without a body, or 503."""
+    """Report whether the server accepts requests: 200 without a body, or 503."""
     if service_of(request).is_ready:
         return Response()
     return respond(RefusalError(Kind.UNHEALTHY, "unhealthy"))
@@ -207,13 +209,13 @@ async def health(request: Request) -> Response:
 
 @keyed.get("/info")
 async def info(request: Request, model: Annotated[str | None, Query()] = None) -> dict[str, Any]:
-    """What is served, and within which limits; of one classifier, by default the first."""
+    """Return the description and the limits of a classifier, by default the first one."""
     service = service_of(request)
     return described(service.get(model), request)
 
 
 def described(served: Served, request: Request) -> dict[str, Any]:
-    """``/info`` of a classifier."""
+    """Return the content of ``/info`` for a classifier."""
     from leantune._version import __version__
 
     service, description = service_of(request), served.description

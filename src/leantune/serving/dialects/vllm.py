@@ -1,4 +1,4 @@
-"""The dialect of vLLM: ``/classify``, ``/v1/models``, and adapters that are loaded while the server runs."""
+"""The API of vLLM: ``/classify``, ``/v1/models``, and loading of adapters while the server runs."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ TYPES = {
 
 
 class ClassifyRequest(BaseModel):
-    """What is to be classified."""
+    """A classification request."""
 
-    model: str | None = Field(None, description="The classifier; default: the first one of the server")
+    model: str | None = Field(
+        None, description="Name of the classifier. Default: the server's first classifier"
+    )
     input: str | list[str] = Field(examples=["vLLM is great!", ["a text", "another"]])
-    use_activation: bool | None = Field(None, description="False: logits instead of probabilities")
+    use_activation: bool | None = Field(None, description="Set to false for logits instead of probabilities")
     truncate_prompt_tokens: int | None = Field(
         None,
-        description="-1 or the classifier's length: cut longer texts; default: as the server was started",
+        description="Any value truncates texts to the classifier's max_length. Default: the server's setting",
     )
     user: str | None = None
 
 
 class ClassifyData(BaseModel):
-    """The classes of one text."""
+    """The prediction for one text."""
 
     index: int
     label: str | None
@@ -51,7 +53,7 @@ class ClassifyData(BaseModel):
 
 
 class ClassifyResponse(BaseModel):
-    """The classes of all texts."""
+    """The predictions for all texts."""
 
     id: str
     object: str = "list"
@@ -62,22 +64,22 @@ class ClassifyResponse(BaseModel):
 
 
 class LoadRequest(BaseModel):
-    """A classifier to be served."""
+    """A request to load a classifier."""
 
     lora_name: str = Field(min_length=1, max_length=200)
     lora_path: str = Field(
-        min_length=1, max_length=4096, description="A folder below the server's --adapter-root"
+        min_length=1, max_length=4096, description="Folder below the server's --adapter-root"
     )
 
 
 class UnloadRequest(BaseModel):
-    """A classifier to be served no more."""
+    """A request to unload a classifier."""
 
     lora_name: str
 
 
 def respond(error: RefusalError) -> Response:
-    """A refusal in the words of vLLM."""
+    """Return an error response in vLLM's format."""
     status = error.kind.plain_status
     kind = TYPES.get(error.kind, "BadRequestError")
     return refused(
@@ -88,7 +90,7 @@ def respond(error: RefusalError) -> Response:
 @router.post("/classify", response_model=ClassifyResponse)
 @router.post("/v1/classify", response_model=ClassifyResponse)
 async def classify(request: Request, body: ClassifyRequest) -> Response:
-    """The most probable label of each text, and the probabilities of all in the order of their ids."""
+    """Return the most probable label of each text and the probabilities of all classes in order of their ids."""
     service = service_of(request)
     served = service.get(body.model)
     texts = [body.input] if isinstance(body.input, str) else body.input
@@ -136,7 +138,7 @@ async def classify(request: Request, body: ClassifyRequest) -> Response:
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """All classifiers."""
+    """Return all classifiers."""
     service = service_of(request)
     return {
         "object": "list",
@@ -158,7 +160,7 @@ async def models(request: Request) -> dict[str, Any]:
 
 @router.post("/v1/load_lora_adapter", response_class=PlainTextResponse)
 async def load(request: Request, body: LoadRequest) -> str:
-    """Serve a classifier from a folder, in place of one of the same name, whose requests are still answered."""
+    """Load a classifier from a folder. A classifier of the same name is replaced after answering its requests."""
     source = allowed_folder(request, body.lora_path)
     await service_of(request).load(body.lora_name, str(source))
     return f"Success: LoRA adapter '{body.lora_name}' added successfully."
@@ -166,45 +168,43 @@ async def load(request: Request, body: LoadRequest) -> str:
 
 @router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
 async def unload(request: Request, body: UnloadRequest) -> str:
-    """Serve a classifier no more."""
+    """Unload a classifier."""
     check_managed(request)
     await service_of(request).unload(body.lora_name)
     return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
 
 
 def check_managed(request: Request) -> Path:
-    """The folder below which adapters may be.
+    """Return the folder below which clients may load adapters.
 
     Raises:
-        RefusalError: if the server was not started to be managed.
+        RefusalError: if the server was started without --api-key or --adapter-root.
     """
     settings = service_of(request).settings
     if settings.api_key is None or settings.adapter_root is None:
         raise RefusalError(
             Kind.FORBIDDEN,
-            "adapters can be loaded and unloaded where the server has --api-key and --adapter-root",
+            "loading and unloading adapters is disabled: start the server with --api-key and --adapter-root",
         )
     return settings.adapter_root
 
 
 def allowed_folder(request: Request, path: str) -> Path:
-    """The folder that a client names, if it is below the allowed one; links are followed before that is decided.
+    """Return the folder that a client names, if it is below --adapter-root after resolving symbolic links.
 
     Raises:
-        RefusalError: if it is elsewhere, or not there.
+        RefusalError: if the folder is outside --adapter-root or does not exist.
     """
     root = check_managed(request).resolve()
     if "\0" in path:
-        raise RefusalError(Kind.VALIDATION, "lora_path holds a NUL")
+        raise RefusalError(Kind.VALIDATION, "lora_path contains a NUL character")
     try:
         folder = (root / path).resolve()
         is_below, is_there = folder.is_relative_to(root) and folder != root, folder.is_dir()
     except (OSError, RuntimeError) as error:
-        raise RefusalError(Kind.VALIDATION, "lora_path is no path of a folder") from error
+        raise RefusalError(Kind.VALIDATION, "lora_path is not a valid path") from error
     if not is_below:
-        raise RefusalError(
-            Kind.FORBIDDEN, "lora_path leads out of the folder that the server was given as --adapter-root"
-        )
+        raise RefusalError(Kind.FORBIDDEN, "lora_path is outside the server's --adapter-root")
     if not is_there:
-        raise RefusalError(Kind.NOT_FOUND, "lora_path: no such folder below --adapter-root")
+        raise RefusalError(Kind.NOT_FOUND, "lora_path: this folder does not exist below --adapter-root")
     return folder

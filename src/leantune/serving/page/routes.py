@@ -1,4 +1,4 @@
-"""The page at ``/`` for browsers, and the figures that it shows. Health checks ask for ``/`` as well."""
+"""The routes of the page: ``/``, which also answers health checks, and ``/stats``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ POLICY = (
     "form-action 'none'; frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'; "
     "trusted-types 'none'"
 )
-"""What the page may do: load what this server has, and make no HTML or script of a text."""
+"""Content Security Policy: load from this server only, and never turn text into HTML or script."""
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
-"""Of the page and its files; a browser asks whether they are still the same, so that all are of one version."""
+"""Headers of the page and its files. The browser revalidates them, so that all files have the same version."""
 
 router = APIRouter(tags=["page"])
 
@@ -34,13 +34,13 @@ class _Files(StaticFiles):
 
 
 def files() -> StaticFiles:
-    """Scripts and styles of the page."""
+    """Return the application that serves scripts and styles of the page."""
     return _Files(directory=FOLDER)
 
 
 @router.get("/", include_in_schema=False)
 async def root(request: Request) -> Response:
-    """The page for a browser; for others whether requests are wanted, as TEI."""
+    """Return the page to a browser, and TEI's health check to other clients."""
     if "text/html" in request.headers.get("accept", ""):
         headers = {**HEADERS, "Content-Security-Policy": POLICY, "Vary": "Accept"}
         return FileResponse(FOLDER / "index.html", headers=headers)
@@ -49,7 +49,7 @@ async def root(request: Request) -> Response:
 
 @router.get("/stats")
 async def stats(request: Request) -> dict[str, Any]:
-    """What the page shows of the server's work: sums since it started."""
+    """Return the server's statistics: totals since the start, and current requests."""
     service = service_of(request)
     requests, tokens = service.queue.sizes()
     metrics = service.metrics

@@ -1,13 +1,13 @@
-/** Shares of labels as bars. */
+/** A bar chart of label shares. */
 
 import { element, name } from "./elements.js";
 
 const SHOWN = 10;
 
 /**
- * A list of labels with their shares, the first ones at once and all by a button.
+ * A list of labels with bars. The first ones are shown at once, all of them after a click.
  *
- * rows: [{label, share, value}], in the order to be shown; threshold: a share from which a label counts, or null.
+ * rows: [{label, share, value}] in display order; threshold: smallest share of a predicted label, or null.
  */
 export function bars(rows, threshold = null) {
   const list = element("ol", "bars");
@@ -20,7 +20,7 @@ export function bars(rows, threshold = null) {
     more.addEventListener("click", () => {
       const rest = rows.slice(SHOWN).map((row) => bar(row, false, threshold));
       list.append(...rest);
-      rest[0].tabIndex = -1; // whoever pressed the button goes on reading where the new ones begin
+      rest[0].tabIndex = -1; // let keyboard users continue at the first new bar
       rest[0].focus();
       more.remove();
     });

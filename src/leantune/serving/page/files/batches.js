@@ -1,4 +1,4 @@
-/** Many texts through POST /predict: two requests in flight, and what to do about those that are refused. */
+/** Classification of many texts with POST /predict, two requests at a time, with retries. */
 
 import { ask, Refusal } from "./server.js";
 
@@ -9,11 +9,11 @@ const NOT_READY_TRIES = 60;
 const REFUSED_AT_FIRST = 3;
 
 /**
- * Classify the texts whose places are in `places`; each is reported once.
+ * Classify the texts at the given places and report each once.
  *
- * inputsOf(place): a list of one or two texts. onRows([[place, label, score]]). onRefused(place, message): the server does
- * not take this text. onWait(seconds, message): it is asked again after so long, 0: it goes on. signal: stops.
- * Throws a Refusal where it cannot go on; what was reported stays.
+ * inputsOf(place): returns a list of one or two texts. onRows([[place, label, score]]): called with results.
+ * onRefused(place, message): called for a text that the server refuses. onWait(seconds, message): called before a retry
+ * with the delay, and with 0 after it. signal: aborts the work. Throws a Refusal if the work cannot continue.
  */
 export async function classifyAll({ places, model, inputsOf, onRows, onRefused, onWait, signal }) {
   let next = 0;
@@ -53,7 +53,7 @@ export async function classifyAll({ places, model, inputsOf, onRows, onRefused, 
 
   async function handle(batch, refusal) {
     let { status } = refusal;
-    if (status === 0 && (await isThere(either))) status = 413; // it closes the connection of a body that it does not read
+    if (status === 0 && (await isThere(either))) status = 413; // the server closes the connection if a body is too large
     if (status === 429 || (status === 503 && numNotReady++ < NOT_READY_TRIES)) {
       again.push(batch);
       onWait(refusal.retryAfter, refusal.message);
@@ -64,7 +64,7 @@ export async function classifyAll({ places, model, inputsOf, onRows, onRefused, 
       again.push(batch.slice(half), batch.slice(0, half));
     } else if ((status === 413 || status === 422) && (numAnswered || numRefused < REFUSED_AT_FIRST - 1)) {
       numRefused++;
-      onRefused(batch[0], refusal.status ? refusal.message : "Too large for the server.");
+      onRefused(batch[0], refusal.status ? refusal.message : "This text is too large for the server.");
     } else {
       throw refusal;
     }

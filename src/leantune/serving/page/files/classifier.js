@@ -1,4 +1,4 @@
-/** Which classifier is asked: the choice among those of the server, and what it says of the chosen one. */
+/** The selection of a classifier and its description. */
 
 import { $, name, say } from "./elements.js";
 import { ask } from "./server.js";
@@ -11,13 +11,13 @@ const listeners = [];
 let names = [];
 let newest = 0;
 
-/** The answer of /info of the chosen classifier, or null. */
+/** The selected classifier as returned by /info, or null. */
 export let chosen = null;
 
-/** Call `listener` whenever another classifier was chosen, or none is there. */
+/** Call `listener` whenever the selected classifier changes, possibly to null. */
 export const whenChosen = (listener) => listeners.push(listener);
 
-/** Ask which classifiers there are; the one that was chosen stays chosen if it is still there. */
+/** Load the list of classifiers. The selected one stays selected if it still exists. */
 export async function loadClassifiers() {
   let answer;
   try {
@@ -31,7 +31,7 @@ export async function loadClassifiers() {
   $("search-field").hidden = names.length < SEARCHED_FROM;
   select.disabled = names.length === 0;
   fill();
-  if (names.length === 0) say($("model-error"), "The server has no classifier yet: load one, or start it with the folder of a run.");
+  if (names.length === 0) say($("model-error"), "The server has no classifiers. Load one, or start the server with a run folder.");
   await choose();
 }
 
@@ -47,7 +47,7 @@ function fill() {
 }
 
 async function choose() {
-  const mine = ++newest; // an answer that comes after a later choice is not wanted
+  const mine = ++newest; // ignore an answer that arrives after a later selection
   let info = null;
   if (select.value) {
     try {
@@ -67,12 +67,12 @@ function describe() {
   note.replaceChildren();
   if (!chosen) return;
   const labels = Object.values(chosen.model_type.classifier.id2label);
-  const of = chosen.takes_pairs ? "pairs of texts" : "texts";
+  const of = chosen.takes_pairs ? "text pairs" : "texts";
   note.append(`${many(labels.length, "label")}: `);
   labels.slice(0, 8).forEach((label, i) => note.append(i ? ", " : "", name(label)));
   if (labels.length > 8) note.append(`, and ${labels.length - 8} more`);
   note.append(
-    `${chosen.is_multi_label ? " (a text can have several)" : ""} · ${of} of up to ${count(chosen.max_input_length)} tokens`,
+    `${chosen.is_multi_label ? " (a text can have several labels)" : ""} · ${of} of up to ${count(chosen.max_input_length)} tokens`,
   );
   say($("version"), `leantune ${chosen.version}`);
 }

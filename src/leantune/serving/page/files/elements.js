@@ -1,8 +1,8 @@
-/** Elements of the page, by their id; and new ones, whose texts are only ever texts. */
+/** Access to elements by id, and creation of elements without parsing HTML. */
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element with a class, and children, of which strings become texts. */
+/** Create an element with a class and children. Strings become text nodes. */
 export function element(tag, className = "", ...children) {
   const made = document.createElement(tag);
   if (className) made.className = className;
@@ -10,10 +10,10 @@ export function element(tag, className = "", ...children) {
   return made;
 }
 
-/** A name that may be of any script, and does not disturb the direction of what is around it. */
+/** Create an element for a name whose writing direction is isolated from the text around it. */
 export const name = (text) => element("bdi", "", text);
 
-/** Put a text where it is not yet: a screen reader says what was put. */
+/** Set a text if it differs, so that screen readers announce only changes. */
 export function say(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }

@@ -1,4 +1,4 @@
-/** A file of rows: its columns, the work on it, and the file with labels to take away. */
+/** Classification of a file: its columns, the progress, and the download of the labels. */
 
 import { bars } from "./bars.js";
 import { classifyAll } from "./batches.js";
@@ -11,16 +11,16 @@ const TABLE_ROWS = 100;
 const SHOW_EVERY_MS = 200;
 const SAY_EVERY_MS = 10_000;
 
-/** {file, rows, isPlain, hasMark, names, first}: what was read; the texts begin at row `first`. */
+/** The file that was read: {file, rows, isPlain, hasMark, names, first}. The texts begin at row `first`. */
 let table = null;
-/** {key, labels, scores, numDone, refused, numLabels}: of each row; `key` says for which classifier and columns. */
+/** The results by row: {key, labels, scores, numDone, refused, numLabels}. `key` identifies classifier and columns. */
 let results = null;
-/** What stops the work while there is any. */
+/** The AbortController of the running classification, or null. */
 let running = null;
 
 async function open(file, encoding = null) {
   if (running || !file) return;
-  $("file").value = ""; // so that the same file can be chosen again after it was changed
+  $("file").value = ""; // so that the same file can be selected again after a change
   fail("");
   table = results = null;
   $("file-ready").hidden = $("file-work").hidden = true;
@@ -37,7 +37,7 @@ async function open(file, encoding = null) {
   } finally {
     $("drop").classList.remove("busy");
     say($("file-label"), table ? "Choose another file" : "Choose a file");
-    say($("file-note"), table ? file.name : "or drop a CSV, TSV or TXT file here. It is read in this browser; the texts alone are sent.");
+    say($("file-note"), table ? file.name : "or drop a CSV, TSV or TXT file here. It is read in this browser; only the texts are sent to the server.");
   }
 }
 
@@ -45,14 +45,14 @@ function offerWindows(file) {
   const button = element("button", "link", "Read it as Windows-1252");
   button.type = "button";
   button.addEventListener("click", () => open(file, "windows-1252"));
-  $("file-error").append(" Or, if it is from an older program of Windows: ", button);
+  $("file-error").append(" If the file comes from an older Windows program: ", button);
 }
 
 function fail(message) {
   say($("file-error"), message);
 }
 
-/** Names and columns to choose from, once it is known whether the first row has names. */
+/** Set column names and column choices according to whether the first row contains names. */
 function takeNames() {
   const hasNames = !table.isPlain && $("has-names").checked;
   table.first = hasNames ? 1 : 0;
@@ -60,8 +60,8 @@ function takeNames() {
   const rows = numRows();
   $("header-field").hidden = table.isPlain;
   $("file-ready").hidden = false;
-  say($("file-found"), `${many(rows, "row")}${table.isPlain ? ", a text a line" : `, ${many(table.names.length, "column")}`}`);
-  fail(rows ? "" : `${table.file.name} has the names of columns, and no rows below them.`);
+  say($("file-found"), `${many(rows, "row")}${table.isPlain ? ", one text per line" : `, ${many(table.names.length, "column")}`}`);
+  fail(rows ? "" : `${table.file.name} contains column names but no rows.`);
   const options = () => table.names.map((each, i) => new Option(shortened(each, 80), i));
   const start = table.rows.slice(table.first, table.first + 200);
   const text = guessColumn(table.names, start);
@@ -73,7 +73,7 @@ function takeNames() {
   adapt();
 }
 
-/** The column behind that of the text, or the longest of the others where the text has the last. */
+/** Return the index of the likely second text column: by its name, else the one with the most characters. */
 function guessPair(rows, text) {
   const low = table.names.map((each) => each.toLowerCase());
   const named = ["text_pair", "sentence2", "text2", "hypothesis", "answer"].map((each) => low.indexOf(each)).find((i) => i >= 0 && i !== text);
@@ -85,7 +85,7 @@ const columns = () => [Number($("column").value), Number($("pair-column").value)
 const inputsOf = (i) => columns().map((column) => table.rows[table.first + i][column]);
 const keyOfWork = () => JSON.stringify([chosen?.served_model_name, chosen?.model_sha, table.first, columns()]);
 
-/** Buttons, and the part of the page for pairs, as the classifier, the file and the work are now. */
+/** Update buttons and pair fields for the current classifier, file and progress. */
 function adapt() {
   $("pair-column-field").hidden = !chosen || chosen.takes_pairs === false;
   if (!chosen || chosen.takes_pairs === false) $("pair-column").value = -1;
@@ -98,7 +98,7 @@ function adapt() {
   say($("sample"), rows ? shortened(inputsOf(0).join(" / "), 130) : "");
   $("start").hidden = Boolean(running) || numLeft === 0;
   $("start").disabled = !chosen || !rows;
-  say($("start"), isMine && results.numDone ? `Go on with ${many(numLeft, "row")}` : `Classify ${many(rows, "row")}`);
+  say($("start"), isMine && results.numDone ? `Continue with ${many(numLeft, "row")}` : `Classify ${many(rows, "row")}`);
   $("stop").hidden = !running;
   $("download").hidden = Boolean(running) || !results?.numDone;
   $("download").classList.toggle("main", $("start").hidden);
@@ -107,8 +107,8 @@ function adapt() {
 async function start() {
   const key = keyOfWork();
   if (chosen.takes_pairs && columns().length < 2) {
-    const only = table.names.length < 2 ? `${table.file.name} has one column: choose a file with two, or a classifier of single texts.` : "Choose the column of the second text.";
-    return fail(`This classifier takes pairs of texts. ${only}`);
+    const only = table.names.length < 2 ? `${table.file.name} has only one column: choose a file with two columns, or a classifier for single texts.` : "Choose the second text column.";
+    return fail(`This classifier requires text pairs. ${only}`);
   }
   fail("");
   const rows = numRows();
@@ -135,12 +135,12 @@ async function start() {
       inputsOf,
       onRows: (found) => found.forEach(([i, label, score]) => take(i, label, score)),
       onRefused: (i, message) => { results.refused.set(i, message); results.numDone++; showRow(i); },
-      onWait: (seconds, message) => say($("file-wait"), seconds ? `${message} Goes on by itself in ${seconds} s.` : ""),
+      onWait: (seconds, message) => say($("file-wait"), seconds ? `${message} Retrying in ${seconds} s.` : ""),
       signal: running.signal,
     });
     if (results.numDone < rows) say($("file-said"), `Stopped at ${count(results.numDone)} of ${many(rows, "row")}.`);
   } catch (refusal) {
-    fail(`${refusal.message}\n${many(results.numDone, "row")} of ${count(rows)} are done and kept: go on later, or download them now.`);
+    fail(`${refusal.message}\n${count(results.numDone)} of ${many(rows, "row")} are done and kept: continue later, or download them now.`);
   } finally {
     clearInterval(timer);
     clearInterval(speaker);
@@ -169,13 +169,13 @@ function showProgress(begun, before) {
   if (results.numDone > before) words.push(`${rate(perSecond)} rows/s`);
   if (running && results.numDone > before) words.push(`${duration((rows - results.numDone) / perSecond)} left`);
   if (!running && results.numDone > before) words.push(duration(seconds));
-  if (results.refused.size) words.push(`${count(results.refused.size)} refused, without a label`);
+  if (results.refused.size) words.push(`${count(results.refused.size)} refused by the server`);
   $("progress").value = results.numDone;
   say($("progress-text"), words.join(" · "));
   showLabels();
 }
 
-/** How many rows have which label. */
+/** Show the number of rows by label. */
 function showLabels() {
   const numLabeled = results.numDone - results.refused.size;
   if (running || !numLabeled) return $("file-labels").replaceChildren();
@@ -194,7 +194,7 @@ function clearTable() {
     return element("tr", "", number, element("td", "", text), element("td"), element("td", "number"));
   });
   $("table-rows").replaceChildren(...rows);
-  say($("table-caption"), numRows() > shown ? `The first ${shown} rows; the file to download has all` : `All ${many(shown, "row")}`);
+  say($("table-caption"), numRows() > shown ? `The first ${shown} rows; the download contains all` : `All ${many(shown, "row")}`);
 }
 
 function showRow(i) {
@@ -222,7 +222,7 @@ async function download() {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   const left = numRows() - results.numDone;
-  say($("file-said"), `Downloading ${link.download}.${left ? ` ${many(left, "row")} in it have no label yet.` : ""}`);
+  say($("file-said"), `Downloading ${link.download}.${left ? ` Rows without a label: ${count(left)}.` : ""}`);
 }
 
 $("file").addEventListener("change", () => open($("file").files[0]));
@@ -239,7 +239,7 @@ whenChosen(() => {
   adapt();
 });
 
-/** A file may be dropped anywhere on the page: beside the frame the browser would open it in the page's place. */
+/** Accept drops on the whole page: elsewhere, the browser would navigate to the file. */
 const hasFile = (event) => event.dataTransfer?.types.includes("Files");
 for (const type of ["dragenter", "dragover"]) {
   addEventListener(type, (event) => {

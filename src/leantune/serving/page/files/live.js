@@ -1,4 +1,4 @@
-/** The server's work of the last two minutes, from the sums that /stats gives. */
+/** Server activity of the last two minutes, derived from the totals at /stats. */
 
 import { $, say } from "./elements.js";
 import { ask } from "./server.js";
@@ -11,18 +11,18 @@ const WIDTH = 240;
 const HEIGHT = 64;
 const SVG = "http://www.w3.org/2000/svg";
 
-/** [{time, stats}]; null for stats where the server was silent, and after the page was hidden. */
+/** [{time, stats}]; stats is null if the server did not answer, and after the page was hidden. */
 let samples = [];
 let timer = null;
 
-/** Ask for /stats while the page is visible, and tell `listener` each time; null where nobody answers. */
+/** Poll /stats while the page is visible, and call `listener` with the result, or null without an answer. */
 export function watch(listener) {
   async function look() {
     let stats = null;
     try {
       stats = (await ask("stats", { signal: AbortSignal.timeout(10_000) })).data;
     } catch {
-      // said by the listener
+      // the listener reports it
     }
     samples.push({ time: Date.now(), stats });
     samples = samples.filter((each) => each.time > Date.now() - SHOWN_MS - EVERY_MS);
@@ -39,7 +39,7 @@ export function watch(listener) {
   look();
 }
 
-/** What was done between two samples, or null where one is missing or the server began anew. */
+/** Rate and latency between two samples, or null if one is missing or the server was restarted. */
 function between(before, after) {
   if (!before?.stats || !after?.stats || after.stats.requests < before.stats.requests) return null;
   const requests = after.stats.requests - before.stats.requests;
@@ -59,9 +59,9 @@ function show() {
   const most = (field) => Math.max(0, ...points.map((each) => each[field] ?? 0));
 
   say($("live-rate"), now ? rate(now.rate) : "–");
-  say($("live-rate-note"), `at most ${rate(most("rate"))} in the last 2 min`);
+  say($("live-rate-note"), `maximum ${rate(most("rate"))} in the last 2 min`);
   say($("live-latency"), now?.latency == null ? "–" : milliseconds(now.latency));
-  say($("live-latency-note"), most("latency") ? `at most ${milliseconds(most("latency"))} in the last 2 min` : "no request in the last 2 min");
+  say($("live-latency-note"), most("latency") ? `maximum ${milliseconds(most("latency"))} in the last 2 min` : "no requests in the last 2 min");
   draw($("chart-rate"), points, "rate", last.time, 1);
   draw($("chart-latency"), points, "latency", last.time, 1);
   $("chart-rate").setAttribute("aria-label", `Requests per second in the last two minutes: now ${$("live-rate").textContent}, ${$("live-rate-note").textContent}`);
@@ -69,11 +69,11 @@ function show() {
 
   const stats = last.stats;
   say($("live-waiting"), stats ? count(stats.waiting_requests) : "–");
-  say($("live-waiting-note"), stats ? `${many(stats.waiting_tokens, "token")} in them · ${count(stats.in_flight)} not answered yet` : "");
-  say($("live-total"), stats ? `${many(stats.texts, "text")} in ${many(stats.requests, "request")} since the start` : "");
+  say($("live-waiting-note"), stats ? `${many(stats.waiting_tokens, "token")} waiting · ${many(stats.in_flight, "request")} in progress` : "");
+  say($("live-total"), stats ? `${many(stats.texts, "text")} in ${many(stats.requests, "request")} since the server started` : "");
 }
 
-/** A curve of a field of the points, with gaps where it is null; `least`: the top of the chart if all is below. */
+/** Draw a field of the points with gaps where it is null. `least` is the smallest upper end of the y axis. */
 function draw(chart, points, field, now, least) {
   const top = Math.max(least, ...points.map((each) => each[field] ?? 0));
   const x = (time) => (WIDTH * (1 - (now - time) / SHOWN_MS)).toFixed(1);

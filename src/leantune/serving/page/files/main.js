@@ -1,4 +1,4 @@
-/** The page: its parts, the key, and whether the server is ready. */
+/** Entry point of the page: its parts, the API key and the server state. */
 
 import { loadClassifiers } from "./classifier.js";
 import { $, say } from "./elements.js";
@@ -16,7 +16,7 @@ function askForKey(wasWrong) {
   $("forget-key-item").hidden = true;
   const isNew = $("key-form").hidden;
   $("key-form").hidden = false;
-  say($("key-error"), wasWrong ? "The server does not take this key." : "");
+  say($("key-error"), wasWrong ? "The server rejected this key." : "");
   if (isNew || wasWrong) $("key").focus();
 }
 
@@ -36,7 +36,7 @@ async function useKey(event) {
   $("text").focus();
 }
 
-/** What /stats said, or null where nobody answered. */
+/** Show the server state from the answer of /stats, or null without an answer. */
 function showState(stats) {
   state.classList.toggle("ready", Boolean(stats?.is_ready));
   state.classList.toggle("bad", !stats?.is_ready);

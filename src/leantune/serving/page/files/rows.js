@@ -1,4 +1,4 @@
-/** Files of rows: read as `leantune predict` reads them, and written as CSV. Papa knows CSV. */
+/** Reading of files with the rules of `leantune predict`, and writing of CSV files. Papa Parse handles CSV. */
 
 import { count } from "./words.js";
 
@@ -8,7 +8,7 @@ const CHUNK_ROWS = 2_000;
 const TEXT_COLUMNS = ["text", "sentence", "review", "content"];
 const DELIMITERS = [",", ";", "\t", "|"];
 
-/** A file that cannot be read: what was found and what to do. `mayBeWindows`: whether cp1252 would read it. */
+/** An unreadable file. `mayBeWindows`: whether Windows-1252 may be its encoding. */
 export class FileError extends Error {
   constructor(message, mayBeWindows = false) {
     super(message);
@@ -16,22 +16,22 @@ export class FileError extends Error {
   }
 }
 
-/** Let the page draw and listen before work goes on. */
+/** Let the browser update the page and handle events. */
 const breath = () => new Promise((resolve) => setTimeout(resolve));
 
 /**
- * All rows of a file as {rows, isPlain, hasMark}: rows of texts, all of one width; the names of columns are the first,
- * but in a plain file, which has one text a line and no names.
+ * Read all rows of a file as {rows, isPlain, hasMark}. All rows have the same width, and the first one may contain
+ * column names. A plain file has one text per line and no names. `hasMark`: whether there is a byte order mark.
  */
 export async function readRows(file, encoding = null) {
   const kind = /\.(tsv|tab)$/i.test(file.name) ? "tsv" : /\.txt$/i.test(file.name) ? "txt" : "csv";
-  if (file.size === 0) throw new FileError(`${file.name} is empty: choose a file with rows.`);
+  if (file.size === 0) throw new FileError(`${file.name} is empty. Choose a file with rows.`);
   if (file.size > MOST_BYTES) {
-    throw new FileError(`${file.name} has ${count(file.size / 1e6)} MB, and a page can hold ${MOST_BYTES / 1e6}: split it, or use “leantune predict” at a command line.`);
+    throw new FileError(`${file.name} has ${count(file.size / 1e6)} MB; the limit of this page is ${MOST_BYTES / 1e6} MB. Split the file, or use “leantune predict” on the command line.`);
   }
   const { text, hasMark } = await decoded(file, encoding);
   const rows = kind === "csv" ? await csvRows(text, file.name) : lineRows(text, kind);
-  if (rows.length === 0) throw new FileError(`${file.name} has nothing but empty lines: choose a file with rows.`);
+  if (rows.length === 0) throw new FileError(`${file.name} contains only empty lines. Choose a file with rows.`);
   let width = 0;
   for (const row of rows) width = Math.max(width, row.length);
   for (const row of rows) while (row.length < width) row.push("");
@@ -42,7 +42,7 @@ async function decoded(file, encoding) {
   const start = new Uint8Array(await file.slice(0, 4).arrayBuffer());
   const begins = (...bytes) => bytes.every((byte, i) => start[i] === byte);
   if (begins(0x50, 0x4b, 3, 4)) {
-    throw new FileError(`${file.name} is a workbook or an archive: save the sheet as “CSV UTF-8”, and choose that file.`);
+    throw new FileError(`${file.name} is an Excel workbook or an archive. Save the sheet as “CSV UTF-8” and choose that file.`);
   }
   const marked = begins(0xff, 0xfe) ? "utf-16le" : begins(0xfe, 0xff) ? "utf-16be" : null;
   const decoder = new TextDecoder(encoding ?? marked ?? "utf-8", { fatal: true });
@@ -54,15 +54,15 @@ async function decoded(file, encoding) {
       if (done) break;
     }
   } catch (error) {
-    if (!(error instanceof TypeError)) throw new FileError(`${file.name} cannot be read (${error.message}): was it moved or changed? Choose it again.`);
-    throw new FileError(`${file.name} is not UTF-8: save it as UTF-8 (in Excel: “CSV UTF-8”).`, !encoding);
+    if (!(error instanceof TypeError)) throw new FileError(`${file.name} cannot be read (${error.message}). It may have been moved or changed. Choose it again.`);
+    throw new FileError(`${file.name} is not encoded in UTF-8. Save it as UTF-8 (in Excel: “CSV UTF-8”).`, !encoding);
   }
   const text = parts.join("");
-  if (text.includes("\0")) throw new FileError(`${file.name} is no text: choose a CSV, TSV or TXT file.`);
+  if (text.includes("\0")) throw new FileError(`${file.name} is not a text file. Choose a CSV, TSV or TXT file.`);
   return { text, hasMark: marked !== null || begins(0xef, 0xbb, 0xbf) };
 }
 
-/** One text a line, or in TSV one row a line: every tab separates, and quotes count where they wrap a whole field. */
+/** Split a TXT or TSV file into rows by line. In TSV, every tab separates, and only quotes around a whole field count. */
 function lineRows(text, kind) {
   const lines = text.split(/\r\n|\n|\r/);
   while (lines.length && !lines.at(-1)) lines.pop();
@@ -84,7 +84,7 @@ async function csvRows(text, fileName) {
         const broken = errors.find((error) => error.type === "Quotes");
         if (broken) {
           const place = count(rows.length + (broken.row ?? 0) + 1);
-          reject(new FileError(`${fileName}, row ${place}: a quote is never closed, or closed too early. Close it, and write a quote inside a text as two.`));
+          reject(new FileError(`${fileName}, row ${place}: a quoted field is not closed, or closed too early. Close the quotes, and double each quote inside a text.`));
           parser.abort();
           return;
         }
@@ -101,14 +101,14 @@ async function csvRows(text, fileName) {
   return rows.some((row) => row.length > 1) ? rows.filter((row) => !isEmpty(row)) : rows;
 }
 
-/** Commas, unless others make several columns of the first row and commas do not. */
+/** Return the first delimiter that splits the first row into several columns; a comma if there is none. */
 function delimiterOf(text) {
   const start = text.slice(0, 100_000);
   const width = (delimiter) => Papa.parse(start, { delimiter, preview: 1 }).data[0]?.length ?? 0;
   return DELIMITERS.find((delimiter) => width(delimiter) > 1) ?? ",";
 }
 
-/** The place of the column that looks like the text: by its name, else the one with the most characters. */
+/** Return the index of the likely text column: by its name, else the one with the most characters. */
 export function guessColumn(names, rows, taken = -1) {
   const low = names.map((each) => each.trim().toLowerCase());
   const named = TEXT_COLUMNS.map((each) => low.indexOf(each)).find((place) => place >= 0 && place !== taken);
@@ -117,14 +117,14 @@ export function guessColumn(names, rows, taken = -1) {
   return sizes.indexOf(Math.max(...sizes));
 }
 
-/** A name for a new column: `label`, or `predicted_label` where that is taken. */
+/** Return an unused name for a new column: `label`, or `predicted_label` if that name exists. */
 export function freeName(wanted, names) {
   let free = names.includes(wanted) ? `predicted_${wanted}` : wanted;
   for (let i = 2; names.includes(free); i++) free = `predicted_${wanted}_${i}`;
   return free;
 }
 
-/** A CSV file of a header, or null, and as many rows as `rowAt(i)` gives; with a mark of UTF-8 for Excel or without. */
+/** Create a CSV file from a header (or null) and rows, optionally with the UTF-8 byte order mark for Excel. */
 export async function csvFile(header, numRows, rowAt, hasMark) {
   const written = (rows) => `${Papa.unparse(rows, { newline: "\r\n" })}\r\n`;
   const parts = hasMark ? ["\ufeff"] : [];

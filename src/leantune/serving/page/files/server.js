@@ -1,9 +1,9 @@
-/** What the page asks of the server, with the key of this tab, and why there is no answer, in words. */
+/** Requests to the server with the API key of this tab, and their error messages. */
 
 const PLACE = "leantune-api-key";
 const keyListeners = [];
 
-/** A request without an answer that helps. `status` 0: nobody answered. */
+/** A failed request. `status` is 0 if the server did not answer. */
 export class Refusal extends Error {
   constructor(status, message, retryAfter = 1) {
     super(message);
@@ -16,11 +16,11 @@ export const key = {
   get: () => sessionStorage.getItem(PLACE),
   set: (value) => sessionStorage.setItem(PLACE, value),
   forget: () => sessionStorage.removeItem(PLACE),
-  /** Call `listener` with a reason whenever the server refuses a request for want of a key. */
+  /** Call `listener` when the server refuses a request with HTTP 401; its argument tells whether a key was sent. */
   whenRefused: (listener) => keyListeners.push(listener),
 };
 
-/** The JSON that the server answers, and its headers; throws a Refusal, or an AbortError after `signal`. */
+/** Return the JSON and the headers of an answer. Throws a Refusal, or an AbortError after `signal`. */
 export async function ask(path, { body, signal } = {}) {
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
@@ -33,8 +33,8 @@ export async function ask(path, { body, signal } = {}) {
     if (response.ok) return { data: await response.json(), headers: response.headers };
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    if (error instanceof SyntaxError) throw new Refusal(502, "What answered is not leantune serve: it sent no JSON.");
-    throw new Refusal(0, "The server does not answer. Was it stopped, or has it another address now?");
+    if (error instanceof SyntaxError) throw new Refusal(502, "The answer is not JSON: it does not come from leantune serve.");
+    throw new Refusal(0, "The server does not answer. It may have been stopped or moved to another address.");
   }
   const refusal = await refusalOf(response);
   if (refusal.status === 401) keyListeners.forEach((listener) => listener(Boolean(secret)));
@@ -54,12 +54,12 @@ async function refusalOf(response) {
 
 function inWords(status, said) {
   const words = {
-    401: "The server wants its API key: type it in above.",
+    401: "The server requires its API key: enter it above.",
     404: `${said} Choose another classifier.`,
-    413: `Too large: ${said}. Send less text at once.`,
-    429: "The server has as many requests as it takes. Try again in a moment.",
-    503: "The server is not ready: it starts, or is about to stop. Try again in a moment.",
+    413: `The request is too large: ${said}. Send less text at once.`,
+    429: "The server is overloaded. Try again in a moment.",
+    503: "The server is not ready: it is starting or stopping. Try again in a moment.",
     504: `The server was too slow: ${said}.`,
   };
-  return words[status] ?? `The server refused: ${said || `status ${status}`}`;
+  return words[status] ?? `The server refused the request: ${said || `HTTP status ${status}`}`;
 }

@@ -1,4 +1,4 @@
-/** One text, or a pair, that was typed: its labels, and a command that asks the same. */
+/** The form for one text or text pair: its labels, and the equivalent curl command. */
 
 import { bars } from "./bars.js";
 import { chosen, whenChosen } from "./classifier.js";
@@ -14,11 +14,11 @@ let asking = null;
 async function classify(event) {
   event.preventDefault();
   say($("text-error"), "");
-  if (!chosen) return say($("text-error"), "There is no classifier to ask.");
+  if (!chosen) return say($("text-error"), "Select a classifier first.");
   const missing = [text, ...(chosen.takes_pairs ? [pair] : [])].find((each) => !each.value.trim());
   if (missing) {
     missing.focus();
-    return say($("text-error"), missing === text ? "Type a text first." : "This classifier wants a second text.");
+    return say($("text-error"), missing === text ? "Enter a text first." : "This classifier requires a second text.");
   }
   asking?.abort();
   const mine = (asking = new AbortController());
@@ -35,13 +35,13 @@ async function classify(event) {
   }
 }
 
-/** The body of POST /predict for what is typed. */
+/** The body of POST /predict for the entered text. */
 function question() {
   const inputs = takesPair() ? [text.value, pair.value] : text.value;
   return { inputs, model: chosen?.served_model_name };
 }
 
-/** Whether the second text is sent: where nobody said what the classifier was trained on, if there is one. */
+/** Whether to send the second text. If it is unknown whether the classifier takes pairs, send a text that was entered. */
 const takesPair = () => Boolean(chosen?.takes_pairs ?? pair.value);
 
 function show({ data, headers }, info) {
@@ -51,30 +51,30 @@ function show({ data, headers }, info) {
   const answer = element("p", "answer", element("span", "big", name(first.label)), element("span", "note numbers", took));
   const wasCut = Number(headers.get("x-truncated-texts")) > 0;
   result.replaceChildren(answer, bars(rows, info.threshold ?? null));
-  if (info.is_multi_label) result.append(element("p", "note", "Each label is judged by itself: a text can have several."));
-  const cut = `The text is longer than the ${info.max_input_length} tokens that the classifier reads: the rest was cut off.`;
+  if (info.is_multi_label) result.append(element("p", "note", "Each label is predicted independently: a text can have several labels."));
+  const cut = `The text is longer than the classifier's limit of ${info.max_input_length} tokens and was truncated.`;
   if (wasCut) result.append(element("p", "warning", cut));
-  $("text-said").textContent = ""; // so that the same answer is said again
+  $("text-said").textContent = ""; // so that a screen reader announces an equal answer again
   setTimeout(() => say($("text-said"), `${first.label}, ${percent(first.score)}.${wasCut ? ` ${cut}` : ""}`), 50);
 }
 
 function writeCurl() {
   const url = new URL("predict", document.baseURI).href;
   const parts = ["curl", quoted(url), "-H 'Content-Type: application/json'"];
-  if (key.get()) parts.push('-H "Authorization: Bearer $LEANTUNE_API_KEY"'); // the key itself is nothing to copy about
+  if (key.get()) parts.push('-H "Authorization: Bearer $LEANTUNE_API_KEY"'); // do not put the key on the clipboard
   parts.push("-d", quoted(JSON.stringify(question())));
   $("curl").textContent = parts.join(" ");
   say($("curl-copied"), "");
 }
 
-/** A word for a shell that keeps to POSIX. */
+/** Quote a word for a POSIX shell. */
 const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`;
 
 async function copyCurl() {
   try {
     await navigator.clipboard.writeText($("curl").textContent);
     say($("curl-copied"), "Copied.");
-  } catch { // a page that did not come by https has no clipboard
+  } catch { // the clipboard is available to https pages only
     getSelection().selectAllChildren($("curl"));
     say($("curl-copied"), "Selected: press Ctrl+C.");
   }
@@ -83,7 +83,7 @@ async function copyCurl() {
 function adapt() {
   const takes = chosen?.takes_pairs;
   $("pair-field").hidden = !chosen || takes === false;
-  say($("pair-label"), takes === true ? "Second text" : "Second text, if the classifier takes pairs");
+  say($("pair-label"), takes === true ? "Second text" : "Second text (only for text pair classifiers)");
   say($("text-label"), takes === true ? "First text" : "Text");
   text.rows = takes ? 4 : 7;
   writeCurl();

@@ -1,4 +1,4 @@
-/** Numbers as people read them. */
+/** Formatting of numbers. */
 
 const NO_BREAK = "\u00a0";
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -9,7 +9,7 @@ export const count = (number) => whole.format(number);
 /** `1 row`, `12 rows` */
 export const many = (number, noun) => `${count(number)}${NO_BREAK}${noun}${number === 1 ? "" : "s"}`;
 
-/** `96.3 %`; what is neither nothing nor all does not look so. */
+/** `96.3 %`; shares close to 0 and 1 are not rounded to 0 % or 100 %. */
 export function percent(share) {
   if (share > 0 && share < 0.0005) return `<${NO_BREAK}0.1${NO_BREAK}%`;
   if (share < 1 && share >= 0.9995) return `>${NO_BREAK}99.9${NO_BREAK}%`;
@@ -35,5 +35,5 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)}${NO_BREAK}h ${String(minutes % 60).padStart(2, "0")}${NO_BREAK}min`;
 }
 
-/** At most `limit` characters. */
+/** Cut a text to at most `limit` characters. */
 export const shortened = (text, limit) => (text.length <= limit ? text : `${text.slice(0, limit - 1)}…`);
