@@ -1,10 +1,11 @@
-"""When a classifier should not answer: a threshold on its calibrated probability that keeps a wanted precision.
+"""Selection of a threshold on the calibrated probability that keeps a given precision.
 
-The threshold is chosen by fixed-sequence testing (Angelopoulos, Bates, Candès, Jordan and Lei, 2021, Learn then Test,
+The threshold is selected by fixed-sequence testing (Angelopoulos, Bates, Candès, Jordan and Lei, 2021, Learn then Test,
 arXiv 2110.01052, section 3.1 and algorithm 1) with exact binomial p-values. Thresholds of a fixed grid are tested from
-high to low, each against "more than a share of 1 - precision of the predictions above it are wrong", and the last one
-before a test fails is taken. With several starts the level is divided by their number. So the probability, over the
-drawing of the rows, that the precision of what is answered is below the wanted one is at most 1 - confidence.
+high to low. The null hypothesis is that more than a share of 1 - precision of the predictions above the threshold are
+wrong, and the last threshold before a test fails is selected. With several starting points, the significance level is
+divided by their number. The probability, over random draws of the rows, that the precision of the answers is below
+the required one is therefore at most 1 - confidence.
 
 Shapes: N rows, C classes.
 """
@@ -27,27 +28,27 @@ from leantune.inference.load import artefact_of, load, require_run
 from leantune.training.after.calibration_data import rows_to_measure
 
 CALIBRATION_SHARE = 0.25
-"""Of the rows, which fit the temperature. The others choose the thresholds: a row cannot do both, or the threshold
-would be chosen on probabilities that have seen its labels."""
+"""Share of rows that fit the temperature. Only the other rows select thresholds: probabilities calibrated on the same
+rows would be biased."""
 LEAST_CALIBRATION_ROWS = 20
 STARTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-"""Shares of the most confident rows at which tests begin: few rows prove nothing, and a single start there would stop.
-"""
+"""Shares of the most confident rows at which test sequences start. A test on very few rows cannot succeed and would end
+a single sequence at its start."""
 GRID = np.concatenate([[0.0], 1 / (1 + np.exp(-np.linspace(-4, 12, 321)))])
-"""Thresholds that are tested, denser towards 1; chosen before any row is seen."""
+"""Candidate thresholds, denser towards 1. They are fixed independently of the data."""
 
 
 def abstain(run: Path, data: Any = None, *, precision: float, confidence: float) -> Abstention:
-    """Choose thresholds on labelled rows and write them beside the weights of a run.
+    """Choose thresholds on labelled rows and write them next to the weights of a run.
 
     Args:
         run: the run folder.
-        data: a file of labelled rows that were not trained on; None: the validation rows of the run.
-        precision: share of answers that must be right.
+        data: a file of labelled rows not used for training; None for the run's validation rows.
+        precision: required share of correct answers.
         confidence: probability that a threshold keeps the precision.
 
     Raises:
-        UsageError: if ``run`` is no run.
+        UsageError: if ``run`` is not a run folder.
         DataError: if there are too few rows, or a row may have several labels.
         CheckpointError: if the run is damaged.
     """
@@ -78,16 +79,16 @@ def choose_abstention(
     source: str,
     seed: int = 0,
 ) -> Abstention:
-    """Temperature and thresholds for a wanted precision.
+    """Choose the temperature and the thresholds for a given precision.
 
     Args:
-        probabilities_NC: of rows that were not trained on.
-        label_ids_N: their classes.
-        names: of the classes.
-        precision: wanted share of right answers among those that are given.
-        confidence: that the precision is kept; each threshold keeps it by itself with this probability.
-        source: what the rows are, for the file.
-        seed: of the choice of the rows that fit the temperature.
+        probabilities_NC: probabilities of rows not used for training, ``(N, C)``.
+        label_ids_N: class ids of the rows, ``(N,)``.
+        names: names of the classes.
+        precision: required share of correct answers among the answers given.
+        confidence: probability that the precision is kept, for each threshold on its own.
+        source: name of the rows, which is written to the file.
+        seed: seed for choosing the rows that fit the temperature.
 
     Raises:
         DataError: if there are too few rows.
@@ -95,7 +96,7 @@ def choose_abstention(
     count = max(LEAST_CALIBRATION_ROWS, round(CALIBRATION_SHARE * len(label_ids_N)))
     if len(label_ids_N) < 2 * LEAST_CALIBRATION_ROWS:
         raise DataError(
-            f"{len(label_ids_N)} rows, expected {2 * LEAST_CALIBRATION_ROWS} or more to choose a threshold on",
+            f"{len(label_ids_N)} rows, expected at least {2 * LEAST_CALIBRATION_ROWS} rows to choose a threshold",
             path=source,
         )
     order = np.random.default_rng(seed).permutation(len(label_ids_N))
@@ -123,13 +124,13 @@ def choose_abstention(
 def threshold_for(
     confidence_N: Floats, is_right_N: npt.NDArray[np.bool_], *, precision: float, confidence: float
 ) -> Threshold | None:
-    """The lowest threshold that is known to keep ``precision``; None if none is.
+    """Return the lowest threshold that is shown to keep ``precision``, or None if there is none.
 
     Args:
-        confidence_N: probability of each predicted class.
-        is_right_N: whether the prediction is right.
-        precision: wanted share of right answers.
-        confidence: one less the probability of choosing a threshold that does not keep it.
+        confidence_N: probability of each predicted class, ``(N,)``.
+        is_right_N: whether each prediction is correct, ``(N,)``.
+        precision: required share of correct answers.
+        confidence: 1 minus the probability of choosing a threshold that does not keep the precision.
     """
     if not len(confidence_N):
         return None
@@ -159,8 +160,9 @@ def threshold_for(
 
 
 def fit_temperature(probabilities_NC: Floats, label_ids_N: Integers) -> float:
-    """The temperature with the lowest log loss (Guo, Pleiss, Sun and Weinberger, 2017, On Calibration of Modern Neural
-    Networks, section 4.2).
+    """Return the temperature with the lowest log loss.
+
+    See Guo, Pleiss, Sun and Weinberger, 2017, On Calibration of Modern Neural Networks, section 4.2.
     """
     from scipy.optimize import minimize_scalar
 
