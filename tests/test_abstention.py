@@ -73,7 +73,7 @@ def test_the_temperature_undoes_a_scaling_of_logits(seed, factor):
 
 
 def test_too_few_rows_are_refused():
-    with pytest.raises(DataError, match="39 rows, expected 40 or more"):
+    with pytest.raises(DataError, match="39 rows, expected at least 40 rows"):
         choose_abstention(
             np.full((39, 2), 0.5),
             np.zeros(39, int),

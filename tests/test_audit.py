@@ -125,5 +125,5 @@ def test_what_an_audit_cannot_do_is_said_first(inputs, planted, tmp_path, capsys
     recipe = load_recipe(
         None, {"data": str(tmp_path / "few.csv"), "model": str(inputs / "encoder"), "output": "x"}
     )
-    with pytest.raises(DataError, match="4 rows, expected 20 or more"):
+    with pytest.raises(DataError, match="4 rows, expected at least 20 rows"):
         audit(recipe, folds=2, console=quiet())

@@ -278,7 +278,7 @@ def test_a_training_file_that_changed_or_is_gone_is_said(inputs, tmp_path):
     )
     data.write_text(data.read_text() + "word1 word2,a\n")
     with pytest.raises(
-        DataError, match=r"rows\.csv: has changed since .* was trained on it; explain by words"
+        DataError, match=r"rows\.csv: has changed since .* was trained on it; explain with word weights"
     ):
         leantune.explain(folder, ["word1"], words=False)
     data.unlink()
@@ -325,7 +325,7 @@ def test_what_cannot_be_explained_is_said(copy, capsys):
         ([], "takes either one text"),
         (["a text", "--errors"], "takes either one text"),
         (["--errors", "--json"], "--json is for one text"),
-        (["word1", "--class", "d"], "no class 'd'"),
+        (["word1", "--class", "d"], "unknown class 'd'"),
         (["word1", "--class", "a", "--no-words"], "leave one out"),
         (["word1", "--pair", "word2"], "single texts"),
     ):
@@ -335,7 +335,7 @@ def test_what_cannot_be_explained_is_said(copy, capsys):
     assert "no run folder" in capsys.readouterr().err
     (copy / "rows_to_check.jsonl").write_text("")
     assert main(["explain", str(copy), "--errors"]) == 2
-    assert "no wrong predictions are kept" in capsys.readouterr().err
+    assert "recorded no wrong predictions" in capsys.readouterr().err
     with pytest.raises(UsageError, match="nearest must be 0 or more"):
         leantune.explain(copy, ["word1"], nearest=-1)
 

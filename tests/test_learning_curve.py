@@ -94,4 +94,4 @@ def test_too_few_rows_are_refused(inputs, tmp_path, capsys):
     (tmp_path / "few.csv").write_text("text,label\n" + "word1 word2,a\nword9,b\n" * 20)
     words = ["learning-curve", "--data", str(tmp_path / "few.csv"), "--model", str(inputs / "encoder")]
     assert main(words) == 3
-    assert "expected enough for three subsets" in capsys.readouterr().err
+    assert "too few for a learning curve" in capsys.readouterr().err

@@ -68,13 +68,13 @@ def test_a_form_that_loses_a_class_ends_with_5(run_with_onnx, inputs, monkeypatc
     ]
     monkeypatch.setattr("leantune.questions.passport.compute.forms_of", lambda run, url: forms)
     assert main(["passport", str(run_with_onnx), str(inputs / "train.csv")]) == 5
-    assert "broken: of" in capsys.readouterr().err
+    assert "broken: the accuracy on" in capsys.readouterr().err
     assert main(["passport", str(run_with_onnx), str(inputs / "train.csv"), "--max-class-loss", "100"]) == 0
 
 
 def test_a_server_that_is_none_is_left_out_with_a_reason(run_with_onnx, inputs):
     found = passport(run_with_onnx, rows_of(inputs), url="http://127.0.0.1:1")
-    assert "no answer" in found.absent["server http://127.0.0.1:1"]
+    assert "no valid answer" in found.absent["server http://127.0.0.1:1"]
 
 
 def test_probabilities_of_a_server_are_in_the_order_of_the_classes(run_with_onnx):

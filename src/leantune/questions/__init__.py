@@ -1,6 +1,5 @@
-"""Questions to rows and runs, a folder each: `compute` answers, `show` prints, `files` and `page` write.
+"""Analyses of data and runs, one folder each: `compute` computes, `show` prints, `files` and `page` write.
 
-`frontier`: how small can the classifier be? `audit`: which labels are wrong? `learning_curve`: would more labels
-help? `abstain`: when should it not answer? `passport`: is what is deployed what was measured? `explain`: what speaks
-for a prediction?
+`frontier`: accuracy by size. `audit`: wrong labels. `learning_curve`: the gain from more labels. `abstain`: thresholds
+for abstention. `passport`: comparison of the deployable forms of a run. `explain`: evidence for predictions.
 """

@@ -1,1 +1,1 @@
-"""When should a classifier not answer? Thresholds that keep a wanted precision."""
+"""Thresholds below which a classifier abstains to keep a given precision."""

@@ -1,4 +1,4 @@
-"""Thresholds on a terminal."""
+"""Printing of abstention thresholds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from leantune.system.console import console
 
 
 def print_abstention(chosen: Abstention, classes: Sequence[str]) -> None:
-    """The threshold for all classes and for each, and what they promise."""
+    """Print the thresholds for all classes together and for each class, with their guarantee."""
     table = Table(box=None, pad_edge=False)
-    for name in ("predicted class", "least probability", "answered", "right of them", "rows"):
+    for name in ("predicted class", "threshold", "answered", "precision", "rows"):
         table.add_column(name, justify="left" if name == "predicted class" else "right")
     table.add_row("any", *_cells(chosen.overall))
     for name in classes:
@@ -22,7 +22,7 @@ def print_abstention(chosen: Abstention, classes: Sequence[str]) -> None:
     terminal.print(table)
     terminal.print(
         f"Each threshold keeps a precision of {100 * chosen.precision:g} % with a probability of "
-        f"{100 * chosen.confidence:g} %, for rows that are like those of {chosen.source}. Temperature "
+        f"{100 * chosen.confidence:g} % on rows like those of {chosen.source}. Temperature: "
         f"{chosen.temperature:.2f}.",
         soft_wrap=True,
     )

@@ -1,1 +1,1 @@
-"""Which labels are probably wrong? Judged by classifiers that have not seen them."""
+"""Search for wrong labels with classifiers that were not trained on them."""

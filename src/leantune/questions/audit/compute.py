@@ -1,8 +1,8 @@
-"""Which labels are wrong: every row is classified by a classifier that has not seen it, and compared with its label.
+"""Search for wrong labels: each row is predicted by a classifier that was not trained on it.
 
-The rows are cut into folds. For each fold a classifier is trained on the others, for a share of the steps of a whole
-run and with the loss that wrong labels pull at least (``loss=robust``), and classifies this fold. All share tokens and
-the encoder's files.
+The rows are divided into folds. For each fold, a classifier is trained on the other folds and predicts this one. It is
+trained for fewer epochs than a run and with ``loss=robust``, which limits the influence of wrong labels. All
+classifiers share the tokenized rows and the encoder.
 
 Shapes: N rows, C classes.
 """
@@ -25,31 +25,32 @@ from leantune.training.build import Run, prepare_run
 from leantune.training.trial import on_rows, trained
 
 SHARE = 3
-"""A fold is trained for one of so many epochs of a run: later epochs learn wrong labels by heart."""
+"""Divisor of the run's number of epochs. Later epochs would memorise wrong labels."""
 LEAST_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """N labelled rows in the order of their file, and what classifiers that have not seen them say."""
+    """Labelled rows in file order with out-of-fold predictions."""
 
     run: Run
     rows: LabelledRows
     names: tuple[str, ...]
     probabilities: npt.NDArray[np.float64]
-    """``(N, C)``, out of fold."""
+    """Out-of-fold probabilities, ``(N, C)``."""
 
     @property
     def likely(self) -> Index:
-        """``(N,)`` the most probable class."""
+        """The most probable class of each row, ``(N,)``."""
         likely: Index = self.probabilities.argmax(axis=1)
         return likely
 
     @property
     def score(self) -> npt.NDArray[np.float64]:
-        """``(N,)`` from -1 to 1: probability of the most probable other class less that of the label; a label that is
-        wrong has a high one (the normalised margin of Northcutt, Jiang and Chuang, 2021, Confident Learning, section
-        3.2, with the other sign).
+        """Score of each label from -1 to 1, ``(N,)``; wrong labels have high scores.
+
+        The score is the probability of the most probable other class minus the probability of the label: the negative
+        normalised margin of Northcutt, Jiang and Chuang, 2021, Confident Learning, section 3.2.
         """
         own = np.arange(len(self.rows)), self.rows.label_ids
         others = self.probabilities.copy()
@@ -59,21 +60,23 @@ class Audit:
 
     @property
     def suspects(self) -> Index:
-        """Positions of the rows whose label is not the likely class, the most suspect first."""
+        """Positions of the rows whose label is not the most probable class, in descending order of score."""
         order: Index = np.argsort(-self.score, kind="stable")
         suspects: Index = order[self.likely[order] != self.rows.label_ids[order]]
         return suspects
 
     @property
     def pair_scores(self) -> npt.NDArray[np.float64]:
-        """``(N, C)`` from -1 to 1, of rows with several labels each: how much more probable it is that a label is
-        wrongly there, or wrongly not, than that it is right.
+        """Scores from -1 to 1 for multi-label rows, ``(N, C)``.
+
+        A score is the probability that a label is wrongly given or wrongly missing, minus the probability that it is
+        correct.
         """
         score: npt.NDArray[np.float64] = (1 - 2 * self.probabilities) * (2 * self.rows.label_ids - 1)
         return score
 
     def confusion(self) -> Iterator[tuple[str, str, int]]:
-        """Label, likely class and number of rows, for all pairs in which they differ, most rows first."""
+        """Yield label, most probable class and number of rows where the two differ, most rows first."""
         size = len(self.names)
         counts = np.bincount(self.rows.label_ids * size + self.likely, minlength=size * size)
         for pair in np.argsort(-counts, kind="stable"):
@@ -85,26 +88,27 @@ class Audit:
 def audit(
     recipe: Recipe, *, folds: int, console: Console, on_fold: Callable[[int], None] = lambda fold: None
 ) -> Audit:
-    """Classify all labelled rows of ``recipe.data`` out of fold.
+    """Predict all labelled rows of ``recipe.data`` out of fold.
 
     Args:
-        recipe: rows, encoder, limit; ``output`` is where nothing is written yet.
-        folds: classifiers that are trained.
-        console: where to say what is done.
+        recipe: rows, encoder and parameter limit; ``output`` must not exist.
+        folds: number of classifiers to train.
+        console: console for messages.
         on_fold: called after each fold.
 
     Raises:
         DataError: if there are too few rows.
-        LeantuneError: as `leantune.training.run.run_training`.
+        LeantuneError: see `leantune.training.run.run_training`.
     """
     run = prepare_run(recipe, console=console, overwrite=False, resume=False)
-    if not run.data.labels.is_multi_label:  # for several labels a text there is no such loss
+    if not run.data.labels.is_multi_label:  # the robust loss does not exist for several labels per text
         run.recipe = replace(run.recipe, loss="robust")
     rows = run.data.train + run.data.validation
     rows = rows[np.argsort(rows.row_of, kind="stable")]
     if len(rows) < max(LEAST_ROWS, 2 * folds):
         raise DataError(
-            f"{len(rows)} rows, expected {max(LEAST_ROWS, 2 * folds)} or more: look at each yourself",
+            f"{len(rows)} rows, expected at least {max(LEAST_ROWS, 2 * folds)} rows for an audit: check so few labels "
+            "by hand",
             path=recipe.data,
         )
     assert run.recipe.epochs is not None, "prepare_run sets it"
@@ -122,8 +126,9 @@ def audit(
 
 
 def folds_of(rows: LabelledRows, folds: int, *, seed: int) -> Index:
-    """``(N,)`` the fold of each row: each class in proportion, and rows with equal texts together, since one would give
-    away the label of the other.
+    """Return the fold of each row, ``(N,)``.
+
+    Folds are stratified by class. Rows with equal texts are in one fold, because one would reveal the other's label.
     """
     rng = np.random.default_rng([seed, 0xA0D1])
     _, first, group_of = np.unique(rows.hashes(), return_index=True, return_inverse=True)

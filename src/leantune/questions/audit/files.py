@@ -1,6 +1,6 @@
-"""The files of an audit: tables for people, tasks for Label Studio, and arrays for cleanlab.
+"""The files of an audit: CSV tables, tasks for Label Studio, and arrays for cleanlab.
 
-What is suspect is a row where each has one label, and a pair of a row and a label where a row may have several.
+With one label per row, rows are suspect. With several labels, pairs of a row and a label are suspect.
 Shapes: N rows, C labels.
 """
 
@@ -23,15 +23,15 @@ TASKS, LABELLING = "label_studio.json", "label_studio.xml"
 PROBABILITIES, LABELS, CLASSES = "pred_probs.npy", "labels.npy", "classes.json"
 
 Pair = tuple[int, int]
-"""The position of a row, and a label."""
+"""Position of a row and id of a label."""
 
 
 def write_audit(folder: Path, audit: Audit) -> None:
-    """Write all files into a new folder, whole or not at all.
+    """Write all files into a new folder atomically.
 
     Args:
-        folder: does not exist yet.
-        audit: what was found.
+        folder: the folder, which must not exist.
+        audit: the audit.
 
     Raises:
         ResourceError: if the disk is full or fails.
@@ -62,14 +62,14 @@ def write_audit(folder: Path, audit: Audit) -> None:
 
 
 def suspect_pairs(audit: Audit) -> list[Pair]:
-    """Pairs whose label is more probably wrong than right, the most suspect first."""
+    """Return the pairs whose label is more likely wrong than correct, in descending order of score."""
     scores = audit.pair_scores
     order = np.argsort(-scores, axis=None, kind="stable")
     return [divmod(int(pair), scores.shape[1]) for pair in order if scores.flat[pair] > 0]
 
 
 def by_label(audit: Audit, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """How often each label is given and doubtful, or missing and probable, most first."""
+    """Count how often each label is doubtful or missing, most frequent first."""
     counts: dict[str, dict[str, Any]]
     counts = {name: {"label": name, "doubtful": 0, "missing": 0} for name in audit.names}
     for position, label in pairs:
@@ -78,7 +78,7 @@ def by_label(audit: Audit, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 
 
 def _texts(audit: Audit, positions: Sequence[int]) -> dict[int, str]:
-    """The texts of some rows, by their row in the file; both texts of a pair, joined."""
+    """Return the texts of rows by row number in the file. The texts of a pair are joined."""
     wanted = {int(audit.rows.row_of[position]) for position in positions}
     texts = {}
     for batch in audit.run.data.sources["train"].batches():
@@ -120,7 +120,7 @@ def _kind(audit: Audit, position: int, label: int) -> str:
 
 
 def _task(audit: Audit, position: int, texts: Mapping[int, str]) -> dict[str, Any]:
-    """A task of Label Studio with the likely labels as its prediction."""
+    """Return a Label Studio task with the most probable labels as its prediction."""
     row, label_ids = int(audit.rows.row_of[position]), audit.rows.label_ids[position]
     if audit.rows.is_multi_label:
         labelled = ", ".join(_names(audit, label_ids))
@@ -148,7 +148,7 @@ def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _labelling(audit: Audit) -> str:
-    """The labelling configuration that the tasks belong to."""
+    """Return the labelling configuration of the tasks."""
     choice = "multiple" if audit.rows.is_multi_label else "single"
     choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in audit.names)
     return (

@@ -1,4 +1,4 @@
-"""An audit on a terminal."""
+"""Printing of an audit."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from leantune.questions.audit.files import by_label, suspect_pairs
 from leantune.system.console import console
 
 SHOWN = 5
-"""Rows of the table."""
+"""Number of table rows."""
 
 
 def print_audit(found: Audit, folder: Path) -> None:
-    """How many labels are probably wrong, and which are confused most."""
+    """Print how many labels are probably wrong and which labels are confused most."""
     if found.rows.is_multi_label:
         _print_pairs(found, suspect_pairs(found))
     else:
         _print_rows(found)
-    console().print(f"{folder / 'suspects.csv'}: all of them, the most suspect first")
+    console().print(f"{folder / 'suspects.csv'}: all suspect labels, the most suspect first")
 
 
 def _print_rows(found: Audit) -> None:
     terminal = console()
     count = len({int(found.rows.row_of[position]) for position in found.suspects})
-    terminal.print(f"{count:,} of {len(found.rows):,} rows have a likely class that is not their label")
+    terminal.print(f"{count:,} of {len(found.rows):,} rows have a label that is not the most likely class")
     table = Table(box=None, pad_edge=False)
     table.add_column("labelled")
     table.add_column("likely")
@@ -40,7 +40,7 @@ def _print_rows(found: Audit) -> None:
 def _print_pairs(found: Audit, pairs: Sequence[tuple[int, int]]) -> None:
     terminal = console()
     num_rows = len({position for position, _ in pairs})
-    terminal.print(f"{len(pairs):,} labels of {num_rows:,} of {len(found.rows):,} rows are probably wrong")
+    terminal.print(f"{len(pairs):,} labels in {num_rows:,} of {len(found.rows):,} rows are probably wrong")
     table = Table(box=None, pad_edge=False)
     table.add_column("label")
     for name in ("given and doubtful", "missing"):

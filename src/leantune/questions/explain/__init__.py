@@ -1,1 +1,1 @@
-"""What speaks for a prediction? The nearest training texts, and the weight of each word."""
+"""Explanations of predictions by the nearest training texts and the weight of each word."""

@@ -1,4 +1,4 @@
-"""Why a finished run says what it says: the nearest of its training texts, and the weight of each word."""
+"""Explanation of a finished run's predictions by the nearest training texts and the weight of each word."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from leantune.training.after.rows_again import read_rows_again, texts_at
 from leantune.training.before.dataset import PreparedData
 
 NEAREST = 3
-WITHOUT_ROWS = "explain by words alone with nearest 0"
+WITHOUT_ROWS = "explain with word weights only (nearest 0)"
 MEASURED: tuple[Part, ...] = ("test", "validation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedError:
-    """A wrong prediction of a run, and what it is explained by."""
+    """A wrong prediction of a run and its explanation."""
 
     part: Part
     row: int
-    """In the file of the part, from 0."""
+    """Row number in the file of the split, from 0."""
     label: str
-    """As it was given."""
+    """The given label."""
     explanation: Explanation
 
 
@@ -60,23 +60,26 @@ def explain(
     """Explain the predictions of N texts.
 
     Args:
-        run: a finished run.
-        texts: the texts.
-        pairs: N second texts, for a classifier of pairs.
-        count: training texts that are named for each; 0: none, and the training rows are not read.
-        with_words: whether words get weights, for which captum is needed.
-        class_name: whose logit the weights are of; None: the predicted class of each text.
-        trust_remote_code: allow code that comes with the model.
+        run: the folder of a finished run.
+        texts: N texts.
+        pairs: N second texts, for a text pair classifier.
+        count: number of nearest training texts; with 0, the training rows are not read.
+        with_words: whether to compute word weights, which needs captum.
+        class_name: class whose logit the weights explain; None for the predicted class of each text.
+        trust_remote_code: whether to run code that comes with the model.
 
     Raises:
-        UsageError: if ``run`` is no run, has no such class, its training rows cannot be had or captum is not there.
-        DataError: if its training rows have changed, or a text is none.
+        UsageError: if ``run`` is not a run folder, the class does not exist, the training rows are not available, or
+            captum is not installed.
+        DataError: if the training rows have changed, or a text is invalid.
         CheckpointError: if the run is damaged.
     """
     record, recipe = _finished(run)
     classifier = load_run(run, trust_remote_code=trust_remote_code)
     if class_name is not None and class_name not in classifier.classes:
-        raise UsageError(f"{run}: no class {shown(class_name)}{nearest_word(class_name, classifier.classes)}")
+        raise UsageError(
+            f"{run}: unknown class {shown(class_name)}{nearest_word(class_name, classifier.classes)}"
+        )
     data = read_rows_again(run, record, recipe, advice=WITHOUT_ROWS) if count else None
     return _explained(
         run, record, classifier, data, texts, pairs, count=count, with_words=with_words, class_name=class_name,
@@ -87,20 +90,20 @@ def explain(
 def explain_errors(
     run: Path, *, count: int = NEAREST, trust_remote_code: bool = False
 ) -> list[ExplainedError]:
-    """Explain the wrong predictions that a run has kept for its report, with the words of the predicted class.
+    """Explain the wrong predictions recorded in a run, with word weights for the predicted class.
 
     Args:
-        run: a finished run.
-        count: training texts that are named for each.
-        trust_remote_code: allow code that comes with the model.
+        run: the folder of a finished run.
+        count: number of nearest training texts for each prediction.
+        trust_remote_code: whether to run code that comes with the model.
 
     Raises:
-        UsageError, DataError, CheckpointError: as `explain`; UsageError if there are none, too.
+        UsageError, DataError, CheckpointError: see `explain`; also UsageError if no wrong predictions are recorded.
     """
     record, recipe = _finished(run)
     wrong = [row for row in read_rows_to_check(run) if row.finding == "wrong"]
     if not wrong:
-        raise UsageError(f"{run}: no wrong predictions are kept there; explain a text of your own instead")
+        raise UsageError(f"{run}: the run recorded no wrong predictions; explain a text of your own instead")
     wrong.sort(key=lambda row: (MEASURED.index(row.part), -(row.probability or 0.0)))
     data = read_rows_again(
         run, record, recipe, advice="explain a text of your own instead", with_test=bool(recipe.test)
@@ -137,7 +140,7 @@ def _finished(run: Path) -> tuple[FinishedRecord, Recipe]:
 
 
 def _source_of(data: PreparedData, recipe: Recipe, part: Part) -> ExampleSource:
-    """What the rows of a part were read from: a hold-out is from the file of the training rows."""
+    """Return the source of a split. Held-out validation rows come from the training file."""
     return data.sources["train" if part == "validation" and not recipe.validation else part]
 
 
@@ -154,7 +157,7 @@ def _explained(
     class_name: str | None,
     trust_remote_code: bool,
 ) -> list[Explanation]:
-    probabilities = classifier.predict_proba(texts, pairs)  # which checks texts and pairs, too
+    probabilities = classifier.predict_proba(texts, pairs)  # also checks texts and pairs
     best = probabilities.argmax(axis=1)
     wanted = best if class_name is None else np.full(len(best), classifier.classes.index(class_name))
     near: Sequence[Sequence[NearRow]] = [()] * len(texts)
@@ -228,7 +231,7 @@ def _near_texts(
 
 
 def _key_of(record: FinishedRecord, rows: LabelledRows, precision: str) -> str:
-    """Changes with the weights, the rows or the precision."""
+    """Return a cache key that depends on the weights, the rows and the precision."""
     parts = [record.run_id, to_json(record.artefacts["merged"].files), rows.tables[0].source_sha256]
     positions = hashlib.sha256(rows.row_of.tobytes()).hexdigest()
     return hashlib.sha256(json.dumps([*parts, positions, precision], sort_keys=True).encode()).hexdigest()

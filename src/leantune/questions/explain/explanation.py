@@ -1,4 +1,4 @@
-"""What is said of one prediction: the nearest training texts and the weight of each word. Evidence, not proof."""
+"""The explanation of a prediction: the nearest training texts and the weight of each word."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from leantune.config.rows_to_check import NearRow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordWeight:
-    """A word, and how much of the logit it accounts for."""
+    """A word and its contribution to the logit."""
 
     word: str
     start: int
-    """First character in its text."""
+    """Index of the first character in the text."""
     end: int
-    """The one behind the last."""
+    """Index after the last character."""
     is_of_pair: bool
-    """Whether it is in the second text."""
+    """Whether the word is in the second text."""
     weight: float
-    """Above 0: it speaks for the class; below 0: against it."""
+    """Contribution to the logit: positive for the class, negative against it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,36 +28,36 @@ class WordWeights:
 
     class_name: str
     words: tuple[WordWeight, ...]
-    """In the order of the text; what was cut off has none."""
+    """Words in text order, without truncated ones."""
     logit: float
-    """Of the text."""
+    """Logit of the text."""
     baseline_logit: float
-    """Of the text with a neutral token in the place of each of its tokens."""
+    """Logit of the baseline, in which the mask token replaces each token that is not special."""
     steps: int
-    """Points at which gradients were taken."""
+    """Number of points at which gradients were computed."""
 
     @property
     def gap(self) -> float:
-        """The sum of the weights less the difference of the logits: 0, were the integral exact (completeness)."""
+        """Sum of the weights minus the difference of the logits, which is 0 for an exact integral (completeness)."""
         return sum(each.weight for each in self.words) - (self.logit - self.baseline_logit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """One text or pair and what was predicted of it. It is evidence, not proof."""
+    """The prediction for a text or text pair, with evidence for it, which is not proof."""
 
     text: str
     pair: str | None
     label: str
     """The predicted class."""
     probability: float
-    """Of the predicted class."""
+    """Probability of the predicted class."""
     nearest: tuple[NearRow, ...]
     """Training texts, the nearest first."""
     attribution: WordWeights | None
-    """None where no weights were asked for."""
+    """Word weights; None if they were not computed."""
 
     @property
     def words(self) -> tuple[WordWeight, ...]:
-        """The words with their weights; empty where none were asked for."""
+        """Words with their weights; empty if they were not computed."""
         return () if self.attribution is None else self.attribution.words

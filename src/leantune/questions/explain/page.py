@@ -1,4 +1,4 @@
-"""Wrong predictions with their words and their nearest training texts, as one page: RUN/explanations.html."""
+"""The page RUN/explanations.html: wrong predictions with word weights and nearest training texts."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 PAGE = "explanations.html"
 SHOWN_SHARE = 0.05
-"""Of the largest weight: a word with less is shown as it is."""
+"""Share of the largest weight below which a word is not marked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A stretch of a text."""
+    """A part of a text."""
 
     text: str
     weight: str = ""
-    """With its sign; empty: there is nothing to say of it."""
+    """Formatted weight with its sign; empty if the piece is not marked."""
     strength: int = 0
-    """Per cent of the largest weight."""
+    """Absolute weight in per cent of the largest one."""
     is_against: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownExplanation:
-    """One wrong prediction as the page has it."""
+    """One wrong prediction as the page shows it."""
 
     label: str
     predicted: str
     place: str
     texts: Sequence[Sequence[Piece]]
     sums: str
-    """Of the weights, and what they are a sum of."""
+    """Sentence that compares the sum of the weights with the difference of the logits."""
     nearest: Sequence[ShownNear]
 
 
@@ -53,13 +53,13 @@ def write_explanations(run_dir: Path, errors: Sequence[ExplainedError]) -> Path:
 
     Args:
         run_dir: the folder of a finished run.
-        errors: what to show, in this order.
+        errors: predictions to show, in this order.
 
     Returns:
         The page's path.
 
     Raises:
-        UsageError: the folder holds no record.
+        UsageError: the folder contains no record.
         CheckpointError: the record or the history is damaged.
     """
     path = entry_of(run_dir, PAGE)
@@ -93,7 +93,7 @@ def _shown(error: ExplainedError) -> ShownExplanation:
 
 
 def pieces(explanation: Explanation, text: str, *, is_of_pair: bool) -> Iterator[Piece]:
-    """A whole text, cut at its words."""
+    """Split a text into its words and the parts between them."""
     words = [each for each in explanation.words if each.is_of_pair == is_of_pair]
     largest = max((abs(each.weight) for each in explanation.words), default=0.0)
     behind = 0

@@ -1,4 +1,4 @@
-"""An explanation on a terminal."""
+"""Printing of an explanation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from leantune.system.console import console
 from leantune.system.messages import place_name
 
 SHOWN_WORDS = 12
-"""Words with the largest weights."""
+"""Number of words shown, those with the largest weights."""
 BAR = 20
-"""Characters of the longest bar."""
+"""Length of the longest bar in characters."""
 NEAR_CHARACTERS = 100
 
 
 def print_explanation(found: Explanation) -> None:
-    """The prediction, the words behind it and the nearest training texts."""
+    """Print the prediction, its word weights and the nearest training texts."""
     terminal = console()
     terminal.print(f"{place_name(found.label)}  {100 * found.probability:.1f} %")
     if found.attribution is not None:
@@ -55,12 +55,12 @@ def _print_words(attribution: WordWeights) -> None:
     left = len(attribution.words) - len(words)
     more = f"{left:,} more words; " if left else ""
     terminal.print(
-        f"{more}all weights sum to {difference + attribution.gap:+.3f}, the logit rises by {difference:+.3f} from the "
-        "text with all words masked",
+        f"{more}the sum of all weights is {difference + attribution.gap:+.3f}; the logit differs by {difference:+.3f} "
+        "from that of the text with all words masked",
         soft_wrap=True,
     )
 
 
 def _line(text: str) -> str:
-    """The beginning of a text, on one line and with nothing that a terminal obeys."""
+    """Return the beginning of a text on one line, with control characters escaped."""
     return place_name(" ".join(text.split())[:NEAR_CHARACTERS])

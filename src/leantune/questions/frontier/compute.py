@@ -1,9 +1,9 @@
-"""How small can it be: accuracy on held-out rows against trainable parameters, from a linear probe to full fine-tuning.
+"""Accuracy on held-out rows by number of trainable parameters, from a linear probe to full fine-tuning.
 
-One classifier is trained as a run is, with the most parameters. Every smaller one is cut from the one before it, and
-tuned for a short while: ranks fall to the nearest update of half the rank, the head keeps its output layer alone, query
-and value keep their adapters alone. Rows, tokens and the linear probe are shared. Full fine-tuning takes a share of the
-steps, since each of its steps costs several of LoRA's.
+The largest classifier is trained like a run. Each smaller one is pruned from a larger one and fine-tuned briefly: the
+update is replaced by its best approximation of half the rank, the head is reduced to its output layer, or adapters are
+kept only in query and value. All share rows, tokens and the linear probe. Full fine-tuning takes a share of the steps,
+because each of its steps costs as much as several LoRA steps.
 
 Shapes: N held-out rows.
 """
@@ -37,41 +37,41 @@ from leantune.training.trial import on_rows
 from leantune.training.tuning import tune
 
 TUNED = 1 / 4
-"""A classifier that was cut is tuned for at most this share of the steps of a run."""
+"""Largest share of a run's steps for fine-tuning each pruned classifier."""
 ALL_TUNED = 7 / 4
-"""All that were cut are together tuned for at most the steps of so many runs, however many they are."""
+"""Largest number of steps for fine-tuning all pruned classifiers together, in multiples of a run's steps."""
 FULL = 3
-"""Full fine-tuning takes one of so many steps."""
+"""Divisor of a run's number of steps for full fine-tuning."""
 FULL_RATIO = 1 / 30
-"""Its learning rate over that of A and B."""
+"""Learning rate of full fine-tuning relative to the learning rate of A and B."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A classifier of some size."""
+    """A measured classifier."""
 
     name: str
     parameters: int
-    """Trainable ones."""
+    """Number of trainable parameters."""
     seconds: float
-    """That all steps of a run of it take, by the seconds of its steps here; of the probe what it took."""
+    """Estimated training seconds of a full run, from measured step times; measured seconds for the probe."""
     is_right: npt.NDArray[np.bool_]
-    """``(N,)`` whether the class of each held-out row is found, or all of its labels and no other."""
+    """Whether each held-out row is predicted correctly, ``(N,)``; with several labels, all of them must match."""
     recipe: Recipe | None = None
-    """That trains it; None for the probe and for full fine-tuning."""
+    """Recipe that trains the classifier; None for the probe and for full fine-tuning."""
 
     @property
     def accuracy(self) -> float:
-        """On the held-out rows."""
+        """Accuracy on the held-out rows."""
         return float(self.is_right.mean())
 
     @property
     def interval(self) -> Interval:
-        """95 % of the accuracy."""
+        """95 % interval of the accuracy (Wilson)."""
         return wilson_interval(int(self.is_right.sum()), len(self.is_right))
 
     def to_record(self) -> PointRecord:
-        """As ``frontier.json`` has it."""
+        """Return the point as an entry of ``frontier.json``."""
         return PointRecord(
             name=self.name,
             parameters=self.parameters,
@@ -89,19 +89,21 @@ class Frontier:
 
     points: tuple[Point, ...]
     seconds: float
-    """That all of it took."""
+    """Seconds for measuring the whole frontier."""
     seconds_of_a_run: float
-    """That the largest one would take by itself, reading and tokenising included."""
+    """Seconds for the largest classifier alone, including reading and tokenization."""
 
     @property
     def best(self) -> Point:
-        """The most accurate; the smaller one of equals."""
+        """The most accurate classifier; the smaller one if accuracies are equal."""
         return max(self.points, key=lambda point: point.accuracy)
 
     @property
     def smallest(self) -> Point:
-        """The smallest that a run trains and whose accuracy is within a standard error of the best (Breiman et al.,
-        1984, Classification and Regression Trees, section 3.4.3). The error is of the difference, on the same rows.
+        """The smallest classifier with a recipe whose accuracy is within one standard error of the best.
+
+        The standard error is the error of the difference in accuracy on the same rows. For the rule, see Breiman et
+        al., 1984, Classification and Regression Trees, section 3.4.3.
         """
         best = self.best
         enough = (
@@ -110,7 +112,7 @@ class Frontier:
         return next(enough, max((p for p in self.points if p.recipe is not None), key=lambda p: p.accuracy))
 
     def to_record(self) -> FrontierRecord:
-        """As ``frontier.json`` has it."""
+        """Return the content of ``frontier.json``."""
         return FrontierRecord(
             points=[point.to_record() for point in self.points],
             best=self.best.name,
@@ -122,7 +124,7 @@ class Frontier:
 
 
 def is_within_error(is_right: npt.NDArray[np.bool_], best: npt.NDArray[np.bool_]) -> bool:
-    """Whether the first falls short of the second by no more than a standard error of their difference.
+    """Return whether the first accuracy is lower than the second by at most one standard error of the difference.
 
     >>> a, b = np.array([True, False, True, True]), np.array([True, True, False, True])
     >>> is_within_error(a, b), is_within_error(np.zeros(4, dtype=bool), np.ones(4, dtype=bool))
@@ -142,24 +144,25 @@ def frontier(
     """Measure classifiers of many sizes in the time of two to three runs.
 
     Args:
-        recipe: rows, encoder; the limit, if there is one, is that of the largest. Its ``output`` is where nothing is
-            written yet.
-        console: where to say what is done.
-        with_full: whether to fine-tune all weights, too.
-        on_point: called when one is measured.
+        recipe: rows and encoder. A parameter limit applies to the largest classifier. Its ``output`` must not exist.
+        console: console for messages.
+        with_full: whether to include full fine-tuning.
+        on_point: called after each measurement.
 
     Raises:
-        UsageError: if the recipe asks for what a frontier varies.
-        DataError: if no row is held out.
-        LeantuneError: as `leantune.training.run.run_training`.
+        UsageError: if the recipe sets a method that a frontier does not support.
+        DataError: if no rows are held out.
+        LeantuneError: see `leantune.training.run.run_training`.
     """
     if recipe.method == "adalora":
-        raise UsageError("method=adalora: a frontier compares LoRA of one rank; leave method out")
+        raise UsageError(
+            "method=adalora: a frontier compares LoRA with equal ranks in all layers; remove method from the recipe"
+        )
     started = time.perf_counter()
     run = prepare_run(largest(recipe), console=console, overwrite=False, resume=False)
     if len(run.data.validation) < 2:
         raise DataError(
-            "no rows are held out to measure on: give more rows, or others as validation=FILE",
+            "no rows are held out for validation: add training rows, or pass validation=FILE",
             path=recipe.data,
         )
     points: list[Point] = []
@@ -178,7 +181,7 @@ def frontier(
         if trained:
             cut(classifier, trial, parent_of(rung, trained), untrained)
             steps = max(1, int(share * steps))
-        assert classifier.num_trainable() == trial.plan.initial, "the plan and what is trained differ"
+        assert classifier.num_trainable() == trial.plan.initial, "the plan and the trained parameters differ"
         seconds = _seconds_of_a_run(trial, classifier, steps=steps, turn=len(trained))
         add(_measured(trial, classifier, name_of(trial), trial.plan.initial, seconds, rung))
         trained.append((rung, Weights.of(classifier)))
@@ -191,7 +194,7 @@ def frontier(
 
 
 def tuned_share(num_cut: int) -> float:
-    """The share of a run's steps that each of so many classifiers, cut from the largest, is tuned for.
+    """Return the share of a run's steps for fine-tuning each of `num_cut` pruned classifiers.
 
     >>> tuned_share(7), tuned_share(14)
     (0.25, 0.125)
@@ -200,7 +203,7 @@ def tuned_share(num_cut: int) -> float:
 
 
 def _begin(run: Run, add: Callable[[Point], None]) -> tuple[Classifier, Weights]:
-    """The classifier of ``run`` before its first step and what is in it; the probe that it starts from is measured."""
+    """Build the classifier of ``run`` and copy its initial weights. Measure the linear probe that it starts from."""
     classifier = build_classifier(run)
     if run.recipe.advanced.warm_start:
         begun = time.perf_counter()
@@ -214,7 +217,7 @@ def _begin(run: Run, add: Callable[[Point], None]) -> tuple[Classifier, Weights]
 
 
 def _seconds_of_a_run(trial: Run, classifier: Classifier, *, steps: int, turn: int) -> float:
-    """Train for some steps; returns the seconds that all steps of a run would take."""
+    """Train for some steps and return the estimated seconds of a full run."""
     seconds = tune(
         trial,
         classifier,
@@ -227,7 +230,7 @@ def _seconds_of_a_run(trial: Run, classifier: Classifier, *, steps: int, turn: i
 
 
 def _fully_tuned(run: Run) -> Point:
-    """All weights in fp32, products in the precision of the run."""
+    """Fine-tune all weights in fp32, with matrix products in the run's precision."""
     advanced = replace(run.recipe.advanced, hidden_learning_rate_ratio=FULL_RATIO, lora_dropout=0.0)
     trial = replace(run, recipe=replace(run.recipe, advanced=advanced))
     classifier = load_pretrained(run.pretrained.with_dropout(advanced.dropout), run.data.labels)

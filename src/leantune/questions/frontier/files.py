@@ -1,4 +1,4 @@
-"""The folder of a frontier: its record, its page, and the recipe of the smallest classifier that is good enough."""
+"""The folder of a frontier: record, page, and the recipe of the smallest classifier that is good enough."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from leantune.system.atomic import atomic_folder, write_text
 from leantune.training.run import run_training
 
 PAGE, RECIPE, RUN = "frontier.html", "recipe.yaml", "run"
-"""In the folder: the curve, the recipe of the smallest classifier, and its run."""
+"""File names of the page, of the smallest classifier's recipe and of its run folder."""
 
 
 def smallest_in(folder: Path, found: Frontier, recipe: Recipe) -> Recipe:
-    """The recipe of the smallest classifier that is good enough, with the test rows of ``recipe``."""
+    """Return the recipe of the smallest classifier that is good enough, with the test rows of ``recipe``."""
     smallest = found.smallest.recipe
     assert smallest is not None
     return replace(smallest, test=recipe.test, output=str(folder / RUN))
 
 
 def write_folder(folder: Path, record: FrontierRecord, smallest: Recipe, recipe: Recipe) -> None:
-    """Write the folder, which must not exist yet."""
+    """Write the folder, which must not exist."""
     name = f"{Path(recipe.model).name} on {'/'.join(Path(recipe.data).parts[-2:])}"
     with atomic_folder(folder) as temporary:
         write_frontier(temporary, record)
@@ -43,10 +43,10 @@ def write_folder(folder: Path, record: FrontierRecord, smallest: Recipe, recipe:
 
 
 def train_smallest(smallest: Recipe, record: FrontierRecord, progress: Any) -> Path:
-    """Train the smallest classifier; the report of its run has the frontier, too.
+    """Train the smallest classifier, and include the frontier in its report.
 
     Returns:
-        the run folder.
+        The run folder.
     """
     run = run_training(smallest, console=progress)
     write_frontier(run, record)

@@ -1,4 +1,4 @@
-"""A frontier on a terminal."""
+"""Printing of a frontier."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from leantune.system.console import console
 
 
 def line_of(point: Point) -> str:
-    """One size, as it is measured."""
+    """Return the progress line of a measured classifier."""
     return f"{point.name}: {point.parameters:,} trainable parameters, accuracy {100 * point.accuracy:.1f} %"
 
 
 def print_frontier(record: FrontierRecord, folder: Path) -> None:
-    """All sizes, what they say, and the command that trains the smallest."""
+    """Print all classifiers, the result, and the command that trains the smallest one."""
     terminal, shown = console(), table(record)
     drawn = Table(box=None, pad_edge=False)
     for i, heading in enumerate(shown.headings):
@@ -29,4 +29,4 @@ def print_frontier(record: FrontierRecord, folder: Path) -> None:
     terminal.print(drawn)
     terminal.print(finding(record), soft_wrap=True)
     terminal.print(f"train it:  leantune train {folder / RECIPE}", soft_wrap=True)
-    terminal.print(f"see it:    {folder / PAGE}", soft_wrap=True)
+    terminal.print(f"open it:   {folder / PAGE}", soft_wrap=True)

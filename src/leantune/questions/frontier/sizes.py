@@ -1,4 +1,4 @@
-"""The sizes of a frontier: recipes from the largest classifier to the smallest, and how one is cut from another."""
+"""The sizes of a frontier: recipes from the largest classifier to the smallest, and pruning of one to another."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from leantune.model.classifier import Classifier
 from leantune.training.build import Run, plan_run
 
 LARGEST_RANK = 16
-"""Of all linear layers, where the recipe names neither limit nor rank."""
+"""Rank of all linear layers if the recipe sets neither a parameter limit nor a rank."""
 
 
 def largest(recipe: Recipe) -> Recipe:
-    """The recipe of the largest classifier: LoRA as a run would choose it for a limit, else of rank `LARGEST_RANK`, in
-    all linear layers if the recipe names no others.
+    """Return the recipe of the largest classifier, which uses LoRA.
+
+    A parameter limit or a rank in the recipe is kept; otherwise the rank is `LARGEST_RANK`. Without a limit, the
+    default targets are all linear layers.
     """
     if recipe.init_rank is not None or recipe.target_rank is not None:
         return replace(recipe, method="lora", targets=recipe.targets or ALL_LINEAR)
@@ -35,8 +37,10 @@ def largest(recipe: Recipe) -> Recipe:
 
 
 def rungs_of(run: Run) -> list[Recipe]:
-    """Recipes from the largest to the smallest: the whole head, its output layer alone, and adapters of query and value
-    alone, each with ranks that halve. All but the first can be cut from one before it.
+    """Return recipes from the largest to the smallest classifier.
+
+    They combine halved ranks with the full head, with its output layer only, and with adapters in query and value only.
+    Each recipe after the first can be pruned from an earlier one.
     """
     asked, rank = run.recipe, run.plan.init_rank
     ranks = [rank >> i for i in range(rank.bit_length())]
@@ -54,7 +58,7 @@ def rungs_of(run: Run) -> list[Recipe]:
         recipe = replace(recipe, max_trainable_params=None)
         try:
             _, plan = plan_run(recipe, run.pretrained)
-        except UsageError:  # an encoder whose query and value are not known
+        except UsageError:  # the encoder's query and value layers are unknown
             continue
         if plan.initial < smallest:
             smallest = plan.initial
@@ -64,15 +68,15 @@ def rungs_of(run: Run) -> list[Recipe]:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What was trained of a classifier, on the CPU."""
+    """A copy of a classifier's adapters and head on the CPU."""
 
     triplets: dict[str, Triplets]
     head: dict[str, Tensor]
-    """All of the head, by name."""
+    """Weights of the full head by name."""
 
     @classmethod
     def of(cls, classifier: Classifier) -> Weights:
-        """A copy."""
+        """Copy the weights of a classifier."""
         layers, head = classifier.adapted_layers(), classifier.head_weights("full", classifier.pooler_names)
         return cls(
             triplets={name: layer.triplets() for name, layer in layers.items()},
@@ -81,7 +85,7 @@ class Weights:
 
 
 def parent_of(rung: Recipe, trained: Sequence[tuple[Recipe, Weights]]) -> Weights:
-    """The smallest classifier that has all adapters and ranks of ``rung``."""
+    """Return the weights of the smallest classifier with all adapters and ranks of ``rung``."""
     wide = [
         weights
         for recipe, weights in trained
@@ -97,13 +101,13 @@ def _rank_of(recipe: Recipe) -> int:
 
 @torch.no_grad()
 def cut(classifier: Classifier, trial: Run, parent: Weights, untrained: Weights) -> None:
-    """Make of ``classifier`` the largest part of ``parent`` that ``trial`` may train.
+    """Prune ``parent`` to the size of ``trial`` and load the result into ``classifier``.
 
     Args:
-        classifier: with adapters in all targets of ``trial``; those of other layers are removed.
-        trial: of a smaller recipe.
-        parent: adapters of its rank or a higher one.
-        untrained: before the first step: what the head is where it is not trained.
+        classifier: a classifier with adapters in all targets of ``trial``. Adapters of other layers are removed.
+        trial: a run with a smaller recipe.
+        parent: weights with at least the rank of ``trial``.
+        untrained: weights before the first step, used for parts of the head that ``trial`` does not train.
     """
     rank, kept = trial.plan.init_rank, {target.name for target in trial.plan.targets}
     for name, layer in classifier.adapted_layers().items():
@@ -118,7 +122,7 @@ def cut(classifier: Classifier, trial: Run, parent: Weights, untrained: Weights)
 
 
 def name_of(trial: Run) -> str:
-    """What is trained, in words."""
+    """Return a readable name: targets, rank and head."""
     where = {ALL_LINEAR: "all linear layers", "attention": "query and value"}
     targets = str(trial.recipe.targets)
     head = "" if trial.recipe.head == "full" else ", linear head"

@@ -1,1 +1,1 @@
-"""Would more labels help? Accuracy against the number of rows, and a forecast."""
+"""Accuracy by number of training rows, with a forecast for more rows."""

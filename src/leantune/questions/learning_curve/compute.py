@@ -1,10 +1,10 @@
-"""Whether more labels would help: accuracy on held-out rows against the number of training rows, and a curve.
+"""Learning curve: accuracy on held-out rows by number of training rows, extrapolated by a power law.
 
-Subsets of the training rows are nested and have each class in proportion. On each a classifier is trained as a run of
-so many rows would be, and leaves nothing behind. The error is fitted by a power law, a + b n^-c (Hestness et al., 2017,
-Deep Learning Scaling is Predictable, Empirically, arXiv 1712.00409, equation 1), weighted by the binomial variance of
-each point. The interval comes from fits to redrawn errors: by the chance in the held-out rows, and by how far the
-points lie beside the curve beyond that, because two trainings differ.
+Subsets of the training rows are nested and stratified by class. On each, a classifier is trained like a run on that
+many rows, without writing files. The error is fitted by a power law, a + b n^-c (Hestness et al., 2017, Deep Learning
+Scaling is Predictable, Empirically, arXiv 1712.00409, equation 1), weighted by the binomial variance of each point. The
+interval comes from fits to resampled errors. They vary with the sampling of the held-out rows and, beyond that, with
+the residual scatter of the points, because trainings differ.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from leantune.training.build import prepare_run
 from leantune.training.trial import on_rows, trained
 
 POINTS = 5
-"""The last one is of all rows, each before it of half as many."""
+"""Largest number of subsets. The last one contains all rows, and each earlier one half as many."""
 LEAST_ROWS, LEAST_OF_A_CLASS = 32, 2
 REDRAWN = 300
-"""Fits that make an interval."""
+"""Number of fits from which the interval is computed."""
 EXPONENTS = np.linspace(0.1, 1.5, 57)
-"""Of the power law; published ones of text classifiers lie between."""
+"""Candidate exponents of the power law, which cover the published ones of text classifiers."""
 LEVEL = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """What a number of training rows gives."""
+    """Measured accuracy for a number of training rows."""
 
     rows: int
     accuracy: float
     held_out: int
-    """Rows that it was measured on."""
+    """Number of rows on which the accuracy was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Accuracy with more rows: the fitted curve, and a 90 % interval."""
+    """Forecast accuracy for a number of rows, with a 90 % interval."""
 
     rows: int
     accuracy: float
@@ -65,11 +65,11 @@ class PowerLaw:
     exponent: float
 
     def accuracy(self, rows: float) -> float:
-        """With so many training rows."""
+        """Return the accuracy for a number of training rows."""
         return 1 - (self.floor + self.scale * math.exp(-self.exponent * math.log(rows)))
 
     def rows_until(self, accuracy: float) -> float:
-        """Training rows for an accuracy; infinite where the curve never reaches it."""
+        """Return the number of training rows for an accuracy; infinite if the curve never reaches it."""
         gap = 1 - accuracy - self.floor
         if gap <= 0:
             return math.inf
@@ -78,23 +78,23 @@ class PowerLaw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningCurve:
-    """Points, and curves through them."""
+    """Measured points and the curves fitted to them."""
 
     points: tuple[Point, ...]
     fitted: PowerLaw
     redrawn: tuple[PowerLaw, ...]
-    """Fits to errors that chance could have given instead."""
+    """Curves fitted to resampled errors."""
     noise: tuple[float, ...]
-    """For each of ``redrawn``, how far one training lies from its curve."""
+    """Random deviation of a single training from each curve in ``redrawn``."""
 
     def forecast(self, rows: int) -> Forecast:
-        """The accuracy with another number of rows."""
+        """Return the forecast for a number of training rows."""
         drawn = zip(self.redrawn, self.noise, strict=True)
         low, high = self._interval([law.accuracy(rows) + noise for law, noise in drawn])
         return Forecast(rows=rows, accuracy=self.fitted.accuracy(rows), low=low, high=high)
 
     def rows_until(self, accuracy: float) -> tuple[float, float, float]:
-        """Rows for an accuracy, and the ends of the 90 % interval; infinite where it is out of reach."""
+        """Return the number of rows for an accuracy and the ends of its 90 % interval; infinite if out of reach."""
         low, high = self._interval([each.rows_until(accuracy) for each in self.redrawn])
         return self.fitted.rows_until(accuracy), low, high
 
@@ -108,16 +108,16 @@ class LearningCurve:
 def learning_curve(
     recipe: Recipe, *, console: Console, on_point: Callable[[Point], None] = lambda point: None
 ) -> LearningCurve:
-    """Train on subsets of the rows of a recipe; all together takes about twice as long as a run.
+    """Train on subsets of a recipe's rows, which takes about twice as long as a run.
 
     Args:
-        recipe: as for a run; epochs and learning rate that it names are those of every subset.
-        console: where to say what is done.
-        on_point: called when a subset is measured.
+        recipe: the recipe of a run. Its epochs and learning rate, if set, apply to every subset.
+        console: console for messages.
+        on_point: called after each measurement.
 
     Raises:
-        DataError: if there are too few rows, or none is held out.
-        LeantuneError: as `leantune.training.run.run_training`.
+        DataError: if there are too few rows, or no rows are held out.
+        LeantuneError: see `leantune.training.run.run_training`.
     """
     run = prepare_run(recipe, console=console, overwrite=False, resume=False)
     require_one_label(run.data.labels.is_multi_label, "leantune learning-curve")
@@ -125,8 +125,8 @@ def learning_curve(
     sizes = subset_sizes(len(rows), len(run.data.labels.names))
     if len(sizes) < 3 or not len(held_out):
         raise DataError(
-            f"{len(rows):,} training and {len(held_out):,} held-out rows, expected enough for three subsets: "
-            "give more rows, or others to measure on as validation=FILE",
+            f"{len(rows):,} training and {len(held_out):,} held-out rows are too few for a learning curve of at least "
+            "three subsets: add training rows, or pass validation=FILE",
             path=recipe.data,
         )
     order = nested_order(rows.label_ids, seed=recipe.seed)
@@ -143,7 +143,7 @@ def learning_curve(
 
 
 def subset_sizes(rows: int, classes: int) -> list[int]:
-    """Numbers of rows, from few to all.
+    """Return the sizes of the subsets in ascending order.
 
     >>> subset_sizes(9000, 4), subset_sizes(100, 4)
     ([562, 1125, 2250, 4500, 9000], [50, 100])
@@ -153,7 +153,7 @@ def subset_sizes(rows: int, classes: int) -> list[int]:
 
 
 def fit_curve(points: Sequence[Point], *, seed: int = 0) -> LearningCurve:
-    """The power law through some points, and those through errors that chance could have given instead."""
+    """Fit a power law to the points and to resampled errors."""
     rng = np.random.default_rng([seed, 0xC0DE])
     rows = np.array([point.rows for point in points], dtype=np.float64)
     held_out = np.array([point.held_out for point in points])
@@ -176,7 +176,7 @@ def fit_curve(points: Sequence[Point], *, seed: int = 0) -> LearningCurve:
 def _scatter(
     errors: npt.NDArray[np.float64], fitted: npt.NDArray[np.float64], held_out: npt.NDArray[np.int64]
 ) -> float:
-    """Standard deviation of the points around the curve beyond the binomial one."""
+    """Return the standard deviation of the points around the curve, without its binomial part."""
     residual = float(((errors - fitted) ** 2).sum()) / max(1, len(errors) - 2)
     return math.sqrt(max(0.0, residual - float((errors * (1 - errors) / held_out).mean())))
 
@@ -184,7 +184,7 @@ def _scatter(
 def _fit(
     rows: npt.NDArray[np.float64], errors: npt.NDArray[np.float64], held_out: npt.NDArray[np.int64]
 ) -> PowerLaw:
-    """Weighted least squares: for each exponent floor and scale are linear, and neither is below 0."""
+    """Fit by weighted least squares: for each exponent, solve linearly for non-negative floor and scale."""
     from scipy.optimize import nnls
 
     smoothed = (errors * held_out + 1) / (held_out + 2)

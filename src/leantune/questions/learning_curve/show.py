@@ -1,4 +1,4 @@
-"""A learning curve on a terminal, and as JSON."""
+"""Printing of a learning curve, and its JSON form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leantune.questions.learning_curve.compute import LearningCurve
 from leantune.system.console import console
 
 TIMES = (2, 4, 10)
-"""Forecasts are for these multiples of the rows at hand."""
+"""Multiples of the available rows for which accuracy is forecast."""
 
 
 def _forecasts(found: LearningCurve) -> list[Any]:
@@ -20,7 +20,7 @@ def _forecasts(found: LearningCurve) -> list[Any]:
 
 
 def as_json(found: LearningCurve, target: float | None) -> dict[str, Any]:
-    """Everything that is printed, for ``--json``."""
+    """Return the result as JSON for ``--json``."""
     said: dict[str, Any] = {
         "points": [asdict(point) for point in found.points],
         "curve": asdict(found.fitted),
@@ -33,7 +33,7 @@ def as_json(found: LearningCurve, target: float | None) -> dict[str, Any]:
 
 
 def print_curve(found: LearningCurve, target: float | None) -> None:
-    """Measured and forecast accuracies, and how many rows reach the target."""
+    """Print measured and forecast accuracies, and the number of rows that reaches the target."""
     table = Table(box=None, pad_edge=False)
     for name in ("training rows", "accuracy", "90 % interval"):
         table.add_column(name, justify="right")
@@ -48,7 +48,7 @@ def print_curve(found: LearningCurve, target: float | None) -> None:
     if target is not None:
         rows, low, high = (_rows(each) for each in found.rows_until(target))
         terminal.print(f"{100 * target:g} %: {rows} training rows ({low} to {high})", soft_wrap=True)
-    terminal.print("The forecast is a fitted power law; it holds for rows like these.")
+    terminal.print("The forecast is a fitted power law and holds only for similar rows.")
 
 
 def _rows(number: float) -> str:

@@ -1,1 +1,1 @@
-"""Is what is deployed what was measured? Every form of a run on the same rows."""
+"""Comparison of all deployable forms of a run on the same rows."""

@@ -1,4 +1,4 @@
-"""Every form in which a run can be deployed, on the same labelled rows: is it the classifier that was measured?
+"""Comparison of every deployable form of a run with the measured classifier on the same labelled rows.
 
 Shapes: N rows, C classes.
 """
@@ -25,79 +25,78 @@ from leantune.inference.text_classifier import CHUNK_ROWS
 from leantune.questions.passport.forms import Form, Predict, Texts, forms_of
 
 JUDGED_ROWS = 20
-"""Rows of a class below which its accuracy may change by chance alone, and decides nothing."""
+"""Smallest number of rows of a class whose loss in accuracy can fail a form; smaller classes vary by chance."""
 SINGLE_TEXTS, WARM_UP = 50, 5
-"""Texts that are timed one by one, and those before them."""
+"""Number of texts timed one by one, and of texts before them for warm-up."""
 WARM_UP_ROWS = 256
-"""Before all rows are timed."""
+"""Number of rows computed for warm-up before all rows are timed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassChange:
-    """Rows of one class that are right as measured, and in a form."""
+    """Accuracy on the rows of one class, as measured and in another form."""
 
     label: str
     rows: int
     accuracy_as_measured: float
     accuracy: float
     p_value: float
-    """McNemar's test, mid-p, of "both err equally often"."""
+    """Mid-p value of McNemar's test; the null hypothesis is that both err equally often."""
 
     @property
     def loss(self) -> float:
-        """How much lower the accuracy is."""
+        """Decrease of the accuracy as a fraction."""
         return self.accuracy_as_measured - self.accuracy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormReport:
-    """One form on all rows. Rates are fractions."""
+    """Results of one form on all rows. Rates are fractions."""
 
     name: str
     accuracy: float
     accuracy_interval: Interval
-    """95 %, Wilson's."""
+    """95 % Wilson interval of the accuracy."""
     agreement: float
-    """Rows whose prediction is that of the classifier as measured."""
+    """Share of rows with the same prediction as the measured classifier."""
     largest_difference: float
-    """Of a probability."""
+    """Largest absolute difference of a probability from the measured classifier."""
     comparison: Comparison
-    """As measured is a, this form is b."""
+    """Comparison of the measured classifier (a) with this form (b)."""
     classes: tuple[ClassChange, ...]
     bytes: int | None
     single_text_ms: float
-    """Median of one text at a time."""
+    """Median milliseconds for a single text."""
     texts_per_s: float
 
     def lost(self, limit: float) -> list[ClassChange]:
-        """Classes of `JUDGED_ROWS` rows or more whose accuracy is lower by more than ``limit``."""
+        """Return the classes with at least `JUDGED_ROWS` rows whose accuracy is lower by more than ``limit``."""
         return [each for each in self.classes if each.rows >= JUDGED_ROWS and each.loss > limit]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passport:
-    """All forms of a run."""
+    """Results of all forms of a run."""
 
     data: str
     num_rows: int
     forms: tuple[FormReport, ...]
-    """The first is the run as it was measured."""
+    """Results by form. The first form is the measured classifier."""
     absent: Mapping[str, str]
-    """Forms that could not be had, and why."""
+    """Reason for each form that is not available."""
 
 
 def passport(run: Path, source: ExampleSource, *, url: str | None = None) -> Passport:
-    """Classify every row in every form.
+    """Classify all rows with every form of a run.
 
     Args:
         run: the run folder.
         source: labelled rows, which should not be training rows.
-        url: of a server.
+        url: URL of a server of the run; None for no server.
 
     Raises:
-        DataError: for a row or a label that is not what it must be.
+        DataError: if a row or a label is invalid, or the server returns an unknown label.
         CheckpointError: if the run or an export is damaged.
-        UsageError: if the server does not answer.
     """
     labels = read_saved(run).label_map
     require_one_label(labels.is_multi_label, "leantune passport")
@@ -108,7 +107,9 @@ def passport(run: Path, source: ExampleSource, *, url: str | None = None) -> Pas
     for form in forms_of(run, url):
         try:
             predict = form.open()
-        except UsageError as error:  # it was not exported, or this machine cannot compute it
+        except (
+            UsageError
+        ) as error:  # not exported, not supported on this machine, or the server does not answer
             absent[form.name] = str(error)
             continue
         probabilities, texts_per_s = _all_rows(predict, texts, pairs)
@@ -143,7 +144,7 @@ def _read(labels: LabelMap, source: ExampleSource) -> tuple[list[str], list[str]
 
 
 def _all_rows(predict: Predict, texts: Texts, pairs: Texts | None) -> tuple[Floats, float]:
-    """Probabilities of all rows, and texts a second after a start that is not counted."""
+    """Return the probabilities of all rows, and texts per second measured after a warm-up."""
     few = slice(0, WARM_UP_ROWS)
     predict(texts[few], None if pairs is None else pairs[few])
     started = time.perf_counter()
@@ -152,7 +153,7 @@ def _all_rows(predict: Predict, texts: Texts, pairs: Texts | None) -> tuple[Floa
 
 
 def _single(predict: Predict, texts: Texts, pairs: Texts | None) -> float:
-    """Median milliseconds of one text."""
+    """Return the median milliseconds for a single text."""
     seconds = []
     for i in (i % len(texts) for i in range(WARM_UP + SINGLE_TEXTS)):
         started = time.perf_counter()
@@ -205,16 +206,16 @@ def _changes(
 
 
 def check_losses(found: Passport, limit_points: float) -> None:
-    """Refuse forms in which a class loses more than a limit.
+    """Check that no class loses more accuracy than a limit in percentage points.
 
     Raises:
-        CheckpointError: naming the form and the class that lost most.
+        CheckpointError: if a class does; the message names the form and the class with the largest loss.
     """
     lost = [(form, change) for form in found.forms for change in form.lost(limit_points / 100)]
     if lost:
         form, change = max(lost, key=lambda each: each[1].loss)
         raise CheckpointError(
-            f"{form.name}: of {change.rows:,} rows of the class {change.label!r} {100 * change.accuracy:.1f} % are "
-            f"right, {100 * change.accuracy_as_measured:.1f} % as measured; {limit_points:g} points less are allowed: "
-            "deploy another form, or allow more with --max-class-loss"
+            f"{form.name}: the accuracy on {change.rows:,} rows of the class {change.label!r} is "
+            f"{100 * change.accuracy:.1f} %, but {100 * change.accuracy_as_measured:.1f} % as measured; a loss of at "
+            f"most {limit_points:g} points is allowed: deploy another form, or raise --max-class-loss"
         )

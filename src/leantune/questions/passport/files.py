@@ -1,4 +1,4 @@
-"""``passport.json``, in the run folder or elsewhere."""
+"""Writer of ``passport.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leantune.training.before.folder import PASSPORT
 
 
 def write_passport(run: Path, found: Passport, output: str | None = None) -> Path:
-    """Write everything that was found; returns the file."""
+    """Write all results to ``output``, by default to the run folder, and return the path."""
     target = Path(output).expanduser() if output else run / PASSPORT
     write_text(target, json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
     return target

@@ -1,4 +1,4 @@
-"""The forms in which a run can be deployed, each as a function from texts to probabilities.
+"""The deployable forms of a run, each as a function from texts to probabilities.
 
 Shapes: N rows, C classes.
 """
@@ -24,30 +24,30 @@ from leantune.inference.saved import read_saved
 from leantune.packing.padded import padded_inputs
 
 SERVER_TEXTS = 256
-"""Of one request."""
+"""Number of texts in a request to a server."""
 EXPORTS = ("onnx", "onnx-int8", "openvino", "openvino-int8")
 
 Texts: TypeAlias = Sequence[str]
 Predict: TypeAlias = Callable[[Texts, Texts | None], Floats]
-"""Texts, and second texts of pairs, to probabilities ``(N, C)``."""
+"""Function from texts, and second texts of pairs or None, to probabilities ``(N, C)``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way to deploy a run."""
+    """A deployable form of a run."""
 
     name: str
     open: Callable[[], Predict]
     folder: Path | None
-    """Its files; None: they are elsewhere."""
+    """Folder of the form's files; None for a server."""
 
 
 def forms_of(run: Path, url: str | None) -> list[Form]:
-    """The run as it was measured, and every form that it may have.
+    """Return all possible forms of a run. The first one is the measured classifier.
 
     Args:
         run: the run folder.
-        url: of a server that answers as text-embeddings-inference does; None: none.
+        url: URL of a server with the API of text-embeddings-inference; None for no server.
     """
 
     def engine(name: str) -> Predict:
@@ -67,7 +67,7 @@ def forms_of(run: Path, url: str | None) -> list[Form]:
 
 
 def _in_transformers(run: Path) -> Predict:
-    """The merged model as transformers computes it, padded, in fp32."""
+    """Load the merged model in transformers, with padding and in fp32."""
     import torch
 
     model, trained = load_merged_transformers(run / "merged"), load(run, precision="fp32")
@@ -99,7 +99,7 @@ def _in_transformers(run: Path) -> Predict:
 
 
 def _of_server(url: str, classes: Sequence[str]) -> Predict:
-    """What a server answers that speaks as text-embeddings-inference."""
+    """Return a function that asks a server with the API of text-embeddings-inference."""
     column = {name: i for i, name in enumerate(classes)}
 
     def predict(texts: Texts, pairs: Texts | None) -> Floats:
@@ -111,17 +111,17 @@ def _of_server(url: str, classes: Sequence[str]) -> Predict:
                 for answer in answers:
                     if answer["label"] not in column:
                         raise DataError(
-                            f"{url}: answers with the label {answer['label']!r}, which the run has not"
+                            f"{url}: the server returned the label {answer['label']!r}, which the run does not have"
                         )
                     found[i, column[answer["label"]]] = answer["score"]
         return found
 
-    _ask(url, {"inputs": [["a text"]], "truncate": True})  # whether it answers at all
+    _ask(url, {"inputs": [["a text"]], "truncate": True})  # check that the server answers
     return predict
 
 
 def _ask(url: str, body: object) -> list[list[dict[str, float | str]]]:
-    """The answer to a request to ``/predict``."""
+    """Return the answer to a request to ``/predict``."""
     request = urllib.request.Request(
         f"{url.rstrip('/')}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -131,5 +131,5 @@ def _ask(url: str, body: object) -> list[list[dict[str, float | str]]]:
             return found
     except (urllib.error.URLError, ValueError) as error:
         raise UsageError(
-            f"{url}/predict: no answer as text-embeddings-inference gives it ({error})"
+            f"{url}/predict: no valid answer in the format of text-embeddings-inference ({error})"
         ) from error

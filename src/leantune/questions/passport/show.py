@@ -1,4 +1,4 @@
-"""A passport on a terminal."""
+"""Printing of a passport."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from leantune.system.console import console
 
 
 def print_passport(found: Passport) -> None:
-    """Every form, beside the run as it was measured."""
+    """Print all forms, with the measured classifier first."""
     table = Table(box=None, pad_edge=False)
     table.add_column("form")
-    for name in ("accuracy", "equal to as measured", "McNemar p", "worst class", "MB", "one text", "texts/s"):
+    for name in ("accuracy", "agreement", "McNemar p", "worst class", "MB", "one text", "texts/s"):
         table.add_column(name, justify="right")
     for form in found.forms:
         low, high = 100 * form.accuracy_interval.low, 100 * form.accuracy_interval.high
@@ -30,10 +30,10 @@ def print_passport(found: Passport) -> None:
     terminal.print(f"{found.num_rows:,} rows of {found.data}")
     terminal.print(table)
     for name, why in found.absent.items():
-        terminal.print(f"{name}: left out: {why}", soft_wrap=True)
+        terminal.print(f"{name}: not available: {why}", soft_wrap=True)
 
 
 def _worst(form: FormReport) -> str:
-    """The class that loses most."""
+    """Return the class with the largest loss in accuracy, in percentage points."""
     worst = max(form.classes, key=lambda each: each.loss)
     return f"{worst.label} -{100 * worst.loss:.1f}" if worst.loss > 0 else ""
