@@ -55,6 +55,7 @@ SERVER = {
     "OMP_NUM_THREADS": "1",  # threads do not survive a fork
     "TOKENIZERS_PARALLELISM": "false",
 }
+OFFLINE = "HF_HUB_OFFLINE"
 SECONDS = 240.0
 LENGTH = struct.Struct("!Q")
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
@@ -199,6 +200,8 @@ class Commands:
             ValueError: for what only a fresh interpreter can try.
         """
         environment = dict(os.environ if env is None else env)
+        if env is None and OFFLINE not in self._environment:  # set by a command that ran in this process
+            environment.pop(OFFLINE, None)
         self._check(words, environment)
         request = {
             "words": [os.fspath(word) if isinstance(word, Path) else str(word) for word in words],

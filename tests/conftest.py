@@ -46,39 +46,39 @@ def command() -> Commands:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory) -> Shelf:
+def shelf(tmp_path_factory) -> Shelf:
     """What is built once for all processes of the suite; a test that changes some of it copies it."""
     place = tmp_path_factory.getbasetemp()
     return Shelf((place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "shared")
 
 
 @pytest.fixture(autouse=True)
-def _what_is_shared_stays(shared) -> Iterator[None]:
+def _what_is_shared_stays(shelf) -> Iterator[None]:
     yield
-    changed = shared.changed()
+    changed = shelf.changed()
     assert not changed, f"shared by all tests and changed by this or one beside it: {changed}"
 
 
 @pytest.fixture(scope="session")
-def inputs(shared) -> Path:
+def inputs(shelf) -> Path:
     def build(folder: Path) -> None:
         save_tiny_encoder(folder / "encoder")
         write_rows(folder / "train.csv", 240)
         write_rows(folder / "test.csv", 60, seed=1)
 
-    return shared.folder("inputs", build)
+    return shelf.folder("inputs", build)
 
 
 @pytest.fixture(scope="session")
-def run(inputs, shared) -> Path:
+def run(inputs, shelf) -> Path:
     def build(folder: Path) -> None:
         run_training(recipe_for(inputs, folder / "run", keep_best=2), console=quiet())
 
-    return shared.folder("runs", build) / "run"
+    return shelf.folder("runs", build) / "run"
 
 
 @pytest.fixture(scope="session")
-def run_with_onnx(run, shared) -> Path:
+def run_with_onnx(run, shelf) -> Path:
     """A copy of the run with both exports to ONNX in it."""
     pytest.importorskip("onnxscript")
 
@@ -87,4 +87,4 @@ def run_with_onnx(run, shared) -> Path:
         for form in ("onnx", "onnx-int8"):
             export(copy, form, None)
 
-    return shared.folder("onnx", build) / "run"
+    return shelf.folder("onnx", build) / "run"

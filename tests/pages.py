@@ -165,7 +165,8 @@ def _python(block: Block, namespace: dict[str, Any], place: str) -> str:
 
 def _shell(command: str, folder: Path, place: str, exit_code: int = 0, stopped: str | None = None) -> str:
     """Run one line, and give what it prints."""
-    if shlex.split(command)[0] == "leantune" and not SPECIAL & set(command):
+    words = shlex.split(command)
+    if words[0] == "leantune" and "--offline" not in words and not SPECIAL & set(command):
         code, printed = _leantune(command, folder, stopped)
     else:
         code, printed = _bash(command, folder)

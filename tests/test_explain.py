@@ -266,7 +266,7 @@ def test_near_rows_that_cannot_be_are_damage(copy, near):
     row = next(each for each in rows if each["finding"] == "wrong")
     row["nearest"] = [{"row": 1, "label": "a", "cosine": 0.5, "text": "x"} | near]
     path.write_text("".join(json.dumps(each) + "\n" for each in rows), "utf-8")
-    with pytest.raises(CheckpointError, match="a number that cannot be"):
+    with pytest.raises(CheckpointError, match="a number is out of range"):
         read_rows_to_check(copy)
 
 
@@ -326,7 +326,7 @@ def test_what_cannot_be_explained_is_said(copy, capsys):
         (["a text", "--errors"], "takes either one text"),
         (["--errors", "--json"], "--json is for one text"),
         (["word1", "--class", "d"], "unknown class 'd'"),
-        (["word1", "--class", "a", "--no-words"], "leave one out"),
+        (["word1", "--class", "a", "--no-words"], "give only one"),
         (["word1", "--pair", "word2"], "single texts"),
     ):
         assert main(["explain", str(copy), *words]) == 2

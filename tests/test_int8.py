@@ -193,7 +193,10 @@ def test_prediction_in_int8_needs_the_kernels(run_in_bf16, monkeypatch):
 
 
 def test_prediction_in_int8_by_openvino_is_its_own_engine(run_in_bf16):
-    with pytest.raises(UsageError, match="precision=int8 is of --engine torch; use --engine openvino-int8"):
+    with pytest.raises(
+        UsageError,
+        match="precision=int8 is for --engine torch; for int8 in OpenVINO use --engine openvino-int8",
+    ):
         load_engine("openvino", run_in_bf16, precision="int8")
 
 

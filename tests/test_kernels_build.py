@@ -266,7 +266,7 @@ def test_a_run_that_has_to_go_without_kernels_says_why(monkeypatch):
     choice = Choice(Reference(), "no kernels in this package")
     assert choice.described == "torch: no kernels in this package"
     (line,) = kernel_lines(choice, CPU, "bf16")
-    assert line.startswith("warning: without native kernels")
+    assert line.startswith("warning: native kernels are not used")
     assert "no kernels in this package" in line
     assert not list(kernel_lines(choice, CPU, "fp32"))
     monkeypatch.setenv(SWITCH, "0")

@@ -168,7 +168,7 @@ def test_export_gives_lora_again_and_refuses_adalora(lora_run, tmp_path):
     before, after = load_file(lora_run / "adapter" / name), load_file(exported / name)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    with pytest.raises(UsageError, match="a plain LoRA, there is no AdaLoRA of it"):
+    with pytest.raises(UsageError, match="a plain LoRA adapter, which has no AdaLoRA form"):
         export(lora_run, "adalora", str(tmp_path / "adalora"))
 
 

@@ -159,7 +159,7 @@ def test_a_hold_out_of_label_sets_is_as_large_as_of_labels() -> None:
     labels = np.tile(np.eye(3, dtype=np.int64), (100, 1))
     assert automatic_size(labels) == automatic_size(labels.argmax(axis=1)) == 30
     assert len(stratified_holdout(labels, 0.1, seed=0)[1]) == 30
-    with pytest.raises(UsageError, match="the held-out size 300 means 300 of 300 rows, expected fewer"):
+    with pytest.raises(UsageError, match="the held-out size 300 means 300 of 300 rows, which leaves none"):
         stratified_holdout(labels, 300, seed=0)
 
 

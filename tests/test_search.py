@@ -257,7 +257,7 @@ def test_what_a_search_cannot_do_is_said_before_it_begins(inputs, tmp_path, caps
     for more, said in (
         (["effort=balanced"], "effort=balanced: not in a search"),
         (["validation_size=0"], "a search needs validation rows"),
-        (["--resume"], "no search to resume there"),
+        (["--resume"], "no search to resume"),
     ):
         assert main(["search", *words, *more, "--trials", "2"]) == 2
         assert said in capsys.readouterr().err

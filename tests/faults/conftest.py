@@ -21,7 +21,7 @@ _counts: dict[str, int] = {}
 
 
 @pytest.fixture(scope="session")
-def faults(run, inputs, shared) -> list[dict[str, Any]]:
+def faults(run, inputs, shelf) -> list[dict[str, Any]]:
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if not sys.platform.startswith("linux") or compiler is None:
         pytest.skip("the shim needs Linux and a C compiler")
@@ -30,7 +30,7 @@ def faults(run, inputs, shared) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as work:
             _try(compiler, run, inputs / "test.csv", Path(work), folder / "report.jsonl")
 
-    report = shared.folder("faults", build) / "report.jsonl"
+    report = shelf.folder("faults", build) / "report.jsonl"
     found = [json.loads(line) for line in report.read_text("utf-8").splitlines()]
     real = [fault for fault in found if not fault["is_control"]]
     _counts["tried"], _counts["lost"] = len(real), sum(fault["problem"] is not None for fault in real)

@@ -267,8 +267,8 @@ def check_artefact(run: Path, record: FinishedRecord, name: str) -> Path:
     problem = find_difference(folder, record.artefacts[name].files or {})
     if problem:
         raise CheckpointError(
-            f"{folder}: {problem} by record.json: it was damaged or changed after training; put back what "
-            f"the run wrote, or write it again with: leantune train --resume {shlex.quote(str(run))}"
+            f"{folder}: {problem} by record.json: it was damaged or changed after training; restore the file "
+            f"that the run wrote, or write it again with: leantune train --resume {shlex.quote(str(run))}"
         )
     return folder
 
