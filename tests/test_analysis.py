@@ -76,5 +76,5 @@ def test_what_is_not_looked_at_is_refused(inputs, run):
         leantune.audit(inputs / "train.csv", folds=1, **settings)
     with pytest.raises(UsageError, match="test, output: not looked at"):
         leantune.audit(inputs / "train.csv", test="x.csv", output="y", **settings)
-    with pytest.raises(UsageError, match="no run folder"):
+    with pytest.raises(UsageError, match="not a run folder"):
         leantune.passport(run / "merged", inputs / "test.csv")

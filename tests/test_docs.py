@@ -39,11 +39,11 @@ def name_of(page: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory) -> Path:
+def kept_pages(tmp_path_factory) -> Path:
     """What a reader has: rows, an encoder, the config of RoBERTa-base, and a run."""
     from transformers import BertConfig, RobertaConfig
 
-    folder = tmp_path_factory.mktemp("shelf")
+    folder = tmp_path_factory.mktemp("kept_pages")
     save_tiny_encoder(folder / "encoder", hidden_size=64, num_attention_heads=2, intermediate_size=128)
     for seed, (name, num_rows) in enumerate({"train": 240, "test": 60, "more": 60}.items()):
         write_rows(folder / f"{name}.csv", num_rows, LABELS, seed=seed)
@@ -75,22 +75,22 @@ def shelf(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished_run(shelf, tmp_path_factory) -> Path:
+def finished_run(kept_pages, tmp_path_factory) -> Path:
     recipe = recipe_for(
-        shelf, tmp_path_factory.mktemp("runs") / "mine", init_rank=None, target_rank=None, epochs=2
+        kept_pages, tmp_path_factory.mktemp("runs") / "mine", init_rank=None, target_rank=None, epochs=2
     )
     return run_training(recipe, console=quiet())
 
 
 @pytest.fixture
-def desk(shelf, tmp_path, monkeypatch) -> Path:
-    """A folder of one's own with all of the shelf."""
+def desk(kept_pages, tmp_path, monkeypatch) -> Path:
+    """A folder of one's own with all of the kept_pages."""
     folder = tmp_path / "desk"
-    shutil.copytree(shelf, folder)
+    shutil.copytree(kept_pages, folder)
     monkeypatch.chdir(folder)
     programs = (folder / "bin", Path(sys.executable).parent, os.environ["PATH"])
     monkeypatch.setenv("PATH", ":".join(map(str, programs)))
-    monkeypatch.setenv("LEANTUNE_CACHE", str(shelf / "cache"))
+    monkeypatch.setenv("LEANTUNE_CACHE", str(kept_pages / "cache"))
     monkeypatch.setenv("COLUMNS", "110")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return folder

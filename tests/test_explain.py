@@ -332,7 +332,7 @@ def test_what_cannot_be_explained_is_said(copy, capsys):
         assert main(["explain", str(copy), *words]) == 2
         assert said in capsys.readouterr().err
     assert main(["explain", str(copy / "merged"), "word1"]) == 2
-    assert "no run folder" in capsys.readouterr().err
+    assert "not a run folder" in capsys.readouterr().err
     (copy / "rows_to_check.jsonl").write_text("")
     assert main(["explain", str(copy), "--errors"]) == 2
     assert "recorded no wrong predictions" in capsys.readouterr().err
