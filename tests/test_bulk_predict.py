@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,10 +44,8 @@ def write_parquet(path: Path, rows: list[str], row_group: int) -> None:
     pq.write_table(pa.table({"id": ids, "text": rows}), path, row_group_size=row_group)
 
 
-@pytest.fixture
-def rows(tmp_path) -> Path:
+def write_files(folder: Path) -> Path:
     """Files of three kinds: 60 rows in 4 row groups, 10 in one, 25 packed, 12 in JSON lines."""
-    folder = tmp_path / "rows"
     folder.mkdir()
     write_parquet(folder / "a.parquet", texts(60), 17)
     write_parquet(folder / "b.parquet", texts(10, 1), 100)
@@ -57,6 +56,32 @@ def rows(tmp_path) -> Path:
     lines = [json.dumps({"id": f"d-{i}", "text": text}) for i, text in enumerate(texts(12, 3))]
     (folder / "d.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+@pytest.fixture
+def rows(tmp_path) -> Path:
+    """Files that a test may change."""
+    return write_files(tmp_path / "rows")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """The same files, which no test changes."""
+    return write_files(tmp_path_factory.mktemp("kept") / "rows")
+
+
+@pytest.fixture(scope="module")
+def finished(run, kept, tmp_path_factory) -> Path:
+    """What a job with all files of ``kept`` wrote."""
+    output = tmp_path_factory.mktemp("finished") / "out"
+    bulk_predict(run, options_of(kept, output))
+    return output
+
+
+@pytest.fixture
+def output(finished, tmp_path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
 def options_of(rows: Path | str, output: Path | str, **changes) -> BulkOptions:
@@ -169,25 +194,22 @@ def test_row_numbers_of_a_row_group_are_those_in_the_file(run, rows, tmp_path):
     assert ids_in(tmp_path / "out") == [str(i) for i in range(60)]
 
 
-def test_two_workers_write_what_one_writes(run, rows, tmp_path):
-    for workers in (1, 2):
-        bulk_predict(run, options_of(rows, tmp_path / str(workers), workers=workers))
-    assert content_of(tmp_path / "1") == content_of(tmp_path / "2")
+def test_two_workers_write_what_one_writes(run, kept, finished, tmp_path):
+    bulk_predict(run, options_of(kept, tmp_path / "2", workers=2))
+    assert content_of(finished) == content_of(tmp_path / "2") != {}
 
 
-def test_what_is_missing_is_computed_and_nothing_else(run, rows, tmp_path):
-    output = tmp_path / "out"
-    bulk_predict(run, options_of(rows, output))
+def test_what_is_missing_is_computed_and_nothing_else(run, kept, output):
     whole = content_of(output)
     (output / "part-0000002.parquet").unlink()  # a part that vanished
     (output / "part-0000004.parquet").write_bytes(b"cut")
     (output / "_manifests" / "part-0000005.json").unlink()
     untouched = (output / "part-0000000.parquet").stat().st_mtime_ns
     with pytest.raises(UsageError, match="add --resume"):
-        bulk_predict(run, options_of(rows, output))
+        bulk_predict(run, options_of(kept, output))
     seen = []
     bulk_predict(
-        run, options_of(rows, output, resume=True), on_part=lambda done, parts: seen.append(done.parts)
+        run, options_of(kept, output, resume=True), on_part=lambda done, parts: seen.append(done.parts)
     )
     assert len(seen) == 3
     assert content_of(output) == whole
@@ -202,22 +224,18 @@ def test_what_is_missing_is_computed_and_nothing_else(run, rows, tmp_path):
         ({"format": ".csv"}, "settings was"),
     ],
 )
-def test_two_jobs_never_share_a_folder(run, rows, tmp_path, changes, said):
-    output = tmp_path / "out"
-    bulk_predict(run, options_of(rows / "b.parquet", output))
+def test_two_jobs_never_share_a_folder(run, kept, output, changes, said):
     with pytest.raises(UsageError, match=said):
-        bulk_predict(run, options_of(rows / "b.parquet", output, resume=True, **changes))
+        bulk_predict(run, options_of(kept, output, resume=True, **changes))
 
 
-def test_another_classifier_is_refused(run, rows, inputs, tmp_path):
+def test_another_classifier_is_refused(kept, output, inputs, tmp_path):
     from leantune.training.run import run_training
     from tiny import quiet, recipe_for
 
-    output = tmp_path / "out"
-    bulk_predict(run, options_of(rows / "b.parquet", output))
     other = run_training(recipe_for(inputs, tmp_path / "other", seed=5), console=quiet())
     with pytest.raises(UsageError, match="classifier was"):
-        bulk_predict(other, options_of(rows / "b.parquet", output, resume=True))
+        bulk_predict(other, options_of(kept, output, resume=True))
 
 
 def test_a_changed_input_is_refused_and_named(run, rows, tmp_path):
@@ -273,18 +291,14 @@ def test_a_missing_column_is_found_before_anything_is_written(run, rows, tmp_pat
         ),
     ],
 )
-def test_verify_finds_what_is_not_whole(run, rows, tmp_path, damage, said):
-    output = tmp_path / "out"
-    bulk_predict(run, options_of(rows, output))
+def test_verify_finds_what_is_not_whole(run, kept, output, damage, said):
     damage(output)
     with pytest.raises(CheckpointError, match=said):
-        verify(run, options_of(rows, output))
+        verify(run, options_of(kept, output))
 
 
-def test_verify_finds_rows_that_were_swapped(run, rows, tmp_path):
+def test_verify_finds_rows_that_were_swapped(run, kept, output):
     """A part whose manifest agrees with it, but whose rows are not those of its input."""
-    output = tmp_path / "out"
-    bulk_predict(run, options_of(rows, output))
     part, manifest = output / "part-0000000.parquet", output / "_manifests" / "part-0000000.json"
     table = pq.read_table(part)
     pq.write_table(table.take([1, 0, *range(2, len(table))]), part)
@@ -295,20 +309,18 @@ def test_verify_finds_rows_that_were_swapped(run, rows, tmp_path):
     content |= {"output_bytes": described["bytes"], "output_sha256": described["sha256"]}
     manifest.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="row 1 has the id 'a-1', expected 'a-0'"):
-        verify(run, options_of(rows, output))
+        verify(run, options_of(kept, output))
 
 
-def test_a_folder_where_another_process_works_is_refused(run, rows, tmp_path):
-    output = tmp_path / "out"
-    bulk_predict(run, options_of(rows, output))
+def test_a_folder_where_another_process_works_is_refused(run, kept, output):
     from leantune.cluster.predict.lease import leased
 
     with (
         leased(Folder(str(output))),
         pytest.raises(UsageError, match=f"process {os.getpid()} on .* is using this folder"),
     ):
-        bulk_predict(run, options_of(rows, output, resume=True))
-    bulk_predict(run, options_of(rows, output, resume=True))
+        bulk_predict(run, options_of(kept, output, resume=True))
+    bulk_predict(run, options_of(kept, output, resume=True))
 
 
 RACE = """

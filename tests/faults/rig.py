@@ -109,12 +109,14 @@ def faults(scenario, work: Path, stride: int) -> Iterator[Fault]:
         stride = 1
     elif scenario.is_slow and stride > 1:
         stride *= 6
-    shim, folder, errors = Shim(), work / "folder", work / "stderr"
+    shim, before, folder, errors = Shim(), work / "before", work / "folder", work / "stderr"
+    shutil.rmtree(before, ignore_errors=True)
+    before.mkdir(parents=True)
+    scenario.prepare(before)
 
     def prepare() -> State:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        scenario.prepare(folder)
+        shutil.copytree(before, folder)
         return state_of(folder)
 
     old = prepare()
