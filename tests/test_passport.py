@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -46,15 +47,16 @@ def test_every_form_is_compared_with_what_was_measured(run_with_onnx, inputs):
     assert "not exported yet" in found.absent["openvino"]
 
 
-def test_the_command_writes_a_table_and_json(run_with_onnx, inputs, capsys):
-    assert main(["passport", str(run_with_onnx), str(inputs / "test.csv"), "--max-class-loss", "100"]) == 0
+def test_the_command_writes_a_table_and_json(run_with_onnx, inputs, tmp_path, capsys):
+    own = shutil.copytree(run_with_onnx, tmp_path / "run")
+    assert main(["passport", str(own), str(inputs / "test.csv"), "--max-class-loss", "100"]) == 0
     said = capsys.readouterr().out
     assert "merged, transformers" in said
     assert "60 rows" in said
-    assert json.loads((run_with_onnx / "passport.json").read_text())["num_rows"] == 60
+    assert json.loads((own / "passport.json").read_text())["num_rows"] == 60
 
 
-def test_a_form_that_loses_a_class_ends_with_5(run_with_onnx, inputs, monkeypatch, capsys):
+def test_a_form_that_loses_a_class_ends_with_5(run_with_onnx, inputs, tmp_path, monkeypatch, capsys):
     """A form that never says ``a``."""
 
     def never_a(texts, pairs):
@@ -67,9 +69,16 @@ def test_a_form_that_loses_a_class_ends_with_5(run_with_onnx, inputs, monkeypatc
         Form("broken", lambda: never_a, None),
     ]
     monkeypatch.setattr("leantune.questions.passport.compute.forms_of", lambda run, url: forms)
-    assert main(["passport", str(run_with_onnx), str(inputs / "train.csv")]) == 5
+    words = [
+        "passport",
+        str(run_with_onnx),
+        str(inputs / "train.csv"),
+        "--output",
+        str(tmp_path / "passport.json"),
+    ]
+    assert main(words) == 5
     assert "broken: the accuracy on" in capsys.readouterr().err
-    assert main(["passport", str(run_with_onnx), str(inputs / "train.csv"), "--max-class-loss", "100"]) == 0
+    assert main([*words, "--max-class-loss", "100"]) == 0
 
 
 def test_a_server_that_is_none_is_left_out_with_a_reason(run_with_onnx, inputs):
