@@ -172,7 +172,11 @@ class Commands:
         with other:
             command = [sys.executable, str(Path(__file__).resolve()), str(other.fileno())]
             self._server = subprocess.Popen(
-                command, env=self._environment | SERVER, pass_fds=[other.fileno()], stdin=DEVNULL
+                command,
+                cwd=Path(__file__).parents[1],  # whatever folder the first test that needs it is in
+                env=self._environment | SERVER,
+                pass_fds=[other.fileno()],
+                stdin=DEVNULL,
             )
 
     def start(
