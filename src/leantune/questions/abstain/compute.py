@@ -80,16 +80,16 @@ def choose_abstention(
     source: str,
     seed: int = 0,
 ) -> Abstention:
-    """Temperature and thresholds for a wanted precision.
+    """Choose the temperature and the thresholds for a given precision.
 
     Args:
-        probabilities_NC: of rows that were not trained on.
-        label_ids_N: their classes.
-        names: of the classes.
-        precision: wanted share of right answers among those that are given.
-        confidence: that the precision is kept; each threshold keeps it by itself with this probability.
-        source: what the rows are, for the file.
-        seed: of the choice of the rows that fit the temperature.
+        probabilities_NC: probabilities of rows not used for training, ``(N, C)``.
+        label_ids_N: class ids of the rows, ``(N,)``.
+        names: names of the classes.
+        precision: required share of correct answers among the answers given.
+        confidence: probability that the precision is kept, for each threshold on its own.
+        source: name of the rows, which is written to the file.
+        seed: seed for choosing the rows that fit the temperature.
 
     Raises:
         DataError: if there are too few rows.
@@ -97,7 +97,7 @@ def choose_abstention(
     count = max(LEAST_CALIBRATION_ROWS, round(CALIBRATION_SHARE * len(label_ids_N)))
     if len(label_ids_N) < 2 * LEAST_CALIBRATION_ROWS:
         raise DataError(
-            f"{len(label_ids_N)} rows, expected {2 * LEAST_CALIBRATION_ROWS} or more to choose a threshold on",
+            f"{len(label_ids_N)} rows, expected at least {2 * LEAST_CALIBRATION_ROWS} rows to choose a threshold",
             path=source,
         )
     order = np.random.default_rng(seed).permutation(len(label_ids_N))
@@ -125,13 +125,13 @@ def choose_abstention(
 def threshold_for(
     confidence_N: Floats, is_right_N: npt.NDArray[np.bool_], *, precision: float, confidence: float
 ) -> Threshold | None:
-    """The lowest threshold that is known to keep ``precision``; None if none is.
+    """Return the lowest threshold that is shown to keep ``precision``, or None if there is none.
 
     Args:
-        confidence_N: probability of each predicted class.
-        is_right_N: whether the prediction is right.
-        precision: wanted share of right answers.
-        confidence: one less the probability of choosing a threshold that does not keep it.
+        confidence_N: probability of each predicted class, ``(N,)``.
+        is_right_N: whether each prediction is correct, ``(N,)``.
+        precision: required share of correct answers.
+        confidence: 1 minus the probability of choosing a threshold that does not keep the precision.
     """
     if not len(confidence_N):
         return None
@@ -161,8 +161,9 @@ def threshold_for(
 
 
 def fit_temperature(probabilities_NC: Floats, label_ids_N: Integers) -> float:
-    """The temperature with the lowest log loss (Guo, Pleiss, Sun and Weinberger, 2017, On Calibration of Modern Neural
-    Networks, section 4.2).
+    """Return the temperature with the lowest log loss.
+
+    See Guo, Pleiss, Sun and Weinberger, 2017, On Calibration of Modern Neural Networks, section 4.2.
     """
     from scipy.optimize import minimize_scalar
 
