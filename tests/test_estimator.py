@@ -87,7 +87,7 @@ def test_fitting_again_replaces_its_own_run_and_no_other(inputs, tmp_path):
     first = estimator.record_["run_id"]
     assert {"report.html", "README.md"} <= {path.name for path in estimator.run_.iterdir()}
     assert estimator.fit(texts, labels).record_["run_id"] != first
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already contains a run of another estimator"):
         LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
 
 
@@ -98,7 +98,7 @@ def test_a_run_that_took_the_place_of_its_own_is_not_replaced(inputs, tmp_path):
     estimator = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
     shutil.rmtree(output)
     other = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
-    with pytest.raises(UsageError, match="holds a run already, of another estimator"):
+    with pytest.raises(UsageError, match="already contains a run of another estimator"):
         estimator.fit(texts, labels)
     assert json.loads((output / "record.json").read_text())["run_id"] == other.record_["run_id"]
 
@@ -194,13 +194,13 @@ def test_bad_texts_are_data_errors(inputs):
         (
             ["word1", "word2"],
             [["a", "b"], ["b"]],
-            "lists of labels, expected one label a text: leantune.train takes",
+            "got lists of labels, expected one label per text: use leantune.train",
         ),
-        (["word1", "word2"], [["a"], ["b"]], r"labels of shape \(2, 1\), expected one label a text"),
+        (["word1", "word2"], [["a"], ["b"]], r"labels have shape \(2, 1\), expected one label per text"),
         (["word1", "word2"], pd.Series(["a", pd.NA]), "label 1"),
-        (["word1", "word2"], [1.0, 0.5], r"label 1 .* is 0\.5, expected texts or whole numbers"),
-        (["word1", "word2"], [b"a", b"b"], "label 0 .* is b'a', expected texts or whole numbers"),
-        (["word1", "word2"], np.array(["a", 1], object), "labels of the types int, str"),
+        (["word1", "word2"], [1.0, 0.5], r"label 1 .* is 0\.5, expected strings or whole numbers"),
+        (["word1", "word2"], [b"a", b"b"], "label 0 .* is b'a', expected strings or whole numbers"),
+        (["word1", "word2"], np.array(["a", 1], object), "labels have the types int, str"),
         (pd.DataFrame({"text": ["word1"]}), ["a"], "a table, expected a list of texts"),
         ({"word1": "a", "word2": "b"}, ["a", "b"], "a table, expected a list of texts"),
         (np.array([["word1"], ["word2"]]), ["a", "b"], "a table, expected a list of texts"),
@@ -243,7 +243,7 @@ def test_rows_stay_with_their_run_and_replace_no_file(inputs, tmp_path):
     (second,) = set(kept()) - {"rows.jsonl"}
     assert second != first
     assert load_recipe(output / "recipe.yaml", {}).data == str(output / second)
-    with pytest.raises(UsageError, match="holds a run already, of another estimator"):
+    with pytest.raises(UsageError, match="already contains a run of another estimator"):
         LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
     assert set(kept()) == {second, "rows.jsonl"}
     assert (output / "rows.jsonl").read_text() == "mine"
@@ -251,7 +251,7 @@ def test_rows_stay_with_their_run_and_replace_no_file(inputs, tmp_path):
 
 def test_what_an_argument_sets_is_no_recipe_key(inputs):
     recipe = SETTINGS | {"output": "runs/mine", "max_trainable_params": 1000}
-    with pytest.raises(UsageError, match="recipe: max_trainable_params, output cannot be set there"):
+    with pytest.raises(UsageError, match="recipe: max_trainable_params, output cannot be set in recipe"):
         LeanTextClassifier(str(inputs / "encoder"), recipe=recipe).fit(["word1", "word2"], ["a", "b"])
 
 

@@ -141,9 +141,9 @@ def test_a_table_says_what_is_wrong_with_it(inputs, tmp_path):
         read_jobs(str(table), {"model": str(inputs / "encoder")}, tmp_path / "runs")
     text = str(caught.value)
     assert f"{table}:2:learning_rate: learning_rate must be a number. Got 'fast' instead" in text
-    assert f"{table}:4:name: 'b/c' cannot be the name of a folder" in text
+    assert f"{table}:4:name: 'b/c' is not a valid folder name" in text
     assert f"{table}:5: init_rank must be above target_rank=3. Got 2 instead" in text
-    assert f"{table}:6: the name 'a' is also that of {table}:3" in text
+    assert f"{table}:6: the name 'a' is already used by {table}:3" in text
 
 
 def test_a_column_that_is_no_key_is_named_with_the_nearest(inputs, tmp_path):
@@ -158,8 +158,8 @@ def test_two_jobs_with_one_output_and_a_job_in_the_folder_of_all_are_refused(inp
     table = write_table(tmp_path / "jobs.csv", [data | {"output": str(tmp_path / each)} for each in outputs])
     with pytest.raises(UsageError) as caught:
         read_jobs(str(table), {}, tmp_path / "runs")
-    assert f"{table}:3: output {tmp_path}/one/../one is also that of {table}:2" in str(caught.value)
-    assert f"{table}:4: output {tmp_path}/runs is also that of --output" in str(caught.value)
+    assert f"{table}:3: output {tmp_path}/one/../one is already used by {table}:2" in str(caught.value)
+    assert f"{table}:4: output {tmp_path}/runs is already used by --output" in str(caught.value)
 
 
 def test_files_of_rows_are_looked_for_before_anything_is_trained(inputs, tmp_path):
@@ -249,14 +249,14 @@ def test_resume_leaves_what_is_finished_and_trains_what_is_missing(inputs, table
     repaired = write_table(tmp_path / "jobs.csv", [*rows, {"name": "new", "seed": "9"}])
     words = words_of(inputs, test=str(inputs / "test.csv"))
     again = ["train-many", str(repaired), "--output", str(folder), *words]
-    assert "holds a run already; choose another output, or add --resume" in run_command(*again, code=2).stderr
+    assert "already contains a run; choose another output, or add --resume" in run_command(*again, code=2).stderr
     done = run_command(*again, "--resume")
     assert [row["status"] for row in rows_of(folder).values()] == ["finished"] * 4
     assert [row["attempts"] for row in rows_of(folder).values()] == ["0", "0", "1", "1"]
     assert (folder / "plain" / "record.json").stat().st_mtime_ns == before
     assert "3 of 4: " in done.stderr
     other = run_command(*again, "learning_rate=5e-3", "--resume", code=2)
-    assert "holds a run of another recipe (learning_rate: was 0.01, is 0.005)" in other.stderr
+    assert "contains a run with another recipe (learning_rate: was 0.01, is 0.005)" in other.stderr
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
-"""Who works on an output folder: a file that is written again and again, since a storage elsewhere has no locks.
+"""A lease on an output folder: a file that is renewed regularly, because remote storages have no locks.
 
-Two that start at once may both get it. That costs time and nothing else, as parts are the same whoever computes them.
+Two processes that start at the same time may both get the lease. This only wastes time, because they compute identical
+parts.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ RENEWED_S, EXPIRES_S = 15.0, 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """A process that works on a folder."""
+    """The process that holds a lease."""
 
     host: str
     process: int
     started: str
-    """Tells it from a later process of the same number."""
+    """Start time of the process, which distinguishes it from a later one with the same ID."""
     renewed: float
-    """Seconds since 1970."""
+    """Time of the last renewal in seconds since 1970."""
 
     @property
     def is_at_work(self) -> bool:
-        """Whether it lives, as far as can be known: of another machine it is known by the age of the file."""
+        """Whether the process is alive. On another machine, it counts as alive until the lease expires."""
         if self.host == socket.gethostname():
             return _started(self.process) == self.started
         return time.time() - self.renewed < EXPIRES_S
@@ -44,17 +45,17 @@ class Holder:
 
 @contextmanager
 def leased(folder: Folder) -> Iterator[None]:
-    """Hold an output folder for as long as the block runs; a dead process's lease is taken over.
+    """Hold the lease on an output folder while the block runs. The lease of a dead process is taken over.
 
     Raises:
-        UsageError: naming process and machine that are at work there.
+        UsageError: if another process holds the lease.
     """
     if LEASE in folder.sizes():
         holder = parse_json(folder.read(LEASE), Holder, folder.address(LEASE))
         if holder.is_at_work:
             raise UsageError(
-                f"output {folder.url}: process {holder.process} on {holder.host} is at work there; wait for it, or "
-                f"stop it (of a machine that is gone, wait {EXPIRES_S:.0f} seconds)"
+                f"output {folder.url}: process {holder.process} on {holder.host} is writing to it; wait for it or stop "
+                f"it (if that machine is gone, wait {EXPIRES_S:.0f} seconds)"
             )
     _write(folder)
     ended = threading.Event()
@@ -70,7 +71,7 @@ def leased(folder: Folder) -> Iterator[None]:
 
 def _renew(folder: Folder, ended: threading.Event) -> None:
     while not ended.wait(RENEWED_S):
-        with suppress(LeantuneError):  # whoever writes parts says what is wrong with the storage
+        with suppress(LeantuneError):  # writing parts reports errors of the storage
             _write(folder)
 
 
@@ -85,7 +86,7 @@ def _write(folder: Folder) -> None:
 
 
 def _started(process: int) -> str | None:
-    """When a process of this machine began, as Linux counts; elsewhere only whether it is there. None: it is not."""
+    """Return the start time of a local process in Linux's units, "" where it is unknown, or None if it does not run."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]
