@@ -1,1 +1,1 @@
-"""Training of many classifiers from a table of jobs."""
+"""Trains the classifiers of a table, many at once."""

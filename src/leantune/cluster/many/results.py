@@ -1,4 +1,4 @@
-"""The results of many jobs and their table ``jobs.csv``."""
+"""What became of each of many jobs, and the table of it: ``jobs.csv``."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ Status = Literal["waiting", "finished", "failed", "interrupted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """A row of the table. Values that do not exist (yet) are None."""
+    """A row of the table; what a job has not (yet) is None."""
 
     name: str
     status: Status
     metric: str
-    """Metric in ``validation``."""
+    """What ``validation`` is."""
     validation: float | None = None
-    """Validation metric of the selected checkpoint."""
+    """What the selected checkpoint has, by the recipe's ``metric``."""
     test_accuracy: float | None = None
-    """Test accuracy as a fraction."""
+    """A fraction."""
     trainable_parameters: int | None = None
-    """Number of trainable parameters at the end of training."""
+    """At the end."""
     seconds: float | None = None
-    """Duration of the run in seconds, summed over its processes."""
+    """From the start of the run to its end, over all its processes."""
     attempts: int = 0
-    """Number of attempts by this command."""
+    """How often it was begun by this command."""
     output: str
     """Folder of the run."""
     error: str = ""
-    """Error message of one line; empty if the job did not fail."""
+    """One line; empty where nothing failed."""
 
 
 def result_of(job: Job, status: Status, *, error: str = "", attempts: int = 0) -> JobResult:
-    """Return the row of a job, with the results of its run if it is finished."""
+    """The row of a job, with the figures of its run if that is finished."""
     row = JobResult(
         name=job.name,
         status=status,
@@ -69,11 +69,11 @@ def result_of(job: Job, status: Status, *, error: str = "", attempts: int = 0) -
 
 
 def stopped_result(job: Job, *, replaces: str | None) -> JobResult:
-    """Return the row of a job that had not ended when the command was stopped.
+    """The row of a job that was not at its end when the command was stopped.
 
     Args:
-        job: the job.
-        replaces: ``run_id`` of an earlier run in its folder that the job was to replace.
+        job: of the table.
+        replaces: ``run_id`` of an earlier run in its folder, which is not its own.
     """
     if not (job.folder / RECORD).is_file():
         return result_of(job, "waiting")
@@ -84,7 +84,7 @@ def stopped_result(job: Job, *, replaces: str | None) -> JobResult:
 
 
 def write_jobs(folder: Path, results: Sequence[JobResult]) -> Path:
-    """Replace ``folder/jobs.csv`` atomically.
+    """Replace ``folder/jobs.csv``, whole or not at all.
 
     Raises:
         ResourceError: if the disk is full or fails.

@@ -1,1 +1,1 @@
-"""Training of one classifier on several nodes of a Ray cluster."""
+"""Trains one classifier on several nodes of a Ray cluster."""

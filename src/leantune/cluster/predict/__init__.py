@@ -1,1 +1,1 @@
-"""Prediction of many files into a folder of parts, each with a manifest."""
+"""Classifies many files into a folder of parts, each written once, with a manifest."""

@@ -1,4 +1,4 @@
-"""Bulk prediction: many input files give many output parts, in processes on this machine or on a Ray cluster."""
+"""A large prediction: many files in, as many parts out, in processes of this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from leantune.evaluation.abstention import required_abstention
 from leantune.inference.saved import SavedClassifier, read_saved
 
 Compute: TypeAlias = Callable[[Sequence[Part], PartSettings], Generator[Manifest | Failure, None, None]]
-"""Function that computes parts and yields their results as they end."""
+"""From parts to what became of them, as they end."""
 RETRIES = 3
-"""How often a part is repeated after its process died."""
+"""How often a part is computed again whose process died."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkOptions:
-    """The user's options for a bulk prediction."""
+    """What a user says of a large prediction."""
 
     input: str
-    """A file, a pattern or a folder on any storage."""
+    """A file, a pattern or a folder, of any storage."""
     output: str
-    """A folder on any storage."""
+    """A folder of any storage."""
     columns: Columns
     format: str = ".parquet"
     with_probabilities: bool = False
@@ -46,36 +46,37 @@ class BulkOptions:
     batch_size: int | None = None
     precision: str | None = None
     cluster: str | None = None
-    """Ray cluster; None for processes on this machine."""
+    """None: processes of this machine."""
     workers: int = 1
-    """Number of processes on this machine."""
+    """Processes of this machine."""
     cores: int | None = None
-    """Cores of each actor on a cluster; None for all cores of the smallest node."""
+    """Cores of each actor of a cluster; None: all of the smallest node."""
     resume: bool = False
     abstain: str | None = None
-    """``overall`` or ``by-class`` to leave rows below the chosen threshold without a label; None to label all rows."""
+    """``overall`` or ``by-class``: give no label below the threshold that was chosen; None: give one to each row."""
 
 
 def bulk_predict(
     run: Path, options: BulkOptions, *, on_part: Callable[[Summary, int], None] = lambda done, parts: None
 ) -> Summary:
-    """Compute all missing parts.
+    """Compute all parts that are not there yet.
 
     Args:
-        run: a folder that `leantune.load` accepts.
-        options: the user's options.
-        on_part: called when a part is done, with the summary of the finished parts and the number of all parts.
+        run: what `leantune.load` takes.
+        options: what the user says.
+        on_part: called when a part is done, with what is done and how many parts there are.
 
     Raises:
-        UsageError: if the output belongs to another job, another process uses it, or a storage cannot be reached.
-        DataError: if a row is invalid; the message names the first one. All parts without such rows are computed.
-        DistributedError: if the cluster cannot be reached, a node has another version, or processes die repeatedly.
-        LeantuneError: see `leantune.load`.
+        UsageError: if the output is of another job or another process works there, or a storage cannot be reached.
+        DataError: naming the first row that is not what it must be; all parts without such rows are there then.
+        DistributedError: if the cluster cannot be reached, a node has another version, or processes die again and
+            again.
+        LeantuneError: as `leantune.load`.
     """
     folder = Folder(options.output)
     job, settings, parts = plan_job(read_saved(run), options)
     with opened(parts[0], settings.columns):
-        pass  # report a missing column before anything is written
+        pass  # a column that is not there is found before anything is written
     with _computing(run, options) as compute:
         ledger.begin_job(folder, job, resume=options.resume)
         with leased(folder):
@@ -83,7 +84,9 @@ def bulk_predict(
             missing = [part for part in parts if part.number not in there]
             summary = Summary.of(job, there.values())
             if missing:
-                with closing(compute(missing, settings)) as results:  # ends before the lease is released
+                with closing(
+                    compute(missing, settings)
+                ) as results:  # what computes ends before the lease does
                     summary = _collect(results, summary, len(parts), on_part)
             ledger.write_summary(folder, summary)
     return summary
@@ -95,11 +98,10 @@ def _collect(
     parts: int,
     on_part: Callable[[Summary, int], None],
 ) -> Summary:
-    """Add all results to the summary.
+    """What is done when all results are there.
 
     Raises:
-        LeantuneError: the error of a part. It is raised at once, except for invalid rows, after which the remaining
-            parts are computed first.
+        LeantuneError: what a part failed with; at once, unless it is of its rows.
     """
     failures = []
     for result in results:
@@ -116,11 +118,11 @@ def _collect(
 
 
 def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSettings, list[Part]]:
-    """Return the job for the options and the files in the storage, the settings of its workers, and its parts.
+    """The job that the options and what is in the storage make, how its parts are computed, and the parts.
 
     Raises:
         DataError: if there are no rows.
-        UsageError: if there are no files, the format cannot represent the predictions, or no threshold was chosen.
+        UsageError: if there are no files, no file can hold the predictions, or no threshold was chosen.
     """
     files = find_files(options.input)
     parts = find_parts(files)
@@ -147,7 +149,7 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
     if saved.is_multi_label and options.format in (".csv", ".tsv"):
         check_joinable(saved.labels)
     if options.format == ".parquet":
-        _ = layout.types  # raises an error for labels that Parquet cannot represent
+        _ = layout.types  # raises for labels that Parquet cannot hold
     described = asdict(settings)
     described["abstention"] = json.dumps(described["abstention"], sort_keys=True)
     del described["columns"]["splits_labels"]  # labels are not read
@@ -164,10 +166,10 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
 
 @contextmanager
 def _computing(run: Path, options: BulkOptions) -> Iterator[Compute]:
-    """Yield the function that computes parts, valid while the block runs.
+    """What computes parts, for as long as the block runs.
 
     Raises:
-        DistributedError: if the cluster cannot be reached, or has no node with enough cores.
+        DistributedError: if the cluster cannot be reached, or has no node with so many cores.
     """
     if options.cluster is None:
         yield partial(_compute_here, run, options.workers)
@@ -199,8 +201,8 @@ def _compute_here(
         for end in ends:
             if isinstance(end.error, BrokenProcessPool):
                 raise DistributedError(
-                    f"part {end.task.number} ({end.task.file.url}): its process died {end.attempts} times, perhaps for "
-                    "lack of memory: use fewer --workers or a smaller --batch-size, then continue with --resume"
+                    f"part {end.task.number} ({end.task.file.url}): its process died {end.attempts} times; memory may "
+                    "be short: use fewer --workers or a smaller --batch-size, then go on with --resume"
                 )
             if end.error is not None:
                 raise end.error
@@ -209,13 +211,13 @@ def _compute_here(
 
 
 def _error_of(failures: Sequence[Failure], parts: int) -> LeantuneError:
-    """Return the error of the first failure by number; failures of disk or cluster take precedence over rows."""
+    """The first failure by number, and how many there are; a disk or a cluster before rows."""
     first = min(failures, key=lambda each: (each.is_of_rows, each.number))
     kinds = (DataError, ResourceError, DistributedError)
     kind = next((each for each in kinds if each.exit_code == first.exit_code), LeantuneError)
     error = kind(
-        f"{first.message}; {len(failures)} of {parts} parts failed, and finished parts are kept: fix the problem, then "
-        "continue with --resume"
+        f"{first.message}; {len(failures)} of {parts} parts failed, those that are done stay: mend it, then add "
+        "--resume"
     )
     error.exit_code = first.exit_code
     return error

@@ -1,4 +1,4 @@
-"""The parts of a bulk prediction: row groups of Parquet files, or whole files of other formats."""
+"""The parts of a large prediction: a row group of a Parquet file, or a whole file of another format."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from leantune.errors import DataError
 
 PARQUET = b"PAR1"
 LISTING_THREADS = 16
-"""Number of files whose row groups are listed concurrently; most of the time is spent waiting for the storage."""
+"""Files whose row groups are looked up at a time: most of it is waiting for a storage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Input rows that become one output file."""
+    """What becomes one output file."""
 
     number: int
-    """Number of the part from 0, in the order of files and rows."""
+    """From 0, in the order of files and rows."""
     file: StoredFile
     row_group: int | None
-    """Row group in the file; None for the whole file."""
+    """None: the whole file."""
     first_row: int
-    """Number of the first row in the file, from 0."""
+    """0-based number of its first row in the file."""
     rows: int | None
-    """Number of rows; None if they are counted while reading."""
+    """None: they are counted when they are read."""
 
 
 def find_parts(files: Sequence[StoredFile]) -> list[Part]:
-    """Return all parts of the files, without empty row groups.
+    """All parts of the files; an empty row group is none.
 
     Raises:
         DataError: if a Parquet file is damaged.
@@ -60,9 +60,9 @@ def find_parts(files: Sequence[StoredFile]) -> list[Part]:
 
 
 def _row_groups(file: StoredFile) -> list[int] | None:
-    """Return the number of rows of each row group, or None if the file is not a Parquet file."""
+    """Rows of each row group; None: the file is of another format."""
     if file.bytes == 0:
-        raise DataError("the file is empty, expected a header and rows", path=file.url)
+        raise DataError("the file is empty: expected a header and rows", path=file.url)
     if head_of(file.url) != PARQUET:
         return None
     with arrow_errors(file.url), open_for_reading(file.url) as stream, pq.ParquetFile(stream) as parquet:
@@ -72,10 +72,10 @@ def _row_groups(file: StoredFile) -> list[int] | None:
 
 @contextmanager
 def opened(part: Part, columns: Columns) -> Iterator[ExampleSource]:
-    """Open the rows of a part while the block runs.
+    """The rows of a part, for as long as the block runs.
 
     Raises:
-        DataError: if the file is damaged, lacks a column, or has changed since it was listed.
+        DataError: a damaged file, a missing column, or a file that is not as it was when it was listed.
         UsageError: if the storage cannot be reached.
     """
     _check_same(part.file)
@@ -97,14 +97,14 @@ def _check_same(file: StoredFile) -> None:
     now = look_again(file)
     if (now.bytes, now.stamp) != (file.bytes, file.stamp):
         raise DataError(
-            f"the file changed after the job started ({file.bytes:,} bytes, now {now.bytes:,}): start the job again "
-            "with another output folder when nothing writes to its input files",
+            f"the file changed after the job began ({file.bytes:,} bytes, now {now.bytes:,}): "
+            "give the job another output folder, and start it when nothing writes to its files",
             path=file.url,
         )
 
 
 def update_from_rows(digest: hashlib._Hash, batch: ExampleBatch) -> None:
-    """Update a hash with the ids and texts of some rows, each preceded by its length."""
+    """Feed the ids and the texts of some rows to a hash, each with its length before it."""
     for values in zip(
         batch.ids, batch.texts, *([batch.pairs] if batch.pairs is not None else []), strict=True
     ):

@@ -1,6 +1,6 @@
-"""A worker that loads the classifier once and computes parts.
+"""What a process does with parts: it loads the classifier once, and turns each part into an output file.
 
-Torch is imported only in the constructor of `PartWorker`, because it counts its threads when it is loaded.
+Nothing heavy is imported before `PartWorker` is made: threads are counted when torch is loaded.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSettings:
-    """Settings for computing and writing parts."""
+    """How parts are computed and written."""
 
     output: str
     columns: Columns
     format: str
-    """Format as a suffix in `leantune.inference.writers.FORMATS`."""
+    """A suffix of `leantune.inference.writers.FORMATS`."""
     with_probabilities: bool
     submission: bool
     batch_size: int
     precision: str | None
     abstention: Abstention | None = None
-    """Thresholds below which a row gets no label; None to label all rows."""
+    """When a row gets no label; None: each gets one."""
     by_class: bool = False
-    """Whether to use the threshold of each class instead of the overall one."""
+    """Whether the thresholds of the classes count, and not the one for all."""
     job: str = ""
-    """Fingerprint of the job."""
+    """Fingerprint."""
 
     def layout(self, labels: LabelMap, thresholds: npt.NDArray[np.float64] | None) -> PredictionLayout:
-        """Return the columns of the output.
+        """The columns of the output.
 
         Args:
-            labels: labels of the classifier.
-            thresholds: thresholds ``(C,)`` if a row may have several labels, else None.
+            labels: of the classifier.
+            thresholds: ``(C,)`` where a row may have several labels, else None.
 
         Raises:
-            UsageError: if two columns have the same name.
+            UsageError: if two have one name.
         """
         from leantune.inference.writers import PredictionLayout
 
@@ -78,23 +78,23 @@ class Failure:
     message: str
     exit_code: int
     is_of_rows: bool
-    """Whether invalid rows are the cause, in which case other parts are still computed."""
+    """Whether its rows are at fault, so that other parts may still be computed."""
 
     @classmethod
     def of(cls, number: int, error: LeantuneError) -> Failure:
-        """Create a failure from an error."""
+        """What an error says."""
         return cls(number, str(error), error.exit_code, isinstance(error, DataError))
 
 
 class PartWorker:
-    """A worker with a classifier loaded in this process.
+    """A classifier in this process.
 
     Args:
-        run: a folder that `leantune.load` accepts.
-        settings: settings for computing and writing.
+        run: what `leantune.load` takes.
+        settings: how to compute and write.
 
     Raises:
-        LeantuneError: see `leantune.load`.
+        LeantuneError: as `leantune.load`.
     """
 
     def __init__(self, run: Path, settings: PartSettings) -> None:
@@ -112,7 +112,7 @@ class PartWorker:
         self._layout = settings.layout(self._classifier.labels, self._classifier.thresholds)
 
     def compute(self, part: Part) -> Manifest | Failure:
-        """Write a part and its manifest, or return the failure."""
+        """Write a part and its manifest; what is wrong with its rows or a disk is returned."""
         try:
             return self._compute(part)
         except LeantuneError as error:
@@ -167,7 +167,7 @@ def _chunks(source: ExampleSource) -> Iterator[ExampleBatch]:
 
 
 _worker: PartWorker | LeantuneError | None = None
-"""Worker of this process for `compute_here`, or the error that prevented its creation."""
+"""That of this process, where parts are computed by `compute_here`, or why there is none."""
 
 
 def prepare_here(run: Path, settings: PartSettings) -> None:
@@ -180,6 +180,6 @@ def prepare_here(run: Path, settings: PartSettings) -> None:
 
 
 def compute_here(part: Part) -> Manifest | Failure:
-    """Compute a part in this process after `prepare_here`."""
+    """Compute a part in this process, which `prepare_here` prepared."""
     assert _worker is not None
     return Failure.of(part.number, _worker) if isinstance(_worker, LeantuneError) else _worker.compute(part)

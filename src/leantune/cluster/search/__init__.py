@@ -1,1 +1,1 @@
-"""Search for the best recipe within the parameter limit."""
+"""Searches for the best recipe inside the limit."""
