@@ -304,7 +304,7 @@ def test_a_folder_where_another_process_works_is_refused(run, rows, tmp_path):
 
     with (
         leased(Folder(str(output))),
-        pytest.raises(UsageError, match=f"process {os.getpid()} on .* is writing to it"),
+        pytest.raises(UsageError, match=f"process {os.getpid()} on .* is at work there"),
     ):
         bulk_predict(run, options_of(rows, output, resume=True))
     bulk_predict(run, options_of(rows, output, resume=True))

@@ -87,7 +87,7 @@ def test_fitting_again_replaces_its_own_run_and_no_other(inputs, tmp_path):
     first = estimator.record_["run_id"]
     assert {"report.html", "README.md"} <= {path.name for path in estimator.run_.iterdir()}
     assert estimator.fit(texts, labels).record_["run_id"] != first
-    with pytest.raises(UsageError, match="already contains a run of another estimator"):
+    with pytest.raises(UsageError, match="already holds a run"):
         LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
 
 
@@ -98,7 +98,7 @@ def test_a_run_that_took_the_place_of_its_own_is_not_replaced(inputs, tmp_path):
     estimator = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
     shutil.rmtree(output)
     other = LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
-    with pytest.raises(UsageError, match="already contains a run of another estimator"):
+    with pytest.raises(UsageError, match="already holds a run of another estimator"):
         estimator.fit(texts, labels)
     assert json.loads((output / "record.json").read_text())["run_id"] == other.record_["run_id"]
 
@@ -243,7 +243,7 @@ def test_rows_stay_with_their_run_and_replace_no_file(inputs, tmp_path):
     (second,) = set(kept()) - {"rows.jsonl"}
     assert second != first
     assert load_recipe(output / "recipe.yaml", {}).data == str(output / second)
-    with pytest.raises(UsageError, match="already contains a run of another estimator"):
+    with pytest.raises(UsageError, match="already holds a run of another estimator"):
         LeanTextClassifier(str(inputs / "encoder"), **settings).fit(texts, labels)
     assert set(kept()) == {second, "rows.jsonl"}
     assert (output / "rows.jsonl").read_text() == "mine"

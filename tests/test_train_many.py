@@ -249,14 +249,14 @@ def test_resume_leaves_what_is_finished_and_trains_what_is_missing(inputs, table
     repaired = write_table(tmp_path / "jobs.csv", [*rows, {"name": "new", "seed": "9"}])
     words = words_of(inputs, test=str(inputs / "test.csv"))
     again = ["train-many", str(repaired), "--output", str(folder), *words]
-    assert "already contains a run; choose another output, or add --resume" in run_command(*again, code=2).stderr
+    assert "already holds a run; choose another output, or add --resume" in run_command(*again, code=2).stderr
     done = run_command(*again, "--resume")
     assert [row["status"] for row in rows_of(folder).values()] == ["finished"] * 4
     assert [row["attempts"] for row in rows_of(folder).values()] == ["0", "0", "1", "1"]
     assert (folder / "plain" / "record.json").stat().st_mtime_ns == before
     assert "3 of 4: " in done.stderr
     other = run_command(*again, "learning_rate=5e-3", "--resume", code=2)
-    assert "contains a run with another recipe (learning_rate: was 0.01, is 0.005)" in other.stderr
+    assert "holds a run with another recipe (learning_rate: was 0.01, is 0.005)" in other.stderr
 
 
 @pytest.mark.long

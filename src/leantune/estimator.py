@@ -119,7 +119,7 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         is_own = found is not None and found == getattr(self, "_run_id", None)
         if found is not None and not is_own:
             raise UsageError(
-                f"output {output}: already contains a run of another estimator; choose another output, or remove the "
+                f"output {output}: already holds a run of another estimator; choose another output, or remove the "
                 "folder (use output=None in a search or a cross-validation, which clone the estimator)"
             )
         check_folder(output, overwrite=is_own, resume=False)
@@ -187,7 +187,7 @@ def _checked(X: Sequence[str], y: Sequence[Any]) -> tuple[list[str], npt.NDArray
     if labels.ndim != 1:
         raise DataError(f"labels have shape {labels.shape}, expected one label per text: ({len(texts)},)")
     if len(texts) != len(labels):
-        raise DataError(f"got {len(texts)} texts and {len(labels)} labels, expected equal lengths")
+        raise DataError(f"{len(texts)} texts and {len(labels)} labels, lengths must match")
     for i, label in enumerate(labels.tolist()):
         if _is_missing(label) or not str(label).strip():
             raise DataError(f"label {i} (counted from 0) is missing: remove it and its text")

@@ -109,12 +109,12 @@ def _task(job: Job, settings: Settings) -> JobTask:
         return replace(task, replaces=record.run_id)
     if settings.resume:
         raise UsageError(
-            f"{job.place}: output {job.recipe.output} contains a run with another recipe ({'; '.join(differences)}); "
+            f"{job.place}: output {job.recipe.output} holds a run with another recipe ({'; '.join(differences)}); "
             "choose another output, or add --overwrite to replace such runs"
         )
     raise UsageError(
-        f"{job.place}: output {job.recipe.output} already contains a run; choose another output, or add --resume to "
-        "continue it or --overwrite to replace it"
+        f"{job.place}: output {job.recipe.output} already holds a run; choose another output, or add "
+        "--resume to continue or --overwrite to replace it"
     )
 
 

@@ -194,7 +194,7 @@ def _explain(error: BaseException, assignment: Assignment) -> None:
         reasons = "; ".join(
             f"worker {rank}: {_reason(e)}" for rank, e in sorted(error.worker_failures.items())
         )
-        advice = f"resume with: {assignment.resume_command(assignment.folder)}"
+        advice = f"continue with: {assignment.resume_command(assignment.folder)}"
         raise DistributedError(f"workers were lost too often ({reasons}); {advice}") from error
     if isinstance(error, TrainingFailedError | import_ray().exceptions.RayError):
         raise DistributedError(f"the workers could not be started: {one_line(error)}") from error

@@ -61,7 +61,7 @@ class Assignment:
         return Path(os.path.expanduser(self.recipe.output))
 
     def resume_command(self, folder: Path) -> str:
-        """Return the command that resumes the run in ``folder``."""
+        """The command that resumes the run in ``folder``."""
         return f"leantune train --resume {shlex.quote(str(folder))} {self.flags}"
 
 

@@ -1,7 +1,6 @@
-"""A lease on an output folder: a file that is renewed regularly, because remote storages have no locks.
+"""Who works on an output folder: a file that is written again and again, since a storage elsewhere has no locks.
 
-Two processes that start at the same time may both get the lease. This only wastes time, because they compute identical
-parts.
+Two that start at once may both get it. That costs time and nothing else, as parts are the same whoever computes them.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ RENEWED_S, EXPIRES_S = 15.0, 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """The process that holds a lease."""
+    """A process that works on a folder."""
 
     host: str
     process: int
     started: str
-    """Start time of the process, which distinguishes it from a later one with the same ID."""
+    """Tells it from a later process of the same number."""
     renewed: float
-    """Time of the last renewal in seconds since 1970."""
+    """Seconds since 1970."""
 
     @property
     def is_at_work(self) -> bool:
-        """Whether the process is alive. On another machine, it counts as alive until the lease expires."""
+        """Whether it lives, as far as can be known: of another machine it is known by the age of the file."""
         if self.host == socket.gethostname():
             return _started(self.process) == self.started
         return time.time() - self.renewed < EXPIRES_S
@@ -45,17 +44,17 @@ class Holder:
 
 @contextmanager
 def leased(folder: Folder) -> Iterator[None]:
-    """Hold the lease on an output folder while the block runs. The lease of a dead process is taken over.
+    """Hold an output folder for as long as the block runs; a dead process's lease is taken over.
 
     Raises:
-        UsageError: if another process holds the lease.
+        UsageError: naming process and machine that are at work there.
     """
     if LEASE in folder.sizes():
         holder = parse_json(folder.read(LEASE), Holder, folder.address(LEASE))
         if holder.is_at_work:
             raise UsageError(
-                f"output {folder.url}: process {holder.process} on {holder.host} is writing to it; wait for it or stop "
-                f"it (if that machine is gone, wait {EXPIRES_S:.0f} seconds)"
+                f"output {folder.url}: process {holder.process} on {holder.host} is at work there; wait for it, or "
+                f"stop it (of a machine that is gone, wait {EXPIRES_S:.0f} seconds)"
             )
     _write(folder)
     ended = threading.Event()
@@ -71,7 +70,7 @@ def leased(folder: Folder) -> Iterator[None]:
 
 def _renew(folder: Folder, ended: threading.Event) -> None:
     while not ended.wait(RENEWED_S):
-        with suppress(LeantuneError):  # writing parts reports errors of the storage
+        with suppress(LeantuneError):  # whoever writes parts says what is wrong with the storage
             _write(folder)
 
 
@@ -86,7 +85,7 @@ def _write(folder: Folder) -> None:
 
 
 def _started(process: int) -> str | None:
-    """Return the start time of a local process in Linux's units, "" where it is unknown, or None if it does not run."""
+    """When a process of this machine began, as Linux counts; elsewhere only whether it is there. None: it is not."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]

@@ -76,12 +76,12 @@ def check_folder(settings: Search) -> None:
     about = _about(settings)
     if not path.exists():
         if settings.resume:
-            raise UsageError(f"{settings.folder}: no search to resume ({ABOUT} does not exist)")
+            raise UsageError(f"{settings.folder}: no search to resume (no {ABOUT})")
         write_text(path, json.dumps(about, indent=1) + "\n")
         return
     if not settings.resume:
         raise UsageError(
-            f"output {settings.folder}: already contains a search; choose another output, or add --resume to continue"
+            f"output {settings.folder}: already holds a search; choose another output, or add --resume to continue it"
         )
     before = json.loads(path.read_text("utf-8"))
     differences = [
