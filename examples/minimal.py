@@ -140,7 +140,7 @@ def main() -> None:
         if step % 30 == 0:
             print(f"{step}: loss {loss:.3f}, penalty {penalty:.3f}, {allocator.live_triplets} triplets live")
 
-    allocator.check_moved(STEPS)
+    allocator.check_ranks_are_final(STEPS)
     for name, rank in allocator.live_ranks.items():
         print(f"{name}: rank {rank}")
     print(f"{model.num_trainable():,} trainable parameters, test accuracy {accuracy(model, test):.3f}")

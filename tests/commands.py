@@ -50,15 +50,27 @@ PRELOADED = (
 """What commands import, once for all of them; what is not installed is left out."""
 AT_IMPORT = ("HF_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTHON", "TRANSFORMERS_")
 """Variables that are read while modules are imported begin so."""
+ENVIRONMENT = dict(os.environ)
+"""The environment that the suite was started in."""
 SERVER = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",  # that of jemalloc has a thread
     "OMP_NUM_THREADS": "1",  # threads do not survive a fork
     "TOKENIZERS_PARALLELISM": "false",
 }
-OFFLINE = "HF_HUB_OFFLINE"
 SECONDS = 240.0
 LENGTH = struct.Struct("!Q")
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
+
+
+def restore_environment() -> None:
+    """Undo changes to variables that are read at import: commands and libraries in the tests' own process make some."""
+    for name in {*os.environ, *ENVIRONMENT}:
+        if not name.startswith(AT_IMPORT):
+            continue
+        if name in ENVIRONMENT:
+            os.environ[name] = ENVIRONMENT[name]
+        else:
+            os.environ.pop(name, None)
 
 
 class Process:
@@ -168,7 +180,7 @@ class Commands:
     def __init__(self) -> None:
         self._socket, other = socket.socketpair()
         self._lock = threading.Lock()
-        self._environment = dict(os.environ)
+        self._environment = ENVIRONMENT
         with other:
             command = [sys.executable, str(Path(__file__).resolve()), str(other.fileno())]
             self._server = subprocess.Popen(
@@ -204,8 +216,6 @@ class Commands:
             ValueError: for what only a fresh interpreter can try.
         """
         environment = dict(os.environ if env is None else env)
-        if env is None and OFFLINE not in self._environment:  # set by a command that ran in this process
-            environment.pop(OFFLINE, None)
         self._check(words, environment)
         request = {
             "words": [os.fspath(word) if isinstance(word, Path) else str(word) for word in words],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands import Commands, commands
+from commands import Commands, commands, restore_environment
 from leantune.inference.export.formats import export
 from leantune.inference.load import load
 from leantune.kernels.choose import why_no_kernels
@@ -50,6 +50,14 @@ def shelf(tmp_path_factory) -> Shelf:
     """What is built once for all processes of the suite; a test that changes some of it copies it."""
     place = tmp_path_factory.getbasetemp()
     return Shelf((place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "shared")
+
+
+@pytest.fixture(autouse=True)
+def _environment_stays() -> Iterator[None]:
+    """Leave no variable behind that would change what is imported later."""
+    restore_environment()
+    yield
+    restore_environment()
 
 
 @pytest.fixture(autouse=True)

@@ -74,7 +74,7 @@ def test_what_is_not_looked_at_is_refused(inputs, run):
     settings = {"encoder": inputs / "encoder", **KEYS}
     with pytest.raises(UsageError, match="folds must be 2 or more"):
         leantune.audit(inputs / "train.csv", folds=1, **settings)
-    with pytest.raises(UsageError, match="test, output: not looked at"):
+    with pytest.raises(UsageError, match="test, output: not used here"):
         leantune.audit(inputs / "train.csv", test="x.csv", output="y", **settings)
     with pytest.raises(UsageError, match="not a run folder"):
         leantune.passport(run / "merged", inputs / "test.csv")

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commands import Process, commands
+from commands import PIPE, Process, commands
 from leantune.cli.main import main
 from leantune.cluster.predict import ledger
 from leantune.cluster.predict.job import BulkOptions, bulk_predict
@@ -361,10 +361,8 @@ def test_of_processes_that_start_at_once_one_gets_the_folder(tmp_path, dead):
     assert not list(tmp_path.iterdir())
 
 
-def _racer(folder: Path) -> subprocess.Popen[str]:
-    racer = subprocess.Popen(
-        [sys.executable, "-c", RACE, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def _racer(folder: Path) -> Process:
+    racer = commands().start(folder, code=RACE, stdin=PIPE, stdout=PIPE)
     assert racer.stdout.readline() == "ready\n"
     return racer
 
