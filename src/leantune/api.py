@@ -266,7 +266,7 @@ def content_of(rows: Any, name: str, recipe: Mapping[str, Any]) -> tuple[bytes, 
 
 
 def _columns(found: Sequence[str], name: str, recipe: Mapping[str, Any]) -> list[str]:
-    """Those that are read, so that what no file can hold may stand beside them."""
+    """The columns to read; others may hold values that no file can."""
     named = [recipe.get(key) for key in ("text_column", "text_pair_column", "label_column")]
     wanted = [each for each in found if each in (*named, "text", "label", "target")]
     if not wanted:

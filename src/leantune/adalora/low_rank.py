@@ -1,4 +1,4 @@
-"""The same update at a lower rank."""
+"""Reduces an update to a lower rank."""
 
 from __future__ import annotations
 

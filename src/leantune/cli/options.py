@@ -66,7 +66,11 @@ def _keywords(each: dataclasses.Field[Any], kind: Any, optional: bool) -> dict[s
     if "choices" in each.metadata:
         return keywords | {"choices": each.metadata["choices"]}
     plain = next(member for member in typing.get_args(kind) or (kind,) if member is not types.NoneType)
-    types_of = {int: at_least(each.metadata.get("least", 1)), float: number_above(0), Path: path}
+    types_of = {
+        int: at_least(each.metadata.get("least", 1)),
+        float: number_above(0),
+        Path: lambda word: Path(path(word)),
+    }
     if plain in types_of:
         keywords["type"] = types_of[plain]
     return keywords | {

@@ -11,19 +11,8 @@ from leantune.cli.options import help_of
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
 from leantune.config.recipe import keys
 
-GROUPS = {
-    "data": (
-        *("data", "validation", "test", "unlabelled", "validation_size"),
-        *("text_column", "text_pair_column", "label_column", "labels", "problem_type"),
-        "max_length",
-    ),
-    "encoder and budget": ("model", "max_trainable_params", "method", "targets", "init_rank", "head"),
-    "training": (
-        *("output", "effort", "epochs", "batch_size", "learning_rate", "class_weights", "loss", "metric"),
-        *("precision", "seed"),
-    ),
-}
-"""The recipe keys that ``--help`` shows; ``--help-all`` shows the others, too."""
+OTHERS = "other keys"
+"""Heading of the keys without a group, which only ``--help-all`` shows."""
 
 
 def add_recipe(parser: Any) -> None:
@@ -37,14 +26,13 @@ def add_recipe(parser: Any) -> None:
         help=f"a YAML file, or one of {', '.join(shipped_recipes())}; not needed with flags",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any recipe key")
-    known = keys()
-    grouped = [name for names in GROUPS.values() for name in names]
-    groups = {**GROUPS, "other keys": [name for name in known if name not in grouped]}
-    for title, names in groups.items():
-        is_shown = parser.shows_all or title in GROUPS
-        group = parser.add_argument_group(title if is_shown else None)
-        for name in names:
-            _add_key(group, known[name], is_shown)
+    groups: dict[str, Any] = {}
+    for field in sorted(keys().values(), key=lambda each: "group" not in each.metadata):
+        title = field.metadata.get("group", OTHERS)
+        is_shown = parser.shows_all or title != OTHERS
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title if is_shown else None)
+        _add_key(groups[title], field, is_shown)
 
 
 def _add_key(group: Any, field: dataclasses.Field[Any], is_shown: bool) -> None:

@@ -100,71 +100,93 @@ class Recipe:
 
     data: str = option(
         "training rows: a file (csv, tsv, jsonl, parquet, arrow, xlsx), a datasets folder, or ORG/NAME[:SPLIT] on "
-        "the hub"
+        "the hub",
+        group="data",
     )
-    model: str = option("pretrained encoder: a folder, asset:minilm, or a name on the hub")
-    output: str = option("run folder to write", "runs/latest")
-    validation: str | None = option("validation rows; default: a part of the training rows is held out", None)
-    test: str | None = option("test rows, measured once at the end", None)
+    model: str = option(
+        "pretrained encoder: a folder, asset:minilm, or a name on the hub", group="encoder and budget"
+    )
+    output: str = option("run folder to write", "runs/latest", group="training")
+    validation: str | None = option(
+        "validation rows; default: a part of the training rows is held out", None, group="data"
+    )
+    test: str | None = option("test rows, measured once at the end", None, group="data")
     unlabelled: str | None = option(
         "rows without labels; those that a first run is sure about are added to the training rows with its labels",
         None,
+        group="data",
     )
-    text_column: str | None = option("column of the text; default: text", None)
-    text_pair_column: str | None = option("column of the second text, for pairs of texts", None)
-    label_column: str | None = option("column of the label; default: label, else target", None)
-    labels: tuple[str, ...] | None = option("class names in the order of their ids; default: sorted", None)
+    text_column: str | None = option("column of the text; default: text", None, group="data")
+    text_pair_column: str | None = option("column of the second text, for pairs of texts", None, group="data")
+    label_column: str | None = option("column of the label; default: label, else target", None, group="data")
+    labels: tuple[str, ...] | None = option(
+        "class names in the order of their ids; default: sorted", None, group="data"
+    )
     problem_type: str | None = option(
         "single_label_classification, or multi_label_classification for any number of labels per text (in lists, "
         "or written oil|grain); default: by the labels",
         None,
+        group="data",
     )
-    max_trainable_params: int | None = option("limit on trainable parameters at any time of the run", None)
+    max_trainable_params: int | None = option(
+        "limit on trainable parameters at any time of the run", None, group="encoder and budget"
+    )
     method: Literal["adalora", "lora"] | None = option(
         "adalora, or lora (the same rank in every layer, no pruning); default: lora on all linear layers, else "
         "adalora",
         None,
+        group="encoder and budget",
     )
     targets: str | None = option(
         "layers to adapt: attention (query and value), all-linear, or parts of layer names such as query,value; "
         "default: all-linear, or attention if the limit allows less than rank 2, a rank is given or method=adalora",
         None,
+        group="encoder and budget",
     )
     init_rank: int | None = option(
-        "rank of each adapted layer at the start; default: as large as the limit allows", None
+        "rank of each adapted layer at the start; default: as large as the limit allows",
+        None,
+        group="encoder and budget",
     )
     target_rank: int | None = option(
         "mean rank of the adapted layers at the end; default: 5/6 of init_rank, or all of it with method=lora",
         None,
     )
     head: Literal["full", "linear"] = option(
-        "train the full classification head, or only its linear output layer", "full"
+        "train the full classification head, or only its linear output layer",
+        "full",
+        group="encoder and budget",
     )
     effort: Literal["fast", "balanced"] = option(
         "fast: one run; balanced: short runs first choose targets, method and learning rate (unless given) on "
         "validation rows, in about twice the time",
         "fast",
+        group="training",
     )
     epochs: int | None = option(
-        "passes over the training rows; default: 3, or up to 30 if that is fewer than 200 steps", None
+        "passes over the training rows; default: 3, or up to 30 if that is fewer than 200 steps",
+        None,
+        group="training",
     )
-    batch_size: int = option("texts per optimiser step, over all processes", 32)
+    batch_size: int = option("texts per optimiser step, over all processes", 32, group="training")
     accumulate: int = option("micro-batches per optimiser step; more of them need less memory", 1)
     eval_batch_size: int = option("texts per batch in evaluation and prediction", 64)
     learning_rate: float | None = option(
         "peak learning rate of A and B; default: by the width of the encoder, 0.003 up to 384 and 0.001 at 768; "
         "a third of that for fewer than 300 training rows",
         None,
+        group="training",
     )
     class_weights: Literal["none", "balanced"] = option(
-        "class weights in the loss: none, or balanced as in scikit-learn", "none"
+        "class weights in the loss: none, or balanced as in scikit-learn", "none", group="training"
     )
     loss: Literal["cross-entropy", "robust"] = option(
         "cross-entropy, or robust (generalized cross-entropy, without the contrastive loss) for data with many "
         "wrong labels",
         "cross-entropy",
+        group="training",
     )
-    max_length: int = option("tokens to keep of each text", 256)
+    max_length: int = option("tokens to keep of each text", 256, group="data")
     truncation_side: Literal["right", "left"] | None = option(
         "end at which longer texts are cut; default: the tokenizer's (usually right), or the other one if many "
         "texts are cut and a linear probe is better with it",
@@ -174,21 +196,26 @@ class Recipe:
         "precision of the frozen encoder: fp32, bf16, fp16 (GPU only), int8 (bf16 with int8 products, on x86 CPUs "
         "with VNNI); auto: bf16 if the machine has it, and int8 products in training if it has those",
         "auto",
+        group="training",
     )
     validation_size: float | None = option(
         "rows to hold out for validation: a fraction below 1, or a number; 0: none, and the last checkpoint is "
         "used; default: 0.1, or none if that is fewer than 20 rows or 2 per class",
         None,
+        group="data",
     )
     metric: Literal["accuracy", "macro_f1", "log_loss", "micro_f1", "lrap"] | None = option(
         "metric that selects the checkpoint: accuracy, macro_f1, log_loss, or micro_f1 and lrap for several labels "
         "per text; default: accuracy, or micro_f1",
         None,
+        group="training",
     )
     report_to: tuple[str, ...] | None = option(
         "experiment trackers to report to: tensorboard, wandb, mlflow, trackio", None
     )
-    seed: int = option("random seed for the hold-out, the order of rows, adapters and dropout", 42)
+    seed: int = option(
+        "random seed for the hold-out, the order of rows, adapters and dropout", 42, group="training"
+    )
     trust_remote_code: bool = option("run Python code that comes with the model", False)
     advanced: Advanced = field(default_factory=Advanced)
 

@@ -76,10 +76,8 @@ def settings_from(options: argparse.Namespace) -> ServeSettings:
         if not Path(folder).is_dir():
             raise UsageError(f"{folder}: no such folder; give the output folder of 'leantune train'")
     values = values_of(options, ServeSettings)
-    if options.adapter_root is not None:
-        values["adapter_root"] = Path(options.adapter_root)
-        if not values["adapter_root"].is_dir():
-            raise UsageError(f"--adapter-root {options.adapter_root}: no such folder")
+    if options.adapter_root is not None and not options.adapter_root.is_dir():
+        raise UsageError(f"--adapter-root {options.adapter_root}: no such folder")
     if api_key := options.api_key or os.environ.get("LEANTUNE_API_KEY"):
         values["api_key"] = api_key
     elif options.adapter_root is not None:

@@ -20,7 +20,7 @@ from leantune.cluster.predict.worker import Failure, PartSettings, compute_here,
 from leantune.cluster.storage import Folder, find_files
 from leantune.config.abstention_file import read_abstention
 from leantune.data.label_sets import check_joinable
-from leantune.data.text.columns import Columns
+from leantune.data.text.columns import Columns, columns_for
 from leantune.errors import DataError, DistributedError, LeantuneError, ResourceError
 from leantune.evaluation.abstention import required_abstention
 from leantune.inference.saved import SavedClassifier, read_saved
@@ -128,13 +128,15 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
     parts = find_parts(files)
     if not parts:
         raise DataError("no rows, expected at least one", path=options.input)
+    columns = columns_for(
+        saved.settings,
+        text_column=options.columns.text,
+        text_pair_column=options.columns.text_pair,
+        id_column=options.columns.id,
+    )
     settings = PartSettings(
         output=options.output,
-        columns=Columns(
-            text=options.columns.text or saved.settings.text_column,
-            text_pair=options.columns.text_pair or saved.settings.text_pair_column,
-            id=options.columns.id,
-        ),
+        columns=replace(columns, label=None),  # labels are not read
         format=options.format,
         with_probabilities=options.with_probabilities,
         submission=options.submission,
@@ -152,7 +154,7 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
         _ = layout.types  # raises for labels that Parquet cannot hold
     described = asdict(settings)
     described["abstention"] = json.dumps(described["abstention"], sort_keys=True)
-    del described["columns"]["splits_labels"]  # labels are not read
+    del described["columns"]["splits_labels"]
     job = Job(
         leantune=__version__,
         classifier=f"{saved.sha256} {saved.encoder_sha256}",

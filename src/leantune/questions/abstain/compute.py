@@ -26,8 +26,8 @@ from leantune.inference.load import artefact_of, load, require_run
 from leantune.training.after.calibration_data import rows_to_measure
 
 CALIBRATION_SHARE = 0.25
-"""Of the rows, which fit the temperature. The others choose the thresholds: a row cannot do both, or the threshold
-would be chosen on probabilities that have seen its labels."""
+"""Share of the rows that fit the temperature. The others choose the thresholds: with the same rows for both, thresholds
+would be chosen on probabilities that have seen the labels."""
 LEAST_CALIBRATION_ROWS = 20
 STARTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 """Shares of the most confident rows at which tests begin: few rows prove nothing, and a single start there would stop.

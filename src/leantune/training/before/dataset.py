@@ -15,13 +15,14 @@ from leantune.adalora.budget import ParameterPlan
 from leantune.adalora.schedule import RankSchedule, steps_from
 from leantune.assets.download import default_cache_dir, resolve_location
 from leantune.config import Recipe
-from leantune.config.problem_type import MULTI_LABEL
+from leantune.config.classifier_file import InferenceSettings
 from leantune.config.record.confidence import LengthsRecord
 from leantune.config.record.run import DataRecord, RowsRecord, ScheduleRecord
 from leantune.data.label_sets import counts_of, numbered
 from leantune.data.labels import LabelMap
 from leantune.data.split import automatic_size, stratified_holdout
-from leantune.data.text.read import Columns, ExampleSource, LabelUse, open_examples
+from leantune.data.text.columns import Columns, columns_for
+from leantune.data.text.read import ExampleSource, LabelUse, open_examples
 from leantune.data.tokens.dataset import LabelledRows
 from leantune.data.tokens.table import TokenTable, tokenize
 from leantune.data.tokens.tokenization import Tokenizer
@@ -87,12 +88,7 @@ def token_folder() -> Path:
 
 def columns_of(recipe: Recipe) -> Columns:
     """The columns that the recipe names."""
-    return Columns(
-        text=recipe.text_column,
-        text_pair=recipe.text_pair_column,
-        label=recipe.label_column,
-        splits_labels=recipe.problem_type == MULTI_LABEL,
-    )
+    return columns_for(InferenceSettings.of(recipe))
 
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:

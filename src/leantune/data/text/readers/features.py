@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from leantune.data.text.readers.strict_json import parse_json
+from leantune.data.text.readers.strict_json import parse_strict_json
 from leantune.errors import DataError
 from leantune.system.messages import one_line, shown
 
@@ -21,7 +21,7 @@ def class_names(schema: pa.Schema, name: str) -> dict[str, tuple[str, ...]]:
     if encoded is None:
         return {}
     try:
-        description = parse_json(encoded.decode("utf-8"))
+        description = parse_strict_json(encoded.decode("utf-8"))
         info = description.get("info") if isinstance(description, dict) else None
         return class_names_of(info.get("features") if isinstance(info, dict) else None)
     except ValueError as error:

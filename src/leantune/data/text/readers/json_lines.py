@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from leantune.data.text.readers.content import Content
 from leantune.data.text.readers.lines import text_lines
-from leantune.data.text.readers.strict_json import parse_json
+from leantune.data.text.readers.strict_json import parse_strict_json
 from leantune.errors import DataError
 from leantune.system.messages import type_word
 
@@ -24,7 +24,7 @@ def line_objects(content: Content) -> Iterator[tuple[int, dict[str, object]]]:
 
 def _object(line: str, name: str, number: int) -> dict[str, object]:
     try:
-        value = parse_json(line)
+        value = parse_strict_json(line)
     except ValueError as error:
         raise DataError(f"{error}, expected one JSON object a line", path=name, row=number) from None
     if not isinstance(value, dict):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from leantune.data.text.readers.content import Content
 from leantune.data.text.readers.lines import MAX_LINE_CHARS, text_blocks, text_lines
 from leantune.data.text.readers.sniff import encoding_of
-from leantune.data.text.readers.strict_json import MAX_DEPTH, RepeatedKeyError, UniqueKeys, parse_json
+from leantune.data.text.readers.strict_json import MAX_DEPTH, RepeatedKeyError, UniqueKeys, parse_strict_json
 from leantune.errors import DataError, first_line
 from leantune.system.messages import type_word
 
@@ -30,7 +30,7 @@ def is_wrapped_list(content: Content) -> bool:
         return False
     first = next(line for line in text_lines(content, newline="\n") if not line.isspace())
     try:
-        value = parse_json(first)
+        value = parse_strict_json(first)
     except ValueError:  # it ends in a later line
         return True
     return isinstance(value, dict) and len(value) == 1

@@ -11,7 +11,7 @@ import pyarrow as pa
 from leantune.data.text.readers.arrow import ArrowTable, BatchOpener, open_arrow
 from leantune.data.text.readers.content import Content, open_content, reading
 from leantune.data.text.readers.sniff import sniff
-from leantune.data.text.readers.strict_json import parse_json
+from leantune.data.text.readers.strict_json import parse_strict_json
 from leantune.errors import DataError, UsageError
 from leantune.system.file_names import is_plain_name
 from leantune.system.messages import listed, place_name, shown
@@ -93,7 +93,7 @@ def _member_list(path: Path, key: str) -> list[object]:
     with reading(name):
         encoded = path.read_bytes()
     try:
-        value = parse_json(encoded.decode("utf-8"))
+        value = parse_strict_json(encoded.decode("utf-8"))
     except ValueError as error:
         raise DataError(f"{error}: save the dataset again", path=name) from error
     members = value.get(key) if isinstance(value, dict) else None

@@ -14,7 +14,7 @@ _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 """A string that is not closed matches to the end: to fail there would mean to begin again at every quote in it."""
 
 
-def parse_json(text: str) -> object:
+def parse_strict_json(text: str) -> object:
     """The value that a JSON text holds.
 
     Raises:
