@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sklearn  # noqa: F401 - sets variables of OpenMP, which belong to the environment of the suite
 import torch
 
 from commands import Commands, commands, restore_environment
@@ -50,6 +52,15 @@ def shelf(tmp_path_factory) -> Shelf:
     """What is built once for all processes of the suite; a test that changes some of it copies it."""
     place = tmp_path_factory.getbasetemp()
     return Shelf((place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "shared")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any) -> Any:
+    """A fixture that several tests use leaves no variable behind either."""
+    result = yield
+    if fixturedef.scope != "function":
+        restore_environment()
+    return result
 
 
 @pytest.fixture(autouse=True)

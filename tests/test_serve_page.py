@@ -374,7 +374,7 @@ def test_pairs_of_a_file_are_classified_as_predict_does(tab, address, pairs_run,
         ("a.csv", b"text\nGr\xfc\xdfe\n", "is not encoded in UTF-8. Save it as UTF-8"),
         ("a.csv", b'text,n\nok,1\n"never closed,2\n', "a quoted field is not closed"),
         ("a.csv", b"PK\x03\x04sheet", "workbook"),
-        ("a.txt", b"a\0b", "no text"),
+        ("a.txt", b"a\0b", "is not a text file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_explained(tab, address, name, content, words):
