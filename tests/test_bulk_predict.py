@@ -246,7 +246,7 @@ def test_a_changed_input_is_refused_and_named(run, rows, tmp_path):
     with pytest.raises(UsageError, match=r"b\.parquet changed"):
         bulk_predict(run, options_of(rows, output, resume=True))
     (rows / "b.parquet").unlink()
-    with pytest.raises(UsageError, match=r"b\.parquet was among its files"):
+    with pytest.raises(UsageError, match=r"b\.parquet was one of its files"):
         bulk_predict(run, options_of(rows, output, resume=True))
 
 
@@ -255,14 +255,14 @@ def test_a_file_that_changes_while_the_job_runs_is_found(run, rows, tmp_path):
         if done.parts == 1:
             write_parquet(rows / "b.parquet", texts(9), 100)
 
-    with pytest.raises(DataError, match=r"b\.parquet: the file changed after the job began"):
+    with pytest.raises(DataError, match=r"b\.parquet: the file changed after the job started"):
         bulk_predict(run, options_of(rows, tmp_path / "out"), on_part=change)
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(run, rows, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")
-    with pytest.raises(UsageError, match=r"holds mine\.txt"):
+    with pytest.raises(UsageError, match=r"contains mine\.txt"):
         bulk_predict(run, options_of(rows, tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
@@ -283,11 +283,11 @@ def test_a_missing_column_is_found_before_anything_is_written(run, rows, tmp_pat
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda out: (out / "part-0000001.parquet").write_bytes(b"PAR1"), "not the file that was written"),
+        (lambda out: (out / "part-0000001.parquet").write_bytes(b"PAR1"), "the file has changed since it was written"),
         (lambda out: (out / "_manifests" / "part-0000001.json").unlink(), "1 of 7 parts are missing"),
         (
             lambda out: (out / "part-0000003.parquet").unlink(),
-            "1 of 7 parts are missing, the first is number 3",
+            "1 of 7 parts are missing, the first is part 3",
         ),
     ],
 )
@@ -422,12 +422,12 @@ def test_the_command_says_what_is_wrong(run, rows, tmp_path, capsys):
         return capsys.readouterr().err
 
     out = f"{tmp_path}/out/"
-    assert "no file there" in said(f"{rows}/*.tsv", "--output", out)
-    assert "nothing answers there" in said(str(rows), "--output", out, "--cluster", "127.0.0.1:1")
-    assert "no address" in said(str(rows), "--output", out, "--cluster", "somewhere")
+    assert "no files found" in said(f"{rows}/*.tsv", "--output", out)
+    assert "the address does not answer" in said(str(rows), "--output", out, "--cluster", "127.0.0.1:1")
+    assert "invalid address" in said(str(rows), "--output", out, "--cluster", "somewhere")
     assert "give a folder" in said(str(rows / "c.csv.gz"), "--output", "x.csv", "--workers", "2")
     assert "parts are never replaced" in said(str(rows), "--output", out, "--overwrite")
-    assert "no _job.json there" in said(str(rows), "--output", out, "--verify")
+    assert "_job.json does not exist" in said(str(rows), "--output", out, "--verify")
     assert "Protocol not known: nowhere" in said("nowhere://x/*.csv", "--output", out)
     assert not (tmp_path / "out").exists()
 

@@ -181,13 +181,13 @@ def test_bad_texts_are_data_errors(inputs):
         (
             ["word1", "word2"],
             [["a", "b"], ["b"]],
-            "lists of labels, expected one label a text: leantune.train takes",
+            "got lists of labels, expected one label per text: use leantune.train",
         ),
-        (["word1", "word2"], [["a"], ["b"]], r"labels of shape \(2, 1\), expected one label a text"),
+        (["word1", "word2"], [["a"], ["b"]], r"labels have shape \(2, 1\), expected one label per text"),
         (["word1", "word2"], pd.Series(["a", pd.NA]), "label 1"),
-        (["word1", "word2"], [1.0, 0.5], r"label 1 .* is 0\.5, expected texts or whole numbers"),
-        (["word1", "word2"], [b"a", b"b"], "label 0 .* is b'a', expected texts or whole numbers"),
-        (["word1", "word2"], np.array(["a", 1], object), "labels of the types int, str"),
+        (["word1", "word2"], [1.0, 0.5], r"label 1 .* is 0\.5, expected strings or whole numbers"),
+        (["word1", "word2"], [b"a", b"b"], "label 0 .* is b'a', expected strings or whole numbers"),
+        (["word1", "word2"], np.array(["a", 1], object), "labels have the types int, str"),
         (pd.DataFrame({"text": ["word1"]}), ["a"], "a table, expected a list of texts"),
         ({"word1": "a", "word2": "b"}, ["a", "b"], "a table, expected a list of texts"),
         (np.array([["word1"], ["word2"]]), ["a", "b"], "a table, expected a list of texts"),
@@ -238,7 +238,7 @@ def test_rows_stay_with_their_run_and_replace_no_file(inputs, tmp_path):
 
 def test_what_an_argument_sets_is_no_recipe_key(inputs):
     recipe = SETTINGS | {"output": "runs/mine", "max_trainable_params": 1000}
-    with pytest.raises(UsageError, match="recipe: max_trainable_params, output cannot be set there"):
+    with pytest.raises(UsageError, match="recipe: max_trainable_params, output cannot be set in recipe"):
         LeanTextClassifier(str(inputs / "encoder"), recipe=recipe).fit(["word1", "word2"], ["a", "b"])
 
 

@@ -212,9 +212,9 @@ def test_the_callback_cleans_the_evaluations_of_a_run(tmp_path: Path) -> None:
 
 
 def test_a_penalty_that_has_no_loss_to_be_added_to_is_told_once(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="the triplets train without the penalty") as warned:
+    with pytest.warns(UserWarning, match="the triplets train without the orthogonality penalty") as warned:
         trainer_of(adalora(), tmp_path, AdaLoraCallback(), label_smoothing_factor=0.1).train()
-    assert sum("without the penalty" in str(each.message) for each in warned) == 1
+    assert sum("without the orthogonality penalty" in str(each.message) for each in warned) == 1
     trainer_of(adalora(orth_reg_weight=1e-9), tmp_path, AdaLoraCallback()).train()
 
 
@@ -273,11 +273,11 @@ def test_an_adapter_that_was_cut_is_not_cut_again(tmp_path: Path) -> None:
     model = adalora()
     trainer = trainer_of(model, tmp_path / "run", AdaLoraCallback(rank_warmup=0.25, rank_final=0.25))
     trainer.train()
-    with pytest.raises(UsageError, match="were cut by an earlier run"):
+    with pytest.raises(UsageError, match="were reduced by an earlier run"):
         trainer.train()
     model.save_pretrained(tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(tiny_model("bert"), str(tmp_path / "adapter"), is_trainable=True)
-    with pytest.raises(UsageError, match="were cut by an earlier run"):
+    with pytest.raises(UsageError, match="were reduced by an earlier run"):
         trainer_of(loaded, tmp_path / "run", AdaLoraCallback()).train()
 
 
@@ -315,7 +315,7 @@ def test_a_name_that_occurs_in_those_of_modules_is_refused(tmp_path: Path, name:
 
 def test_fractions_of_the_config_are_of_every_run(tmp_path: Path) -> None:
     model, callback = adalora(tinit=0.25, tfinal=0.25), AdaLoraCallback()
-    with pytest.raises(DivergedError, match="never moved"):
+    with pytest.raises(DivergedError, match="never reduced"):
         trainer_of(model, tmp_path, callback, StopAt(3)).train()
     trainer_of(model, tmp_path, callback, max_steps=2 * STEPS).train()
     assert callback.schedule is not None
@@ -398,7 +398,7 @@ def test_an_equal_target_is_plain_lora_without_an_error(tmp_path: Path) -> None:
 
 def test_ranks_that_never_moved_fail_the_run(tmp_path: Path) -> None:
     trainer = trainer_of(adalora(), tmp_path, Poison(*range(1, STEPS + 1)), AdaLoraCallback())
-    with pytest.raises(DivergedError, match=r"never moved: after 24 of 24 steps \(24 skipped\) 24 triplets"):
+    with pytest.raises(DivergedError, match=r"never reduced: after 24 of 24 steps \(24 skipped\), 24 triplets"):
         trainer.train()
 
 

@@ -412,7 +412,7 @@ def test_labels_and_problem_type_must_agree(topics, inputs, tmp_path):
     more |= {"problem_type": None, "test": str(inputs / "test.csv")}
     with pytest.raises(DataError, match="one label, expected a list of labels"):
         run_training(recipe_for(topics, tmp_path / "run", **more), console=quiet())
-    with pytest.raises(UsageError, match="the estimator gives each text one label"):
+    with pytest.raises(UsageError, match="the estimator supports one label per text only"):
         LeanTextClassifier(recipe={"problem_type": MULTI_LABEL}).fit(["a", "b"], ["x", "y"])
 
 

@@ -124,7 +124,7 @@ def test_actors_share_what_their_node_unpacked_and_have_the_threads_of_their_cor
         ),
         ({"text": [1.5, 2.5]}, r"column 'text', row 0 of a batch .*: a number, expected a text"),
         ({"txet": ["word1"]}, "no column 'text' in the rows, which have 'txet'; did you mean 'txet'"),
-        ({"text": ["word1"], "label": ["a"]}, "the rows have a column 'label' already: give prefix"),
+        ({"text": ["word1"], "label": ["a"]}, "the rows already have a column 'label': set prefix"),
     ],
 )
 def test_rows_that_cannot_be_classified_are_named(actor, batch, message):

@@ -162,7 +162,7 @@ def test_a_search_that_is_killed_goes_on_with_its_trials(inputs, by_rate, tmp_pa
     other = subprocess.run(
         [*command, "--resume", "epochs=3"], env=environment, capture_output=True, text=True
     )
-    assert "the search began with something else: epochs: was 4, is 3" in other.stderr
+    assert "the search was started with other settings: epochs: was 4, is 3" in other.stderr
 
 
 @pytest.mark.long
@@ -203,7 +203,7 @@ def test_on_ray_a_search_is_gone_on_with_inside_the_limit_and_its_winner_is_the_
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 143, said
-    assert "the same command with --resume goes on" in said
+    assert "run the same command with --resume to continue" in said
     done = subprocess.run(
         [*command, "--resume"], env=environment, capture_output=True, text=True, cwd=tmp_path
     )
@@ -226,10 +226,10 @@ def test_a_space_that_cannot_be_is_refused(tmp_path):
     path = tmp_path / "space.yaml"
     for text, said in {
         "learning_rat: [1, 2]": "unknown key 'learning_rat'; did you mean 'learning_rate'",
-        "max_length: [64, 128]": "max_length is the same in all trials",
-        "epochs: {low: 5, high: 2}": "epochs: from 5 to 2, expected two numbers that rise",
+        "max_length: [64, 128]": "max_length cannot be searched, because all trials share it",
+        "epochs: {low: 5, high: 2}": "epochs: low 5 and high 2 must be numbers with low < high",
         "epochs: 3": "epochs: 3, expected a list of values",
-        "warmup: {low: 0, high: 0.5, log: true}": "only for numbers above 0",
+        "warmup: {low: 0, high: 0.5, log: true}": "true only if low is above 0",
         "method: [adalora, lara]": "method must be one of adalora, lora. Got 'lara' instead",
     }.items():
         path.write_text(text)
@@ -255,7 +255,7 @@ def test_a_file_makes_a_space(tmp_path):
 def test_what_a_search_cannot_do_is_said_before_it_begins(inputs, tmp_path, capsys):
     words = [f"{key}={value}" for key, value in asked(inputs, tmp_path / "s").by_key().items()]
     for more, said in (
-        (["effort=balanced"], "effort=balanced: not in a search"),
+        (["effort=balanced"], "effort=balanced: not supported in a search"),
         (["validation_size=0"], "a search needs validation rows"),
         (["--resume"], "no search to resume"),
     ):

@@ -88,4 +88,4 @@ def test_a_text_that_is_missing_is_named(spark, run):
 def test_without_a_session_the_user_is_told_to_make_one(run):
     code = f"import leantune.spark; leantune.spark.predict_udf({str(run)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "no Spark session; make one first" in done.stderr.splitlines()[-1]
+    assert "no active Spark session; create one with" in done.stderr.splitlines()[-1]

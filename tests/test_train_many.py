@@ -138,9 +138,9 @@ def test_a_table_says_what_is_wrong_with_it(inputs, tmp_path):
         read_jobs(str(table), {"model": str(inputs / "encoder")}, tmp_path / "runs")
     text = str(caught.value)
     assert f"{table}:2:learning_rate: learning_rate must be a number. Got 'fast' instead" in text
-    assert f"{table}:4:name: 'b/c' cannot be the name of a folder" in text
+    assert f"{table}:4:name: 'b/c' is not a valid folder name" in text
     assert f"{table}:5: init_rank must be above target_rank=3. Got 2 instead" in text
-    assert f"{table}:6: the name 'a' is also that of {table}:3" in text
+    assert f"{table}:6: the name 'a' is already used by {table}:3" in text
 
 
 def test_a_column_that_is_no_key_is_named_with_the_nearest(inputs, tmp_path):
@@ -155,8 +155,8 @@ def test_two_jobs_with_one_output_and_a_job_in_the_folder_of_all_are_refused(inp
     table = write_table(tmp_path / "jobs.csv", [data | {"output": str(tmp_path / each)} for each in outputs])
     with pytest.raises(UsageError) as caught:
         read_jobs(str(table), {}, tmp_path / "runs")
-    assert f"{table}:3: output {tmp_path}/one/../one is also that of {table}:2" in str(caught.value)
-    assert f"{table}:4: output {tmp_path}/runs is also that of --output" in str(caught.value)
+    assert f"{table}:3: output {tmp_path}/one/../one is already used by {table}:2" in str(caught.value)
+    assert f"{table}:4: output {tmp_path}/runs is already used by --output" in str(caught.value)
 
 
 def test_files_of_rows_are_looked_for_before_anything_is_trained(inputs, tmp_path):
@@ -253,7 +253,7 @@ def test_resume_leaves_what_is_finished_and_trains_what_is_missing(inputs, table
     assert (folder / "plain" / "record.json").stat().st_mtime_ns == before
     assert "3 of 4: " in done.stderr
     other = run_command(*again, "learning_rate=5e-3", "--resume", code=2)
-    assert "holds a run of another recipe (learning_rate: was 0.01, is 0.005)" in other.stderr
+    assert "contains a run with another recipe (learning_rate: was 0.01, is 0.005)" in other.stderr
 
 
 @pytest.mark.long

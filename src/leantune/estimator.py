@@ -1,4 +1,4 @@
-"""leantune as a scikit-learn estimator: fit, predict, predict_proba, score."""
+"""A scikit-learn estimator: fit, predict, predict_proba, score."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ from leantune.inference.text_classifier import TextClassifier
 from leantune.training.before.folder import check_folder
 
 SET_BY_ARGUMENTS = {"data", "labels", "max_trainable_params", "model", "output"}
-"""Recipe keys that are no business of ``recipe``."""
+"""Recipe keys that cannot be set in ``recipe``, because they are arguments of the estimator or of ``fit``."""
 
 _temporary_folders: weakref.WeakKeyDictionary[LeanTextClassifier, weakref.finalize[..., LeanTextClassifier]]
 _temporary_folders = weakref.WeakKeyDictionary()
-"""What removes the folder of an estimator's last fit; not in the estimator, which can be pickled."""
+"""Finalizers that remove the temporary folder of each estimator's last fit. They cannot be pickled, so they are not
+attributes of the estimator."""
 
 
 class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A text classifier inside a parameter budget.
+    """A text classifier trained within a parameter budget.
 
     Args:
         model: pretrained encoder: a folder, a hub name, or ``asset:minilm``.
         max_trainable_params: limit on trainable parameters.
-        output: run folder to keep, with the rows in it (``rows-….jsonl``), which fitting again replaces; None: a
-            temporary one that lives until the next fit, or as long as the estimator. In a search or a
-            cross-validation it must be None, since all fits would have the same.
-        recipe: any other recipe keys, as in a recipe file.
-        verbose: show progress on standard error.
+        output: run folder to keep, which also contains the rows (``rows-….jsonl``). Fitting again replaces it. None for
+            a temporary folder that exists until the next fit or the end of the estimator. It must be None in a search
+            or a cross-validation, where all fits would use the same folder.
+        recipe: other recipe keys, as in a recipe file.
+        verbose: whether to show progress on standard error.
 
     Attributes:
-        classes_: ``(C,)`` the labels in the order of the columns of ``predict_proba``.
-        run_: the run folder, with report, adapter and merged model.
-        record_: its ``record.json``.
+        classes_: class labels ``(C,)`` in the order of the columns of ``predict_proba``.
+        run_: run folder with report, adapter and merged model.
+        record_: content of the run's ``record.json``.
 
     Examples:
         >>> LeanTextClassifier(max_trainable_params=50_000).get_params()["max_trainable_params"]
@@ -71,13 +72,13 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.verbose = verbose
 
     def fit(self, X: Sequence[str], y: Sequence[Any]) -> LeanTextClassifier:
-        """Train on texts ``X`` and their labels ``y`` (texts or whole numbers).
+        """Train on texts ``X`` and their labels ``y`` (strings or whole numbers).
 
         Raises:
-            DataError: for texts or labels that are not what they must be.
-            UsageError: for settings that cannot be.
-            KeyboardInterrupt: after Ctrl-C, when the step is done and saved, or at once after a second one.
-            SystemExit: after SIGTERM, in the same way, unless a handler of the caller's raises another.
+            DataError: if texts or labels are invalid.
+            UsageError: if settings are invalid.
+            KeyboardInterrupt: after Ctrl-C, once the current step is saved; a second Ctrl-C interrupts at once.
+            SystemExit: likewise after SIGTERM, unless the caller's signal handler raises another exception.
         """
         if not isinstance(self.recipe, Mapping | None):
             raise UsageError(
@@ -86,11 +87,11 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         clashes = sorted(SET_BY_ARGUMENTS & set(self.recipe or {}))
         if clashes:
             raise UsageError(
-                f"recipe: {', '.join(clashes)} cannot be set there: they are arguments of LeanTextClassifier or of fit"
+                f"recipe: {', '.join(clashes)} cannot be set in recipe: use the arguments of LeanTextClassifier or fit"
             )
         if (self.recipe or {}).get("problem_type") not in (None, SINGLE_LABEL):
             raise UsageError(
-                "recipe: problem_type: the estimator gives each text one label; use leantune.train"
+                "recipe: problem_type: the estimator supports one label per text only; use leantune.train"
             )
         texts, labels, classes = _checked(X, y)
         if self.output:
@@ -131,10 +132,12 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 run = run_recipe(
                     settings, overwrite=is_own, quiet=not self.verbose, is_kept=bool(self.output)
                 )
-            except UsageError:  # refused: what is there now is as it was
+            except UsageError:  # the run was refused, and the folder is unchanged
                 raise
             except BaseException:
-                self._run_id = _record_in(output).get("run_id")  # begun, so fitting again may replace it
+                self._run_id = _record_in(output).get(
+                    "run_id"
+                )  # the run was started: fitting again may replace it
                 raise
         self.run_, self.classes_ = run, classes
         self.record_ = _record_in(run)
@@ -142,23 +145,23 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._trained: TextClassifier = load_run(run, trust_remote_code=settings.trust_remote_code)
 
     def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Class probabilities ``(N, C)`` float64, columns as in ``classes_``.
+        """Return class probabilities ``(N, C)`` in float64, with columns in the order of ``classes_``.
 
         Raises:
-            DataError: for what is no text.
+            DataError: if an element is not a text.
         """
         check_is_fitted(self, "classes_")
         return self._trained.predict_proba(X)
 
     def predict(self, X: Sequence[str]) -> npt.NDArray[Any]:
-        """The most probable class of every text ``(N,)``, in the type of the labels."""
+        """Return the most probable class of every text, ``(N,)``, in the type of the training labels."""
         best = self.predict_proba(X).argmax(axis=1)
         labels: npt.NDArray[Any] = self.classes_[best]
         return labels
 
 
 def _record_in(output: Path) -> dict[str, Any]:
-    """The record of the run in a folder; empty if there is none."""
+    """Return the record of the run in a folder, or an empty dictionary if there is no run."""
     record: dict[str, Any] = {}
     if (output / RECORD).is_file():
         record = to_json(read_record(output, RunRecord))
@@ -166,39 +169,43 @@ def _record_in(output: Path) -> dict[str, Any]:
 
 
 def _checked(X: Sequence[str], y: Sequence[Any]) -> tuple[list[str], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Texts, their labels ``(N,)``, and the classes ``(C,)`` in order.
+    """Return the texts, their labels ``(N,)``, and the sorted classes ``(C,)``.
 
     Raises:
-        DataError: naming what cannot be learnt from.
+        DataError: if texts or labels are invalid.
     """
     texts = list_of_texts(X)
     blank = next((i for i, text in enumerate(texts) if not text.strip()), None)
     if blank is not None:
-        raise DataError(f"text {blank} (counted from 0) is blank: leave it out, and its label")
+        raise DataError(f"text {blank} (counted from 0) is blank: remove it and its label")
     try:
         labels = np.asarray(y)
-    except ValueError as error:  # lists of several lengths
-        raise DataError("lists of labels, expected one label a text: leantune.train takes several") from error
+    except ValueError as error:  # lists of different lengths
+        raise DataError(
+            "got lists of labels, expected one label per text: use leantune.train for several labels per text"
+        ) from error
     if labels.ndim != 1:
-        raise DataError(f"labels of shape {labels.shape}, expected one label a text, ({len(texts)},)")
+        raise DataError(f"labels have shape {labels.shape}, expected one label per text: ({len(texts)},)")
     if len(texts) != len(labels):
         raise DataError(f"{len(texts)} texts and {len(labels)} labels, lengths must match")
     for i, label in enumerate(labels.tolist()):
         if _is_missing(label) or not str(label).strip():
-            raise DataError(f"label {i} (counted from 0) is missing: leave it out, and its text")
+            raise DataError(f"label {i} (counted from 0) is missing: remove it and its text")
         if isinstance(label, bytes) or (isinstance(label, float) and not label.is_integer()):
-            raise DataError(f"label {i} (counted from 0) is {label!r}, expected texts or whole numbers")
+            raise DataError(f"label {i} (counted from 0) is {label!r}, expected strings or whole numbers")
     try:
         classes = np.unique(labels)
     except TypeError as error:
         kinds = sorted({type(label).__name__ for label in labels.tolist()})
-        raise DataError(f"labels of the types {', '.join(kinds)}, expected one that can be sorted") from error
+        raise DataError(
+            f"labels have the types {', '.join(kinds)}, expected a single sortable type"
+        ) from error
     if len(classes) < 2:
-        raise DataError(f"{len(classes)} class in the labels, expected two or more")
+        raise DataError(f"{len(classes)} class in the labels, expected at least 2")
     return texts, labels, classes
 
 
 def _is_missing(label: object) -> bool:
-    """None, NaN or pandas' NA, whose comparisons have no truth."""
+    """Return whether a label is None, NaN or pandas' NA, whose comparisons have no truth value."""
     is_unlike_itself: object = label != label
     return label is None or not isinstance(is_unlike_itself, (bool, np.bool_)) or bool(is_unlike_itself)

@@ -1,7 +1,7 @@
-"""For those who stay with transformers' ``Trainer`` and PEFT: an AdaLoRA that really allocates.
+"""Working rank allocation for PEFT's AdaLoRA under transformers' ``Trainer``.
 
-PEFT leaves the calls to its allocator to the user, and nothing says so when they are missing: the
-run is then plain LoRA at the initial rank. One callback makes them::
+PEFT leaves the calls to its allocator to the user. Without them, training silently becomes plain LoRA at the initial
+rank. A callback makes these calls::
 
     model = get_peft_model(model, AdaLoraConfig(init_r=11, target_r=8, total_step=1, ...))
     Trainer(model, args, ..., callbacks=[AdaLoraCallback(rank_warmup=0.1, rank_final=0.4)]).train()
@@ -24,24 +24,23 @@ from leantune.errors import DivergedError, UsageError
 __all__ = ["AdaLoraCallback", "exclude_penalty_from_evaluation", "live_ranks"]
 
 _WITHOUT_PENALTY: WeakSet[AdaLoraModel] = WeakSet()
-"""Models that `exclude_penalty_from_evaluation` has changed."""
+"""Models to which `exclude_penalty_from_evaluation` has added its hooks."""
 
 
 class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no types of transformers
-    """Makes PEFT's AdaLoRA follow its schedule under transformers' ``Trainer``.
+    """A callback that makes PEFT's AdaLoRA follow its schedule under transformers' ``Trainer``.
 
-    When training begins it writes the schedule of this run into PEFT's config: the Trainer's real
-    number of optimiser steps and, from it, phases that were given as fractions (whatever
-    ``total_step`` the config was made with does not matter). After every optimiser step, while the
-    gradients are still there, it lets PEFT update importances and allocate. A step whose gradients
-    are not finite is no step: the optimiser gets no gradients and PEFT's averages, which would stay
-    NaN for good, do not see it. Losses of evaluations are freed of the orthogonality penalty.
+    When training begins, it writes the schedule of the run into PEFT's config: the Trainer's actual number of optimiser
+    steps, and the phases computed from it. The ``total_step`` in the config is ignored. After every optimiser step,
+    before the gradients are cleared, it calls PEFT's importance update and allocation. A step with gradients that are
+    not finite is skipped: the optimiser gets no gradients, and PEFT's running averages, which would stay NaN, are not
+    updated. Evaluation losses exclude the orthogonality penalty.
 
     Args:
-        rank_warmup: optimiser steps before ranks fall (PEFT's ``tinit``): a fraction of the run below
-            1, or a number of steps. None: what the PEFT config says, read in the same way.
-        rank_final: the same for the steps after ranks are final (``tfinal``).
-        allocate_every: the same for the steps between two allocations (``deltaT``).
+        rank_warmup: optimiser steps before ranks are reduced (PEFT's ``tinit``): a fraction of the run if below 1, else
+            a number of steps. None for the value in the PEFT config, interpreted in the same way.
+        rank_final: optimiser steps after ranks are final (``tfinal``), in the same units.
+        allocate_every: optimiser steps between two allocations (``deltaT``), in the same units.
     """
 
     def __init__(
@@ -55,21 +54,21 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
         self.rank_final = rank_final
         self.allocate_every = allocate_every
         self.schedule: RankSchedule | None = None
-        """The rank budget of the run; None before it begins."""
+        """Schedule of the rank budget; None before training begins."""
         self.skipped_steps = 0
-        """Optimiser steps that were left out because of gradients that were not finite."""
+        """Number of optimiser steps skipped because their gradients were not finite."""
         self._configured: WeakKeyDictionary[AdaLoraModel, tuple[float, float, float]] = WeakKeyDictionary()
-        """Phases as the PEFT config of a model had them before its first run, which writes its steps over them."""
+        """Phases in a model's PEFT config before its first run, which overwrites them with steps."""
         self._is_cut = False
         self._is_finite = True
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
-        """Give PEFT the schedule of this run.
+        """Write the schedule of this run into PEFT's config.
 
         Raises:
-            UsageError: for a model without a trainable PEFT AdaLoRA adapter or with one whose ranks were cut
-                before, a schedule that leaves no step to prune in, or a resumed run whose ranks were to fall
-                already. (Of a checkpoint whose ranks fell, PEFT itself says ``size mismatch`` before that.)
+            UsageError: if the model has no trainable PEFT AdaLoRA adapter, its ranks were already reduced, the schedule
+                leaves no step for pruning, or a run is resumed after the start of pruning. (If the checkpoint's ranks
+                were already reduced, PEFT fails earlier with ``size mismatch``.)
         """
         tuner = _tuner_of(model)
         _check_adapter(tuner)
@@ -78,8 +77,8 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
         self.schedule = schedule = self._schedule_for(tuner, state.max_steps)
         if schedule.prunes and state.global_step > schedule.warmup_steps:
             raise UsageError(
-                f"this run cannot be resumed at step {state.global_step}: PEFT's checkpoints lack the importances "
-                f"that ranks have been cut by since step {schedule.warmup_steps}; start again without "
+                f"this run cannot be resumed at step {state.global_step}: PEFT's checkpoints do not contain the "
+                f"importances used for pruning since step {schedule.warmup_steps}; start again without "
                 "resume_from_checkpoint, or train with leantune, which resumes exactly"
             )
         for each in (config, tuner.rankallocator.peft_config):
@@ -107,8 +106,10 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
         )
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Until ranks are final no checkpoint is the best one: it has more triplets than the plan, and PEFT
-        cannot load it into a model that was cut (``load_best_model_at_end``).
+        """Reset the best checkpoint until ranks are final.
+
+        An earlier checkpoint has more triplets than planned, and PEFT cannot load it into the pruned model at the end
+        (``load_best_model_at_end``).
         """
         assert self.schedule is not None
         if self.schedule.prunes and not self._is_cut:
@@ -117,8 +118,9 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, *, model: nn.Module, optimizer: Any, **kwargs: Any
     ) -> None:
-        """Take gradients that are not finite away from the optimiser, which then changes nothing; in fp16 its scaler
-        does that, and asks for them.
+        """Clear gradients that are not finite, so that the optimiser changes nothing.
+
+        In fp16, the gradient scaler skips the step itself and needs the gradients.
         """
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         self._is_finite = bool(torch.nn.utils.get_total_norm(grads).isfinite())  # host sync
@@ -128,15 +130,15 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
     def on_optimizer_step(
         self, args: Any, state: Any, control: Any, *, model: nn.Module, optimizer: Any, **kwargs: Any
     ) -> None:
-        """Let PEFT observe the gradients of this step and enforce its budget."""
+        """Let PEFT update importances from this step's gradients and enforce its budget."""
         assert self.schedule is not None
         if not self._is_finite or getattr(optimizer, "step_was_skipped", False):
             self.skipped_steps += 1
             return
-        if not self.schedule.prunes:  # PEFT asks for the 0th smallest importance and fails
+        if not self.schedule.prunes:  # PEFT fails if there is nothing to prune
             return
         step = state.global_step + 1  # the Trainer counts the step after this event
-        if not self._is_cut:  # the final cut is made late if its own step was skipped
+        if not self._is_cut:  # the final pruning is delayed if its own step was skipped
             step = min(step, self.schedule.prune_step)
         tuner = _tuner_of(model)
         _zero_missing_gradients(tuner)
@@ -144,10 +146,10 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
         self._is_cut = step >= self.schedule.prune_step
 
     def on_train_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
-        """See that the ranks did what the schedule says.
+        """Check that the ranks have followed the schedule.
 
         Raises:
-            DivergedError: if no triplet was pruned although some had to be.
+            DivergedError: if no triplet was pruned although the schedule requires it.
         """
         schedule = self.schedule
         assert schedule is not None
@@ -155,26 +157,26 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]  # mypy sees no ty
         if live <= schedule.target_budget:
             return
         found = (
-            f"after {state.global_step} of {schedule.total_steps} steps ({self.skipped_steps} skipped) {live} "
-            f"triplets are alive and the target is {schedule.target_budget}"
+            f"after {state.global_step} of {schedule.total_steps} steps ({self.skipped_steps} skipped), {live} "
+            f"triplets remain and the target is {schedule.target_budget}"
         )
         if live == schedule.init_budget:
             raise DivergedError(
-                f"the ranks never moved: {found}; this adapter is plain LoRA at its initial rank"
+                f"the ranks were never reduced: {found}; this adapter is plain LoRA at its initial rank"
             )
         warnings.warn(f"the run ended before its ranks were final: {found}", stacklevel=2)
 
 
 def live_ranks(model: nn.Module) -> dict[str, int]:
-    """Triplets alive in each layer that PEFT's AdaLoRA adapts, by the layer's name.
+    """Return the number of remaining triplets in each layer adapted by PEFT's AdaLoRA, by layer name.
 
     Raises:
-        UsageError: for a model without a trainable PEFT AdaLoRA adapter.
+        UsageError: if the model has no trainable PEFT AdaLoRA adapter.
     """
     tuner = _tuner_of(model)
     adapter = tuner.trainable_adapter_name
     pattern = tuner.peft_config[adapter].rank_pattern or {}
-    # PEFT drops the adapter's name from the keys when it saves
+    # PEFT removes the adapter's name from the keys when it saves.
     kept = {name.removesuffix(f".{adapter}"): sum(mask) for name, mask in pattern.items()}
     return {
         name.removesuffix(".lora_E"): kept.get(name, len(triplets[adapter]))
@@ -184,23 +186,23 @@ def live_ranks(model: nn.Module) -> dict[str, int]:
 
 
 def exclude_penalty_from_evaluation(model: nn.Module) -> None:
-    """Make ``eval_loss`` the task loss: PEFT adds its orthogonality penalty in evaluation, too.
+    """Exclude PEFT's orthogonality penalty from ``eval_loss``, which otherwise includes it.
 
-    From here on the penalty's weight is zero in every forward pass of a model in evaluation mode.
-    `AdaLoraCallback` calls this when training begins.
+    The function adds hooks that set the penalty's weight to zero in every forward pass in evaluation mode.
+    `AdaLoraCallback` calls it when training begins.
 
     Args:
-        model: what ``peft.get_peft_model`` returned for an ``AdaLoraConfig``.
+        model: the model returned by ``peft.get_peft_model`` for an ``AdaLoraConfig``.
 
     Raises:
-        UsageError: for a model without a trainable PEFT AdaLoRA adapter.
+        UsageError: if the model has no trainable PEFT AdaLoRA adapter.
     """
     tuner = _tuner_of(model)
-    if tuner in _WITHOUT_PENALTY:  # two pairs of hooks would put back each other's zero
+    if tuner in _WITHOUT_PENALTY:  # a second pair of hooks would restore the zero of the first
         return
     _WITHOUT_PENALTY.add(tuner)
     config = tuner.peft_config[tuner.trainable_adapter_name]
-    set_aside: list[float] = []  # in training the config is left alone: the user may change it between steps
+    set_aside: list[float] = []  # the user may change the config between training steps
 
     def before(module: nn.Module, inputs: Any) -> None:
         if not module.training:
@@ -216,7 +218,7 @@ def exclude_penalty_from_evaluation(model: nn.Module) -> None:
 
 
 def _warn_of_a_lost_penalty(tuner: AdaLoraModel) -> None:
-    """Look at the first forward pass in training: where it returns no loss, PEFT has nothing to add its penalty to."""
+    """Warn after the first training forward pass if the model returns no loss, to which PEFT adds its penalty."""
 
     def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
         if not module.training:
@@ -224,9 +226,9 @@ def _warn_of_a_lost_penalty(tuner: AdaLoraModel) -> None:
         handle.remove()
         if getattr(outputs, "loss", None) is None:
             warnings.warn(
-                "PEFT adds its orthogonality penalty to the loss that the model returns, and this one returns none "
-                "(Trainer computes the loss itself under label_smoothing_factor or a compute_loss of its own): "
-                "the triplets train without the penalty. Set orth_reg_weight to 0 to say so",
+                "the triplets train without the orthogonality penalty: PEFT adds it to the loss returned by the model, "
+                "but this model returns no loss (Trainer computes the loss itself with label_smoothing_factor or a "
+                "custom compute_loss). Set orth_reg_weight=0 to silence this warning",
                 stacklevel=2,
             )
 
@@ -234,12 +236,12 @@ def _warn_of_a_lost_penalty(tuner: AdaLoraModel) -> None:
 
 
 def _tuner_of(model: nn.Module) -> AdaLoraModel:
-    """The part of a PEFT model that holds the allocator."""
+    """Return the part of a PEFT model that contains the allocator."""
     tuner = getattr(model, "base_model", None)
     if not isinstance(tuner, AdaLoraModel):
         raise UsageError(
             f"expected a model from peft.get_peft_model(model, AdaLoraConfig(...)). Got {type(model).__name__} "
-            "instead; adapters that model.add_adapter() injected have no allocator"
+            "instead; adapters injected by model.add_adapter() have no allocator"
         )
     if not hasattr(tuner, "trainable_adapter_name"):
         raise UsageError(
@@ -250,29 +252,29 @@ def _tuner_of(model: nn.Module) -> AdaLoraModel:
 
 
 def _check_adapter(tuner: AdaLoraModel) -> None:
-    """Refuse what PEFT's allocator would cut wrongly.
+    """Check for adapters that PEFT's allocator would prune wrongly.
 
     Raises:
-        UsageError: for an adapter that was cut, or one whose name is a part of other names.
+        UsageError: if the adapter was already pruned, or its name is part of other parameter names.
     """
     name = tuner.trainable_adapter_name
     if tuner.peft_config[name].rank_pattern:
         raise UsageError(
-            f"the ranks of the adapter '{name}' were cut by an earlier run, and PEFT would count those that are gone: "
-            "train a new adapter, or leave AdaLoraCallback out to go on with the ranks that it has"
+            f"the ranks of the adapter '{name}' were reduced by an earlier run, and PEFT would count the pruned ranks: "
+            "train a new adapter, or remove AdaLoraCallback to continue with the current ranks"
         )
     suffix = f".{name}"
     paths = (path.removesuffix(suffix) for path, _ in tuner.model.named_parameters() if "lora_" in path)
     mistaken = next((path for path in paths if name in path), None)
     if mistaken is not None:
         raise UsageError(
-            f"PEFT finds the weights of the adapter '{name}' by its name, which also occurs in '{mistaken}': give the "
-            "adapter a name that occurs in no module's and is no part of another adapter's"
+            f"PEFT identifies the weights of the adapter '{name}' by its name, which also occurs in '{mistaken}': use "
+            "an adapter name that is not part of any module or adapter name"
         )
 
 
 def _zero_missing_gradients(tuner: AdaLoraModel) -> None:
-    """A weight that the loss did not use has sensitivity zero; PEFT multiplies by None and fails."""
+    """Set missing gradients to zero. The loss did not use these weights, and PEFT would fail on None."""
     adapter = tuner.trainable_adapter_name
     for name, parameter in tuner.model.named_parameters():
         if parameter.grad is None and "lora_" in name and name.endswith(f".{adapter}"):

@@ -1,11 +1,11 @@
-"""A trained classifier in Ray Data: a class for ``map_batches``.
+"""Prediction with a trained classifier in Ray Data: a class for ``map_batches``.
 
     import leantune.ray
 
     predictor = leantune.ray.predictor_class("runs/mine")
     predicted = dataset.map_batches(predictor, compute=ray.data.ActorPoolStrategy(size=4), batch_size=4096)
 
-``import ray`` is the library here as everywhere: imports are absolute.
+``import ray`` in this module imports the Ray library, because imports are absolute.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["predictor_class"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settings:
-    """What a predictor does with a batch."""
+    """Settings of a predictor."""
 
     shipped: ShippedClassifier
     text_column: str | None
@@ -51,30 +51,30 @@ def predictor_class(
     labels: Sequence[str] | None = None,
     trust_remote_code: bool = False,
 ) -> type:
-    """A class for ``map_batches`` of Ray Data, which adds the columns ``label`` and ``score`` to each batch.
+    """Return a class for ``map_batches`` of Ray Data that adds the columns ``label`` and ``score`` to each batch.
 
-    The files of the classifier go into Ray's object store. Each node unpacks them once, and each actor loads them
-    once, so nodes need not share a disk. An actor computes with as many threads as its ``num_cpus``.
-    Batches may be of NumPy, pandas or pyarrow, and come back as they came, with all their columns.
-    The class belongs to the connection to Ray in which it was made: call ``ray.init`` first, if at all.
+    The classifier is put into Ray's object store. Each node unpacks it once, and each actor loads it once, so that
+    nodes need not share a disk. An actor uses as many threads as its ``num_cpus``. Batches may be of NumPy, pandas or
+    pyarrow and are returned in the same format with all their columns. The class is valid only for the current
+    connection to Ray: if you call ``ray.init``, call it first.
 
     Args:
-        run: what `leantune.load` takes.
-        text_column: the column of the texts; None: as in training, else ``text``.
-        text_pair_column: the column of second texts; None: as in training, else none.
-        precision: as `leantune.load` takes it.
-        probabilities: add a column ``p_LABEL`` for every class.
-        prefix: put before the names of the new columns, where the rows have columns of these names.
-        base: the pretrained encoder of an adapter; None: the one that it names.
-        labels: names of the classes, as `leantune.load` takes them.
-        trust_remote_code: allow code that comes with the model.
+        run: a folder that `leantune.load` accepts.
+        text_column: column of the texts; None for the column used in training, else ``text``.
+        text_pair_column: column of the second texts; None for the column used in training, if any.
+        precision: precision of the encoder; see `leantune.load`.
+        probabilities: whether to add a column ``p_LABEL`` for every class.
+        prefix: prefix for the names of the new columns, for rows that already have columns with these names.
+        base: the pretrained encoder of an adapter; None for the one named in its config.
+        labels: names of the classes; see `leantune.load`.
+        trust_remote_code: whether to run code that comes with the model.
 
     Raises:
-        UsageError: if Ray is not installed, or there is nothing to load.
+        UsageError: if Ray is not installed, or the folder contains no classifier.
         CheckpointError: if the run is not finished or damaged.
 
     The class raises:
-        DataError: for a column that is not there or there already, and for a cell that is no text.
+        DataError: if a text column does not exist, a new column already exists, or a cell is not a text.
     """
     ray = import_ray("leantune.ray")
     content = pack_classifier(run, base=base)
@@ -93,7 +93,7 @@ def predictor_class(
     )
 
     class Predictor(_Predictor):
-        """Labels batches of texts."""
+        """Predicts labels for batches of texts."""
 
         def __init__(self) -> None:
             super().__init__(settings)
@@ -107,24 +107,24 @@ def _fetch(reference: Any) -> bytes:
 
 
 class _Predictor:
-    """One classifier in one actor."""
+    """A classifier in an actor."""
 
     def __init__(self, settings: _Settings) -> None:
         import torch
 
         cores = import_ray("leantune.ray").get_runtime_context().get_assigned_resources().get("CPU", 1.0)
         self._trained = settings.shipped.load()
-        torch.set_num_threads(max(1, math.floor(cores)))  # whatever the environment of the node says
+        torch.set_num_threads(max(1, math.floor(cores)))  # overrides the environment of the node
         self._settings = settings
         inference = self._trained.settings
         self._column = settings.text_column or inference.text_column or "text"
         self._pair_column = settings.text_pair_column or inference.text_pair_column
 
     def __call__(self, batch: Any) -> Any:
-        """The batch with the new columns.
+        """Return the batch with the new columns.
 
         Raises:
-            DataError: for a column that is not there or there already, and for a cell that is no text.
+            DataError: if a text column does not exist, a new column already exists, or a cell is not a text.
         """
         texts = self._texts(batch, self._column)
         pairs = None if self._pair_column is None else self._texts(batch, self._pair_column)
@@ -140,28 +140,28 @@ class _Predictor:
         names = _names_of(batch)
         if column not in names:
             raise DataError(
-                f"no column {shown(column)} in the rows, which have {listed(names)}{nearest(column, names)}: give "
+                f"no column {shown(column)} in the rows, which have {listed(names)}{nearest(column, names)}: set "
                 "text_column or text_pair_column"
             )
         return checked_texts(_cells_of(batch, column), column, partial(_row_name, batch, column))
 
 
 def _row_name(batch: Any, column: str, position: int) -> str:
-    """A row by its place in the batch, and by what its first other column holds."""
+    """Return a name for a row: its position in the batch and the value of its first other column."""
     others = (name for name in _names_of(batch) if name != column)
     known = next((f", {name}={shown(_cells_of(batch, name)[position])}" for name in others), "")
     return f"row {position} of a batch (counted from 0{known})"
 
 
 def _names_of(batch: Any) -> list[str]:
-    """The columns of a batch of NumPy, pandas or pyarrow."""
+    """Return the column names of a NumPy, pandas or pyarrow batch."""
     if isinstance(batch, Mapping):
         return list(batch)
     return list(getattr(batch, "column_names", batch.columns))
 
 
 def _cells_of(batch: Any, column: str) -> list[Any]:
-    """One column as Python's own values, None where pandas or pyarrow has none."""
+    """Return a column as Python values, with None for missing values of pandas or pyarrow."""
     if isinstance(batch, Mapping):
         cells: list[Any] = batch[column].tolist()
     elif hasattr(batch, "column_names"):
@@ -173,14 +173,14 @@ def _cells_of(batch: Any, column: str) -> list[Any]:
 
 
 def _with_columns(batch: Any, columns: Mapping[str, Any]) -> Any:
-    """The batch with further columns.
+    """Return the batch with additional columns.
 
     Raises:
-        DataError: if it has one of that name.
+        DataError: if a column already exists.
     """
     if taken := [name for name in columns if name in _names_of(batch)]:
         raise DataError(
-            f"the rows have a column {shown(taken[0])} already: give prefix, which is put before the new names"
+            f"the rows already have a column {shown(taken[0])}: set prefix, which is added to the new column names"
         )
     if isinstance(batch, Mapping):
         return {**batch, **columns}

@@ -1,4 +1,4 @@
-"""A trained classifier in Spark: a function for columns of texts.
+"""Prediction with a trained classifier in Spark: a function for columns of texts.
 
 import leantune.spark
 
@@ -35,30 +35,31 @@ def predict_udf(
     labels: Sequence[str] | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """A pandas UDF that gives a struct of ``label`` and ``score`` for each text of a column.
+    """Return a pandas UDF that computes a struct of ``label`` and ``score`` for each text of a column.
 
-    The classifier becomes a file of the active session. Spark copies it to each executor once, whatever its size: what
-    a function has in its closure would be read again by each Python worker. Each node unpacks it once, and each Python
-    worker loads it once. Spark gives a worker as many threads as ``spark.task.cpus``.
+    The classifier becomes a file of the active session, which Spark copies to each executor once. (Each Python worker
+    would read it again if it were in the function's closure.) Each node unpacks it once, and each Python worker loads
+    it once. A worker uses as many threads as ``spark.task.cpus``.
 
     Args:
-        run: what `leantune.load` takes. A classifier of pairs makes a UDF of two columns.
-        precision: as `leantune.load` takes it.
-        probabilities: add ``probabilities`` to the struct: of all classes, in the order of `TextClassifier.classes`.
-        batch_size: most rows that are classified at once. Spark hands over no more than
+        run: a folder that `leantune.load` accepts. For a text pair classifier, the UDF takes two columns.
+        precision: precision of the encoder; see `leantune.load`.
+        probabilities: whether to add ``probabilities`` to the struct, in the order of `TextClassifier.classes`.
+        batch_size: largest number of rows per batch. Spark limits it to
             ``spark.sql.execution.arrow.maxRecordsPerBatch``.
-        base: the pretrained encoder of an adapter; None: the one that it names.
-        labels: names of the classes, as `leantune.load` takes them.
-        trust_remote_code: allow code that comes with the model.
+        base: the pretrained encoder of an adapter; None for the one named in its config.
+        labels: names of the classes; see `leantune.load`.
+        trust_remote_code: whether to run code that comes with the model.
 
     Raises:
-        UsageError: if pyspark or pandas is not installed, there is no session, or nothing to load.
+        UsageError: if pyspark or pandas is not installed, there is no active session, or the folder contains no
+            classifier.
         CheckpointError: if the run is not finished or damaged.
 
-    In a worker, a cell that is no text raises a DataError with its row.
+    In a worker, a cell that is not a text raises a DataError with its row.
     """
     try:
-        import pandas  # noqa: F401 - pyspark asks for it when the function is used, in another process
+        import pandas  # noqa: F401 - pyspark needs it later, in another process
         from pyspark.ml.functions import predict_batch_udf
         from pyspark.sql import SparkSession
         from pyspark.sql import types as sql
@@ -68,7 +69,7 @@ def predict_udf(
     session = SparkSession.getActiveSession()
     if session is None:
         raise UsageError(
-            "leantune.spark: no Spark session; make one first: SparkSession.builder.getOrCreate()"
+            "leantune.spark: no active Spark session; create one with SparkSession.builder.getOrCreate()"
         )
     content = pack_classifier(run, base=base)
     file = packed_file(content)
@@ -97,7 +98,7 @@ def _fetch(name: str) -> bytes:
 
 
 def _make_predict(shipped: ShippedClassifier, probabilities: bool) -> Callable[..., Mapping[str, Any]]:
-    """What Spark calls with the columns of a batch; it counts the arguments."""
+    """Load the classifier and return the function for a batch. Spark requires one argument per column."""
     trained = shipped.load()
 
     def predict(texts: Any) -> Mapping[str, Any]:

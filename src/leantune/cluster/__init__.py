@@ -1,7 +1,7 @@
-"""Work for more than one process, on this machine or on Ray.
+"""Work in several processes, on this machine or on a Ray cluster.
 
-`predict/` classifies many files, `many/` trains the classifiers of a table, `search/` looks for a recipe, `nodes/`
-trains one classifier on several nodes. `connection` joins a Ray cluster, `processes` and `ray_tasks` run jobs,
-`shipping` carries classifiers to nodes, `storage` reads and writes folders here and elsewhere, `columns` takes rows
-of data frames.
+`predict/` classifies many files, `many/` trains the classifiers of a table, `search/` searches for the best recipe, and
+`nodes/` trains one classifier on several nodes. `connection` connects to a Ray cluster, `processes` and `ray_tasks` run
+tasks, `shipping` sends classifiers to nodes, `storage` reads and writes local and remote files, and `columns` checks
+columns of data frames.
 """

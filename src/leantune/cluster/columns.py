@@ -1,6 +1,6 @@
-"""Columns of texts that other libraries hand over, and the columns of what is predicted of them.
+"""Text columns from data frame libraries, and the columns of their predictions.
 
-N rows, C classes.
+Shapes: N rows, C classes.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from leantune.system.messages import shown, type_word
 
 LABEL, SCORE = "label", "score"
 DECIMALS = 6
-"""Probabilities have so many, as in the files of ``leantune predict``."""
+"""Number of decimals of probabilities, as in the files of ``leantune predict``."""
 
 
 def predicted(
     trained: TextClassifier, texts: Sequence[str], pairs: Sequence[str] | None
 ) -> tuple[list[str], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The most probable classes of N texts, their probabilities ``(N,)`` and those of all classes ``(N, C)``; where a
-    text may have several labels, all that are predicted, joined by ``|``, and the highest probability.
+    """Predict N texts.
+
+    Returns:
+        The predicted labels (N), their probabilities ``(N,)``, and the probabilities of all classes ``(N, C)``. If a
+        text may have several labels, they are joined by ``|``, and the highest probability is returned.
 
     Raises:
-        UsageError: for a label that holds ``|`` itself.
-        LeantuneError: as `TextClassifier.predict_proba`.
+        UsageError: if a label contains ``|``.
+        LeantuneError: see `TextClassifier.predict_proba`.
     """
     probabilities = trained.predict_proba(texts, pairs)
     best = probabilities.argmax(axis=1)
@@ -44,28 +47,28 @@ def predicted(
 
 
 def checked_texts(cells: Sequence[object], column: str, row_name: Callable[[int], str]) -> list[str]:
-    """The cells of a column, each of which must be a text; it may be empty.
+    """Return the cells of a column as texts. Empty texts are allowed.
 
     Args:
-        cells: one a row.
-        column: its name, for messages.
-        row_name: what messages call the row at a position.
+        cells: one cell per row.
+        column: name of the column, for messages.
+        row_name: returns the name of the row at a position, for messages.
 
     Raises:
-        DataError: naming column and row of the first that is none.
+        DataError: if a cell is not a text; the message names the column and the first such row.
     """
     texts = [cell for cell in cells if isinstance(cell, str)]
     if len(texts) < len(cells) or not is_encodable("".join(texts)):
         i, found = next((i, word) for i, cell in enumerate(cells) if (word := _what_else(cell)) is not None)
         raise DataError(
-            f"column {shown(column)}, {row_name(i)}: {found}, expected a text; fill it in or drop such rows"
+            f"column {shown(column)}, {row_name(i)}: {found}, expected a text; fill in or drop such rows"
         )
-    return [str(text) for text in texts]  # numpy has a type of its own
+    return [str(text) for text in texts]  # converts numpy's string type
 
 
 def _what_else(cell: object) -> str | None:
-    """What a cell is that is no text of whole characters."""
+    """Describe a cell that is not a valid text, or return None."""
     if isinstance(cell, str):
-        return None if is_encodable(cell) else "half of a surrogate pair"
-    is_missing = cell is None or (isinstance(cell, float) and math.isnan(cell))  # as pandas writes it
+        return None if is_encodable(cell) else "an unpaired surrogate"
+    is_missing = cell is None or (isinstance(cell, float) and math.isnan(cell))  # pandas uses NaN
     return "null" if is_missing else type_word(cell)

@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster whose nodes all run this version of leantune."""
+"""Connection to a Ray cluster, with a check that all nodes run this version of leantune."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from leantune.system.messages import one_line
 
 LOCAL, AUTO = "local", "auto"
 CONNECT_S = 5.0
-"""How long the port of a cluster may take to answer."""
+"""Seconds to wait for the port of a cluster to answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine of the cluster, or one of several Ray nodes on one machine."""
+    """A node of the Ray cluster. A machine may run several nodes."""
 
     id: str
     address: str
@@ -34,24 +34,25 @@ class Node:
 
 @contextmanager
 def connected(cluster: str, *, cores: int | None = None) -> Iterator[tuple[Node, ...]]:
-    """Ray, connected for as long as the block runs; its nodes.
+    """Connect to Ray while the block runs, and yield the nodes of the cluster.
 
-    A process that is connected already stays so.
+    If the process is already connected, the connection is used and stays open.
 
     Args:
-        cluster: ``local``: a cluster of this machine alone, which ends with the block; ``auto``: the one that
-            ``RAY_ADDRESS`` names or that runs here; or an address, as ``10.0.0.1:6379`` or ``ray://10.0.0.1:10001``.
-        cores: of a local cluster; None: all that this process may use.
+        cluster: ``local`` for a cluster on this machine that ends with the block; ``auto`` for the cluster in
+            ``RAY_ADDRESS`` or the one running on this machine; or an address such as ``10.0.0.1:6379`` or
+            ``ray://10.0.0.1:10001``.
+        cores: number of cores of a local cluster; None for all that this process may use.
 
     Raises:
-        UsageError: if Ray is not installed.
+        UsageError: if Ray is not installed, or the address is invalid.
         DistributedError: if there is no cluster at the address, or a node has another version of leantune.
     """
     ray = import_ray()
     if ray.is_initialized():
         yield _checked_nodes(ray)
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # disable usage reports
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of later versions
     if cluster not in (LOCAL, AUTO):
         _check_answers(cluster)
@@ -62,17 +63,15 @@ def connected(cluster: str, *, cores: int | None = None) -> Iterator[tuple[Node,
     try:
         ray.init(**settings)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        advice = "start one with 'ray start --head', give its address, or use --cluster local"
+        advice = "start one with 'ray start --head', pass its address, or use --cluster local"
         raise DistributedError(
-            f"--cluster {cluster}: no Ray cluster there ({one_line(error)}); {advice}"
+            f"--cluster {cluster}: cannot connect to a Ray cluster ({one_line(error)}); {advice}"
         ) from error
     try:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, own_handler)  # Ray's would end the process at once
+            signal.signal(signal.SIGTERM, own_handler)  # Ray's handler would end the process at once
         yield _checked_nodes(ray)
-    except (
-        SystemError
-    ) as error:  # by which Ray's compiled code hides what the handler of a signal raised in it
+    except SystemError as error:  # Ray's compiled code raises it in place of an error from a signal handler
         if isinstance(error.__cause__, Interrupted | KeyboardInterrupt):
             raise error.__cause__ from None
         raise
@@ -81,10 +80,10 @@ def connected(cluster: str, *, cores: int | None = None) -> Iterator[tuple[Node,
 
 
 def import_ray(wanted_by: str = "--cluster") -> Any:
-    """The library.
+    """Import Ray.
 
     Raises:
-        UsageError: if it is not installed.
+        UsageError: if Ray is not installed.
     """
     try:
         import ray
@@ -94,36 +93,37 @@ def import_ray(wanted_by: str = "--cluster") -> Any:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself waits for minutes.
+    """Check that a cluster's address answers, because Ray itself would wait for minutes.
 
     Raises:
-        UsageError: if it is no address.
-        DistributedError: if nothing answers there.
+        UsageError: if the address is invalid.
+        DistributedError: if nothing answers at the address.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise UsageError(
-            f"--cluster {address}: no address; give local, auto, HOST:PORT of the head node, or ray://HOST:PORT"
+            f"--cluster {address}: invalid address; expected local, auto, HOST:PORT of the head node, or "
+            "ray://HOST:PORT"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise DistributedError(
-            f"--cluster {address}: nothing answers there ({one_line(error)}); "
-            "check the address, and that 'ray status' on the head node shows the cluster"
+            f"--cluster {address}: the address does not answer ({one_line(error)}); "
+            "check it, and check with 'ray status' on the head node that the cluster is running"
         ) from error
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on every node."""
+    """Return the versions that must be equal on all nodes, by name."""
     return {"leantune": __version__, "Python": ".".join(platform.python_version_tuple()[:2])}
 
 
 def _checked_nodes(ray: Any) -> tuple[Node, ...]:
-    """The nodes that are alive.
+    """Return the nodes that are alive, after checking their versions.
 
     Raises:
-        DistributedError: naming one that cannot import leantune, or has another version.
+        DistributedError: if a node cannot import leantune or has another version.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -140,10 +140,10 @@ def _checked_nodes(ray: Any) -> tuple[Node, ...]:
             there = ray.get(task)
         except ray.exceptions.RayError as error:
             if node not in _alive(ray):
-                continue  # it died meanwhile
+                continue  # the node has died
             raise DistributedError(
-                f"node {node.address}: leantune cannot be used there ({one_line(error)}); "
-                f"install leantune {__version__} on it"
+                f"node {node.address}: cannot import leantune on this node ({one_line(error)}); "
+                f"install leantune {__version__} there"
             ) from error
         check_versions(there, versions(), node.address)
         checked.append(node)
@@ -159,16 +159,16 @@ def _alive(ray: Any) -> list[Node]:
 
 
 def check_versions(there: dict[str, str], expected: dict[str, str], address: str) -> None:
-    """Compare what a node has with what the process has that runs the command.
+    """Compare the versions on a node with those of the process that runs the command.
 
     Raises:
-        DistributedError: naming the node and what differs.
+        DistributedError: if a version differs.
     """
     for name, version in expected.items():
         if there.get(name) != version:
             raise DistributedError(
-                f"node {address}: {name} {there.get(name)}, expected {version} as where the command runs: "
-                "install the same on both"
+                f"node {address}: found {name} {there.get(name)}, expected {version}, the version that runs the "
+                "command: install the same version on both"
             )
 
 

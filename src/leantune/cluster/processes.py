@@ -1,4 +1,4 @@
-"""Tasks in processes of this machine, each of which keeps its state from one task to the next."""
+"""Tasks in worker processes on this machine. A worker keeps its state between tasks."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Ended(Generic[Task, Result]):
-    """A task that returned, raised, or took its process with it as often as it may."""
+    """A task that returned, raised an error, or lost its process too often."""
 
     task: Task
     result: Result | None
     error: Exception | None
-    """`BrokenProcessPool`: its process died."""
+    """Error of the task; `BrokenProcessPool` if its process died."""
     attempts: int
 
 
 def cores_for(workers: int) -> list[set[int]]:
-    """The cores of each of ``workers`` processes: an equal share of those that this process may use.
+    """Return the cores of each worker: an equal share of this process's cores.
 
-    More processes than cores share them all.
+    If there are more workers than cores, all workers share all cores.
     """
     allowed = (
         sorted(os.sched_getaffinity(0))
@@ -56,20 +56,20 @@ def in_processes(
     arguments: tuple[Any, ...] = (),
     stop_signal: signal.Signals | None = None,
 ) -> Generator[Ended[Task, Result], None, None]:
-    """``function`` of every task, as they end.
+    """Call ``function`` with every task in worker processes, and yield the tasks as they end.
 
-    Each worker is a process of its own with its share of the cores; one that dies is replaced, and its task is done
-    again. Leaving the iterator early ends the processes after the tasks that they are at. A worker is in a process
-    group of its own, so that Ctrl-C reaches the caller alone; if the caller dies, it gets SIGTERM.
+    Each worker is a process with its share of the cores. A worker that dies is replaced, and its task is repeated. If
+    the iterator is closed early, the processes end after their current tasks. Each worker has its own process group, so
+    that Ctrl-C reaches only the caller. If the caller dies, its workers get SIGTERM.
 
     Args:
-        function: of one task; a function of a module.
-        tasks: what to do, in this order.
-        workers: processes.
-        retries: how often a task whose process died is done again.
+        function: function of one task, defined at module level.
+        tasks: the tasks, in this order.
+        workers: number of processes.
+        retries: how often a task is repeated after its process died.
         prepare: called once in every new process, before its first task.
-        arguments: of ``prepare``.
-        stop_signal: what the processes get when the iterator is left early, so that tasks may end sooner.
+        arguments: arguments of ``prepare``.
+        stop_signal: signal sent to the processes when the iterator is closed early, to end tasks sooner.
     """
     waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
     for task in tasks:
@@ -81,7 +81,7 @@ def in_processes(
     def work(cores: set[int]) -> None:
         try:
             _work(function, waiting, ended.put, stopping, retries, (cores, prepare, arguments), pids)
-        except BaseException as error:  # raised again by whoever waits for the task
+        except BaseException as error:  # raised again in the caller's thread
             ended.put(error)
 
     threads = [threading.Thread(target=work, args=(cores,), daemon=True) for cores in cores_for(workers)]
@@ -99,7 +99,7 @@ def in_processes(
         stopping.set()
         if stop_signal is not None and is_early:
             for pid in list(pids):
-                with contextlib.suppress(ProcessLookupError):  # it has ended
+                with contextlib.suppress(ProcessLookupError):  # the process has ended
                     os.kill(pid, stop_signal)
         for thread in threads:
             thread.join()
@@ -114,10 +114,10 @@ def _work(
     settings: tuple[set[int], Callable[..., None] | None, tuple[Any, ...]],
     pids: set[int],
 ) -> None:
-    """What one worker's thread does: a pool of a single process, made again when the process dies.
+    """Run the thread of one worker: a pool with a single process, which is recreated when the process dies.
 
-    The process is in ``pids`` before ``stopping`` is looked at, so that whoever sets that finds it there, or it gets
-    no task.
+    The thread adds the process to ``pids`` before it checks ``stopping``. So either the process gets the stop signal,
+    or it gets no task.
     """
     pool: ProcessPoolExecutor | None = None
     pid = 0
@@ -155,7 +155,7 @@ def _work(
 
 
 _at_task = threading.Lock()
-"""In a worker: held while it is at a task."""
+"""Lock of a worker process, held while it runs a task."""
 
 
 def _call(function: Callable[[Task], Result], task: Task) -> Result:
@@ -164,10 +164,10 @@ def _call(function: Callable[[Task], Result], task: Task) -> Result:
 
 
 def _begin(cores: set[int], prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    """Keep a new process to its cores, out of reach of Ctrl-C, and not alive for longer than who started it."""
+    """Initialise a worker process: set its cores, detach it from Ctrl-C, and end it if its parent dies."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    keep_to_allowed_cpus()  # torch is there already, and has counted the cores
+    keep_to_allowed_cpus()  # torch has already been imported and has counted all cores
     os.setpgid(0, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
@@ -175,10 +175,10 @@ def _begin(cores: set[int], prepare: Callable[..., None] | None, arguments: tupl
 
 
 def _end_with_parent() -> None:
-    """A pool whose owner was killed would wait for tasks for ever."""
+    """End this process when its parent dies. Otherwise it would wait for tasks forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
-    with _at_task:  # which may have its own way to end
+    with _at_task:  # let a running task handle SIGTERM
         os._exit(1)

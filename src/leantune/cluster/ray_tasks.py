@@ -1,4 +1,4 @@
-"""Tasks on a Ray cluster, each with the cores that it declares."""
+"""Tasks on a Ray cluster, each with a number of cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from leantune.cluster.processes import Ended, Result, Task
 from leantune.errors import UsageError
 
 STOP_S = 60.0
-"""How long a task may take to end when it is told to."""
+"""Seconds to wait for a cancelled task to end."""
 
 
 def on_cluster(
@@ -22,17 +22,17 @@ def on_cluster(
     at_once: int | None = None,
     retries: int = 0,
 ) -> Generator[Ended[Task, Result], None, None]:
-    """``function`` of every task, as they end, on the cluster that this process is connected to.
+    """Call ``function`` with every task on the connected cluster, and yield the tasks as they end.
 
-    A task whose process or node dies is done again. Leaving the iterator early interrupts the tasks that are at work
-    (as Ctrl-C does) and waits for their end.
+    A task is repeated if its process or node dies. If the iterator is closed early, running tasks are interrupted as by
+    Ctrl-C and awaited.
 
     Args:
-        function: of one task; a function of a module that every node has.
-        tasks: what to do, in this order.
-        cores: that each task takes of its node.
-        at_once: most tasks that are at work at a time; None: as many as the cluster has cores for.
-        retries: how often a task whose process died is done again.
+        function: function of one task, from a module that every node has.
+        tasks: the tasks, in this order.
+        cores: number of cores for each task.
+        at_once: largest number of concurrent tasks; None for as many as the cluster has cores for.
+        retries: how often a task is repeated after its process died.
     """
     ray = import_ray()
     remote = ray.remote(function).options(num_cpus=cores, max_retries=0)
@@ -65,13 +65,14 @@ def on_cluster(
 
 
 def check_cores(nodes: Sequence[Node], cores: int) -> None:
-    """Refuse tasks that no node has the cores for: they would wait for ever.
+    """Check that a node has enough cores for a task, which would otherwise wait forever.
 
     Raises:
-        UsageError: naming the largest node.
+        UsageError: if no node has enough cores.
     """
     largest = max(nodes, key=lambda node: node.cores)
     if largest.cores < cores:
         raise UsageError(
-            f"--cores-per-job {cores}: the largest node, {largest.address}, has {largest.cores:g}; give at most that"
+            f"--cores-per-job {cores}: the largest node of the cluster, {largest.address}, has {largest.cores:g} "
+            f"cores; use at most {largest.cores:g}"
         )

@@ -1,4 +1,4 @@
-"""A classifier as one sequence of bytes, for nodes that do not share a disk: packed once, unpacked once a node."""
+"""Packing of a classifier into bytes, and unpacking once per node, for nodes without a shared disk."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from leantune.system.file_names import is_plain_name
 
 CLASSIFIER, ENCODER, MANIFEST = "classifier", "encoder", "MANIFEST.json"
 BASE_MODEL = "base_model_name_or_path"
-"""Where the config of an adapter names its encoder."""
+"""Key of an adapter's config with the name of its encoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShippedClassifier:
-    """A packed classifier on its way, and how it is loaded where it arrives."""
+    """A packed classifier that any node can fetch, with the settings for loading it."""
 
     sha256: str
     """Checksum of the packed classifier."""
     fetch: Callable[[], bytes]
-    """Gives the packed classifier, on any node."""
+    """Function that returns the packed classifier on any node."""
     labels: tuple[str, ...] | None = None
-    """As `leantune.load` takes them."""
+    """Class names; see `leantune.load`."""
     precision: str | None = None
     trust_remote_code: bool = False
 
     def load(self) -> TorchTextClassifier:
-        """The classifier, from the files that this node unpacked.
+        """Unpack the classifier on this node if necessary, and load it.
 
         Raises:
-            LeantuneError: as `unpack_classifier` and `leantune.load`.
+            LeantuneError: see `unpack_classifier` and `leantune.load`.
         """
         return load(
             unpack_classifier(self.sha256, self.fetch),
@@ -59,21 +59,21 @@ class ShippedClassifier:
 
 
 def pack_classifier(path: str | Path, *, base: str | Path | None = None) -> bytes:
-    """The files that `leantune.load` needs, as an uncompressed tar: the same bytes for the same files.
+    """Pack the files that `leantune.load` needs into an uncompressed tar archive. Equal files give equal bytes.
 
     Args:
-        path: what `leantune.load` takes. Of a run the record and the merged model are packed, of an adapter its
-            encoder, too.
-        base: the pretrained encoder of an adapter; None: the one that it names.
+        path: a folder that `leantune.load` accepts. A run is packed as its record and merged model, an adapter
+            together with its encoder.
+        base: the pretrained encoder of an adapter; None for the one named in its config.
 
     Raises:
-        UsageError: if there is nothing to load, or the encoder of an adapter cannot be had.
+        UsageError: if the folder contains no classifier, or the encoder of an adapter is not available.
         CheckpointError: if the run is not finished, or files are missing or damaged.
     """
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         for name, file in sorted(_files_of(Path(path).expanduser(), base)):
-            entry = tarfile.TarInfo(name)  # of no owner and no time
+            entry = tarfile.TarInfo(name)  # without owner and time
             entry.size = file.stat().st_size
             with file.open("rb") as opened:
                 archive.addfile(entry, opened)
@@ -81,37 +81,36 @@ def pack_classifier(path: str | Path, *, base: str | Path | None = None) -> byte
 
 
 def checksum_of(content: bytes) -> str:
-    """SHA-256 of a packed classifier: the name that it is unpacked under."""
+    """Return the SHA-256 of a packed classifier, which names the folder that it is unpacked into."""
     return hashlib.sha256(content).hexdigest()
 
 
 def unpack_classifier(sha256: str, fetch: Callable[[], bytes], *, cache: Path | None = None) -> Path:
-    """The folder of a packed classifier on this node, for `leantune.load`.
+    """Return the folder of a packed classifier on this node, for `leantune.load`.
 
-    The first process that asks for it unpacks it, and all others wait and use the same folder. A folder whose files
-    are not what was unpacked any more is replaced.
+    The first process unpacks the classifier, and other processes wait and use the same folder. The folder is replaced
+    if its files have changed.
 
     Args:
         sha256: checksum of the packed classifier.
-        fetch: gives the packed classifier; called only where it is not unpacked yet.
-        cache: where the node keeps what it unpacked; None: ``leantune-UID`` in the folder for temporary files, which
-            ``TMPDIR`` names.
+        fetch: returns the packed classifier; called only if it is not unpacked yet.
+        cache: folder for unpacked classifiers; None for ``leantune-UID`` in ``TMPDIR``.
 
     Raises:
-        CheckpointError: if what ``fetch`` gives has another checksum.
+        CheckpointError: if the fetched bytes have another checksum.
         ResourceError: if the disk is full or fails.
         UsageError: if the cache belongs to another user.
     """
     place = (_own_cache() if cache is None else cache) / sha256
     place.mkdir(parents=True, exist_ok=True)
     files = place / "files"
-    with FileLock(place / "lock", fallback_to_soft=False):  # flock, which ends with its process
+    with FileLock(place / "lock", fallback_to_soft=False):  # flock is released when its process ends
         if not _is_whole(files):
             content = fetch()
             if checksum_of(content) != sha256:
                 raise CheckpointError(
                     f"the packed classifier has SHA-256 {checksum_of(content)[:12]}…, expected {sha256[:12]}…: it was "
-                    "damaged on the way to this node; start again"
+                    "damaged in transfer to this node; start the job again"
                 )
             remove_leftovers(place)
             with atomic_folder(files) as temporary:
@@ -120,23 +119,23 @@ def unpack_classifier(sha256: str, fetch: Callable[[], bytes], *, cache: Path | 
 
 
 def packed_file(content: bytes) -> Path:
-    """A file of a packed classifier in this node's cache, for libraries that ship files; its name is its own.
+    """Write a packed classifier to a file with a unique name in this node's cache, for libraries that ship files.
 
     Raises:
         ResourceError: if the disk is full or fails.
         UsageError: if the cache belongs to another user.
     """
     sha256 = checksum_of(content)
-    file = _own_cache() / f"leantune-{sha256}.packed"  # Spark unpacks what is called .tar
+    file = _own_cache() / f"leantune-{sha256}.packed"  # Spark would unpack a .tar file
     write_bytes(file, content)
     return file
 
 
 def _files_of(path: Path, base: str | Path | None) -> Iterator[tuple[str, Path]]:
-    """Each file with its name in the archive."""
+    """Yield each file with its name in the archive."""
     kind = kind_of(path)
     if base is not None and kind != "adapter":
-        raise UsageError(f"base: {path} has its encoder in it; leave it out")
+        raise UsageError(f"base: {path} already contains its encoder; remove the argument base")
     if kind == "run":
         merged = check_artefact(path, read_finished_record(path), "merged")
         yield f"{CLASSIFIER}/{RECORD}", path / RECORD
@@ -152,7 +151,7 @@ def _files_of(path: Path, base: str | Path | None) -> Iterator[tuple[str, Path]]
 
 
 def _model_files(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
-    """Config, tokenizer and weights: nothing else that is in a folder is read."""
+    """Yield config, tokenizer and weights of a model folder, and no other files."""
     for pattern in (*DESCRIPTION_FILES, *WEIGHT_FILES):
         for file in folder.glob(pattern):
             if file.is_file():
@@ -160,7 +159,7 @@ def _model_files(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
 
 
 def _extract(content: bytes, temporary: Path, target: Path) -> None:
-    """Write all files into ``temporary``, which will be called ``target``, and what they are beside them."""
+    """Extract all files and their manifest into ``temporary``, which will be renamed to ``target``."""
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
         for entry in archive:
             parts = entry.name.split("/")
@@ -184,22 +183,22 @@ def _extract(content: bytes, temporary: Path, target: Path) -> None:
 
 
 def _is_whole(files: Path) -> bool:
-    """Whether the folder is there, and its files are those that were unpacked."""
+    """Return whether the folder exists and its files are unchanged."""
     try:
         manifest = json.loads((files / MANIFEST).read_bytes())
-    except (FileNotFoundError, ValueError):  # it is damaged like any other file
+    except (FileNotFoundError, ValueError):  # the manifest may be missing or damaged
         return False
     return all(find_difference(files / folder, described) is None for folder, described in manifest.items())
 
 
 def _own_cache() -> Path:
-    """A folder on a disk of this node that nobody else can write.
+    """Create and return a folder on this node that only the user can access.
 
     Raises:
-        UsageError: if somebody else made it.
+        UsageError: if the folder belongs to another user.
     """
     folder = Path(tempfile.gettempdir()) / f"leantune-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise UsageError(f"{folder}: belongs to another user; remove it, or name another folder in TMPDIR")
+        raise UsageError(f"{folder}: belongs to another user; remove it, or set TMPDIR to another folder")
     return folder

@@ -1,6 +1,6 @@
-"""Files here and elsewhere, by fsspec: a path, or an address as ``s3://bucket/rows/*.parquet``.
+"""Local and remote files through fsspec: a path, or an address such as ``s3://bucket/rows/*.parquet``.
 
-A file appears under its name when it is complete, wherever it is.
+All writes are atomic: a file appears under its name when it is complete.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ EXTRAS = {
     "az": "adlfs",
     "abfs": "adlfs",
 }
-"""What to install for a protocol."""
+"""Package to install for each protocol."""
 WHOLE_OBJECTS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
-"""Protocols of stores in which an object appears when all of it is there."""
+"""Protocols of stores with atomic writes of objects."""
 STAMPS = ("ETag", "etag", "md5Hash", "generation", "sha256", "LastModified", "last_modified", "mtime")
-"""What tells two contents of one file apart, best first, as the file systems of fsspec name it."""
+"""Keys in fsspec's file information that change with the content, the most reliable first."""
 HEAD_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as it was when it was listed."""
+    """A file at the time of listing."""
 
     url: str
     bytes: int
     stamp: str
-    """Changes with the content: a checksum where the storage has one, else the time of the last change."""
+    """Value that changes with the content: a checksum if the storage has one, else the modification time."""
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is an address and no path."""
+    """Return whether a location is an address rather than a path."""
     return "://" in location
 
 
 def find_files(location: str) -> list[StoredFile]:
-    """The files behind an address: one file, a pattern, or a folder, sorted by name.
+    """Return the files of a location (a file, a pattern or a folder), sorted by name.
 
-    In a folder those are passed over whose names begin with ``_`` or a dot.
+    In a folder, files whose names begin with ``_`` or a dot are skipped.
 
     Raises:
-        MissingFileError: if there are none.
-        UsageError: if the storage cannot be reached, refuses access, or needs a library that is not installed.
+        MissingFileError: if there are no files.
+        UsageError: if the storage cannot be reached, denies access, or needs a library that is not installed.
     """
     with explained(location):
         fs, path = fsspec.core.url_to_fs(location)
@@ -73,16 +73,16 @@ def find_files(location: str) -> list[StoredFile]:
         else:
             found = {path: fs.info(path)}
     if not found:
-        raise MissingFileError(f"{location}: no file there: check the address and the pattern")
+        raise MissingFileError(f"{location}: no files found: check the address and the pattern")
     return [_stored(fs, name, found[name]) for name in sorted(found)]
 
 
 def look_again(file: StoredFile) -> StoredFile:
-    """The same file as it is now.
+    """Return the current state of a file.
 
     Raises:
-        MissingFileError: if it is gone.
-        UsageError: as `find_files`.
+        MissingFileError: if the file no longer exists.
+        UsageError: see `find_files`.
     """
     with explained(file.url):
         fs, path = fsspec.core.url_to_fs(file.url)
@@ -97,10 +97,10 @@ def _stored(fs: Any, path: str, info: dict[str, Any]) -> StoredFile:
 
 
 def open_for_reading(url: str) -> BinaryIO:
-    """A file that can be sought in, read in pieces as they are asked for.
+    """Open a seekable file that is fetched in pieces as they are read.
 
     Raises:
-        UsageError: as `find_files`.
+        UsageError: see `find_files`.
     """
     with explained(url):
         fs, path = fsspec.core.url_to_fs(url)
@@ -109,7 +109,7 @@ def open_for_reading(url: str) -> BinaryIO:
 
 
 def head_of(url: str) -> bytes:
-    """The first bytes of a file."""
+    """Return the first bytes of a file."""
     with explained(url):
         fs, path = fsspec.core.url_to_fs(url)
         content: bytes = fs.read_block(path, 0, HEAD_BYTES)
@@ -118,11 +118,11 @@ def head_of(url: str) -> bytes:
 
 @contextmanager
 def local_copy(file: StoredFile) -> Iterator[Path]:
-    """The file itself where it is on this machine, else a copy for as long as the block runs.
+    """Yield the path of a local file, or of a temporary copy of a remote one while the block runs.
 
     Raises:
-        UsageError: as `find_files`.
-        ResourceError: if the disk has no room for it.
+        UsageError: see `find_files`.
+        ResourceError: if the disk has not enough space for the copy.
     """
     if not is_remote(file.url):
         yield Path(file.url)
@@ -137,19 +137,19 @@ def local_copy(file: StoredFile) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder of any storage, to write into."""
+    """A writable folder on any storage."""
 
     url: str
 
     def address(self, name: str) -> str:
-        """That of a file in it."""
+        """Return the address of a file in the folder."""
         return f"{self.url.rstrip('/')}/{name}"
 
     def sizes(self, below: str = "") -> dict[str, int]:
-        """Bytes of the files in it, or in a folder below it, by their names; empty if there is no such folder.
+        """Return the sizes in bytes of the files in the folder or a subfolder, by name; empty if it does not exist.
 
         Raises:
-            UsageError: if the storage cannot be reached or refuses access.
+            UsageError: if the storage cannot be reached or denies access.
         """
         with explained(self.url):
             fs, path = fsspec.core.url_to_fs(self.address(below) if below else self.url)
@@ -160,7 +160,7 @@ class Folder:
                 return {}
             except NotADirectoryError as error:
                 raise UsageError(
-                    f"output {self.url}: a file, expected a folder; choose another name"
+                    f"output {self.url}: is a file, expected a folder; choose another name"
                 ) from error
             return {
                 posixpath.basename(each["name"]): int(each["size"] or 0)
@@ -169,11 +169,11 @@ class Folder:
             }
 
     def read(self, name: str) -> bytes:
-        """The content of a file.
+        """Return the content of a file.
 
         Raises:
-            MissingFileError: if it is not there.
-            UsageError: as `sizes`.
+            MissingFileError: if the file does not exist.
+            UsageError: see `sizes`.
         """
         url = self.address(name)
         with explained(url):
@@ -182,23 +182,23 @@ class Folder:
             return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace a file, whole or not at all.
+        """Replace a file atomically.
 
         Raises:
             ResourceError: if the disk is full or fails.
-            UsageError: as `sizes`.
+            UsageError: see `sizes`.
         """
         with self.new_file(name) as path:
             path.write_bytes(content)
 
     def write_first(self, name: str, content: bytes) -> bool:
-        """Write a file unless it is there; False if it is.
+        """Write a file and return True, or return False if it already exists.
 
-        Of two who do so at once one is the first, where the storage can tell: on a disk and in S3.
+        The check is atomic on local disks and on S3, so that only one of several concurrent writers succeeds.
 
         Raises:
             ResourceError: if the disk is full or fails.
-            UsageError: as `sizes`.
+            UsageError: see `sizes`.
         """
         url = self.address(name)
         with explained(url, writes=url):
@@ -216,11 +216,11 @@ class Folder:
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
-        """A temporary path on this machine to write; the file is replaced if the block ends without an error.
+        """Yield a temporary local path, whose content replaces the file if the block ends without an error.
 
         Raises:
             ResourceError: if the disk is full or fails.
-            UsageError: as `sizes`.
+            UsageError: see `sizes`.
         """
         url = self.address(name)
         with explained(url, writes=url):
@@ -236,7 +236,7 @@ class Folder:
                 _put(fs, temporary, path)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         url = self.address(name)
         with explained(url, writes=url):
             fs, path = fsspec.core.url_to_fs(url)
@@ -246,7 +246,7 @@ class Folder:
 
 
 def _link_first(target: Path, content: bytes) -> bool:
-    """A link to a complete file takes a name only if it is free."""
+    """Write a file by hard linking a complete temporary one, which fails if the name is taken."""
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=TEMPORARY_PREFIX) as file:
         file.write(content)
         file.flush()
@@ -271,11 +271,11 @@ def _put(fs: Any, source: Path, target: str) -> None:
 
 @contextmanager
 def explained(url: str, *, writes: str | None = None) -> Iterator[None]:
-    """Say in one line what is wrong with a storage.
+    """Turn errors of a storage into errors with a message of one line.
 
     Raises:
-        MissingFileError: if there is no such file, folder or bucket.
-        UsageError: if it cannot be reached, refuses access, or needs a library that is not installed.
+        MissingFileError: if the file, folder or bucket does not exist.
+        UsageError: if the storage cannot be reached, denies access, or needs a library that is not installed.
         ResourceError: if a disk is full or fails.
     """
     try:
@@ -288,13 +288,15 @@ def explained(url: str, *, writes: str | None = None) -> Iterator[None]:
             f"{url}: {one_line(error)}: pip install {EXTRAS.get(protocol, protocol + 'fs')}"
         ) from error
     except FileNotFoundError as error:
-        raise MissingFileError(f"{url}: no such file, folder or bucket: check the address") from error
+        raise MissingFileError(
+            f"{url}: the file, folder or bucket does not exist: check the address"
+        ) from error
     except Exception as error:
         raise _in_one_line(error, url, writes) from error
 
 
 def _in_one_line(error: Exception, url: str, writes: str | None) -> LeantuneError:
-    """What the libraries of a storage raise is of many classes: their names tell what it is."""
+    """Return the error to raise. Storage libraries raise many classes, whose names show the cause."""
     if not is_remote(url):
         reason = disk_failure(error)
         if reason and writes:
@@ -303,7 +305,7 @@ def _in_one_line(error: Exception, url: str, writes: str | None) -> LeantuneErro
     names = " ".join(kind.__name__ for kind in type(error).__mro__)
     said = one_line(error)
     if isinstance(error, PermissionError) or "Credential" in names or "Forbidden" in said:
-        return UsageError(f"{url}: access was refused ({said}): check the credentials and what they may do")
+        return UsageError(f"{url}: access denied ({said}): check the credentials and their permissions")
     if isinstance(error, ConnectionError | TimeoutError) or "Connect" in names or "Timeout" in names:
         return UsageError(f"{url}: the storage cannot be reached ({said}): check the address and the network")
     if isinstance(error, ValueError) and "Protocol not known" in said:

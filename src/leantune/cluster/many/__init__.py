@@ -1,1 +1,1 @@
-"""Trains the classifiers of a table, many at once."""
+"""Training of many classifiers from a table of jobs."""

@@ -1,4 +1,4 @@
-"""A table of classifiers to train: each row is a job, its columns are keys of a recipe."""
+"""The table of classifiers to train: each row is a job, and its columns are recipe keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from leantune.system.messages import Opaque, nearest, place_name, shown, type_wo
 from leantune.training.before.dataset import columns_of
 
 NAME = "name"
-"""The column that is no key of a recipe."""
+"""Column with the name of the job, which is not a recipe key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Job:
 
     name: str
     place: str
-    """The row, as messages call it: ``jobs.csv:3``."""
+    """Position of the row for messages: ``jobs.csv:3``."""
     recipe: Recipe
 
     @property
@@ -40,29 +40,30 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What a row gives: cells that are not empty, by column."""
+    """A row of the table: its non-empty cells by column."""
 
     place: str
     cells: Mapping[str, object]
 
 
 def read_jobs(table: str, shared: Mapping[str, str], folder: Path) -> list[Job]:
-    """The jobs of a table, all of which can be.
+    """Read and check the jobs of a table.
 
     Args:
-        table: a file in any format that rows of texts are read from.
-        shared: by key or alias: what holds for every row that does not say otherwise.
-        folder: where the runs are that have no ``output``: under their name, or their number from 1.
+        table: a file in any of the supported data formats.
+        shared: values by key or alias for rows that do not set them.
+        folder: parent folder of runs without ``output``. A run's folder has the name of the job or its number from 1.
 
     Raises:
-        UsageError: naming the row and the column of each value that cannot be, of each file that is not there, and of
-            each second job with one name or one output.
-        DataError: if the table is not what it must be, or a file of rows lacks a column.
+        UsageError: if a value is invalid, a file does not exist, or two jobs have the same name or output; the
+            message names row and column of each.
+        DataError: if the table is invalid, or a data file lacks a column.
     """
     common = typed_keys(shared, "command line")
     if "output" in common:
         raise UsageError(
-            "output= is the folder of one run; --output is that of all, and a column 'output' names each"
+            "output= cannot be set for all jobs: use --output for the parent folder, or a column 'output' for the "
+            "folder of each run"
         )
     rows = _read(table)
     jobs: list[Job] = []
@@ -70,7 +71,7 @@ def read_jobs(table: str, shared: Mapping[str, str], folder: Path) -> list[Job]:
     for number, row in enumerate(rows, start=1):
         try:
             jobs.append(_job(row, common, folder, number))
-        except UsageError as error:  # noqa: PERF203 - all that is wrong is said at once
+        except UsageError as error:  # noqa: PERF203 - report all problems at once
             problems.append(str(error))
     problems += _repeats(jobs, folder)
     if problems:
@@ -78,21 +79,21 @@ def read_jobs(table: str, shared: Mapping[str, str], folder: Path) -> list[Job]:
         raise UsageError(
             "; ".join(problems[:MAX_PROBLEMS])
             + (f"; and {more} more" if more > 0 else "")
-            + "; nothing is trained"
+            + "; no job was started"
         )
     _check_sources(jobs)
     return jobs
 
 
 def _read(table: str) -> list[_Row]:
-    """The rows of the table, whose columns are keys.
+    """Read the rows of the table.
 
     Raises:
-        UsageError: for a column that is none.
+        UsageError: if a column is not a recipe key, or there are no rows.
     """
     name, rows = open_table(table)
     columns = rows.columns
-    if isinstance(rows, JsonTable):  # whose objects need not have the same keys
+    if isinstance(rows, JsonTable):  # the objects may have different keys
         objects = [(place_of(number, name), record) for number, record in rows.objects(rows.content)]
         columns = tuple(dict.fromkeys(key for _, record in objects for key in record))
     else:
@@ -106,11 +107,11 @@ def _read(table: str) -> list[_Row]:
         bare = column.removeprefix(f"{GROUP}.")
         if bare not in (*known, GROUP, *OF_ANOTHER_MEANING):
             raise UsageError(
-                f"{place_name(table)}: unknown column {shown(column)}, expected 'name' and keys of a recipe"
+                f"{place_name(table)}: unknown column {shown(column)}, expected 'name' or a recipe key"
                 f"{nearest(bare, known)}"
             )
     if not objects:
-        raise UsageError(f"{place_name(table)}: no rows; expected one for each classifier")
+        raise UsageError(f"{place_name(table)}: no rows, expected one row for each classifier")
     return [
         _Row(
             ":".join(str(part) for part in (place_name(place.file), place.row) if part is not None),
@@ -125,19 +126,19 @@ def _is_empty(cell: object) -> bool:
 
 
 def _job(row: _Row, common: Mapping[str, object], folder: Path, number: int) -> Job:
-    """The job of a row.
+    """Return the job of a row.
 
     Raises:
-        UsageError: naming the row, and the column where it is one cell that cannot be.
+        UsageError: if a value is invalid; the message names row and column.
     """
     problems = []
     for column, cell in row.cells.items():
         place = f"{row.place}:{column}"
         if isinstance(cell, Opaque):
-            problems.append(f"{place}: {type_word(cell)}, expected a value of this key")
+            problems.append(f"{place}: {type_word(cell)}, expected a value for this key")
         elif column == NAME:
             if not _is_name(str(cell)):
-                problems.append(f"{place}: {shown(cell)} cannot be the name of a folder")
+                problems.append(f"{place}: {shown(cell)} is not a valid folder name")
         else:
             try:
                 typed_keys({column: cell}, place)
@@ -149,7 +150,7 @@ def _job(row: _Row, common: Mapping[str, object], folder: Path, number: int) -> 
     own = typed_keys({column: cell for column, cell in row.cells.items() if column != NAME}, row.place)
     values = {"output": str(folder / name), **common, **own}
     if values.get("data") == "-":
-        raise UsageError(f"{row.place}:data: standard input is for one run; give a file")
+        raise UsageError(f"{row.place}:data: standard input (-) cannot be used for many jobs; use a file")
     try:
         return Job(name, row.place, load_recipe(None, values))
     except UsageError as error:
@@ -161,22 +162,22 @@ def _is_name(word: str) -> bool:
 
 
 def _repeats(jobs: Sequence[Job], folder: Path) -> Iterator[str]:
-    """What is wrong with names and outputs that two jobs have, or that are the folder of all."""
+    """Yield problems of names and outputs that are used twice."""
     names: dict[str, str] = {}
     outputs = {folder.expanduser().resolve(): "--output"}
     for job in jobs:
         if (earlier := names.setdefault(job.name, job.place)) != job.place:
-            yield f"{job.place}: the name {shown(job.name)} is also that of {earlier}"
+            yield f"{job.place}: the name {shown(job.name)} is already used by {earlier}"
         elif (earlier := outputs.setdefault(job.folder.resolve(), job.place)) != job.place:
-            yield f"{job.place}: output {job.recipe.output} is also that of {earlier}: each run needs its own"
+            yield f"{job.place}: output {job.recipe.output} is already used by {earlier}: each run needs its own folder"
 
 
 def _check_sources(jobs: Sequence[Job]) -> None:
-    """Look for every file of rows, and for its columns: not after hours of other jobs.
+    """Check all data files and their columns before the first job starts.
 
     Raises:
-        UsageError: for one that is not there.
-        DataError: for one that is not what it must be.
+        UsageError: if a file does not exist.
+        DataError: if a file is invalid.
     """
     seen = set()
     parts: dict[str, LabelUse] = {

@@ -1,4 +1,4 @@
-"""Many runs on one page: FOLDER/overview.html, readable without a network, with links to the page of each."""
+"""The page FOLDER/overview.html: a self-contained overview of many runs with links to their reports."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from leantune.system.atomic import write_text
 
 OVERVIEW = "overview.html"
 SCRIPT = "sort.js"
-"""Name of a file in the templates; the page allows this script, by its hash, and no other."""
+"""Template of the page's only script, which its Content Security Policy allows by hash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A job as the page has it."""
+    """A job as the page shows it."""
 
     result: JobResult
     link: str | None
-    """To its report, relative to the page; None where there is none."""
+    """Link to the report, relative to the page; None if there is no report."""
     accuracy: float | None
-    """Accuracy on the test rows, else on the validation rows if that is the metric; a fraction."""
+    """Test accuracy, else validation accuracy if that is the metric, as a fraction."""
     validation: str
 
 
 def write_overview(folder: Path, results: Sequence[JobResult]) -> Path:
-    """Write ``folder/overview.html``, whole or not at all.
+    """Write ``folder/overview.html`` atomically.
 
     Raises:
         ResourceError: if the disk is full or fails.
@@ -47,7 +47,7 @@ def write_overview(folder: Path, results: Sequence[JobResult]) -> Path:
 
 
 def render(folder: Path, results: Sequence[JobResult]) -> str:
-    """The page as text."""
+    """Return the page as HTML."""
     shown = [_shown(folder, result) for result in results]
     accuracies = [each.accuracy for each in shown if each.accuracy is not None]
     script = templates().get_template(SCRIPT).render()

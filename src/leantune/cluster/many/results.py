@@ -1,4 +1,4 @@
-"""What became of each of many jobs, and the table of it: ``jobs.csv``."""
+"""The results of many jobs and their table ``jobs.csv``."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ Status = Literal["waiting", "finished", "failed", "interrupted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """A row of the table; what a job has not (yet) is None."""
+    """A row of the table. Values that do not exist (yet) are None."""
 
     name: str
     status: Status
     metric: str
-    """What ``validation`` is."""
+    """Metric in ``validation``."""
     validation: float | None = None
-    """What the selected checkpoint has, by the recipe's ``metric``."""
+    """Validation metric of the selected checkpoint."""
     test_accuracy: float | None = None
-    """A fraction."""
+    """Test accuracy as a fraction."""
     trainable_parameters: int | None = None
-    """At the end."""
+    """Number of trainable parameters at the end of training."""
     seconds: float | None = None
-    """From the start of the run to its end, over all its processes."""
+    """Duration of the run in seconds, summed over its processes."""
     attempts: int = 0
-    """How often it was begun by this command."""
+    """Number of attempts by this command."""
     output: str
     """Folder of the run."""
     error: str = ""
-    """One line; empty where nothing failed."""
+    """Error message of one line; empty if the job did not fail."""
 
 
 def result_of(job: Job, status: Status, *, error: str = "", attempts: int = 0) -> JobResult:
-    """The row of a job, with the figures of its run if that is finished."""
+    """Return the row of a job, with the results of its run if it is finished."""
     row = JobResult(
         name=job.name,
         status=status,
@@ -69,11 +69,11 @@ def result_of(job: Job, status: Status, *, error: str = "", attempts: int = 0) -
 
 
 def stopped_result(job: Job, *, replaces: str | None) -> JobResult:
-    """The row of a job that was not at its end when the command was stopped.
+    """Return the row of a job that had not ended when the command was stopped.
 
     Args:
-        job: of the table.
-        replaces: ``run_id`` of an earlier run in its folder, which is not its own.
+        job: the job.
+        replaces: ``run_id`` of an earlier run in its folder that the job was to replace.
     """
     if not (job.folder / RECORD).is_file():
         return result_of(job, "waiting")
@@ -84,7 +84,7 @@ def stopped_result(job: Job, *, replaces: str | None) -> JobResult:
 
 
 def write_jobs(folder: Path, results: Sequence[JobResult]) -> Path:
-    """Replace ``folder/jobs.csv``, whole or not at all.
+    """Replace ``folder/jobs.csv`` atomically.
 
     Raises:
         ResourceError: if the disk is full or fails.

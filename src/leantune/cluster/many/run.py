@@ -1,4 +1,4 @@
-"""Many classifiers at once: the jobs of a table, in processes of this machine or on a Ray cluster."""
+"""Training of the jobs of a table, in processes on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from leantune.system.messages import one_line
 from leantune.training.resume import recipe_differences
 
 OnResult = Callable[[JobResult, int], None]
-"""Called with the row of a job that has ended, and how many have."""
+"""Callback with the row of a job that has ended and the number of jobs that have ended."""
 
 
 def train_many(jobs: Sequence[Job], settings: Settings, on_result: OnResult) -> list[JobResult]:
-    """Train every job; one that fails is a row like any other.
+    """Train all jobs. A job that fails does not stop the others.
 
     Args:
-        jobs: as `read_jobs` gives them.
-        settings: where and how.
-        on_result: told as each job ends.
+        jobs: jobs from `read_jobs`.
+        settings: settings of the command.
+        on_result: called when a job ends.
 
     Returns:
-        a row for each job, in their order; it is in ``jobs.csv`` and ``overview.html``, too.
+        A row for each job, in the order of jobs. The rows are also in ``jobs.csv`` and ``overview.html``.
 
     Raises:
-        UsageError: before the first job, for an output that holds a run and may not be touched.
-        CheckpointError: for one whose record is damaged.
-        Interrupted: after a signal, when the jobs at work have saved.
-        DistributedError: if there is no cluster.
+        UsageError: before the first job, if an output contains a run that must not be changed.
+        CheckpointError: if the record of an earlier run is damaged.
+        Interrupted: after a signal, when running jobs have saved a checkpoint.
+        DistributedError: if the cluster cannot be reached.
     """
     with run_lock(settings.folder.expanduser()):
         tasks = [_task(job, settings) for job in jobs]
@@ -71,26 +71,26 @@ def train_many(jobs: Sequence[Job], settings: Settings, on_result: OnResult) -> 
 
 
 def workers_here(settings: Settings) -> int:
-    """How many processes this machine has the cores for.
+    """Return the number of processes on this machine.
 
     Raises:
-        UsageError: if that is fewer than are asked for.
+        UsageError: if the requested processes need more cores than there are.
     """
     cores = allowed_threads()
     workers = settings.workers or max(1, cores // settings.cores_per_job)
     if workers * settings.cores_per_job > cores:
         raise UsageError(
-            f"--workers {workers} with --cores-per-job {settings.cores_per_job}: there are {cores} cores here; "
-            "give fewer, or --cluster"
+            f"--workers {workers} with --cores-per-job {settings.cores_per_job}: this machine has only {cores} cores; "
+            "lower one of the two, or use --cluster"
         )
     return workers
 
 
 def _task(job: Job, settings: Settings) -> JobTask:
-    """What a worker is told of a job.
+    """Return the task of a job.
 
     Raises:
-        UsageError: if its output holds a run that is neither to be gone on with nor to be replaced.
+        UsageError: if its output contains a run that can be neither resumed nor replaced.
     """
     directory = None if settings.cluster is None else os.getcwd()
     task = JobTask(
@@ -109,7 +109,7 @@ def _task(job: Job, settings: Settings) -> JobTask:
         return replace(task, replaces=record.run_id)
     if settings.resume:
         raise UsageError(
-            f"{job.place}: output {job.recipe.output} holds a run of another recipe ({'; '.join(differences)}); "
+            f"{job.place}: output {job.recipe.output} contains a run with another recipe ({'; '.join(differences)}); "
             "choose another output, or add --overwrite to replace such runs"
         )
     raise UsageError(
@@ -119,7 +119,7 @@ def _task(job: Job, settings: Settings) -> JobTask:
 
 
 def _is_done(task: JobTask) -> bool:
-    """Whether its run is finished, and to stay."""
+    """Return whether the run of a task is finished and is not to be replaced."""
     if not (task.job.folder / RECORD).exists():
         return False
     record = read_record(task.job.folder, BegunRecord)
@@ -131,8 +131,9 @@ def _is_done(task: JobTask) -> bool:
 
 
 def _in_turn(tasks: Sequence[JobTask]) -> list[JobTask]:
-    """The first task of each set of rows and encoder before the second ones: the others find its token table, which two
-    that begin together would both make.
+    """Order tasks so that those with the same rows and encoder do not start together.
+
+    The first of them writes the token table, and the others reuse it.
     """
     seen: Counter[tuple[str, str, int]] = Counter()
     turns = []
@@ -169,15 +170,15 @@ def _ended(tasks: Sequence[JobTask], settings: Settings) -> Generator[Ended[JobT
 
 
 def _result(ended: Ended[JobTask, JobResult]) -> JobResult:
-    """The row of a job that ended, or whose process died too often."""
+    """Return the row of a job that ended or whose process died too often."""
     if ended.result is not None:
         return replace(ended.result, attempts=ended.attempts)
     assert ended.error is not None
     return result_of(
         ended.task.job,
         "failed",
-        error=f"its process died ({type(ended.error).__name__}: {one_line(ended.error)}): "
-        "look whether memory was enough; --retries says how often it is tried again",
+        error=f"the process died ({type(ended.error).__name__}: {one_line(ended.error)}): "
+        "check whether memory was sufficient; --retries sets how often a job is retried",
         attempts=ended.attempts,
     )
 
@@ -192,7 +193,7 @@ def _stopped(cause: BaseException, results: Sequence[JobResult]) -> Interrupted:
     number = cause.exit_code - 128 if isinstance(cause, Interrupted) else int(signal.SIGINT)
     finished = sum(result.status == "finished" for result in results)
     return Interrupted(
-        f"stopped by {signal.Signals(number).name}: {finished} of {len(results)} jobs are finished, those at work have "
-        "saved; the same command with --resume goes on",
+        f"stopped by {signal.Signals(number).name}: {finished} of {len(results)} jobs are finished, and running jobs "
+        "have saved a checkpoint; run the same command with --resume to continue",
         signal_number=number,
     )

@@ -1,4 +1,4 @@
-"""Where and how many jobs are trained; most settings are flags of ``leantune train-many``."""
+"""Settings for training many jobs; most of them are flags of ``leantune train-many``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from leantune.config.option import option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Where and how the jobs of a table are trained."""
+    """Settings for training the jobs of a table."""
 
     folder: Path
-    """Receives ``jobs.csv``, ``overview.html`` and the runs that name no output of their own."""
+    """Folder for ``jobs.csv``, ``overview.html`` and the runs without their own output."""
     cluster: str | None = option(
         "a Ray cluster: auto, HOST:PORT of its head node, or local; default: processes of this machine",
         None,

@@ -1,4 +1,4 @@
-"""One job, in a process that trains several one after the other: what was begun is gone on with."""
+"""Training of one job in a worker process. An interrupted run is resumed."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ MAX_ERROR_CHARS = 1000
 
 @dataclass(frozen=True, slots=True)
 class JobTask:
-    """A job and how to do it."""
+    """A job with its settings for a worker."""
 
     job: Job
     replaces: str | None = None
-    """``run_id`` of the run in its folder that gives way to it. Any other run there is gone on with."""
+    """``run_id`` of a run in the job's folder to replace. Any other run there is resumed."""
     directory: str | None = None
-    """Where relative paths are from; None: where the process is."""
+    """Base folder of relative paths; None for the current folder of the process."""
     threads: int | None = None
-    """To compute with; None: as the process is."""
+    """Number of threads; None for the number set in the process."""
     debug: bool = False
-    """Whether the traceback of an error is printed."""
+    """Whether to print the traceback of an error."""
 
 
 def prepare_process() -> None:
-    """What a process that trains needs once."""
+    """Set up memory allocation in a new worker process."""
     use_huge_pages()
     keep_freed_memory()
 
 
 def train_job(task: JobTask) -> JobResult:
-    """Train one job, or go on with it; what goes wrong is in its row."""
+    """Train or resume one job. Errors are reported in its row."""
     job = task.job
     try:
         with _stoppable():
@@ -61,7 +61,7 @@ def train_job(task: JobTask) -> JobResult:
             train_or_go_on(job.recipe, replaces=task.replaces, console=quiet)
     except (Interrupted, KeyboardInterrupt) as error:
         return result_of(job, "interrupted", error=one_line(error, MAX_ERROR_CHARS))
-    except Exception as error:  # the other jobs go on, and the table has the line
+    except Exception as error:  # the other jobs continue, and the table contains the message
         if task.debug:
             traceback.print_exc()
         kind = "" if isinstance(error, LeantuneError) else f"{type(error).__name__}: "
@@ -70,16 +70,16 @@ def train_job(task: JobTask) -> JobResult:
 
 
 def train_or_go_on(recipe: Recipe, *, replaces: str | None, console: Console) -> Path:
-    """Bring the run of a recipe to its end, report and model card included.
+    """Train the run of a recipe to the end, and write its report and model card.
 
     Args:
-        recipe: of the run.
-        replaces: ``run_id`` of an earlier run in its folder that is to be replaced. Any other that is there is of this
-            recipe: one that is finished stays, one with a valid checkpoint is resumed.
-        console: where to draw.
+        recipe: the recipe of the run.
+        replaces: ``run_id`` of an earlier run in its folder to replace. Any other run in the folder must have this
+            recipe: it is kept if it is finished, and resumed if it has a valid checkpoint.
+        console: console for progress.
 
     Raises:
-        LeantuneError: of the kind that says what is wrong.
+        LeantuneError: see `leantune.training.run.run_training`.
     """
     folder = Path(recipe.output).expanduser()
     status = _status_of(folder, replaces)
@@ -109,18 +109,18 @@ def _status_of(folder: Path, replaces: str | None) -> str:
 
 
 def _place(task: JobTask) -> None:
-    """Go to where relative paths are from, with the threads that the task may have.
+    """Change to the base folder of relative paths, and set the number of threads.
 
     Raises:
-        UsageError: if this machine does not see that folder.
+        UsageError: if the folder does not exist on this machine.
     """
     if task.directory is not None:
         try:
             os.chdir(task.directory)
         except OSError as error:
             raise UsageError(
-                f"{task.directory}: {error.strerror} on {os.uname().nodename}; with --cluster the command must be "
-                "started in a folder that every node sees"
+                f"{task.directory}: {error.strerror} on {os.uname().nodename}; with --cluster, start the command in a "
+                "folder that all nodes share"
             ) from error
     if task.threads is not None:
         torch.set_num_threads(task.threads)
@@ -128,7 +128,7 @@ def _place(task: JobTask) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM ends the job as an error does; while it trains, training saves first."""
+    """Turn SIGTERM into an error that ends the job. During training, the run saves a checkpoint first."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,1 +1,1 @@
-"""Trains one classifier on several nodes of a Ray cluster."""
+"""Training of one classifier on several nodes of a Ray cluster."""

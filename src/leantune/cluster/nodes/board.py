@@ -1,4 +1,4 @@
-"""What the workers of a run and the command that started them tell each other: an actor between them."""
+"""An actor through which the workers of a run and the command exchange messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from leantune.errors import LeantuneError
 
 
 class Board:
-    """An actor of Ray: lines and errors go to the command, the wish to stop goes to the workers."""
+    """A Ray actor that passes output lines and errors to the command, and a stop request to the workers."""
 
     def __init__(self) -> None:
         self._attempts = 0
@@ -19,48 +19,48 @@ class Board:
         self._signal: int | None = None
 
     def begin(self) -> int:
-        """Count another start of all workers; the first is 1."""
+        """Count a start of all workers, and return its number from 1."""
         self._attempts += 1
         return self._attempts
 
     def say(self, line: str) -> None:
-        """A line for the terminal of the command."""
+        """Add a line for the command's terminal."""
         self._lines.append(line)
 
     def fail(self, rank: int, error: LeantuneError) -> None:
-        """An error that another start would not mend."""
+        """Record an error that a restart would not fix."""
         self._errors[rank] = error
 
     def failure(self) -> LeantuneError | None:
-        """The error of the first of the processes that had one."""
+        """Return the error of the process with the lowest rank, or None."""
         return self._errors[min(self._errors)] if self._errors else None
 
     def news(self) -> tuple[list[str], LeantuneError | None]:
-        """The lines since the last call, and the error."""
+        """Return the lines since the last call, and the error or None."""
         lines, self._lines = self._lines, []
         return lines, self.failure()
 
     def stop(self, signal_number: int) -> None:
-        """Ask the workers to save a checkpoint and end."""
+        """Ask the workers to save a checkpoint and stop."""
         self._signal = signal_number
 
     def signal(self) -> int | None:
-        """The signal that the command got, if any."""
+        """Return the signal that the command received, or None."""
         return self._signal
 
 
 class Lines(io.TextIOBase):
-    """A file whose lines are given to a function."""
+    """A text stream that passes each line to a function."""
 
     def __init__(self, say: Callable[[str], Any]) -> None:
         self._say, self._begun = say, ""
 
     def writable(self) -> bool:
-        """Whether it can be written: yes."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
-        """Give each line that is whole to the function."""
+        """Pass each complete line to the function."""
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
             self._say(line)

@@ -1,4 +1,4 @@
-"""Where the workers of a run have room, and what the nodes must share."""
+"""Placement of workers on nodes, and the check of the shared run folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from leantune.system.atomic import TEMPORARY_PREFIX
 
 
 def cores_of_each(nodes: Sequence[Node], count: int, cores: int | None) -> int:
-    """The cores of each worker: those asked for, else the most with which all workers have room.
+    """Return the cores per worker: the requested number, else the largest with which all workers fit.
 
     Raises:
-        DistributedError: if the cluster has too few, busy or not.
+        DistributedError: if the cluster has too few cores, busy ones included.
     """
     if cores is None:
         largest = int(max(node.cores for node in nodes))
@@ -30,8 +30,9 @@ def cores_of_each(nodes: Sequence[Node], count: int, cores: int | None) -> int:
     if _room(nodes, cores) < count:
         each = ", ".join(f"{node.address}: {node.cores:g}" for node in nodes)
         raise DistributedError(
-            f"--num-workers {count} of {cores} core(s) each: the cluster has room for "
-            f"{_room(nodes, cores)} (cores by node: {each}); give less, or add nodes with: ray start --address"
+            f"--num-workers {count} with {cores} core(s) each: the cluster has room for only "
+            f"{_room(nodes, cores)} (cores by node: {each}); use fewer workers or cores, or add nodes with: ray start "
+            "--address"
         )
     return cores
 
@@ -42,10 +43,10 @@ def _room(nodes: Sequence[Node], cores: int) -> int:
 
 @contextmanager
 def shared_folder(folder: Path, nodes: Sequence[Node], *, leftovers: Sequence[str] = ()) -> Iterator[None]:
-    """The run folder, which is there on every node that may have a worker; it goes again if it stays empty.
+    """Create the run folder and check that all nodes with cores share it. Remove it at the end if it is new and empty.
 
     Raises:
-        DistributedError: naming a node that has another folder of that name, or none.
+        DistributedError: if a node does not share the folder.
     """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,15 +62,15 @@ def shared_folder(folder: Path, nodes: Sequence[Node], *, leftovers: Sequence[st
 
 def _check_shared(folder: Path, nodes: Sequence[Node]) -> None:
     ray = import_ray()
-    marker = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"  # a new name: no file system remembers it
+    marker = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"  # a new name avoids stale caches
     marker.touch()
     try:
         for node in nodes:
             look = ray.remote(_is_there).options(**without_cores_on(node.id))
             if node.cores and not ray.get(look.remote(str(marker))):
                 raise DistributedError(
-                    f"node {node.address} does not see what is written to {folder}: put the run folder on a disk that "
-                    "all nodes share, at the same path"
+                    f"node {node.address} does not share the run folder {folder}: put it on a disk that all nodes "
+                    "mount at the same path"
                 )
     finally:
         marker.unlink()
@@ -80,7 +81,7 @@ def _is_there(path: str) -> bool:
 
 
 def without_cores_on(node_id: str) -> dict[str, Any]:
-    """Options of a task or an actor that needs no core, on one node."""
+    """Return Ray options for a task or an actor on one node that reserves no core."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}

@@ -1,7 +1,7 @@
-"""One run on the workers of a Ray cluster, by Ray Train: ``leantune train ... --cluster auto --num-workers 4``.
+"""One run on the workers of a Ray cluster, with Ray Train: ``leantune train ... --cluster auto --num-workers 4``.
 
-Each worker is one process of a leantune group, as torchrun would start it, so the run is the same to the bit. Ray puts
-the workers on nodes and starts them again when one is lost; what they go on from is the newest checkpoint of leantune.
+Each worker is one process of a process group, as under torchrun, so the results are bitwise equal. Ray places the
+workers on nodes and restarts them when one is lost. They resume from leantune's newest checkpoint.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from leantune.training.before.folder import check_folder
 from leantune.training.signals import interruptible
 
 RAY_FOLDER = "ray"
-"""In the run folder, while the run goes on: what Ray Train writes for itself."""
+"""Subfolder of the run folder for Ray Train's own files during the run."""
 STARTS = 10
-"""How often Ray tries to start all workers, for a minute each, before it says that it cannot."""
+"""Number of attempts of Ray to start all workers, each of one minute, before it fails."""
 LOOK_EVERY_S = 0.2
-"""How often the command looks for lines, errors and signals."""
+"""Seconds between checks of the command for lines, errors and signals."""
 GRACE_S = 10.0
-"""How long workers may take to end after an error of one of them."""
+"""Seconds that workers may take to end after one of them failed."""
 
 
 def train_on_cluster(
@@ -44,30 +44,31 @@ def train_on_cluster(
     overwrite: bool = False,
     resume: bool = False,
 ) -> Path:
-    """`run_training` on workers of a cluster, with report and model card; SIGINT and SIGTERM save a checkpoint first.
+    """Train a run on the workers of a cluster, and write its report and model card.
 
-    The run folder, and the files that the recipe names, must be at the same path on all nodes.
+    SIGINT and SIGTERM save a checkpoint first. The run folder and the files of the recipe must have the same path on
+    all nodes.
 
     Args:
-        recipe: what to do.
-        workers: where.
-        console: where the lines of the first worker are drawn.
-        overwrite: replace an earlier run in the same folder.
-        resume: go on from the newest valid checkpoint in the folder.
+        recipe: the recipe of the run.
+        workers: the cluster and its workers.
+        console: console for the output of the first worker.
+        overwrite: whether to replace an earlier run in the folder.
+        resume: whether to resume from the newest valid checkpoint in the folder.
 
     Returns:
-        the run folder.
+        The run folder.
 
     Raises:
-        UsageError: if Ray is not installed, or the address is of a client, which is on no node.
-        DistributedError: if there is no such cluster, it has too few cores, its nodes do not share the run folder, or
-            workers were lost too often.
-        LeantuneError: of a worker, as `run_training`.
+        UsageError: if Ray is not installed, or the address is that of a Ray client.
+        DistributedError: if the cluster cannot be reached, it has too few cores, its nodes do not share the run
+            folder, or workers were lost too often.
+        LeantuneError: an error of a worker; see `run_training`.
     """
     if workers.cluster.startswith("ray://"):
         raise UsageError(
-            f"--cluster {workers.cluster}: a client is on no node and sees no run folder; run the command on a node of "
-            "the cluster, with --cluster auto"
+            f"--cluster {workers.cluster}: Ray client addresses are not supported for training, because the client "
+            "does not share the run folder; run the command on a node of the cluster with --cluster auto"
         )
     folder = Path(os.path.expanduser(recipe.output))
     check_folder(folder, overwrite=overwrite, resume=resume)
@@ -97,12 +98,12 @@ def _say_if_busy(ray: Any, workers: Workers, cores: int, console: Console) -> No
     free, needed = ray.available_resources().get("CPU", 0.0), workers.num_workers * cores
     if free < needed:
         console.print(
-            f"the cluster is busy: {free:g} cores are free, {needed} are needed: waiting", soft_wrap=True
+            f"waiting for free cores: {needed} needed, {free:g} free in the cluster", soft_wrap=True
         )
 
 
 def _trainer(assignment: Assignment, workers: Workers) -> Any:
-    # Ray Train looks at its workers every two seconds otherwise, which is how late it sees that they are done or lost
+    # By default, Ray Train checks its workers every two seconds, which delays the end of the run.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -128,21 +129,21 @@ def _trainer(assignment: Assignment, workers: Workers) -> Any:
 
 
 def _fit(trainer: Any, assignment: Assignment, console: Console) -> None:
-    """Train to the end, and be the terminal of the workers meanwhile.
+    """Train to the end, and print the output of the workers.
 
     Raises:
         DistributedError: if workers were lost too often, or could not be started.
-        LeantuneError: of a worker.
+        LeantuneError: an error of a worker.
     """
     ended: list[BaseException] = []
 
     def fit() -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # told by the main thread
+        except BaseException as error:  # reported by the main thread
             ended.append(error)
 
-    # in the main thread Ray would take the signals, and end without a checkpoint
+    # In the main thread, Ray would handle the signals and end without a checkpoint.
     fitting = threading.Thread(target=fit, daemon=True)
     with interruptible() as interrupt:
         fitting.start()
@@ -152,13 +153,13 @@ def _fit(trainer: Any, assignment: Assignment, console: Console) -> None:
             failure = _print_news(assignment.board, console)
             if failure is not None:
                 failed_at = failed_at or time.monotonic()
-                if time.monotonic() - failed_at > GRACE_S:  # the connection ends what is left
+                if time.monotonic() - failed_at > GRACE_S:  # closing the connection ends the workers
                     break
             if interrupt.signal_number is not None and not is_told:
                 is_told = True
                 _ask(assignment.board.stop, interrupt.signal_number)
                 console.print(
-                    "stopping: the workers save a checkpoint first; once more ends them at once",
+                    "stopping: the workers save a checkpoint first; a second signal stops them at once",
                     soft_wrap=True,
                 )
     failure = _print_news(assignment.board, console)
@@ -169,7 +170,7 @@ def _fit(trainer: Any, assignment: Assignment, console: Console) -> None:
 
 
 def _print_news(board: Any, console: Console) -> LeantuneError | None:
-    """Print the lines of the workers; returns what is wrong with them."""
+    """Print the lines of the workers, and return their error or None."""
     lines, failure = _ask(board.news)
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -182,10 +183,10 @@ def _ask(method: Any, *arguments: Any) -> Any:
 
 
 def _explain(error: BaseException, assignment: Assignment) -> None:
-    """Raise what Ray Train says, in one line.
+    """Raise an error of Ray Train with a message of one line.
 
     Raises:
-        DistributedError: naming the workers that were lost.
+        DistributedError: if workers were lost or could not be started.
     """
     from ray.train import TrainingFailedError, WorkerGroupError
 
@@ -201,9 +202,9 @@ def _explain(error: BaseException, assignment: Assignment) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Why one worker ended: of a traceback the last line."""
-    unanswered = getattr(error, "health_check_failure", None)  # where a worker answers no more
+    """Return why one worker ended: the last line of its traceback."""
+    unanswered = getattr(error, "health_check_failure", None)  # set if a worker does not respond
     if isinstance(unanswered, import_ray().exceptions.RayActorError):
-        return "its process or its node died"
+        return "its process or node died"
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

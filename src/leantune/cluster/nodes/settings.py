@@ -1,4 +1,4 @@
-"""Where one run is trained by several workers; the flags of ``leantune train --cluster``."""
+"""Settings for training one run on several workers: the flags of ``leantune train --cluster``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ class Workers:
     max_failures: int = option("how often the workers are restarted after one was lost", 3, least=0)
 
     def flags(self) -> str:
-        """The flags that give the same workers again."""
+        """Return the command-line flags for the same workers."""
         cores = "" if self.cores_per_worker is None else f" --cores-per-worker {self.cores_per_worker}"
         return f"--cluster {self.cluster} --num-workers {self.num_workers}{cores}"

@@ -1,4 +1,4 @@
-"""What each worker of a cluster does: the training of `training.run`, as one process of a group that Ray made."""
+"""Training in a worker of a cluster, as one process of a process group created by Ray."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ from leantune.training.checkpoint import list_checkpoints
 from leantune.training.signals import Interrupt
 
 ASK_EVERY_S = 0.5
-"""How often a worker asks whether it should stop."""
+"""Seconds between checks of a worker for a stop request."""
 CAUSE_FIRST_S = 2.0
-"""How long an error waits that may be the consequence of another process's death, so that Ray sees that first."""
+"""Seconds to delay an error that may be caused by the death of another process, so that Ray detects that first."""
 LOCK_PATIENCE_S = 30.0
-"""How long a process of the last attempt may take to die."""
+"""Seconds to wait for a process of the previous attempt to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """What all workers of a run are told."""
+    """Settings for all workers of a run."""
 
     recipe: Recipe
     overwrite: bool
     resume: bool
     earlier_run: str | None
-    """``run_id`` of what was in the run folder before."""
+    """``run_id`` of the earlier run in the folder; None if there was none."""
     directory: str
-    """Where the command was started, which relative paths of the recipe begin at."""
+    """Folder in which the command was started, which is the base of relative paths."""
     command: tuple[str, ...]
-    """Its words, for the record."""
+    """Arguments of the command, for the record."""
     cores: int
-    """Threads of each worker."""
+    """Number of threads of each worker."""
     quiet: bool
     flags: str
-    """``--cluster`` and what belongs to it, to be typed again."""
+    """Command-line flags of the cluster, for the resume command."""
     board: Any
-    """Handle of the `Board`."""
+    """Handle of the `Board` actor."""
 
     @property
     def folder(self) -> Path:
@@ -66,7 +66,7 @@ class Assignment:
 
 
 def train_worker(config: dict[str, Assignment]) -> None:
-    """The function of a worker. An error that a user can act on ends all workers, any other starts them again."""
+    """Train in one worker. A `LeantuneError` stops all workers; any other error makes Ray restart them."""
     assignment = config["assignment"]
     try:
         _train(assignment)
@@ -77,25 +77,25 @@ def train_worker(config: dict[str, Assignment]) -> None:
         time.sleep(CAUSE_FIRST_S)
         if _ask(assignment.board.failure) is None:
             raise
-        # that of another process, which left this one alone; its own is a consequence
+        # Otherwise another process has reported the cause, and this error is only its consequence.
 
 
 def run_id_of(folder: Path) -> str | None:
-    """The ``run_id`` of the run in ``folder``; None where there is none that can be read."""
+    """Return the ``run_id`` of the run in ``folder``, or None if there is no readable record."""
     if not (folder / RECORD).is_file():
         return None
-    with suppress(CheckpointError):  # whoever resumes it is told
+    with suppress(CheckpointError):  # reported when the run is resumed
         return read_record(folder, BegunRecord).run_id
     return None
 
 
 def _ask(method: Any, *arguments: Any) -> Any:
-    """What an actor answers."""
+    """Call an actor and return its answer."""
     return import_ray().get(method.remote(*arguments))
 
 
 def _leave_group() -> None:
-    """Close the connections, so that the others do not wait for this process."""
+    """Leave the process group, so that the other processes do not wait for this one."""
     import torch.distributed as dist
 
     dist.destroy_process_group()
@@ -119,9 +119,10 @@ def _train(assignment: Assignment) -> None:
         _wait_for_lock(assignment.folder)
     with _console(assignment) as console, _interrupt(assignment) as interrupt:
         if attempt > 1:
-            console.print(f"a worker was lost: {'going on' if resume else 'starting again'}", soft_wrap=True)
+            console.print(f"a worker was lost: {'resuming' if resume else 'restarting'}", soft_wrap=True)
         console.print(
-            f"{len(places)} worker(s) of {assignment.cores} core(s), on {', '.join(places)}", soft_wrap=True
+            f"{len(places)} worker(s) with {assignment.cores} core(s) each, on {', '.join(places)}",
+            soft_wrap=True,
         )
         folder = run_training(
             recipe, console=console, overwrite=overwrite, resume=resume, interrupt=interrupt
@@ -133,10 +134,10 @@ def _train(assignment: Assignment) -> None:
 
 
 def _enter(directory: str) -> None:
-    """Go to where the command was started, which a node may not have.
+    """Change to the folder in which the command was started.
 
     Raises:
-        DistributedError: naming the node.
+        DistributedError: if the folder does not exist on this node.
     """
     try:
         os.chdir(directory)
@@ -148,13 +149,13 @@ def _enter(directory: str) -> None:
 
 
 def _place() -> str:
-    """Address and Ray's number of the node of this process; several nodes may have one address."""
+    """Return address and Ray ID of this process's node. Several nodes may share an address."""
     ray = import_ray()
     return f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
 
 
 def _how_to_begin(assignment: Assignment, attempt: int) -> tuple[Recipe, bool, bool]:
-    """Recipe, ``overwrite`` and ``resume`` of this attempt; what the main process finds counts for all."""
+    """Return recipe, ``overwrite`` and ``resume`` for this attempt. All processes use the main process's result."""
     folder = assignment.folder
     is_new = attempt < 2 or run_id_of(folder) == assignment.earlier_run
     if is_new or not list_checkpoints(folder):
@@ -167,7 +168,7 @@ def _how_to_begin(assignment: Assignment, attempt: int) -> tuple[Recipe, bool, b
 
 
 def _wait_for_lock(folder: Path) -> None:
-    """Let the main process of the last attempt die, which Ray may still be at; `run_training` says if it does not."""
+    """Wait until the previous attempt's main process has ended. If it has not, `run_training` reports it."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while time.monotonic() < deadline:
         with suppress(UsageError), run_lock(folder):
@@ -177,7 +178,7 @@ def _wait_for_lock(folder: Path) -> None:
 
 @contextmanager
 def _console(assignment: Assignment) -> Iterator[LoggedConsole]:
-    """A console whose lines the command prints; of the main process alone."""
+    """Yield a console whose lines the command prints. It is quiet except in the main process."""
     said: list[Any] = []
 
     def say(line: str) -> None:
@@ -193,12 +194,12 @@ def _console(assignment: Assignment) -> Iterator[LoggedConsole]:
             highlight=False,
         )
     finally:
-        import_ray().get(said)  # the command asks for lines once more when all workers are done
+        import_ray().get(said)  # the command reads the lines once more after the workers have ended
 
 
 @contextmanager
 def _interrupt(assignment: Assignment) -> Iterator[Interrupt]:
-    """What the command's signals are noted in; the main process asks for all."""
+    """Yield an `Interrupt` that is set by the command's signals. Only the main process polls for them."""
     interrupt, is_over = Interrupt(assignment.resume_command), threading.Event()
 
     def listen() -> None:

@@ -1,1 +1,1 @@
-"""Classifies many files into a folder of parts, each written once, with a manifest."""
+"""Prediction of many files into a folder of parts, each with a manifest."""

@@ -1,7 +1,7 @@
-"""What computes parts in an actor of Ray.
+"""A Ray actor that computes parts.
 
-Nothing heavy is imported before the actor is made: how long threads of OpenMP wait for each other is read when torch is
-loaded, and beside the processes of Ray they must not wait long.
+Torch is imported only in the actor's constructor. OpenMP reads its spin time when torch is loaded, and the actor must
+set a short one first, because Ray's processes share the cores.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from leantune.cluster.predict.parts import Part
 
 PART, RESULT = "part", "result"
-"""Columns of the data set: pickles of a `Part`, and of a `Manifest` or a `Failure`."""
+"""Columns of the data set: a pickled `Part`, and a pickled `Manifest` or `Failure`."""
 
 
 class PartActor:
-    """A `PartWorker` in an actor; why there is none becomes the result of every part.
+    """A `PartWorker` in an actor. If it cannot be created, every part returns the error.
 
     Args:
-        classifier: SHA-256 of the packed classifier, and a reference to it.
-        settings: how to compute and write.
-        expected: what `leantune.cluster.connection.versions` gives where the command runs.
+        classifier: SHA-256 of the packed classifier, and an object reference to it.
+        settings: settings of the worker.
+        expected: result of `leantune.cluster.connection.versions` where the command runs.
     """
 
     def __init__(self, classifier: tuple[str, Any], settings: PartSettings, expected: dict[str, str]) -> None:
@@ -39,7 +39,7 @@ class PartActor:
             self._worker = error
 
     def __call__(self, batch: Any) -> Any:
-        """The results of the parts of a batch."""
+        """Compute the parts of a batch and return their results."""
         return {RESULT: [pickle.dumps(self._result(pickle.loads(each))) for each in batch[PART]]}
 
     def _result(self, part: Part) -> Manifest | Failure:
@@ -48,11 +48,11 @@ class PartActor:
 
 
 def _worker_here(classifier: tuple[str, Any], settings: PartSettings, expected: dict[str, str]) -> PartWorker:
-    """A worker with the classifier that is unpacked on this node.
+    """Return a worker with the classifier unpacked on this node.
 
     Raises:
         DistributedError: if the node has another version of leantune.
-        LeantuneError: as `leantune.load`.
+        LeantuneError: see `leantune.load`.
     """
     import ray
 

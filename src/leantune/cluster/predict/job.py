@@ -1,4 +1,4 @@
-"""A large prediction: many files in, as many parts out, in processes of this machine or on a Ray cluster."""
+"""Bulk prediction: many input files give many output parts, in processes on this machine or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from leantune.evaluation.abstention import required_abstention
 from leantune.inference.saved import SavedClassifier, read_saved
 
 Compute: TypeAlias = Callable[[Sequence[Part], PartSettings], Generator[Manifest | Failure, None, None]]
-"""From parts to what became of them, as they end."""
+"""Function that computes parts and yields their results as they end."""
 RETRIES = 3
-"""How often a part is computed again whose process died."""
+"""How often a part is repeated after its process died."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkOptions:
-    """What a user says of a large prediction."""
+    """The user's options for a bulk prediction."""
 
     input: str
-    """A file, a pattern or a folder, of any storage."""
+    """A file, a pattern or a folder on any storage."""
     output: str
-    """A folder of any storage."""
+    """A folder on any storage."""
     columns: Columns
     format: str = ".parquet"
     with_probabilities: bool = False
@@ -46,37 +46,36 @@ class BulkOptions:
     batch_size: int | None = None
     precision: str | None = None
     cluster: str | None = None
-    """None: processes of this machine."""
+    """Ray cluster; None for processes on this machine."""
     workers: int = 1
-    """Processes of this machine."""
+    """Number of processes on this machine."""
     cores: int | None = None
-    """Cores of each actor of a cluster; None: all of the smallest node."""
+    """Cores of each actor on a cluster; None for all cores of the smallest node."""
     resume: bool = False
     abstain: str | None = None
-    """``overall`` or ``by-class``: give no label below the threshold that was chosen; None: give one to each row."""
+    """``overall`` or ``by-class`` to leave rows below the chosen threshold without a label; None to label all rows."""
 
 
 def bulk_predict(
     run: Path, options: BulkOptions, *, on_part: Callable[[Summary, int], None] = lambda done, parts: None
 ) -> Summary:
-    """Compute all parts that are not there yet.
+    """Compute all missing parts.
 
     Args:
-        run: what `leantune.load` takes.
-        options: what the user says.
-        on_part: called when a part is done, with what is done and how many parts there are.
+        run: a folder that `leantune.load` accepts.
+        options: the user's options.
+        on_part: called when a part is done, with the summary of the finished parts and the number of all parts.
 
     Raises:
-        UsageError: if the output is of another job or another process works there, or a storage cannot be reached.
-        DataError: naming the first row that is not what it must be; all parts without such rows are there then.
-        DistributedError: if the cluster cannot be reached, a node has another version, or processes die again and
-            again.
-        LeantuneError: as `leantune.load`.
+        UsageError: if the output belongs to another job, another process uses it, or a storage cannot be reached.
+        DataError: if a row is invalid; the message names the first one. All parts without such rows are computed.
+        DistributedError: if the cluster cannot be reached, a node has another version, or processes die repeatedly.
+        LeantuneError: see `leantune.load`.
     """
     folder = Folder(options.output)
     job, settings, parts = plan_job(read_saved(run), options)
     with opened(parts[0], settings.columns):
-        pass  # a column that is not there is found before anything is written
+        pass  # report a missing column before anything is written
     with _computing(run, options) as compute:
         ledger.begin_job(folder, job, resume=options.resume)
         with leased(folder):
@@ -84,9 +83,7 @@ def bulk_predict(
             missing = [part for part in parts if part.number not in there]
             summary = Summary.of(job, there.values())
             if missing:
-                with closing(
-                    compute(missing, settings)
-                ) as results:  # what computes ends before the lease does
+                with closing(compute(missing, settings)) as results:  # ends before the lease is released
                     summary = _collect(results, summary, len(parts), on_part)
             ledger.write_summary(folder, summary)
     return summary
@@ -98,10 +95,11 @@ def _collect(
     parts: int,
     on_part: Callable[[Summary, int], None],
 ) -> Summary:
-    """What is done when all results are there.
+    """Add all results to the summary.
 
     Raises:
-        LeantuneError: what a part failed with; at once, unless it is of its rows.
+        LeantuneError: the error of a part. It is raised at once, except for invalid rows, after which the remaining
+            parts are computed first.
     """
     failures = []
     for result in results:
@@ -118,11 +116,11 @@ def _collect(
 
 
 def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSettings, list[Part]]:
-    """The job that the options and what is in the storage make, how its parts are computed, and the parts.
+    """Return the job for the options and the files in the storage, the settings of its workers, and its parts.
 
     Raises:
         DataError: if there are no rows.
-        UsageError: if there are no files, no file can hold the predictions, or no threshold was chosen.
+        UsageError: if there are no files, the format cannot represent the predictions, or no threshold was chosen.
     """
     files = find_files(options.input)
     parts = find_parts(files)
@@ -151,7 +149,7 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
     if saved.is_multi_label and options.format in (".csv", ".tsv"):
         check_joinable(saved.labels)
     if options.format == ".parquet":
-        _ = layout.types  # raises for labels that Parquet cannot hold
+        _ = layout.types  # raises an error for labels that Parquet cannot represent
     described = asdict(settings)
     described["abstention"] = json.dumps(described["abstention"], sort_keys=True)
     del described["columns"]["splits_labels"]
@@ -168,10 +166,10 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
 
 @contextmanager
 def _computing(run: Path, options: BulkOptions) -> Iterator[Compute]:
-    """What computes parts, for as long as the block runs.
+    """Yield the function that computes parts, valid while the block runs.
 
     Raises:
-        DistributedError: if the cluster cannot be reached, or has no node with so many cores.
+        DistributedError: if the cluster cannot be reached, or has no node with enough cores.
     """
     if options.cluster is None:
         yield partial(_compute_here, run, options.workers)
@@ -203,8 +201,8 @@ def _compute_here(
         for end in ends:
             if isinstance(end.error, BrokenProcessPool):
                 raise DistributedError(
-                    f"part {end.task.number} ({end.task.file.url}): its process died {end.attempts} times; memory may "
-                    "be short: use fewer --workers or a smaller --batch-size, then go on with --resume"
+                    f"part {end.task.number} ({end.task.file.url}): its process died {end.attempts} times, perhaps for "
+                    "lack of memory: use fewer --workers or a smaller --batch-size, then continue with --resume"
                 )
             if end.error is not None:
                 raise end.error
@@ -213,13 +211,13 @@ def _compute_here(
 
 
 def _error_of(failures: Sequence[Failure], parts: int) -> LeantuneError:
-    """The first failure by number, and how many there are; a disk or a cluster before rows."""
+    """Return the error of the first failure by number; failures of disk or cluster take precedence over rows."""
     first = min(failures, key=lambda each: (each.is_of_rows, each.number))
     kinds = (DataError, ResourceError, DistributedError)
     kind = next((each for each in kinds if each.exit_code == first.exit_code), LeantuneError)
     error = kind(
-        f"{first.message}; {len(failures)} of {parts} parts failed, those that are done stay: mend it, then add "
-        "--resume"
+        f"{first.message}; {len(failures)} of {parts} parts failed, and finished parts are kept: fix the problem, then "
+        "continue with --resume"
     )
     error.exit_code = first.exit_code
     return error

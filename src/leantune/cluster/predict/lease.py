@@ -37,7 +37,7 @@ class Holder:
     started: str
     """Tells it from a later process with the same number."""
     renewed: float
-    """Seconds since 1970."""
+    """Time of the last renewal in seconds since 1970."""
 
     @property
     def is_alive(self) -> bool:

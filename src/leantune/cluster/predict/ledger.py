@@ -1,8 +1,7 @@
-"""What a large prediction has done, in its output folder: parts, a manifest beside each, and what job they are of.
+"""The state of a bulk prediction in its output folder: the job, the parts, and a manifest for each part.
 
-A part is done when its manifest is there, which is written after it. Both have names that follow from the part's
-number, and the same rows give the same bytes: whoever computes a part a second time changes nothing. So no list of the
-rows that are done is needed, however many they are.
+A part is done when its manifest exists, which is written after the part. Both names follow from the part's number, and
+the same rows give the same bytes, so that computing a part twice changes nothing. No list of finished rows is needed.
 """
 
 from __future__ import annotations
@@ -21,38 +20,38 @@ from leantune.system.atomic import TEMPORARY_PREFIX
 from leantune.system.json_files import parse_json
 
 JOB, SUMMARY, MANIFESTS = "_job.json", "_summary.json", "_manifests"
-"""Names that begin with ``_``: readers of a folder of Parquet files pass them over."""
+"""Names in the output folder. Readers of a folder of Parquet files skip names that begin with ``_``."""
 READING_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What decides the bytes of every part; parts of two jobs are never mixed."""
+    """Everything that determines the bytes of the parts. Parts of different jobs are never mixed."""
 
     leantune: str
-    """Version."""
+    """Version of leantune."""
     classifier: str
-    """SHA-256 of the weights that were trained, and of the encoder they belong to."""
+    """SHA-256 of the trained weights and of their encoder."""
     columns: dict[str, str | None]
     settings: dict[str, str | int | bool | None]
-    """Format and columns of the output, texts of a batch, precision, and thresholds below which there is no label."""
+    """Format and columns of the output, batch size, precision, and abstention thresholds."""
     inputs: list[StoredFile]
     parts: int
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of all fields."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def difference(self, other: Job) -> str | None:
-        """The first thing in which ``other`` is not this job; None: they are the same."""
+        """Describe the first difference between this job and ``other``; None if they are equal."""
         for field in fields(self):
             mine, its = getattr(self, field.name), getattr(other, field.name)
             if mine == its:
                 continue
             if field.name == "inputs":
                 return _difference_of_files(mine, its)
-            return f"{field.name} was {mine!r}, and is {its!r} now"
+            return f"{field.name} was {mine!r}, and is now {its!r}"
         return None
 
 
@@ -60,15 +59,15 @@ def _difference_of_files(before: Sequence[StoredFile], now: Sequence[StoredFile]
     old, new = ({file.url: file for file in files} for files in (before, now))
     for url, file in old.items():
         if url not in new:
-            return f"{url} was among its files, and is not there now"
+            return f"{url} was one of its files and no longer exists"
         if new[url] != file:
             return f"{url} changed ({file.bytes:,} bytes, now {new[url].bytes:,})"
-    return f"{next(url for url in new if url not in old)} was not among its files"
+    return f"{next(url for url in new if url not in old)} was not one of its files"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What one part holds."""
+    """The manifest of one part."""
 
     number: int
     url: str
@@ -79,39 +78,39 @@ class Manifest:
     truncated_rows: int
     empty_rows: int
     input_sha256: str
-    """SHA-256 of the ids and texts that were read, each with its length before it."""
+    """SHA-256 of the ids and texts read, each preceded by its length."""
     output: str
-    """Name of the part."""
+    """File name of the part."""
     output_bytes: int
     output_sha256: str
     job: str
     """Fingerprint of the job."""
     node: str
-    """Where it was computed."""
+    """Host name of the node that computed the part."""
     seconds: float
 
 
 def name_of(number: int, suffix: str) -> str:
-    """The name of a part."""
+    """Return the file name of a part."""
     return f"part-{number:07}{suffix}"
 
 
 def manifest_name(number: int) -> str:
-    """The name of its manifest in the output folder."""
+    """Return the name of a part's manifest in the output folder."""
     return f"{MANIFESTS}/{name_of(number, '.json')}"
 
 
 def write_manifest(folder: Folder, manifest: Manifest) -> None:
-    """Say that a part is done."""
+    """Write the manifest of a part, which marks it as done."""
     text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
     folder.write(manifest_name(manifest.number), text.encode("utf-8", "surrogateescape"))
 
 
 def read_job(folder: Folder) -> Job | None:
-    """The job whose parts are in a folder; None if there is none.
+    """Read the job of an output folder; None if there is none.
 
     Raises:
-        CheckpointError: if its file is damaged.
+        CheckpointError: if the job file is damaged.
     """
     if JOB not in folder.sizes():
         return None
@@ -119,10 +118,10 @@ def read_job(folder: Folder) -> Job | None:
 
 
 def begin_job(folder: Folder, job: Job, *, resume: bool) -> None:
-    """Make ``folder`` the output of ``job``, or find that it is.
+    """Write the job file into a new output folder, or check that the existing one belongs to ``job``.
 
     Raises:
-        UsageError: if it holds something else, or the job is there and ``resume`` is not asked for.
+        UsageError: if the folder belongs to something else, or contains this job and ``resume`` is False.
     """
     content = (json.dumps(asdict(job), indent=1, ensure_ascii=False) + "\n").encode(
         "utf-8", "surrogateescape"
@@ -131,7 +130,8 @@ def begin_job(folder: Folder, job: Job, *, resume: bool) -> None:
     if there is None:
         if others := [name for name in folder.sizes() if not name.startswith(TEMPORARY_PREFIX)]:
             raise UsageError(
-                f"output {folder.url}: holds {others[0]}, which is of no prediction job; choose an empty folder"
+                f"output {folder.url}: contains {others[0]}, which is not part of a prediction job; choose an empty "
+                "folder"
             )
         if folder.write_first(JOB, content):
             return
@@ -140,20 +140,20 @@ def begin_job(folder: Folder, job: Job, *, resume: bool) -> None:
         resume = False  # another process was faster
     if difference := there.difference(job):
         raise UsageError(
-            f"output {folder.url}: holds parts of another job: {difference}; choose another folder"
+            f"output {folder.url}: contains parts of another job: {difference}; choose another folder"
         )
     if not resume:
         raise UsageError(
-            f"output {folder.url}: holds parts of this job; add --resume to compute what is missing, "
+            f"output {folder.url}: already contains parts of this job; add --resume to compute the missing parts, "
             "or choose another folder"
         )
 
 
 def done_parts(folder: Folder, parts: Sequence[Part], job: Job) -> dict[int, Manifest]:
-    """The manifests of the parts that are there, by number; a part that vanished or was cut is not done.
+    """Return the manifests of finished parts by number. A part that is missing or truncated is not finished.
 
     Raises:
-        CheckpointError: if a manifest is damaged or of another job.
+        CheckpointError: if a manifest is damaged or belongs to another job.
     """
     outputs, named = folder.sizes(), folder.sizes(MANIFESTS)
     suffix = str(job.settings["format"])
@@ -167,15 +167,15 @@ def done_parts(folder: Folder, parts: Sequence[Part], job: Job) -> dict[int, Man
     for manifest in manifests.values():
         if manifest.job != fingerprint:
             place = folder.address(manifest_name(manifest.number))
-            raise CheckpointError(f"{place}: of another job; remove the folder and start again")
+            raise CheckpointError(f"{place}: belongs to another job; remove the folder and start again")
     return {number: each for number, each in manifests.items() if outputs[each.output] == each.output_bytes}
 
 
 def read_manifests(folder: Folder, numbers: Iterable[int]) -> list[Manifest]:
-    """Those of some parts.
+    """Read the manifests of some parts.
 
     Raises:
-        CheckpointError: if one is damaged.
+        CheckpointError: if a manifest is damaged.
     """
 
     def read(number: int) -> Manifest:
@@ -188,7 +188,7 @@ def read_manifests(folder: Folder, numbers: Iterable[int]) -> list[Manifest]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What all parts of a job hold."""
+    """Totals over the finished parts of a job."""
 
     job: str
     parts: int
@@ -198,12 +198,12 @@ class Summary:
 
     @classmethod
     def of(cls, job: Job, manifests: Iterable[Manifest]) -> Summary:
-        """The sums over the manifests."""
+        """Return the totals over manifests."""
         nothing = cls(job=job.fingerprint, parts=0, rows=0, truncated_rows=0, empty_rows=0)
         return reduce(cls.plus, manifests, nothing)
 
     def plus(self, manifest: Manifest) -> Summary:
-        """The same with one part more."""
+        """Return the totals with one more part."""
         return replace(
             self,
             parts=self.parts + 1,
@@ -214,7 +214,7 @@ class Summary:
 
 
 def write_summary(folder: Folder, summary: Summary) -> None:
-    """Say that all parts are there, and remove what killed processes left half written."""
+    """Write the summary of a complete job, and remove temporary files of killed processes."""
     for below in ("", f"{MANIFESTS}/"):
         for name in folder.sizes(below):
             if name.startswith(TEMPORARY_PREFIX):

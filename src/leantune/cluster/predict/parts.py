@@ -1,4 +1,4 @@
-"""The parts of a large prediction: a row group of a Parquet file, or a whole file of another format."""
+"""The parts of a bulk prediction: row groups of Parquet files, or whole files of other formats."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from leantune.errors import DataError
 
 PARQUET = b"PAR1"
 LISTING_THREADS = 16
-"""Files whose row groups are looked up at a time: most of it is waiting for a storage."""
+"""Number of files whose row groups are listed concurrently; most of the time is spent waiting for the storage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What becomes one output file."""
+    """Input rows that become one output file."""
 
     number: int
-    """From 0, in the order of files and rows."""
+    """Number of the part from 0, in the order of files and rows."""
     file: StoredFile
     row_group: int | None
-    """None: the whole file."""
+    """Row group in the file; None for the whole file."""
     first_row: int
-    """0-based number of its first row in the file."""
+    """Number of the first row in the file, from 0."""
     rows: int | None
-    """None: they are counted when they are read."""
+    """Number of rows; None if they are counted while reading."""
 
 
 def find_parts(files: Sequence[StoredFile]) -> list[Part]:
-    """All parts of the files; an empty row group is none.
+    """Return all parts of the files, without empty row groups.
 
     Raises:
         DataError: if a Parquet file is damaged.
@@ -60,9 +60,9 @@ def find_parts(files: Sequence[StoredFile]) -> list[Part]:
 
 
 def _row_groups(file: StoredFile) -> list[int] | None:
-    """Rows of each row group; None: the file is of another format."""
+    """Return the number of rows of each row group, or None if the file is not a Parquet file."""
     if file.bytes == 0:
-        raise DataError("the file is empty: expected a header and rows", path=file.url)
+        raise DataError("the file is empty, expected a header and rows", path=file.url)
     if head_of(file.url) != PARQUET:
         return None
     with arrow_errors(file.url), open_for_reading(file.url) as stream, pq.ParquetFile(stream) as parquet:
@@ -72,10 +72,10 @@ def _row_groups(file: StoredFile) -> list[int] | None:
 
 @contextmanager
 def opened(part: Part, columns: Columns) -> Iterator[ExampleSource]:
-    """The rows of a part, for as long as the block runs.
+    """Open the rows of a part while the block runs.
 
     Raises:
-        DataError: a damaged file, a missing column, or a file that is not as it was when it was listed.
+        DataError: if the file is damaged, lacks a column, or has changed since it was listed.
         UsageError: if the storage cannot be reached.
     """
     _check_same(part.file)
@@ -97,14 +97,14 @@ def _check_same(file: StoredFile) -> None:
     now = look_again(file)
     if (now.bytes, now.stamp) != (file.bytes, file.stamp):
         raise DataError(
-            f"the file changed after the job began ({file.bytes:,} bytes, now {now.bytes:,}): "
-            "give the job another output folder, and start it when nothing writes to its files",
+            f"the file changed after the job started ({file.bytes:,} bytes, now {now.bytes:,}): start the job again "
+            "with another output folder when nothing writes to its input files",
             path=file.url,
         )
 
 
 def update_from_rows(digest: hashlib._Hash, batch: ExampleBatch) -> None:
-    """Feed the ids and the texts of some rows to a hash, each with its length before it."""
+    """Update a hash with the ids and texts of some rows, each preceded by its length."""
     for values in zip(
         batch.ids, batch.texts, *([batch.pairs] if batch.pairs is not None else []), strict=True
     ):

@@ -1,4 +1,4 @@
-"""Parts on a Ray cluster: Ray Data hands them to actors, each of which has the classifier."""
+"""Computation of parts on a Ray cluster by actors of Ray Data."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 def count_actors(nodes: Sequence[Node], cores: int) -> int:
-    """How many actors of so many cores the nodes have room for.
+    """Return how many actors with `cores` cores fit on the nodes.
 
     Raises:
-        DistributedError: if no node has so many cores.
+        DistributedError: if no node has enough cores.
     """
     actors = sum(int(node.cores // cores) for node in nodes)
     if not actors:
         most = max(node.cores for node in nodes)
         raise DistributedError(
-            f"--cores-per-worker {cores}: the largest node of the cluster has {most:g}; give {most:g} or fewer"
+            f"--cores-per-worker {cores}: the largest node of the cluster has {most:g} cores; use at most {most:g}"
         )
     return actors
 
@@ -37,17 +37,17 @@ def count_actors(nodes: Sequence[Node], cores: int) -> int:
 def compute_on_ray(
     classifier: bytes, actors: int, cores: int, parts: Sequence[Part], settings: PartSettings
 ) -> Generator[Manifest | Failure, None, None]:
-    """The results of all parts, as they end; an actor or a node that dies is replaced, and its part done again.
+    """Compute all parts, and yield their results as they end. A part is repeated if its actor or node dies.
 
     Args:
-        classifier: as `leantune.cluster.shipping.pack_classifier` gives it.
-        actors: how many compute.
-        cores: of each actor.
-        parts: what to compute.
-        settings: how.
+        classifier: packed classifier from `leantune.cluster.shipping.pack_classifier`.
+        actors: largest number of actors.
+        cores: number of cores of each actor.
+        parts: parts to compute.
+        settings: settings of the workers.
 
     Raises:
-        DistributedError: if the cluster is lost.
+        DistributedError: if the connection to the cluster is lost.
     """
     ray = import_ray()
     from ray.data import ActorPoolStrategy, DataContext
@@ -70,5 +70,6 @@ def compute_on_ray(
             yield pickle.loads(row[RESULT])
     except ray.exceptions.RayError as error:
         raise DistributedError(
-            f"the cluster was lost ({one_line(error)}); the parts that are done stay: go on with --resume"
+            f"the connection to the cluster was lost ({one_line(error)}); finished parts are kept: continue with "
+            "--resume"
         ) from error

@@ -1,6 +1,6 @@
-"""What a process does with parts: it loads the classifier once, and turns each part into an output file.
+"""A worker that loads the classifier once and computes parts.
 
-Nothing heavy is imported before `PartWorker` is made: threads are counted when torch is loaded.
+Torch is imported only in the constructor of `PartWorker`, because it counts its threads when it is loaded.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSettings:
-    """How parts are computed and written."""
+    """Settings for computing and writing parts."""
 
     output: str
     columns: Columns
     format: str
-    """A suffix of `leantune.inference.writers.FORMATS`."""
+    """Format as a suffix in `leantune.inference.writers.FORMATS`."""
     with_probabilities: bool
     submission: bool
     batch_size: int
     precision: str | None
     abstention: Abstention | None = None
-    """When a row gets no label; None: each gets one."""
+    """Thresholds below which a row gets no label; None to label all rows."""
     by_class: bool = False
-    """Whether the thresholds of the classes count, and not the one for all."""
+    """Whether to use the threshold of each class instead of the overall one."""
     job: str = ""
-    """Fingerprint."""
+    """Fingerprint of the job."""
 
     def layout(self, labels: LabelMap, thresholds: npt.NDArray[np.float64] | None) -> PredictionLayout:
-        """The columns of the output.
+        """Return the columns of the output.
 
         Args:
-            labels: of the classifier.
-            thresholds: ``(C,)`` where a row may have several labels, else None.
+            labels: labels of the classifier.
+            thresholds: thresholds ``(C,)`` if a row may have several labels, else None.
 
         Raises:
-            UsageError: if two have one name.
+            UsageError: if two columns have the same name.
         """
         from leantune.inference.writers import PredictionLayout
 
@@ -78,23 +78,23 @@ class Failure:
     message: str
     exit_code: int
     is_of_rows: bool
-    """Whether its rows are at fault, so that other parts may still be computed."""
+    """Whether invalid rows are the cause, in which case other parts are still computed."""
 
     @classmethod
     def of(cls, number: int, error: LeantuneError) -> Failure:
-        """What an error says."""
+        """Create a failure from an error."""
         return cls(number, str(error), error.exit_code, isinstance(error, DataError))
 
 
 class PartWorker:
-    """A classifier in this process.
+    """A worker with a classifier loaded in this process.
 
     Args:
-        run: what `leantune.load` takes.
-        settings: how to compute and write.
+        run: a folder that `leantune.load` accepts.
+        settings: settings for computing and writing.
 
     Raises:
-        LeantuneError: as `leantune.load`.
+        LeantuneError: see `leantune.load`.
     """
 
     def __init__(self, run: Path, settings: PartSettings) -> None:
@@ -112,7 +112,7 @@ class PartWorker:
         self._layout = settings.layout(self._classifier.labels, self._classifier.thresholds)
 
     def compute(self, part: Part) -> Manifest | Failure:
-        """Write a part and its manifest; what is wrong with its rows or a disk is returned."""
+        """Write a part and its manifest, or return the failure."""
         try:
             return self._compute(part)
         except LeantuneError as error:
@@ -167,7 +167,7 @@ def _chunks(source: ExampleSource) -> Iterator[ExampleBatch]:
 
 
 _worker: PartWorker | LeantuneError | None = None
-"""That of this process, where parts are computed by `compute_here`, or why there is none."""
+"""Worker of this process for `compute_here`, or the error that prevented its creation."""
 
 
 def prepare_here(run: Path, settings: PartSettings) -> None:
@@ -180,6 +180,6 @@ def prepare_here(run: Path, settings: PartSettings) -> None:
 
 
 def compute_here(part: Part) -> Manifest | Failure:
-    """Compute a part in this process, which `prepare_here` prepared."""
+    """Compute a part in this process after `prepare_here`."""
     assert _worker is not None
     return Failure.of(part.number, _worker) if isinstance(_worker, LeantuneError) else _worker.compute(part)

@@ -1,1 +1,1 @@
-"""Searches for the best recipe inside the limit."""
+"""Search for the best recipe within the parameter limit."""

@@ -1,4 +1,4 @@
-"""How long and where a search goes on; the flags of ``leantune search``."""
+"""Options of a search: the flags of ``leantune search``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from leantune.config.option import option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """How long and where a search goes on."""
+    """Number of trials, time limit and resources of a search."""
 
     trials: int = option("candidates to train, counting those that are stopped early", group="search")
     minutes: float | None = option("start no trial after this many minutes", None, group="search")

@@ -1,7 +1,6 @@
-"""The trials of a search in Optuna: TPE draws candidates, successive halving ends those that fall behind.
+"""The trials of a search in Optuna: TPE proposes candidates, and successive halving stops weak ones early.
 
-All that is known of them is in one file of the search's folder, so that processes share it, and a search whose process
-was killed is gone on with.
+All state is in one file in the search folder, so that processes can share it and a killed search can be resumed.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from leantune.cluster.search.trials import Candidate, Trial, run_trial, space_of
 from leantune.errors import UsageError
 
 VALUES, RESULT = "values", "result"
-"""Attributes of a trial: what it trains with, which Optuna has unrounded, and our own row of it."""
+"""User attributes of a trial: its rounded values, and the fields of `Trial`."""
 
 
 def import_optuna() -> Any:
-    """The library, which says nothing of its own.
+    """Import Optuna and turn off its log messages.
 
     Raises:
-        UsageError: if it is not installed.
+        UsageError: if Optuna is not installed.
     """
     try:
         import optuna
@@ -51,7 +50,7 @@ class Study:
 
     @classmethod
     def opened(cls, folder: Path, search: Candidate, *, metric: str) -> Study:
-        """That of a folder, made if it is not there."""
+        """Open the study in a folder, and create it if it does not exist."""
         optuna = import_optuna()
         storages = optuna.storages
         backend = storages.journal.JournalFileBackend(str(folder / LOG))
@@ -67,8 +66,10 @@ class Study:
         return cls(study, search)
 
     def begin(self, defaults: Mapping[str, Any]) -> None:
-        """Before the first trial of this command: a trial that an earlier one left unfinished is tried again; the
-        first trial of all is what the recipe would be without a search, if that is in the space.
+        """Queue trials before the first one of this command.
+
+        Unfinished trials of an earlier command are repeated. A new search starts with the values that the recipe has
+        without a search, if they are in the space.
         """
         states = import_optuna().trial.TrialState
         for left in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
@@ -79,7 +80,7 @@ class Study:
             self.study.enqueue_trial(dict(defaults))
 
     def tried(self) -> list[Tried]:
-        """Every trial that has ended by itself."""
+        """Return all trials that ended without being interrupted."""
         return [
             Tried(each.number, each.user_attrs[VALUES], Trial(**each.user_attrs[RESULT]))
             for each in self.study.get_trials(deepcopy=False)
@@ -87,7 +88,7 @@ class Study:
         ]
 
     def run_one(self, seed: int) -> tuple[int, Trial]:
-        """Draw a candidate and train it, unless it does not fit."""
+        """Draw a candidate, train it if it fits the limit, and return its number and result."""
         optuna = import_optuna()
         states = optuna.trial.TrialState
         drawn = len(self.study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)))
@@ -110,10 +111,10 @@ class Study:
 
 
 def run_slot(settings: Search) -> int | None:
-    """Train one more candidate that fits; its number, or None if no trial begins any more.
+    """Train one candidate that fits the limit, and return its number, or None if the time limit is reached.
 
     Raises:
-        UsageError: if none of very many fits.
+        UsageError: if MOST_MISSES candidates in a row do not fit.
     """
     study = Study.opened(settings.folder, settings.candidate, metric=settings.recipe.selection_metric)
     for _ in range(MOST_MISSES):
@@ -123,5 +124,6 @@ def run_slot(settings: Search) -> int | None:
         if result.status != "too large":
             return number
     raise UsageError(
-        f"{MOST_MISSES} candidates in a row do not fit ({result.error}); narrow --space or raise the limit"
+        f"{MOST_MISSES} candidates in a row do not fit the parameter limit ({result.error}); narrow --space, or raise "
+        "max_trainable_params"
     )

@@ -1,4 +1,4 @@
-"""A search for the best recipe inside the limit: Optuna in processes of this machine, Ray Tune on a cluster."""
+"""Search for the best recipe within the limit: Optuna in processes on this machine, Ray Tune on a cluster."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from leantune.system.lock import run_lock
 from leantune.training.resume import recipe_differences
 
 TRIALS, BEST = "trials.csv", "best.yaml"
-"""Files in the folder of a search: what was tried, and the winner."""
+"""Files in the search folder: the table of trials and the best recipe."""
 
 OnTrial = Callable[[Tried], None]
 
 
 def search(settings: Search, on_trial: OnTrial) -> list[Tried]:
-    """Try candidates, and write ``trials.csv`` and ``best.yaml`` after each.
+    """Run trials, and write ``trials.csv`` and ``best.yaml`` after each.
 
     Returns:
-        what was tried, in the order of their numbers; of a search that is resumed all of it.
+        All trials in the order of their numbers, including those before a resumption.
 
     Raises:
-        UsageError: if the folder holds a search that is not to be resumed, or was of another recipe; if nothing can be
-            searched; if a library is missing.
-        Interrupted: after a signal; what was tried stays.
+        UsageError: if the folder contains a search that is not resumed or has another recipe, there is nothing to
+            search, or a library is not installed.
+        Interrupted: after a signal; finished trials are kept.
     """
     check_recipe(settings.recipe)
     with run_lock(settings.folder):
-        space_of(settings.candidate)  # reads the rows, and says what is wrong with them
+        space_of(settings.candidate)  # reads and checks the rows
         check_folder(settings)
         source = _locally if settings.cluster is None else tuned
         tried: list[Tried] = []
@@ -59,28 +59,29 @@ def search(settings: Search, on_trial: OnTrial) -> list[Tried]:
         except (Interrupted, KeyboardInterrupt) as stopped:
             number = stopped.exit_code - 128 if isinstance(stopped, Interrupted) else int(signal.SIGINT)
             raise Interrupted(
-                f"stopped by {signal.Signals(number).name} after {_trained(tried)} trials; the same command with "
-                "--resume goes on",
+                f"stopped by {signal.Signals(number).name} after {_trained(tried)} trials; run the same command with "
+                "--resume to continue",
                 signal_number=number,
             ) from None
         return tried
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse what a trial does not do.
+    """Check that the recipe sets no keys that a search does not support.
 
     Raises:
-        UsageError: naming the key.
+        UsageError: if it does.
     """
     for key, expected in (("unlabelled", None), ("effort", "fast")):
         if getattr(recipe, key) != expected:
             raise UsageError(
-                f"{key}={getattr(recipe, key)}: not in a search; leave it out, and train the winner with it"
+                f"{key}={getattr(recipe, key)}: not supported in a search; remove it, and set it when you train the "
+                "winner"
             )
 
 
 def best_of(tried: Sequence[Tried], metric: str) -> Tried | None:
-    """The finished trial with the best value, the first of equal ones; None without any."""
+    """Return the finished trial with the best value, the first if values are equal, or None without finished trials."""
     sign = -1 if metric == "log_loss" else 1
     finished = [(each, each.trial.value) for each in tried if each.trial.status == "finished"]
     scored = [(sign * value, -each.number, each) for each, value in finished if value is not None]
@@ -88,13 +89,13 @@ def best_of(tried: Sequence[Tried], metric: str) -> Tried | None:
 
 
 def train_winner(settings: Search, console: Console) -> Path:
-    """Train the best recipe in the folder of the search, or go on with it; a run of an earlier winner gives way.
+    """Train or resume the best recipe of a search. The run of an earlier winner is replaced.
 
     Returns:
-        the run folder.
+        The run folder.
 
     Raises:
-        LeantuneError: as a run does.
+        LeantuneError: see `leantune.training.run.run_training`.
     """
     recipe = load_recipe(str(settings.folder / BEST), {})
     folder = Path(recipe.output).expanduser()
@@ -130,8 +131,8 @@ def _locally(settings: Search) -> Progress:
         for ended in ends:
             if isinstance(ended.error, BrokenProcessPool):
                 raise DistributedError(
-                    f"the process of a trial died {ended.attempts} times: look whether memory was enough for "
-                    f"--workers {workers}; --resume goes on"
+                    f"the process of a trial died {ended.attempts} times: check whether memory is sufficient for "
+                    f"--workers {workers}, then continue with --resume"
                 )
             if ended.error is not None:
                 raise ended.error

@@ -1,4 +1,4 @@
-"""What a search is: its recipe, its space, how long it goes on, and where it left off."""
+"""Settings of a search, and the check of its folder."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from leantune.errors import UsageError
 from leantune.system.atomic import write_text
 
 ABOUT, LOG = "search.json", "trials.log"
-"""Of the folder of a search: what must stay the same, and what Optuna knows of the trials."""
+"""Files in the search folder: settings that must not change, and Optuna's journal."""
 FIRST_RUNG, REDUCTION = PERMILLE // 4, 2
-"""The better half of those that came as far goes on after a quarter of its steps, and again after half of them."""
+"""Successive halving: after a quarter and after half of its steps, only the better half of trials continues."""
 MOST_MISSES = 1000
-"""Candidates in a row that do not fit the limit, after which the space is taken to have none that does."""
+"""Number of candidates in a row that do not fit the limit after which the search fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search(SearchOptions):
-    """What is searched, how long and where."""
+    """All settings of a search."""
 
     recipe: Recipe
-    """Its output is the folder of the search."""
+    """Recipe of the search, whose output is the search folder."""
     space: Space | None
     retries: int = 2
     started: float = field(default_factory=time.time)
-    """Seconds since 1970."""
+    """Start time in seconds since 1970."""
 
     @property
     def deadline(self) -> float | None:
-        """Seconds of `time.time`, after which no trial begins."""
+        """Time in seconds since 1970 after which no trial starts; None without a limit."""
         return None if self.minutes is None else self.started + 60 * self.minutes
 
     @property
     def folder(self) -> Path:
-        """Where everything is written."""
+        """The search folder."""
         return Path(self.recipe.output).expanduser()
 
     @property
     def candidate(self) -> Candidate:
-        """What every trial needs."""
+        """Settings that every trial needs."""
         return Candidate(replace(self.recipe, test=None), self.space)
 
 
@@ -63,14 +63,14 @@ class Tried:
 
 
 Progress = Generator[tuple[list[Tried], Tried | None], None, None]
-"""After each trial all that were tried, and the newest one."""
+"""Generator that yields all trials and the newest one after each trial."""
 
 
 def check_folder(settings: Search) -> None:
-    """Make the folder that of this search, or find that it is.
+    """Write the settings into a new search folder, or check that an existing search can be resumed.
 
     Raises:
-        UsageError: if it holds another search, one that is not to be resumed, or none that could be.
+        UsageError: if the folder contains another search, a search that is not resumed, or no search to resume.
     """
     path = settings.folder / ABOUT
     about = _about(settings)
@@ -88,11 +88,13 @@ def check_folder(settings: Search) -> None:
         f"{key}: was {before[key]}, is {value}" for key, value in about.items() if before.get(key) != value
     ]
     if differences:
-        raise UsageError(f"cannot resume: the search began with something else: {'; '.join(differences)}")
+        raise UsageError(
+            f"cannot resume: the search was started with other settings: {'; '.join(differences)}"
+        )
 
 
 def _about(settings: Search) -> dict[str, Any]:
-    """What must not change between two processes of a search."""
+    """Return the settings that must not change when a search is resumed."""
     values = settings.recipe.by_key()
     keys = {key: value for key, value in values.items() if key not in ("test", "output")}
     space = None if settings.space is None else settings.space.to_json()
@@ -102,10 +104,10 @@ def _about(settings: Search) -> dict[str, Any]:
 
 
 def seed_of(seed: int, number: int) -> int:
-    """The seed of one draw, so that a search that is resumed draws what an undisturbed one would."""
+    """Return the seed of one draw, which makes a resumed search draw the same candidates as an uninterrupted one."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def is_over(settings: Search) -> bool:
-    """Whether no trial begins any more."""
+    """Return whether the time limit is reached."""
     return settings.deadline is not None and time.time() >= settings.deadline

@@ -1,4 +1,4 @@
-"""What a search tries: for some keys of a recipe a range or a few values."""
+"""The search space: a range or a list of values for some recipe keys."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SHARED_KEYS = (
     *("text_column", "text_pair_column", "label_column", "max_length", "truncation_side", "seed"),
     *("max_trainable_params", "metric", "effort", "report_to", "trust_remote_code", "refit"),
 )
-"""What all trials have alike: rows, tokens, hold-out, measure and limit."""
+"""Recipe keys that all trials share: rows, tokens, hold-out, metric and limit."""
 LARGEST_RANK = 16
-"""That is tried where no limit says how many are paid for."""
+"""Largest rank in the default space without a parameter limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included."""
+    """A range of numbers from ``low`` to ``high``, both included."""
 
     low: float
     high: float
@@ -36,24 +36,24 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A few values."""
+    """A list of values."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Keys of a recipe with what is tried for each."""
+    """Recipe keys with the domain of each."""
 
     domains: tuple[tuple[str, Range | Choice], ...]
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys, in the order in which they are drawn."""
+        """The keys in the order in which they are drawn."""
         return tuple(key for key, _ in self.domains)
 
     def suggest(self, trial: Any) -> dict[str, Any]:
-        """Values for one trial of Optuna, by key."""
+        """Draw values for one Optuna trial, by key."""
         values: dict[str, Any] = {}
         for key, domain in self.domains:
             if isinstance(domain, Choice):
@@ -65,16 +65,16 @@ class Space:
         return self.written(values)
 
     def written(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values as a recipe has them: numbers that were drawn from a range, to three digits."""
+        """Return values as written to a recipe: numbers from a range are rounded to three digits."""
         drawn = {key for key, domain in self.domains if isinstance(domain, Range) and not domain.is_whole}
         return {key: rounded(value) if key in drawn else value for key, value in values.items()}
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether all keys have one of their values."""
+        """Return whether the values of all keys are in the space."""
         return all(_holds(domain, values.get(key)) for key, domain in self.domains)
 
     def to_json(self) -> dict[str, Any]:
-        """As a file of its own would have it."""
+        """Return the space in the format of a space file."""
         return {
             key: list(domain.values)
             if isinstance(domain, Choice)
@@ -84,7 +84,7 @@ class Space:
 
 
 def rounded(number: float) -> float:
-    """To three digits, as a person would write it.
+    """Round a number to three significant digits.
 
     >>> rounded(0.00123456)
     0.00123
@@ -101,16 +101,16 @@ def _holds(domain: Range | Choice, value: Any) -> bool:
 def default_space(
     asked: Recipe, resolved: Recipe, rank_of: Callable[[str], int | None], smallest_rank: int
 ) -> Space:
-    """Learning rate, targets, rank and epochs, as far as the recipe leaves them open.
+    """Return the default space: learning rate, targets, rank and epochs, as far as the recipe does not set them.
 
     Args:
-        asked: the recipe as the user wrote it: what it names, every trial has.
-        resolved: the same with what it leaves to the encoder and the rows.
-        rank_of: the rank that the limit pays for in some targets; None where it pays for none.
-        smallest_rank: of the method.
+        asked: the user's recipe, whose values all trials use.
+        resolved: the recipe with defaults that depend on the encoder and the rows.
+        rank_of: returns the largest rank within the limit for given targets, or None if none fits.
+        smallest_rank: smallest rank of the method.
 
     Raises:
-        UsageError: if the recipe names all of them.
+        UsageError: if the recipe sets all of them.
     """
     domains: dict[str, Range | Choice] = {}
     assert resolved.learning_rate is not None, "prepare_run resolves it"
@@ -131,29 +131,31 @@ def default_space(
         domains["epochs"] = Range(max(1, resolved.epochs // 2), most_epochs, is_log=False, is_whole=True)
     if not domains:
         raise UsageError(
-            "nothing to search: the recipe names learning_rate, targets, init_rank and epochs; leave one out, or give "
-            "--space"
+            "nothing to search: the recipe sets learning_rate, targets, init_rank and epochs; remove one of them, or "
+            "use --space"
         )
     return Space(tuple(domains.items()))
 
 
 def read_space(path: str) -> Space:
-    """The space of a YAML file: for each key a list of values, or ``{low: 1, high: 8}`` with ``log: true`` or not.
+    """Read a space from a YAML file: a list of values per key, or ``{low: 1, high: 8}`` with an optional ``log: true``.
 
     Raises:
-        UsageError: naming what cannot be.
+        UsageError: if a key or a domain is invalid.
     """
     known = [key for key in keys() if key not in SHARED_KEYS]
     domains: dict[str, Range | Choice] = {}
     for given, value in read_yaml(path).items():
         key = str(given).removeprefix(f"{GROUP}.")
         if key in SHARED_KEYS:
-            raise UsageError(f"{path}: {key} is the same in all trials; give it as {key}=VALUE")
+            raise UsageError(
+                f"{path}: {key} cannot be searched, because all trials share it; set it with {key}=VALUE"
+            )
         if key not in known:
             raise UsageError(f"{path}: unknown key {shown(given)}{nearest(key, known)}")
         domains[key] = _domain(path, key, value)
     if not domains:
-        raise UsageError(f"{path}: no key in it; expected lines such as 'epochs: [2, 4, 8]'")
+        raise UsageError(f"{path}: the file contains no keys, expected lines such as 'epochs: [2, 4, 8]'")
     return Space(tuple(domains.items()))
 
 
@@ -162,23 +164,26 @@ def _domain(path: str, key: str, value: Any) -> Range | Choice:
         return Choice(tuple(typed_keys({key: each}, f"{path}:{key}")[key] for each in value))
     if not isinstance(value, dict) or not {"low", "high"} <= value.keys() <= {"low", "high", "log"}:
         raise UsageError(
-            f"{path}: {key}: {shown(value)}, expected a list of values, or {{low: ..., high: ...}} and log: true"
+            f"{path}: {key}: {shown(value)}, expected a list of values, or {{low: ..., high: ...}} with an optional "
+            "log: true"
         )
     low, high = (typed_keys({key: value[end]}, f"{path}:{key}")[key] for end in ("low", "high"))
     hint = (typing.get_type_hints(Recipe) | typing.get_type_hints(Advanced))[key]
     if not isinstance(low, int | float) or isinstance(low, bool) or not low < high:
-        raise UsageError(f"{path}: {key}: from {shown(low)} to {shown(high)}, expected two numbers that rise")
+        raise UsageError(
+            f"{path}: {key}: low {shown(low)} and high {shown(high)} must be numbers with low < high"
+        )
     is_log = value.get("log", False)
     if not isinstance(is_log, bool) or (is_log and low <= 0):
-        raise UsageError(f"{path}: {key}: log must be true or false, and true only for numbers above 0")
+        raise UsageError(f"{path}: {key}: log must be true or false, and true only if low is above 0")
     return Range(low, high, is_log=is_log, is_whole=int in (hint, *typing.get_args(hint)))
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """A recipe with other values of some keys, of both groups.
+    """Return a recipe with other values for some keys, including advanced ones.
 
     Raises:
-        UsageError: if they cannot be together.
+        UsageError: if the values are invalid together.
     """
     advanced = {key: value for key, value in values.items() if key in Advanced.__dataclass_fields__}
     own = {key: value for key, value in values.items() if key not in advanced}

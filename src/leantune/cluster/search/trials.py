@@ -1,4 +1,4 @@
-"""The trials of a search: each trains one candidate on rows that all share, inside the limit, and tells how it does."""
+"""The trials of a search: each trains one candidate within the limit on shared rows, and reports its progress."""
 
 from __future__ import annotations
 
@@ -22,65 +22,64 @@ from leantune.training.build import Run, plan_run, prepare_run
 from leantune.training.trial import measured
 
 PERMILLE = 1000
-"""What a trial has used of its steps is told in these, so that trials of different epochs compare."""
+"""Unit of a trial's progress, which makes trials with different numbers of epochs comparable."""
 
 Status = Literal["finished", "stopped", "diverged", "too large", "interrupted", "running"]
 Report = Callable[[int, float], bool]
-"""Told how much of its steps a trial has used, in `PERMILLE`, and the validation metric; whether it goes on."""
+"""Callback with a trial's progress in `PERMILLE` and its validation metric; returns whether the trial continues."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What a search begins with, the same in every process that runs trials."""
+    """Settings shared by all processes that run trials."""
 
     asked: Recipe
-    """Of the user, without test rows; its output is the folder of the search."""
+    """The user's recipe without test rows; its output is the search folder."""
     space: Space | None
-    """None: `default_space`."""
+    """The search space; None for `default_space`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What became of one set of values."""
+    """The result of training with one set of values."""
 
     status: Status
     value: float | None = None
-    """The validation metric of the checkpoint that the run would take; of a stopped trial the last one."""
+    """Validation metric of the checkpoint that a run would select; of the last evaluation if the trial was stopped."""
     parameters: int | None = None
-    """Trainable, at the start."""
+    """Number of trainable parameters at the start."""
     used: float = 0.0
-    """Share of its steps that were taken."""
+    """Share of the planned steps that were trained."""
     seconds: float = 0.0
     error: str = ""
 
 
 @lru_cache(maxsize=1)
 def prepared(search: Candidate) -> Run:
-    """Rows, tokens and hold-out that all trials share; once in a process.
+    """Prepare the rows, tokens and hold-out that all trials share, once per process.
 
     Raises:
-        UsageError: if there are no validation rows to tell trials apart, or the recipe cannot be.
-        DataError: for rows that are not what they must be.
+        UsageError: if there are no validation rows, or the recipe is invalid.
+        DataError: if rows are invalid.
     """
     run = prepare_run(search.asked, console=console(stderr=True, quiet=True), overwrite=False, resume=False)
     choose_truncation_side(run)
     if run.data.labels.is_multi_label and search.asked.problem_type is None:
         raise UsageError(
-            "the rows have several labels, and a search says before it begins what it is for: set "
-            f"problem_type={MULTI_LABEL}"
+            f"the rows have several labels: a search needs an explicit problem type, set problem_type={MULTI_LABEL}"
         )
     if not len(run.data.validation):
         raise UsageError(
-            "a search needs validation rows: set validation=FILE, or validation_size=200 for a hold-out"
+            "a search needs validation rows: set validation=FILE, or hold out rows with validation_size=200"
         )
     return run
 
 
 def space_of(search: Candidate) -> Space:
-    """What is tried.
+    """Return the search space.
 
     Raises:
-        UsageError: if there is nothing to try.
+        UsageError: if there is nothing to search.
     """
     if search.space is not None:
         return search.space
@@ -89,33 +88,33 @@ def space_of(search: Candidate) -> Space:
     def rank_of(targets: str) -> int | None:
         try:
             return plan_run(replace(asked, targets=targets), run.pretrained)[1].init_rank
-        except UsageError:  # the limit pays for nothing there
+        except UsageError:  # no rank fits the limit
             return None
 
     return default_space(asked, run.recipe, rank_of, 1 if asked.method == "lora" else 2)
 
 
 def defaults_of(search: Candidate) -> dict[str, Any]:
-    """What a run of the recipe as it is would have, by key of the space."""
+    """Return the values that a run has without a search, by key of the space."""
     run = prepared(search)
     values = run.recipe.by_key() | {"init_rank": run.plan.init_rank}
     return {key: values[key] for key in space_of(search).keys}
 
 
 def recipe_with(search: Candidate, values: Mapping[str, Any]) -> Recipe:
-    """The recipe of a candidate, with all that it leaves open.
+    """Return the complete recipe of a candidate.
 
     Raises:
-        UsageError: if it does not fit the limit, or cannot be.
+        UsageError: if the candidate does not fit the limit or is invalid.
     """
     return _planned(search, values).recipe
 
 
 def _planned(search: Candidate, values: Mapping[str, Any]) -> Run:
-    """The run of a candidate, on the rows of all: no weight is loaded yet.
+    """Return the run of a candidate on the shared rows, without loading weights.
 
     Raises:
-        UsageError: if it does not fit the limit, or cannot be.
+        UsageError: if the candidate does not fit the limit or is invalid.
     """
     run = prepared(search)
     decided = {
@@ -132,12 +131,12 @@ def _planned(search: Candidate, values: Mapping[str, Any]) -> Run:
 
 
 def run_trial(search: Candidate, values: Mapping[str, Any], report: Report) -> Trial:
-    """Train a candidate, unless it does not fit: then nothing is trained.
+    """Train a candidate if it fits the limit, and return the result.
 
     Args:
-        search: what all trials share.
-        values: by key of the space.
-        report: told after each evaluation but the last.
+        search: settings of the search.
+        values: values by key of the space.
+        report: called after each evaluation except the last.
     """
     started = time.perf_counter()
     try:
@@ -165,11 +164,11 @@ def run_trial(search: Candidate, values: Mapping[str, Any], report: Report) -> T
 
 
 def value_of(metrics: Metrics, metric: str) -> float:
-    """One of the measures, by its name in a recipe."""
+    """Return a metric by its name in a recipe."""
     return float(getattr(metrics, metric))
 
 
 def best_recipe(search: Candidate, values: Mapping[str, Any], test: str | None) -> Recipe:
-    """The recipe of the winner, with the test rows that no trial has seen."""
+    """Return the recipe of the best trial, with the test rows, which the search did not use."""
     folder = Path(search.asked.output) / "winner"
     return replace(recipe_with(search, values), test=test, output=str(folder))

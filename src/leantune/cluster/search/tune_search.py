@@ -1,4 +1,4 @@
-"""The trials of a search as those of Ray Tune, with the draws of Optuna and asynchronous successive halving."""
+"""The trials of a search in Ray Tune, with candidates from Optuna and asynchronous successive halving."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from leantune.cluster.search.space import Space
 from leantune.cluster.search.trials import PERMILLE, Candidate, Trial, defaults_of, run_trial, space_of
 
 NAME = "ray"
-"""Folder of Ray's own files, in that of the search."""
+"""Subfolder of the search folder for Ray's own files."""
 USED, VALUE = "used_permille", "value"
 WORST_LOSS = 1e6
-"""What is told of a candidate that was not trained to its end."""
+"""Log loss reported for a candidate without a result."""
 
 
 def tuned(settings: Search) -> Progress:
-    """Run the search; all trials are told at its end.
+    """Run the search, and yield all trials at its end.
 
     Raises:
-        UsageError: if a library is missing.
-        DistributedError: if there is no cluster.
+        UsageError: if a library is not installed.
+        DistributedError: if the cluster cannot be reached.
     """
     import_optuna()
     space = space_of(settings.candidate)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output ignores verbose=0
     os.environ.setdefault(
-        "RAY_AIR_NEW_OUTPUT", "0"
-    )  # the new one prints on standard output whatever it is told
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # after which a search looks as if it had ended
+        "TUNE_DISABLE_SIGINT_HANDLER", "1"
+    )  # it would make an interrupted search look finished
     import_ray()
     assert settings.cluster is not None
     with connected(settings.cluster) as nodes:
@@ -95,12 +95,12 @@ def _searcher(settings: Search, space: Space) -> Any:
 
 
 def _suggest(trial: Any, space: Space) -> None:
-    """What OptunaSearch captures of the draws is the config of a trial."""
+    """Draw values. OptunaSearch records the draws as the config of a trial."""
     space.suggest(trial)
 
 
 def _train(config: Mapping[str, Any], search: Candidate, directory: str, threads: int) -> None:
-    """One trial, in an actor of Ray."""
+    """Run one trial in a Ray actor."""
     import torch
     from ray import tune
 
@@ -109,12 +109,12 @@ def _train(config: Mapping[str, Any], search: Candidate, directory: str, threads
     values = space_of(search).written(config)
 
     def report(used: int, value: float) -> bool:
-        tune.report({USED: used, VALUE: value})  # does not return where the scheduler ends the trial
+        tune.report({USED: used, VALUE: value})  # does not return if the scheduler stops the trial
         return True
 
     result = run_trial(search, values, report)
     value = result.value
-    if value is None:  # worse than any, and finite: the scheduler takes percentiles
+    if value is None:  # a bad but finite value, because the scheduler computes percentiles
         value = WORST_LOSS if search.asked.selection_metric == "log_loss" else -1.0
     tune.report(
         {USED: PERMILLE, VALUE: value, **{f"trial_{key}": each for key, each in asdict(result).items()}}
@@ -122,13 +122,13 @@ def _train(config: Mapping[str, Any], search: Candidate, directory: str, threads
 
 
 def _tried(number: int, result: Any, space: Space) -> Tried:
-    """A row of the table, of what a trial reported last."""
+    """Return the row of a trial from its last report."""
     metrics = result.metrics or {}
     given: dict[str, Any] = {each.name: metrics.get(f"trial_{each.name}") for each in fields(Trial)}
     if given["status"] is not None:
         trial = Trial(**given)
     elif result.error is not None:
-        trial = Trial(status="interrupted", error=f"its process died: {result.error}")
+        trial = Trial(status="interrupted", error=f"the process died: {result.error}")
     else:
         trial = Trial(
             status="stopped",
