@@ -283,7 +283,10 @@ def test_a_missing_column_is_found_before_anything_is_written(run, rows, tmp_pat
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda out: (out / "part-0000001.parquet").write_bytes(b"PAR1"), "the file has changed since it was written"),
+        (
+            lambda out: (out / "part-0000001.parquet").write_bytes(b"PAR1"),
+            "the file has changed since it was written",
+        ),
         (lambda out: (out / "_manifests" / "part-0000001.json").unlink(), "1 of 7 parts are missing"),
         (
             lambda out: (out / "part-0000003.parquet").unlink(),

@@ -121,7 +121,8 @@ def test_more_cores_than_a_node_has_are_refused(cluster, run, rows, tmp_path):
 def test_a_node_with_another_version_is_named(cluster, run, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "__version__", "0.0.1")
     with pytest.raises(
-        DistributedError, match=r"node [\d.]+: found leantune .*, expected 0\.0\.1, the version that runs the command"
+        DistributedError,
+        match=r"node [\d.]+: found leantune .*, expected 0\.0\.1, the version that runs the command",
     ):
         bulk_predict(run, options_of(rows, tmp_path / "out", cluster=cluster.address, cores=1))
 

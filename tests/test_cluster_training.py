@@ -272,9 +272,7 @@ def test_a_run_with_too_many_losses_ends_and_says_how_to_go_on(cluster, inputs, 
     os.kill(both_workers(cluster, output, process)[1], signal.SIGKILL)
     _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 8, errors
-    assert re.search(r"workers were lost too often \(.*worker 1: its process or node died", errors), (
-        errors
-    )
+    assert re.search(r"workers were lost too often \(.*worker 1: its process or node died", errors), errors
     assert f"continue with: leantune train --resume {output} --cluster {cluster.address}" in errors
     assert "Traceback" not in errors
 

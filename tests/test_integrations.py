@@ -398,7 +398,9 @@ def test_an_equal_target_is_plain_lora_without_an_error(tmp_path: Path) -> None:
 
 def test_ranks_that_never_moved_fail_the_run(tmp_path: Path) -> None:
     trainer = trainer_of(adalora(), tmp_path, Poison(*range(1, STEPS + 1)), AdaLoraCallback())
-    with pytest.raises(DivergedError, match=r"never reduced: after 24 of 24 steps \(24 skipped\), 24 triplets"):
+    with pytest.raises(
+        DivergedError, match=r"never reduced: after 24 of 24 steps \(24 skipped\), 24 triplets"
+    ):
         trainer.train()
 
 

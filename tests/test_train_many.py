@@ -253,7 +253,7 @@ def test_resume_leaves_what_is_finished_and_trains_what_is_missing(inputs, table
     assert (folder / "plain" / "record.json").stat().st_mtime_ns == before
     assert "3 of 4: " in done.stderr
     other = run_command(*again, "learning_rate=5e-3", "--resume", code=2)
-    assert "contains a run with another recipe (learning_rate: was 0.01, is 0.005)" in other.stderr
+    assert "holds a run with another recipe (learning_rate: was 0.01, is 0.005)" in other.stderr
 
 
 @pytest.mark.long

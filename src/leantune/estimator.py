@@ -119,8 +119,8 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         is_own = found is not None and found == getattr(self, "_run_id", None)
         if found is not None and not is_own:
             raise UsageError(
-                f"output {output}: already holds a run of another estimator (clones in a search or a "
-                "cross-validation are others: leave output=None there); choose another output, or remove it"
+                f"output {output}: already holds a run of another estimator; choose another output, or remove the "
+                "folder (use output=None in a search or a cross-validation, which clone the estimator)"
             )
         check_folder(output, overwrite=is_own, resume=False)
         recipe = {**(self.recipe or {}), "labels": [str(each) for each in classes]}

@@ -109,7 +109,7 @@ def _task(job: Job, settings: Settings) -> JobTask:
         return replace(task, replaces=record.run_id)
     if settings.resume:
         raise UsageError(
-            f"{job.place}: output {job.recipe.output} contains a run with another recipe ({'; '.join(differences)}); "
+            f"{job.place}: output {job.recipe.output} holds a run with another recipe ({'; '.join(differences)}); "
             "choose another output, or add --overwrite to replace such runs"
         )
     raise UsageError(
