@@ -705,7 +705,7 @@ def test_a_finished_run_that_is_resumed_stays_finished_until_it_is_published_aga
 def test_a_run_that_diverged_does_not_advise_to_resume_it(inputs, tmp_path):
     recipe = recipe_for(inputs, tmp_path / "run", learning_rate=1e30, save_every=1)
     for resume in (False, True):
-        with pytest.raises(DivergedError, match="Resumed, the run would come to it again: start anew"):
+        with pytest.raises(DivergedError, match="A resumed run would reach it again: start over"):
             run_training(recipe, console=quiet(), resume=resume)
 
 

@@ -1,7 +1,9 @@
-"""Trains a classifier, from rows to artefacts; `run` reads from top to bottom.
+"""Training a classifier, from rows to artefacts; start reading at `run`.
 
-`before/`: what is decided before the first step. The steps: `build`, `loop`, `objectives`, `losses`, `optimizer`.
-Between steps: `callbacks`, `checkpoint`, `state`, `history`, `signals`, `trackers`. `after/`: what is measured and
-written at the end. `resume` continues a run, `selection` chooses its checkpoint, `warnings` says what a user should
-know, `trial` trains on some rows for a question.
+- `before/`: everything that is decided before the first step.
+- `build`, `loop`, `objectives`, `losses`, `optimizer`: the steps themselves.
+- `callbacks`, `checkpoint`, `state`, `history`, `signals`, `trackers`: what happens between steps.
+- `after/`: what is measured and written at the end.
+- `resume` continues a run, `selection` chooses its checkpoint, `warnings` tells the user what could go wrong,
+  `trial` trains a classifier only to measure it.
 """

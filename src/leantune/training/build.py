@@ -1,4 +1,4 @@
-"""Before the first step: the folder, the rows, the plan, the classifier and its state."""
+"""Before the first step: the folder, the rows, the plan, the classifier and its training state."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ from leantune.training.optimizer import adamw
 from leantune.training.resume import as_begun, check_directory, check_same_model, check_same_run
 from leantune.training.warnings import data_lines, disk_lines, kernel_lines, padding_lines, rank_lines
 
-if TYPE_CHECKING:  # scikit-learn takes a third of the start of a plan
+if TYPE_CHECKING:  # importing scikit-learn takes a third of the time to start a plan
     from leantune.training.before.head_init import Probe
 
 
 @dataclass(slots=True)
 class Run:
-    """What the parts of one run share."""
+    """State that the parts of one run share."""
 
     recipe: Recipe
     folder: Path
@@ -69,34 +69,34 @@ class Run:
     steps: StepPlan
     device: torch.device
     precision: str
-    """``bf16``, ``fp16`` or ``fp32``: what the recipe means on this machine."""
+    """``bf16``, ``fp16`` or ``fp32``, resolved from the recipe for this machine."""
     started: float
-    """Seconds of `time.perf_counter`; in a resumed run moved back by what earlier processes took."""
+    """`time.perf_counter` at the start; a resumed run subtracts the time of earlier processes."""
     record: BegunRecord = field(init=False)
-    """In a resumed run that of the folder, else made by `begin_record`."""
+    """Read from the folder in a resumed run, otherwise made by `begin_record`."""
     resumed_model: ModelRecord | None = None
-    """What the run began with, if it is resumed."""
+    """The model that a resumed run began with."""
     model: ModelRecord = field(init=False)
-    """Known when the classifier is built, as is `kernels`."""
+    """Set when the classifier is built, like `kernels`."""
     kernels: str = ""
-    """The kernels that compute the encoder, and why."""
+    """The kernels that compute the encoder, and why they were chosen."""
     probe: Probe | None = None
-    """The linear probe of the encoder as it is, once it is fitted."""
+    """The linear probe on the pretrained encoder, once it is fitted."""
     thresholds: npt.NDArray[np.float64] | None = None
-    """``(C,)`` of the selected checkpoint, where a text may have several labels."""
+    """``(C,)`` thresholds of the selected checkpoint, if a text may have several labels."""
 
     def elapsed(self) -> float:
-        """Seconds since the run began, without those between two processes."""
+        """Seconds since the run began, without pauses between processes."""
         return time.perf_counter() - self.started
 
     def save_record(self) -> None:
-        """Write ``record.json`` as it stands."""
+        """Write ``record.json`` in its current state."""
         if distributed.is_main():
             write_record(self.folder, self.record)
 
 
 def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bool) -> Run:
-    """Everything before weights: data, plan, schedule. Nothing is written, nothing removed."""
+    """Prepare data, plan and schedule, before weights are loaded; nothing is written or removed."""
     started = time.perf_counter()
     folder = Path(os.path.expanduser(recipe.output))
     if distributed.is_main():
@@ -135,7 +135,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
 
 
 def plan_run(recipe: Recipe, pretrained: Pretrained) -> tuple[Recipe, ParameterPlan]:
-    """The recipe with the method and targets that it leaves open, and its ledger for a model of this config."""
+    """Fill in the method and targets, and compute the parameter budget for this model."""
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         shell = skeleton_of(pretrained)
     check_max_length(recipe, shell)
@@ -156,7 +156,7 @@ def plan_run(recipe: Recipe, pretrained: Pretrained) -> tuple[Recipe, ParameterP
 
 
 def begin_record(run: Run) -> None:
-    """What a run knows of itself before its first step, when the classifier is built."""
+    """Begin the record with what is known before the first step, when the classifier is built."""
     run.record = BegunRecord(
         leantune=__version__,
         run_id=uuid.uuid4().hex,
@@ -179,30 +179,35 @@ def begin_record(run: Run) -> None:
 
 
 def start_folder(run: Run) -> None:
-    """Replace an earlier run by this one; the last thing before the first step, so that one that cannot begin,
-    or runs out of memory in the starts of head and adapters, costs nothing.
+    """Replace an earlier run by this one.
+
+    This comes last before the first step, so that a run that cannot begin, or runs out of memory while head and
+    adapters are initialised, costs nothing.
     """
     if distributed.is_main():
         clear_run(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
     distributed.barrier()
-    run.save_record()  # first, so that a run killed here is known as one
+    run.save_record()  # first, so that a run killed here is recognised as one
     if distributed.is_main():
         write_text(entry_of(run.folder, "recipe.yaml"), run.recipe.to_yaml())
 
 
 def hardware_of(run: Run) -> Hardware:
-    """The machine, and whose kernels compute on it."""
+    """Describe the machine and the kernels that run on it."""
     return Hardware(**hardware.describe_hardware(run.device), kernels=run.kernels)
 
 
 def build_classifier(run: Run) -> Classifier:
-    """Pretrained weights, fresh head and adapters on the device of the run. How they compute is said the first time."""
+    """Build the classifier on the run's device: pretrained weights, new head and adapters.
+
+    The first call also prints warnings about padding and kernels.
+    """
     recipe, is_first = run.recipe, not run.kernels
     digest = weights_sha256(run.pretrained.folder)
     if run.resumed_model:
         check_same_model(run.resumed_model, recipe, sha256=digest, precision=run.precision)
-    # of training alone: what is saved keeps the config of the encoder
+    # only for training: saved models keep the encoder's own config
     pretrained = run.pretrained.with_dropout(recipe.advanced.dropout)
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         classifier = load_pretrained(pretrained, run.data.labels)
@@ -250,10 +255,10 @@ def build_classifier(run: Run) -> Classifier:
 
 
 def _check_computes(classifier: Classifier, rows: LabelledRows, precision: str) -> None:
-    """Try one row: the code of transformers may not compute in every type (FNet, MRA).
+    """Try one row: some architectures in transformers do not compute in every dtype (FNet, MRA).
 
     Raises:
-        UsageError: naming the precision that does.
+        UsageError: naming a precision that works.
     """
     if precision == "fp32":
         return
@@ -270,10 +275,10 @@ def _check_computes(classifier: Classifier, rows: LabelledRows, precision: str) 
 
 
 def fresh_state(run: Run, classifier: Classifier, ranks: RankSchedule) -> TrainingState:
-    """The state before the first step of a phase with this schedule of ranks."""
+    """The state before the first step of a phase with this rank schedule."""
     recipe = run.recipe
     scaler = torch.amp.GradScaler(classifier.device.type, enabled=run.precision == "fp16")
-    scaler.scale(torch.zeros((), device=classifier.device))  # makes the scale, also where no row comes first
+    scaler.scale(torch.zeros((), device=classifier.device))  # creates the scale even if no row comes first
     return TrainingState(
         classifier=classifier,
         optimizer=adamw(
@@ -289,7 +294,7 @@ def fresh_state(run: Run, classifier: Classifier, ranks: RankSchedule) -> Traini
 
 
 def main_phase(run: Run) -> Phase:
-    """The training rows, from the first step of the plan to the last."""
+    """The main phase: all training rows, from the first step of the plan to the last."""
     return Phase(
         rows=run.data.train,
         steps_per_epoch=run.steps.steps_per_epoch,
@@ -301,7 +306,7 @@ def main_phase(run: Run) -> Phase:
 
 
 def class_weights(run: Run, rows: LabelledRows) -> torch.Tensor | None:
-    """Balanced weights ``(C,)`` of the ``rows`` that are trained on, where the recipe wants them; None without."""
+    """Balanced class weights ``(C,)`` of the training ``rows``; None if the recipe does not ask for them."""
     if run.recipe.class_weights == "none":
         return None
     return objective_of(rows).balanced(rows, len(run.data.labels.names))

@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: log, evaluate, save, stop."""
+"""What happens after each step of a run: log, evaluate, save, stop."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from leantune.training.state import capture
 from leantune.training.trackers import Trackers
 
 UNMEASURED_SAVES = 3
-"""About how many checkpoints of a run are written where no rows measure them: such runs are short."""
+"""Approximate number of checkpoints if no rows are held out for measurement; such runs are short."""
 TRACKED = ("accuracy", "macro_f1", "log_loss", "micro_f1", "lrap")
-"""What trackers are told of an evaluation, as far as it has it."""
+"""Metrics of an evaluation to send to trackers, if it has them."""
 LOGGED_STEPS = 500
-"""About how many steps of a run history.jsonl holds."""
+"""Approximate number of steps that history.jsonl holds."""
 
 
 def is_converged(recipe: Recipe, selection: Selection) -> bool:
-    """Whether early stopping ends a run."""
+    """Whether early stopping ends the run."""
     patience = recipe.advanced.early_stop
     return bool(patience) and selection.since_best() >= patience
 
@@ -47,7 +47,7 @@ class RunObserver:
     recipe: Recipe
     steps: StepPlan
     validation: LabelledRows
-    """Without any, the moments of evaluations are there to save and show, and nothing is measured."""
+    """If empty, evaluations only save and show progress; nothing is measured."""
     label_names: tuple[str, ...]
     selection: Selection
     history: History
@@ -57,10 +57,10 @@ class RunObserver:
     elapsed: Callable[[], float]
     """Seconds since the run began."""
     save_s: float = 0.0
-    """Seconds that checkpoints took so far, in this process."""
+    """Seconds spent on checkpoints so far, in this process."""
 
     def after_step(self, state: TrainingState, result: StepResult) -> bool:
-        """Whether training goes on.
+        """Whether training continues.
 
         Raises:
             Interrupted: after a signal, once the step is saved.
@@ -76,10 +76,10 @@ class RunObserver:
         return not self.is_converged()
 
     def stop_if_asked(self, state: TrainingState) -> None:
-        """After the last step, which is saved already.
+        """Stop after the last step, which is already saved, if a signal asked for it.
 
         Raises:
-            Interrupted: if a signal came since `after_step` looked.
+            Interrupted: if a signal came since `after_step` checked.
         """
         number = self._signal()
         if number is not None:
@@ -93,7 +93,7 @@ class RunObserver:
         )
 
     def _signal(self) -> int | None:
-        """The signal that this or another process got: all stop after the same step."""
+        """The signal that this or another process received; all processes stop after the same step."""
         number = self.interrupt.signal_number
         (requests,) = distributed.sum_numbers(float(number is not None))
         return (number or signal.SIGTERM) if requests else None
@@ -144,7 +144,7 @@ class RunObserver:
         return bool(self.recipe.advanced.save_every) and step % self.recipe.advanced.save_every == 0
 
     def _evaluate(self, state: TrainingState, result: StepResult) -> dict[str, torch.Tensor]:
-        """Measure the validation rows; returns what a checkpoint keeps of the answers."""
+        """Measure the validation rows; returns the answers that the checkpoint stores."""
         if not len(self.validation):
             self.selection.evaluations.append(
                 Evaluation(state.step, result.epoch, None, is_eligible=state.allocator.is_final)
@@ -156,7 +156,7 @@ class RunObserver:
                 state.classifier, self.validation, self.label_names, self.recipe.eval_batch_size
             )
         measured = metrics.to_json()
-        # C x C numbers, and every checkpoint has all evaluations; `select_best` counts the chosen one's again
+        # C x C numbers, in every later checkpoint too; `select_best` computes the chosen one's again
         del measured["confusion"]
         self.selection.evaluations.append(
             Evaluation(state.step, result.epoch, measured, is_eligible=state.allocator.is_final)
@@ -176,7 +176,7 @@ class RunObserver:
         return saved_answers(answers)
 
     def _best_score(self) -> str:
-        """The best value of the metric so far, for the bar."""
+        """The best value of the metric so far, for the progress bar."""
         measured = [
             e.metrics[self.recipe.selection_metric]
             for e in self.selection.evaluations
@@ -212,11 +212,11 @@ class RunObserver:
 
 @dataclass(slots=True)
 class SilentObserver:
-    """Only draws: for the refit epoch and the short runs of a race, which evaluate nothing on their way."""
+    """Only updates the display: for the refit epoch and the short runs of a race, which evaluate nothing."""
 
     display: Display
 
     def after_step(self, state: TrainingState, result: StepResult) -> bool:
-        """Always true."""
+        """Always true: training continues."""
         self.display.step(result, result.num_tokens / max(result.seconds, 1e-9))
         return True

@@ -1,7 +1,7 @@
-"""Checkpoints: safetensors and JSON only, complete or not there.
+"""Checkpoints: safetensors and JSON only, complete or absent.
 
-A folder ``step-000293`` is a checkpoint if its ``MANIFEST.json`` names every file with size and
-SHA-256 and they agree. The manifest is written last and the folder is renamed into place.
+A folder ``step-000293`` is a checkpoint if its ``MANIFEST.json`` names every file with size and SHA-256 and they
+match. The manifest is written last, then the folder is renamed into place.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from leantune.system.json_files import read_json
 FORMAT_VERSION = 1
 MANIFEST, TENSORS, STATE = "MANIFEST.json", "state.safetensors", "state.json"
 RETRY_PAUSES_S = (1.0, 4.0, 15.0)
-"""A disk that is full may be only for a moment: other programs clean up too."""
+"""Pauses before trying again: a full disk may be temporary, because other programs clean up too."""
 _NAME = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What one checkpoint holds."""
+    """The tensors and JSON state of one checkpoint."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
@@ -41,19 +41,19 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What is read of ``MANIFEST.json``."""
+    """The fields of ``MANIFEST.json`` that are read."""
 
     format: int
     files: dict[str, FileRecord]
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where the checkpoint of ``step`` is."""
+    """The folder of the checkpoint of ``step``."""
     return checkpoints_folder(run) / f"step-{step:06d}"
 
 
 def checkpoints_folder(run: Path) -> Path:
-    """Where all of them are.
+    """The folder of all checkpoints of a run.
 
     Raises:
         UnsafeFileError: if it is a link that leads out of the run.
@@ -62,15 +62,15 @@ def checkpoints_folder(run: Path) -> Path:
 
 
 def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint; if the disk is full or fails, again from the start after each of the pauses.
+    """Write a checkpoint; if the disk is full or fails, start over after each of the pauses.
 
     Raises:
-        ResourceError: if the disk still is full or fails; older checkpoints are untouched.
+        ResourceError: if the disk is still full or fails; older checkpoints are untouched.
     """
     for pause_s in RETRY_PAUSES_S:
         try:
             return _save_once(run, step, checkpoint)
-        except ResourceError:  # noqa: PERF203 - three times in a day at most
+        except ResourceError:  # noqa: PERF203 - at most three times
             time.sleep(pause_s)
     return _save_once(run, step, checkpoint)
 
@@ -90,7 +90,7 @@ def _save_once(run: Path, step: int, checkpoint: Checkpoint) -> Path:
 def valid_checkpoints(
     run: Path, steps: Iterable[int], say: Callable[[str], None]
 ) -> Iterator[tuple[int, Checkpoint]]:
-    """The valid checkpoints among ``steps``, in that order; each invalid one is reported with its reason."""
+    """Yield the valid checkpoints among ``steps``, in that order; report why the others are invalid."""
     present = list_checkpoints(run)
     for step in steps:
         if step not in present:
@@ -111,7 +111,7 @@ def find_problem(folder: Path) -> str | None:
     """Why ``folder`` is not a valid checkpoint, or None if it is.
 
     Raises:
-        UnsafeFileError: if its manifest names something outside of it, or a link leads there.
+        UnsafeFileError: if the manifest names a file outside the folder, or a link leads there.
     """
     try:
         manifest = read_json(entry_of(folder, MANIFEST), Manifest)
@@ -128,7 +128,7 @@ def find_problem(folder: Path) -> str | None:
 
 
 def list_checkpoints(run: Path) -> dict[int, Path]:
-    """Checkpoint folders by step, ascending; their validity is not looked at."""
+    """Checkpoint folders by step, ascending, whether valid or not."""
     found = {}
     for path in checkpoints_folder(run).glob("step-*"):
         match = _NAME.fullmatch(path.name)
@@ -141,6 +141,6 @@ def remove_checkpoint(run: Path, step: int) -> None:
     """Remove one checkpoint, whole or not at all.
 
     Raises:
-        ResourceError: if the disk fails; the checkpoint is untouched then.
+        ResourceError: if the disk fails; the checkpoint is then untouched.
     """
     discard_folder(checkpoint_path(run, step))

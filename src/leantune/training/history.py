@@ -1,4 +1,4 @@
-"""What a run tells while it goes: history.jsonl for later, a progress bar for now."""
+"""Progress of a run: history.jsonl for later, a progress bar for now."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from leantune.training.loop import StepResult
 
 LINE_EVERY_S = 15
-"""Between two lines about a step at least, where there is no terminal; in long runs a thirtieth of the time so far."""
+"""Least seconds between two progress lines without a terminal; in long runs, a thirtieth of the elapsed time."""
 
 
 class History:
-    """``history.jsonl``: one JSON object a line, appended and flushed line by line."""
+    """``history.jsonl``: one JSON object per line, appended and flushed line by line."""
 
     def __init__(self, path: Path, *, keep_bytes: int = 0) -> None:
-        """Open for appending after the first ``keep_bytes``: what a resumed run repeats is cut off. Of fewer the whole
-        lines are kept; `lost_bytes` are the rest.
+        """Open for appending after the first ``keep_bytes``; a resumed run cuts off what it will repeat.
+
+        If the file is shorter, its whole lines are kept, and `lost_bytes` counts the missing rest.
         """
         path = path if distributed.is_main() else Path(os.devnull)
         self._file = path.open("ab")
@@ -40,14 +41,14 @@ class History:
             self.lost_bytes = keep_bytes - kept
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one line; the main process speaks for all."""
+        """Append one line; only the main process writes."""
         if not distributed.is_main():
             return
         self._file.write((json.dumps({"event": event, **values}) + "\n").encode())
         self._file.flush()
 
     def position(self) -> int:
-        """Bytes written so far, on disk."""
+        """Bytes written so far, synced to disk."""
         if distributed.is_main():
             os.fsync(self._file.fileno())
         return self._file.seek(0, os.SEEK_END)
@@ -62,7 +63,7 @@ class History:
 
 
 class Display:
-    """The live view of a terminal; where there is none, a line for each event, and now and then one for a step.
+    """The progress display: a live bar in a terminal, otherwise a line per event and an occasional line per step.
 
     Args:
         total_steps: optimiser steps of the run.
@@ -72,7 +73,7 @@ class Display:
     def __init__(self, total_steps: int, console: Console) -> None:
         self.console, self.total_steps = console, total_steps
         self.best = ""
-        """The best score so far, as it is shown; empty before the first."""
+        """The best score so far, formatted; empty before the first evaluation."""
         self._started = self._spoke = time.monotonic()
         self._first_step: int | None = None
         self._progress = Progress(
@@ -118,12 +119,12 @@ class Display:
             self.say(f"step {result.step} of {self.total_steps}: {status}, about {duration(left)} left")
 
     def say(self, line: str) -> None:
-        """Print one line above the bar."""
+        """Print one line above the progress bar."""
         self.console.print(line, soft_wrap=True)
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
-        """Name what runs between two steps (an evaluation, a checkpoint)."""
+        """Show what is running between two steps (an evaluation, a checkpoint)."""
         self._progress.update(self._task, description=what)
         try:
             yield
@@ -132,7 +133,7 @@ class Display:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Format a number of seconds for people.
 
     >>> duration(8.2), duration(200), duration(9000)
     ('8 s', '3 min', '2.5 h')
@@ -143,5 +144,5 @@ def duration(seconds: float) -> str:
 
 
 def rounded(values: Mapping[str, float], digits: int = 5) -> dict[str, float]:
-    """Floats short enough to read in a log."""
+    """Round floats to a few significant digits for a log."""
     return {key: float(f"{value:.{digits}g}") for key, value in values.items()}

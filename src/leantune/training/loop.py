@@ -1,4 +1,4 @@
-"""The training loop; read it top to bottom.
+"""The training loop; read it from top to bottom.
 
 One optimiser step: learning rate, micro-steps (forward, loss, backward), check, observe importance,
 clip, step, allocate, prune, zero, log, evaluate, checkpoint.
@@ -33,7 +33,7 @@ MAX_SKIPPED_IN_A_ROW = 20
 
 @dataclass(slots=True)
 class TrainingState:
-    """All that changes while training; a checkpoint holds it whole (`training.state`)."""
+    """Everything that changes during training; a checkpoint holds all of it (`training.state`)."""
 
     classifier: Classifier
     optimizer: torch.optim.Optimizer
@@ -57,12 +57,12 @@ class Phase:
     lr_warmup_steps: int
     seed: int
     class_weights: Tensor | None = None
-    """``(C,)`` fp32 of the loss, on the host; None: all alike."""
+    """``(C,)`` fp32 class weights of the loss, on the host; None: all equal."""
 
 
 @dataclass(slots=True)
 class StepResult:
-    """What one step did; losses are host numbers."""
+    """The outcome of one step; losses are numbers on the host."""
 
     step: int
     epoch: float
@@ -77,17 +77,17 @@ class StepResult:
 
 
 class Observer(Protocol):
-    """Who is told after each step; it logs, evaluates, saves, and says when to stop."""
+    """Called after each step to log, evaluate and save; decides when to stop."""
 
     def after_step(self, state: TrainingState, result: StepResult) -> bool:
-        """Whether training goes on."""
+        """Whether training continues."""
 
 
 def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer) -> None:
     """Train from ``state.step`` to the end of the phase.
 
     Raises:
-        DivergedError: if a loss is not finite, too many steps in a row or most of all had to be skipped, or ranks
+        DivergedError: if a loss is not finite, too many consecutive steps or most steps had to be skipped, or ranks
             are not final at the end.
     """
     state.classifier.train()
@@ -105,7 +105,7 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         own = positions[distributed.rank() :: distributed.world_size()]
         most = math.ceil(
             len(positions) / distributed.world_size()
-        )  # of any process: all take as many micro-steps
+        )  # the most rows of any process: all take the same number of micro-steps
         micro_steps = np.array_split(own, min(recipe.accumulate, most))
         sizes = BatchSize(
             len(positions),
@@ -114,7 +114,7 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
         )
         losses = [_backward(state, phase, phase.rows[micro], sizes, recipe, result) for micro in micro_steps]
         result.loss, result.orthogonality = torch.stack(losses).double().sum(0).tolist()  # host sync
-        _sum_over_processes(state, result)  # scaled, so that all processes find the same overflow
+        _sum_over_processes(state, result)  # still scaled, so all processes detect the same overflow
         state.scaler.unscale_(state.optimizer)
         _check_loss(result, phase.rows, positions)
         parameters = (p for group in state.optimizer.param_groups for p in group["params"])
@@ -130,7 +130,7 @@ def train(state: TrainingState, phase: Phase, recipe: Recipe, observer: Observer
             _allocate(state, result)
         else:
             _skip(state, result)
-            if state.step == phase.total_steps:  # a final cut that is still due has no later step
+            if state.step == phase.total_steps:  # no later step could make a final cut that is still due
                 _allocate(state, result)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
@@ -158,13 +158,13 @@ def _learning_rate(state: TrainingState, phase: Phase, recipe: Recipe) -> float:
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
-    """A batch over all its micro-steps and processes: what sums over its rows are divided by."""
+    """The size of a batch over all micro-steps and processes: divisors for sums over its rows."""
 
     rows: int
     weight: float
-    """Its rows, or their class weights: for the loss."""
+    """Divisor of the loss: the number of rows, or their summed class weights."""
     most_at_once: int
-    """Rows of a micro-step of any process at most."""
+    """Largest number of rows in a micro-step of any process."""
 
 
 def _backward(
@@ -175,7 +175,7 @@ def _backward(
     recipe: Recipe,
     result: StepResult,
 ) -> Tensor:
-    """Forward and backward of one micro-step: its share of loss and orthogonality ``(2,)``, on the device."""
+    """Forward and backward of one micro-step; returns its share of loss and orthogonality ``(2,)``, on the device."""
     penalty = torch.zeros((), device=state.classifier.device)
     if not len(rows):  # more processes than rows in the last batch
         if recipe.contrast_weight:
@@ -192,7 +192,7 @@ def _backward(
         texts = of_all_processes(features, batch.labels, whole.most_at_once)
         contrast = supervised_contrast(*texts)
         total = total + recipe.contrast_weight * contrast / whole.rows
-    # once a step over all processes: the penalty does not depend on the rows
+    # once per step, in one process: the penalty does not depend on the rows
     if recipe.advanced.orth_reg_weight and not result.micro_sizes and distributed.is_main():
         penalty = orthogonal_penalty(list(state.classifier.adapted_layers().values()))
         total = total + recipe.advanced.orth_reg_weight * penalty
@@ -203,7 +203,7 @@ def _backward(
 
 
 def _task_loss(phase: Phase, logits: Tensor, batch: PackedBatch, recipe: Recipe) -> Tensor:
-    """The loss of the labels that the recipe names, summed over the rows."""
+    """The loss that the recipe names, summed over the rows."""
     assert batch.labels is not None
     weight = None if phase.class_weights is None else phase.class_weights.to(logits.device)
     return objective_of(phase.rows).loss(
@@ -216,7 +216,7 @@ def _task_loss(phase: Phase, logits: Tensor, batch: PackedBatch, recipe: Recipe)
 
 
 def _sum_over_processes(state: TrainingState, result: StepResult) -> None:
-    """Make gradients and losses those of the whole batch; alone, they are already."""
+    """Sum gradients and losses over all processes; a single process already has the sums."""
     if distributed.world_size() == 1:
         return
     parameters = state.classifier.trainable().values()
@@ -226,14 +226,14 @@ def _sum_over_processes(state: TrainingState, result: StepResult) -> None:
 
 
 def _gradient_of(parameter: torch.nn.Parameter) -> Tensor:
-    """Its gradient; zeros, put in place, if this process had no row for it."""
+    """The gradient of a parameter; set to zeros if this process had no row for it."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
 
 
 def _allocate(state: TrainingState, result: StepResult) -> None:
-    """Enforce the rank budget if it is due; after the final cut the tensors are smaller."""
+    """Enforce the rank budget if it is due; the final cut makes the tensors smaller."""
     classifier, allocator = state.classifier, state.allocator
     keep_masks = allocator.allocate(state.step)
     if keep_masks is not None:
@@ -249,14 +249,14 @@ def _allocate(state: TrainingState, result: StepResult) -> None:
 def _check_loss(result: StepResult, rows: LabelledRows, positions: np.ndarray) -> None:
     if not math.isfinite(result.loss):
         raise DivergedError(
-            f"the loss of step {result.step} is {result.loss}: stopped before the step. Resumed, the run would come "
-            "to it again: start anew with a lower learning_rate or precision=fp32. Rows of the batch, counted from 0: "
+            f"the loss of step {result.step} is {result.loss}: stopped before the step. A resumed run would reach "
+            "it again: start over with a lower learning_rate or precision=fp32. Rows of the batch, counted from 0: "
             f"{rows.names_of(positions)}"
         )
 
 
 def _check_steps_taken(state: TrainingState) -> None:
-    """Refuse a phase that learnt from less than half of its steps.
+    """Refuse a phase in which more than half of the steps were skipped.
 
     Raises:
         DivergedError: saying how many were skipped.
@@ -268,12 +268,12 @@ def _check_steps_taken(state: TrainingState) -> None:
 
 
 def skipped_line(state: TrainingState) -> str:
-    """How many steps were skipped, for the user."""
+    """The number of skipped steps, for the user."""
     return f"{state.skipped_steps:,} of {state.step:,} steps were skipped, because their gradients were not finite"
 
 
 def _skip(state: TrainingState, result: StepResult) -> None:
-    """Leave weights, moments and importance as they are; give up after too many in a row."""
+    """Leave weights, moments and importance as they are; give up after too many steps in a row."""
     result.is_skipped = True
     state.skipped_steps += 1
     state.skipped_in_a_row += 1

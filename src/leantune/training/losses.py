@@ -1,8 +1,9 @@
-"""What training minimises: generalized cross-entropy for labels of which many are wrong (Zhang and Sabuncu, 2018, arXiv
-1805.07836), and the supervised contrastive loss on what the head's output layer sees (Khosla et al., 2020, arXiv
-2004.11362; beside cross-entropy Gunel et al., 2021, arXiv 2011.01403).
+"""Loss functions besides plain cross-entropy.
 
-The texts of the contrast are those of one micro-step, of all processes: with ``accumulate`` fewer are compared.
+- Generalized cross-entropy, for data with many wrong labels (Zhang and Sabuncu, 2018, arXiv 1805.07836).
+- Supervised contrastive loss on the inputs of the head's output layer (Khosla et al., 2020, arXiv 2004.11362; combined
+  with cross-entropy by Gunel et al., 2021, arXiv 2011.01403). It compares the texts of one micro-step across all
+  processes, so ``accumulate`` means fewer comparisons.
 
 S texts, D width, C classes.
 """
@@ -16,21 +17,23 @@ from torch import Tensor
 from leantune.system import distributed
 
 TEMPERATURE = 0.2
-"""What cosines are divided by."""
+"""Divisor of cosines in the contrastive loss."""
 ROBUSTNESS = 0.7
 """q of generalized cross-entropy, as published: 0 is cross-entropy, 1 the absolute error."""
 NO_LABEL = -1
-"""Label of rows that are only there so that every process gives as many."""
+"""Label of padding rows, which make every process contribute the same number of rows."""
 
 
 def generalized_cross_entropy(logits_SC: Tensor, labels_S: Tensor, weight_C: Tensor | None = None) -> Tensor:
-    """``(1 - p^q) / q`` of the probability p of each label (Zhang and Sabuncu, 2018, eq. 6), summed over the texts: an
-    fp32 scalar. A text that the classifier contradicts pulls less: its gradient is that of cross-entropy times ``p^q``.
+    """Generalized cross-entropy ``(1 - p^q) / q`` (Zhang and Sabuncu, 2018, eq. 6), summed over the texts: fp32 scalar.
+
+    p is the probability of the label. A text that the classifier contradicts pulls less: its gradient is that of
+    cross-entropy times ``p^q``.
 
     Args:
         logits_SC: ``(S, C)``.
         labels_S: ``(S,)`` class ids.
-        weight_C: ``(C,)`` of the classes; None: all alike.
+        weight_C: ``(C,)`` class weights; None: all equal.
     """
     log_p = F.log_softmax(logits_SC.float(), -1).gather(1, labels_S[:, None])[:, 0]
     losses = -torch.expm1(ROBUSTNESS * log_p) / ROBUSTNESS
@@ -38,13 +41,14 @@ def generalized_cross_entropy(logits_SC: Tensor, labels_S: Tensor, weight_C: Ten
 
 
 def supervised_contrast(inputs_SD: Tensor, labels_S: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """The loss of every text summed over all, fp32 scalar: the mean over texts of its label of the log softmax over
-    all other texts of cosines divided by ``temperature``, negated (Khosla et al., 2020, eq. 2). A text with a label of
-    its own counts nothing.
+    """Supervised contrastive loss summed over the texts, fp32 scalar (Khosla et al., 2020, eq. 2).
+
+    For each text: the negated mean, over texts with the same label, of the log softmax over all other texts of cosines
+    divided by ``temperature``. A text that is alone with its label contributes nothing.
     """
     units = F.normalize(inputs_SD.float(), dim=-1)
     is_same = torch.eye(len(units), dtype=torch.bool, device=units.device)
-    with torch.autocast(units.device.type, enabled=False):  # full fine-tuning computes in bf16 by it
+    with torch.autocast(units.device.type, enabled=False):  # full fine-tuning runs under bf16 autocast
         cosines = units @ units.t()
     scaled = (cosines / temperature).masked_fill(is_same, torch.finfo(units.dtype).min)
     others = scaled.log_softmax(-1)
@@ -54,12 +58,12 @@ def supervised_contrast(inputs_SD: Tensor, labels_S: Tensor, temperature: float 
 
 
 def of_all_processes(inputs_SD: Tensor, labels_S: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """The texts of all processes; only those of this one pass a gradient on, which summed over the processes is whole.
+    """Gather the texts of all processes. Only this process's texts get gradients, so sum them over processes.
 
     Args:
-        inputs_SD: of this process, fp32.
-        labels_S: its class ids.
-        most: texts that any process has at most.
+        inputs_SD: this process's inputs, fp32.
+        labels_S: their class ids.
+        most: the largest number of texts of any process.
     """
     if distributed.world_size() == 1:
         return inputs_SD, labels_S
@@ -74,6 +78,6 @@ def of_all_processes(inputs_SD: Tensor, labels_S: Tensor, most: int) -> tuple[Te
 
 
 def take_no_part(width: int, most: int, device: torch.device) -> None:
-    """What a process without a text does while the others exchange theirs."""
+    """Join the exchange of `of_all_processes` from a process without texts."""
     nothing = torch.zeros(0, dtype=torch.int64, device=device)
     of_all_processes(torch.zeros(0, width, device=device), nothing, most)

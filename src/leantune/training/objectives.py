@@ -1,4 +1,4 @@
-"""The loss of a batch by its labels: one a text, or any number.
+"""The loss of a batch for one label per text, or for any number.
 
 S texts, C classes.
 """
@@ -22,7 +22,7 @@ MOST_WEIGHT = 10.0
 
 
 class Objective(Protocol):
-    """What training minimises, beside the contrast."""
+    """The loss that training minimises, apart from the contrastive one."""
 
     def loss(
         self,
@@ -33,25 +33,25 @@ class Objective(Protocol):
         smoothing: float = 0.0,
         is_robust: bool = False,
     ) -> Tensor:
-        """Summed over the texts: an fp32 scalar.
+        """The loss summed over the texts: an fp32 scalar.
 
         Args:
             logits: ``(S, C)``.
-            labels: of the texts.
-            weight: ``(C,)`` of the classes, on the same device; None: all alike.
-            smoothing: share of a target that is spread over what else it could be.
-            is_robust: whether many labels are wrong; for one label a text.
+            labels: labels of the texts.
+            weight: ``(C,)`` class weights, on the same device; None: all equal.
+            smoothing: share of a target that is spread over the alternatives.
+            is_robust: use the loss for many wrong labels; only with one label per text.
         """
 
     def size(self, label_ids: npt.NDArray[np.int64], weight: Tensor | None) -> float:
-        """What the sum over these texts is divided by."""
+        """Divisor that turns the sum over these texts into a mean."""
 
     def balanced(self, rows: LabelledRows, num_classes: int) -> Tensor:
-        """``(C,)`` fp32 of ``class_weights=balanced``."""
+        """Class weights ``(C,)`` fp32 for ``class_weights=balanced``."""
 
 
 class OneLabel:
-    """Cross-entropy, or what the recipe names in its place."""
+    """Cross-entropy, or generalized cross-entropy with ``is_robust``."""
 
     def loss(
         self,
@@ -74,12 +74,13 @@ class OneLabel:
         )
 
     def size(self, label_ids: npt.NDArray[np.int64], weight: Tensor | None) -> float:
-        """The texts, or the weights of their labels."""
+        """The number of texts, or the sum of their label weights."""
         return float(len(label_ids)) if weight is None else float(weight[torch.from_numpy(label_ids)].sum())
 
     def balanced(self, rows: LabelledRows, num_classes: int) -> Tensor:
-        """``N / (C * n_c)``, as scikit-learn defines them for the C classes that occur; 0 for others, which smoothed
-        labels would else give all the weight.
+        """``N / (C * n_c)``, as scikit-learn defines it, for the C classes that occur; 0 for others.
+
+        Otherwise smoothed labels would give absent classes all the weight.
         """
         counts = np.bincount(rows.label_ids, minlength=num_classes)
         weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)) * (counts > 0)
@@ -89,8 +90,8 @@ class OneLabel:
 class SeveralLabels:
     """Binary cross-entropy of each label, summed over the classes and averaged over the texts.
 
-    So its gradient is, class by class, probability less label, as that of cross-entropy is: the default learning rate
-    and ``max_grad_norm`` fit as they are. A mean over the classes would shrink it with their number.
+    Like that of cross-entropy, its gradient is probability minus label in each class, so the default learning rate and
+    ``max_grad_norm`` stay valid. A mean over classes would shrink it by their number.
     """
 
     def loss(
@@ -108,16 +109,16 @@ class SeveralLabels:
         return F.binary_cross_entropy_with_logits(logits.float(), targets, pos_weight=weight, reduction="sum")
 
     def size(self, label_ids: npt.NDArray[np.int64], weight: Tensor | None) -> float:
-        """The texts."""
+        """The number of texts."""
         return float(len(label_ids))
 
     def balanced(self, rows: LabelledRows, num_classes: int) -> Tensor:
-        """Rows without a label for each row with it, from 1 to `MOST_WEIGHT`; 1 where no row has it."""
+        """Ratio of rows without a label to rows with it, from 1 to `MOST_WEIGHT`; 1 if no row has it."""
         counts = counts_of(rows.label_ids, num_classes)
         weights = np.where(counts > 0, (len(rows) - counts) / np.maximum(counts, 1), 1.0)
         return torch.tensor(weights.clip(1.0, MOST_WEIGHT), dtype=torch.float32)
 
 
 def objective_of(rows: LabelledRows) -> Objective:
-    """The objective of rows."""
+    """The objective that fits the labels of ``rows``."""
     return SeveralLabels() if rows.is_multi_label else OneLabel()

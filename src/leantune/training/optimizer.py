@@ -1,4 +1,4 @@
-"""AdamW with decay only where it belongs, and the learning rate by step."""
+"""AdamW with selective weight decay, and the learning rate by step."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ def adamw(
     hidden_learning_rate_ratio: float = 1.0,
     output_layer: str = "",
 ) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; no decay on biases, norms and the singular values E,
-    whose size is what the allocator reads.
+    """AdamW over the trainable parameters.
+
+    Biases, norms and the singular values E do not decay: the allocator reads the size of E.
 
     Args:
-        trainable: by name.
-        weight_decay: of the matrices.
+        trainable: parameters by name.
+        weight_decay: weight decay of the matrices.
         head_learning_rate_ratio: learning rate of the output layer over that of A and B.
         hidden_learning_rate_ratio: learning rate of the rest of the head over that of A and B.
         output_layer: name of the output layer.
@@ -49,8 +50,10 @@ def adamw(
 
 
 def default_learning_rate(width: int) -> float:
-    """Peak learning rate of A and B for an encoder of this width: 0.003 up to 384 and 0.001 at 768, where they were
-    measured (benchmarks/notebook), and the power of the width through both elsewhere, to three digits.
+    """Peak learning rate of A and B for an encoder of this width.
+
+    It is 0.003 up to width 384 and 0.001 at 768, where it was measured (benchmarks/notebook). Elsewhere it is the power
+    law through both, rounded to three digits.
 
     >>> [default_learning_rate(width) for width in (128, 384, 512, 768, 1024)]
     [0.003, 0.003, 0.0019, 0.001, 0.000634]
@@ -70,6 +73,6 @@ def learning_rate_at(step: int, *, peak: float, warmup_steps: int, total_steps: 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every group its multiple of one learning rate."""
+    """Set the learning rate of every group to its multiple of ``learning_rate``."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_ratio"]

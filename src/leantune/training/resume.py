@@ -1,4 +1,4 @@
-"""Going on with a run: is it the same one, and where does it stand."""
+"""Resuming a run: check that it is the same run, and find where it stopped."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from leantune.training.checkpoint import Checkpoint, checkpoints_folder, list_ch
 
 
 def check_directory(record: BegunRecord, recipe: Recipe) -> None:
-    """Refuse to look in vain, here and on the hub, for what is relative to where the run was begun.
+    """Refuse relative paths that exist only relative to the directory in which the run began.
 
     Raises:
         UsageError: naming that directory.
     """
-    begun_in = record.directory  # early runs lack it
+    begun_in = record.directory  # records of early versions lack it
     if begun_in is None:
         return
     for key in ("model", "data", "validation", "test", "unlabelled"):
         location = getattr(recipe, key)
         if location and not Path(location).exists() and (Path(begun_in) / location).exists():
             raise UsageError(
-                f"{key}={location}: relative to {begun_in}, where the run was begun; resume it from there"
+                f"{key}={location}: exists in {begun_in}, where the run began; resume it from there"
             )
 
 
 DECIDED = ("problem_type", "metric", "truncation_side", "method", "targets", "epochs", "learning_rate")
-"""Keys that a recipe may leave to the run."""
+"""Keys that a recipe may leave for the run to decide."""
 
 
 def as_begun(recipe: Recipe, record: BegunRecord) -> Recipe:
-    """The recipe with what the run decided where it leaves that open."""
+    """Fill in what the recipe leaves open with what the run decided."""
     began_with = recipe_of_run(Path(recipe.output), record.recipe)
     return replace(
         recipe, **{key: getattr(began_with, key) for key in DECIDED if getattr(recipe, key) is None}
@@ -48,7 +48,7 @@ def as_begun(recipe: Recipe, record: BegunRecord) -> Recipe:
 
 
 def recipe_differences(recipe: Recipe, record: BegunRecord) -> list[str]:
-    """What a recipe says otherwise than the run of ``record`` began with; what it leaves open is no difference."""
+    """List where a recipe differs from the one that the run began with; keys left open do not count."""
     began_with = recipe_of_run(Path(recipe.output), record.recipe).by_key()
     return [
         f"{key}: was {began_with[key]}, is {value}"
@@ -65,7 +65,7 @@ def check_same_run(
     labels: LabelMap,
     plan: ParameterPlan,
 ) -> None:
-    """Refuse to go on with another recipe, other data, labels or ranks than the run began with.
+    """Refuse to resume with a recipe, data, labels or ranks that differ from the run's.
 
     Raises:
         CheckpointError: naming every difference.
@@ -89,13 +89,13 @@ def check_same_run(
 
 
 def check_same_model(before: ModelRecord, recipe: Recipe, *, sha256: str, precision: str) -> None:
-    """Refuse to go on with other pretrained weights or another type of numbers.
+    """Refuse to resume with other pretrained weights or another precision.
 
     Args:
-        before: what the run began with.
-        recipe: of the run.
-        sha256: of the weights that are there now.
-        precision: that ``recipe.precision`` means on this machine.
+        before: the model that the run began with.
+        recipe: the run's recipe.
+        sha256: checksum of the present weights.
+        precision: ``recipe.precision`` resolved for this machine.
 
     Raises:
         CheckpointError: naming what changed.
@@ -113,7 +113,7 @@ def check_same_model(before: ModelRecord, recipe: Recipe, *, sha256: str, precis
 
 
 def machine_lines(record: BegunRecord, *, hardware: Hardware, versions: Mapping[str, str]) -> Iterator[str]:
-    """One line if machine, kernels, instructions or torch are not those that the run began with, else none."""
+    """Yield a warning if the machine, kernels, instruction set or torch differ from those at the start of the run."""
     then, now = to_json(record.hardware) | record.versions, to_json(hardware) | versions
     changes = [
         f"{key}: was {then[key]}, is {now[key]}"
@@ -121,11 +121,11 @@ def machine_lines(record: BegunRecord, *, hardware: Hardware, versions: Mapping[
         if key in then and then[key] != now[key]
     ]
     if changes:
-        yield f"warning: the run goes on, but not to the bits that it would have had: {'; '.join(changes)}"
+        yield f"warning: results will not be bit-identical to an uninterrupted run: {'; '.join(changes)}"
 
 
 def newest_valid_checkpoint(run: Path, console: Console) -> tuple[int, Checkpoint] | None:
-    """The valid checkpoint with the highest step; every newer invalid one is named with its reason."""
+    """The valid checkpoint with the highest step; reports why each newer one is invalid."""
     if distributed.is_main():
         for folder in (run, checkpoints_folder(run)):
             for name in remove_leftovers(folder):

@@ -1,4 +1,4 @@
-"""One run from recipe to artefacts, step by step as the user sees it."""
+"""One run from recipe to artefacts, in the order that the user sees."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ def run_training(
     """Train, select, refit and publish.
 
     Args:
-        recipe: what to do.
-        console: where to draw.
+        recipe: the run's recipe.
+        console: console for messages and progress.
         overwrite: replace an earlier run in the same folder.
-        resume: go on from the newest valid checkpoint in the folder.
-        interrupt: where somebody else notes that the run is to stop; None: SIGINT and SIGTERM of this process do.
+        resume: continue from the newest valid checkpoint in the folder.
+        interrupt: stop request set by the caller; None: SIGINT and SIGTERM of this process request a stop.
 
     Returns:
         the run folder.
 
     Raises:
-        LeantuneError: of the kind that says what is wrong; `errors` lists them.
+        LeantuneError: one of the subclasses in `errors`, by the kind of failure.
     """
     check_trackers(recipe.report_to or ())
     with run_lock(Path(os.path.expanduser(recipe.output))), _memory_explained(recipe):
@@ -101,7 +101,7 @@ def run_training(
             run.record.pseudo_labels = pseudo_labels.record if pseudo_labels else None
             warm_start(run, classifier)
             init_adapters(run, classifier)
-            # probe and decompositions round as the processor does, and there may be several kinds
+            # probe and decompositions round differently on different processors
             distributed.take_from_main([p.data for p in classifier.trainable().values()])
             start_folder(run)
             if pseudo_labels:
@@ -125,7 +125,7 @@ def run_training(
 
 @contextmanager
 def _memory_explained(recipe: Recipe) -> Iterator[None]:
-    """Say which keys of the recipe need the memory, and what to set; nothing is changed unasked."""
+    """Explain which recipe keys need the memory and what to set; nothing is changed automatically."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -145,11 +145,11 @@ def _memory_explained(recipe: Recipe) -> Iterator[None]:
 
 @contextmanager
 def _interruption_noted(run: Run) -> Iterator[None]:
-    """Note a signal in the record, and say how to go on after Ctrl-C at a moment that saves nothing of its own."""
+    """Note a signal in the record; after Ctrl-C at a moment that saves nothing itself, say how to continue."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stopped:
-        if run.record.status == "running":  # a finished run that was resumed is still what it was
+        if run.record.status == "running":  # a finished run that was resumed stays finished
             run.record.status = "interrupted"
             run.save_record()
         if isinstance(stopped, Interrupted) or not list_checkpoints(run.folder):
@@ -161,7 +161,7 @@ def _interruption_noted(run: Run) -> Iterator[None]:
 
 
 def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
-    """Put the newest valid checkpoint into ``state`` and ``selection``."""
+    """Load the newest valid checkpoint into ``state`` and ``selection``; returns the history to append to."""
     found = newest_valid_checkpoint(run.folder, run.console)
     if found is None:
         raise CheckpointError(
@@ -182,7 +182,7 @@ def _go_on(run: Run, state: TrainingState, selection: Selection) -> History:
     history = History(entry_of(run.folder, "history.jsonl"), keep_bytes=history_bytes)
     if history.lost_bytes:
         run.console.print(
-            f"history.jsonl lacks {history.lost_bytes:,} bytes of what it had at step {step}: curves will have a gap"
+            f"history.jsonl has lost {history.lost_bytes:,} bytes since step {step}: curves will have a gap"
         )
     return history
 
@@ -209,7 +209,7 @@ def _train(
             trackers=trackers,
             elapsed=run.elapsed,
         )
-        if not observer.is_converged():  # a resumed run may have stopped early already
+        if not observer.is_converged():  # a resumed run may already have stopped early
             train(state, phase, run.recipe, observer)
     observer.stop_if_asked(state)  # the signal may have come while the last checkpoint was saved
     if state.skipped_steps:

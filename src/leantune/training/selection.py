@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the best by the validation metric, and the last two to resume from."""
+"""Choose which checkpoints to keep: the best by the validation metric, and the last two to resume from."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from leantune.evaluation.intervals import Z_95
 from leantune.training.checkpoint import list_checkpoints, remove_checkpoint
 
 KEEP_LAST = 2
-"""Newest checkpoints that always stay: if the last one is damaged, the one before still serves."""
+"""Number of newest checkpoints to keep: if the last one is damaged, the one before can still be resumed."""
 
 
 @dataclass(slots=True)
 class Evaluation:
-    """One evaluation on the validation rows, or a moment to save at where there are none."""
+    """One evaluation on the validation rows, or a point to save at if no rows are held out."""
 
     step: int
     epoch: float
     metrics: dict[str, Any] | None
-    """``Metrics.to_json()`` without the confusion matrix; None where no rows are held out."""
+    """``Metrics.to_json()`` without the confusion matrix; None if no rows are held out."""
     is_eligible: bool
-    """Whether ranks were final: only then is the model the one that was planned."""
+    """Whether ranks were final: only then is the model the planned one."""
 
     def to_json(self) -> dict[str, Any]:
-        """The selection as the state of a checkpoint holds it."""
+        """The evaluation as a checkpoint's state holds it."""
         return {
             "step": self.step,
             "epoch": self.epoch,
@@ -36,16 +36,16 @@ class Evaluation:
 
 @dataclass(slots=True)
 class Selection:
-    """The evaluations of a run, and the checkpoints that they make worth keeping.
+    """The evaluations of a run, and which of their checkpoints to keep.
 
     Args:
-        metric: one of the recipe's ``metric``.
-        keep_best: how many of the best stay.
-        evaluations: in the order of their steps.
-        rule: ``best``, or ``one-se``: one standard error is no reason to prefer a checkpoint (Breiman et al., 1984,
-            Classification and Regression Trees, section 3.4.3), so the last of those within it is taken, at which
-            the learning rate has fallen furthest. Of log loss no error is measured: the lowest is taken. Where no
-            rows are held out, the last checkpoint is taken.
+        metric: one of the recipe's values for ``metric``.
+        keep_best: number of best checkpoints to keep.
+        evaluations: evaluations in the order of their steps.
+        rule: ``best``, or ``one-se``: the last checkpoint within one standard error of the best, because a difference
+            that small is no reason to prefer one (Breiman et al., 1984, Classification and Regression Trees,
+            section 3.4.3) and the learning rate is lowest there. Log loss has no measured error, so the lowest is
+            taken. If no rows are held out, the last checkpoint is taken.
     """
 
     metric: str
@@ -54,7 +54,7 @@ class Selection:
     rule: str = "one-se"
 
     def ranking(self) -> list[Evaluation]:
-        """Eligible evaluations: the one that the rule chooses, then the others from the best by the metric."""
+        """Eligible evaluations: first the one that the rule chooses, then the others from best to worst."""
         if any(e.metrics is None for e in self.evaluations):
             return sorted((e for e in self.evaluations if e.is_eligible), key=lambda e: -e.step)
         ranking = self._best_first()
@@ -65,7 +65,7 @@ class Selection:
         return [chosen, *(e for e in ranking if e is not chosen)]
 
     def _best_first(self) -> list[Evaluation]:
-        """Order evaluations by the metric; a tie goes to the lower log loss, then to the earlier."""
+        """Sort evaluations by the metric; ties go to the lower log loss, then to the earlier step."""
         eligible = (e for e in self.evaluations if e.is_eligible)
         return sorted(eligible, key=lambda e: (-self._score(e), _measured(e)["log_loss"], e.step))
 
@@ -84,13 +84,13 @@ class Selection:
         return {evaluation.step for evaluation in self.ranking()[: self.keep_best]}
 
     def since_best(self) -> int:
-        """Eligible evaluations after the first with the best value of the metric: those without improvement."""
+        """Number of eligible evaluations since the metric last improved."""
         eligible = [e for e in self.evaluations if e.is_eligible and e.metrics is not None]
         first_best = max(range(len(eligible)), key=lambda i: self._score(eligible[i]), default=-1)
         return len(eligible) - 1 - first_best
 
     def clean(self, run: Path) -> None:
-        """Remove the checkpoints of ``run`` that are neither among the best nor the newest."""
+        """Remove the checkpoints of ``run`` that are neither among the best nor among the newest."""
         steps = list(list_checkpoints(run))
         for step in steps[:-KEEP_LAST]:
             if step not in self.kept_steps():

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after the current step; a second one does what it would have done before."""
+"""SIGINT and SIGTERM end a run after the current step; a second signal has its usual effect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def resume_command(folder: Path) -> str:
 
 
 class Interrupt:
-    """Which signal asked the run to stop, if any.
+    """The signal that asked the run to stop, if any.
 
     Args:
         resume: the command that resumes the run in a folder.
@@ -31,28 +31,28 @@ class Interrupt:
     def __init__(self, resume: Callable[[Path], str] = resume_command) -> None:
         self.signal_number: int | None = None
         self.resume = resume
-        # None stands for a handler that Python did not set and cannot set again
+        # None means a handler that was not set from Python and cannot be restored
         self._previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal, and give the next one its usual force."""
+        """Note the signal, and restore the previous handlers for the next one."""
         self.signal_number = number
         self.restore()
 
     def restore(self) -> None:
-        """Give the signals back to who had them."""
+        """Restore the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Catch the two signals within the block; outside the main thread nothing is caught."""
+    """Catch both signals within the block; outside the main thread nothing is caught."""
     interrupt = Interrupt()
     try:
         for number in SIGNALS:
             signal.signal(number, interrupt.receive)
-    except ValueError:  # not the main thread: signals are the caller's business
+    except ValueError:  # not the main thread: signals are left to the caller
         yield interrupt
         return
     try:

@@ -1,4 +1,4 @@
-"""The training state to and from a checkpoint, whole and exact."""
+"""Save the complete training state to a checkpoint, and restore it exactly."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _COUNTERS = ("step", "skipped_steps", "skipped_in_a_row", "train_s", "train_samp
 
 
 def capture(state: TrainingState, extra: dict[str, Any]) -> Checkpoint:
-    """Everything that the next step depends on.
+    """Collect everything that the next step depends on.
 
     Args:
-        state: as it is after a step.
+        state: the state after a step.
         extra: JSON values of the run (evaluations so far, size of the history).
     """
     classifier, allocator = state.classifier, state.allocator
@@ -47,7 +47,7 @@ def capture(state: TrainingState, extra: dict[str, Any]) -> Checkpoint:
 
 
 def _generators(device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's own generators in this process."""
+    """The states of torch's generators in this process."""
     states = {"torch": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -55,7 +55,7 @@ def _generators(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Make ``state``, built from the same recipe, what it was when ``checkpoint`` was captured.
+    """Restore ``state``, built from the same recipe, to what it was when ``checkpoint`` was captured.
 
     Raises:
         CheckpointError: naming a tensor that is missing or has another shape.
@@ -92,7 +92,7 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
 def restore_weights(
     classifier: Classifier, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
-    """Adapters and head of ``checkpoint``, with the ranks that they have there."""
+    """Restore adapters and head from ``checkpoint``, with their ranks there."""
     ranks = checkpoint.state["ranks"]
     layers = classifier.adapted_layers()
     if any(layer.rank != ranks.get(name, 0) for name, layer in layers.items()):
@@ -110,7 +110,7 @@ def restore_weights(
 
 
 def saved_parameters(classifier: Classifier) -> dict[str, Tensor]:
-    """Trainable parameters, and those of the head that are frozen but not pretrained."""
+    """Trainable parameters, and frozen parameters of the head that are not pretrained."""
     return {**classifier.trainable(), **classifier.head_weights("full")}
 
 

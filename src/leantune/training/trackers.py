@@ -1,4 +1,4 @@
-"""Experiment trackers that are told what ``history.jsonl`` holds (``report_to``), through those of accelerate."""
+"""Send the metrics of ``history.jsonl`` to experiment trackers (``report_to``), through accelerate."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ SETTINGS: Mapping[str, Any] = {
     "mlflow": lambda run: {"experiment_name": PROJECT, "run_name": run.folder.name},
     "trackio": lambda run: {"run_name": PROJECT, "name": run.folder.name, "resume": "allow"},
 }
-"""How each is told where it belongs; the ``run_name`` of wandb and trackio is what they call a project."""
+"""Arguments of each tracker; the ``run_name`` of wandb and trackio is their project."""
 
 
 @dataclass(slots=True)
 class Trackers:
-    """The trackers of one run; only the main process has any."""
+    """The active trackers of one run; only the main process has any."""
 
     run: Run
     told: dict[str, Any] = field(default_factory=dict)
 
     def log(self, step: int, part: str, values: Mapping[str, float]) -> None:
-        """Tell all of them; one that fails is named, and not told any more."""
+        """Log to all trackers; one that fails is reported and dropped."""
         for name, tracker in list(self.told.items()):
             with self._survived(name):
                 tracker.log({f"{part}/{key}": value for key, value in values.items()}, step=step)
 
     def finish(self) -> None:
-        """Let all of them write what they hold back."""
+        """Let all trackers flush and finish."""
         for name, tracker in list(self.told.items()):
             with self._survived(name):
                 tracker.finish()
 
     @contextmanager
     def _survived(self, name: str) -> Iterator[None]:
-        """A tracker on the network may fail in many ways, and none of them is worth a run."""
+        """Report and drop a tracker that fails: a network error is no reason to lose a run."""
         try:
             yield
         except Exception as error:
             self.told.pop(name, None)
             self.run.console.print(
-                f"warning: {name} is not told any more: {first_line(error)}", soft_wrap=True
+                f"warning: {name} failed and gets no more metrics: {first_line(error)}", soft_wrap=True
             )
 
 
@@ -63,7 +63,7 @@ def trackers_of(run: Run) -> Iterator[Trackers]:
     """Start the trackers that the recipe names.
 
     Raises:
-        UsageError: for one that is not installed or cannot start.
+        UsageError: if one is not installed or cannot start.
     """
     trackers = Trackers(run)
     for name in run.recipe.report_to or () if distributed.is_main() else ():
@@ -108,7 +108,7 @@ def _started(name: str, run: Run) -> Any:
     }
     from accelerate import PartialState
 
-    PartialState()  # without which its trackers log nothing and say so
+    PartialState()  # accelerate's trackers log nothing without it
     try:
         tracker = _class_of(name)(**SETTINGS[name](run))
         tracker.start()

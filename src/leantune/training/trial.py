@@ -1,4 +1,4 @@
-"""A run that leaves nothing behind: trained to its end for what it tells, without a file."""
+"""Train a run only to measure it, without writing any file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from leantune.training.loop import StepResult, TrainingState, train
 from leantune.training.selection import Evaluation, Selection
 
 GoesOn = Callable[[int, Metrics], bool]
-"""Told the step and what the validation rows say; whether the trial goes on."""
+"""Called with the step and the validation metrics; returns whether the trial continues."""
 
 
 def on_rows(run: Run, recipe: Recipe, train: LabelledRows) -> Run:
-    """A trial of ``recipe`` on some rows of ``run``, with a ledger, a schedule and a probe of its own."""
+    """A trial of ``recipe`` on some rows of ``run``, with its own budget, schedule and probe."""
     recipe, plan = plan_run(recipe, run.pretrained)
     steps = plan_steps(recipe, plan, len(train))
     return replace(
@@ -33,7 +33,7 @@ def on_rows(run: Run, recipe: Recipe, train: LabelledRows) -> Run:
 
 
 def trained(trial: Run) -> Classifier:
-    """The classifier of ``trial`` after its last step."""
+    """Train ``trial`` and return its classifier."""
     classifier = _started(trial)
     phase = main_phase(trial)
     with Display(phase.total_steps, trial.console) as display:
@@ -42,14 +42,14 @@ def trained(trial: Run) -> Classifier:
 
 
 def measured(trial: Run, goes_on: GoesOn) -> Evaluation | None:
-    """Train ``trial`` as a run of its recipe would be, and measure it where that would be measured.
+    """Train ``trial`` like a run of its recipe, and measure it at the same steps.
 
     Args:
-        trial: with validation rows; its folder is not touched.
-        goes_on: told the step and the metrics of each evaluation; False ends the trial there.
+        trial: a run with validation rows; its folder is not touched.
+        goes_on: called with the step and the metrics of each evaluation; False ends the trial there.
 
     Returns:
-        the evaluation whose checkpoint the run would take; None if it was ended before.
+        the evaluation whose checkpoint the run would choose; None if the trial was ended early.
 
     Raises:
         DivergedError: as a run does.
@@ -67,7 +67,7 @@ def measured(trial: Run, goes_on: GoesOn) -> Evaluation | None:
 
 @dataclass(slots=True)
 class TrialObserver:
-    """Evaluate and tell, and save nothing."""
+    """Evaluates and reports, but saves nothing."""
 
     trial: Run
     selection: Selection
@@ -76,7 +76,7 @@ class TrialObserver:
     is_ended: bool = False
 
     def after_step(self, state: TrainingState, result: StepResult) -> bool:
-        """Whether training goes on."""
+        """Whether training continues."""
         self.display.step(result, result.num_tokens / max(result.seconds, 1e-9))
         recipe, steps = self.trial.recipe, self.trial.steps
         every = recipe.advanced.evaluate_every or steps.steps_per_epoch
@@ -92,7 +92,7 @@ class TrialObserver:
 
 
 def _started(trial: Run) -> Classifier:
-    """The classifier before the first step."""
+    """Build the classifier, with head and adapters initialised."""
     classifier = build_classifier(trial)
     if trial.recipe.advanced.warm_start:
         probe, _ = start_head(trial, classifier)

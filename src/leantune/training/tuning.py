@@ -1,4 +1,4 @@
-"""Some more steps of a classifier, with ranks as they are and a new optimiser."""
+"""Train a classifier for some more steps, with fixed ranks and a new optimiser."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from leantune.training.loop import Phase, train
 def tune(
     run: Run, classifier: Classifier, rows: LabelledRows, *, steps: int, steps_per_epoch: int, turn: int
 ) -> float:
-    """Train for some steps, in which the learning rate rises and falls; nothing is evaluated or saved.
+    """Train for some steps with a learning rate that rises and falls; nothing is evaluated or saved.
 
     Args:
-        run: its recipe says how.
-        classifier: what of it is trainable learns.
-        rows: what it learns from.
-        steps: optimiser steps.
-        steps_per_epoch: those that one pass over ``rows`` takes.
-        turn: tells this stretch of training from others of the run: order of rows and dropout are its own.
+        run: its recipe sets the hyperparameters.
+        classifier: its trainable parameters are trained.
+        rows: training rows.
+        steps: number of optimiser steps.
+        steps_per_epoch: number of steps in one pass over ``rows``.
+        turn: number of this phase within the run; gives it its own row order and dropout.
 
     Returns:
         the seconds that the steps took.

@@ -1,4 +1,4 @@
-"""What a run says before its first step: what was read, and what could go wrong."""
+"""Messages before the first step of a run: what was read, and what could go wrong."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ REPEATS = {
     "rows_also_in_train": "rows that are also in train",
     "rows_also_in_validation": "rows that are also in validation",
 }
-"""What the counts of equal rows in ``prepare`` are called in the terminal."""
+"""Names of the counts of equal rows in terminal messages."""
 
 FEW_OF_A_CLASS = 2
 """Classes with at most this many rows may be misspelled."""
 NEAR = 0.8
-"""Similarity to another name from which on a class may be misspelled, by `difflib`."""
+"""Least `difflib` similarity to another class name at which a class may be misspelled."""
 MAX_RARE = 20
 """Skip the typo check above this many rare classes."""
 
@@ -43,7 +43,7 @@ PADDING_TOLERANCE = 1e-3
 
 
 def data_lines(description: DataRecord, max_length: int) -> Iterator[str]:
-    """What was read, and what truncation cost, one line a part."""
+    """Describe what was read and how much truncation cut off, one line per part."""
     parts = description.parts()
     for part, rows in parts.items():
         cut = rows.truncated_rows or 0
@@ -80,7 +80,7 @@ def data_lines(description: DataRecord, max_length: int) -> Iterator[str]:
 
 
 def _mistyped(counts: Mapping[str, int]) -> Iterator[str]:
-    """Rare classes whose name is near that of a class with more rows, each with both; nothing where many are rare."""
+    """Rare classes named almost like a class with more rows, each with that class; nothing if many are rare."""
     rare = {name: count for name, count in counts.items() if count <= FEW_OF_A_CLASS}
     if len(rare) > MAX_RARE or len(counts) > MAX_COMPARED:
         return
@@ -91,16 +91,16 @@ def _mistyped(counts: Mapping[str, int]) -> Iterator[str]:
 
 
 def rank_lines(plan: ParameterPlan) -> Iterator[str]:
-    """One line if the limit on parameters is higher than the ranks can use, else none."""
+    """Yield a line if the parameter limit is higher than the ranks can use."""
     if plan.limit is not None and plan.init_rank == full_rank(plan.targets):
         yield (
-            f"init_rank is {plan.init_rank}, the rank of the largest target: of max_trainable_params={plan.limit:,} "
-            f"{plan.limit - plan.initial:,} are not used"
+            f"init_rank is {plan.init_rank}, the rank of the largest target: {plan.limit - plan.initial:,} of "
+            f"max_trainable_params={plan.limit:,} are not used"
         )
 
 
 def kernel_lines(choice: Choice, device: torch.device, precision: str) -> Iterator[str]:
-    """One line if native kernels could compute this precision and do not, unless they were turned off."""
+    """Yield a warning if native kernels support this precision but are not used, unless they were turned off."""
     if device.type != "cpu" or precision != "bf16" or os.environ.get(SWITCH) == "0":
         return
     if choice.reason:
@@ -111,9 +111,9 @@ def kernel_lines(choice: Choice, device: torch.device, precision: str) -> Iterat
 
 
 def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator[str]:
-    """One line if the disk is too small for what the run will write, none if it is not."""
-    # a trainable number is saved with two moments and two averages; a new checkpoint is whole before
-    # an old one goes; adapter/ and merged/ are fp32 and whole before they replace older ones
+    """Yield a warning if the disk is too small for what the run will write."""
+    # each trainable number is saved with two moments and two averages; a new checkpoint is complete before an
+    # old one is removed; adapter/ and merged/ are fp32 and complete before they replace older ones
     checkpoints = (keep_best + KEEP_LAST + 1) * 5 * plan.initial
     needed = 4 * (checkpoints + plan.total + plan.initial)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -126,7 +126,7 @@ def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator
 
 
 def padding_lines(classifier: PaddedClassifier, rows: LabelledRows, max_length: int) -> Iterator[str]:
-    """A warning if padding changes what ``classifier``, in fp32, says of a text."""
+    """Yield a warning if padding changes the fp32 logits of ``classifier``."""
     tokens = rows[np.array([rows.lengths.argmin()])].tokens()[0].tolist()
     model_type = classifier.settings["model_type"]
     change = _change_by_padding(classifier.eval(), tokens, min(len(tokens), max_length - len(tokens)))
@@ -139,13 +139,14 @@ def padding_lines(classifier: PaddedClassifier, rows: LabelledRows, max_length: 
 
 @torch.inference_mode()
 def _change_by_padding(classifier: PaddedClassifier, token_ids: Sequence[int], num_padding: int) -> float:
-    """How far the logits of a text move when padding stands behind it, as a fraction of the largest: only by rounding,
-    unless the architecture lets padding into its sums.
+    """The change of a text's logits when padding follows it, as a fraction of the largest logit.
+
+    It is only rounding, unless the architecture lets padding contribute.
 
     Args:
         classifier: in fp32, in evaluation mode.
-        token_ids: of one text, special tokens included.
-        num_padding: tokens of padding behind it.
+        token_ids: token ids of one text, with special tokens.
+        num_padding: number of padding tokens after it.
     """
     alone = torch.tensor([token_ids])
     longer = F.pad(alone, (0, num_padding), value=classifier.settings.get("pad_token_id") or 0)

@@ -1,1 +1,1 @@
-"""After the last step: the checkpoint is chosen, measured and written, and rows to look at are listed."""
+"""After the last step: choose, measure and write the checkpoint, and list rows worth checking."""

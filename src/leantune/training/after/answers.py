@@ -1,5 +1,6 @@
-"""What a checkpoint keeps of the answers on the validation rows: a few bytes a row, or a pair of a row and a class; so
-nothing is measured twice.
+"""The answers on the validation rows, as a checkpoint stores them.
+
+They take a few bytes per row, or per pair of row and class, and save measuring a checkpoint twice.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ OF_PAIRS = ("probabilities", "thresholds")
 
 
 def saved_answers(answers: Answers | PairAnswers) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, each ``(N,)``; of several labels a text ``(N, C)`` and thresholds ``(C,)``."""
+    """Tensors for a checkpoint: ``(N,)`` each, or ``(N, C)`` and thresholds ``(C,)`` for several labels per text."""
     names = OF_PAIRS if isinstance(answers, PairAnswers) else (PREDICTED, *PROBABILITIES)
     return {name: torch.from_numpy(getattr(answers, name)) for name in names}
 
@@ -27,7 +28,7 @@ def saved_answers(answers: Answers | PairAnswers) -> dict[str, torch.Tensor]:
 def read_answers(
     tensors: Mapping[str, torch.Tensor], label_ids: npt.NDArray[np.int64]
 ) -> Answers | PairAnswers | None:
-    """What `saved_answers` gave; None in a checkpoint of an earlier version, which has the predictions alone."""
+    """Read what `saved_answers` stored; None if the checkpoint is of an earlier version, with predictions only."""
     if label_ids.ndim == 2:
         return _read_pairs(tensors, label_ids)
     saved = [tensors[name] for name in (PREDICTED, *PROBABILITIES) if name in tensors]

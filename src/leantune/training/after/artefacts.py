@@ -1,4 +1,4 @@
-"""The two standard forms of a trained classifier, each reloaded from disk and compared before it counts."""
+"""Write a trained classifier in two standard forms; reload each from disk and compare it before publishing."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def publish(
     """Write ``adapter/`` and ``merged/`` into ``run``.
 
     Returns:
-        of each the largest difference of logits on ``probe``, and sizes and checksums of the files.
+        for each, the largest difference of logits on ``probe``, and sizes and checksums of the files.
 
     Raises:
-        CheckpointError: if a reloaded artefact does not compute what the trained model does; it is not
-            published then.
+        CheckpointError: if a reloaded artefact does not compute what the trained model does; it is then not
+            published.
     """
     pretrained = pretrained.with_labels(labels)
     shell = skeleton_of(pretrained)
-    drawn = (*shell.head_names(), *shell.pooler_names)  # the adapter brings them
-    # one fp32 copy of the encoder at a time: each is gone before the next is loaded
+    drawn = (*shell.head_names(), *shell.pooler_names)  # the adapter holds their weights
+    # hold one fp32 copy of the encoder at a time: each is freed before the next is loaded
     expected = _logits_in_float(classifier, load_pretrained(pretrained, labels), probe)
     with atomic_folder(run / "adapter") as folder:
         assert recipe.method is not None, "plan_run sets it"
@@ -95,7 +95,7 @@ def publish(
 def adapter_of(
     classifier: Classifier, recipe: Recipe, plan: ParameterPlan, schedule: RankSchedule
 ) -> AdapterFile:
-    """What was trained, as an adapter folder holds it; pruned modules have rank 0."""
+    """The trained parameters as an adapter folder holds them; pruned modules have rank 0."""
     layers = classifier.adapted_layers()
     return AdapterFile(
         modules={
@@ -136,7 +136,7 @@ def _write_merged(folder: Path, model: Any, adapter: AdapterFile) -> None:
 
 @torch.no_grad()
 def in_float(classifier: Classifier, base: Classifier) -> Classifier:
-    """The trained classifier over an fp32 base, on the CPU: the reference for every artefact."""
+    """The trained classifier over an fp32 base on the CPU: the reference that artefacts are compared with."""
     frozen = base.encoder_linears()
     for name, layer in classifier.adapted_layers().items():
         weight = frozen[name].weight
@@ -167,8 +167,8 @@ def _load_with_peft(base: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     with warnings.catch_warnings(), quiet_transformers():
-        # PEFT warns that a rank of 0 initialises nothing, that its own AdaLoRA rank pattern is not one
-        # of LoRA, and of what it calls in transformers: nothing a user of leantune could change
+        # users of leantune cannot act on these: PEFT warns that a rank of 0 initialises nothing, that its own
+        # AdaLoRA rank pattern is not LoRA's, and about functions of transformers that it calls
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         warnings.filterwarnings("ignore", message="The following rank_pattern keys")
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

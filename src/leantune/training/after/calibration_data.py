@@ -1,4 +1,4 @@
-"""Rows to calibrate int8 with and to measure it on: those of a run, read again, or those of a file."""
+"""Rows for calibrating int8 and for measuring it: from a run, read again, or from a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from leantune.training.after.rows_again import read_rows_again
 from leantune.training.before.dataset import PreparedData, columns_of
 
 DEFAULT_SEED = 42
-"""Seed of the choice of rows where there is no recipe that names one."""
+"""Seed for choosing rows when no recipe gives one."""
 
 
 def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool = False) -> CalibrationData:
@@ -31,18 +31,20 @@ def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool 
 
     Args:
         source: a finished run, or a merged model.
-        data: labelled rows, with the columns of the run's; None: of a run a sample of its training rows, and its
-            validation rows.
+        data: labelled rows, with the same columns as the run's; None: a sample of the run's training rows for
+            calibration and its validation rows for measurement.
         trust_remote_code: allow code that comes with a merged model.
 
     Raises:
-        UsageError: if the source of the rows cannot be had, or the run has seen them all.
+        UsageError: if the rows cannot be found, or the run was trained on all of them.
         CheckpointError: if the record of the run is damaged.
-        DataError: if it has changed since training, or has rows or labels that are not what they must be.
+        DataError: if the source has changed since training, or has invalid rows or labels.
     """
     if kind_of(source) != "run":
         if data is None:
-            raise UsageError(f"{source} is no run, whose rows are known: give labelled rows with --data FILE")
+            raise UsageError(
+                f"{source} is not a run, so its rows are unknown: give labelled rows with --data FILE"
+            )
         trained = load(source, trust_remote_code=trust_remote_code)
         columns = columns_for(trained.settings)
         return _split(_read(data, columns, trained.tokenizer, trained.labels), data, seed=DEFAULT_SEED)
@@ -58,17 +60,17 @@ def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool 
 
 
 def rows_to_measure(run: Path, data: str | None, **columns: str | None) -> tuple[LabelledRows, str]:
-    """Rows that a run was not trained on, and what they are called.
+    """Rows that a run was not trained on, and their name.
 
     Args:
         run: a finished run.
-        data: labelled rows; None: its validation rows, which chose its checkpoint.
+        data: labelled rows; None: the validation rows, which chose the run's checkpoint.
         columns: names of columns of ``data`` that differ from those of training; see `columns_for`.
 
     Raises:
-        UsageError: if the source of the rows cannot be had, or the run has seen them all.
+        UsageError: if the rows cannot be found, or the run was trained on all of them.
         CheckpointError: if the record of the run is damaged.
-        DataError: if it has changed since training, or has rows or labels that are not what they must be.
+        DataError: if the source has changed since training, or has invalid rows or labels.
     """
     record = read_finished_record(run)
     recipe = recipe_of_run(run, record.recipe)
@@ -80,15 +82,15 @@ def rows_to_measure(run: Path, data: str | None, **columns: str | None) -> tuple
 
 
 def _validation_rows(run: Path, record: FinishedRecord, recipe: Recipe) -> PreparedData:
-    """The rows of a run, some of which it has not seen."""
+    """The rows of a run that held some out from training."""
     if record.refit:
         raise UsageError(
-            f"{run} was refitted on its validation rows, which cannot measure it now; give labelled rows "
+            f"{run} was refitted on its validation rows, so they cannot measure it; give labelled rows "
             "with --data FILE"
         )
     own = read_rows_again(run, record, recipe, advice="give labelled rows with --data FILE")
     if not len(own.validation):
-        raise UsageError(f"{run} held no rows out to measure on; give labelled rows with --data FILE")
+        raise UsageError(f"{run} held out no rows to measure on; give labelled rows with --data FILE")
     return own
 
 

@@ -1,4 +1,4 @@
-"""After the last step: select, refit, measure, publish."""
+"""After the last step: select a checkpoint, refit, measure and publish."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ from leantune.training.tuning import tune
 
 
 def measure_parts(run: Run, classifier: Classifier) -> tuple[Metrics | None, Metrics | None]:
-    """Metrics on the validation rows and on the test rows; of several labels a text the thresholds are chosen on the
-    former.
+    """Metrics on the validation rows and on the test rows.
+
+    With several labels per text, thresholds are chosen on the validation rows.
     """
     validation = test = None
     thresholds = default_thresholds(run)
@@ -54,7 +55,7 @@ def measure_parts(run: Run, classifier: Classifier) -> tuple[Metrics | None, Met
 
 
 def default_thresholds(run: Run) -> Floats | None:
-    """``(C,)`` where nothing chose any; None of one label a text."""
+    """Thresholds ``(C,)`` if none were chosen on rows; None with one label per text."""
     return thresholds_of(None, run.data.labels.names) if run.data.labels.is_multi_label else None
 
 
@@ -65,18 +66,18 @@ def _evaluate(
 
 
 def measures_of(metrics: Metrics) -> Measures:
-    """An evaluation as ``record.json`` has it."""
+    """Convert metrics to their form in ``record.json``."""
     return from_json(metrics.to_json(), Measures)
 
 
 def select_best(run: Run, classifier: Classifier, selection: Selection) -> Answers | PairAnswers | None:
-    """Put the best checkpoint back into the model, with its thresholds, and say what the choice is worth.
+    """Restore the best checkpoint into the model, with its thresholds, and record how certain the choice is.
 
     Returns:
-        what it said of the validation rows, if there are any and it kept it.
+        its answers on the validation rows, if there are any and the checkpoint holds them.
 
     Raises:
-        CheckpointError: if none is valid.
+        CheckpointError: if no checkpoint is valid.
     """
     ranking = {evaluation.step: evaluation for evaluation in selection.ranking()}
     ranked = valid_checkpoints(run.folder, ranking, partial(run.console.print, soft_wrap=True))
@@ -93,7 +94,7 @@ def select_best(run: Run, classifier: Classifier, selection: Selection) -> Answe
     comparison = None
     run.thresholds = default_thresholds(run)
     measured = None if best.metrics is None else from_json(best.metrics, Measures)
-    if isinstance(answers, PairAnswers):  # accuracy would be of whole sets of labels, which nobody chose by
+    if isinstance(answers, PairAnswers):  # no metric chooses by the accuracy of whole label sets
         run.thresholds = answers.thresholds
     elif len(label_ids):
         predicted = best_checkpoint.tensors[PREDICTED].numpy()
@@ -141,11 +142,11 @@ def _rule_of(run: Run, best: Evaluation, selection: Selection) -> str:
         return "last"
     return (
         run.recipe.advanced.selection if best is selection.ranking()[0] else "best"
-    )  # of those that are valid
+    )  # among those that are valid
 
 
 def refit(run: Run, classifier: Classifier) -> None:
-    """One more epoch on training and validation rows, ranks as they are, with a new optimiser."""
+    """Train one more epoch on training and validation rows, with fixed ranks and a new optimiser."""
     rows = run.data.train + run.data.validation
     total = -(-len(rows) // run.recipe.batch_size)
     seconds = tune(run, classifier, rows, steps=total, steps_per_epoch=total, turn=1)
@@ -157,7 +158,7 @@ def _first_rows(rows: LabelledRows) -> LabelledRows:
 
 
 def measure_test(run: Run, classifier: Classifier) -> Answers | PairAnswers | None:
-    """Measure the test rows; returns what was said of them, if there are any."""
+    """Measure the test rows; returns the answers on them, or None if there are none."""
     if run.data.test is None:
         return None
     started = time.perf_counter()
@@ -170,15 +171,16 @@ def measure_test(run: Run, classifier: Classifier) -> Answers | PairAnswers | No
 
 
 def note_confidence(run: Run, answers: Mapping[str, Answers | PairAnswers | None]) -> None:
-    """Say in the record how often the model is right when it is sure, of each part that was measured; of several labels
-    a text no probability is that of the answer.
+    """Record how often the model is right when it is confident, for each measured part.
+
+    Parts with several labels per text are left out: no single probability belongs to their answer.
     """
     found = {part: confidence_record(each) for part, each in answers.items() if isinstance(each, Answers)}
     run.record.confidence = ConfidencesRecord(**found) if found else None
 
 
 def _thresholds_file(run: Run) -> Thresholds | None:
-    """What artefacts say of thresholds; None of one label a text."""
+    """The thresholds as artefacts store them; None with one label per text."""
     if run.thresholds is None:
         return None
     by_label = dict(zip(run.data.labels.names, run.thresholds.tolist(), strict=True))
@@ -186,7 +188,7 @@ def _thresholds_file(run: Run) -> Thresholds | None:
 
 
 def publish_artefacts(run: Run, classifier: Classifier) -> None:
-    """Artefacts, verified; then the record says that the run is finished."""
+    """Write and verify the artefacts, then record that the run is finished."""
     if not distributed.is_main():
         return
     with run.console.status("writing and verifying adapter/ and merged/"):

@@ -1,7 +1,7 @@
-"""The nearest training rows of wrong predictions, at the end of a run.
+"""The nearest training rows of wrong predictions, found at the end of a run.
 
-Vectors of training rows cost a forward pass, about a third of training on as many rows. So of many rows a sample is
-taken, with each class in proportion.
+Computing vectors of training rows costs a forward pass, about a third of training on them. If there are many rows,
+only a stratified sample is searched.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ NEAREST = 3
 LEAST_ROWS = 1000
 """Smallest number of rows to search."""
 SHARE = 1 / 16
-"""Share of the rows of all steps to search, if that is more."""
+"""Share of the rows seen in all steps to search, if that is more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Near:
-    """Q queries of each part, and the K training rows nearest to each."""
+    """The K nearest training rows of each of Q queries, for every part."""
 
     rows: LabelledRows
     """The rows that were searched."""
@@ -35,23 +35,23 @@ class Near:
     """By part: positions in ``rows`` and cosines, each ``(Q, K)``."""
 
     def positions(self) -> Index:
-        """All that are near to some query, each once."""
+        """Positions of all rows that are near to some query, each once."""
         return np.unique(np.concatenate([positions.reshape(-1) for positions, _ in self.found.values()]))
 
 
 def find_near(
     run: Run, classifier: Classifier, train: LabelledRows, queries: Mapping[str, LabelledRows]
 ) -> Near | None:
-    """The nearest training rows of some rows.
+    """Find the training rows nearest to some rows.
 
     Args:
-        run: its recipe and its steps say how many rows are looked through.
-        classifier: as it was trained.
+        run: its recipe and steps decide how many rows are searched.
+        classifier: the trained classifier.
         train: training rows.
-        queries: by part.
+        queries: rows to find neighbours of, by part.
 
     Returns:
-        what is near; None without queries.
+        the neighbours; None without queries.
     """
     queries = {part: rows for part, rows in queries.items() if len(rows)}
     if not queries:
@@ -68,12 +68,12 @@ def find_near(
 
 
 def rows_to_search(rows: LabelledRows, trained_rows: int, *, seed: int) -> LabelledRows:
-    """``rows``, or a sample of them, each class in proportion.
+    """Return ``rows``, or a stratified sample of them.
 
     Args:
         rows: training rows.
-        trained_rows: rows of all steps, one as often as it was trained on.
-        seed: of the sample.
+        trained_rows: rows seen in all steps, counting repeats.
+        seed: seed of the sample.
     """
     limit = max(LEAST_ROWS, round(SHARE * trained_rows))
     return rows if len(rows) <= limit else rows[np.sort(nested_order(rows.label_ids, seed=seed)[:limit])]

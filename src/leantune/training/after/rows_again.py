@@ -1,4 +1,4 @@
-"""The rows that a finished run was made of, read again from where its recipe says."""
+"""Read the rows of a finished run again from the source that its recipe names."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from leantune.training.before.dataset import PreparedData, prepare_data
 def read_rows_again(
     run: Path, record: FinishedRecord, recipe: Recipe, *, advice: str, with_test: bool = False
 ) -> PreparedData:
-    """The rows of a run as it had them.
+    """Read the rows of a run as it had them.
 
     Args:
         run: the run folder.
-        record: of the run.
-        recipe: of the run.
-        advice: what to do if they cannot be had.
-        with_test: whether the test rows are wanted, too.
+        record: the run's record.
+        recipe: the run's recipe.
+        advice: what the error message should suggest if the rows cannot be read.
+        with_test: also read the test rows.
 
     Raises:
-        UsageError: if a source is not there any more.
-        DataError: if one has changed since training.
+        UsageError: if a source no longer exists.
+        DataError: if a source has changed since training.
         CheckpointError: if the record of the run is damaged.
     """
     if "-" in (recipe.data, recipe.validation):
         raise UsageError(f"{run} was trained on standard input, which cannot be read again; {advice}")
     try:
-        # the tokenizer of the run is that of its encoder, which may be gone
+        # use the run's copy of the tokenizer: its encoder may be gone
         again = prepare_data(
             replace(recipe, model=str(run / "merged"), test=recipe.test if with_test else None)
         )
@@ -43,7 +43,7 @@ def read_rows_again(
         ) from error
     then, now = record.data, again.description
     if then is None:
-        raise CheckpointError(f"{run / RECORD}: damaged: no data in it")
+        raise CheckpointError(f"{run / RECORD}: damaged: it has no data section")
     found = now.parts()
     for name, before in then.parts().items():
         if name in found and before.sha256 != found[name].sha256:
@@ -52,7 +52,7 @@ def read_rows_again(
 
 
 def texts_at(source: ExampleSource, wanted: Set[int]) -> dict[int, tuple[str, str | None]]:
-    """Row number, from 0, to text and second text, of those of ``wanted`` that are there."""
+    """Map each row number of ``wanted``, from 0, that the source has to its text and second text."""
     found: dict[int, tuple[str, str | None]] = {}
     for batch in source.batches():
         for row in [row for row in wanted if batch.start <= row < batch.start + len(batch.texts)]:

@@ -1,6 +1,4 @@
-"""The rows that a user may want to look at once a run is over, each with its text: what the model gets wrong with most
-confidence, and equal texts under two labels.
-"""
+"""Rows worth checking after a run, with their texts: the most confident mistakes, and equal texts with two labels."""
 
 from __future__ import annotations
 
@@ -54,13 +52,13 @@ def save_rows_to_check(
     """Write ``rows_to_check.jsonl``.
 
     Args:
-        run: whose rows they are.
-        classifier: as it was trained.
-        answers: what the model said of the validation and of the test rows, by part.
+        run: the run that the rows belong to.
+        classifier: the trained classifier.
+        answers: the model's answers on the validation and the test rows, by part.
     """
     with run.console.status("picking rows to check"):
         wrong = {part: _chosen(said) for part, said in answers.items() if said is not None}
-        near = _near(run, classifier, wrong)  # which all processes compute
+        near = _near(run, classifier, wrong)  # all processes compute this
         if distributed.is_main():
             write_rows_to_check(run.folder, list(_rows_to_check(run, answers, wrong, near)))
 
@@ -98,7 +96,7 @@ def _rows_to_check(
 
 
 def rows_of(run: Run, part: Part) -> LabelledRows | None:
-    """The labelled rows of a part, without those that a first run labelled."""
+    """The labelled rows of a part, without pseudo-labelled rows."""
     if part == "test":
         return run.data.test
     rows = run.data.train if part == "train" else run.data.validation
@@ -110,7 +108,7 @@ def _chosen(answers: Answers | PairAnswers) -> Index:
 
 
 def wrong_positions(answers: Answers) -> Index:
-    """The most confident wrong predictions and the most confident suspects, the most confident first."""
+    """Positions of the most confident wrong predictions and suspects, the most confident first."""
     order = np.argsort(-answers.confidence, kind="stable")
     wrong = order[~answers.is_right[order]][:MAX_WRONG]
     suspects = order[answers.suspects()[order]][:MAX_WRONG]
@@ -120,15 +118,16 @@ def wrong_positions(answers: Answers) -> Index:
 
 
 def wrong_rows(answers: PairAnswers) -> Index:
-    """The rows whose labels are not all right, the one first that is contradicted with most confidence in a label."""
+    """Positions of rows with any wrong label, in descending order of their strongest contradiction."""
     doubt = contradictions(answers)
     order = np.argsort(-doubt.max(axis=1), kind="stable")
     return np.asarray(order[doubt[order].max(axis=1) > 0])
 
 
 def contradictions(answers: PairAnswers) -> npt.NDArray[np.float64]:
-    """``(N, C)`` how far the model is on the other side of the threshold than the label, from 0 to 1; 0 where both
-    agree: of a probability p at a threshold t ``(p - t) / (1 - t)`` or ``(t - p) / t``.
+    """How strongly the model contradicts each label, ``(N, C)``, from 0 (it agrees) to 1.
+
+    With probability p and threshold t this is ``(p - t) / (1 - t)`` or ``(t - p) / t``.
     """
     p, t = answers.probabilities.astype(np.float64), answers.thresholds
     above, below = (p - t) / np.maximum(1 - t, 1e-9), (t - p) / np.maximum(t, 1e-9)
@@ -137,7 +136,7 @@ def contradictions(answers: PairAnswers) -> npt.NDArray[np.float64]:
 
 
 def equal_positions(rows: LabelledRows) -> list[Index]:
-    """The first groups of rows that are equal to the model and have several labels: a row of each label."""
+    """The first groups of rows that are equal to the model but labelled differently: one row per label."""
     hashes, label_ids = rows.hashes(), numbered(rows.label_ids)
     order = np.lexsort((np.arange(len(rows)), label_ids, hashes))
     is_new = np.diff(hashes[order]) != 0
@@ -170,7 +169,7 @@ def _wrong(
 
 
 def _near_rows(run: Run, near: Near) -> dict[str, list[list[NearRow]]]:
-    """By part the nearest training rows of each query."""
+    """The nearest training rows of each query, by part."""
     texts = _texts(run, "train", near.rows, near.positions(), MAX_NEAR_CHARACTERS)
 
     def row_at(position: int, cosine: float) -> NearRow:
@@ -219,7 +218,7 @@ def _equal(
 def _found(
     run: Run, finding: Finding, part: Part, rows: LabelledRows, position: int, texts: Mapping[int, _Text]
 ) -> RowToCheck:
-    """What is said of a row whatever was found."""
+    """The fields that every finding of a row has."""
     text = texts[position]
     return RowToCheck(
         finding=finding,
@@ -235,13 +234,13 @@ def _found(
 def _texts(
     run: Run, part: Part, rows: LabelledRows, positions: Index, limit: int = MAX_CHARACTERS
 ) -> dict[int, _Text]:
-    """The texts of rows by position: those of the source, or their tokens as text where it is not what it was."""
+    """The texts of rows by position: read from the source, or decoded from tokens if the source has changed."""
     if not len(positions):
         return {}
     read: dict[int, tuple[str, str | None]] = {}
     try:
         read = _read_again(run, part, set(rows.row_of[positions].tolist()))
-    except Exception:  # whatever is wrong with the source by now, a text to show is no reason to lose a run
+    except Exception:  # whatever is wrong with the source now, a text to show is no reason to lose a run
         read = {}
     return {
         position: _text(run, rows, position, read.get(int(rows.row_of[position])), limit)
@@ -250,11 +249,11 @@ def _texts(
 
 
 def _read_again(run: Run, part: Part, wanted: set[int]) -> dict[int, tuple[str, str | None]]:
-    """Row number -> text and second text."""
+    """Map row numbers to text and second text."""
     recipe = run.recipe
     own = {"train": recipe.data, "validation": recipe.validation, "test": recipe.test}[part]
     location = own or recipe.data
-    if location == "-":  # was read, and is gone
+    if location == "-":  # standard input cannot be read twice
         return {}
     source = open_examples(
         resolve_location(location),
@@ -272,7 +271,7 @@ def _text(
     tokens = here.tokens()[0]
     if read is not None:
         text, pair = read
-        # hours may have passed: only a text with these tokens is the text of the row
+        # hours may have passed: use the text only if it still has the same tokens
         again = run.data.tokenizer.encode([text], None if pair is None else [pair])
         if np.array_equal(again.input_ids[0], tokens) and again.full_lengths[0] == here.full_lengths[0]:
             return _Text(

@@ -1,1 +1,1 @@
-"""Before the first step: the folder, rows, plan, defaults, and the start of head and adapters."""
+"""Before the first step: the folder, rows, plan, defaults, and initial values of head and adapters."""

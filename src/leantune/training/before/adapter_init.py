@@ -1,12 +1,12 @@
-"""What the adapters are before the first step, where rows decide it.
+"""Initial values of the adapters that are computed from training rows.
 
-`attend_evenly` lets the first token of a text attend to all others alike in the last layer, so that the head reads a
-mean of the text. `init_lora_from_gradient` turns the rows of A along the gradient (``adapter_init=gradient``).
+`attend_evenly` makes the first token of a text attend equally to all others in the last layer, so that the head reads
+a mean of the text. `init_lora_from_gradient` turns the rows of A along the gradient (``adapter_init=gradient``).
 
-While B is zero a step can change a weight only within the rows of its A. Rows that are drawn at random catch
-about ``R / in`` of the gradient G of the weight; its first R right singular vectors catch the most that R rows can
-(Wang et al., 2024, LoRA-GA, arXiv 2407.05000, section 3.2). LoRA-GA starts B from the left ones, too, and takes the
-product off the frozen weight; here B stays zero, so the base model is the pretrained one.
+While B is zero, a step can change a weight only within the rows of its A. Random rows catch about ``R / in`` of the
+gradient G of the weight; its first R right singular vectors catch the most that R rows can (Wang et al., 2024,
+LoRA-GA, arXiv 2407.05000, section 3.2). LoRA-GA also starts B from the left singular vectors and subtracts the product
+from the frozen weight. Here B stays zero, so the base model is unchanged.
 
 G ``(out, in)`` is never formed: the gradients of B and A are its products with A and B, so two backward passes
 through the adapters are one step of subspace iteration (Halko et al., 2011, arXiv 0909.4061, algorithm 4.4).
@@ -31,25 +31,25 @@ from leantune.system import distributed
 from leantune.training.objectives import objective_of
 
 MAX_GRADIENT_ROWS = 640
-"""Training rows that the gradient is of."""
+"""Most training rows used to compute the gradient."""
 ROW_NORM = 1 / math.sqrt(3)
-"""Expected norm of a Kaiming-uniform row of A, so that learning rates of the start ``lora`` stay right."""
+"""Expected norm of a Kaiming-uniform row of A; keeping it lets learning rates tuned for ``lora`` stay valid."""
 
 
 ROWS_OF_MEAN = 256
-"""Training rows that the mean of what a query is given is of; it hardly differs between texts."""
+"""Training rows used to average the query's input, which hardly differs between texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvenAttention:
-    """One triplet of the last layer's query, and what it was before."""
+    """One triplet of the last layer's query that makes attention even, and the values that it replaced."""
 
     layer: AdaLoraLinear
     drawn: Triplets
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put back what was there."""
+        """Restore the replaced values."""
         self.layer.pinned = 0
         self.layer.lora_A.copy_(self.drawn.A)
         self.layer.lora_E.copy_(self.drawn.E)
@@ -60,21 +60,21 @@ class EvenAttention:
 def attend_evenly(
     classifier: Classifier, rows: LabelledRows, batch_size: int, *, seed: int
 ) -> EvenAttention | None:
-    """Let first tokens attend to all tokens of their text alike in the last layer.
+    """Make first tokens attend equally to all tokens of their text in the last layer.
 
-    There a first token is given nearly the same vector m in every text (in MiniLM 0.1 % of its square differs), so its
-    query is nearly ``W m + b``. A triplet of rank one, ``-(W m + b) m^T / |m|^2``, takes that off: scores are then
-    zero, weights equal, and the head reads the mean of all values, which of encoders that were trained on the mean of
-    their tokens is far more than their first token knows (benchmarks/notebook). Training moves it as any other.
+    There, a first token has nearly the same input vector m in every text (in MiniLM 0.1 % of its square differs), so
+    its query is nearly ``W m + b``. A triplet of rank one, ``-(W m + b) m^T / |m|^2``, cancels it: scores become zero,
+    weights equal, and the head reads the mean of all values. In encoders trained on the mean of their tokens, that mean
+    holds far more than the first token (benchmarks/notebook). The triplet is trained like any other.
 
     Args:
-        classifier: with fresh adapters: the other triplets of the layer must be zero.
+        classifier: with fresh adapters; the other triplets of the layer must be zero.
         rows: training rows; `ROWS_OF_MEAN` of them are used.
-        batch_size: texts of a batch.
-        seed: of their choice.
+        batch_size: texts per batch.
+        seed: seed for choosing the rows.
 
     Returns:
-        what was done; None where there is no such query, it has no adapter, or E is not one as `draw_lora` leaves it.
+        the change; None if there is no such query, it has no adapter, or E is not one as `draw_lora` leaves it.
     """
     layer = classifier.adapted_layers().get(classifier.pooling_query or "")
     if layer is None or layer.lora_B.any():
@@ -107,20 +107,18 @@ def init_lora_from_gradient(
     seed: int,
     class_weights: Tensor | None = None,
 ) -> int:
-    """Put the first right singular vectors of each adapted weight's gradient into the rows of its A, the
-    steepest first.
+    """Set the rows of each A to the first right singular vectors of the weight's gradient, the steepest first.
 
-    E must be one and B zero, as ``draw_lora`` leaves them; B is zero afterwards, too, so the logits do not change.
-    Pinned triplets stay as they are.
-    Rows that the gradient says nothing of keep their draw: those beyond its rank, and all of a weight whose
-    gradient is not finite, which the first step of training reports.
+    E must be one and B zero, as ``draw_lora`` leaves them. B is zero afterwards too, so the logits do not change.
+    Pinned triplets stay as they are. Rows that the gradient does not determine keep their random values: the rows
+    beyond its rank, and all rows if the gradient is not finite, which the first training step reports.
 
     Args:
-        classifier: with the head that the gradient is to pass through.
+        classifier: with the head that the gradient passes through.
         rows: training rows; `MAX_GRADIENT_ROWS` of them are used.
-        batch_size: rows of a backward pass of one process.
-        seed: of their choice.
-        class_weights: ``(C,)`` fp32 of the loss; None: all alike.
+        batch_size: rows per backward pass of one process.
+        seed: seed for choosing the rows.
+        class_weights: ``(C,)`` fp32 weights of the loss; None: all equal.
 
     Returns:
         the number of rows used.
@@ -145,11 +143,12 @@ def init_lora_from_gradient(
 def fill_gradients(
     classifier: Classifier, rows: LabelledRows, batch_size: int, class_weights: Tensor | None = None
 ) -> None:
-    """Give all trainable parameters the gradient of the loss summed over ``rows`` and over all processes; the sum,
-    whose direction is that of the mean, does not underflow in fp16.
+    """Fill the gradients of all trainable parameters with the loss summed over ``rows`` and all processes.
+
+    The sum points in the direction of the mean but does not underflow in fp16.
     """
     parameters = list(classifier.trainable().values())
-    for parameter in parameters:  # zeros, so that one which no row reaches has a gradient, too
+    for parameter in parameters:  # zeros, so that a parameter that no row reaches has a gradient too
         parameter.grad = torch.zeros_like(parameter)
     weight = None if class_weights is None else class_weights.to(classifier.device)
     own = np.arange(distributed.rank(), len(rows), distributed.world_size())
@@ -163,7 +162,7 @@ def fill_gradients(
 
 @torch.no_grad()
 def _probe_from_the_left(layer: AdaLoraLinear) -> None:
-    """B an orthonormal basis of its gradient ``G A^T (out, R)``, A zero: the update is still zero."""
+    """Set B to an orthonormal basis of its gradient ``G A^T (out, R)``, and A to zero: the update stays zero."""
     assert layer.lora_B.grad is not None
     first = layer.pinned
     basis, _ = torch.linalg.qr(layer.lora_B.grad[:, first:])
@@ -174,7 +173,7 @@ def _probe_from_the_left(layer: AdaLoraLinear) -> None:
 
 @torch.no_grad()
 def _take_right_singular_vectors(layer: AdaLoraLinear, drawn_RI: Tensor) -> None:
-    """A from its gradient ``B^T G (R, in)``, B zero again."""
+    """Set A from its gradient ``B^T G (R, in)``, and B back to zero."""
     assert layer.lora_A.grad is not None
     first = layer.pinned
     gradient = layer.lora_A.grad[first:]

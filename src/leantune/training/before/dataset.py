@@ -1,4 +1,4 @@
-"""From a recipe to rows of tokens, labels and a schedule: all that is known before any weight is loaded."""
+"""From a recipe to token rows, labels and a schedule: everything known before weights are loaded."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ class PreparedData:
     labels: LabelMap
     train: LabelledRows
     validation: LabelledRows
-    """None at all where none are held out."""
+    """Empty if no rows are held out."""
     test: LabelledRows | None
     unlabelled: LabelledRows | None
-    """With -1 for their class."""
+    """Their class is -1."""
     tokenizer: Tokenizer
     description: DataRecord
     sources: Mapping[str, ExampleSource]
-    """By part: what the rows were read from, and can be read from again."""
+    """The sources of the rows by part; they can be read again."""
     tokenise_s: float
 
     @property
     def notes(self) -> list[str]:
-        """How the files were read, where there was a choice: lines to be printed, each once."""
+        """Lines to print about choices made while reading the files, without repeats."""
         return list(dict.fromkeys(line for source in self.sources.values() for line in source.notes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """Steps of a run; all in optimiser steps."""
+    """The number of optimiser steps of a run and of its phases."""
 
     steps_per_epoch: int
     total_steps: int
@@ -66,7 +66,7 @@ class StepPlan:
     ranks: RankSchedule
 
     def to_record(self) -> ScheduleRecord:
-        """As ``record.json`` has it."""
+        """The plan as ``record.json`` holds it."""
         ranks = self.ranks
         return ScheduleRecord(
             total_steps=self.total_steps,
@@ -82,7 +82,7 @@ class StepPlan:
 
 
 def token_folder() -> Path:
-    """Where the token tables are kept."""
+    """The folder for cached token tables."""
     return default_cache_dir() / "tokens"
 
 
@@ -92,10 +92,10 @@ def columns_of(recipe: Recipe) -> Columns:
 
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
-    """The tokenizer of the encoder, which cuts texts as the recipe says.
+    """The encoder's tokenizer, which truncates texts as the recipe says.
 
     Raises:
-        UsageError: if there is none, or it cannot be used.
+        UsageError: if the tokenizer does not exist or cannot be used.
     """
     return Tokenizer.pretrained(
         resolve_model(recipe.model, with_weights=False),
@@ -113,13 +113,13 @@ def prepare_data(
     """Read, tokenize and split the rows of a run.
 
     Args:
-        recipe: its data, columns, labels and hold-out.
-        sources: those of the same rows that are open already: standard input can be read once.
-        on_rows: called with what is read and the number of rows so far.
+        recipe: names the data, columns, labels and hold-out.
+        sources: sources of the same rows that are already open; standard input can be read only once.
+        on_rows: called with the part being read and the number of rows so far.
 
     Raises:
-        DataError: for rows or labels that are not what they must be.
-        UsageError: for a source or a tokenizer that cannot be had.
+        DataError: for invalid rows or labels.
+        UsageError: for a source or a tokenizer that does not exist or cannot be used.
     """
     started = time.perf_counter()
     tokenizer, columns = tokenizer_of(recipe), columns_of(recipe)
@@ -192,7 +192,7 @@ def _all_rows(source: ExampleSource, table: TokenTable, labels: LabelMap) -> Lab
 def describe_rows(
     location: str, table: TokenTable, rows: LabelledRows, labels: LabelMap, repeats: Mapping[str, int]
 ) -> RowsRecord:
-    """One part of the data as ``record.json`` has it; ``location`` is what the recipe says."""
+    """Describe one part of the data for ``record.json``; ``location`` is what the recipe says."""
     counts = counts_of(rows.label_ids, len(labels.names)).tolist()
     lengths = rows.lengths
     full_lengths = rows.full_lengths
@@ -209,9 +209,9 @@ def describe_rows(
 
 
 def lengths_of(lengths: npt.NDArray[np.int32], max_length: int) -> LengthsRecord:
-    """A histogram of the lengths of at least one text, before truncation.
+    """A histogram of text lengths before truncation, for at least one text.
 
-    Its range has ``max_length`` where a text is longer, and 99 of 100 texts: a few very long ones must not flatten it.
+    It covers 99 of 100 texts, and ``max_length`` if a text is longer: a few very long texts must not flatten it.
     """
     median, percentile_95, percentile_99 = (
         int(each) for each in np.percentile(lengths, (50, 95, 99), method="higher")
@@ -232,8 +232,10 @@ def lengths_of(lengths: npt.NDArray[np.int32], max_length: int) -> LengthsRecord
 def _repeats(
     train: LabelledRows, validation: LabelledRows, test: LabelledRows | None
 ) -> dict[str, dict[str, int]]:
-    """Rows that are the same to the model, by part: within it, between it and the training rows, and between test
-    rows and those of the validation, which choose the checkpoint and may be trained on after it.
+    """Count rows that are equal to the model, by part.
+
+    Counted are rows equal within a part, equal to a training row, and test rows equal to a validation row: validation
+    rows choose the checkpoint and may be trained on afterwards.
     """
     in_train, in_validation = train.hashes(), validation.hashes()
     repeats = {
@@ -251,7 +253,7 @@ def _repeats(
 
 
 def count_repeats(hashes: npt.NDArray[np.uint64], label_ids: npt.NDArray[np.int64]) -> dict[str, int]:
-    """How many rows repeat an earlier one, and how many have an equal row with another label, or other labels."""
+    """Count rows that repeat an earlier one, and rows that have an equal row with a different label or label set."""
     label_ids = numbered(label_ids)
     order = np.lexsort((label_ids, hashes))
     ordered = label_ids[order]
@@ -296,15 +298,15 @@ def plan_steps(recipe: Recipe, parameters: ParameterPlan, num_rows: int) -> Step
 
 
 def lr_warmup_steps(recipe: Recipe, total_steps: int) -> int:
-    """Steps in which the learning rate rises, at most all of them."""
+    """Number of steps in which the learning rate rises, at most all steps."""
     return min(steps_from(recipe.advanced.warmup, total_steps), total_steps)
 
 
 def check_max_length(recipe: Recipe, shell: Classifier) -> None:
-    """Refuse a ``max_length`` that the model has no positions for.
+    """Refuse a ``max_length`` beyond the positions of the model.
 
     Raises:
-        UsageError: naming the largest that it has.
+        UsageError: naming the largest possible value.
     """
     longest = shell.max_tokens
     if longest is not None and recipe.max_length > longest:

@@ -1,4 +1,4 @@
-"""What a recipe leaves open, decided by the encoder and the number of rows."""
+"""Defaults for what a recipe leaves open, decided by the encoder and the number of rows."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from leantune.training.optimizer import default_learning_rate
 
 EPOCHS = 3
 ENOUGH_STEPS = 200
-"""Below these, three epochs leave an encoder where it was; there are more then."""
+"""With fewer steps, three epochs hardly change an encoder, so there are more epochs."""
 MOST_EPOCHS = 30
 FEW_ROWS = 300
-"""Below these, a text is soon known by heart: a lower rate was better (benchmarks/notebook)."""
+"""Below this number of rows the model soon memorises them, and a lower rate was better (benchmarks/notebook)."""
 LEAST_RANK = 2
-"""The rank of LoRA in all linear layers that a limit must pay for; else query and value are adapted."""
+"""Use LoRA in all linear layers if the limit allows this rank there; otherwise adapt query and value."""
 
 
 def with_task(recipe: Recipe, labels: LabelMap) -> Recipe:
-    """The recipe with the ``problem_type`` and the ``metric`` that it leaves to the labels.
+    """Fill in the ``problem_type`` and the ``metric`` from the labels, if the recipe leaves them open.
 
     Raises:
-        UsageError: for what these labels cannot be trained with.
+        UsageError: if the recipe asks for something that does not work with these labels.
     """
     if not labels.is_multi_label:
         if recipe.metric in ("micro_f1", "lrap"):
@@ -56,8 +56,9 @@ def with_task(recipe: Recipe, labels: LabelMap) -> Recipe:
 
 
 def with_pace(recipe: Recipe, config: Any, num_rows: int | None) -> Recipe:
-    """The recipe with the learning rate and the epochs that it leaves to the encoder of ``config`` and to the number of
-    training rows, or to the encoder alone if that is None.
+    """Fill in the learning rate and the epochs from the encoder's ``config`` and the number of training rows.
+
+    If the number is None, only the encoder decides.
 
     >>> from types import SimpleNamespace
     >>> recipe = Recipe(data="rows.csv", model="encoder")
@@ -80,7 +81,7 @@ def with_pace(recipe: Recipe, config: Any, num_rows: int | None) -> Recipe:
 
 
 def default_epochs(num_rows: int, batch_size: int) -> int:
-    """Three, or as many as `ENOUGH_STEPS` take, but for `MOST_EPOCHS`."""
+    """Three epochs; more to reach `ENOUGH_STEPS`, at most `MOST_EPOCHS`."""
     steps = max(1, math.ceil(num_rows / batch_size))
     return min(MOST_EPOCHS, max(EPOCHS, math.ceil(ENOUGH_STEPS / steps)))
 
@@ -91,14 +92,14 @@ def for_few_rows(learning_rate: float) -> float:
 
 
 def with_adapters(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...] = ()) -> Recipe:
-    """The recipe with the method and the targets that it leaves open.
+    """Fill in the method and the targets, if the recipe leaves them open.
 
-    LoRA of one rank in all linear layers is what travels best (docs/adalora.md). Where ranks are given, where the
-    method is AdaLoRA, or where the limit pays for less than `LEAST_RANK` there, query and value are adapted; but for
-    all linear layers the method is AdaLoRA.
+    LoRA with equal ranks in all linear layers is the best default across data sets (docs/adalora.md). If ranks are
+    given, if the method is AdaLoRA, or if the limit allows less than `LEAST_RANK` there, query and value are adapted.
+    For those targets the default method is AdaLoRA.
 
     Args:
-        recipe: of the run.
+        recipe: the run's recipe.
         shell: the classifier without weights.
         missing_modules: see `model.build.missing_head_modules`.
     """

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, whether it may be written, and making room in it."""
+"""The folder of a run: its files, whether it may be overwritten, and clearing it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from leantune.system.atomic import discard_folder, remove_leftovers
 from leantune.system.messages import listed
 
 PASSPORT = "passport.json"
-"""Written by ``leantune passport``."""
+"""The file that ``leantune passport`` writes."""
 RUN_FILES = (
     *("recipe.yaml", "history.jsonl", "train.log", "pseudo_labels.csv", ROWS_TO_CHECK),
     *("report.html", "explanations.html", FEATURES, FRONTIER, PASSPORT, "README.md", RECORD),
@@ -26,10 +26,10 @@ RUN_FOLDERS = ("checkpoints", "adapter", "merged", "tensorboard", "wandb", *FOLD
 
 
 def check_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
-    """Refuse a folder that another run is in, or that is none.
+    """Refuse a folder that holds another run, or a path that is not a folder.
 
     Raises:
-        UsageError: saying which option would allow it.
+        UsageError: naming the option that would allow it.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"output {folder}: a file is in the way; choose another folder")
@@ -50,7 +50,7 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
 
 
 def check_inputs_stay(folder: Path, recipe: Recipe) -> None:
-    """Refuse a recipe that reads from what `clear_run` would remove.
+    """Refuse a recipe whose inputs `clear_run` would remove.
 
     Raises:
         UsageError: naming the key and the folder.
@@ -60,7 +60,7 @@ def check_inputs_stay(folder: Path, recipe: Recipe) -> None:
         location = getattr(recipe, key)
         if location is None:
             continue
-        files = files_of(os.path.expanduser(location))  # an asset is elsewhere
+        files = files_of(os.path.expanduser(location))  # assets are never in the output folder
         if any(Path(file).resolve().is_relative_to(each) for file in files for each in removed):
             raise UsageError(
                 f"{key}={location}: is in output {folder}, where a new run replaces it; "
@@ -69,7 +69,7 @@ def check_inputs_stay(folder: Path, recipe: Recipe) -> None:
 
 
 def clear_run(folder: Path) -> None:
-    """Remove the files of an earlier run, and nothing else; what makes it one goes last."""
+    """Remove the files of an earlier run and nothing else; the record is removed last."""
     for name in RUN_FOLDERS:
         if (folder / name).is_dir():
             discard_folder(folder / name)

@@ -1,7 +1,7 @@
-"""Start the head from a linear probe: logistic regression on what the output layer will see.
+"""Start the head from a linear probe: logistic regression on the inputs of the output layer.
 
-One forward pass over the training rows, or over some thousands of them (`rows_to_fit`). A random head spends the first
-epoch learning what a closed, convex fit finds in seconds, and disturbs the adapters meanwhile.
+This takes one forward pass over the training rows, or over some thousands of them (`rows_to_fit`). A random head spends
+the first epoch learning what a convex fit finds in seconds, and disturbs the adapters meanwhile.
 """
 
 from __future__ import annotations
@@ -24,23 +24,28 @@ from leantune.model.classifier import Classifier
 from leantune.training.before.one_against_rest import fit_one_against_rest
 
 ENOUGH_ROWS = 5_000
-"""More of them, 9,000 of AG News, made no better classifier (benchmarks/notebook)."""
+"""Enough rows for a probe: 9,000 rows of AG News gave no better classifier (benchmarks/notebook)."""
 ENOUGH_OF_A_CLASS = 100
-"""Rows for every class, where that is more; not measured."""
+"""Rows per class, if that makes more; not measured."""
 MAX_ROWS = 20_000
-"""The probe takes any number of classes."""
+"""Most rows of a probe, with any number of classes."""
 
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
-"""scikit-learn's C, on standardised features: the one with the lowest log loss in cross-validation is fitted to all
-of the probe's rows."""
+"""Candidates for scikit-learn's C, on standardised features.
+
+The one with the lowest log loss in cross-validation is then fitted to all rows of the probe.
+"""
 NUM_FOLDS = 5
 ROWS_TO_COMPARE_BY = 4000
-"""Rows that are held out, fold by fold, if there are as many. By 800 of them chance can decide between neighbours, and
-a probe of ten times the C has weights that training does not make up for."""
+"""Rows to hold out, fold by fold, if there are as many.
+
+With only 800, chance can decide between neighbouring values of C, and training does not recover from the weights of
+a C that is ten times too large.
+"""
 
 
 def head_inputs(classifier: Classifier, rows: LabelledRows, batch_size: int) -> npt.NDArray[np.float32]:
-    """What the head's output layer gets for every row ``(N, D)``."""
+    """The inputs ``(N, D)`` of the head's output layer."""
     return map_rows(classifier, rows, batch_size, classifier.features)
 
 
@@ -51,8 +56,9 @@ def _logistic(inverse_penalty: float) -> LogisticRegression:
 def _best_inverse_penalty(
     features: npt.NDArray[np.float64], label_ids: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[float, float]:
-    """The penalty with the lowest log loss on held-out rows of classes that other folds have, too, and that log loss
-    a row; 0.1 and infinity without any.
+    """The penalty with the lowest log loss on held-out rows, and that log loss per row.
+
+    Only held-out rows whose class also occurs in the other folds count; 0.1 and infinity if there are none.
     """
     folds = np.array_split(rng.permutation(len(label_ids)), NUM_FOLDS)
     losses, num_held_out = dict.fromkeys(INVERSE_PENALTIES, 0.0), 0
@@ -79,13 +85,13 @@ def _check_finite(inputs: npt.NDArray[np.float64], rows: LabelledRows) -> None:
     bad = np.flatnonzero(~np.isfinite(inputs).all(axis=1))
     if len(bad):
         raise DivergedError(
-            f"the encoder gives numbers that are not finite for {len(bad):,} of {len(rows):,} rows: use "
+            f"the encoder outputs are not finite for {len(bad):,} of {len(rows):,} rows: use "
             f"precision=fp32, or check its weights. Rows: {rows.names_of(bad)}"
         )
 
 
 def rows_to_fit(rows: LabelledRows, *, seed: int) -> LabelledRows:
-    """``rows``, or as many of them as a probe needs, at random, with one row of every class at least."""
+    """Return ``rows``, or a random sample large enough for a probe, with at least one row of every class."""
     order = np.random.default_rng([seed, 0x9B0B]).permutation(len(rows))
     if rows.is_multi_label:
         shuffled = rows.label_ids[order]
@@ -99,7 +105,7 @@ def rows_to_fit(rows: LabelledRows, *, seed: int) -> LabelledRows:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A linear classifier of what the output layer is given; K of C classes have rows."""
+    """A linear classifier on the inputs of the output layer; K of C classes have rows."""
 
     class_ids: npt.NDArray[np.int64]
     """``(K,)``."""
@@ -108,17 +114,18 @@ class Probe:
     bias: npt.NDArray[np.float64]
     """``(K,)``."""
     num_rows: int
-    """Rows that it was fitted to."""
+    """Number of rows that the probe was fitted to."""
     log_loss: float
-    """Mean log loss of held-out rows, by cross-validation; infinite where that was not possible."""
+    """Mean log loss of held-out rows in cross-validation; infinite if none could be held out."""
     scaled_bias: npt.NDArray[np.float64] | None = None
-    """``(K,)`` in place of the bias once the weights are scaled (`PROBE_SCALE`), where each label is judged by itself:
-    labels are then as probable on average as they are frequent. None: scaled as the weights are.
+    """Bias ``(K,)`` to use with scaled weights (`PROBE_SCALE`), if each label has a classifier of its own.
+
+    With it, the mean probability of each label equals its frequency. None: scale the bias like the weights.
     """
 
 
 def fit_probe(classifier: Classifier, rows: LabelledRows, batch_size: int, *, seed: int) -> Probe:
-    """Fit a probe to `rows_to_fit`; the standardisation of the features is folded into weight and bias.
+    """Fit a probe to `rows_to_fit`; weight and bias include the standardisation of the features.
 
     Raises:
         DivergedError: if the encoder gives numbers that are not finite.
@@ -133,7 +140,7 @@ def fit_probe(classifier: Classifier, rows: LabelledRows, batch_size: int, *, se
     rng = np.random.default_rng([seed, 0x9B0C])
     with threadpool_limits(
         1, user_api="blas"
-    ):  # threads that wait for each other in small products: 5.0 s for 1.2
+    ):  # in small products BLAS threads mostly wait for each other: 5.0 s instead of 1.2
         inverse_penalty, held_out_log_loss = _best_inverse_penalty(features, rows.label_ids, rng)
         probe = _logistic(inverse_penalty).fit(features, rows.label_ids)
     coefficients, intercepts = probe.coef_, probe.intercept_
@@ -148,7 +155,7 @@ def fit_probe(classifier: Classifier, rows: LabelledRows, batch_size: int, *, se
 def _one_against_rest(
     features: npt.NDArray[np.float64], rows: LabelledRows, scaler: StandardScaler, seed: int
 ) -> Probe:
-    """A probe for each label by itself."""
+    """Fit a probe for each label separately."""
     with threadpool_limits(1, user_api="blas"):
         fitted = fit_one_against_rest(
             features,
@@ -170,7 +177,7 @@ def _one_against_rest(
 
 @torch.no_grad()
 def start_from_probe(classifier: Classifier, probe: Probe) -> None:
-    """Put ``probe`` into the output layer. Classes without a row keep a zero weight and the lowest bias."""
+    """Copy ``probe`` into the output layer. Classes without a row get a zero weight and the lowest bias."""
     layer = classifier.output_layer
     layer.weight.zero_()
     layer.weight[probe.class_ids] = torch.from_numpy(probe.weight).to(layer.weight)
@@ -180,18 +187,17 @@ def start_from_probe(classifier: Classifier, probe: Probe) -> None:
 
 
 PROBE_SCALE = 0.3
-"""What the weights of the probe are multiplied by to start from: at full size its margins leave little to gain."""
+"""Factor for the weights of the probe before training: at full size its margins leave little to gain."""
 
 
 @torch.no_grad()
 def scale_output_layer(
     classifier: Classifier, factor: float, bias: npt.NDArray[np.float64] | None = None
 ) -> None:
-    """Multiply weights and bias of the output layer, and so the logits, by ``factor``; or put in another ``bias (C,)``.
+    """Multiply weights and bias of the output layer, and so the logits, by ``factor``; or set another ``bias (C,)``.
 
-    A probe that is fitted to the end is sure of the rows it has seen: its weights are large, so features change
-    little and the classifier stays overconfident (Tomihari and Sato, 2024, arXiv 2405.16747). Its directions
-    are what is worth having.
+    A fully fitted probe is very confident on its rows. Its large weights keep the features from changing and leave the
+    classifier overconfident (Tomihari and Sato, 2024, arXiv 2405.16747). Only its directions are worth keeping.
     """
     layer = classifier.output_layer
     layer.weight.mul_(factor)

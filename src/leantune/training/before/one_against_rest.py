@@ -1,7 +1,7 @@
 """Logistic regression of each label against the rest, all at once.
 
-The labels share their features, so one product gives the logits of all of them: of 90 labels that is a hundredth of the
-time of as many fits. The sum of their losses falls apart into one for each, so its minimum is theirs.
+All labels share the features, so one product gives the logits of all of them: with 90 labels this takes a hundredth of
+the time of separate fits. The summed loss separates into one term per label, so its minimum is the same.
 
 Shapes: N rows, D features, C labels.
 """
@@ -19,22 +19,22 @@ from scipy.special import expit
 Floats = npt.NDArray[np.float64]
 
 HELD_OUT = 0.2
-"""Share of the rows by which the penalty is chosen."""
+"""Share of the rows held out to choose the penalty."""
 MOST_ITERATIONS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneAgainstRest:
-    """What was fitted."""
+    """Fitted weights and biases, and their log loss on held-out rows."""
 
     weight: Floats
     """``(C, D)``."""
     bias: Floats
     """``(C,)``."""
     scaled_bias: Floats
-    """``(C,)`` with which scaled weights give each label its frequency on average."""
+    """``(C,)`` bias with which scaled weights predict each label at its frequency on average."""
     log_loss: float
-    """Mean over held-out rows of the log losses of all labels; infinite without any."""
+    """Mean over held-out rows of the summed log losses of all labels; infinite without held-out rows."""
 
 
 def fit_one_against_rest(
@@ -50,9 +50,9 @@ def fit_one_against_rest(
     Args:
         features: ``(N, D)``, standardised.
         labels: ``(N, C)`` ones and zeros.
-        inverse_penalties: scikit-learn's C, to choose from.
-        rng: of the choice of rows.
-        scale: what the weights of ``scaled_bias`` are multiplied by.
+        inverse_penalties: values of scikit-learn's C to choose from.
+        rng: generator for choosing the held-out rows.
+        scale: factor that the weights are multiplied by when ``scaled_bias`` is used.
     """
     order = rng.permutation(len(features))
     held_out, fitted = np.split(order, [int(HELD_OUT * len(order))])
@@ -75,9 +75,9 @@ def fit_one_against_rest(
 def logistic_regressions(
     features: Floats, labels: npt.NDArray[np.int64], inverse_penalty: float
 ) -> tuple[Floats, Floats]:
-    """Weights ``(C, D)`` and biases ``(C,)``, as scikit-learn's ``LogisticRegression`` fits to each label.
+    """Weights ``(C, D)`` and biases ``(C,)`` as scikit-learn's ``LogisticRegression`` fits them to each label.
 
-    A label that all rows have, or none, has weights of zero and a bias by its frequency.
+    A label that all rows have, or none, gets zero weights and a bias from its frequency.
     """
     num_features, counts = features.shape[1], labels.sum(axis=0)
     weight = np.zeros((labels.shape[1], num_features))
@@ -112,7 +112,7 @@ def _losses(logits: Floats, labels: npt.NDArray[np.int64]) -> Floats:
 
 
 def _frequencies(labels: npt.NDArray[np.int64]) -> Floats:
-    """``(C,)`` share of rows with each label, with half a row more on both sides: never 0 or 1."""
+    """Share of rows with each label ``(C,)``, with half a row added on both sides so that it is never 0 or 1."""
     return np.asarray((labels.sum(axis=0) + 0.5) / (len(labels) + 1))
 
 
@@ -121,7 +121,7 @@ def _logit(shares: Floats) -> Floats:
 
 
 def _bias_for(logits: Floats, shares: Floats) -> Floats:
-    """``(C,)`` what added to logits ``(N, C)`` makes the mean of their sigmoids a share, by bisection."""
+    """The bias ``(C,)`` that makes the mean sigmoid of logits ``(N, C)`` equal each share, found by bisection."""
     low, high = np.full(len(shares), -50.0), np.full(len(shares), 50.0)
     for _ in range(60):
         middle = (low + high) / 2

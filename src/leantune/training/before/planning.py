@@ -1,4 +1,4 @@
-"""What a recipe would train, found out without loading a weight."""
+"""Plan what a recipe would train, without loading weights."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from leantune.training.build import plan_run
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The ledger of a recipe, and its schedule."""
+    """The parameter budget of a recipe, and its schedule."""
 
     recipe: Recipe
     num_labels: int
     parameters: ParameterPlan
     steps: StepPlan | None
-    """None if the rows cannot be had; the number of steps is not known then."""
+    """None if the rows are not available, because the number of steps is then unknown."""
     missing: str
-    """Why not; empty if they can."""
+    """Why the rows are not available; empty if they are."""
     unseen: Mapping[str, int]
-    """Parameters of modules that are trained, too, if the weights, which are not here, lack them."""
+    """Parameters of modules that are also trained if the weights, which are not loaded here, lack them."""
 
 
 def plan(recipe: Recipe, *, missing: str = "") -> Plan:
     """Plan a run.
 
-    Labels come from the recipe where it names them: then a source of rows that cannot be had leaves the
-    schedule open. Otherwise the rows say which labels there are.
+    If the recipe names its labels, a source that is not available only leaves the schedule open. Otherwise the labels
+    come from the rows.
 
     Args:
-        recipe: of the run.
-        missing: why there are no rows, where that is known; the recipe names the labels then.
+        recipe: the run's recipe, which must name its labels if ``missing`` is given.
+        missing: why there are no rows, if that is known.
 
     Raises:
-        UsageError: if the model cannot be had, or the recipe cannot be.
-        DataError: for rows that are not what they must be.
+        UsageError: if the model does not exist, or the recipe is invalid.
+        DataError: for invalid rows.
         UnsafeFileError: for a file or model that could run code.
     """
     source = resolve_model(recipe.model, with_weights=False)
-    # a model that cannot be is told before rows are read
+    # report an invalid model before reading rows
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         found = Pretrained.at(source, trust_remote_code=recipe.trust_remote_code)
     missing = missing or _why_no_rows(recipe)
@@ -65,12 +65,12 @@ def plan(recipe: Recipe, *, missing: str = "") -> Plan:
 
 
 def _why_no_rows(recipe: Recipe) -> str:
-    """Why the rows of a recipe that names its labels cannot be had; empty if they can, or have to be."""
-    if not recipe.labels or recipe.data == "-":  # standard input is always there, and can be read once
+    """Why the rows of a recipe that names its labels are not available; empty if they are, or are required."""
+    if not recipe.labels or recipe.data == "-":  # standard input can be read only once
         return ""
     try:
         open_examples(resolve_location(recipe.data), columns_of(recipe), labels="required")
-    except MissingFileError:  # mistyped: no row of it will ever be there
+    except MissingFileError:  # mistyped: the file will not appear later
         raise
     except UsageError as error:
         return str(error)

@@ -1,8 +1,8 @@
-"""Rows without labels (``unlabelled``): those that a first run is sure of are trained on, too.
+"""Pseudo-labels for rows without labels (``unlabelled``): confident predictions of a first run become training rows.
 
-The first run has the labelled rows alone. A row to whose most probable class it gives a probability of `SURE` or more
-gets that class as its label (Lee, 2013, Pseudo-Label), and the run begins anew with the labelled rows and these.
-Validation rows are never among them.
+The first run trains on the labelled rows alone. A row whose most probable class reaches a probability of `SURE` gets
+that class as its label (Lee, 2013, Pseudo-Label). The run then starts over with these rows added. Validation rows are
+never pseudo-labelled.
 """
 
 from __future__ import annotations
@@ -31,37 +31,36 @@ from leantune.training.build import Run
 from leantune.training.trial import trained
 
 SURE = 0.9
-"""Better on average than all rows, and than the surer half of each class (benchmarks/notebook)."""
+"""On average better than taking all rows, or the more confident half of each class (benchmarks/notebook)."""
 FILE = "pseudo_labels.csv"
-"""Which rows got which labels, in the run folder; a resumed run reads it. The texts are for people, who see so what was
-labelled how."""
+"""File in the run folder with the pseudo-labels; a resumed run reads it. The texts are there for people to check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PseudoLabels:
-    """M labels that a first run gave."""
+    """M labels that a first run predicted."""
 
     rows: Index
     """``(M,)`` positions among the unlabelled rows."""
     label_ids: Index
     """``(M,)``."""
     probabilities: npt.NDArray[np.float64]
-    """``(M,)`` that the first run gave to these labels."""
+    """``(M,)`` probabilities that the first run gave to these labels."""
     record: PseudoLabelRecord
 
 
 def find_pseudo_labels(run: Run, asked: Recipe) -> PseudoLabels | None:
-    """Train the first run and ask it for labels; None without unlabelled rows.
+    """Train the first run and predict labels with it; None without unlabelled rows.
 
     Args:
-        run: prepared, nothing of it trained.
-        asked: the recipe as the user wrote it, which leaves the pace of the first run open.
+        run: a prepared run, before training.
+        asked: the recipe as the user wrote it, which may leave the learning rate and epochs of the first run open.
     """
     rows = run.data.unlabelled
     if rows is None:
         return None
     started = time.perf_counter()
-    run.console.print(f"a first run on {len(run.data.train):,} labelled rows")
+    run.console.print(f"first run: {len(run.data.train):,} labelled rows")
     first = _first_run(run, asked)
     classifier = trained(first)
     run.kernels = first.kernels
@@ -85,17 +84,17 @@ def find_pseudo_labels(run: Run, asked: Recipe) -> PseudoLabels | None:
         seconds=time.perf_counter() - started,
     )
     run.console.print(
-        f"{len(rows):,} rows without labels: the first run is sure of {len(chosen):,} (probability {SURE:g} or more), "
-        "which are trained on, too",
+        f"{len(rows):,} rows without labels: the first run is sure of {len(chosen):,} (probability {SURE:g} or more); "
+        "they are added to the training rows",
         soft_wrap=True,
     )
     return PseudoLabels(rows=chosen, label_ids=label_ids, probabilities=best[chosen], record=record)
 
 
 def _first_run(run: Run, asked: Recipe) -> Run:
-    """The same run on its labelled rows, at the pace that so many rows have by default.
+    """The same run on its labelled rows only, with the default learning rate and epochs for their number.
 
-    The pace does not depend on what `add_pseudo_labels` decides, so ``recipe.yaml`` repeats the run.
+    These do not depend on what `add_pseudo_labels` decides, so that ``recipe.yaml`` repeats the run.
     """
     num_rows = len(run.data.train)
     rate = with_pace(asked, run.pretrained.config, None).learning_rate
@@ -109,7 +108,7 @@ def _first_run(run: Run, asked: Recipe) -> Run:
 
 
 def add_pseudo_labels(run: Run, asked: Recipe, found: PseudoLabels) -> None:
-    """Put the rows behind the training rows of ``run``, whose pace is then that of so many."""
+    """Append the rows to the training rows of ``run`` and recompute its schedule."""
     assert run.data.unlabelled is not None
     chosen = run.data.unlabelled[found.rows]
     added = LabelledRows(chosen.tables, chosen.table_of, chosen.row_of, found.label_ids)
@@ -121,7 +120,7 @@ def add_pseudo_labels(run: Run, asked: Recipe, found: PseudoLabels) -> None:
 
 
 def save_pseudo_labels(run: Run, found: PseudoLabels) -> None:
-    """Write `FILE`, and its checksum into the record."""
+    """Write `FILE`, and put its checksum into the record."""
     if not distributed.is_main():
         return
     content = io.StringIO()
@@ -143,7 +142,7 @@ def save_pseudo_labels(run: Run, found: PseudoLabels) -> None:
 
 
 def _texts(run: Run, rows: Index) -> list[str]:
-    """The beginnings of the texts of ascending ``rows``, each in one line; empty ones if they cannot be read again."""
+    """The beginnings of the texts of ascending ``rows``, one line each; empty if they cannot be read again."""
     found: list[str] = []
     try:
         for batch in run.data.sources["unlabelled"].batches():
@@ -151,21 +150,21 @@ def _texts(run: Run, rows: Index) -> list[str]:
             for at in (rows[first:last] - batch.start).tolist():
                 parts = [batch.texts[at], *([batch.pairs[at]] if batch.pairs else [])]
                 found.append(" | ".join(_line(part) for part in parts))
-    except (LeantuneError, OSError):  # their tokens are there, so that this is no reason to lose the run
+    except (LeantuneError, OSError):  # the tokens are already read, so this is no reason to lose the run
         return [""] * len(rows)
     return found
 
 
 def _line(text: str) -> str:
-    """The beginning of a text without line ends, and without the NUL at which csv stops reading."""
+    """The beginning of a text, without line ends and without NUL, at which csv stops reading."""
     return shown_text(" ".join(text.replace("\0", " ").split()))
 
 
 def read_pseudo_labels(run: Run) -> PseudoLabels | None:
-    """What `save_pseudo_labels` wrote; None without unlabelled rows.
+    """Read what `save_pseudo_labels` wrote; None without unlabelled rows.
 
     Raises:
-        CheckpointError: if the file, or that of the unlabelled rows, is not what it was.
+        CheckpointError: if the file or the source of the unlabelled rows has changed.
     """
     if run.data.unlabelled is None:
         return None

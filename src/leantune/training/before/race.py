@@ -1,9 +1,9 @@
-"""Choose what the recipe leaves open by short runs (``effort=balanced``): which layers, which method, how fast.
+"""Choose layers, method and learning rate by short runs, if the recipe leaves them open (``effort=balanced``).
 
-Every candidate is trained on the same rows for a third of the steps, with its own schedule, and measured on the
-validation rows. They share rows, tokens and a linear probe. The first candidate is what the recipe would be without
-all this; another one is taken if its log loss is lower by more than a standard error. The one taken is trained as a
-whole, as if the recipe had named it.
+Every candidate trains on the same rows for a third of the steps, with a schedule of its own, and is measured on the
+validation rows. All share rows, tokens and a linear probe. The first candidate is the default; another one wins only
+if its log loss is lower by more than a standard error. The winner is then trained in full, as if the recipe had named
+it.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from leantune.training.build import Run, plan_run
 from leantune.training.trial import trained
 
 SHARE = 3
-"""A candidate takes one of so many steps."""
+"""A candidate trains for the full number of steps divided by this."""
 WAYS: Sequence[tuple[Literal["adalora", "lora"] | None, str | None]] = (
     ("lora", ALL_LINEAR),
     ("adalora", "attention"),
 )
-"""Method and targets."""
+"""Pairs of method and targets to try."""
 SLOWER = 3
-"""Beside the default learning rate, one that is so many times lower."""
+"""The second learning rate to try is the default divided by this."""
 
 
 def candidates(asked: Recipe, resolved: Recipe) -> list[Recipe]:
     """The recipes to try, the default first.
 
     Args:
-        asked: as the user wrote it: what it names, every candidate has.
-        resolved: the same with all that it leaves to encoder and rows.
+        asked: the recipe as the user wrote it; all candidates keep what it sets.
+        resolved: the same recipe with all defaults filled in.
     """
     ways = [(resolved.method, resolved.targets)]
     if (
@@ -64,11 +64,10 @@ def candidates(asked: Recipe, resolved: Recipe) -> list[Recipe]:
 
 
 def race(run: Run, asked: Recipe) -> list[CandidateRecord]:
-    """Try `candidates` and leave ``run`` with the best of them; without validation rows, or with a single candidate,
-    nothing is tried.
+    """Try the `candidates` and set ``run`` to the best; nothing is tried without validation rows or alternatives.
 
     Returns:
-        what was tried, in that order.
+        the candidates in the order tried.
     """
     recipes = candidates(asked, run.recipe)
     if len(recipes) == 1 or not len(run.data.validation):
@@ -83,7 +82,7 @@ def race(run: Run, asked: Recipe) -> list[CandidateRecord]:
             run.console.print(
                 f"{_described(recipe)}: validation log loss {found.log_loss:.3f} after {found.steps} steps"
             )
-    # it is of the first candidate, whose layers may round in another way than those of the chosen one
+    # the probe belongs to the first candidate, whose layers may round differently from those of the chosen one
     run.probe = None
     run.recipe = recipes[best_of(losses)]
     run.recipe, run.plan = plan_run(run.recipe, run.pretrained)
@@ -93,11 +92,12 @@ def race(run: Run, asked: Recipe) -> list[CandidateRecord]:
 
 
 def best_of(losses: Sequence[Floats]) -> int:
-    """The position of the lowest mean, or 0 if that is within a standard error of the paired differences to it: what
-    chance can explain is no reason to leave the default.
+    """The position of the lowest mean loss, or 0 if the default is within a standard error of it.
+
+    The standard error is that of the paired differences: chance is no reason to leave the default.
 
     Args:
-        losses: ``(N,)`` of each candidate, of the same rows; infinite where it failed.
+        losses: ``(N,)`` per candidate, on the same rows; infinite if it failed.
 
     >>> default, other = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 1.6, 2.5, 3.6])
     >>> best_of([default, other]), best_of([default, default + [1.0, -1.1, 1.0, -1.1]])
@@ -116,10 +116,10 @@ def _described(recipe: Recipe) -> str:
 
 
 def _try(run: Run, recipe: Recipe) -> tuple[CandidateRecord, Floats]:
-    """Train a candidate for its share of the steps; one that diverges or does not fit has no measures.
+    """Train a candidate for its share of the steps; if it diverges or does not fit, it gets no measurements.
 
     Returns:
-        what is recorded, and the log loss of each validation row ``(N,)``.
+        its record, and the log loss of each validation row ``(N,)``.
     """
     started = time.perf_counter()
     assert recipe.epochs is not None, "with_pace sets it"

@@ -1,4 +1,4 @@
-"""What head and adapters are before the first step: each start, timed and said.
+"""Initialise head and adapters before the first step, and report how long it took.
 
 The arithmetic is in `head_init` and `adapter_init`.
 """
@@ -23,11 +23,11 @@ from leantune.training.before.head_init import (
 from leantune.training.build import Run, class_weights
 
 ENOUGH_ROWS_TO_LEARN_ATTENTION = 1000
-"""From as many on, even attention gained nothing (benchmarks/notebook)."""
+"""With this many rows or more, even attention gained nothing (benchmarks/notebook)."""
 
 
 def warm_start(run: Run, classifier: Classifier) -> None:
-    """Start the head from a linear probe, which is measured as the baseline of the run."""
+    """Start the head from a linear probe, and measure it as the baseline of the run."""
     if not run.recipe.advanced.warm_start:
         return
     started = time.perf_counter()
@@ -49,13 +49,17 @@ def warm_start(run: Run, classifier: Classifier) -> None:
         reached = f" validation {name} {100 * value:.1f} % in"
     run.console.print(f"linear probe of {probe.num_rows:,} rows:{reached} {fitted - started:.0f} s")
     if is_even:
-        run.console.print("first tokens start with even attention in the last layer: the probe is better so")
+        run.console.print(
+            "first tokens start with even attention in the last layer: it improves the linear probe"
+        )
 
 
 def start_head(run: Run, classifier: Classifier) -> tuple[Probe, bool]:
-    """Put a linear probe into the output layer: that of the encoder as it is, or, of few rows, that with even attention
-    of first tokens, if its log loss on held-out rows is lower. The adapters are left so. Many rows teach the encoder as
-    much by themselves (benchmarks/notebook).
+    """Put a linear probe into the output layer.
+
+    With few rows, a second probe is fitted with even attention of first tokens; it is used, and the adapters stay that
+    way, if its log loss on held-out rows is lower. With many rows the encoder learns this by itself
+    (benchmarks/notebook).
 
     Returns:
         the probe, and whether attention is even.
@@ -81,7 +85,7 @@ def start_head(run: Run, classifier: Classifier) -> tuple[Probe, bool]:
 
 
 def init_adapters(run: Run, classifier: Classifier) -> None:
-    """Turn the adapters along the gradient, where the recipe wants that."""
+    """Initialise the adapters from the gradient, if the recipe asks for it."""
     started = time.perf_counter()
     with run.console.status("initialising the adapters from the gradient"):
         num_rows = start_adapters(run, classifier)
@@ -92,8 +96,10 @@ def init_adapters(run: Run, classifier: Classifier) -> None:
 
 
 def start_adapters(run: Run, classifier: Classifier) -> int:
-    """Turn the rows of A along the gradient; returns the number of training rows that it is of, 0 where the recipe
-    wants another start.
+    """Turn the rows of A along the gradient, if the recipe asks for it.
+
+    Returns:
+        the number of training rows used; 0 if the recipe asks for another initialisation.
     """
     recipe = run.recipe
     if recipe.advanced.adapter_init != "gradient":

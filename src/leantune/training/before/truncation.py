@@ -1,8 +1,8 @@
-"""Which end of a long text is cut off (``truncation_side``), where the recipe leaves that open.
+"""Choose which end of a long text is cut off (``truncation_side``), if the recipe leaves that open.
 
-A review says its verdict at the end, a news text what it is about at the beginning. A linear probe on the encoder as it
-is tells the two apart before anything is trained: it is fitted to the rows cut on the right and to the same rows cut on
-the left, and the side with the lower log loss on held-out rows is taken.
+A review gives its verdict at the end; a news text says what it is about at the beginning. A linear probe on the
+pretrained encoder tells the two apart before training: it is fitted to the rows cut on the right and to the same rows
+cut on the left, and the side with the lower log loss on held-out rows wins.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from leantune.training.before.head_init import fit_probe
 from leantune.training.build import Run, build_classifier
 
 LEAST_SHARE = 0.1
-"""Share of training rows that are cut, below which the end of a text is not looked at."""
+"""Skip the comparison if a smaller share of the training rows is cut."""
 MOST_ROWS = 2_000
-"""Number of rows to fit the probes on."""
+"""Most rows to fit the probes on."""
 LEAST_GAIN = 0.01
-"""By what share of the log loss the other side must be better than the tokenizer's own, which other tools cut."""
+"""Least relative gain in log loss for leaving the tokenizer's own side, which other tools use."""
 OTHER: Mapping[str, Literal["left", "right"]] = {"right": "left", "left": "right"}
 KEPT = {"right": "beginning", "left": "end"}
-"""What is kept of a text that is cut on this side."""
+"""The end of the text that is kept, by the side that is cut."""
 
 
 def choose_truncation_side(run: Run) -> None:
-    """Resolve ``truncation_side`` in the recipe of ``run``, and take its rows as they are cut so."""
+    """Fill in ``truncation_side`` in the recipe of ``run``, and truncate its rows on that side."""
     if run.recipe.truncation_side is not None:
         return
     other = OTHER[run.data.tokenizer.settings.truncation_side]
@@ -44,7 +44,7 @@ def choose_truncation_side(run: Run) -> None:
     if share >= LEAST_SHARE:
         started = time.perf_counter()
         changed = replace(run.recipe, truncation_side=other)
-        with run.console.status("finding out which end of a text says more"):
+        with run.console.status("finding out which end of a text tells more"):
             loss, loss_of_other = _log_losses(run, changed)
             if distributed.gather(loss_of_other < (1 - LEAST_GAIN) * loss)[0]:
                 chosen, run.data = other, prepare_data(changed, sources=run.data.sources)
@@ -58,7 +58,7 @@ def choose_truncation_side(run: Run) -> None:
 
 
 def _log_losses(run: Run, changed: Recipe) -> tuple[float, float]:
-    """Accuracies of a linear probe on some training rows, cut by this recipe and by the other."""
+    """Log losses of a linear probe on some training rows, cut by the run's recipe and by ``changed``."""
     classifier = build_classifier(run)
     order = np.random.default_rng([run.recipe.seed, 0x51DE]).permutation(len(run.data.train))
     rows = run.data.train[np.sort(order[:MOST_ROWS])]
