@@ -159,7 +159,7 @@ def test_weights_in_a_pickle_alone_are_refused(encoder, name):
     torch.save({}, encoder / name)
     load(encoder)
     (encoder / WEIGHTS).unlink()
-    with pytest.raises(UnsafeFileError, match=rf"its weights are in {name} alone, a pickle"):
+    with pytest.raises(UnsafeFileError, match=rf"its weights are only in {name}, a pickle"):
         load(encoder)
 
 

@@ -350,7 +350,7 @@ def test_an_encoder_that_does_not_compute_in_bf16_is_told_what_does(inputs, tmp_
 
 def test_an_encoder_without_a_classifier_is_refused(inputs, tmp_path):
     folder = save_tiny_encoder(tmp_path / "encoder", "splinter")
-    with pytest.raises(UsageError, match="transformers has no sequence classifier of splinter"):
+    with pytest.raises(UsageError, match="transformers has no sequence classifier for splinter"):
         run_training(recipe_for(inputs, tmp_path / "run", model=str(folder)), console=quiet())
 
 
@@ -538,7 +538,7 @@ def test_going_on_with_other_kernels_is_allowed_and_said(inputs, tmp_path, monke
     (tmp_path / "run" / "record.json").write_text(json.dumps(record))
     console = quiet()
     run_training(recipe, console=console, resume=True)
-    assert f"not to the bits that it would have had: {said}" in console.file.getvalue()
+    assert f"results will not be bit-identical to an uninterrupted run: {said}" in console.file.getvalue()
 
 
 def test_a_run_in_bf16_learns_and_resumes_bit_for_bit(inputs, tmp_path, monkeypatch):
@@ -583,7 +583,7 @@ def test_resume_from_elsewhere_names_the_directory_of_relative_paths(inputs, tmp
         with pytest.raises(Interrupted):
             run_training(recipe, console=quiet())
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=rf"model=encoder: relative to {inputs}, where the run was begun"):
+    with pytest.raises(UsageError, match=rf"model=encoder: exists in {inputs}, where the run began"):
         run_training(recipe, console=quiet(), resume=True)
     monkeypatch.chdir(inputs)
     assert record_of(run_training(recipe, console=quiet(), resume=True))["status"] == "finished"

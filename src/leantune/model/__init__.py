@@ -1,5 +1,6 @@
-"""Pretrained encoders as text classifiers: config and weights from a folder or the hub, the encoder itself, the head.
+"""Pretrained encoders as text classifiers: config and weights from a folder or the hub, encoder and head.
 
-`encoder` computes, `families` says what each family of transformers calls its parts, `padded` runs what is in no family
-as transformers' own model, and `build` puts a classifier together. All of them answer `features` and `logits`.
+`encoder` computes packed batches, `families` maps each family of transformers to it, `padded` runs all other
+architectures as transformers' own models, and `build` assembles a classifier. All classifiers have `features` and
+`logits`.
 """

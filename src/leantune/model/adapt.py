@@ -1,4 +1,4 @@
-"""Which layers of a classifier get adapters, what that costs, and how they are put in."""
+"""Choose the layers that get adapters, plan the parameters they need, and insert them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leantune.model.classifier import Classifier
 from leantune.packing.dropout import PooledDropout
 
 ALL_LINEAR = "all-linear"
-"""The value of the recipe key ``targets`` for every linear layer of the encoder's blocks."""
+"""Value of the recipe key ``targets`` for every linear layer of the encoder's blocks."""
 HEADS = ("full", "linear")
 """Values of the recipe key ``head``: train all head modules, or only the output layer."""
 
@@ -22,12 +22,13 @@ def target_layers(classifier: Classifier, targets: str) -> dict[str, nn.Linear]:
     """The linear layers of the encoder that ``targets`` names, in their order.
 
     Args:
-        classifier: without adapters.
+        classifier: a classifier without adapters.
         targets: ``attention`` (query and value), ``all-linear`` (every linear layer of the encoder's blocks), or last
             parts of names separated by commas (``query,value``).
 
     Raises:
-        UsageError: naming each part that matches nothing, and what there is; for an encoder without linear layers.
+        UsageError: naming each part that matches nothing, and the possible ones; also if the encoder has no linear
+            layers.
     """
     linears = classifier.encoder_linears()
     in_encoder = {name: layer for name, layer in linears.items() if isinstance(layer, nn.Linear)}
@@ -45,7 +46,7 @@ def target_layers(classifier: Classifier, targets: str) -> dict[str, nn.Linear]:
         there = f"there are {', '.join(known)}, or use targets=all-linear"
         if targets == "attention":
             raise UsageError(
-                f"targets attention: which layers of {kind} are query and value is not known; {there}"
+                f"targets attention: the query and value layers of {kind} are not known; {there}"
             )
         raise UsageError(
             f"targets {', '.join(missing)}: no such linear layer in {kind}; {there} or targets=attention"
@@ -65,7 +66,7 @@ def plan_model(
     method: str = "adalora",
     missing_modules: tuple[str, ...] = (),
 ) -> ParameterPlan:
-    """The ledger for a model of this shape; see `plan_parameters`.
+    """The parameter budget for a model of this shape; see `plan_parameters`.
 
     Args:
         shell: the model without weights.
@@ -75,7 +76,7 @@ def plan_model(
         init_rank: triplets per layer at the start, or None.
         target_rank: mean triplets per layer at the end, or None.
         method: ``adalora`` or ``lora``.
-        missing_modules: encoder modules that the checkpoint lacks and the head uses: they count.
+        missing_modules: encoder modules that the head uses and the checkpoint lacks; they are trained and count too.
 
     Raises:
         UsageError: if nothing fits, or ``targets`` names no layer.
@@ -109,17 +110,17 @@ def make_trainable(
     adapter_init: str = "lora",
     missing_modules: tuple[str, ...] = (),
 ) -> None:
-    """Freeze the encoder in ``compute_dtype``, put in adapters and make the head trainable in fp32.
+    """Freeze the encoder in ``compute_dtype``, insert adapters and make the head trainable in fp32.
 
     Args:
-        classifier: from `load_pretrained`.
-        plan: its ranks and targets.
-        alpha: scale of the update is ``alpha / plan.init_rank``.
-        lora_dropout: on the input of the adapters.
+        classifier: a classifier from `load_pretrained`.
+        plan: plan with the ranks and targets.
+        alpha: the update is scaled by ``alpha / plan.init_rank``.
+        lora_dropout: dropout on the input of the adapters.
         head: ``full`` or ``linear``.
-        compute_dtype: type of the frozen weights and of the encoder's activations.
-        seed: of the adapters' initial values.
-        adapter_init: how they are drawn: one of ``plan.method.draws``.
+        compute_dtype: dtype of the frozen weights and of the encoder's activations.
+        seed: seed for the adapters' initial values.
+        adapter_init: initialisation of the adapters, one of ``plan.method.draws``.
         missing_modules: see `missing_head_modules`.
     """
     generator = torch.Generator().manual_seed(seed)

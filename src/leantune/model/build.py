@@ -1,4 +1,4 @@
-"""Put a classifier together: its shape without weights, pretrained weights, a fresh head, adapters.
+"""Assemble a classifier: its shape without weights, pretrained weights, a new head, adapters.
 
 C classes.
 """
@@ -36,8 +36,8 @@ def skeleton(config: Any, *, trust_remote_code: bool = False) -> Classifier:
     """The classifier of a transformers config on the meta device: names and shapes, no weights.
 
     Raises:
-        UsageError: if transformers has no classifier of this kind, it is a decoder, which classifies by its last token,
-            or its head has no linear output layer.
+        UsageError: if transformers has no such classifier, if it is a decoder, which classifies by its last token, or
+            if its head has no linear output layer.
     """
     settings = config.to_dict()
     family = family_of(settings)
@@ -52,7 +52,7 @@ def skeleton(config: Any, *, trust_remote_code: bool = False) -> Classifier:
 
 
 def skeleton_of(pretrained: Pretrained) -> Classifier:
-    """The same for a model folder.
+    """The classifier of a model folder on the meta device; see `skeleton`.
 
     Raises:
         UsageError: see `skeleton`.
@@ -61,16 +61,16 @@ def skeleton_of(pretrained: Pretrained) -> Classifier:
 
 
 def _without_weights(config: Any, trust_remote_code: bool) -> Any:
-    """Transformers' own classifier on the default device, its weights drawn."""
+    """Transformers' own classifier on the default device, randomly initialised."""
     from transformers import AutoModelForSequenceClassification
 
     try:
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:
         raise UsageError(
-            f"transformers has no sequence classifier of {config.model_type}; {_SUPPORTED}"
+            f"transformers has no sequence classifier for {config.model_type}; {_SUPPORTED}"
         ) from error
-    # the name of other decoders' heads in transformers
+    # decoders in transformers otherwise call their head ``score``
     if config.model_type in OTHER_DECODERS or isinstance(getattr(model, "score", None), nn.Linear):
         raise UsageError(
             f"{config.model_type} is a decoder, which classifies by the last token of a text; leantune trains "
@@ -80,19 +80,19 @@ def _without_weights(config: Any, trust_remote_code: bool) -> Any:
 
 
 def packed_from(settings: Settings, weights: Mapping[str, Tensor]) -> PackedClassifier:
-    """A classifier of our own encoder whose parameters are ``weights`` themselves, not copies.
+    """A classifier with our own encoder that uses the tensors in ``weights`` without copying them.
 
     Args:
-        settings: the ``config.json`` of a family.
-        weights: by the names of transformers' classifier, or by those of its encoder alone; what is more is left out.
+        settings: ``config.json`` of a model of a known family.
+        weights: tensors named as in transformers' classifier, or as in its encoder alone; extra ones are ignored.
 
     Raises:
         CheckpointError: naming a tensor that is missing or has another shape.
-        ValueError: if the settings are of no family.
+        ValueError: if the settings belong to no known family.
     """
     family = family_of(settings)
     if family is None:
-        raise ValueError(f"{settings.get('model_type')} is of no family")
+        raise ValueError(f"{settings.get('model_type')} belongs to no known family")
     with torch.device("meta"):
         classifier = PackedClassifier(family, settings, DropoutStream(0))
     assign_weights(classifier, weights, source="in memory")
@@ -106,13 +106,13 @@ def assign_weights(
     source: str,
     may_lack: tuple[str, ...] = (),
 ) -> None:
-    """Make ``weights`` the parameters of a classifier on the meta device; the head in fp32.
+    """Use ``weights`` as the parameters of a classifier on the meta device, with the head in fp32.
 
     Args:
-        classifier: from `skeleton`.
-        weights: by name; weights saved from a bare encoder lack its prefix.
-        source: what an error names.
-        may_lack: modules that may be missing there, or of another shape: they become zero.
+        classifier: a classifier from `skeleton`.
+        weights: tensors by name; weights saved from a bare encoder lack the prefix.
+        source: name to use in error messages.
+        may_lack: modules that may be missing or have another shape in ``weights``; they are set to zero.
 
     Raises:
         CheckpointError: naming a tensor that is missing or has another shape.
@@ -138,16 +138,16 @@ def assign_weights(
 
 
 def load_classifier(pretrained: Pretrained, *, needs_head: bool) -> Classifier:
-    """A classifier in fp32 whose weights all come from a model folder.
+    """An fp32 classifier with all weights from a model folder.
 
     Args:
         pretrained: the folder and its config.
-        needs_head: whether the head must come from there too; otherwise it may be missing, or another one.
+        needs_head: whether the head must come from there too; otherwise it may be missing or different.
 
     Raises:
         OSError: if there are no weights.
-        UnsafeFileError: if they are in a pickle alone.
-        CheckpointError: naming a file that is damaged, or a tensor that is missing or of another shape.
+        UnsafeFileError: if the weights are only in a pickle.
+        CheckpointError: naming a file that is damaged, or a tensor that is missing or has another shape.
     """
     settings = pretrained.config.to_dict()
     if family_of(settings) is not None:
@@ -159,7 +159,7 @@ def load_classifier(pretrained: Pretrained, *, needs_head: bool) -> Classifier:
 
 
 def load_packed(source: str, settings: Settings, *, needs_head: bool) -> PackedClassifier:
-    """The same for a family, read without transformers; ``settings`` are the ``config.json``.
+    """The same for a known family, read without transformers; ``settings`` are its ``config.json``.
 
     Raises:
         OSError, UnsafeFileError, CheckpointError: see `load_classifier`.
@@ -175,15 +175,15 @@ def load_packed(source: str, settings: Settings, *, needs_head: bool) -> PackedC
 
 
 def load_pretrained(pretrained: Pretrained, labels: LabelMap) -> Classifier:
-    """A pretrained encoder in fp32 with a head that is to be drawn.
+    """A pretrained encoder in fp32 with a head that still has to be initialised.
 
     Args:
         pretrained: the folder and its config.
         labels: the classes.
 
     Raises:
-        UsageError: if the model cannot be had.
-        UnsafeFileError: if its weights are in a pickle alone.
+        UsageError: if the model cannot be read.
+        UnsafeFileError: if the weights are only in a pickle.
         CheckpointError: naming a tensor of the encoder that is missing or does not fit the config.
     """
     try:
@@ -193,9 +193,9 @@ def load_pretrained(pretrained: Pretrained, labels: LabelMap) -> Classifier:
 
 
 def missing_head_modules(pretrained: Pretrained) -> tuple[str, ...]:
-    """Encoder modules that the head uses and the weights in the folder lack (a BERT pooler, say).
+    """Encoder modules that the head uses and the weights in the folder lack, such as a BERT pooler.
 
-    Reads only the header of its safetensors files; none where there are no such files (see `unseen_head_modules`).
+    Reads only the headers of the safetensors files; empty without such files (see `unseen_head_modules`).
 
     Raises:
         CheckpointError: naming a file that is damaged.
@@ -212,8 +212,9 @@ def missing_head_modules(pretrained: Pretrained) -> tuple[str, ...]:
 
 
 def unseen_head_modules(pretrained: Pretrained) -> dict[str, int]:
-    """Parameters of the encoder modules that only the head uses, where the folder has no weights to look into: if these
-    lack them, they are trained.
+    """Parameter counts of encoder modules that only the head uses, if the folder has no weights to look into.
+
+    They are trained if the weights turn out to lack them.
     """
     if tensor_names(pretrained.folder):
         return {}
@@ -225,7 +226,7 @@ def unseen_head_modules(pretrained: Pretrained) -> dict[str, int]:
 
 
 def missing_head_parameters(classifier: Classifier, source: str) -> list[str]:
-    """Parameters of the head that the weights of ``source``, a folder, lack."""
+    """Parameters of the head that the weights in the folder ``source`` lack."""
     found = tensor_names(source)
     prefix = f"{classifier.prefix}."
     return [
@@ -236,14 +237,16 @@ def missing_head_parameters(classifier: Classifier, source: str) -> list[str]:
 
 
 def reinitialise_head(classifier: Classifier, seed: int, missing_modules: tuple[str, ...] = ()) -> None:
-    """Draw the head again from N(0, initializer_range), by its own generator. Norms begin at one and zero.
+    """Initialise the head again from N(0, initializer_range), with a generator of its own.
+
+    Norms start with weight one and bias zero.
 
     Args:
-        classifier: with weights.
-        seed: of the generator.
-        missing_modules: see `missing_head_modules`; they are drawn, too.
+        classifier: a classifier with weights.
+        seed: seed of the generator.
+        missing_modules: see `missing_head_modules`; they are initialised too.
     """
-    sequence = np.random.SeedSequence([seed, 0x4EAD])  # the adapters are drawn from ``seed`` itself
+    sequence = np.random.SeedSequence([seed, 0x4EAD])  # the adapters use ``seed`` itself
     generator = torch.Generator().manual_seed(sequence.generate_state(1, np.uint64).item())
     std = classifier.settings.get("initializer_range", 0.02)
     modules = classifier.named_modules_with_weights()

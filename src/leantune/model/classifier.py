@@ -1,7 +1,7 @@
 """A text classifier on packed batches: an encoder, its adapters and a head.
 
-Modules and parameters are named as transformers' ``*ForSequenceClassification`` names them, which is what plans,
-records, checkpoints and adapters hold, whatever they are called inside.
+Modules and parameters have the names of transformers' ``*ForSequenceClassification``, whatever they are called
+internally. Plans, records, checkpoints and adapters use these names.
 
 T packed tokens, S texts, D model width, C classes.
 """
@@ -29,15 +29,15 @@ from leantune.system.hardware import DTYPES
 
 
 class Classifier(nn.Module, ABC):
-    """What training, evaluation and prediction know of a classifier.
+    """The interface of a classifier for training, evaluation and prediction.
 
     Args:
-        settings: the ``config.json`` of transformers that it was made from.
-        stream: the generator of all dropout masks.
+        settings: ``config.json`` of the transformers model.
+        stream: generator of all dropout masks.
     """
 
     is_packed: bool
-    """Whether texts are computed end to end; else each is padded to the longest of its batch."""
+    """Whether texts are packed without padding; otherwise each is padded to the longest of its batch."""
     position_offset: int
     """Position id of a text's first token."""
     prefix: str
@@ -58,23 +58,23 @@ class Classifier(nn.Module, ABC):
     @property
     @abstractmethod
     def mixes_lengths(self) -> bool:
-        """Whether texts of any lengths make as good a batch as texts of one: nothing is padded anywhere."""
+        """Whether a batch may mix texts of any length without extra cost, because nothing is padded."""
 
     @abstractmethod
     def features(self, batch: PackedBatch) -> Tensor:
-        """What the output layer is given of every text: ``(S, D)`` fp32, in the order of ``batch.rows``."""
+        """The inputs of the output layer for every text: ``(S, D)`` fp32, in the order of ``batch.rows``."""
 
     @abstractmethod
     def named_modules_with_weights(self) -> dict[str, nn.Module]:
-        """The smallest modules that hold parameters, an adapted layer whole, by name and in their order."""
+        """The smallest modules that hold parameters, by name and in order; an adapted layer counts as one."""
 
     @abstractmethod
     def replace(self, name: str, module: nn.Module) -> None:
-        """Put ``module`` where the module called ``name`` is."""
+        """Replace the module called ``name`` by ``module``."""
 
     @abstractmethod
     def encoder_linears(self) -> dict[str, nn.Module]:
-        """The linear layers of the encoder's blocks by name, adapted or not: what can get an adapter."""
+        """The linear layers of the encoder's blocks by name, adapted or not; these can get adapters."""
 
     @property
     @abstractmethod
@@ -88,28 +88,28 @@ class Classifier(nn.Module, ABC):
 
     @property
     def pooling_query(self) -> str | None:
-        """The query of the last layer by name, where the head reads what the first token attends to; None elsewhere."""
+        """Name of the last layer's query, if the head reads what the first token attends to; otherwise None."""
         return None
 
     def inputs_of_pooling_query(self, batch: PackedBatch) -> Tensor:
-        """What `pooling_query` is given of first tokens: ``(S, D)`` of the encoder's type."""
+        """The inputs of `pooling_query` for first tokens: ``(S, D)`` in the encoder's dtype."""
         raise NotImplementedError
 
     @abstractmethod
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
-        """Hold the encoder's weights in ``dtype``; the head stays in fp32."""
+        """Convert the encoder's weights to ``dtype``; the head stays in fp32."""
 
     def choose_kernels(self, *, train_int8: bool = False, predict_int8: bool = False) -> Choice:
-        """Decide what computes the encoder from now on; its frozen weights must not change afterwards.
+        """Choose the kernels that compute the encoder; its frozen weights must not change afterwards.
 
         Args:
-            train_int8: whether products with frozen weights are to be in int8 while training, where that is possible.
+            train_int8: compute products with frozen weights in int8 while training, if possible.
             predict_int8: the same without gradients.
         """
         return Choice(Reference(), "transformers' own model, padded")
 
     def batch_of(self, rows: LabelledRows) -> PackedBatch:
-        """All of ``rows`` as one packed batch on the device of the classifier."""
+        """Pack all ``rows`` into one batch on the classifier's device."""
         batch = pack(
             rows.tokens(),
             np.arange(len(rows)),
@@ -130,25 +130,25 @@ class Classifier(nn.Module, ABC):
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens that a text may have, for as many positions; None if there is no limit, for which XLNet says -1."""
+        """Largest number of tokens in a text, limited by positions; None if unlimited (XLNet's config says -1)."""
         positions = self.settings.get("max_position_embeddings")
         return None if positions is None or positions < 1 else int(positions) - self.position_offset
 
     @property
     def encoder_precision(self) -> str:
-        """``fp32``, ``bf16`` or ``fp16``: the type of the encoder's weights."""
+        """Dtype of the encoder's weights: ``fp32``, ``bf16`` or ``fp16``."""
         weights = (p for name, p in self.named_weights().items() if name.startswith(f"{self.prefix}."))
         dtype = next(weights).dtype
         return next(name for name, each in DTYPES.items() if each == dtype)
 
     @property
     def kernels_name(self) -> str:
-        """What computes the encoder."""
+        """Name of the kernels that compute the encoder."""
         return "transformers"
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.output_layer.weight.device
 
     def named_weights(self) -> dict[str, nn.Parameter]:
@@ -169,20 +169,20 @@ class Classifier(nn.Module, ABC):
         return {name: p for name, p in self.named_weights().items() if p.requires_grad}
 
     def num_trainable(self) -> int:
-        """Trainable parameters now."""
+        """Current number of trainable parameters."""
         return sum(p.numel() for p in self.trainable().values())
 
     def head_names(self) -> tuple[str, ...]:
-        """The modules outside the encoder that have weights, as transformers' classifier holds them."""
+        """Names of the modules outside the encoder that have weights, as in transformers' classifier."""
         outside = (n for n in self.named_weights() if not n.startswith(f"{self.prefix}."))
         return tuple(dict.fromkeys(name.partition(".")[0] for name in outside))
 
     def head_weights(self, head: str, missing_modules: tuple[str, ...] = ()) -> dict[str, nn.Parameter]:
-        """The parameters that training the head means, by name.
+        """The parameters that belong to the head, by name.
 
         Args:
-            head: ``full`` for all of it, or ``linear`` for the output layer alone.
-            missing_modules: those of `pooler_names` that pretrained weights lack; they are trained, too.
+            head: ``full`` for the whole head, or ``linear`` for the output layer alone.
+            missing_modules: members of `pooler_names` that pretrained weights lack; they are trained too.
         """
         names = (self.output_name,) if head == "linear" else self.head_names()
         places = tuple(f"{name}." for name in (*names, *missing_modules))
@@ -190,12 +190,12 @@ class Classifier(nn.Module, ABC):
 
 
 class PackedClassifier(Classifier):
-    """Our own encoder and head.
+    """A classifier with our own encoder and head.
 
     Args:
-        family: of the classifier.
-        settings: its ``config.json``.
-        stream: the generator of all dropout masks.
+        family: the model's family.
+        settings: the model's ``config.json``.
+        stream: generator of all dropout masks.
     """
 
     is_packed = True
@@ -205,7 +205,9 @@ class PackedClassifier(Classifier):
         config = family.encoder_config(settings)
         padding = settings.get("pad_token_id")
         if padding is not None and not 0 <= padding < config.vocab_size:
-            raise ValueError(f"pad_token_id {padding} is no token of a vocabulary of {config.vocab_size}")
+            raise ValueError(
+                f"pad_token_id {padding} is outside the vocabulary of {config.vocab_size} tokens"
+            )
         self.encoder = Encoder(config, stream)
         self.head = Head(family.head_config(settings), stream)
         self.prefix, self.position_offset = family.prefix, config.position_offset
@@ -219,12 +221,12 @@ class PackedClassifier(Classifier):
 
     @property
     def kernels_name(self) -> str:
-        """What computes the encoder."""
+        """Name of the kernels that compute the encoder."""
         return self.encoder.kernels.name
 
     @property
     def mixes_lengths(self) -> bool:
-        """Whether the kernels pad nothing in attention either."""
+        """Whether the kernels need no padding in attention either."""
         return self.encoder.kernels.mixes_lengths
 
     @property
@@ -236,13 +238,13 @@ class PackedClassifier(Classifier):
 
     @property
     def pooler_names(self) -> tuple[str, ...]:
-        """The module around the head's dense layer where transformers has it inside the encoder."""
+        """The module around the head's dense layer, if transformers has it inside the encoder."""
         inside = (name for name in self.places_in_head if name.startswith(f"{self.prefix}."))
         return tuple(dict.fromkeys(name.rpartition(".")[0] for name in inside))
 
     @property
     def places_in_head(self) -> dict[str, str]:
-        """The modules of the head that have weights: transformers' name to the path in `Head`."""
+        """Modules of the head that have weights: from transformers' name to the path in `Head`."""
         return {
             theirs: ours.removeprefix("head.")
             for theirs, ours in self._own_names.items()
@@ -250,20 +252,20 @@ class PackedClassifier(Classifier):
         }
 
     def features(self, batch: PackedBatch) -> Tensor:
-        """``(S, D)`` fp32."""
+        """The inputs of the output layer, ``(S, D)`` fp32."""
         hidden = self.encoder(batch, only_first=not self.head.means_tokens)
         return self.head.features(mean_tokens(hidden, batch) if self.head.means_tokens else hidden)
 
     def named_modules_with_weights(self) -> dict[str, nn.Module]:
-        """The modules by the names of transformers."""
+        """The modules with weights, by transformers' names."""
         return {theirs: self.get_submodule(ours) for theirs, ours in self._own_names.items()}
 
     def replace(self, name: str, module: nn.Module) -> None:
-        """Put ``module`` where transformers' classifier has ``name``."""
+        """Replace the module that transformers calls ``name`` by ``module``."""
         self.set_submodule(self._own_names[name], module)
 
     def encoder_linears(self) -> dict[str, nn.Module]:
-        """All that multiply in `EncoderLayer`."""
+        """All linear layers of the encoder's blocks."""
         return {
             name: module
             for name, module in self.named_modules_with_weights().items()
@@ -273,22 +275,22 @@ class PackedClassifier(Classifier):
 
     @property
     def pooling_query(self) -> str | None:
-        """None for heads that read all tokens, and where one layer computes query, key and value."""
+        """Name of the last layer's query; None if the head reads all tokens, or query, key and value are one layer."""
         if self.head.means_tokens or self.encoder.config.is_fused:
             return None
         ours = f"encoder.layers.{len(self.encoder.layers) - 1}.query"
         return next(theirs for theirs, own in self._own_names.items() if own == ours)
 
     def inputs_of_pooling_query(self, batch: PackedBatch) -> Tensor:
-        """``(S, D)``."""
+        """The inputs of `pooling_query` for first tokens, ``(S, D)``."""
         return self.encoder.inputs_of_last_query(batch)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
-        """Change the type of all weights of the encoder."""
+        """Convert all weights of the encoder."""
         self.encoder.to(dtype)
 
     def choose_kernels(self, *, train_int8: bool = False, predict_int8: bool = False) -> Choice:
-        """Decide by type, device and widths of the encoder."""
+        """Choose kernels by the encoder's dtype, device and widths."""
         layers = list(self.encoder.encoder_layers())
         choice = choose_kernels(
             self.encoder.embeddings, layers, train_int8=train_int8, predict_int8=predict_int8
@@ -298,12 +300,12 @@ class PackedClassifier(Classifier):
 
 
 def _own_names(classifier: nn.Module, family: Family, config: EncoderConfig) -> Mapping[str, str]:
-    """Name in transformers' classifier to name in ours, of the modules that are there."""
+    """Map names in transformers' classifier to ours, for the modules that this classifier has."""
     found: dict[str, Any] = {}
     for ours, theirs in family.names(config).items():
         try:
             module = classifier.get_submodule(ours)
-        except AttributeError:  # a part that only some of the family have
+        except AttributeError:  # only some models of the family have this part
             continue
         if any(True for _ in module.parameters()):
             found[theirs] = ours

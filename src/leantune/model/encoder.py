@@ -1,7 +1,7 @@
-"""A transformer encoder over packed tokens: the texts of a batch end to end in one row, no padding.
+"""A transformer encoder over packed tokens: texts of a batch are concatenated without padding.
 
-One encoder serves all families of `families`; what differs between them is data in an `EncoderConfig`. What computes a
-layer is a `kernels.interface.Kernels`, chosen when the model is built.
+One encoder serves all families in `families`; an `EncoderConfig` holds their differences. Each layer is computed by a
+`kernels.interface.Kernels`, chosen when the model is built.
 
 T packed tokens, S texts, D model width, F inner width, N heads, H head width.
 """
@@ -28,7 +28,7 @@ Positions = Literal["absolute", "relative", "rotary"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig:
-    """What differs between encoders."""
+    """The settings in which encoders differ."""
 
     vocab_size: int
     width: int
@@ -39,37 +39,37 @@ class EncoderConfig:
     layers: tuple[LayerConfig, ...]
     norm_eps: float
     embedding_width: int
-    """The width of the embedding tables; where it is not D, a linear layer follows."""
+    """Width of the embedding tables; if it is not D, a linear layer follows."""
     max_positions: int
-    """Rows of the table of position embeddings; 0: no such table."""
+    """Rows of the position embedding table; 0: no such table."""
     token_types: int = 0
-    """Rows of the table of token types; 0: no such table."""
+    """Rows of the token type table; 0: no such table."""
     distance_buckets: int = 0
-    """Buckets of distances that add to attention scores; 0: none."""
+    """Number of distance buckets for the bias of attention scores; 0: no bias."""
     position_offset: int = 0
     """Position id of a text's first token."""
     activation: str = "gelu"
     is_gated: bool = False
-    """Whether ``up_proj`` gives twice F: what is activated, and what that is multiplied by."""
+    """Whether ``up_proj`` outputs 2 F values: half are activated, and multiplied by the other half."""
     norm_first: bool = False
-    """Whether norms are before their blocks and not behind the sums."""
+    """Whether norms precede their blocks instead of following the residual sums."""
     is_fused: bool = False
-    """Whether query, key and value are one linear layer."""
+    """Whether one linear layer computes query, key and value."""
     norm_bias: bool = True
     attention_bias: bool = True
     mlp_bias: bool = True
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.0
     out_dropout: float = 0.0
-    """Behind ``out_proj``."""
+    """Dropout after ``out_proj``."""
     down_dropout: float = 0.0
-    """Behind ``down_proj``."""
+    """Dropout after ``down_proj``."""
     inner_dropout: float = 0.0
-    """Behind a gated activation."""
+    """Dropout after a gated activation."""
 
     def __post_init__(self) -> None:
         if not self.layers:
-            raise ValueError("an encoder without layers")
+            raise ValueError("an encoder needs at least one layer")
         if self.num_heads < 1 or self.width % self.num_heads:
             raise ValueError(
                 f"a width of {self.width} cannot be divided among {self.num_heads} attention heads"
@@ -83,35 +83,38 @@ class EncoderConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerConfig:
-    """What differs between the layers of an encoder."""
+    """The settings in which the layers of an encoder differ."""
 
     window: int | None = None
-    """A token sees those less than this many positions away; None: all of its text."""
+    """A token attends to tokens less than this many positions away; None: to its whole text."""
     rotary_base: float | None = None
-    """Theta of the rotary embedding; None: none."""
+    """Theta of the rotary embedding; None: no rotary embedding."""
     has_attention_norm: bool = True
 
 
 class BlankLinear(nn.Linear):
-    """A linear layer whose weights come from a file: none are drawn, for which torch would import its compiler."""
+    """A linear layer whose weights come from a file.
+
+    Skipping initialisation saves time: for it, torch would import its compiler.
+    """
 
     def reset_parameters(self) -> None:
-        """Leave them as they are."""
+        """Leave the weights uninitialised."""
 
 
 class BlankEmbedding(nn.Embedding):
-    """The same of a table of embeddings."""
+    """An embedding table whose weights come from a file."""
 
     def reset_parameters(self) -> None:
-        """Leave them as they are."""
+        """Leave the weights uninitialised."""
 
 
 class Encoder(nn.Module):
-    """Embeddings and layers; `Embeddings` and `EncoderLayer` hold the weights, `kernels` compute.
+    """Embeddings and layers. `Embeddings` and `EncoderLayer` hold the weights; `kernels` compute.
 
     Args:
-        config: its shape.
-        stream: the generator of all dropout masks.
+        config: shape of the encoder.
+        stream: generator of all dropout masks.
     """
 
     def __init__(self, config: EncoderConfig, stream: DropoutStream) -> None:
@@ -128,23 +131,23 @@ class Encoder(nn.Module):
             self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.norm_bias)
 
     def use(self, kernels: Kernels) -> None:
-        """Compute with ``kernels`` from now on; the frozen weights must not change any more."""
+        """Compute with ``kernels`` from now on; the frozen weights must not change afterwards."""
         self.kernels = kernels
         for layer in self.encoder_layers():
             layer.prepared = kernels.prepare(layer)
 
     def encoder_layers(self) -> Iterator[EncoderLayer]:
-        """The layers, the lowest first."""
+        """The layers, from first to last."""
         for layer in self.layers:
             assert isinstance(layer, EncoderLayer)
             yield layer
 
     def forward(self, batch: PackedBatch, *, only_first: bool) -> Tensor:
-        """Hidden states of the last layer, in the encoder's type.
+        """Hidden states of the last layer, in the encoder's dtype.
 
         Args:
             batch: T tokens of S texts, on the encoder's device.
-            only_first: whether only the first token of each text is read.
+            only_first: whether only the first token of each text is needed.
 
         Returns:
             ``(S, D)`` of first tokens with ``only_first``, else ``(T, D)``.
@@ -160,7 +163,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def inputs_of_last_query(self, batch: PackedBatch) -> Tensor:
-        """What the last layer's query is given of the first token of each text ``(S, D)``, in the encoder's type."""
+        """Inputs of the last layer's query for the first token of each text, ``(S, D)`` in the encoder's dtype."""
         *lower, last = self.encoder_layers()
         x_TD, layout = self._embed(batch)
         if lower:
@@ -171,7 +174,7 @@ class Encoder(nn.Module):
         return normed
 
     def _embed(self, batch: PackedBatch) -> tuple[Tensor, Layout]:
-        """What the lowest layer is given ``(T, D)``, with spare tokens behind those of the texts."""
+        """The inputs ``(T, D)`` of the first layer, with spare tokens after those of the texts."""
         # oneDNN compiles a kernel for each new shape (`packing.layout`); the spare tokens belong to no text
         spare = -batch.num_tokens % TOKEN_MULTIPLE if batch.input_ids.device.type == "cpu" else 0
         input_ids, types, positions = (
@@ -188,10 +191,10 @@ class Encoder(nn.Module):
         return x_TD, layout
 
     def _distance_bias(self, longest: int) -> DistanceBias:
-        """What every head adds to the score of a query and a key, by their distance (Raffel et al., 2020, T5)."""
+        """The bias that each head adds to attention scores, by distance of query and key (Raffel et al., 2020, T5)."""
         reach = block_width(longest)
         table = self.distances.weight.detach()
-        after = torch.arange(reach - 1, -reach, -1, device=table.device)  # of the key, counted from the query
+        after = torch.arange(reach - 1, -reach, -1, device=table.device)  # key position less query position
         return DistanceBias(table[relative_position_bucket(after, len(table))].float().T.contiguous())
 
 
@@ -213,9 +216,9 @@ class Embeddings(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """The weights of attention and of a feed-forward block, and how they are put together.
+    """The weights and settings of one layer: attention and a feed-forward block.
 
-    Query, key and value are three linear layers, or one whose outputs are the three side by side.
+    Query, key and value are three linear layers, or one with their outputs side by side.
     """
 
     def __init__(self, config: EncoderConfig, layer: LayerConfig, stream: DropoutStream) -> None:
@@ -247,5 +250,5 @@ class EncoderLayer(nn.Module):
 
     @property
     def projections(self) -> tuple[Linear, ...]:
-        """The layers whose outputs, side by side, are query, key and value ``(T, 3 D)``."""
+        """The layers whose concatenated outputs are query, key and value ``(T, 3 D)``."""
         return (self.qkv,) if self.is_fused else (self.query, self.key, self.value)

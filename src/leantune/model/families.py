@@ -1,7 +1,7 @@
 """The families of encoders: one row of `FAMILIES` each, by the ``model_type`` of transformers.
 
-A row says which `EncoderConfig` and `HeadConfig` follow from a ``config.json``, and what transformers calls each part,
-so that loading weights is renaming them, and saving them is renaming them back.
+A row makes an `EncoderConfig` and a `HeadConfig` from a ``config.json`` and maps module names to those of
+transformers, so that loading and saving weights only renames them.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from leantune.model.encoder import EncoderConfig, LayerConfig
 from leantune.model.head import HeadConfig
 
 Settings = Mapping[str, Any]
-"""A ``config.json`` as an object, with or without the values that are transformers' defaults."""
+"""The content of a ``config.json``; keys with transformers' default value may be absent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """How one family of transformers' ``*ForSequenceClassification`` becomes an encoder and a head."""
+    """Maps one family of transformers' ``*ForSequenceClassification`` to an encoder and a head."""
 
     prefix: str
-    """Name of the encoder in the classifier, ``base_model_prefix`` in transformers."""
+    """Name of the encoder in the classifier; ``base_model_prefix`` in transformers."""
     encoder_config: Callable[[Settings], EncoderConfig]
     head_config: Callable[[Settings], HeadConfig]
     encoder: Mapping[str, str]
-    """Module of `Encoder` to its name behind ``prefix``; ``{}`` is the number of a layer."""
+    """From a module of `Encoder` to its name after ``prefix``; ``{}`` is the number of a layer."""
     head: Mapping[str, str]
-    """Module of `Head` to its name in the classifier."""
+    """From a module of `Head` to its name in the classifier."""
 
     def names(self, config: EncoderConfig) -> dict[str, str]:
-        """Modules with weights, by their name in `PackedClassifier`: their name in transformers' classifier."""
+        """Map modules with weights from their name in `PackedClassifier` to their name in transformers."""
         found = {}
         per_layer = {ours: theirs for ours, theirs in self.encoder.items() if "{}" in ours}
         for ours, theirs in self.encoder.items():
@@ -46,9 +46,9 @@ class Family:
 
 
 def family_of(settings: Settings) -> Family | None:
-    """The family of a ``config.json``; None where transformers' own model has to run, padded.
+    """The family of a ``config.json``; None if it must run padded as transformers' own model.
 
-    A family is known but a setting of it may not be: decoders, activations and rotary embeddings of other kinds.
+    It is also None for unsupported settings of a known family: decoders, other activations or rotary embeddings.
     """
     family = FAMILIES.get(settings.get("model_type", ""))
     if family is None or settings.get("is_decoder") or settings.get("add_cross_attention"):
@@ -86,8 +86,8 @@ def _roberta_config(settings: Settings) -> EncoderConfig:
     padding = settings.get("pad_token_id", 1)
     if padding is None:
         raise UsageError(
-            f"config.json names no pad_token_id, behind which {settings['model_type']} counts positions: add it, "
-            "as the model was trained with (1 in RoBERTa)"
+            f"config.json has no pad_token_id, from which {settings['model_type']} derives position ids: add the value "
+            "that the model was trained with (1 in RoBERTa)"
         )
     return _bert_config({"vocab_size": 50_265, **settings}, position_offset=padding + 1)
 
@@ -102,7 +102,7 @@ def _mpnet_config(settings: Settings) -> EncoderConfig:
         _bert_config({"vocab_size": 30_527, **settings}),
         token_types=0,
         distance_buckets=settings.get("relative_attention_num_buckets", 32),
-        position_offset=2,  # transformers' MPNet has 1 for padding, whatever the config says
+        position_offset=2,  # transformers' MPNet uses 1 as padding id, whatever the config says
     )
 
 
@@ -150,7 +150,7 @@ def _modernbert_config(settings: Settings) -> EncoderConfig:
 
 
 def _modernbert_layers(settings: Settings) -> tuple[LayerConfig, ...]:
-    """Every third layer sees all of its text, the others a window around each token."""
+    """Every third layer attends to the whole text, the others to a window around each token."""
     every = settings.get("global_attn_every_n_layers", 3)
     kinds = settings.get("layer_types") or [
         "sliding_attention" if number % every else "full_attention"
@@ -177,7 +177,7 @@ def _modernbert_layers(settings: Settings) -> tuple[LayerConfig, ...]:
 
 
 def _tanh_head(settings: Settings) -> HeadConfig:
-    """``dropout, dense, tanh, dropout, output`` on the first token, as RoBERTa and MPNet have it."""
+    """``dropout, dense, tanh, dropout, output`` on the first token, as in RoBERTa and MPNet."""
     dropout = _classifier_dropout(settings)
     return HeadConfig(
         width=settings.get("hidden_size", 768),
@@ -189,7 +189,7 @@ def _tanh_head(settings: Settings) -> HeadConfig:
 
 
 def _mpnet_head(settings: Settings) -> HeadConfig:
-    return _tanh_head({**settings, "classifier_dropout": None})  # MPNet's takes the encoder's
+    return _tanh_head({**settings, "classifier_dropout": None})  # MPNet uses the encoder's dropout
 
 
 def _bert_head(settings: Settings) -> HeadConfig:
@@ -230,7 +230,7 @@ def _classifier_dropout(settings: Settings) -> float:
 
 
 def _num_labels(settings: Settings) -> int:
-    """Classes of a config: those that it names, else two, as transformers has it."""
+    """Number of classes in a config: the number it names, else two, as in transformers."""
     named = settings.get("id2label")
     return len(named) if named else int(settings.get("num_labels", 2))
 
@@ -334,4 +334,4 @@ FAMILIES: Mapping[str, Family] = {
         head={"dense": "head.dense", "norm": "head.norm", "output": "classifier"},
     ),
 }
-"""By ``model_type``."""
+"""Families by ``model_type``."""

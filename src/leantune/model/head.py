@@ -1,4 +1,4 @@
-"""The head of a classifier: one vector a text to one logit a class.
+"""The head of a classifier: from one vector per text to one logit per class.
 
 S texts, T packed tokens, D model width, C classes.
 """
@@ -18,20 +18,20 @@ from leantune.packing.dropout import DropoutStream, PooledDropout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
-    """What differs between the heads of `families`."""
+    """The settings in which the heads of `families` differ."""
 
     width: int
     """D."""
     num_labels: int
     """C."""
     activation: str
-    """Behind the dense layer; a name of `kernels.reference.ACTIVATIONS`."""
+    """Activation after the dense layer; a name in `kernels.reference.ACTIVATIONS`."""
     dropout: float
-    """Before the output layer."""
+    """Dropout before the output layer."""
     input_dropout: float = 0.0
-    """Before the dense layer."""
+    """Dropout before the dense layer."""
     means_tokens: bool = False
-    """Whether the mean of a text's tokens is classified and not its first token."""
+    """Whether to classify the mean of a text's tokens instead of its first token."""
     dense_bias: bool = True
     has_norm: bool = False
     """Whether a norm follows the activation."""
@@ -43,8 +43,8 @@ class Head(nn.Module):
     """``output(dropout(norm(activation(dense(dropout(x))))))``, in fp32.
 
     Args:
-        config: its shape.
-        stream: the generator of all dropout masks.
+        config: shape of the head.
+        stream: generator of all dropout masks.
     """
 
     def __init__(self, config: HeadConfig, stream: DropoutStream) -> None:
@@ -61,17 +61,17 @@ class Head(nn.Module):
         self.output = BlankLinear(config.width, config.num_labels)
 
     def features(self, pooled_SD: Tensor) -> Tensor:
-        """What the output layer is given: ``(S, D)`` of any type to ``(S, D)`` fp32."""
+        """The inputs of the output layer: ``(S, D)`` of any dtype to ``(S, D)`` fp32."""
         hidden: Tensor = self.norm(self.activation(self.dense(self.input_dropout(pooled_SD.float()))))
         dropped: Tensor = self.dropout(hidden)
         return dropped
 
 
 def mean_tokens(hidden_TD: Tensor, batch: PackedBatch) -> Tensor:
-    """The mean vector of every text, ``(T, D)`` to ``(S, D)``, by fp32 sums."""
+    """The mean vector of every text, ``(T, D)`` to ``(S, D)``, summed in fp32."""
     lengths = batch.cu_seqlens.diff().long()
     texts = torch.arange(batch.num_seqs, device=hidden_TD.device)
-    text = torch.repeat_interleave(texts, lengths, output_size=len(hidden_TD))  # else it waits for the device
+    text = torch.repeat_interleave(texts, lengths, output_size=len(hidden_TD))  # avoids a device sync
     sums = hidden_TD.new_zeros(batch.num_seqs, hidden_TD.shape[1], dtype=torch.float32)
     sums = sums.index_add(0, text, hidden_TD.float())
     return (sums / lengths[:, None]).to(hidden_TD.dtype)

@@ -1,4 +1,4 @@
-"""Where a model is: a folder, an embedded asset, or the hub, which is asked once and then left alone."""
+"""Find a model: a folder, an embedded asset, or a hub model; a hub that fails once is not asked again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from leantune.errors import UsageError
 from leantune.system.messages import one_line
 
 DESCRIPTION_FILES = ("*.json", "*.txt", "*.model", "*.py")
-"""Config and tokenizer, and code, which is run only where it is trusted; the weights are apart, since a plan
-needs none."""
+"""Config, tokenizer and code, which runs only if trusted. Weights are separate, because a plan needs none."""
 
 WEIGHT_FILES = ("*.safetensors",)
 
@@ -21,17 +20,16 @@ HUB_NAMES = {
     "minilm": "sentence-transformers/all-MiniLM-L6-v2",
     "mpnet": "sentence-transformers/all-mpnet-base-v2",
 }
-"""What an encoder among the assets is called on the hub; its weights are the same to the byte."""
+"""Hub names of the embedded encoders; their weights are identical to the byte."""
 
 
 def resolve_model(source: str | os.PathLike[str], *, with_weights: bool = True) -> str:
     """The folder of a model: as given, of an asset, or of a snapshot in the hub cache.
 
-    A hub that does not answer within seconds is not asked again; what the cache has then serves.
+    If the hub does not answer within seconds, it is not asked again and the cache is used.
 
     Raises:
-        UsageError: for an asset that was not fetched, or a hub model that neither the hub nor the
-            cache gives.
+        UsageError: for an asset that was not fetched, or a hub model that neither the hub nor the cache has.
     """
     source = os.fspath(source)
     location = resolve_location(source)
@@ -40,7 +38,7 @@ def resolve_model(source: str | os.PathLike[str], *, with_weights: bool = True) 
     if location in HUB_NAMES:
         raise UsageError(
             f"model {location}: no such folder. The encoder that leantune downloads is named {ASSET_PREFIX}{location}: "
-            "give that"
+            "use that name"
         )
     asset = next((asset for asset, name in HUB_NAMES.items() if name == location), None)
     if asset is not None and is_fetched(asset):
@@ -66,7 +64,7 @@ def resolve_model(source: str | os.PathLike[str], *, with_weights: bool = True) 
 
 
 def public_name(source: str) -> str:
-    """What an adapter should call its base model: the hub's name for an asset, else ``source`` itself."""
+    """The name of a base model in an adapter: the hub's name for an asset, else ``source`` itself."""
     return (
         HUB_NAMES.get(source.removeprefix(ASSET_PREFIX), source)
         if source.startswith(ASSET_PREFIX)

@@ -1,4 +1,4 @@
-"""Classifiers over one frozen encoder, computed in one batch: what is added for each is its updates and its head.
+"""Several classifiers over one frozen encoder, computed in one batch; each adds only its updates and head.
 
 T packed tokens, S texts, D model width, C classes of a classifier.
 """
@@ -28,13 +28,13 @@ from leantune.packing.batch import PackedBatch
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A classifier over the encoder of others."""
+    """A classifier attached to a shared encoder."""
 
     adapter: Adapter
     head: Head
-    """In fp32."""
+    """The classifier's head, in fp32."""
     num_bytes: int
-    """Memory that it takes beyond the encoder."""
+    """Bytes of memory that it takes in addition to the encoder."""
 
     @property
     def num_labels(self) -> int:
@@ -43,10 +43,10 @@ class Attached:
 
 
 class MultiAdapterClassifier:
-    """One encoder in memory, and the logits of any classifiers over it.
+    """One encoder in memory, and any number of classifiers over it.
 
     Args:
-        base: without adapters, on its device and with its kernels chosen; its encoder is taken over.
+        base: a classifier without adapters, on its device and with kernels chosen; its encoder is modified.
     """
 
     def __init__(self, base: PackedClassifier) -> None:
@@ -61,13 +61,13 @@ class MultiAdapterClassifier:
             base.replace(name, MultiLoraLinear(layer, number, self._assignment))
 
     def attach(self, adapter: AdapterFile) -> Attached:
-        """What is to be added to the encoder for a classifier.
+        """Prepare the updates and the head of a classifier over the encoder.
 
         Args:
             adapter: AdaLoRA or LoRA, from `read_adapter`.
 
         Raises:
-            CheckpointError: if it does not fit the encoder, or lacks a part of the head that the base does not have.
+            CheckpointError: if it does not fit the encoder, or lacks a part of the head that the base also lacks.
         """
         for name in adapter.modules.keys() - self.base.places_in_head.keys():
             _fitting_layer(self.linears.get(name), name, adapter.modules[name])
@@ -81,7 +81,7 @@ class MultiAdapterClassifier:
         return Attached(own_adapter, head, own_adapter.num_bytes + own)
 
     def _head(self, adapter: AdapterFile) -> tuple[Head, int]:
-        """The head of ``adapter``, and the bytes of it that are not the base's."""
+        """The head of ``adapter``, and its bytes that are not shared with the base."""
         _check_head(self.base, adapter)
         head = copy.deepcopy(self.base.head, {id(weight): weight for weight in self.base.head.parameters()})
         num_labels = len(adapter.head[f"{self.base.output_name}.weight"])
@@ -95,7 +95,7 @@ class MultiAdapterClassifier:
         for name, tensor in adapter.head.items():
             if name not in places:
                 raise CheckpointError(
-                    f"{name}: the adapter has its own, which is no part of the head; use its merged model"
+                    f"{name}: the adapter replaces this weight, which is not part of the head; use its merged model"
                 )
             module, sub = places[name]
             check_shape("the adapter", name, tensor.shape, getattr(module, sub).shape)
@@ -111,11 +111,11 @@ class MultiAdapterClassifier:
         return head.eval(), own
 
     def logits(self, batch: PackedBatch, classifiers: Sequence[Attached]) -> list[Tensor]:
-        """Logits of a batch whose texts are of several classifiers, computed together; any thread may ask.
+        """Logits of a batch with texts for several classifiers, computed together; thread-safe.
 
         Args:
-            batch: of S texts, on the device of the encoder.
-            classifiers: of each text, in the order of the batch's texts, which is that of `PackedBatch.rows`.
+            batch: S texts, on the encoder's device.
+            classifiers: the classifier of each text, in the order of the batch's texts, that is of `PackedBatch.rows`.
 
         Returns:
             S tensors ``(C,)`` fp32, each with as many logits as its classifier has classes.
@@ -138,7 +138,7 @@ class MultiAdapterClassifier:
 
 
 def _by_classifier(classifiers: Sequence[Attached]) -> list[list[int]]:
-    """The places of the texts of each classifier."""
+    """The positions of the texts, grouped by classifier."""
     places: dict[int, list[int]] = {}
     for i, each in enumerate(classifiers):
         places.setdefault(id(each), []).append(i)
@@ -146,10 +146,10 @@ def _by_classifier(classifiers: Sequence[Attached]) -> list[list[int]]:
 
 
 def _fitting_layer(layer: nn.Module | None, name: str, triplets: Triplets) -> nn.Linear:
-    """The layer that ``triplets`` are for.
+    """Check that ``triplets`` fit ``layer``, and return it.
 
     Raises:
-        CheckpointError: if the model has none, or one of another shape.
+        CheckpointError: if the model has no such layer, or one of another shape.
     """
     if not isinstance(layer, nn.Linear):
         raise CheckpointError(f"{name}: the adapter has this weight, the base model does not")
@@ -160,7 +160,7 @@ def _fitting_layer(layer: nn.Module | None, name: str, triplets: Triplets) -> nn
 
 
 def with_adapter(base: PaddedClassifier, adapter: AdapterFile) -> PaddedClassifier:
-    """A classifier whose encoder weights are those of ``base``, which transformers computes.
+    """A classifier that shares the encoder weights of ``base`` and is computed by transformers.
 
     Raises:
         CheckpointError: see `MultiAdapterClassifier.attach`.
@@ -177,7 +177,7 @@ def with_adapter(base: PaddedClassifier, adapter: AdapterFile) -> PaddedClassifi
 
 
 def _check_head(base: Classifier, adapter: AdapterFile) -> None:
-    """Refuse an adapter without a part of the head, which would be one of nobody's training.
+    """Refuse an adapter that lacks a part of the head: that part would be untrained.
 
     Raises:
         CheckpointError: naming what is missing.

@@ -1,4 +1,4 @@
-"""Encoders that are in no family: transformers' own model over padded batches, behind the same calls.
+"""Encoders of no known family: transformers' own model on padded batches, with the same interface.
 
 T packed tokens, S texts, L tokens of the longest text, D model width.
 """
@@ -23,15 +23,15 @@ ATTENTION_TARGETS = (
     *("query", "value", "q", "v", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin"),
     *("Wqkv", "in_proj"),  # query, key and value as one
 )
-"""Last parts of the names that encoders of transformers have for query and value."""
+"""Last parts of the names of query and value in transformers' encoders."""
 
 
 class PaddedClassifier(Classifier):
-    """A transformers classifier whose output layer is held apart, so that what that layer is given can be had.
+    """A transformers classifier with its output layer taken out, to give access to that layer's inputs.
 
     Args:
-        model: of a class ``*ForSequenceClassification``; it is changed.
-        stream: kept for its state in checkpoints; dropout of this model draws from torch's own generator.
+        model: a ``*ForSequenceClassification``; it is modified.
+        stream: kept for its state in checkpoints; dropout of this model uses torch's own generator.
 
     Raises:
         ValueError: if the head has no linear layer with a row for each class.
@@ -55,16 +55,16 @@ class PaddedClassifier(Classifier):
 
     @property
     def attention_targets(self) -> tuple[str, ...]:
-        """All names that query and value have anywhere."""
+        """All known names of query and value."""
         return ATTENTION_TARGETS
 
     @property
     def pooler_names(self) -> tuple[str, ...]:
-        """The modules that `targets=attention` means, by architecture."""
+        """Modules inside the encoder that only the head uses, by architecture."""
         return POOLERS.get(self.settings["model_type"], ())
 
     def features(self, batch: PackedBatch) -> Tensor:
-        """``(S, D)`` fp32."""
+        """The inputs of the output layer, ``(S, D)`` fp32."""
         lengths = batch.cu_seqlens.diff().long()
         place = torch.arange(batch.max_seqlen, device=self.device)
         is_real = place < lengths[:, None]
@@ -75,20 +75,20 @@ class PaddedClassifier(Classifier):
         return self.padded_features(input_ids, is_real.long(), types)
 
     def padded_features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        """``(S, L)`` int64 each to ``(S, D)`` fp32."""
+        """Compute the inputs of the output layer: ``(S, L)`` int64 each to ``(S, D)`` fp32."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.settings.get("type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = token_type_ids
-        features: Tensor = self.model(**inputs).logits  # without its output layer
+        features: Tensor = self.model(**inputs).logits  # the output layer is replaced by the identity
         return features.float()
 
     def named_weights(self) -> dict[str, nn.Parameter]:
-        """The modules by the names that they had before the output layer was taken out."""
+        """All parameters, by their names before the output layer was taken out."""
         named = {_plain(name): parameter for name, parameter in self.model.named_parameters()}
         return named | {f"{self.output_name}.{sub}": p for sub, p in self.output.named_parameters()}
 
     def named_modules_with_weights(self) -> dict[str, nn.Module]:
-        """Linear layers, adapted layers, norms and embeddings: the modules without children, but for adapted layers."""
+        """Modules without children, and adapted layers: linear layers, norms and embeddings."""
         found: dict[str, nn.Module] = {}
         inside: tuple[str, ...] = ()
         for name, module in self.model.named_modules():
@@ -106,9 +106,9 @@ class PaddedClassifier(Classifier):
         self.model.set_submodule(name, module)
 
     def with_own(self, num_labels: int, own: frozenset[str]) -> PaddedClassifier:
-        """Modules around the same parameters, but for copies of those named in ``own`` and a new output layer."""
+        """A copy that shares all parameters except those named in ``own``, with a new output layer."""
         shared: dict[int, Any] = {id(buffer): buffer for buffer in self.buffers()}
-        # deepcopy takes what its memo holds for a copy that was made already
+        # deepcopy treats what its memo holds as already copied
         shared |= {
             id(parameter): parameter for name, parameter in self.named_weights().items() if name not in own
         }
@@ -118,7 +118,7 @@ class PaddedClassifier(Classifier):
         return copied
 
     def encoder_linears(self) -> dict[str, nn.Module]:
-        """The linear layers of numbered blocks in the encoder, but for those that only the head uses."""
+        """The linear layers in the encoder's numbered blocks, except those that only the head uses."""
         poolers = tuple(f"{name}." for name in self.pooler_names)
         return {
             name: module
@@ -130,10 +130,10 @@ class PaddedClassifier(Classifier):
         }
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
-        """Change the type of the encoder's parameters; what leads from it into the head becomes fp32 on the way.
+        """Convert the encoder's parameters; its outputs become fp32 where they enter the head.
 
-        Buffers keep their type, as in transformers' own loading: rotary frequencies in bf16 would turn far tokens by
-        whole radians too much.
+        Buffers keep their dtype, as when transformers loads a model: with rotary frequencies in bf16, distant tokens
+        would be rotated by whole radians too much.
         """
         poolers = tuple(f"{name}." for name in self.pooler_names)
         for name, parameter in self.model.named_parameters():
@@ -146,14 +146,14 @@ class PaddedClassifier(Classifier):
 
 
 class _InFloat(nn.Module):
-    """A part of the head, whose floating inputs become fp32 as its weights are."""
+    """Wraps a part of the head and converts floating-point inputs to fp32, like its weights."""
 
     def __init__(self, wrapped: nn.Module) -> None:
         super().__init__()
         self.wrapped = wrapped
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Whatever ``wrapped`` gives."""
+        """Call ``wrapped`` with converted inputs."""
         return self.wrapped(*map(_in_float, args), **{name: _in_float(x) for name, x in kwargs.items()})
 
 
@@ -162,7 +162,7 @@ def _in_float(x: Any) -> Any:
 
 
 def _plain(name: str) -> str:
-    """A name in the model without `_InFloat`."""
+    """A parameter name without the levels that `_InFloat` adds."""
     return ".".join(part for part in name.split(".") if part != "wrapped")
 
 
@@ -183,6 +183,6 @@ def _output_layer(model: Any) -> tuple[str, nn.Linear]:
 
 
 def _position_offset(model: Any) -> int:
-    """Embeddings of RoBERTa's kind know the padding id and count from behind it."""
+    """Position id of the first token: RoBERTa-like embeddings count from after the padding id."""
     padding: int | None = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
     return 0 if padding is None else padding + 1

@@ -1,4 +1,4 @@
-"""What a model folder holds: its config, its weights, transformers' own classifier of them; safetensors only.
+"""Read a model folder: its config, its weights (safetensors only) and transformers' own classifier.
 
 `hub.resolve_model` finds the folder of an asset or a hub name.
 """
@@ -29,25 +29,25 @@ _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 _VOICE = threading.RLock()
-"""Held by who sets what transformers says, which is set for the whole process."""
+"""Held while changing the verbosity of transformers, which is a setting of the whole process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """A model folder with its config: what every way of loading the model takes."""
+    """A model folder with its config, for all functions that load the model."""
 
     folder: str
     config: Any
-    """The config, as transformers has it."""
+    """The config as a transformers object."""
     trust_remote_code: bool = False
-    """Whether the user lets code run that comes with the model."""
+    """Whether the user allows code that comes with the model."""
 
     @classmethod
     def at(cls, folder: str, *, num_labels: int | None = None, trust_remote_code: bool = False) -> Pretrained:
         """The model in ``folder``, with ``num_labels`` classes if given.
 
         Raises:
-            UsageError: if there is no such folder, or no config in it that can be read.
+            UsageError: if the folder does not exist, or has no readable config.
             UnsafeFileError: if it comes with code of its own that the user has not allowed.
         """
         from transformers import AutoConfig
@@ -63,11 +63,11 @@ class Pretrained:
         return cls(folder, config, trust_remote_code)
 
     def with_dropout(self, probability: float | None) -> Pretrained:
-        """The same with this probability wherever the config names one of dropout; None: as it is."""
+        """A copy with this probability for all kinds of dropout that the config names; None: unchanged."""
         return replace(self, config=with_dropout(self.config, probability))
 
     def with_labels(self, labels: LabelMap) -> Pretrained:
-        """The same with the names of ``labels``, and how many of them a text has."""
+        """A copy with the names of ``labels``, and with one or several labels per text."""
         config = copy.deepcopy(self.config)
         config.id2label, config.label2id = labels.id2label, labels.label2id
         config.problem_type = MULTI_LABEL if labels.is_multi_label else SINGLE_LABEL
@@ -75,10 +75,10 @@ class Pretrained:
 
 
 def read_settings(source: str, *, trust_remote_code: bool = False) -> dict[str, Any]:
-    """The ``config.json`` of a model folder, as it is there.
+    """The ``config.json`` of a model folder, as it is on disk.
 
     Raises:
-        UsageError: if there is no such folder, or no config in it that can be read.
+        UsageError: if the folder does not exist, or has no readable config.
         UnsafeFileError: if it comes with code of its own that the user has not allowed.
     """
     folder = Path(source)
@@ -110,9 +110,9 @@ def read_settings(source: str, *, trust_remote_code: bool = False) -> dict[str, 
 
 
 def with_dropout(config: Any, probability: float | None) -> Any:
-    """A copy of the config with this probability wherever it names one of dropout; None: as it is.
+    """A copy of the config with this probability for all kinds of dropout that it names; None: unchanged.
 
-    A field that is None takes another one's value in transformers (``classifier_dropout``), so it stays.
+    A field that is None stays None: in transformers it takes the value of another field (``classifier_dropout``).
     """
     changed = copy.deepcopy(config)
     if probability is not None:
@@ -123,7 +123,7 @@ def with_dropout(config: Any, probability: float | None) -> Any:
 
 
 def weights_sha256(folder: str) -> str:
-    """Hex digest of all safetensors files of a model folder, in the order of their names."""
+    """Hex SHA-256 of all safetensors files of a model folder, in the order of their names."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).glob("*.safetensors")):
         update_from(digest, file)
@@ -152,7 +152,7 @@ def _names_in(file: Path) -> list[str]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice from transformers: the run has its own voice. One thread at a time."""
+    """Silence progress bars and messages of transformers; one thread at a time."""
     from transformers.utils import logging
 
     with _VOICE:
@@ -168,13 +168,13 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def read_weights(source: str) -> dict[str, Tensor]:
-    """All tensors of the safetensors files of a model folder by name, as they are stored.
+    """All tensors in the safetensors files of a model folder by name, as they are stored.
 
-    Norms that call their weight and bias ``gamma`` and ``beta``, as TensorFlow did, have them under today's names.
+    Norm parameters called ``gamma`` and ``beta``, as in TensorFlow, are renamed to ``weight`` and ``bias``.
 
     Raises:
-        OSError: if there are none.
-        UnsafeFileError: if they are in a pickle alone.
+        OSError: if there are no weights.
+        UnsafeFileError: if the weights are only in a pickle.
         CheckpointError: naming a file that is damaged.
     """
     from safetensors.torch import load_file
@@ -201,12 +201,12 @@ def check_shape(source: str, name: str, found: Sequence[int], expected: Sequence
     if tuple(found) != tuple(expected):
         raise CheckpointError(
             f"model {source}: {name} has shape {tuple(found)}, its config.json says {tuple(expected)}: "
-            "the weights are of another model"
+            "the weights belong to another model"
         )
 
 
 _HEADS = ("classifier.", "pre_classifier.", "score.")
-"""What transformers calls heads."""
+"""Prefixes of head parameters in transformers."""
 
 
 def check_none_missing(source: str, missing: Sequence[str]) -> None:
@@ -226,21 +226,21 @@ def check_none_missing(source: str, missing: Sequence[str]) -> None:
         raise CheckpointError(
             f"model {source}: its weights lack {sorted(missing)[0]}"
             + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
-            + " of the architecture in its config.json: the weights are of another model"
+            + " of the architecture in its config.json: the weights belong to another model"
         )
 
 
 def load_transformers(pretrained: Pretrained, *, may_lack: tuple[str, ...] = ()) -> Any:
-    """Transformers' own classifier in fp32, whose weights all come from the folder.
+    """Transformers' own classifier in fp32, with all weights from the folder.
 
     Args:
         pretrained: the folder and its config.
-        may_lack: modules that may be missing there, or of another shape; transformers draws them.
+        may_lack: modules that may be missing or have another shape there; transformers initialises them.
 
     Raises:
         OSError: if there are no weights.
-        UnsafeFileError: if they are in a pickle alone.
-        CheckpointError: naming a file that is damaged, or a tensor that is missing or of another shape.
+        UnsafeFileError: if the weights are only in a pickle.
+        CheckpointError: naming a file that is damaged, or a tensor that is missing or has another shape.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -252,7 +252,7 @@ def load_transformers(pretrained: Pretrained, *, may_lack: tuple[str, ...] = ())
                 source,
                 dtype=torch.float32,
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # it only says that some differ; the check below says which
+                ignore_mismatched_sizes=True,  # its error only says that some differ; the check below says which
                 output_loading_info=True,
                 config=pretrained.config,
                 trust_remote_code=pretrained.trust_remote_code,
@@ -268,13 +268,13 @@ def load_transformers(pretrained: Pretrained, *, may_lack: tuple[str, ...] = ())
 
 
 def check_weight_files(folder: Path) -> None:
-    """Refuse a folder of pickled or damaged weights before anything opens it."""
+    """Refuse a folder with pickled or damaged weights before anything opens it."""
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
         _names_in(file)
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED_WEIGHTS)
     if pickles and not files:
         raise UnsafeFileError(
-            f"model {folder}: its weights are in {pickles[0]} alone, a pickle, which could run code; expected "
+            f"model {folder}: its weights are only in {pickles[0]}, a pickle, which could run code; expected "
             "model.safetensors: take a version of the model that has it"
         )
