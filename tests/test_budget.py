@@ -77,7 +77,7 @@ def test_a_plan_never_exceeds_its_limit_or_names_one_that_fits(limit, head, modu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"limit": 640_000}, "; or use method=lora, which prunes nothing and fits from 630,532 on"),
+        ({"limit": 640_000}, "; or use method=lora, which prunes nothing and needs at least 630,532"),
         ({"limit": 600_000}, "the smallest limit that fits is 667,444; or use head=linear (3,076)"),
         (
             {"limit": 999_999, "init_rank": 12, "target_rank": 8},

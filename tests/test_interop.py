@@ -228,5 +228,5 @@ def test_an_adapter_with_a_tensor_missing_is_refused(encoder, tmp_path):
     del tensors[gone]
     save_file(tensors, tmp_path / WEIGHTS)
     module = gone.removeprefix("base_model.model.").removesuffix(".lora_E")
-    with pytest.raises(CheckpointError, match=f"is missing of {module}"):
+    with pytest.raises(CheckpointError, match=f"is missing for {module}"):
         read_adapter(tmp_path)

@@ -234,8 +234,8 @@ class _Renamed(ctypes.Structure):
             _Turned,
             "dropout_mask: field kept_levels is 4 bytes at 0, for _Turned 4 bytes at 8",
         ),
-        ("dropout_mask", _Renamed, "dropout_mask: field kept_levels is 4 bytes at 0, for _Renamed not there"),
-        ("no_such", _Bits, "no_such: the whole is not there, for _Bits 12 bytes at 0"),
+        ("dropout_mask", _Renamed, "dropout_mask: field kept_levels is 4 bytes at 0, for _Renamed missing"),
+        ("no_such", _Bits, "no_such: the whole is missing, for _Bits 12 bytes at 0"),
     ],
 )
 def test_a_structure_that_is_not_what_the_library_has_is_an_error(monkeypatch, structure, mirror, said):

@@ -1,5 +1,6 @@
-"""AdaLoRA: layers with triplets, the budget they fit, and the allocator that moves their ranks.
+"""AdaLoRA: layers with triplets, the budget that limits them, and the allocator that moves their ranks.
 
-From a limit to ranks: `budget`. One layer: `layer`, of `triplets` that `method` draws. Ranks by step: `schedule`; which
-triplets live: `allocator`; the final cut: `prune`. To and from PEFT's files: `adapter_file` and `export`.
+`budget` turns a parameter limit into ranks. `layer` is one adapted layer, with `triplets` that `method` initialises.
+`schedule` gives ranks by step, `allocator` decides which triplets live, and `prune` makes the final cut. `adapter_file`
+and `export` read and write PEFT's files.
 """

@@ -1,4 +1,4 @@
-"""An adapter folder of PEFT in memory: AdaLoRA or LoRA, ours or PEFT's, of any version.
+"""A PEFT adapter folder in memory: AdaLoRA or LoRA, ours or PEFT's, of any version.
 
 An adapter folder holds ``adapter_config.json`` and ``adapter_model.safetensors``.
 """
@@ -25,7 +25,7 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 _ADAPTER_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AEB])(?:\.default)?(?:\.weight)?")
 _KINDS = {"ADALORA": ("init_r", "AEB"), "LORA": ("r", "AB")}
-"""``peft_type``: the setting that holds the initial rank, and the tensors of a module."""
+"""For each ``peft_type``: the setting with the initial rank, and the tensors of a module."""
 _UNREADABLE = {
     "use_dora": False,
     "use_qalora": False,
@@ -36,28 +36,28 @@ _UNREADABLE = {
     "alora_invocation_tokens": None,
     "use_bdlora": None,
 }
-"""Settings of LoRA that change what is computed, with the only value that is read here."""
+"""LoRA settings that change the computation, with the only value that is supported here."""
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
-"""``init_lora_weights`` that leave the base model's weights as they are; most others subtract from them."""
+"""Values of ``init_lora_weights`` that leave the base model's weights unchanged; most others subtract from them."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """An adapter as it stands in a folder: ``scaling * B ((A * E) x)`` for every module.
+    """An adapter as stored in a folder: ``scaling * B ((A * E) x)`` for every module.
 
-    A LoRA module is one whose E is a constant: one, or how much its own scale differs from `scaling`.
+    In a LoRA module E is a constant: one, or the ratio of the module's own scale to `scaling`.
     """
 
     modules: dict[str, Triplets]
-    """By the module's name in the transformers model; pruned modules are there with rank 0."""
+    """Triplets by the module's name in the transformers model; pruned modules are included with rank 0."""
     head: dict[str, Tensor]
-    """By the parameter's name in the transformers model."""
+    """Tensors by the parameter's name in the transformers model."""
     head_modules: tuple[str, ...]
     base_model: str
     init_rank: int
     alpha: float
     config: dict[str, Any]
-    """Everything else, in PEFT's names."""
+    """All other settings, by PEFT's names."""
 
     @property
     def scaling(self) -> float:
@@ -69,7 +69,7 @@ def read_adapter(folder: Path) -> AdapterFile:
     """Read an AdaLoRA or LoRA adapter.
 
     Raises:
-        CheckpointError: if it is neither, uses what is not read here, or a file is missing or damaged.
+        CheckpointError: if it is neither, uses unsupported settings, or a file is missing or damaged.
     """
     config, tensors = _read_files(folder)
     kind = str(config.get("peft_type"))
@@ -103,7 +103,7 @@ def read_adapter(folder: Path) -> AdapterFile:
     if incomplete or not parts:
         names = ", ".join(f"lora_{letter}" for letter in letters)
         raise CheckpointError(
-            f"{folder}: one of {names} is missing of {', '.join(incomplete) or 'all modules'}"
+            f"{folder}: one of {names} is missing for {', '.join(incomplete) or 'all modules'}"
         )
     for name, part in parts.items():
         _check_shapes(folder, name, part)
@@ -127,10 +127,10 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 
 def _check_shapes(folder: Path, name: str, part: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are no factors of one update.
+    """Refuse tensors that are not the factors of one update.
 
     Raises:
-        CheckpointError: naming the first and its shape.
+        CheckpointError: naming the first such tensor and its shape.
     """
     ranks = {}
     for letter, tensor in part.items():
@@ -172,17 +172,17 @@ def _add_constant_e(parts: dict[str, dict[str, Tensor]], config: Mapping[str, An
 
 
 def _value_for(name: str, pattern: Mapping[str, float], default: float) -> float:
-    """The value of the first key of a PEFT pattern that ends ``name``; keys are regular expressions."""
+    """The value of the first key of a PEFT pattern that matches the end of ``name``; keys are regular expressions."""
     return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)), default)
 
 
 @torch.no_grad()
 def merge_into(weights: Mapping[str, Tensor], adapter: AdapterFile) -> None:
-    """Add the update to the fp32 weights of a classifier, by name, and put in its head.
+    """Add the update to the fp32 weights of a classifier, by name, and copy its head.
 
     Raises:
-        CheckpointError: if the model lacks a module or parameter of the adapter, a shape differs, or
-            a merged weight is not finite; the message names it.
+        CheckpointError: if the model lacks a module or parameter of the adapter, a shape differs, or a merged weight is
+            not finite; the message names it.
     """
     for name, triplets in adapter.modules.items():
         weight = _weight_called(f"{name}.weight", weights)
@@ -200,7 +200,7 @@ def merge_into(weights: Mapping[str, Tensor], adapter: AdapterFile) -> None:
 
 @torch.no_grad()
 def copy_head(weights: Mapping[str, Tensor], adapter: AdapterFile) -> None:
-    """Put the head of ``adapter`` into the weights of a classifier, by name.
+    """Copy the head of ``adapter`` into the weights of a classifier, by name.
 
     Raises:
         CheckpointError: naming a parameter that the model lacks or has in another shape.

@@ -1,8 +1,8 @@
-"""Which triplets are worth their parameters (Zhang et al., 2023, section 3.2 and algorithm 1).
+"""Decide which triplets are worth their parameters (Zhang et al., 2023, section 3.2 and algorithm 1).
 
-The training loop calls `RankAllocator.observe` after backward, on unscaled and unclipped gradients,
-and `RankAllocator.allocate` after the optimiser step. A step that the optimiser skips is skipped
-here too: neither is called, but for a final cut that has no later step.
+The training loop calls `RankAllocator.observe` after backward, on unscaled and unclipped gradients, and
+`RankAllocator.allocate` after the optimiser step. If the optimiser skips a step, neither is called, except for a final
+cut that has no later step.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ BETA1 = BETA2 = 0.85
 
 
 class RankAllocator:
-    """Smoothed sensitivity and uncertainty of every adapter weight, and the cut they decide.
+    """Smoothed sensitivity and uncertainty of every adapter weight, and the cuts that they decide.
 
-    All statistics stay on the device of the weights; a step costs a handful of fused
-    element-wise operations and no host synchronisation.
+    All statistics stay on the device of the weights; a step costs a few fused element-wise operations and no host
+    synchronisation.
 
     Args:
         layers: the adapted layers by name; their order breaks ties.
@@ -46,7 +46,7 @@ class RankAllocator:
         self.beta1, self.beta2 = beta1, beta2
         self.init_ranks = {name: layer.rank for name, layer in self.layers.items()}
         self.live_ranks = dict(self.init_ranks)
-        """Triplets of each layer that the last allocation let live."""
+        """Number of live triplets in each layer since the last allocation."""
         self.is_final = False
         self._weights: list[nn.Parameter] = [
             weight for layer in self.layers.values() for weight in (layer.lora_E, layer.lora_A, layer.lora_B)
@@ -58,7 +58,7 @@ class RankAllocator:
 
     @property
     def live_triplets(self) -> int:
-        """Triplets that live, over all layers."""
+        """Number of live triplets over all layers."""
         return sum(self.live_ranks.values())
 
     @torch.no_grad()
@@ -79,8 +79,10 @@ class RankAllocator:
 
     @torch.no_grad()
     def importance(self) -> Tensor:
-        """Importance of every triplet ``(num_triplets,)`` fp32, layer by layer (eqs. 7 and 11): the
-        score of E, plus the mean scores of its row of A and of its column of B. Infinite for pinned triplets.
+        """Importance of every triplet ``(num_triplets,)`` fp32, layer by layer (eqs. 7 and 11).
+
+        It is the score of E, plus the mean scores of its row of A and of its column of B. It is infinite for pinned
+        triplets.
         """
         scores = torch._foreach_mul(self.sensitivity_ema, self.uncertainty_ema)
         by_layer = [
@@ -95,10 +97,10 @@ class RankAllocator:
     def allocate(self, step: int) -> dict[str, Tensor] | None:
         """Enforce the budget of ``step`` if it is an allocation step.
 
-        E of the triplets outside it becomes zero; they may come back until the final cut.
+        E of the triplets outside the budget becomes zero; they may come back until the final cut.
 
         Returns:
-            at the final cut what to keep, as a bool mask ``(R,)`` per layer; otherwise None.
+            at the final cut, the triplets to keep as a bool mask ``(R,)`` per layer; otherwise None.
         """
         if self.is_final or not self.is_due(step):
             return None
@@ -112,21 +114,23 @@ class RankAllocator:
         return keep_masks
 
     def _finish(self) -> None:
-        """Let go of the averages, and of weights that are about to be replaced by smaller ones."""
+        """Free the averages, and references to weights that are about to be replaced by smaller ones."""
         self.is_final = True
         self._weights, self.sensitivity_ema, self.uncertainty_ema = [], [], []
 
     def is_due(self, step: int) -> bool:
-        """Whether the budget is enforced after ``step``: by the schedule, or because the step of the
-        final cut was skipped.
+        """Whether the budget is enforced after ``step``.
+
+        It is if the schedule says so, or if the step of the final cut was skipped.
         """
         late = not self.is_final and step > self.schedule.prune_step
         return late or self.schedule.allocates_at(step)
 
     @torch.no_grad()
     def keep_masks(self, budget: int) -> dict[str, Tensor]:
-        """The ``budget`` most important triplets, as a bool mask ``(R,)`` per layer; equal importances are taken in the
-        order of layers and rows.
+        """The ``budget`` most important triplets, as a bool mask ``(R,)`` per layer.
+
+        Ties are broken by the order of layers and rows.
         """
         importance = self.importance()
         ranks = [layer.rank for layer in self.layers.values()]
@@ -135,10 +139,10 @@ class RankAllocator:
         return dict(zip(self.layers, torch.split(keep, ranks), strict=True))
 
     def check_ranks_are_final(self, step: int) -> None:
-        """Fail loudly if the pruning phase is over and the ranks are not what it had to make them.
+        """Check that the ranks are final once the pruning phase is over.
 
         Raises:
-            DivergedError: if the triplets that are left are not as many as the target budget.
+            DivergedError: if the number of remaining triplets differs from the target budget.
         """
         if not self.schedule.prunes or step < self.schedule.prune_step:
             return
@@ -146,11 +150,11 @@ class RankAllocator:
         if alive != self.schedule.target_budget:
             raise DivergedError(
                 f"after step {step} {alive} triplets are alive and the target budget is "
-                f"{self.schedule.target_budget}: the allocator did not run; please report this bug of leantune"
+                f"{self.schedule.target_budget}: the allocator did not run; please report this bug in leantune"
             )
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """The averages by name, for a checkpoint; empty after the final cut, when none is used."""
+        """The averages by name, for a checkpoint; empty after the final cut."""
         if self.is_final:
             return {}
         names = [f"{name}.{part}" for name in self.layers for part in ("lora_E", "lora_A", "lora_B")]
@@ -166,7 +170,7 @@ class RankAllocator:
     def load_state_tensors(
         self, tensors: Mapping[str, Tensor], *, is_final: bool, live_ranks: Mapping[str, int]
     ) -> None:
-        """Continue from `state_tensors`; the layers must already have the ranks of that moment."""
+        """Continue from `state_tensors`; the layers must already have the ranks of that step."""
         self.live_ranks = dict(live_ranks)
         if is_final:
             self._finish()

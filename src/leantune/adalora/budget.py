@@ -1,4 +1,4 @@
-"""From a limit on trainable parameters to ranks, by exact arithmetic, before any weight is loaded."""
+"""From a limit on trainable parameters to ranks, by exact arithmetic, before weights are loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from leantune.config.record.run import ModuleRecord, ParametersRecord
 from leantune.errors import UsageError
 
 DEFAULT_TARGET_RANK = 8
-"""When neither a limit nor a rank is given (Zhang et al., 2023, section 4)."""
+"""Target rank if neither a limit nor a rank is given (Zhang et al., 2023, section 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,32 +22,32 @@ class Target:
     in_features: int
     out_features: int
     trains_e: bool = True
-    """Whether E is trained, and so counts; in plain LoRA it is not."""
+    """Whether E is trained, and so counted; it is not in plain LoRA."""
 
     @property
     def triplet_parameters(self) -> int:
-        """Trainable numbers of one triplet."""
+        """Number of trainable parameters in one triplet."""
         return self.in_features + self.out_features + self.trains_e
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterPlan:
-    """The ledger of trainable parameters of one run."""
+    """The budget of trainable parameters of one run."""
 
     targets: tuple[Target, ...]
     method: Method
     head: int
     """Trainable parameters of the classification head."""
     base: int
-    """Parameters of the classifier without adapters, frozen ones and the head included."""
+    """Parameters of the classifier without adapters, including frozen ones and the head."""
     init_rank: int
     target_rank: int
     limit: int | None
-    """The user's ``max_trainable_params``; it binds `initial`, the largest count of the run."""
+    """The user's ``max_trainable_params``; it limits `initial`, the largest count during the run."""
 
     @property
     def per_rank(self) -> int:
-        """Trainable numbers that one more rank in every target costs."""
+        """Trainable parameters that one more rank in every target costs."""
         return _per_rank(self.targets)
 
     @property
@@ -57,7 +57,7 @@ class ParameterPlan:
 
     @property
     def initial(self) -> int:
-        """Trainable parameters at the start, which is also the peak."""
+        """Trainable parameters at the start, which is also the maximum."""
         return self.head + self.adapters
 
     @property
@@ -79,8 +79,8 @@ class ParameterPlan:
     def adapters_final(self) -> int:
         """Adapter parameters after pruning if every target ends at the target rank.
 
-        Exact when all targets have one shape, as query and value do; otherwise the triplets that
-        survive decide, between `adapters_final_range`.
+        This is exact if all targets have the same shape, as query and value do; otherwise it depends on which triplets
+        survive, within `adapters_final_range`.
         """
         return self.target_rank * self.per_rank
 
@@ -96,7 +96,7 @@ class ParameterPlan:
         return sum(costs[: self.target_budget]), sum(costs[len(costs) - self.target_budget :])
 
     def to_record(self) -> ParametersRecord:
-        """As ``record.json`` has it before training."""
+        """The plan as ``record.json`` holds it before training."""
         return ParametersRecord(
             budget=self.limit,
             initial=self.initial,
@@ -131,23 +131,22 @@ def plan_parameters(
 ) -> ParameterPlan:
     """Find ranks for ``limit``, or check the ranks that the user gives.
 
-    Given only the limit, the initial rank is the largest that fits and the target rank the method's
-    share of it: five sixths, or in plain LoRA all of it. Given a rank, the other follows by the same
-    share. Given neither rank nor limit, the target is the paper's 8.
+    Given only the limit, the initial rank is the largest that fits, and the target rank is the method's share of it:
+    five sixths, or all of it in plain LoRA. Given one rank, the other follows by the same share. Given neither rank nor
+    limit, the target is the paper's 8.
 
     Args:
         targets: the layers to adapt.
         head: trainable parameters of the head.
         base: parameters of the whole classifier without adapters.
         method: AdaLoRA or LoRA.
-        limit: most trainable parameters at any time of the run.
+        limit: most trainable parameters at any time during the run.
         init_rank: triplets per target at the start.
         target_rank: mean triplets per target at the end.
-        smaller_heads: other values of the recipe key ``head`` with their counts, to name in errors.
+        smaller_heads: other values of the recipe key ``head`` with their counts, to suggest in errors.
 
     Raises:
-        UsageError: if the ranks cannot be, or nothing fits the limit; the message names the nearest
-            that can.
+        UsageError: if the ranks are invalid, or nothing fits the limit; the message names the nearest possible value.
     """
     if not targets:
         raise UsageError("no linear layer of the encoder matches targets: see 'leantune plan' for the names")
@@ -180,19 +179,19 @@ def plan_parameters(
 
 
 def full_rank(targets: Sequence[Target]) -> int:
-    """The rank above which no target can learn more: the smaller side of the largest."""
+    """The highest useful rank: the smaller side of the largest target."""
     return max(min(target.in_features, target.out_features) for target in targets)
 
 
 def _per_rank(targets: Sequence[Target]) -> int:
-    """Trainable numbers that one more rank in every target costs."""
+    """Trainable parameters that one more rank in every target costs."""
     return sum(target.triplet_parameters for target in targets)
 
 
 def _ranks(
     method: Method, init_rank: int | None, target_rank: int | None, largest: int | None
 ) -> tuple[int, int]:
-    """Initial and target rank, each from the other where only one is given."""
+    """Initial and target rank; if only one is given, the other is derived from it."""
     share = method.target_share
     if init_rank is None and target_rank is None:
         init_rank = largest if largest is not None else math.ceil(DEFAULT_TARGET_RANK / share)
@@ -232,7 +231,7 @@ def _refuse_too_small(
     without_e = [replace(target, trains_e=LORA.trains_e) for target in targets]
     as_lora = head + LORA.smallest_rank * _per_rank(without_e)
     if method.prunes and as_lora <= limit:
-        advice += f"; or use method=lora, which prunes nothing and fits from {as_lora:,} on"
+        advice += f"; or use method=lora, which prunes nothing and needs at least {as_lora:,}"
     raise UsageError(
         f"max_trainable_params={limit:,} is too small: the head has {head:,} and {method.title} needs at least "
         f"rank {rank} in every target ({rank * per_rank:,} more); {advice}"

@@ -1,6 +1,6 @@
-"""Adapters to disk in PEFT's formats: AdaLoRA as it was trained, and the exact plain LoRA of it.
+"""Write adapters in PEFT's formats: AdaLoRA as trained, or exactly the same update as plain LoRA.
 
-PEFT's own classes write the config, so that PEFT of any version that reads it can load the folder.
+PEFT's own classes write the config, so that any version of PEFT that reads it can load the folder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def write_adalora(folder: Path, adapter: AdapterFile) -> None:
 
     Args:
         folder: an existing folder.
-        adapter: its ``config`` holds the settings of AdaLoRA.
+        adapter: an adapter with AdaLoRA's settings in its ``config``.
     """
     from peft import AdaLoraConfig
 
@@ -56,8 +56,8 @@ def write_adalora(folder: Path, adapter: AdapterFile) -> None:
 def write_lora(folder: Path, adapter: AdapterFile) -> None:
     """Write the same update as plain LoRA, exactly: ``A * E`` is the LoRA A, B is the LoRA B.
 
-    No decomposition is needed. ``rank_pattern`` and ``alpha_pattern`` give every module its rank and
-    the common scale ``alpha / init_rank``; modules of rank 0 are left out.
+    No decomposition is needed. ``rank_pattern`` and ``alpha_pattern`` give every module its rank and the common scale
+    ``alpha / init_rank``; modules of rank 0 are left out.
     """
     from peft import LoraConfig
 
@@ -79,7 +79,7 @@ def write_lora(folder: Path, adapter: AdapterFile) -> None:
 
 
 WRITERS: Mapping[str, Callable[[Path, AdapterFile], None]] = {"adalora": write_adalora, "lora": write_lora}
-"""PEFT's own format of what was trained, by the recipe key ``method``."""
+"""Writers of PEFT's format for each value of the recipe key ``method``."""
 
 
 def _common_settings(adapter: AdapterFile) -> dict[str, Any]:

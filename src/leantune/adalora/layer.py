@@ -1,6 +1,6 @@
 """The adapted linear layer: W x + scaling * B ((A * E) x)  (Zhang et al., 2023, eq. 3).
 
-R rank, the number of triplets alive in the layer.
+R rank, the number of triplets in the layer.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from leantune.adalora.triplets import Draw, Triplets, draw_normal
 
 SHAPE_MULTIPLE = 8
-"""torch multiplies at the next multiple of this rank, with zeros. After pruning every layer has a rank of its own, and
-oneDNN compiles a kernel for each new shape; batches without padding make all shapes new at every step."""
+"""The rank is padded with zeros to a multiple of this in products.
+
+After pruning, layers have different ranks, and oneDNN compiles a kernel for each new shape; batches without padding
+make all shapes new at every step."""
 
 
 class AdaLoraLinear(nn.Module):
     """A frozen linear layer with a trainable update of ``R`` triplets.
 
-    ``lora_A (R, in)``, ``lora_E (R, 1)`` and ``lora_B (out, R)`` are fp32 whatever the type of the
-    frozen weight; products run in the type of the input. The drawn update is zero, so a fresh layer
-    computes exactly what the frozen one does.
+    ``lora_A (R, in)``, ``lora_E (R, 1)`` and ``lora_B (out, R)`` are fp32 whatever the dtype of the frozen weight;
+    products are computed in the dtype of the input. The initial update is zero, so a new layer computes exactly what
+    the frozen one does.
 
     Plain LoRA is the same layer with E fixed to one.
 
@@ -30,8 +32,8 @@ class AdaLoraLinear(nn.Module):
         rank: R, at least 1.
         scaling: ``alpha / init_rank``, fixed for the whole run, also after pruning.
         dropout: applied to the input of the update only.
-        generator: draws the initial values.
-        draw: how it draws them.
+        generator: generator of the initial values.
+        draw: function that draws the initial values.
         trains_e: whether E is trained.
     """
 
@@ -52,14 +54,14 @@ class AdaLoraLinear(nn.Module):
         self.dropout = dropout
         drawn = draw(rank, base.in_features, base.out_features, generator)
         self.pinned = 0
-        """The first so many triplets are never pruned: the layer would compute something else without them."""
+        """Number of leading triplets that are never pruned, because the initial layer depends on them."""
         self.lora_A = nn.Parameter(drawn.A)
         self.lora_E = nn.Parameter(drawn.E, requires_grad=trains_e)
         self.lora_B = nn.Parameter(drawn.B)
 
     @classmethod
     def of(cls, base: nn.Linear, triplets: Triplets, *, scaling: float) -> AdaLoraLinear:
-        """``base`` with an update that was trained before; nothing of it learns."""
+        """Add an already trained update to ``base``; nothing in it is trainable."""
         layer = cls(
             base,
             triplets.rank,
@@ -72,12 +74,12 @@ class AdaLoraLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen weight ``(out, in)``: some encoders ask a layer for its type (T5)."""
+        """The frozen weight ``(out, in)``: some encoders read its dtype (T5)."""
         return self.base.weight
 
     @property
     def rank(self) -> int:
-        """Triplets that the layer holds, masked ones included."""
+        """Number of triplets that the layer holds, masked ones included."""
         return self.lora_E.shape[0]
 
     @property
@@ -87,11 +89,11 @@ class AdaLoraLinear(nn.Module):
 
     @property
     def triplet_parameters(self) -> int:
-        """Trainable numbers of one triplet: in + out, and 1 if E is trained."""
+        """Number of trainable parameters in one triplet: in + out, and 1 if E is trained."""
         return self.base.in_features + self.base.out_features + self.trains_e
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` to ``(..., out)``, in the type of ``x``."""
+        """``(..., in)`` to ``(..., out)``, in the dtype of ``x``."""
         scaled_A, B = (self.lora_A * (self.lora_E * self.scaling)).to(x.dtype), self.lora_B.to(x.dtype)
         frozen = self.base(x)
         spare = -self.rank % SHAPE_MULTIPLE
@@ -106,12 +108,12 @@ class AdaLoraLinear(nn.Module):
         return (self.lora_B @ (self.lora_A * self.lora_E)) * self.scaling
 
     def triplets(self) -> Triplets:
-        """What the layer has learnt, on the CPU."""
+        """The update of the layer, on the CPU."""
         return Triplets(*(p.detach().cpu() for p in (self.lora_A, self.lora_E, self.lora_B)))
 
     @torch.no_grad()
     def keep(self, keep_mask: Tensor) -> None:
-        """Remove the triplets outside ``keep_mask (R,)`` bool: the tensors become smaller."""
+        """Remove the triplets outside ``keep_mask (R,)`` bool; the tensors become smaller."""
         self.lora_A = nn.Parameter(self.lora_A[keep_mask].clone())
         self.lora_E = nn.Parameter(self.lora_E[keep_mask].clone(), requires_grad=self.trains_e)
         self.lora_B = nn.Parameter(self.lora_B[:, keep_mask].clone())
@@ -120,9 +122,9 @@ class AdaLoraLinear(nn.Module):
 def orthogonal_penalty(layers: list[AdaLoraLinear]) -> Tensor:
     """Mean over layers and sides of ``||A A^T - I||_F`` and ``||B^T B - I||_F``, fp32 scalar.
 
-    The regulariser of Zhang et al., 2023, eq. 4, without its square, as the authors' code and PEFT
-    compute it. It is there so that E means singular values: where E is fixed, there is none. Sides of
-    one shape are stacked, so the cost is a few batched products.
+    This is the regulariser of Zhang et al., 2023, eq. 4, without its square, as in the authors' code and PEFT. It
+    makes E behave like singular values, so layers with fixed E have none. Sides of the same shape are stacked, so the
+    cost is a few batched products.
     """
     by_shape: dict[torch.Size, list[Tensor]] = {}
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Reduces an update to a lower rank."""
+"""Reduce an update to a lower rank."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from leantune.adalora.triplets import Triplets
 
 
 def nearest_of_rank(triplets: Triplets, rank: int) -> Triplets:
-    """The update of at most ``rank`` that is nearest in the Frobenius norm: the first terms of the singular value
-    decomposition (Eckart and Young, 1936, Psychometrika 1:211). The product is never formed.
+    """The update of at most ``rank`` that is nearest in the Frobenius norm.
 
-    Rows of A keep the norm that they have on average, B holds the singular values and E is one, as plain LoRA has it.
+    It consists of the first terms of the singular value decomposition (Eckart and Young, 1936, Psychometrika 1:211),
+    but the product is never formed. Rows of A keep their average norm, B holds the singular values and E is one, as
+    in plain LoRA.
 
     Args:
-        triplets: of any rank.
-        rank: 1 or more; a lower rank of ``triplets`` stays.
+        triplets: an update of any rank.
+        rank: 1 or more; if ``triplets`` have a lower rank, they keep it.
     """
     rank = min(rank, triplets.rank)
     norm = triplets.A.norm(dim=1).mean().clamp(min=torch.finfo(triplets.A.dtype).tiny)
@@ -32,7 +33,7 @@ def nearest_of_rank(triplets: Triplets, rank: int) -> Triplets:
 
 
 def put(layer: AdaLoraLinear, triplets: Triplets) -> None:
-    """Give a layer of plain LoRA another update, of any rank."""
+    """Give a plain LoRA layer another update, of any rank."""
     device = layer.lora_A.device
     layer.pinned = 0
     layer.lora_A = nn.Parameter(triplets.A.to(device, copy=True))

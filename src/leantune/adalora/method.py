@@ -1,4 +1,4 @@
-"""AdaLoRA and plain LoRA: one layer, one loop, one plan; all that differs between them stands here."""
+"""The differences between AdaLoRA and plain LoRA, which share one layer, loop and plan."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Method:
     """A value of the recipe key ``method``."""
 
     title: str
-    """As a sentence names it."""
+    """Name to use in messages."""
     trains_e: bool
     """Whether E is trained and counted; in plain LoRA it is fixed to one."""
     target_share: float
-    """Target over initial rank when the user gives only one of them; 1 means that nothing is pruned."""
+    """Ratio of target to initial rank if the user gives only one of them; 1 means that nothing is pruned."""
     draws: Mapping[str, Draw]
     """Initial values by the recipe key ``adapter_init``."""
 
@@ -28,21 +28,21 @@ class Method:
 
     @property
     def smallest_rank(self) -> int:
-        """The lowest initial rank that makes sense: pruning needs something to prune."""
+        """The lowest useful initial rank: pruning needs something to prune."""
         return 2 if self.prunes else 1
 
 
 _FROM_LORA: Mapping[str, Draw] = {"lora": draw_lora, "gradient": draw_lora}
-"""``gradient`` turns what was drawn when there are rows (`training.adapter_init`)."""
+"""``gradient`` starts from the same values and turns them once there are rows (`training.adapter_init`)."""
 
 ADALORA = Method(
     title="AdaLoRA",
     trains_e=True,
-    # the paper keeps two thirds (Zhang et al., 2023, section 4); benchmarks/notebook says what more of them give
+    # the paper keeps two thirds (Zhang et al., 2023, section 4); benchmarks/notebook compares other shares
     target_share=5 / 6,
     draws={**_FROM_LORA, "normal": draw_normal},
 )
 LORA = Method(title="LoRA", trains_e=False, target_share=1.0, draws=_FROM_LORA)
 
 METHODS: Mapping[str, Method] = {"adalora": ADALORA, "lora": LORA}
-"""By the recipe key ``method``."""
+"""Methods by the recipe key ``method``."""

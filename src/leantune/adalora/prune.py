@@ -1,4 +1,4 @@
-"""Real removal: smaller tensors, sliced optimiser moments, modules of rank 0 gone."""
+"""Remove triplets for real: smaller tensors, sliced optimiser moments, no modules of rank 0."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Adapted(Protocol):
         """The adapted layers by name."""
 
     def replace(self, name: str, module: nn.Module) -> None:
-        """Put ``module`` where the layer called ``name`` is."""
+        """Replace the layer called ``name`` by ``module``."""
 
 
 def prune(
@@ -26,8 +26,8 @@ def prune(
 ) -> None:
     """Remove the triplets outside ``keep_masks`` (bool ``(R,)`` per layer) from ``model``.
 
-    A layer that loses all of them is replaced by its frozen linear layer, so backward stops above
-    the lowest layer that is left. The moments in ``optimizer`` are cut the same way.
+    A layer that loses all its triplets is replaced by its frozen linear layer, so that backward stops above the lowest
+    remaining layer. The moments in ``optimizer`` are cut in the same way.
     """
     for name, layer in model.adapted_layers().items():
         keep_mask = keep_masks[name]

@@ -1,4 +1,4 @@
-"""How much may live at each step (Zhang et al., 2023, eq. 12)."""
+"""The rank budget at each step (Zhang et al., 2023, eq. 12)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from leantune.errors import UsageError
 
 FIRST_ALLOCATION = 2
-"""The first step at which importances can differ: before the first update B or E is zero, and so is every product of a
-weight and its gradient."""
+"""The first step at which importances can differ.
+
+Before the first update B or E is zero, and so is every product of a weight and its gradient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankSchedule:
-    """The rank budget over one run, in triplets or trainable parameters over all modules, and in optimiser
-    steps.
+    """The rank budget over one run, in triplets over all modules, by optimiser step.
 
-    Constant at ``init_budget`` until ``warmup_steps``, a cubic decrease that ends at
-    ``prune_step = total_steps - final_steps``, then constant at ``target_budget``.
+    It is constant at ``init_budget`` until ``warmup_steps``, then decreases as a cubic until
+    ``prune_step = total_steps - final_steps``, then stays at ``target_budget``.
 
     Raises:
         UsageError: if the budget must fall and the phases leave no step for it, or only the first.
@@ -63,7 +63,7 @@ class RankSchedule:
 
     @property
     def prunes(self) -> bool:
-        """Whether any triplet must go."""
+        """Whether any triplet must be pruned."""
         return self.target_budget < self.init_budget
 
     @property
@@ -72,11 +72,11 @@ class RankSchedule:
         return self.total_steps - self.final_steps
 
     def budget_at(self, step: int) -> int:
-        """What may live after optimiser step ``step`` (1-based).
+        """The number of triplets that may live after optimiser step ``step`` (1-based).
 
-        The cubic of eq. 12 in exact integer arithmetic, rounded down, so that the budget never
-        rises and reaches its target exactly at ``prune_step``. Its numerator is t - t_i, as in the authors'
-        code: t - t_i - t_f, as printed, would neither begin at the one budget nor end at the other.
+        This is the cubic of eq. 12 in exact integer arithmetic, rounded down, so that the budget never rises and
+        reaches its target exactly at ``prune_step``. The numerator is t - t_i, as in the authors' code: with t - t_i
+        - t_f, as printed, the cubic would neither begin at the initial budget nor end at the target.
         """
         if not self.prunes or step < self.warmup_steps:
             return self.init_budget
@@ -86,8 +86,9 @@ class RankSchedule:
         return self.target_budget + (self.init_budget - self.target_budget) * left**3 // span**3
 
     def allocates_at(self, step: int) -> bool:
-        """Whether the budget is enforced after step ``step``: each ``allocate_every`` steps between
-        the phases, and at ``prune_step`` in any case.
+        """Whether the budget is enforced after step ``step``.
+
+        It is every ``allocate_every`` steps between the phases, and always at ``prune_step``.
         """
         first = max(self.warmup_steps, FIRST_ALLOCATION)
         if not self.prunes or not first <= step <= self.prune_step:
@@ -95,12 +96,12 @@ class RankSchedule:
         return step == self.prune_step or step % self.allocate_every == 0
 
     def allocates_within(self, first: int, last: int) -> bool:
-        """Whether the budget is enforced after any of these steps."""
+        """Whether the budget is enforced after any step from ``first`` to ``last``."""
         return any(self.allocates_at(step) for step in range(first, last + 1))
 
 
 def steps_from(value: float, total_steps: int) -> int:
-    """Steps that a phase lasts: a fraction of the run below 1, a number of steps from 1 on.
+    """The length of a phase: a fraction of the run if below 1, otherwise a number of steps.
 
     >>> steps_from(0.25, 200), steps_from(30, 200), steps_from(0, 200)
     (50, 30, 0)

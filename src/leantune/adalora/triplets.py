@@ -1,4 +1,4 @@
-"""The update of one layer as three tensors, and how they are drawn before the first step.
+"""The update of one layer as three tensors, and their initial values.
 
 R rank, the number of triplets of the layer.
 """
@@ -26,12 +26,12 @@ class Triplets:
 
     @classmethod
     def none(cls, in_features: int, out_features: int) -> Triplets:
-        """Rank 0: what a module has after all its triplets were pruned."""
+        """An empty update of rank 0, left when all triplets of a module are pruned."""
         return cls(torch.empty(0, in_features), torch.empty(0, 1), torch.empty(out_features, 0))
 
     @property
     def rank(self) -> int:
-        """R; 0 where everything was pruned."""
+        """R; 0 if everything was pruned."""
         return self.E.shape[0]
 
     def product(self) -> Tensor:
@@ -40,11 +40,11 @@ class Triplets:
 
 
 Draw = Callable[[int, int, int, torch.Generator], Triplets]
-"""Rank, in, out and the named generator to the triplets before the first step; their update is zero."""
+"""Draws the initial triplets from rank, in, out and a generator; their update is zero."""
 
 
 def draw_normal(rank: int, in_features: int, out_features: int, generator: torch.Generator) -> Triplets:
-    """A and B from N(0, 0.02), E zero: AdaLoRA as its authors' code and PEFT start it."""
+    """A and B from N(0, 0.02), E zero: the initialisation of AdaLoRA in its authors' code and PEFT."""
     return Triplets(
         A=torch.randn(rank, in_features, generator=generator) * 0.02,
         E=torch.zeros(rank, 1),
@@ -53,11 +53,11 @@ def draw_normal(rank: int, in_features: int, out_features: int, generator: torch
 
 
 def draw_lora(rank: int, in_features: int, out_features: int, generator: torch.Generator) -> Triplets:
-    """A Kaiming-uniform, B zero, E one: LoRA as its authors' code and PEFT start it (Hu et al., 2021).
+    """A Kaiming-uniform, B zero, E one: the initialisation of LoRA in its authors' code and PEFT (Hu et al., 2021).
 
-    AdaLoRA can start so, too: it is then LoRA with a gain for every triplet.
+    AdaLoRA can start this way too: it is then LoRA with a gain for every triplet.
     """
     A = torch.empty(rank, in_features)
-    # what PyTorch gives a linear layer: Kaiming with slope sqrt(5) is this bound
+    # PyTorch's initialisation of a linear layer: Kaiming with slope sqrt(5) gives this bound
     A.uniform_(-1 / math.sqrt(in_features), 1 / math.sqrt(in_features), generator=generator)
     return Triplets(A=A, E=torch.ones(rank, 1), B=torch.zeros(out_features, rank))

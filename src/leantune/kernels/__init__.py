@@ -1,6 +1,6 @@
-"""What computes an encoder: `interface` says what is asked, `reference` is the specification in torch, and
-`native` the C library.
+"""The code that computes an encoder.
 
-`choose` decides once, when a model is built. `grouped` and `accelerator` are the reference's attention on
-a CPU and on a GPU.
+`interface` defines the operations, `reference` specifies them in plain torch, and `native` runs them in the C library.
+`choose` picks one of them when a model is built. `grouped` and `accelerator` are the reference's attention on a CPU and
+on a GPU.
 """

@@ -1,5 +1,6 @@
-"""Attention over a packed batch on an accelerator: one varlen kernel takes the whole row of tokens where torch has it,
-else one padded block of all texts.
+"""Attention over a packed batch on an accelerator.
+
+One varlen kernel takes the whole batch if this version of torch has it; otherwise all texts form one padded block.
 
 T packed tokens, S texts, N heads, H head width, L tokens of the longest text.
 """
@@ -24,9 +25,9 @@ def varlen_attention(
 
     Args:
         q_TNH, k_TNH, v_TNH: query, key and value.
-        layout: of the batch.
+        layout: layout of the batch.
         dropout: probability of dropping an attention weight.
-        sliding_window: a token sees those less than this many positions away; None: all of its text.
+        sliding_window: a token attends to tokens less than this many positions away; None: to its whole text.
     """
     scaling = q_TNH.shape[-1] ** -0.5
     is_plain = dropout == 0 and layout.distance_bias is None
@@ -50,7 +51,7 @@ def varlen_attention(
 
 
 def _is_flash_supported(q_TNH: Tensor) -> bool:
-    """Whether torch's flash kernel, which varlen attention is, takes these heads on this device."""
+    """Whether torch's flash kernel, which varlen attention needs, supports these heads on this device."""
     is_half, width = q_TNH.dtype in (torch.float16, torch.bfloat16), q_TNH.shape[-1]
     if q_TNH.device.type != "cuda" or not is_half or width % 8 or width > 256:
         return False
@@ -59,7 +60,7 @@ def _is_flash_supported(q_TNH: Tensor) -> bool:
 
 @lru_cache(maxsize=1)
 def _varlen_kernel() -> Any:
-    """Torch's ``varlen_attn``; None in a version without it, or without what is asked of it here."""
+    """Torch's ``varlen_attn``; None if this version lacks it or the parameters needed here."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

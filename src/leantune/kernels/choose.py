@@ -1,4 +1,4 @@
-"""Which kernels compute an encoder: decided once, when a model is built."""
+"""Choose the kernels that compute an encoder, once, when a model is built."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The kernels of an encoder."""
+    """The kernels chosen for an encoder."""
 
     kernels: Kernels
     reason: str = ""
-    """Why they are those of torch; empty where they are native."""
+    """Why torch's kernels are used; empty if native kernels are used."""
 
     @property
     def described(self) -> str:
-        """The entry ``hardware.kernels`` of ``record.json``: ``native`` and its level, or ``torch`` and why."""
+        """The entry ``hardware.kernels`` of ``record.json``: ``native`` and its level, or ``torch`` and the reason."""
         return f"torch: {self.reason}" if self.reason else self.kernels.name
 
 
@@ -36,11 +36,11 @@ def choose_kernels(
     train_int8: bool = False,
     predict_int8: bool = False,
 ) -> Choice:
-    """The native kernels where they take this encoder, else those of torch.
+    """Choose the native kernels if they support this encoder, else torch.
 
     Args:
-        embeddings, layers: with their weights, where and of the type that they stay.
-        train_int8: whether products with frozen weights are to be in int8 while training, where the processor does so.
+        embeddings, layers: with their weights on the final device and in the final dtype.
+        train_int8: compute products with frozen weights in int8 while training, if the processor supports it.
         predict_int8: the same without gradients.
     """
     weight = embeddings.word.weight
@@ -59,10 +59,10 @@ def choose_kernels(
 
 
 def check_int8(choice: Choice) -> None:
-    """Refuse to compute in another precision than the one that was asked for.
+    """Refuse ``precision=int8`` if predictions cannot be computed in int8.
 
     Raises:
-        UsageError: saying what is missing, if predictions are not by products in int8.
+        UsageError: saying what is missing.
     """
     if not choice.kernels.predict_int8:
         reason = choice.reason or "the processor has neither VNNI nor AMX"
@@ -73,12 +73,12 @@ def why_no_kernels() -> str:
     """Why there are no native kernels for this machine; empty if there are.
 
     Raises:
-        UsageError: if an environment variable asks for kernels that are none.
+        UsageError: if an environment variable names unknown kernels.
     """
     try:
         from leantune.kernels.native.library import kernels
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("leantune.kernels.native"):
             raise
-        return "they were taken out of this package"
+        return "this package does not include them"
     return kernels().reason

@@ -1,7 +1,7 @@
-"""Attention on the CPU: texts of similar length form blocks, computed one after the other.
+"""Attention on the CPU: texts of similar length form blocks, which are computed one after the other.
 
-With gradients a block is a few batched matrix products; without, torch's flash kernel, which has no dropout
-and a slower backward (benchmarks/notebook).
+With gradients a block is a few batched matrix products. Without, it is torch's flash kernel, which has no dropout and a
+slower backward pass (benchmarks/notebook).
 
 Shape letters: T packed tokens, N heads, H head width, G texts of a block, L tokens of its rows.
 """
@@ -34,11 +34,11 @@ def grouped_attention(
 
     Args:
         q_TNH, k_TNH, v_TNH: query, key and value.
-        layout: of the batch.
-        stream: where masks of dropout come from.
+        layout: layout of the batch.
+        stream: generator of dropout masks.
         dropout: probability of dropping an attention weight.
-        sliding_window: a token sees those less than this many positions away; None: all of its text.
-        only_first: compute rows of first tokens alone; others are zero.
+        sliding_window: a token attends to tokens less than this many positions away; None: to its whole text.
+        only_first: compute only the rows of first tokens; the others are zero.
     """
     if dropout == 0 and not torch.is_grad_enabled():
         return attend_without_gradients(q_TNH, k_TNH, v_TNH, layout, sliding_window, only_first)
@@ -49,10 +49,10 @@ def grouped_attention(
 
 
 class GroupedAttention(torch.autograd.Function):
-    """Softmax of q k^T, and of what distances add to it, times v, block by block, with its own backward: one graph
-    node for a layer instead of some ten for each block, which stores the weights after softmax and not the scores.
+    """Softmax of ``q k^T`` plus distance biases, times v, block by block, with its own backward pass.
 
-    The scores are scaled through the queries, which are smaller.
+    A layer is one graph node instead of about ten per block, and only the weights after softmax are stored, not the
+    scores. The scores are scaled through the queries, which are smaller.
     """
 
     @staticmethod
@@ -101,7 +101,7 @@ class GroupedAttention(torch.autograd.Function):
         if ctx.only_first:
             grad_out = grad_TNH[layout.first_tokens].flatten(0, 1)
         else:
-            # a query of padding must not reach the keys and values that it repeats
+            # a padding query must not pass gradients to the token that it repeats
             grad_out = _gather(grad_TNH, blocks.to_blocks).index_fill_(0, blocks.padding, 0)
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         inputs = _blocks_of(layout.groups, num_heads, ctx.only_first, q, k, v)
@@ -137,8 +137,8 @@ def attend_without_gradients(
     sliding_window: int | None,
     only_first: bool,
 ) -> Tensor:
-    """What `GroupedAttention` computes without dropout: ``(T, N, H)`` to ``(T, N, H)``."""
-    blocks = layout.blocks(1)  # of whole tokens: the kernel takes heads that are not next to each other
+    """The same result as `GroupedAttention` without dropout: ``(T, N, H)`` to ``(T, N, H)``."""
+    blocks = layout.blocks(1)  # blocks of whole tokens: the kernel accepts strided heads
     k, v = (x.index_select(0, blocks.to_blocks) for x in (k_TNH, v_TNH))
     q = q_TNH[layout.first_tokens] if only_first else q_TNH.index_select(0, blocks.to_blocks)
     rows = torch.empty_like(q)
@@ -156,7 +156,7 @@ def attend_without_gradients(
 
 
 def _softmax_backward(grad_weight: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of the scores, from that of their softmax, in one pass."""
+    """The gradient of the scores from the gradient of their softmax, in one pass."""
     grad: Tensor = torch.ops.aten._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
     return grad
 
@@ -166,7 +166,7 @@ def _gather(x_TNH: Tensor, rows: Tensor) -> Tensor:
 
 
 def _scatter(rows: Tensor, to_packed: Tensor, like_TNH: Tensor) -> Tensor:
-    """Block rows of heads or of whole tokens as ``(T, N, H)``; tokens of no text get 0."""
+    """Convert block rows, of heads or of whole tokens, to ``(T, N, H)``; tokens of no text get 0."""
     out = rows.new_empty(like_TNH.shape)
     flat = out.view(-1, *rows.shape[1:])
     torch.index_select(rows, 0, to_packed, out=flat[: len(to_packed)])
@@ -175,7 +175,7 @@ def _scatter(rows: Tensor, to_packed: Tensor, like_TNH: Tensor) -> Tensor:
 
 
 def _first_rows(rows: Tensor, layout: Layout, like_TNH: Tensor) -> Tensor:
-    """Rows of first tokens as ``(T, N, H)``; all other tokens get 0."""
+    """Convert rows of first tokens to ``(T, N, H)``; all other tokens get 0."""
     out = rows.new_zeros(like_TNH.shape)
     out[layout.first_tokens] = rows.view(-1, *out.shape[1:])
     return out
@@ -184,8 +184,9 @@ def _first_rows(rows: Tensor, layout: Layout, like_TNH: Tensor) -> Tensor:
 def _query_blocks(
     groups: tuple[AttentionGroup, ...], num_heads: int, only_first: bool, rows: Tensor
 ) -> Iterator[Tensor]:
-    """Views ``(G * N, L or 1, H)`` of rows that are laid out like the queries; of rows ``(N, H)`` of whole
-    tokens, which are one head here, ``(G, L or 1, N, H)``.
+    """Views ``(G * N, L or 1, H)`` of rows in the layout of the queries.
+
+    Rows ``(N, H)`` of whole tokens count as one head here and give ``(G, L or 1, N, H)``.
     """
     sizes = [(g.size * num_heads, 1 if only_first else g.width) for g in groups]
     for piece, size in zip(torch.split(rows, [a * b for a, b in sizes]), sizes, strict=True):
@@ -195,7 +196,7 @@ def _query_blocks(
 def _blocks_of(
     groups: tuple[AttentionGroup, ...], num_heads: int, only_first: bool, q: Tensor, k: Tensor, v: Tensor
 ) -> Iterator[tuple[AttentionGroup, Tensor, Tensor, Tensor]]:
-    """Each group with views of its queries, keys and values."""
+    """Yield each group with views of its queries, keys and values."""
     return zip(
         groups,
         _query_blocks(groups, num_heads, only_first, q),
@@ -208,7 +209,7 @@ def _blocks_of(
 def _attention_weights(
     q: Tensor, k: Tensor, group: AttentionGroup, layout: Layout, sliding_window: int | None
 ) -> Tensor:
-    """Softmax of the scores ``(G * N, queries, L)``; keys of padding get exactly 0."""
+    """Softmax of the scores ``(G * N, queries, L)``; padding keys get exactly 0."""
     scores = torch.bmm(q, k.mT)
     added = _added_scores(group, layout, sliding_window, scores.dtype)
     if added is not None:
@@ -219,7 +220,7 @@ def _attention_weights(
 def _added_scores(
     group: AttentionGroup, layout: Layout, sliding_window: int | None, dtype: torch.dtype
 ) -> Tensor | None:
-    """What the scores of a block get beside the products: ``(G or 1, N or 1, 1 or L, L)``; None: nothing."""
+    """The values added to the scores of a block: ``(G or 1, N or 1, 1 or L, L)``; None if there are none."""
     hidden = layout.hidden_keys(group, sliding_window, dtype)
     if layout.distance_bias is None:
         return None if hidden is None else hidden[:, None]

@@ -1,8 +1,8 @@
-"""What an encoder asks of the code that computes it: embeddings, layers, and layers without a graph.
+"""The interface of the kernels: embeddings, layers, and layers without a graph.
 
-`reference.Reference` computes them in plain torch: it is the specification, and serves every device and type.
-`native.kernels.Native` computes them by the C library, for bf16 on a CPU. Which of the two serves is decided once, when
-a model is built (`choose.choose_kernels`).
+`reference.Reference` implements it in plain torch; it is the specification, and works on every device and dtype.
+`native.kernels.Native` implements it with the C library, for bf16 on a CPU. `choose.choose_kernels` picks one of them
+when a model is built.
 
 T packed tokens, S texts, D model width.
 """
@@ -23,11 +23,11 @@ from leantune.packing.layout import Layout
 SWITCH = "LEANTUNE_NATIVE"
 """Environment variable: ``0`` turns the native kernels off."""
 Linear = nn.Linear | AdaLoraLinear | MultiLoraLinear
-"""A linear layer of an encoder: frozen, with a trainable update, or with an update for each text."""
+"""A linear layer of an encoder: frozen, with a trainable update, or with an update per text."""
 
 
 class EmbeddingsLike(Protocol):
-    """What the kernels read of `model.encoder.Embeddings`."""
+    """The attributes of `model.encoder.Embeddings` that the kernels read."""
 
     word: nn.Embedding
     position: nn.Embedding | None
@@ -37,11 +37,11 @@ class EmbeddingsLike(Protocol):
 
 
 class LayerLike(Protocol):
-    """What the kernels read of `model.encoder.EncoderLayer`."""
+    """The attributes of `model.encoder.EncoderLayer` that the kernels read."""
 
     @property
     def projections(self) -> tuple[Linear, ...]:
-        """The layers whose outputs, side by side, are query, key and value ``(T, 3 D)``."""
+        """The layers whose concatenated outputs are query, key and value ``(T, 3 D)``."""
 
     out_proj: Linear
     up_proj: Linear
@@ -55,36 +55,36 @@ class LayerLike(Protocol):
     down_dropout: PooledDropout
     """Dropout after ``down_proj``."""
     inner_dropout: PooledDropout
-    """Dropout of what comes out of a gated activation."""
+    """Dropout after a gated activation."""
     head_width: int
     activation: str
-    """A name of `reference.ACTIVATIONS`."""
+    """A name in `reference.ACTIVATIONS`."""
     is_gated: bool
-    """Whether ``up_proj`` gives twice the inner width: what is activated, and what that is multiplied by."""
+    """Whether ``up_proj`` outputs twice the inner width: half is activated, and multiplied by the other half."""
     norm_first: bool
-    """Whether norms are before their blocks and not after the sums."""
+    """Whether norms precede their blocks instead of following the residual sums."""
     window: int | None
-    """A token sees those less than this many positions away; None: all of its text."""
+    """A token attends to tokens less than this many positions away; None: to its whole text."""
     rotary_base: float | None
-    """Theta of the rotary embedding; None: none."""
+    """Theta of the rotary embedding; None: no rotary embedding."""
     prepared: Any
-    """What `Kernels.prepare` made of the frozen weights."""
+    """Whatever `Kernels.prepare` made from the frozen weights."""
 
 
 class Kernels(ABC):
-    """The operations of an encoder on packed tokens."""
+    """Operations of an encoder on packed tokens."""
 
     name: str
-    """As ``record.json`` has it."""
+    """Name of the kernels in ``record.json``."""
     mixes_lengths: bool
-    """Whether texts of any lengths make as good a batch as texts of one."""
+    """Whether a batch may mix texts of any length without extra cost."""
     train_int8: bool = False
-    """Whether products with frozen weights are in int8 where a graph is made."""
+    """Whether products with frozen weights are in int8 when a graph is built."""
     predict_int8: bool = False
-    """The same where none is made."""
+    """Whether products with frozen weights are in int8 when no graph is built."""
 
     def prepare(self, layer: LayerLike) -> Any:
-        """What this implementation keeps beside a layer's frozen weights, which must not change afterwards."""
+        """Prepare data derived from a layer's frozen weights, which must not change afterwards."""
         return None
 
     @abstractmethod
@@ -97,12 +97,12 @@ class Kernels(ABC):
     def layers(
         self, layers: Sequence[LayerLike], x_TD: Tensor, layout: Layout, *, only_first: bool
     ) -> Tensor:
-        """All layers, one after the other, with a graph for the backward pass.
+        """Compute all layers in order, with a graph for the backward pass.
 
         Args:
-            layers: of the encoder, the lowest first.
-            x_TD: ``(T, D)`` embeddings; spare tokens behind those of the texts are computed and read by nobody.
-            layout: of the batch.
+            layers: layers of the encoder, from first to last.
+            x_TD: ``(T, D)`` embeddings; spare tokens after those of the texts are computed but never read.
+            layout: layout of the batch.
             only_first: whether only the first token of each text is read at the end.
 
         Returns:
@@ -112,10 +112,10 @@ class Kernels(ABC):
     def layers_without_gradients(
         self, layers: Sequence[LayerLike], x_TD: Tensor, layout: Layout, *, only_first: bool
     ) -> Tensor:
-        """What `layers` computes, where no gradient is wanted."""
+        """Compute `layers` without a graph."""
         return self.layers(layers, x_TD, layout, only_first=only_first)
 
 
 def frozen(layer: Linear) -> nn.Linear:
-    """The frozen linear layer, without its update."""
+    """The frozen linear layer of ``layer``, without its update."""
     return layer if isinstance(layer, nn.Linear) else layer.base

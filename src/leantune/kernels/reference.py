@@ -1,4 +1,4 @@
-"""The operations of an encoder in plain torch, as the equations are written, for any device and type.
+"""The operations of an encoder in plain torch, written like the equations, for any device and dtype.
 
 T packed tokens, S texts, N heads, H head width, D model width, F inner width.
 """
@@ -26,11 +26,11 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "swish": F.silu,
     "tanh": torch.tanh,
 }
-"""By the name that a config of transformers has for it."""
+"""Activations by their name in transformers configs."""
 
 
 class Reference(Kernels):
-    """Torch computes everything; on a CPU attention in blocks of texts of similar length, else by a varlen kernel."""
+    """Kernels in torch; attention uses blocks of texts of similar length on a CPU, a varlen kernel elsewhere."""
 
     name = "torch"
     mixes_lengths = False  # a block of attention is as long as its longest text
@@ -58,8 +58,9 @@ class Reference(Kernels):
 
 
 def encoder_layer(layer: LayerLike, x_TD: Tensor, layout: Layout, *, only_first: bool) -> Tensor:
-    """Attention, then the feed-forward block, each added to its input (Vaswani et al., 2017, section 3.1), with norms
-    after the sums or, where ``norm_first``, before the blocks (Xiong et al., 2020, arXiv 2002.04745).
+    """Attention, then the feed-forward block, each added to its input (Vaswani et al., 2017, section 3.1).
+
+    Norms follow the sums, or precede the blocks with ``norm_first`` (Xiong et al., 2020, arXiv 2002.04745).
     """
     heads = attention(layer.attention_norm(x_TD) if layer.norm_first else x_TD, layer, layout, only_first)
     if only_first:
@@ -73,7 +74,7 @@ def encoder_layer(layer: LayerLike, x_TD: Tensor, layout: Layout, *, only_first:
 
 
 def attention(x_TD: Tensor, layer: LayerLike, layout: Layout, only_first: bool) -> Tensor:
-    """Attention within each text, ``(T, D)`` to its heads side by side ``(T, D)``."""
+    """Attention within each text: ``(T, D)`` to concatenated heads ``(T, D)``."""
     q, k, v = rotated_heads(torch.cat([each(x_TD) for each in layer.projections], dim=-1), layer, layout)
     dropout = layer.attention_dropout.current_p
     if x_TD.device.type != "cpu":
@@ -84,7 +85,7 @@ def attention(x_TD: Tensor, layer: LayerLike, layout: Layout, only_first: bool) 
 
 
 def rotated_heads(qkv: Tensor, layer: LayerLike, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value ``(T, N, H)`` of ``(T, 3 D)``; a layer with rotary positions has the first two rotated."""
+    """Query, key and value ``(T, N, H)`` from ``(T, 3 D)``; with rotary positions, the first two are rotated."""
     q, k, v = qkv.view(len(qkv), 3, -1, layer.head_width).unbind(1)
     if layer.rotary_base is not None:
         rotation = layout.rotation(layer.rotary_base, layer.head_width)
@@ -99,7 +100,9 @@ def feed_forward(x_TD: Tensor, layer: LayerLike) -> Tensor:
 
 
 def activated(inner: Tensor, layer: LayerLike) -> Tensor:
-    """The activation of ``(T, F)``; gated, that of the first half of ``(T, 2 F)`` times the second half (Shazeer, 2020,
+    """The activation of ``(T, F)``.
+
+    If the layer is gated, the activation of the first half of ``(T, 2 F)`` times the second half (Shazeer, 2020,
     arXiv 2002.05202, eq. 5).
     """
     activation = ACTIVATIONS[layer.activation]

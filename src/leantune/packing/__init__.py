@@ -1,1 +1,1 @@
-"""Texts without padding: `batch` lays them end to end, `layout` says where each is, `dropout` draws masks for them."""
+"""Batches without padding: `batch` concatenates texts, `layout` locates each, `dropout` draws masks."""

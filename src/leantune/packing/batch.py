@@ -1,7 +1,7 @@
-"""Texts of a batch end to end in one row of tokens.
+"""Concatenate the texts of a batch into one row of tokens.
 
-T tokens of the batch, S texts, D model width. Texts are laid in order of length, so that texts of
-similar length are neighbours and attention can take them as one block with little or no padding.
+T tokens of the batch, S texts, D model width. Texts are sorted by length, so that texts of similar length are
+neighbours and attention can take them as one block with little or no padding.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class PackedBatch:
     cu_seqlens: Tensor
     """``(S + 1,)`` int32, starts at 0: text i has the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``."""
     position_ids: Tensor
-    """``(T,)`` int64, restarts at the architecture's offset with every text, and counts no padding tokens."""
+    """``(T,)`` int64; restarts at the architecture's offset with every text and skips padding tokens."""
     token_type_ids: Tensor
     """``(T,)`` int64, 0 for the first text of a pair and 1 for the second; zeros without pairs."""
     lengths: tuple[int, ...]
-    """Tokens of each text, ascending: the host's copy of ``cu_seqlens``, so that planning attention
-    needs no synchronisation."""
+    """Tokens of each text, ascending: a copy of ``cu_seqlens`` on the host, so that planning attention needs no
+    synchronisation."""
     rows: Tensor
-    """``(S,)`` int64: the row of the table that each text came from."""
+    """``(S,)`` int64: the table row of each text."""
     labels: Tensor | None = None
-    """``(S,)`` int64 class ids, or ``(S, C)`` ones and zeros: which classes a text has."""
+    """``(S,)`` int64 class ids, or ``(S, C)`` ones and zeros for several labels per text."""
 
     @property
     def num_seqs(self) -> int:
@@ -50,7 +50,7 @@ class PackedBatch:
         return self.lengths[-1]
 
     def to(self, device: torch.device) -> PackedBatch:
-        """The same batch on ``device``; copies from pinned memory do not block."""
+        """Move the batch to ``device``; copies from pinned memory do not block."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
@@ -74,16 +74,16 @@ def pack(
     second_starts: npt.NDArray[np.int32] | None = None,
     position_offset: int = 0,
 ) -> PackedBatch:
-    """Lay texts end to end, shortest first.
+    """Concatenate texts, shortest first.
 
     Args:
-        token_lists: S arrays of token ids, special tokens included.
-        rows: ``(S,)`` where each text stands in its table.
+        token_lists: S arrays of token ids, with special tokens.
+        rows: ``(S,)`` table row of each text.
         labels: ``(S,)`` class ids, or ``(S, C)`` ones and zeros.
-        second_starts: ``(S,)`` index of the first token of the second text of a pair; None without
-            pairs.
-        position_offset: position of the first token. RoBERTa counts from ``pad_token_id + 1``, and a text may
-            hold the padding token as a word: it has the position before the first, and is not counted.
+        second_starts: ``(S,)`` index of the first token of the second text of a pair; None without pairs.
+        position_offset: position of the first token. RoBERTa counts from ``pad_token_id + 1``. If a text contains the
+            padding token as a word, that token has the position before the first and is not counted.
+
 
     >>> batch = pack([np.array([1, 2, 3], np.int32), np.array([4], np.int32)], np.array([0, 1]))
     >>> batch.input_ids.tolist(), batch.cu_seqlens.tolist(), batch.position_ids.tolist()
@@ -118,7 +118,7 @@ def _positions(
     lengths: npt.NDArray[np.int64],
     offset: int,
 ) -> npt.NDArray[np.int64]:
-    """``(T,)``; as transformers' ``create_position_ids_from_input_ids`` counts within each text."""
+    """Positions ``(T,)``, counted within each text like transformers' ``create_position_ids_from_input_ids``."""
     is_padding = input_ids == offset - 1
     if not is_padding.any():
         return within + offset

@@ -1,8 +1,8 @@
-"""Dropout whose masks are windows of a pool instead of Bernoulli draws.
+"""Dropout with masks that are windows of a pool instead of Bernoulli draws.
 
-On the CPU ``torch.bernoulli_`` is serial and takes more than a third of a training step. Here a pool of
-random masks is drawn once for some steps, and each mask is the window of it that begins at a random place:
-elements of one mask are independent, and a mask costs one multiplication.
+On the CPU ``torch.bernoulli_`` is serial and takes more than a third of a training step. Here a pool of random masks is
+drawn once for several steps. Each mask is a window of the pool that begins at a random position: elements of one mask
+are independent, and applying a mask costs one multiplication.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 POOL_SIZE = 1 << 23
-"""Elements of a pool."""
+"""Elements per pool."""
 LEVELS = 1 << 16
-"""Values of the random number that decides about an element."""
+"""Number of values of the random number that decides about an element."""
 MASKS_OF_POOL = 1024
-"""Masks that are taken from one pool: some tens of steps."""
+"""Masks taken from one pool, enough for some tens of steps."""
 SMALL_MASK = 1 << 18
-"""Elements of a mask that is drawn by itself: a pool for such masks alone would take longer."""
+"""Masks up to this number of elements are drawn separately: a pool only for them would take longer."""
 
 
 def kept_value(p: float, dtype: torch.dtype) -> float:
-    """What kept elements are multiplied by: 1 / (1 - p), rounded to ``dtype``."""
+    """Factor for kept elements: 1 / (1 - p), rounded to ``dtype``."""
     return torch.tensor(1 / (1 - p), dtype=dtype).item()
 
 
 def kept_levels(p: float, dtype: torch.dtype) -> int:
-    """Random numbers below this keep their element: as many as make the expectation 1, whatever the
-    rounding of `kept_value`. In bf16 the probability that results is within 0.004 of ``p``.
+    """Random numbers below this keep their element; chosen so that the expectation is 1 in spite of rounding.
+
+    In bf16 the resulting probability is within 0.004 of ``p``.
     """
     return round(LEVELS / kept_value(p, dtype))
 
 
 @dataclass(slots=True)
 class _Pool:
-    """Random numbers, the masks made of them, and where each window begins."""
+    """Random numbers, the masks made from them, and the start of each window."""
 
     number: int
     levels: npt.NDArray[np.uint16]
@@ -60,7 +61,7 @@ class _Pool:
 
 
 def _mask_of(levels: npt.NDArray[np.uint16], p: float, dtype: torch.dtype) -> Tensor:
-    # numpy multiplies with the bits of the value: torch converts from bytes without vector instructions
+    # numpy multiplies the bits of the value: torch converts from bytes without vector instructions
     value = torch.tensor([kept_value(p, dtype)], dtype=dtype)
     bits = value.view(_UNSIGNED[value.element_size()]).numpy()
     mask = np.multiply(levels < kept_levels(p, dtype), bits, dtype=bits.dtype)
@@ -71,7 +72,7 @@ _UNSIGNED = {2: torch.uint16, 4: torch.uint32, 8: torch.uint64}
 
 
 class DropoutStream:
-    """The named generator of all dropout masks of one run; its state goes into checkpoints."""
+    """The generator of all dropout masks of a run; its state is saved in checkpoints."""
 
     def __init__(self, seed: int) -> None:
         self.reseed(seed, 0, 0)
@@ -84,14 +85,14 @@ class DropoutStream:
         self._keys: tuple[int, npt.NDArray[np.uint64]] | None = None
 
     def mask(self, shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tensor:
-        """``shape`` in ``dtype``, to multiply with: 0 with about probability ``p``, else `kept_value`.
+        """A mask of ``shape`` and ``dtype`` to multiply with: 0 with probability about ``p``, else `kept_value`.
 
         It may share memory with other masks: do not write to it.
         """
         count = int(np.prod(shape))
         number, place = divmod(self._num_masks, MASKS_OF_POOL)
         self._num_masks += 1
-        has_window = SMALL_MASK < count <= POOL_SIZE // 2  # a larger one would have few places to begin at
+        has_window = SMALL_MASK < count <= POOL_SIZE // 2  # a larger mask would have few possible starts
         if not has_window:
             bits = np.random.SFC64(np.random.SeedSequence([*self._seed, number, place]))
             levels = bits.random_raw((count + 3) // 4).view(np.uint16)[:count]
@@ -101,7 +102,7 @@ class DropoutStream:
         return self._pool.window(place, count, p, dtype).view(shape)
 
     def key(self) -> tuple[int, int]:
-        """Two 32-bit numbers that a native kernel draws one mask from, in place of `mask`."""
+        """Two 32-bit numbers from which a native kernel draws one mask, instead of `mask`."""
         number, place = divmod(self._num_masks, MASKS_OF_POOL)
         self._num_masks += 1
         if self._keys is None or self._keys[0] != number:
@@ -111,7 +112,7 @@ class DropoutStream:
         return high, low
 
     def state(self) -> dict[str, Any]:
-        """JSON-serialisable state."""
+        """The state as JSON values."""
         return {"seed": self._seed, "masks": self._num_masks}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -121,7 +122,7 @@ class DropoutStream:
 
 
 _KEYS = MASKS_OF_POOL
-"""Stands for the keys in the seed of their generator, where a large mask has its place."""
+"""Marks the keys in the seed of their generator, in place of a large mask's number."""
 
 
 class _PooledDropout(torch.autograd.Function):
@@ -138,11 +139,11 @@ class _PooledDropout(torch.autograd.Function):
 
 
 class PooledDropout(nn.Module):
-    """Drop-in for ``nn.Dropout`` with masks of a pool on the CPU, and torch's own kernel on an accelerator.
+    """Drop-in for ``nn.Dropout`` with pooled masks on the CPU, and torch's own kernel on an accelerator.
 
     Args:
         p: probability of dropping an element, 0 <= p < 1.
-        stream: where the masks come from.
+        stream: generator of the masks.
     """
 
     def __init__(self, p: float, stream: DropoutStream) -> None:
@@ -153,7 +154,7 @@ class PooledDropout(nn.Module):
 
     @property
     def current_p(self) -> float:
-        """The probability of dropping an element now: 0 in evaluation mode."""
+        """The current probability of dropping an element: 0 in evaluation mode."""
         return self.p if self.training else 0.0
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,10 +1,8 @@
-"""What the layers of an encoder know about a packed batch: where each text begins, which texts form a block of
-attention, and where their tokens go.
+"""The layout of a packed batch: where each text begins, which texts form a block of attention, where tokens go.
 
-oneDNN compiles a kernel for every new shape of a matrix product, which takes longer than the product
-itself (`docs/speed.md`). Batches without padding have new shapes at every step, so shapes are rounded to a
-few: the number of tokens to `TOKEN_MULTIPLE`, the length of a block to `LENGTH_MULTIPLE`, the texts of a
-block to a power of two.
+oneDNN compiles a kernel for every new shape of a matrix product, which takes longer than the product itself
+(`docs/speed.md`). Batches without padding have new shapes at every step, so shapes are rounded to a few: the number of
+tokens to `TOKEN_MULTIPLE`, the length of a block to `LENGTH_MULTIPLE`, the texts of a block to a power of two.
 
 Shape letters: T packed tokens, N heads, G texts of a block, L tokens of its rows.
 """
@@ -21,13 +19,13 @@ from leantune.packing.batch import PackedBatch
 from leantune.packing.positions import DistanceBias, Rotation
 
 TOKEN_MULTIPLE = 64
-"""Rows of the encoder's products on the CPU; the spare ones belong to no text."""
+"""Multiple of rows in the encoder's products on the CPU; spare rows belong to no text."""
 LENGTH_MULTIPLE = 16
-"""L of a block: also the width of a vector register, and of a tile of AMX."""
+"""Multiple of L of a block; also the width of a vector register, and of an AMX tile."""
 BLOCK_TEXTS = (64, 32, 16, 8, 4, 2, 1)
-"""G of a block."""
+"""Possible values of G of a block."""
 BLOCK_OVERHEAD = 5_000
-"""Scores of one head that take as long as the calls of one more block (measured)."""
+"""Cost of one more block, in scores of one head that take as long (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +41,15 @@ class AttentionGroup:
 
     @property
     def width(self) -> int:
-        """L: the longest text and some padding."""
+        """L: the length of the longest text, plus some padding."""
         return block_width(self.lengths[-1])
 
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """Where each head of each token stands when the blocks ``(G, N, L)`` of all groups follow one
-    another: one gather brings a whole batch into blocks, one brings it back.
+    """Position of each head of each token when the blocks ``(G, N, L)`` of all groups are concatenated.
+
+    One gather brings a whole batch into blocks, another brings it back.
     """
 
     to_blocks: Tensor
@@ -63,28 +62,28 @@ class BlockLayout:
 
 @dataclass(frozen=True, slots=True)
 class PaddedLayout:
-    """Where each token stands in one block ``(S, L)`` of all texts, each padded to the longest."""
+    """Position of each token in one block ``(S, L)`` of all texts, padded to the longest."""
 
     to_block: Tensor
     """``(S * L,)`` int64 into the tokens; padding repeats its text's first token."""
     to_packed: Tensor
     """``(T,)`` int64 into the block."""
     is_real: Tensor
-    """``(S, L)`` bool: what is no padding."""
+    """``(S, L)`` bool: whether a position holds a token instead of padding."""
 
 
 @dataclass(slots=True)
 class Layout:
-    """Made once for a batch, used by every layer."""
+    """Layout of a batch, made once and used by every layer."""
 
     lengths: tuple[int, ...]
     """Tokens of each text, ascending."""
     cu_seqlens: Tensor
     """``(S + 1,)`` int32: text i has the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``."""
     position_ids: Tensor
-    """``(T,)`` int64, with spare tokens behind those of the texts."""
+    """``(T,)`` int64, with spare tokens after those of the texts."""
     distance_bias: DistanceBias | None = None
-    """What all layers add to their attention scores; its reach is at least `block_width` of the longest text."""
+    """Bias that all layers add to attention scores; its reach is at least `block_width` of the longest text."""
     _rotations: dict[tuple[float, int], Rotation] = field(default_factory=dict)
     _blocks: dict[int, BlockLayout] = field(default_factory=dict)
     _padded: PaddedLayout | None = None
@@ -94,12 +93,12 @@ class Layout:
 
     @classmethod
     def of(cls, batch: PackedBatch) -> Layout:
-        """The layout of ``batch``; what a kind of attention needs is made when it is first asked for."""
+        """The layout of ``batch``; what each kind of attention needs is computed on first use."""
         return cls(batch.lengths, batch.cu_seqlens, batch.position_ids)
 
     @property
     def groups(self) -> tuple[AttentionGroup, ...]:
-        """Texts of similar length, for blocks on the CPU."""
+        """Groups of texts of similar length, for blocks on the CPU."""
         return group_by_length(self.lengths)
 
     @property
@@ -109,12 +108,12 @@ class Layout:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of texts; a batch may have spare ones behind them."""
+        """Number of tokens in texts; a batch may have spare ones after them."""
         return sum(self.lengths)
 
     @property
     def first_tokens(self) -> Tensor:
-        """``(S,)`` int64: where each text begins."""
+        """``(S,)`` int64: index of the first token of each text."""
         return self.cu_seqlens[:-1].long()
 
     def rotation(self, base: float, head_width: int) -> Rotation:
@@ -177,7 +176,7 @@ def group_by_length(lengths: tuple[int, ...]) -> tuple[AttentionGroup, ...]:
 
 
 def _padded_layout(lengths: tuple[int, ...], device: torch.device) -> PaddedLayout:
-    """Made on the host, which knows the lengths: a device would have to be waited for."""
+    """Computed on the host, which knows the lengths: a device would require a synchronisation."""
     sizes, place = torch.tensor(lengths), torch.arange(lengths[-1])
     is_real = place < sizes[:, None]
     starts = sizes.cumsum(0) - sizes

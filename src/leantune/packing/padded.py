@@ -1,4 +1,4 @@
-"""Texts of a batch as transformers takes them: padded on the right to one length.
+"""Texts of a batch in the form that transformers expects: right-padded to one length.
 
 S texts of a batch, L tokens that they are padded to.
 """
@@ -19,10 +19,10 @@ def padded_inputs(
     """``input_ids``, ``attention_mask`` and ``token_type_ids``, each ``(S, L)`` int64.
 
     Args:
-        token_lists: S arrays of token ids, special tokens included.
-        second_starts: index of the first token of the second text; the number of tokens where there is none.
+        token_lists: S arrays of token ids, with special tokens.
+        second_starts: index of the first token of the second text; the number of tokens if there is no second text.
         length: L.
-        pad_id: token of the padding.
+        pad_id: id of the padding token.
     """
     shape = len(token_lists), length
     input_ids = np.full(shape, pad_id, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What attention knows of the positions of tokens beside their embeddings: scores by distance, and rotated heads.
+"""Position information in attention besides embeddings: bias by distance, and rotated heads.
 
 T packed tokens, N heads, H head width, L tokens of a block's rows, R reach.
 """
@@ -14,14 +14,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class DistanceBias:
-    """What each head adds to the scaled score of a query and a key; frozen, so it gets no gradient."""
+    """Bias that each head adds to the scaled score of a query and a key; frozen, so it gets no gradient."""
 
     by_distance: Tensor
-    """``(N, 2 R - 1)`` fp32, contiguous: of a query that stands 1 - R to R - 1 tokens behind the key."""
+    """``(N, 2 R - 1)`` fp32, contiguous, for queries from 1 - R to R - 1 tokens after the key."""
     _blocks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
 
     def block(self, length: int, dtype: torch.dtype) -> Tensor:
-        """A bias for each query and key of a text of ``length``, at most R: ``(N, L, L)``."""
+        """The bias for each query and key of a text of ``length``, at most R: ``(N, L, L)``."""
         if (length, dtype) not in self._blocks:
             place = torch.arange(length, device=self.by_distance.device)
             reach = (self.by_distance.shape[1] + 1) // 2
@@ -31,14 +31,14 @@ class DistanceBias:
 
 
 def relative_position_bucket(distance: Tensor, num_buckets: int, max_distance: int = 128) -> Tensor:
-    """The bucket of each distance from a query to a key (Raffel et al., 2020, T5, section 2.1, as MPNet has it).
+    """The bucket of each distance from a query to a key (Raffel et al., 2020, T5, section 2.1, as in MPNet).
 
     Half of the buckets are for keys that come after the query. In each half, the first buckets hold one distance each,
     and the width of the others grows with the logarithm of the distance up to ``max_distance``.
 
     Args:
         distance: int64, key position less query position.
-        num_buckets: of both directions.
+        num_buckets: number of buckets for both directions together.
         max_distance: all distances from here on share the last bucket.
     """
     per_side = num_buckets // 2
@@ -70,7 +70,7 @@ class Rotation:
         return cls(angles.cos(), angles.sin())
 
     def __call__(self, x_TNH: Tensor) -> Tensor:
-        """Heads ``(T, N, H)``, rotated in fp32, in their own type; halves of a head are the pairs that rotate."""
+        """Rotate heads ``(T, N, H)`` in fp32 and return their dtype; each pair has one value in each half of a head."""
         x = x_TNH.float()
         first, second = x.chunk(2, dim=-1)
         return (x * self.cos + torch.cat([-second, first], dim=-1) * self.sin).to(x_TNH.dtype)

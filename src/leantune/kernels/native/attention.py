@@ -1,4 +1,4 @@
-"""Attention straight on packed tokens: no gather, no padding, no stored weights or masks (`attention.c`).
+"""Attention directly on packed tokens: no gather, no padding, no stored weights or masks (`attention.c`).
 
 Shape letters: T packed tokens, N heads, H head width.
 """
@@ -20,7 +20,7 @@ from leantune.kernels.native.rows import Mask, mask_of
 from leantune.packing.layout import Layout
 
 WIDTH_MULTIPLE = 32
-"""H is a multiple of what one tile product sums over."""
+"""H must be a multiple of this, the number of values that one tile product sums over."""
 
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 _Strides = ctypes.c_int64 * 2
@@ -48,8 +48,9 @@ class AttentionArguments(ctypes.Structure):
 
 
 def attention(qkv: Tensor, layer: LayerLike, layout: Layout, *, only_first: bool) -> Tensor:
-    """Attention within each text: query, key and value side by side ``(T, 3 D)`` to heads side by side ``(T, D)``, zero
-    where nothing is wanted.
+    """Attention within each text: from concatenated query, key and value ``(T, 3 D)`` to concatenated heads ``(T, D)``.
+
+    Rows that are not needed are zero.
     """
     heads = qkv.view(len(qkv), 3, -1, layer.head_width)
     if layer.rotary_base is not None:
@@ -62,7 +63,7 @@ def attention(qkv: Tensor, layer: LayerLike, layout: Layout, *, only_first: bool
 
 
 class _Attention(torch.autograd.Function):
-    """Stored for the backward pass: input, output, and two numbers for each query and head."""
+    """Autograd function; for the backward pass it stores input, output, and two numbers per query and head."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, how: Attention) -> Tensor:
@@ -86,13 +87,13 @@ class _Attention(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Attention of heads ``(T, N, H)`` bf16, whose H numbers are next to each other, with one mask for both passes."""
+    """Attention of bf16 heads ``(T, N, H)`` with contiguous H, with the same mask in both passes."""
 
     layout: Layout
     mask: Mask
     """The dropout mask of attention weights."""
     window: int
-    """0: none."""
+    """Window size; 0: no window."""
     only_first: bool
 
     @classmethod
@@ -101,20 +102,21 @@ class Attention:
         return cls(layout, mask_of(layer.attention_dropout), layer.window or 0, only_first)
 
     def of_heads(self, q: Tensor, k: Tensor, v: Tensor, *, stats: Tensor | None = None) -> Tensor:
-        """What the heads give, like ``q``; ``stats`` is memory for what `backward` wants."""
+        """Compute the output, of the shape of ``q``; ``stats`` is memory for values that `backward` needs."""
         out, arguments = q.new_empty(q.shape), self._of_three(q, k, v)
         arguments.out, arguments.stats = out.data_ptr(), None if stats is None else stats.data_ptr()
         call("attention_forward", arguments)
         return out
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and two fp32 numbers for each query and head, for `backward`."""
+        """Compute the output, and two fp32 numbers per query and head for `backward`."""
         stats = torch.empty(2, q.shape[1], q.shape[0])
         return self.of_heads(q, k, v, stats=stats), stats
 
     def backward(self, kept: Sequence[Tensor], grad_out: Tensor, grads: Sequence[Tensor]) -> None:
-        """Write the gradients of q, k and v, whose tokens are equally far from each other in all three; ``kept`` is
-        what came into `forward` and what it gave.
+        """Write the gradients of q, k and v, which must have equal token strides.
+
+        ``kept`` holds the inputs and outputs of `forward`.
         """
         q, k, v, out, stats = kept
         arguments = self._of_three(q, k, v)
@@ -132,7 +134,7 @@ class Attention:
         return arguments
 
     def arguments(self, num_tokens: int, num_heads: int, head_width: int) -> AttentionArguments:
-        """What the kernels are given, but for where anything is."""
+        """Arguments for the kernels, without the addresses of tensors."""
         layout, bias = self.layout, self.layout.distance_bias
         by_distance = None if bias is None else bias.by_distance
         return AttentionArguments(

@@ -1,9 +1,9 @@
-"""Linear layers in bf16 without a gradient, and what comes behind them, some hundred rows at a time (`dense.c`).
+"""Linear layers in bf16 without gradients, fused with what follows them, some hundred rows at a time (`dense.c`).
 
 In prediction and evaluation nothing between the layers of a feed-forward block has to be kept: it stays in the cache.
-Where the processor has AMX this is faster than torch's products with passes between them; elsewhere torch computes.
+On processors with AMX this is faster than torch's products with passes between them; elsewhere torch computes.
 
-Shape letters: T tokens, D width of the input, F of the output.
+Shape letters: T tokens, D width of the input, F width of the output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from leantune.kernels.native.rows import Norm
 from leantune.kernels.native.weights import LayerArgument, PackedWeight
 
 WIDTH_MULTIPLE = 32
-"""D and F: the sides of a block of products."""
+"""D and F must be multiples of this, the side of a block of products."""
 
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 
@@ -50,7 +50,7 @@ def is_fast() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """Layers of one input as one, and what each text's adapter adds."""
+    """Layers with the same input fused into one, with the updates of each text's adapter."""
 
     weight: PackedWeight
     layers: Sequence[Linear] = ()
@@ -68,7 +68,7 @@ def dense_and_norm(x_TD: Tensor, layer: Dense, residual_TF: Tensor, norm: nn.Lay
 
 
 def feed_forward(x_TD: Tensor, up: Dense, down: Dense, norm: nn.LayerNorm) -> Tensor:
-    """``LayerNorm(down(GELU(up(x))) + x)``, the exact GELU: ``(T, D)`` to ``(T, D)``."""
+    """``LayerNorm(down(GELU(up(x))) + x)`` with the exact GELU: ``(T, D)`` to ``(T, D)``."""
     return _forward(x_TD, down, up, x_TD, norm)
 
 

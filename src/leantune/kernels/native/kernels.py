@@ -1,4 +1,4 @@
-"""An encoder in bf16 on a CPU by the C library.
+"""An encoder in bf16 on a CPU, computed by the C library.
 
 T packed tokens, S texts, D model width, F inner width.
 """
@@ -26,21 +26,21 @@ from leantune.packing.layout import Layout
 
 
 def why_not_native(embeddings: EmbeddingsLike, layers: Sequence[LayerLike]) -> str:
-    """Why the kernels of this machine do not compute this encoder, which is in bf16 on a CPU; empty if they do."""
+    """Why the native kernels cannot compute this encoder, which is in bf16 on a CPU; empty if they can."""
     if any(parameter.requires_grad for parameter in _frozen_parameters(embeddings, layers)):
-        return "weights of the encoder are trained"
+        return "the encoder's weights are trained"
     if any(layer.head_width % attention.WIDTH_MULTIPLE for layer in layers):
-        return f"heads of {layers[0].head_width} numbers, not a multiple of {attention.WIDTH_MULTIPLE}"
+        return f"the head width {layers[0].head_width} is not a multiple of {attention.WIDTH_MULTIPLE}"
     for layer in layers:
         for each in (*layer.projections, layer.out_proj, layer.up_proj, layer.down_proj):
             widths = frozen(each).in_features, frozen(each).out_features
             if any(width % rows.WIDTH_MULTIPLE for width in widths):
-                return f"a layer of {widths[0]} x {widths[1]}, not multiples of {rows.WIDTH_MULTIPLE}"
+                return f"the layer size {widths[0]} x {widths[1]} is not a multiple of {rows.WIDTH_MULTIPLE}"
     return ""
 
 
 def why_no_int8() -> str:
-    """What this machine lacks for products in int8; empty if it has all."""
+    """Why this machine cannot compute products in int8; empty if it can."""
     library = kernels().library
     if library is None:
         return f"no native kernels: {kernels().reason}"
@@ -48,14 +48,14 @@ def why_no_int8() -> str:
 
 
 class Native(Kernels):
-    """The C library computes; adapters learn, weights of the encoder are frozen.
+    """Kernels of the C library; adapters are trained, the encoder's weights are frozen.
 
     Args:
-        train_int8: whether products with frozen weights are in int8 where a graph is made.
-        predict_int8: whether they are in int8 where none is.
+        train_int8: compute products with frozen weights in int8 when a graph is built.
+        predict_int8: compute them in int8 when no graph is built.
     """
 
-    mixes_lengths = True  # attention goes text by text
+    mixes_lengths = True  # attention is computed text by text
 
     def __init__(self, *, train_int8: bool, predict_int8: bool) -> None:
         library = kernels().library
@@ -66,7 +66,7 @@ class Native(Kernels):
         self._prediction = Products(quantized=predict_int8, in_blocks=not predict_int8 and dense.is_fast())
 
     def prepare(self, layer: LayerLike) -> PackedLayer:
-        """The frozen weights as one for each input; what is computed of them is made when it is first wanted."""
+        """Pack the frozen weights of layers with the same input; derived forms are made when first needed."""
         return PackedLayer.of(layer)
 
     def embed(
@@ -74,7 +74,7 @@ class Native(Kernels):
     ) -> Tensor:
         """``(T,)`` int64 each to ``(T, D)``."""
         has_bias = dict(embeddings.norm.named_parameters()).keys() >= {"bias"}
-        if not has_bias:  # which the kernel wants to add
+        if not has_bias:  # the kernel needs a bias
             return Reference().embed(embeddings, input_ids, token_type_ids, position_ids)
         dropped: Tensor = embeddings.dropout(rows.embed(embeddings, input_ids, token_type_ids, position_ids))
         return dropped
@@ -82,7 +82,7 @@ class Native(Kernels):
     def layers(
         self, layers: Sequence[LayerLike], x_TD: Tensor, layout: Layout, *, only_first: bool
     ) -> Tensor:
-        """``(T, D)`` to ``(T, D)`` or ``(S, D)``; neighbours in int8 are one graph node."""
+        """``(T, D)`` to ``(T, D)`` or ``(S, D)``; consecutive int8 layers form one graph node."""
         together: list[Int8Layer] = []
         for layer in layers:
             narrows = only_first and layer is layers[-1]
@@ -96,7 +96,7 @@ class Native(Kernels):
     def layers_without_gradients(
         self, layers: Sequence[LayerLike], x_TD: Tensor, layout: Layout, *, only_first: bool
     ) -> Tensor:
-        """The same without a graph, by passes that keep nothing."""
+        """The same without a graph, keeping nothing for a backward pass."""
         for layer in layers:
             narrows = only_first and layer is layers[-1]
             if self.predict_int8 and is_one_call(layer):
@@ -111,15 +111,15 @@ class Products:
     """How products with frozen weights are computed in a pass through the encoder."""
 
     quantized: bool
-    """In int8."""
+    """Compute in int8."""
     in_blocks: bool
-    """In bf16 by `dense`, which keeps nothing for a backward pass; else by torch."""
+    """Compute in bf16 with `dense`, which keeps nothing for a backward pass; otherwise torch computes."""
 
 
 def encoder_layer(
     layer: LayerLike, x_TD: Tensor, layout: Layout, *, only_first: bool, products: Products
 ) -> Tensor:
-    """One layer of any family, as `reference.encoder_layer` has it, a kernel after the other."""
+    """One layer of any family, like `reference.encoder_layer`, with one kernel after the other."""
     packed: PackedLayer = layer.prepared
     normed = layer.attention_norm(x_TD) if layer.norm_first else x_TD
     qkv = _linear(normed, packed.projections, layer.projections, products)
@@ -156,7 +156,7 @@ def _linear(x_TD: Tensor, weight: PackedWeight, layers: Sequence[Linear], produc
 def _without_bias(
     x_TD: Tensor, weight: PackedWeight, layer: Linear, products: Products
 ) -> tuple[Tensor, Tensor | None]:
-    """What `_linear` computes before the bias is added, and the bias; or with it, and None."""
+    """The output of `_linear` without the bias, and the bias; or the output with the bias, and None."""
     if isinstance(layer, MultiLoraLinear) and layer.has_update:
         return _linear(x_TD, weight, (layer,), products), None
     return without_bias(x_TD, weight, (layer,), quantized=products.quantized)
@@ -187,7 +187,7 @@ def _add_and_norm(
 
 
 def is_one_call(layer: LayerLike) -> bool:
-    """Whether the layer has the form that `int8_layers` computes; decided when it was prepared."""
+    """Whether `int8_layers` supports the form of this layer; determined when it was prepared."""
     packed: PackedLayer = layer.prepared
     return packed.is_one_call
 

@@ -1,5 +1,6 @@
-"""Layers of BERT's kind with products in int8 as one graph node and, each way, as one call (`layer.c`): with a call for
-every kernel a quarter of a step of MiniLM was Python between them.
+"""BERT-like layers with int8 products as one graph node, with one call per direction (`layer.c`).
+
+With one call per kernel, Python took a quarter of a training step of MiniLM.
 
 Shape letters: T packed tokens, S texts, N heads, D model width, F width between the layers of the feed-forward block.
 """
@@ -61,7 +62,7 @@ class StackArguments(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Int8Layer:
-    """A layer on its way through one batch: its weights, its adapters, and the masks of its dropouts."""
+    """A layer during one batch: its weights, its adapters, and its dropout masks."""
 
     weights: tuple[PackedWeight, ...]
     """In the order of `_MATRICES`."""
@@ -69,14 +70,14 @@ class Int8Layer:
     """Query, key and value."""
     attention: Attention
     norm: NormOfSum
-    """Behind attention, with the bias of ``out_proj``."""
+    """The norm after attention, with the bias of ``out_proj``."""
     last_norm: NormOfSum
-    """Behind the feed-forward block, with the bias of ``down_proj``."""
+    """The norm after the feed-forward block, with the bias of ``down_proj``."""
     head_width: int
 
     @classmethod
     def of(cls, layer: LayerLike, layout: Layout, *, only_first: bool) -> Int8Layer:
-        """``layer`` for the texts of ``layout``, with new masks where it drops."""
+        """``layer`` for the texts of ``layout``, with new dropout masks."""
         packed: PackedLayer = layer.prepared
         assert isinstance(layer.attention_norm, nn.LayerNorm)
         return cls(
@@ -89,7 +90,7 @@ class Int8Layer:
         )
 
     def arguments(self, x_TD: Tensor) -> LayerArguments:
-        """What the kernels are given to go forward, but for where ``x`` is and where they write."""
+        """Arguments for the forward pass, without the addresses of ``x`` and of outputs."""
         num_tokens, width = x_TD.shape
         rows = len(self.attention.layout.lengths) if self.attention.only_first else num_tokens
         up_bias = self.weights[_MATRICES.index("up_proj")].bias
@@ -106,7 +107,7 @@ class Int8Layer:
         return arguments
 
     def add_gradients(self, arguments: LayerArguments, wants_factors: Sequence[bool]) -> list[Tensor | None]:
-        """Tell the kernels to come back, too; returns memory for the gradients of the adapters' factors."""
+        """Add arguments for the backward pass; returns memory for the gradients of the adapters' factors."""
         grads = self.projections.gradients(wants_factors)
         arguments.gradients = self.projections.described(grads)
         for name, weight in zip(_MATRICES, self.weights, strict=True):
@@ -115,12 +116,12 @@ class Int8Layer:
 
 
 def int8_layers(x_TD: Tensor, layers: Sequence[Int8Layer]) -> Tensor:
-    """``(T, D)`` through one layer after the other: ``(T, D)``, or ``(S, D)`` as the last of them is asked for."""
+    """Compute layers in order: ``(T, D)`` to ``(T, D)``, or to ``(S, D)`` if the last layer is ``only_first``."""
     x_TD = x_TD.contiguous()
     below = 0 if x_TD.requires_grad else sum(1 for _ in takewhile(_is_frozen, layers))
     if not torch.is_grad_enabled():
         below = len(layers)
-    for layer in layers[:below]:  # each lets go of its memory before the next begins
+    for layer in layers[:below]:  # each frees its memory before the next begins
         x_TD = _apply(x_TD, [layer], is_last_pass=True)
     return _apply(x_TD, layers[below:], is_last_pass=False) if layers[below:] else x_TD
 
@@ -150,11 +151,11 @@ class _Int8Layers(torch.autograd.Function):
             arguments.last_norm.out, arguments.kept = outputs[-1].data_ptr(), kept[-1].data_ptr()
             stack.append(arguments)
         call("layers_forward", StackArguments.of(stack))
-        # of an input that is dropped out what is left is among what is kept
+        # if an input is dropped out, ``kept`` has what remains of it
         inputs = [
             None if layer.projections.drops else x for layer, x in zip(layers, outputs[:-1], strict=True)
         ]
-        ctx.save_for_backward(*kept, *inputs, *factors)  # factors: what changes in them is noticed
+        ctx.save_for_backward(*kept, *inputs, *factors)  # factors: so that torch detects in-place changes
         ctx.layers, ctx.stack, ctx.shape = layers, stack, x_TD.shape
         return outputs[-1]
 
@@ -165,11 +166,11 @@ class _Int8Layers(torch.autograd.Function):
         wants_x, _, _, *wants_factors = ctx.needs_input_grad
         kept, inputs = ctx.saved_tensors[:count], ctx.saved_tensors[count : 2 * count]
         grads: list[Tensor | None] = []
-        passed = [grad_outputs[0].new_empty(ctx.shape) for _ in range(2)]  # from layer to layer, in turn
+        passed = [grad_outputs[0].new_empty(ctx.shape) for _ in range(2)]  # layers alternate between them
         above = grad_outputs[0].contiguous()
         for number in reversed(range(count)):
             arguments, below = ctx.stack[number], passed[number % 2]
-            # a graph that computes again what it did not keep has it in another place
+            # a graph that recomputes saved tensors has them at other addresses
             arguments.kept, arguments.down.x = kept[number].data_ptr(), _address(inputs[number])
             arguments.grad_out, arguments.grad_x = above.data_ptr(), below.data_ptr()
             arguments.wants_x, above = wants_x or number > 0, below

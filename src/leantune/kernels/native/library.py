@@ -1,8 +1,7 @@
-"""The kernels in C, from the library that is built with the package (`csrc/`).
+"""Load the C kernels from the library that is built with the package (`csrc/`).
 
-They serve bf16 on the CPU, where torch's own operators spend most of a step moving activations. The
-library has them once for each of several instruction sets; without it, or on a processor that has none of them, torch
-computes everything.
+They compute bf16 on the CPU, where torch's own operators spend most of a step moving activations. The library has a
+version for each of several instruction sets. Without it, or on a processor without these, torch computes everything.
 """
 
 from __future__ import annotations
@@ -43,23 +42,23 @@ class _Place(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The functions for one instruction set."""
+    """The functions of the library for one instruction set."""
 
     file: ctypes.CDLL
     level: str
     """One of `LEVELS`."""
 
     def function(self, name: str) -> Callable[..., int]:
-        """A kernel."""
+        """The kernel called ``name`` for this instruction set."""
         found: Callable[..., int] = getattr(self.file, f"{name}_{self.level}")
         return found
 
     def blocks_are_fast(self) -> bool:
-        """Whether its products in bf16 are faster than torch's."""
+        """Whether its bf16 products are faster than torch's."""
         return bool(self.function("blocks_are_fast")())
 
     def multiplies_bytes(self) -> bool:
-        """Whether its products in int8 are faster than those in bf16."""
+        """Whether its int8 products are faster than its bf16 products."""
         return bool(self.function("multiplies_bytes")())
 
 
@@ -73,10 +72,10 @@ class LoadedLibrary:
 
 @lru_cache(maxsize=1)
 def kernels() -> LoadedLibrary:
-    """Load them, the first time.
+    """Load the kernels once.
 
     Raises:
-        UsageError: if `HIGHEST` is none of `LEVELS`.
+        UsageError: if `HIGHEST` is not one of `LEVELS`.
     """
     highest = os.environ.get(HIGHEST, LEVELS[-1])
     if highest not in LEVELS:
@@ -89,7 +88,7 @@ def kernels() -> LoadedLibrary:
 
 
 def load_kernels(highest: str) -> LoadedLibrary:
-    """The best kernels for this machine up to a level."""
+    """Load the best kernels for this machine up to the level ``highest``."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ("Linux", "x86_64"):
         return LoadedLibrary(None, f"no kernels for {system} on {machine}")
@@ -102,15 +101,15 @@ def load_kernels(highest: str) -> LoadedLibrary:
         return LoadedLibrary(None, str(error))
     level = LEVELS[file.best_level(LEVELS.index(highest))]
     if level == "none":
-        return LoadedLibrary(None, "no kernels for this processor: it has not all of x86-64-v3 (AVX2, FMA)")
+        return LoadedLibrary(None, "no kernels for this processor: it lacks parts of x86-64-v3 (AVX2, FMA)")
     return LoadedLibrary(Library(file, level))
 
 
 def call(function: str, arguments: ctypes.Structure) -> None:
-    """Run one kernel; other threads of Python go on meanwhile.
+    """Run one kernel; other Python threads run meanwhile.
 
     Raises:
-        MemoryError: if it found none for its buffers.
+        MemoryError: if there is no memory for its buffers.
     """
     library = kernels().library
     assert library is not None, f"native {function}: {kernels().reason}"
@@ -123,10 +122,10 @@ MIRRORS: dict[str, type[ctypes.Structure]] = {}
 
 
 def mirrors(structure: str) -> Callable[[_Structure], _Structure]:
-    """Class decorator: the class has the fields of this structure of `csrc/kernels.h`.
+    """Class decorator: declare that the class mirrors this structure of `csrc/kernels.h`.
 
     Raises:
-        LeantuneError: if the library has them elsewhere.
+        LeantuneError: if the library lays out the fields differently.
     """
 
     def compare(mirror: _Structure) -> _Structure:
@@ -141,7 +140,7 @@ def mirrors(structure: str) -> Callable[[_Structure], _Structure]:
 
 @lru_cache(maxsize=1)
 def structures_of(file: ctypes.CDLL) -> dict[str, dict[str, _Extent]]:
-    """Where the library has the fields of its structures; ``""`` stands for a structure as a whole."""
+    """Offsets and sizes of the fields of the library's structures; the name ``""`` means the whole structure."""
     file.structure_places.restype = ctypes.POINTER(_Place)
     file.num_structure_places.restype = ctypes.c_int64
     found: dict[str, dict[str, _Extent]] = {}
@@ -166,4 +165,4 @@ def _compare(structure: str, mirror: Any, expected: dict[str, _Extent]) -> None:
 
 
 def _said(extent: _Extent | None) -> str:
-    return "not there" if extent is None else f"{extent[1]} bytes at {extent[0]}"
+    return "missing" if extent is None else f"{extent[1]} bytes at {extent[0]}"

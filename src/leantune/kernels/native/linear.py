@@ -1,8 +1,8 @@
-"""Frozen linear layers of one input, some of them with low-rank updates, as one graph node.
+"""Frozen linear layers with the same input, some with low-rank updates, as one graph node.
 
-Against torch's own graph it saves passes over activations: layers of one input are one product; in int8 the updates are
-added where its sums are finished (`int8.c`); one dropout serves all updates, as in the ``MergedLinear`` of LoRA's
-authors; and what is thin is one pass over the rows, forward and backward (`adapter.c`).
+Compared with torch's own graph, this saves passes over activations. Layers with the same input are one product. In int8
+the updates are added when its sums are finished (`int8.c`). One dropout serves all updates, as in the ``MergedLinear``
+of LoRA's authors. Thin products are one pass over the rows, forward and backward (`adapter.c`).
 
 Shape letters: T tokens, D width of the input, F columns of all outputs, R rank of all updates.
 """
@@ -27,10 +27,10 @@ from leantune.kernels.native.weights import SIDE, UPDATE_MULTIPLE, PackedWeight
 from leantune.packing.dropout import LEVELS
 
 TILE = 16
-"""Ranks that are multiplied together."""
+"""Number of ranks that are multiplied together."""
 BYTES_OF_BF16 = 2
 WIDTH_MULTIPLE = 32
-"""D and F: columns that the kernel takes at once."""
+"""D and F must be multiples of this number of columns that the kernel takes at once."""
 
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 
@@ -80,7 +80,7 @@ class AdapterBackward(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class LoraFactors:
-    """``scaling * B (A * E)``; the factors are contiguous fp32."""
+    """Factors of the update ``scaling * B (A * E)``, in contiguous fp32."""
 
     A: Tensor
     """``(rank, D)``."""
@@ -100,28 +100,30 @@ class LoraFactors:
 
 
 Saved = tuple[Tensor, Tensor, Tensor, Tensor]
-"""What a forward pass keeps for the backward pass: A ``(R, D)`` and B ``(F, R)`` of all layers in bf16, dropout(x)
-``(T, D)`` and its product with A, ``(T, R)`` and rows behind."""
+"""Tensors that a forward pass keeps for the backward pass.
+
+A ``(R, D)`` and B ``(F, R)`` of all layers in bf16, dropout(x) ``(T, D)``, and its product with A: ``(T, R)`` and some
+extra rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class FusedLinear:
-    """Linear layers of one input as one, in one pass over a batch and back; the outputs stand side by side."""
+    """Linear layers with the same input fused into one, for a pass over a batch and back; outputs are concatenated."""
 
     weight: PackedWeight
-    """W ``(F, D)`` and b of all."""
+    """W ``(F, D)`` and b of all layers."""
     updates: tuple[LoraFactors | None, ...]
     """The update of each layer."""
     places: tuple[_Place, ...]
-    """Where each stands in A and B of all."""
+    """Position of each layer in the common A and B."""
     mask: Mask
-    """The mask of the dropout of x, the same both ways."""
+    """The dropout mask of x, the same in both directions."""
     quantized: bool
     """Whether products with W are in int8."""
 
     @classmethod
     def of(cls, weight: PackedWeight, layers: Sequence[Linear], *, quantized: bool) -> FusedLinear:
-        """``layers`` are those that ``weight`` was made of; a new mask is drawn where their dropout drops."""
+        """Fuse ``layers``, from which ``weight`` was packed; draws a new mask if they have dropout."""
         updates = tuple(map(LoraFactors.of, layers))
         dropout = next((layer.dropout for layer in layers if isinstance(layer, AdaLoraLinear)), None)
         places = _places(
@@ -141,7 +143,7 @@ class FusedLinear:
         return out
 
     def factors(self) -> list[Tensor | None]:
-        """A, E and B of each, or three times None."""
+        """A, E and B of each layer, or None three times."""
         return [
             factor
             for update in self.updates
@@ -150,19 +152,20 @@ class FusedLinear:
 
     @property
     def num_factors(self) -> int:
-        """How many `factors` there are."""
+        """The number of `factors`."""
         return 3 * len(self.updates)
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Saved]:
-        """All outputs ``(T, F)``, and what `backward` wants."""
+        """All outputs ``(T, F)``, and the tensors that `backward` needs."""
         arguments, saved = self.down(x_TD)
         call("adapter_down", arguments)
         _, B, _, low = saved
         return self.weight.forward(x_TD, quantized=self.quantized, update=(low, B)), saved
 
     def down(self, x_TD: Tensor) -> tuple[AdapterForward, Saved]:
-        """What ``adapter_down`` is given and writes. Rows of A are scaled by E; the last column of the product is one,
-        and that of B holds the biases.
+        """Arguments for ``adapter_down``, and the tensors that it fills.
+
+        Rows of A are scaled by E. The last column of the product is one, and that column of B holds the biases.
         """
         arguments = self.arguments(x_TD)
         rows, width, columns, rank = arguments.T, arguments.D, arguments.F, arguments.R
@@ -175,11 +178,11 @@ class FusedLinear:
 
     @property
     def drops(self) -> bool:
-        """Whether the updates see dropout(x), not x."""
+        """Whether the updates use dropout(x) instead of x."""
         return bool(self.mask.kept_levels < LEVELS)
 
     def arguments(self, x_TD: Tensor) -> AdapterForward:
-        """What ``adapter_down`` is given, but for where it writes."""
+        """Arguments for ``adapter_down``, without the addresses of outputs."""
         (rows, width), described = x_TD.shape, self.described()
         return AdapterForward(
             x=x_TD.data_ptr(),
@@ -202,21 +205,21 @@ class FusedLinear:
         wants_x: bool,
         onto: Tensor | None = None,
     ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """The gradients of x, added to ``onto`` if that is given, and of those `factors` that are wanted."""
+        """The gradients of x, added to ``onto`` if given, and of the wanted `factors`."""
         grad_x = self.weight.backward(grad_TF, quantized=self.quantized, onto=onto) if wants_x else None
         grads = self.gradients(wants_factors)
         _up(grad_TF, saved, self.described(grads), grad_x, self.mask)
         return grad_x, grads
 
     def gradients(self, wants_factors: Sequence[bool]) -> list[Tensor | None]:
-        """Memory for those of `factors` that are wanted."""
+        """Memory for the gradients of the wanted `factors`."""
         return [
             torch.empty_like(factor) if factor is not None and wanted else None
             for factor, wanted in zip(self.factors(), wants_factors, strict=True)
         ]
 
     def described(self, grads: Sequence[Tensor | None] | None = None) -> ctypes.Array[ProjectionArgument]:
-        """What the kernels are told of each layer, and where ``grads`` of its A, E and B go."""
+        """Describe each layer for the kernels, with the addresses of ``grads`` for its A, E and B."""
         described = (ProjectionArgument * len(self.places))()
         bias = None if self.weight.bias is None else self.weight.bias.data_ptr()
         for number, (to, place, update) in enumerate(zip(described, self.places, self.updates, strict=True)):
@@ -237,7 +240,7 @@ class _FusedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, fused: FusedLinear, *factors: Tensor | None) -> Tensor:
         out, saved = fused.forward(x_TD)
-        ctx.save_for_backward(*saved, *factors)  # those of `fused`: what changes in them is noticed
+        ctx.save_for_backward(*saved, *factors)  # factors of `fused`: so that torch detects in-place changes
         ctx.fused = fused
         return out
 
@@ -265,7 +268,7 @@ class _FrozenLinear(torch.autograd.Function):
 
 
 def linear(x_TD: Tensor, weight: PackedWeight, layers: Sequence[Linear], *, quantized: bool) -> Tensor:
-    """What ``layers`` make of ``x_TD``, side by side ``(T, F)``."""
+    """The concatenated outputs ``(T, F)`` of ``layers``."""
     fused = FusedLinear.of(weight, layers, quantized=quantized)
     return fused(x_TD) if fused.has_updates else _frozen(x_TD, weight, weight.bias, quantized)
 
@@ -273,8 +276,9 @@ def linear(x_TD: Tensor, weight: PackedWeight, layers: Sequence[Linear], *, quan
 def without_bias(
     x_TD: Tensor, weight: PackedWeight, layers: Sequence[Linear], *, quantized: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """What `linear` computes before the bias is added, and that bias; with the bias and None where there are updates,
-    with which it comes in one pass.
+    """The output of `linear` without the bias, and that bias.
+
+    With updates, it returns the output with the bias, and None, because one pass adds both.
     """
     fused = FusedLinear.of(weight, layers, quantized=quantized)
     return (fused(x_TD), None) if fused.has_updates else (_frozen(x_TD, weight, None, quantized), weight.bias)
@@ -292,7 +296,7 @@ def _out_features(layer: Linear) -> int:
 def _up(
     grad: Tensor, saved: Saved, described: ctypes.Array[ProjectionArgument], grad_x: Tensor | None, mask: Mask
 ) -> None:
-    """Fill the gradients of all factors; the one through the update is added to ``grad_x``."""
+    """Fill the gradients of all factors, and add the gradient through the update to ``grad_x``."""
     A, B, dropped, low = saved
     arguments = AdapterBackward(
         grad=grad.data_ptr(),
@@ -315,21 +319,21 @@ def _up(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a layer stands among all, which have one A ``(R, D)`` and one B ``(F, R)``."""
+    """Position of a layer among all layers, which share one A ``(R, D)`` and one B ``(F, R)``."""
 
     row: int
-    """Its first row of B."""
+    """Its first row in B."""
     size: int
-    """How many it has."""
+    """Its number of rows in B."""
     first: int
-    """Its first row of A and column of B."""
+    """Its first row in A and column in B."""
     rank: int
-    """0 without an update."""
+    """Its rank; 0 without an update."""
 
 
 @lru_cache(maxsize=256)
 def _places(sizes: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[_Place, ...]:
-    """Each begins a new sixteen of ranks, which so have fewer outputs to multiply, unless R grows by it."""
+    """Start each layer at a new multiple of 16 ranks, so that fewer outputs are multiplied, unless R would grow."""
     apart, together = (_laid_out(sizes, ranks, unit) for unit in (TILE, 1))
     return apart if _rank_of(apart) == _rank_of(together) else together
 
@@ -343,6 +347,6 @@ def _laid_out(sizes: tuple[int, ...], ranks: tuple[int, ...], unit: int) -> tupl
 
 
 def _rank_of(places: Sequence[_Place]) -> int:
-    """R, with a column of B that holds the biases."""
+    """R, including one column of B for the biases."""
     columns = places[-1].first + places[-1].rank + 1
     return columns + -columns % UPDATE_MULTIPLE

@@ -1,4 +1,4 @@
-"""The updates of many adapters in one batch: what the kernels are told of them (`low_rank.h`).
+"""Arguments for the kernels with the updates of many adapters in one batch (`low_rank.h`).
 
 Shape letters: T rows, D width of the input, F columns of the outputs of all layers.
 """
@@ -48,11 +48,11 @@ class MultiLoraArguments(ctypes.Structure):
 
 
 def updates_of(layers: Sequence[Linear], num_rows: int) -> TextUpdates | None:
-    """What each text's adapter adds to the outputs of ``layers``; None where no text has an update of them.
+    """The updates of each text's adapter for ``layers``; None if no text has one.
 
     Args:
-        layers: of one input and of as many outputs each, with numbers that follow one another.
-        num_rows: of the input.
+        layers: layers with the same input and the same number of outputs, numbered consecutively.
+        num_rows: number of rows of the input.
     """
     adapted = [layer for layer in layers if isinstance(layer, MultiLoraLinear)]
     if not any(layer.has_update for layer in adapted):
@@ -71,7 +71,7 @@ def updates_of(layers: Sequence[Linear], num_rows: int) -> TextUpdates | None:
 
 
 def add_updates(out_TF: Tensor, x_TD: Tensor, layers: Sequence[Linear]) -> Tensor:
-    """Add what each text's adapter adds to the outputs of ``layers``, which stand side by side; in place.
+    """Add each text's update to the concatenated outputs of ``layers``, in place.
 
     Args:
         out_TF: ``(T, F)`` bf16.

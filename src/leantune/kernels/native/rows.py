@@ -1,7 +1,7 @@
-"""What is computed row by row (`rows.c`), each in one pass: embeddings, norms of sums, and GELU.
+"""Row-wise operations (`rows.c`), each in one pass: embeddings, norms of sums, and GELU.
 
-Torch makes a pass for each operation, and stores the mask of dropout. Here the kernels draw a mask from the same key
-both ways.
+Torch makes a pass for each operation and stores dropout masks. Here the kernels draw a mask from the same key in both
+directions.
 
 T packed tokens, D width, F width of the feed-forward layer.
 """
@@ -21,7 +21,9 @@ from leantune.kernels.native.library import call, mirrors
 from leantune.packing.dropout import LEVELS, PooledDropout
 
 WIDTH_MULTIPLE = 32
-"""D: the kernel of norms takes the two halves of a random dword for two registers of columns; others want 16."""
+"""D must be a multiple of this: the norm kernel uses both halves of a random dword for two registers of columns.
+
+Other kernels need a multiple of 16."""
 
 Key = tuple[int, int]
 
@@ -34,12 +36,12 @@ class Mask(ctypes.Structure):
 
     @classmethod
     def of(cls, p: float, key: Key) -> Mask:
-        """The mask of dropout ``p`` that ``key`` draws; p is 0 for none."""
+        """The mask of dropout ``p`` drawn from ``key``; p is 0 for no dropout."""
         return cls(kept_levels(p), key)
 
 
 def mask_of(dropout: nn.Module | None) -> Mask:
-    """A new mask where ``dropout`` drops; else one that keeps all."""
+    """A new mask if ``dropout`` is active; otherwise one that keeps everything."""
     if dropout is None or not dropout.training:
         return Mask.of(0.0, (0, 0))
     assert isinstance(dropout, PooledDropout)
@@ -47,8 +49,9 @@ def mask_of(dropout: nn.Module | None) -> Mask:
 
 
 def kept_levels(p: float) -> int:
-    """Random numbers below this keep their element: the share that is nearest to ``1 - p``. The kernels
-    multiply with an fp32 number of their own, which makes the expectation exact.
+    """The random numbers below this keep their element: the share nearest to ``1 - p``.
+
+    The kernels scale kept elements by an fp32 number of their own, which makes the expectation exact.
     """
     return max(1, round(LEVELS * (1 - p)))
 
@@ -61,7 +64,7 @@ class Norm(ctypes.Structure):
 
     @classmethod
     def of(cls, norm: nn.LayerNorm) -> Norm:
-        """Pointers into the parameters of ``norm``."""
+        """Pointers to the parameters of ``norm``."""
         return cls(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
 
 
@@ -89,7 +92,7 @@ def add_and_norm(
 
 
 class _NormOfSum(torch.autograd.Function):
-    """Stored for the backward pass: the sum before the norm, and two numbers a row."""
+    """Autograd function; for the backward pass it stores the sum before the norm, and two numbers per row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, how: NormOfSum) -> Tensor:
@@ -111,26 +114,26 @@ class NormOfSum:
     """LayerNorm(dropout(x + bias) + residual) of contiguous bf16."""
 
     norm: nn.LayerNorm
-    """Over D, frozen."""
+    """Frozen norm over D."""
     bias: Tensor | None
-    """``(D,)``; None: none."""
+    """``(D,)``; None: no bias."""
     mask: Mask
-    """The mask of dropout, the same both ways."""
+    """The dropout mask, the same in both directions."""
 
     @classmethod
     def of(cls, norm: nn.LayerNorm, bias: Tensor | None, dropout: PooledDropout) -> NormOfSum:
-        """The norm with a new mask, where ``dropout`` drops."""
+        """The norm with a new mask if ``dropout`` is active."""
         return cls(norm, bias, mask_of(dropout))
 
     def of_sum(self, x: Tensor, residual: Tensor) -> Tensor:
-        """``(..., D)`` each; nothing is kept."""
+        """Compute the norm of the sum, ``(..., D)`` each, keeping nothing."""
         out, arguments = torch.empty_like(x), self._of(x)
         arguments.x, arguments.residual, arguments.out = x.data_ptr(), residual.data_ptr(), out.data_ptr()
         call("residual_forward", arguments)
         return out
 
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same, and for `backward` the sum ``(..., D)`` and two fp32 numbers a row."""
+        """Compute the norm of the sum, and for `backward` the sum ``(..., D)`` and two fp32 numbers per row."""
         out, total, arguments = torch.empty_like(x), torch.empty_like(x), self._of(x)
         stats = torch.empty(arguments.num_rows, 2)
         arguments.x, arguments.residual, arguments.out = x.data_ptr(), residual.data_ptr(), out.data_ptr()
@@ -139,7 +142,7 @@ class NormOfSum:
         return out, total, stats
 
     def backward(self, total: Tensor, stats: Tensor, grad_out: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of x and of the residual; without dropout they are one tensor."""
+        """The gradients of x and of the residual; without dropout both are the same tensor."""
         grad_out, arguments = grad_out.contiguous(), self._of(total)
         grad_residual = torch.empty_like(total)
         grad_x = torch.empty_like(total) if self.mask.kept_levels < LEVELS else grad_residual
@@ -153,7 +156,7 @@ class NormOfSum:
         return self.arguments(x.numel() // x.shape[-1], x.shape[-1])
 
     def arguments(self, num_rows: int, width: int) -> NormArguments:
-        """What the kernels are given, but for where anything is."""
+        """Arguments for the kernels, without the addresses of tensors."""
         return NormArguments(
             bias=None if self.bias is None else self.bias.data_ptr(),
             norm=Norm.of(self.norm),
@@ -205,7 +208,7 @@ def embed(embeddings: EmbeddingsLike, word_ids: Tensor, type_ids: Tensor, positi
 
 
 def _checked(table: nn.Embedding, ids: Tensor) -> Tensor:
-    """The rows of ``table``, all of ``ids`` being among them: the kernel would read elsewhere."""
+    """The rows of ``table``, after checking that all ``ids`` exist: the kernel does not check."""
     lowest, highest = (int(each) for each in ids.aminmax())
     if lowest < 0 or highest >= len(table.weight):
         wrong = lowest if lowest < 0 else highest
@@ -226,7 +229,7 @@ class GeluArguments(ctypes.Structure):
 
 
 def gelu(x_TF: Tensor, bias_F: Tensor | None = None) -> Tensor:
-    """GELU of ``x + bias``, the exact form with erf, of bf16 ``(T, F)``; the bias gets no gradient."""
+    """Exact GELU (with erf) of ``x + bias``, of bf16 ``(T, F)``; the bias gets no gradient."""
     out: Tensor = _Gelu.apply(x_TF.contiguous(), bias_F)  # type: ignore[no-untyped-call]
     return out
 

@@ -1,10 +1,10 @@
-"""Frozen weights in the forms in which the kernels multiply them: bf16 in blocks, and int8.
+"""Frozen weights in the formats that the kernels multiply: bf16 in blocks, and int8.
 
-In int8 rows of activations and rows of W are rounded, each with a scale of its own (Dettmers et al., 2022, LLM.int8,
+In int8, rows of activations and rows of W are rounded, each with its own scale (Dettmers et al., 2022, LLM.int8,
 arXiv 2208.07339, vector-wise quantisation), and their products are summed exactly (`int8.c`). The backward pass
 multiplies rows of the gradient with columns of W in the same way.
 
-T tokens, D width of the input, F of the output.
+T tokens, D width of the input, F width of the output.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from leantune.kernels.native.library import call, mirrors
 from leantune.kernels.native.multi_lora import TextUpdates
 
 WIDTH_MULTIPLE = 16
-"""D and F: columns that the kernels take at once."""
+"""D and F must be multiples of this number of columns that the kernels take at once."""
 SIDE, STEP = 32, 64
-"""What F and D of a rounded weight are filled up to: ``tiles.h``."""
+"""Multiples that F and D of a rounded weight are padded to; see ``tiles.h``."""
 
 UPDATE_MULTIPLE = 32
-"""Numbers of bf16 that a product sums over at once: ``DEPTH`` of ``vectors.h``."""
+"""Number of bf16 values that a product sums over at once; ``DEPTH`` of ``vectors.h``."""
 
 _Pointer, _Count = ctypes.c_void_p, ctypes.c_int64
 
@@ -75,24 +75,25 @@ class ProductArguments(ctypes.Structure):
 
 
 Factors = tuple[Tensor, Tensor]
-"""Factors in bf16 of what is added to a product: ``(T, R)``, with rows of any numbers up to a multiple of `SIDE`, and
-``(F, R)``; R is a multiple of `UPDATE_MULTIPLE`."""
+"""Factors in bf16 of an update that is added to a product: ``(T, R)`` and ``(F, R)``.
+
+The first is padded with arbitrary rows to a multiple of `SIDE`; R is a multiple of `UPDATE_MULTIPLE`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Matrix:
-    """A matrix ``(F, D)`` whose rows are rounded, in the order in which the kernel multiplies it."""
+    """A matrix ``(F, D)`` with rounded rows, in the order in which the kernel multiplies it."""
 
     shape: tuple[int, int]
     """F, D."""
     panels: Tensor
-    """Bytes of all rows: F times D, both filled up."""
+    """Bytes of all rows: F times D, both padded."""
     scales: Tensor
-    """``(F,)`` fp32: what a byte of the row counts."""
+    """``(F,)`` fp32 scales of the rows' bytes."""
 
     @classmethod
     def of(cls, matrix_FD: Tensor) -> Int8Matrix:
-        """Round a bf16 matrix; F and D are multiples of 16."""
+        """Round a bf16 matrix; F and D must be multiples of 16."""
         matrix_FD = _checked(matrix_FD)
         rows, width = matrix_FD.shape
         panels = torch.empty((rows + -rows % SIDE) * (width + -width % STEP), dtype=torch.uint8)
@@ -116,8 +117,9 @@ class Int8Matrix:
         update: Factors | None = None,
         onto: Tensor | None = None,
     ) -> Tensor:
-        """The product with each row of x, rounded, plus bias, bf16, and update: ``(T, D)`` bf16 to ``(T, F)`` bf16; in
-        the memory of ``onto`` and added to it, if that is given.
+        """The product with each rounded row of x, plus bias and update: ``(T, D)`` bf16 to ``(T, F)`` bf16.
+
+        If ``onto`` is given, the result is added to it in place.
         """
         x_TD = _checked(x_TD)
         rows, width = x_TD.shape
@@ -142,12 +144,12 @@ class Int8Matrix:
         return out
 
     def as_argument(self) -> MatrixArgument:
-        """What the kernels are given."""
+        """Arguments for the kernels."""
         return MatrixArgument(self.panels.data_ptr(), self.scales.data_ptr(), *self.shape)
 
 
 def _address(tensor: Tensor | None, shape: tuple[int, ...]) -> int | None:
-    """Where the kernel finds a tensor of bf16; None, NULL, without one."""
+    """Address of a bf16 tensor for the kernel; None, that is NULL, without a tensor."""
     if tensor is None:
         return None
     assert (tensor.dtype, tensor.shape, tensor.is_contiguous()) == (torch.bfloat16, shape, True)
@@ -155,7 +157,7 @@ def _address(tensor: Tensor | None, shape: tuple[int, ...]) -> int | None:
 
 
 def _checked(x: Tensor) -> Tensor:
-    """``x`` as the kernels read memory: rows of bf16, one behind the other."""
+    """``x`` in the memory layout that the kernels need: contiguous rows of bf16."""
     assert (x.dtype, x.dim(), x.shape[1] % WIDTH_MULTIPLE) == (torch.bfloat16, 2, 0)
     return x.contiguous()
 
@@ -188,7 +190,7 @@ class Bf16Matrix:
     """W in bf16, in the order in which the kernels multiply it, and the bias."""
 
     panels: Tensor
-    """All numbers of W ``(F, D)``, bf16."""
+    """All values of W ``(F, D)``, bf16."""
     bias: Tensor
     """``(F,)`` bf16."""
     shape: tuple[int, int]
@@ -196,7 +198,7 @@ class Bf16Matrix:
 
     @classmethod
     def of(cls, weight_FD: Tensor, bias_F: Tensor) -> Bf16Matrix:
-        """Lay out contiguous bf16; F and D are multiples of 32."""
+        """Lay out a contiguous bf16 weight; F and D must be multiples of 32."""
         rows, width = weight_FD.shape
         panels = torch.empty(rows * width, dtype=torch.bfloat16)
         arguments = WeightArgument(
@@ -210,7 +212,7 @@ class Bf16Matrix:
         return cls(panels, bias_F, (rows, width))
 
     def as_argument(self, updates: TextUpdates | None) -> LayerArgument:
-        """What the kernels are given, with what is added for each text; ``updates`` must live as long."""
+        """Arguments for the kernels, with the updates of each text; ``updates`` must live as long."""
         rows, width = self.shape
         return LayerArgument(
             panels=self.panels.data_ptr(),
@@ -222,12 +224,13 @@ class Bf16Matrix:
 
 
 class PackedWeight:
-    """Frozen linear layers of one input as one W ``(F, D)`` and b ``(F,)``, bf16; each form is made when first wanted.
+    """Frozen linear layers with the same input as one W ``(F, D)`` and b ``(F,)``, bf16.
 
-    The weights of several layers move into one buffer, of which the layers then hold views.
+    Each format is made when first needed. The weights of several layers move into one buffer, and the layers then hold
+    views of it.
 
     Args:
-        layers: with weights ``(., D)`` in bf16, F rows in all; all of them have a bias, or none.
+        layers: layers with weights ``(., D)`` in bf16, F rows in total; either all have a bias or none.
     """
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
@@ -241,12 +244,12 @@ class PackedWeight:
 
     @cached_property
     def int8(self) -> Int8Matrix:
-        """W, each row rounded."""
+        """W with rounded rows."""
         return Int8Matrix.of(self.weight)
 
     @cached_property
     def int8_transposed(self) -> Int8Matrix:
-        """W transposed, each row of that, a column of W, rounded."""
+        """W transposed, with rounded rows, that is columns of W."""
         return Int8Matrix.of(self.weight.t())
 
     @cached_property
@@ -265,7 +268,7 @@ class PackedWeight:
         return out if update is None else out.addmm_(update[0][: len(x_TD)], update[1].t())
 
     def backward(self, grad_TF: Tensor, *, quantized: bool, onto: Tensor | None = None) -> Tensor:
-        """The gradient of x ``(T, D)``, in the memory of ``onto`` and added to it, if that is given."""
+        """The gradient of x ``(T, D)``; if ``onto`` is given, it is added to that in place."""
         if quantized:
             return self.int8_transposed.times(grad_TF, onto=onto)
         return grad_TF @ self.weight if onto is None else onto.addmm_(grad_TF, self.weight)
@@ -280,7 +283,7 @@ def _share_one_buffer(layers: Sequence[nn.Linear]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PackedLayer:
-    """The frozen weights of an encoder layer; classifiers over one encoder share them."""
+    """The frozen weights of an encoder layer; classifiers over the same encoder share them."""
 
     projections: PackedWeight
     """Query, key and value."""
@@ -288,11 +291,11 @@ class PackedLayer:
     up_proj: PackedWeight
     down_proj: PackedWeight
     is_one_call: bool
-    """Whether the layer has the form that `layer.int8_layers` computes."""
+    """Whether `layer.int8_layers` supports the form of this layer."""
 
     @classmethod
     def of(cls, layer: LayerLike) -> PackedLayer:
-        """Weights that do not change any more."""
+        """Pack the weights of ``layer``, which must not change afterwards."""
         rest = (layer.out_proj, layer.up_proj, layer.down_proj)
         out_proj, up_proj, down_proj = (PackedWeight([frozen(each)]) for each in rest)
         return cls(
