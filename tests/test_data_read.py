@@ -200,7 +200,7 @@ def test_tsv_quotes_mean_something_only_around_a_whole_field(tmp_path: Path) -> 
 def test_a_text_with_line_ends_in_a_tsv_of_one_column_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.tsv"
     path.write_text(csv_text([("a",), (text,), ("b",)], ("text",), delimiter="\t"), newline="")
-    with pytest.raises(DataError, match=r"rows.tsv:3: the quote that begins this line ends line \d"):
+    with pytest.raises(DataError, match=r"rows.tsv:3: a quote opens in this line and closes in line \d"):
         read(path, labels="ignore")
 
 
@@ -398,7 +398,7 @@ def test_hub_dataset_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, is_
         open_examples("no-such-org/no-such-name", Columns(), labels="required")
     offline = " (HF_HUB_OFFLINE is on)" if is_offline else ""
     assert str(caught.value) == (
-        "no-such-org/no-such-name: no local file of that name, and the hub dataset "
+        "no-such-org/no-such-name: no local file has that name, and the hub dataset "
         f"'no-such-org/no-such-name' cannot be loaded{offline}: ConnectionError: no route; "
         "check the name, or name a local file"
     )

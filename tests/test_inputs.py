@@ -319,7 +319,7 @@ def test_a_sheet_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list
         (2019, "a.xlsx (sheet Rows):3:text: a number, expected a text"),
         (True, "a.xlsx (sheet Rows):3:text: a boolean, expected a text"),
         (datetime.date(2020, 1, 2), "a.xlsx (sheet Rows):3:text: a date or time, expected a text"),
-        ("#N/A", "a.xlsx (sheet Rows):3:text: an error of a formula (#N/A), expected a text"),
+        ("#N/A", "a.xlsx (sheet Rows):3:text: a formula error (#N/A), expected a text"),
     ],
 )
 def test_a_cell_that_is_no_text_is_named(cell: object, said: str) -> None:
@@ -571,7 +571,7 @@ def test_faults_under_a_pattern_name_the_file_and_its_row() -> None:
 def test_a_pattern_that_matches_nothing_or_a_folder_is_refused() -> None:
     assert refusal("*.csv").startswith("*.csv: no file matches this pattern in ")
     Path("a.csv").mkdir()
-    assert refusal("*.csv").startswith("*.csv: a.csv is a directory, expected files alone")
+    assert refusal("*.csv").startswith("*.csv: a.csv is a directory, expected only files")
 
 
 def test_numbers_that_stand_for_other_classes_in_the_next_file_are_refused() -> None:
@@ -582,7 +582,7 @@ def test_numbers_that_stand_for_other_classes_in_the_next_file_are_refused() -> 
             table.replace_schema_metadata({"huggingface": json.dumps(described)}), f"{name}.parquet"
         )
     assert refusal("*.parquet") == (
-        "b.parquet: the numbers in 'label' stand for other classes than in a.parquet: read the files apart"
+        "b.parquet: the numbers in 'label' stand for other classes than in a.parquet: read the files separately"
     )
     assert rows_of("*.parquet", "ignore") == [("a",), ("b",)] * 2
 

@@ -207,7 +207,7 @@ def test_a_class_with_the_separator_is_written_in_lists_alone(topics, tmp_path, 
     assert classifier.classes == ("a|b", "c")
     words = ["predict", str(tmp_path / "run"), str(topics / "test.csv"), "--output"]
     assert main([*words, str(tmp_path / "found.csv")]) == 2
-    assert "the label 'a|b' holds '|'" in capsys.readouterr().err
+    assert "the label 'a|b' contains '|'" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "found.jsonl")]) == 0
     assert json.loads((tmp_path / "found.jsonl").read_text().splitlines()[0])["label"][0] == "a|b"
 

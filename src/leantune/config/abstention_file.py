@@ -1,4 +1,4 @@
-"""``abstention.json`` in ``adapter/`` and ``merged/``: from which probability on a prediction is to be trusted."""
+"""Reads and writes ``abstention.json`` in ``adapter/`` and ``merged/``: the probabilities below which to abstain."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ FILE = "abstention.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """The least calibrated probability that a prediction must have, and how it was chosen."""
+    """The smallest calibrated probability of an accepted prediction, and how it was chosen."""
 
     least: float
     """From 0 to 1."""
     rows: int
-    """Predictions that it was chosen on."""
+    """Number of predictions that the threshold was chosen on."""
     coverage: float
-    """Share of them that have it."""
+    """Share of these predictions that reach the threshold."""
     precision: float
-    """Share of those that are right."""
+    """Share of the predictions reaching the threshold that are right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,21 +32,21 @@ class Abstention:
     """Thresholds for a wanted precision.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: a number is out of range.
     """
 
     precision: float
-    """Wanted share of right predictions among those that are given."""
+    """Wanted share of right predictions among the accepted ones."""
     confidence: float
-    """Probability with which a threshold keeps it, over the rows that it is chosen on."""
+    """Probability with which a threshold reaches the precision, over random draws of the rows it is chosen on."""
     temperature: float
-    """Logits are divided by it before the softmax."""
+    """Number by which logits are divided before the softmax."""
     source: str
-    """The rows that it was chosen on."""
+    """The rows that the thresholds were chosen on."""
     overall: Threshold | None
-    """None: no threshold is known to keep the precision."""
+    """Threshold for all classes; None if no threshold is known to reach the precision."""
     per_class: dict[str, Threshold] = field(default_factory=dict)
-    """By the predicted class; those without one always abstain."""
+    """Threshold for each predicted class; the classifier always abstains from classes without one."""
 
     def __post_init__(self) -> None:
         if not (0 < self.precision < 1 and 0 < self.confidence < 1 and self.temperature > 0):
@@ -54,15 +54,15 @@ class Abstention:
 
 
 def write_abstention(folder: Path, abstention: Abstention) -> None:
-    """Put the file into a folder of weights; the checksums in the record are of the weights' own files."""
+    """Write the file into a folder of weights; the record's checksums do not cover it."""
     write_text(folder / FILE, json.dumps(dataclasses.asdict(abstention), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_abstention(folder: Path) -> Abstention | None:
-    """The file in a folder of weights, or in ``merged/`` below it; None if there is none.
+    """Read the file in a folder of weights, or in ``merged/`` below it; None if it does not exist.
 
     Raises:
-        CheckpointError: if it is damaged.
-        UnsafeFileError: if it is a link that leads out of the folder.
+        CheckpointError: the file is damaged.
+        UnsafeFileError: the file is a link that leads out of the folder.
     """
     return read_beside_weights(folder, FILE, Abstention)

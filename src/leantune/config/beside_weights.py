@@ -1,4 +1,4 @@
-"""Small files of leantune's own that stand beside weights, in ``adapter/`` and ``merged/``."""
+"""Reads leantune's own small files beside weights, in ``adapter/`` and ``merged/``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 def read_beside_weights(folder: Path, name: str, kind: type[T]) -> T | None:
-    """The file ``name`` in a folder of weights, or in ``merged/`` below it; None if there is none.
+    """Read the file ``name`` in a folder of weights, or in ``merged/`` below it; None if it does not exist.
 
     Raises:
-        CheckpointError: if it is damaged.
-        UnsafeFileError: if it is a link that leads out of the folder.
+        CheckpointError: the file is damaged.
+        UnsafeFileError: the file is a link that leads out of the folder.
     """
     for place in (folder, folder / "merged"):
         if place.is_dir() and (path := entry_of(place, name)).is_file():

@@ -1,5 +1,6 @@
-"""``leantune.json`` in ``adapter/`` and ``merged/``: what a classifier needs to be used, and what neither PEFT's files
-nor those of transformers hold.
+"""Reads and writes ``leantune.json`` in ``adapter/`` and ``merged/``.
+
+The file contains what a classifier needs for use and the files of PEFT and transformers lack.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ FILE = "leantune.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceSettings:
-    """How rows are read and classified, where the user does not say."""
+    """How rows are read and classified unless the user gives other settings."""
 
     text_column: str | None = None
     text_pair_column: str | None = None
     label_column: str | None = None
     problem_type: str | None = None
-    """``multi_label_classification`` where a text may have several labels."""
+    """``multi_label_classification`` if a text may have several labels."""
     takes_pairs: bool | None = None
-    """Whether it was trained on pairs of texts; None: nobody said."""
+    """Whether the classifier was trained on pairs of texts; None if unknown."""
     batch_size: int = 64
     precision: str = "auto"
 
     @classmethod
     def of(cls, recipe: Recipe) -> InferenceSettings:
-        """The settings of a run."""
+        """Return the settings of a run."""
         return cls(
             text_column=recipe.text_column,
             text_pair_column=recipe.text_pair_column,
@@ -48,10 +49,10 @@ class InferenceSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifierFile:
-    """What the file holds.
+    """The content of ``leantune.json``.
 
     Raises:
-        ValueError: fewer than two labels, or one twice.
+        ValueError: fewer than two labels, or a repeated label.
     """
 
     labels: list[str]
@@ -60,7 +61,7 @@ class ClassifierFile:
     text_pair_column: str | None = None
     label_column: str | None = None
     problem_type: str | None = None
-    """As in `InferenceSettings`; left out of the file where it is None."""
+    """As in `InferenceSettings`; omitted from the file if None."""
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
@@ -73,7 +74,7 @@ class ClassifierFile:
 
     @property
     def settings(self) -> InferenceSettings:
-        """How rows are read and classified where the folder is used without its run."""
+        """The settings for use of the folder without its run."""
         return InferenceSettings(
             text_column=self.text_column,
             text_pair_column=self.text_pair_column,
@@ -84,7 +85,7 @@ class ClassifierFile:
 
 
 def write_classifier_file(folder: Path, recipe: Recipe, labels: Sequence[str]) -> None:
-    """Write the file into ``folder``, which is not there for others yet."""
+    """Write the file into ``folder``, which other processes do not see yet."""
     content = ClassifierFile(
         labels=list(labels),
         text_column=recipe.text_column,
@@ -100,11 +101,11 @@ def write_classifier_file(folder: Path, recipe: Recipe, labels: Sequence[str]) -
 
 
 def read_classifier_file(folder: Path) -> ClassifierFile | None:
-    """The file in ``folder``; None if there is none.
+    """Read the file in ``folder``; None if it does not exist.
 
     Raises:
-        CheckpointError: if it is damaged, or its labels are not two or more, each once.
-        UnsafeFileError: if it is a link that leads out of the folder.
+        CheckpointError: the file is damaged, or has fewer than two labels or a repeated one.
+        UnsafeFileError: the file is a link that leads out of the folder.
     """
     path = entry_of(folder, FILE)
     return read_json(path, ClassifierFile) if path.is_file() else None

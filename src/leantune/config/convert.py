@@ -1,4 +1,4 @@
-"""What a user typed or a YAML file holds, as the type of a recipe key."""
+"""Converts typed values and YAML values to the type of a recipe key."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import typing
 from typing import Any, Literal
 
 MAX_DIGITS = 18
-"""Digits of a whole number, signs and separators counted: those of 64 bits."""
+"""Largest number of characters in a whole number, with sign and separators, so that it fits 64 bits."""
 _DIGITS = re.compile(r"[+-]?(\d[\d_]*|\d{1,3}(,\d{3})+)", re.ASCII)
 _IN_THOUSANDS = re.compile(r"(\d+(?:\.\d+)?) ?([kKmM])", re.ASCII)
 _UNITS = {"k": 1_000, "m": 1_000_000}
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """``value`` as the type of ``hint``; a ValueError says what it must be."""
+    """Convert ``value`` to the type ``hint``.
+
+    Raises:
+        ValueError: the value is invalid; the message says what is expected.
+    """
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         inner = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
         return None if str(value).lower() in ("", "none", "null") else convert(value, inner)
@@ -53,8 +57,8 @@ def _to_bool(value: Any) -> bool:
 
 
 def _to_int(value: Any) -> int:
-    """Digits, in groups of three or not, a float such as ``1e6``, or ``100k`` and ``1.5M``."""
-    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:  # of which Python may refuse the text
+    """Convert digits with or without thousands separators, a float such as ``1e6``, or ``100k`` and ``1.5M``."""
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:  # Python may refuse to print larger ones
         raise ValueError(f"a whole number of at most {MAX_DIGITS} digits")
     text = str(value)
     try:

@@ -1,5 +1,6 @@
-"""``frontier.json``: how accurate classifiers of many sizes are, in the folder of a frontier and of a run that follows
-from it.
+"""Reads and writes ``frontier.json``: the measured accuracy of classifiers of many sizes.
+
+The file is in the folder of a frontier and of a run that was chosen from it.
 """
 
 from __future__ import annotations
@@ -18,55 +19,55 @@ FILE = "frontier.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointRecord:
-    """A classifier of some size; rates are fractions."""
+    """A classifier of one size; rates are fractions."""
 
     name: str
     parameters: int
-    """Trainable parameters."""
+    """Number of trainable parameters."""
     bytes: int
-    """Size of the trained weights in fp32, without the encoder."""
+    """Size of the trained weights in fp32, without the encoder, in bytes."""
     accuracy: float
-    """On the held-out rows."""
+    """Accuracy on the held-out rows."""
     accuracy_interval: list[float]
-    """95 %."""
+    """95 % interval of the accuracy."""
     seconds: float
     """Estimated training seconds, from measured step times."""
     is_recipe: bool
-    """Whether a recipe of leantune trains it."""
+    """Whether a leantune recipe can train the classifier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontierRecord:
-    """Classifiers from the smallest to the largest."""
+    """The classifiers of a frontier, from the smallest to the largest."""
 
     points: list[PointRecord]
     best: str
-    """Name of the most accurate."""
+    """Name of the most accurate classifier."""
     smallest: str
-    """Name of the smallest with a recipe that is within a standard error of the best."""
+    """Name of the smallest classifier with a recipe that is within a standard error of the best."""
     held_out: int
-    """Rows that all were measured on."""
+    """Number of rows that all classifiers were measured on."""
     seconds: float
     """Duration of all measurements together."""
     seconds_of_a_run: float
     """Estimated training seconds of the largest classifier with a recipe."""
 
     def named(self, name: str) -> PointRecord:
-        """The classifier of this name."""
+        """Return the classifier with this name."""
         return next(point for point in self.points if point.name == name)
 
 
 def write_frontier(folder: Path, frontier: FrontierRecord) -> None:
-    """Put the file into a folder, whole or not at all."""
+    """Write the file into a folder atomically."""
     write_text(entry_of(folder, FILE), json.dumps(to_json(frontier), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_frontier(folder: Path) -> FrontierRecord | None:
-    """The file in a folder; None if there is none.
+    """Read the file in a folder; None if it does not exist.
 
     Raises:
-        CheckpointError: if it is damaged.
-        UnsafeFileError: if it is a link that leads out of the folder.
+        CheckpointError: the file is damaged.
+        UnsafeFileError: the file is a link that leads out of the folder.
     """
     path = entry_of(folder, FILE)
     return read_json(path, FrontierRecord) if path.is_file() else None

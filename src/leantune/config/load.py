@@ -1,5 +1,7 @@
-"""Recipes from YAML files, shipped names, ``key=value`` words and flags; later ones win. A key of the group
-``advanced`` may also stand beside it, as ``warmup`` or ``advanced.warmup``: no name is of both groups.
+"""Loads recipes from YAML files, shipped names, ``key=value`` words and flags; later ones win.
+
+A key of the group ``advanced`` may also be given outside it, as ``warmup`` or ``advanced.warmup``; no key is in both
+groups.
 """
 
 from __future__ import annotations
@@ -53,34 +55,34 @@ OF_ANOTHER_MEANING = {
     "by the number of processes and by gradient_accumulation_steps",
     "save_total_limit": "keep_best counts the best checkpoints, and the last two are kept as well",
 }
-"""Settings of transformers that have no key, with what to use instead."""
+"""Settings of transformers that have no recipe key, with what to use instead."""
 
 _AS_FLAGS = {"data": "--data train.csv", "model": "--model asset:minilm"}
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The loader of libyaml if it is installed, which is ten times as fast."""
+"""The loader of libyaml if it is installed, because it is ten times as fast."""
 MAX_BYTES = 2**23
 MAX_DEPTH = 10
-"""Depth of a recipe file; its longest value is the list of the classes, of which there may be 65,536."""
+"""Largest nesting depth of a recipe file."""
 MAX_PROBLEMS = 20
-"""Named in one message."""
+"""Largest number of problems named in one message."""
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with leantune."""
+    """Return the names of the recipes that are shipped with leantune."""
     folder = resources.files("leantune.config") / "recipes"
     return sorted(item.name[: -len(".yaml")] for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
 def load_recipe(source: str | None, overrides: Mapping[str, Any], *, place: str = "command line") -> Recipe:
-    """A recipe from a shipped name or a YAML file, with ``overrides`` on top.
+    """Load a recipe from a shipped name or a YAML file and apply ``overrides``.
 
     Args:
-        source: a shipped name, a path, or None for overrides alone.
-        overrides: by key or alias; strings are read as the key's type.
-        place: where the overrides stand, for errors.
+        source: a shipped name, a path, or None to use only the overrides.
+        overrides: values by key or alias; strings are converted to the key's type.
+        place: the origin of the overrides, for messages.
 
     Raises:
-        UsageError: naming every unknown key and every value of the wrong type.
+        UsageError: the recipe is invalid; the message names every unknown key and every value of the wrong type.
     """
     values = typed_keys(read_yaml(source) if source else {}, source or "recipe")
     values |= typed_keys(overrides, place)
@@ -96,26 +98,26 @@ def load_recipe(source: str | None, overrides: Mapping[str, Any], *, place: str 
 
 
 def recipe_of_run(run: Path, recorded: Mapping[str, Any]) -> Recipe:
-    """The recipe that a run was trained with, by its record: ``recipe.yaml`` beside it is for people to edit.
+    """Return the recipe in a run's record, which is not affected by edits of the run's ``recipe.yaml``.
 
     Raises:
-        CheckpointError: if it is none.
+        CheckpointError: the recorded recipe is invalid.
     """
     try:
         return load_recipe(None, recorded, place="recipe")
     except UsageError as error:
         from leantune.config.record.run import (
             RECORD,
-        )  # here: its classes take a third of the start of a command
+        )  # imported here because its classes take a third of the start-up time
 
         raise CheckpointError(f"{run / RECORD}: damaged: {error}") from error
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, str]:
-    """``key=value`` words as a dict.
+    """Parse ``key=value`` words into a dict.
 
     Raises:
-        UsageError: for a word without ``=``.
+        UsageError: a word has no ``=``.
     """
     overrides = {}
     for word in words:
@@ -127,10 +129,10 @@ def parse_overrides(words: Iterable[str]) -> dict[str, str]:
 
 
 def read_yaml(source: str) -> Mapping[str, Any]:
-    """The keys of a shipped recipe, or of a YAML file.
+    """Read the keys and values of a shipped recipe or of a YAML file.
 
     Raises:
-        UsageError: if it is neither, or holds something else than keys and values.
+        UsageError: the source is neither, or contains anything but keys and values.
     """
     path = Path(source)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
@@ -159,7 +161,7 @@ def read_yaml(source: str) -> Mapping[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise UsageError(f"{source}{place}: not YAML: {getattr(error, 'problem', error)}") from error
-    except ValueError as error:  # of a date that is none
+    except ValueError as error:  # an invalid date
         raise UsageError(
             f"{source}: a value cannot be read as the type that it looks like: {error}; write it in quotes"
         ) from error
@@ -169,10 +171,10 @@ def read_yaml(source: str) -> Mapping[str, Any]:
 
 
 def _refuse_bombs(text: str, source: str) -> None:
-    """A recipe is keys and lists: no alias, by which 600 bytes stand for gigabytes, and no deep nesting.
+    """Refuse deep nesting and aliases, with which 600 bytes can expand to gigabytes.
 
     Raises:
-        UsageError: naming the line.
+        UsageError: the text has either; the message names the line.
     """
     depth = 0
     for event in yaml.parse(text, _Loader):
@@ -187,10 +189,10 @@ def _refuse_bombs(text: str, source: str) -> None:
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, source: str) -> None:
-    """YAML forbids a key that stands twice; PyYAML takes the last one.
+    """Refuse repeated keys, which YAML forbids but PyYAML accepts.
 
     Raises:
-        UsageError: naming the key and both lines.
+        UsageError: a key is repeated; the message names the key and both lines.
     """
     if not isinstance(node, yaml.MappingNode):
         return
@@ -209,10 +211,10 @@ def _refuse_repeated_keys(node: yaml.Node | None, source: str) -> None:
 
 
 def typed_keys(values: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Values by the names of their keys, each of its key's type, whichever group they are of.
+    """Convert values to the types of their keys and return them by key name, for keys of both groups.
 
     Raises:
-        UsageError: naming every key that is none, stands twice, or has a value that cannot be.
+        UsageError: keys are unknown or repeated, or values are invalid; the message names all of them.
     """
     known = keys()
     hints = typing.get_type_hints(Recipe) | typing.get_type_hints(Advanced)
@@ -237,7 +239,7 @@ def typed_keys(values: Mapping[str, Any], place: str) -> dict[str, Any]:
             problems.append(f"unknown key {_shown(given)}" + (f" (did you mean {near[0]}?)" if near else ""))
             continue
         if name == "targets" and isinstance(value, list) and all(isinstance(each, str) for each in value):
-            value = ",".join(value)  # as transformers' and PEFT's files have target_modules
+            value = ",".join(value)  # files of transformers and PEFT have lists, as in target_modules
         try:
             typed[name] = convert(value, hints[name])
         except ValueError as error:
@@ -250,7 +252,7 @@ def typed_keys(values: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], problems: list[str]) -> Iterator[tuple[str, Any]]:
-    """The keys of both groups with their values; what is wrong with the group goes to ``problems``."""
+    """Yield the keys and values of both groups; an invalid ``advanced`` group is added to ``problems``."""
     for key, value in values.items():
         name = str(key)
         if name == GROUP and isinstance(value, Mapping):
@@ -262,7 +264,7 @@ def _flat(values: Mapping[str, Any], problems: list[str]) -> Iterator[tuple[str,
 
 
 def _shown(value: object) -> str:
-    """``repr`` of a value, cut to a line."""
+    """Return the ``repr`` of a value, cut to one line."""
     shortener = reprlib.Repr()
     shortener.maxstring = shortener.maxother = shortener.maxlong = 60
     return shortener.repr(value)

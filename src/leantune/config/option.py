@@ -1,6 +1,6 @@
-"""Fields of dataclasses that users set: name, type, default and help are stated once, beside each other.
+"""Dataclass fields for user settings, which define name, type, default and help text in one place.
 
-The command line makes its flags of them (`leantune.cli.options`), and the documentation its tables.
+The command line (`leantune.cli.options`) derives its flags from them, and the documentation its tables.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import Any
 
 
 def option(doc: str, default: Any = dataclasses.MISSING, **extra: Any) -> Any:
-    """A field with its help text.
+    """Make a dataclass field with a help text.
 
     Args:
-        doc: what ``--help`` and the documentation print; says what the default is where that is not its value.
-        default: of the field; none: it is required.
-        extra: for the command line: ``metavar``; ``least``, the smallest number; ``choices``; ``group``, the heading
-            that the flag stands under; ``flag``, its name where it is another than the field's.
+        doc: the text for ``--help`` and the documentation; describes the default if its value does not say enough.
+        default: the default of the field; without one, the field is required.
+        extra: settings for the command line: ``metavar``; ``least``, the smallest number; ``choices``; ``group``, the
+            heading of the flag in the help; ``flag``, the flag's name if it differs from the field's.
     """
     return dataclasses.field(default=default, metadata={"doc": doc, **extra})
 
 
 def options_of(settings: type[Any]) -> dict[str, dataclasses.Field[Any]]:
-    """The fields of a dataclass that were made by `option`, by name."""
+    """Return the fields of a dataclass that were made by `option`, by name."""
     return {each.name: each for each in dataclasses.fields(settings) if "doc" in each.metadata}

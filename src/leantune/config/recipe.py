@@ -1,4 +1,7 @@
-"""Recipe: what the user chose, documented and checked. Run-time facts (steps, ranks, labels) are not here."""
+"""The recipe of a training run: the user's settings with their documentation and checks.
+
+Facts that are only known at run time (steps, ranks, labels) are not part of it.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,7 @@ class Recipe:
     """All settings of a training run.
 
     Raises:
-        UsageError: in one line, for all invalid values.
+        UsageError: values are invalid; one line names all of them.
     """
 
     data: str = option(
@@ -276,50 +279,52 @@ class Recipe:
 
     @property
     def contrast_weight(self) -> float:
-        """``supcon_weight``; 0 with ``loss=robust``, where wrong labels would draw the wrong texts together, and of
-        several labels a text, which are alike in part.
+        """The effective ``supcon_weight``.
+
+        It is 0 with ``loss=robust``, because wrong labels would pull the wrong texts together, and for multi-label
+        texts, whose label sets may only partly agree.
         """
         has_one_right_label = self.loss != "robust" and self.problem_type != MULTI_LABEL
         return self.advanced.supcon_weight if has_one_right_label else 0.0
 
     @property
     def selection_metric(self) -> Metric:
-        """``metric``, or its default."""
+        """The given ``metric`` or its default."""
         return self.metric or ("micro_f1" if self.problem_type == MULTI_LABEL else "accuracy")
 
     def alpha_for(self, init_rank: int) -> float:
-        """The alpha that the user gave, or one that scales the update alike at every rank."""
+        """Return the given alpha, or a default that gives the update the same scale at every rank."""
         alpha = self.advanced.alpha
         return alpha if alpha is not None else 1.5 * init_rank
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON and YAML types, every key included."""
+        """Return all keys and values as plain JSON and YAML types."""
         values = dataclasses.asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     def by_key(self) -> dict[str, Any]:
-        """The value of every key, of both groups."""
+        """Return the value of every key of both groups."""
         return {key: getattr(self.advanced if key in _ADVANCED else self, key) for key in keys()}
 
     def to_yaml(self) -> str:
-        """The resolved recipe as a file that runs the same again."""
+        """Return the resolved recipe as the text of a YAML file that repeats the run."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 GROUP = "advanced"
-"""The key that a group of keys stands under."""
+"""The key of the group of advanced keys."""
 _ADVANCED = {each.name for each in dataclasses.fields(Advanced)}
 
 
 def key_groups() -> tuple[Sequence[dataclasses.Field[Any]], Sequence[dataclasses.Field[Any]]]:
-    """The keys that stand by themselves, and those of the group ``advanced``."""
+    """Return the top-level keys and the keys of the group ``advanced``."""
     own = [each for each in dataclasses.fields(Recipe) if each.name != GROUP]
     return own, dataclasses.fields(Advanced)
 
 
 def keys() -> dict[str, dataclasses.Field[Any]]:
-    """All keys by name, those of the group ``advanced`` last."""
+    """Return all keys by name, with the group ``advanced`` last."""
     return {each.name: each for group in key_groups() for each in group}
 
 

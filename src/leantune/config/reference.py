@@ -1,4 +1,4 @@
-"""The recipe keys as Markdown, ``python -m leantune.config.reference``: the tables of ``docs/recipe.md``."""
+"""Prints the recipe keys as the Markdown tables of ``docs/recipe.md``: ``python -m leantune.config.reference``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from leantune.config.recipe import key_groups
 
 
 def tables() -> str:
-    """Both groups of keys, with their defaults, meanings and other spellings."""
+    """Return the tables of both groups of keys, with their defaults, meanings and other spellings."""
     own, advanced = map(_table, key_groups())
     return "\n".join(["## Keys", "", *own, "", "## The group `advanced`", "", *advanced])
 
@@ -25,7 +25,7 @@ def _table(keys: Iterable[dataclasses.Field[Any]]) -> Iterator[str]:
 
 
 def default_of(key: dataclasses.Field[Any]) -> str:
-    """The default as it is typed; ``required`` where there is none."""
+    """Return the default of a key as a user would type it; ``required`` if there is none."""
     if key.default is dataclasses.MISSING:
         return "required"
     if isinstance(key.default, float):

@@ -1,4 +1,4 @@
-"""``rows_to_check.jsonl`` of a run: a few rows with their texts for the report, and nothing that any command needs."""
+"""Reads and writes a run's ``rows_to_check.jsonl``: a few rows with their texts, used only by the report."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from leantune.system.json_files import parse_json
 
 ROWS_TO_CHECK = "rows_to_check.jsonl"
 MAX_CHARACTERS = 300
-"""A text is cut to so many, and so is its second text."""
+"""Number of characters that each text and each second text is cut to."""
 MAX_NEAR_CHARACTERS = 160
-"""The same of a training text that is near to one."""
+"""Number of characters that each nearby training text is cut to."""
 MAX_BYTES = 1 << 20
-"""A larger file is not read."""
+"""Size in bytes above which the file is not read."""
 MAX_ROW = 1 << 53
 
 Part = Literal["train", "validation", "test"]
@@ -29,65 +29,65 @@ Finding = Literal["wrong", "equal"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearRow:
-    """A training row to which the classifier gives a similar vector."""
+    """A training row for which the classifier computes a similar vector."""
 
     row: int
-    """In the source of the training rows, from 0."""
+    """0-based row in the source of the training rows."""
     label: str
-    """As it was given; several are joined by ``|``."""
+    """The given label; several are joined by ``|``."""
     cosine: float
-    """Cosine similarity of the inputs of the output layer, from -1 to 1."""
+    """Cosine similarity of the two rows' inputs to the output layer, from -1 to 1."""
     text: str
     pair: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowToCheck:
-    """A row that the model gets wrong, or whose text is there under another label, too."""
+    """A row that the model gets wrong, or whose text also occurs with another label."""
 
     finding: Finding
     part: Part
     row: int
-    """In the source of the part, from 0."""
+    """0-based row in the source of its part."""
     text: str
     pair: str | None = None
     is_decoded: bool | None = None
-    """Whether the texts are put together from tokens, as the source could not be read again."""
+    """Whether the texts were decoded from tokens because the source could not be read again."""
     label: str
-    """Several are joined by ``|``; none is an empty text."""
+    """The given label; several are joined by ``|``, and no label is an empty text."""
     predicted: str | None = None
-    """Several are joined by ``|``; none is an empty text."""
+    """The predicted label; several are joined by ``|``, and no label is an empty text."""
     probability: float | None = None
-    """What the model gave to the predicted class; of several labels a row to `of_class`."""
+    """Probability of the predicted class; for rows with several labels, that of `of_class`."""
     of_class: str | None = None
-    """For rows with several labels, the class that the model contradicts with most confidence."""
+    """For rows with several labels, the class on which the model contradicts the label most confidently."""
     is_suspect: bool | None = None
-    """Whether the model contradicts the label with confidence."""
+    """Whether the model confidently contradicts the label."""
     group: int | None = None
-    """Rows with the same number have equal texts."""
+    """Number shared by rows with equal texts."""
     nearest: list[NearRow] | None = None
-    """The nearest training rows, the nearest first."""
+    """The nearest training rows, nearest first."""
     searched: int | None = None
-    """Training rows that they were looked for among."""
+    """Number of training rows among which the nearest were searched."""
 
 
 def write_rows_to_check(run: Path, rows: Iterable[RowToCheck]) -> None:
-    """Replace the rows of a run, whole or not at all.
+    """Replace the rows of a run atomically.
 
     Raises:
-        ResourceError: if the disk is full or fails.
+        ResourceError: the disk is full or fails.
     """
     lines = [json.dumps(to_json(row), ensure_ascii=False) + "\n" for row in rows]
     write_text(entry_of(run, ROWS_TO_CHECK), "".join(lines))
 
 
 def read_rows_to_check(run: Path) -> tuple[RowToCheck, ...]:
-    """The rows of a run; none where an earlier version wrote none.
+    """Read the rows of a run; runs of earlier versions have none.
 
     Raises:
-        CheckpointError: if the file is damaged, or larger than any that leantune writes.
-        UnsafeFileError: if it is a link that leads out of the run.
-        OSError: if it cannot be read.
+        CheckpointError: the file is damaged, or larger than any that leantune writes.
+        UnsafeFileError: the file is a link that leads out of the run.
+        OSError: the file cannot be read.
     """
     path = entry_of(run, ROWS_TO_CHECK)
     if not path.is_file():
@@ -109,6 +109,6 @@ def read_rows_to_check(run: Path) -> tuple[RowToCheck, ...]:
 
 
 def shown_text(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """The beginning of a text, as UTF-8 can hold it."""
+    """Return the beginning of a text, with characters that UTF-8 cannot encode replaced."""
     cut = text if len(text) <= limit else f"{text[: limit - 1]}…"
     return cut.encode("utf-8", "replace").decode("utf-8")

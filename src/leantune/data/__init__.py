@@ -1,5 +1,5 @@
-"""Labelled texts: from files to examples, labels, splits and token tables.
+"""Reads labelled texts and turns them into examples, labels, splits and token tables.
 
-`text/` reads the rows of any source; `labels`, `label_sets` and `label_column` give classes their ids; `split` holds
-rows out; `tokens/` makes token ids, keeps them on disk and hands out batches.
+`text/` reads the rows of any source. `labels`, `label_sets` and `label_column` map classes to ids. `split` holds rows
+out. `tokens/` tokenizes, caches tokens on disk and provides batches.
 """

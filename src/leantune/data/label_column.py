@@ -1,4 +1,4 @@
-"""The cells of a label column as labels: one a row or, where the cells are lists or are to be split, any number."""
+"""Reads label cells: one label per row or, for cells that are lists or split at a separator, any number."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from leantune.errors import DataError
 from leantune.system.messages import place_name, shown, type_word
 
 SEPARATOR = "|"
-"""Between the labels of a text cell."""
+"""Separates the labels in a text cell."""
 
 Label: TypeAlias = str | tuple[str, ...]
-"""The label of a row, or all its labels, each once."""
+"""The label of a row, or a tuple of all its labels without repeats."""
 
 
 class LabelColumn:
     """The labels of one column, checked over all batches of a pass.
 
-    The first cell decides: a list means several labels a row. `LabelReader` says what a single label may be.
+    The first cell decides: a list means that rows have several labels. `LabelReader` defines a valid label.
 
     Args:
         name: the file, for messages.
         column: the column, for messages.
-        class_names: the names that the numbers of a ``ClassLabel`` column stand for, else None.
-        splits: whether text cells hold labels with `SEPARATOR` between them, and an empty cell none.
+        class_names: the class names of a ``ClassLabel`` column, else None.
+        splits: whether text cells hold labels separated by `SEPARATOR`; an empty cell then has no labels.
     """
 
     def __init__(self, name: str, column: str, class_names: Sequence[str] | None, *, splits: bool) -> None:
@@ -36,10 +36,10 @@ class LabelColumn:
         self._has_several: bool | None = True if splits else None
 
     def labels_of(self, cells: Sequence[object], rows: Sequence[Row]) -> list[Label]:
-        """The labels of one batch.
+        """Return the labels of one batch.
 
         Raises:
-            DataError: a label that is missing or is not what it must be, or a column of lists with another cell in it.
+            DataError: a missing or invalid label, or a cell that is not a list in a column of lists.
         """
         if self._has_several is None and len(cells):
             self._has_several = type(cells[0]) is list

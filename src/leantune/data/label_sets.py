@@ -1,6 +1,6 @@
-"""Rows that may have any number of labels: which are held out, and when two have the same labels.
+"""Functions for multi-label rows: grouping, naming, counting and holding out.
 
-N rows, C classes.
+Shapes: N rows, C classes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ IntArray = npt.NDArray[np.int64]
 
 
 def numbered(label_ids: IntArray) -> IntArray:
-    """``(N,)`` one number a row, the same for rows with the same labels: the class id ``(N,)`` as it is, or the place
-    of the row's labels ``(N, C)`` among all that occur.
+    """Return one number per row, ``(N,)``, equal for rows with the same labels.
+
+    Class ids ``(N,)`` are returned as they are. Label rows ``(N, C)`` are numbered by their distinct combinations.
 
     >>> numbered(np.array([[1, 0], [0, 0], [1, 0]])).tolist()
     [1, 0, 1]
@@ -32,69 +33,70 @@ def numbered(label_ids: IntArray) -> IntArray:
 
 
 def joined(names: Sequence[str], has_each: npt.NDArray[np.generic]) -> str:
-    """The names of a row's labels ``(C,)`` as one text, in the order of the classes; empty without any."""
+    """Join the names of a row's labels ``(C,)`` in class order; a row without labels gives an empty text."""
     return SEPARATOR.join(names[i] for i in np.flatnonzero(has_each).tolist())
 
 
 def named(names: Sequence[str], own: npt.NDArray[np.generic] | np.integer[Any]) -> str:
-    """What a row is labelled, as one text: of a class id its name, of ones and zeros ``(C,)`` see `joined`."""
+    """Return a row's labels as one text: the name of a class id, or `joined` names for ones and zeros ``(C,)``."""
     return joined(names, own) if isinstance(own, np.ndarray) else names[int(own)]
 
 
 def check_joinable(names: Sequence[str]) -> None:
-    """Refuse names that could not be told apart once they are joined.
+    """Refuse class names that contain the separator, since joined labels would be ambiguous.
 
     Raises:
-        UsageError: naming one.
+        UsageError: a name contains the separator.
     """
     unclear = next((name for name in names if SEPARATOR in name), None)
     if unclear is not None:
         raise UsageError(
-            f"the label {shown(unclear)} holds {SEPARATOR!r}, which stands between labels in one text: write .jsonl or "
-            ".parquet, where they are lists"
+            f"the label {shown(unclear)} contains {SEPARATOR!r}, which separates labels in a text: write .jsonl or "
+            ".parquet, where labels are lists"
         )
 
 
 def require_one_label(is_multi_label: bool, what: str) -> None:
-    """Refuse several labels a text where nothing says what would be meant.
+    """Refuse a feature that is not defined for multi-label classifiers.
 
     Args:
-        is_multi_label: whether a text may have several.
-        what: is refused, for the message.
+        is_multi_label: whether a text may have several labels.
+        what: the feature, for the message.
 
     Raises:
-        UsageError: if so.
+        UsageError: a text may have several labels.
     """
     if is_multi_label:
         raise UsageError(f"{what} is only for one label per text, and here a text may have several")
 
 
 def counts_of(label_ids: IntArray, num_classes: int) -> IntArray:
-    """``(C,)`` rows with each class, of class ids ``(N,)`` or of labels ``(N, C)``."""
+    """Return the number of rows with each class, ``(C,)``, from class ids ``(N,)`` or labels ``(N, C)``."""
     if label_ids.ndim == 1:
         return np.bincount(label_ids, minlength=num_classes)
     return np.asarray(label_ids.sum(axis=0))
 
 
 def iterative_holdout(labels: IntArray, num_held_out: int, seed: int) -> tuple[IntArray, IntArray]:
-    """Split rows into those to train on and those held out, each class as nearly in proportion as its rows allow.
+    """Split rows into training and held-out rows, keeping each class as close to its proportion as possible.
 
-    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011, On the Stratification of Multi-Label Data,
-    algorithm 1): of the class with fewest rows left each row goes to the side that lacks the class most; a tie goes to
-    the side that lacks rows most, then to training. Rows without labels come last.
+    This is iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011, On the Stratification of Multi-Label
+    Data, algorithm 1). It repeatedly takes the class with the fewest rows left and puts each of its rows on the side
+    that needs the class most. Ties go to the side that needs more rows, then to training. Rows without labels are
+    assigned last.
 
     Args:
         labels: ``(N, C)`` of ones and zeros.
-        num_held_out: rows to hold out.
-        seed: of the order in which rows are looked at.
+        num_held_out: number of rows to hold out.
+        seed: seed for the order in which rows are assigned.
 
     Returns:
-        Row numbers to train on and row numbers held out, both sorted; together every row once.
+        The sorted row numbers for training and the sorted held-out row numbers; every row is in exactly one.
     """
     num_rows = len(labels)
     order = np.random.default_rng(seed).permutation(num_rows)
     shares = np.array([num_rows - num_held_out, num_held_out]) / max(num_rows, 1)
-    wanted = shares[:, None] * labels.sum(axis=0)  # (2, C) rows of each class that a side lacks
+    wanted = shares[:, None] * labels.sum(axis=0)  # (2, C) rows of each class that a side still needs
     room = np.array([num_rows - num_held_out, num_held_out])
     side_of = np.full(num_rows, -1)
 

@@ -1,4 +1,7 @@
-"""Class names and their ids. The order is explicit and saved with the model; row order never matters."""
+"""Class names and their ids.
+
+The class order is saved with the model and does not depend on the order of the rows.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from leantune.system.messages import listed, nearest, place_name, shown
 _INTEGER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
 MOST_NUMBERS = 20
-"""Different numbers, not all of them whole, that can be names of classes, such as versions."""
+"""Largest number of distinct labels for which fractional numbers, such as versions, are accepted as class names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,11 @@ class LabelMap:
     """Class names in the order of their ids: ``names[id]``.
 
     Args:
-        names: of the classes.
-        is_multi_label: whether a row may have any number of them.
+        names: the class names.
+        is_multi_label: whether a row may have any number of labels.
 
     Raises:
-        ValueError: fewer than two names, or one twice.
+        ValueError: fewer than two names, or a repeated name.
     """
 
     names: tuple[str, ...]
@@ -48,17 +51,17 @@ class LabelMap:
     def of(
         cls, values: Sequence[Label], *, order: Sequence[str] | None = None, source_name: str | None = None
     ) -> LabelMap:
-        """The classes of a training set.
+        """Build the label map of a training set.
 
         Args:
-            values: canonical label texts, repeated as they come; tuples of them where a row has several.
-            order: the names in the order of their ids, from a ``datasets.ClassLabel``; None sorts
-                them: as numbers if all are whole numbers, else as text.
+            values: canonical label texts, one per row, or tuples of them where rows have several labels.
+            order: the names in the order of their ids, from a ``datasets.ClassLabel``. None sorts the names:
+                as numbers if all are whole numbers, else as text.
             source_name: the file, for messages.
 
         Raises:
-            DataError: fewer than two different labels, one that shows nothing, one that ``order`` lacks, or numbers
-                that measure something.
+            DataError: fewer than two different labels, a label without visible characters, a label missing from
+                ``order``, or numbers that look like measurements.
         """
         is_multi_label = any(isinstance(value, tuple) for value in values)
         found = {name for value in set(values) for name in (value if isinstance(value, tuple) else (value,))}
@@ -85,17 +88,17 @@ class LabelMap:
 
     @property
     def sha256(self) -> str:
-        """Hex digest of the names in their order."""
+        """SHA-256 hex digest of the names in order."""
         return hashlib.sha256(json.dumps(self.names, ensure_ascii=True).encode("ascii")).hexdigest()
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Id -> name, for a transformers config."""
+        """Mapping of ids to names, as a transformers config has it."""
         return dict(enumerate(self.names))
 
     @property
     def label2id(self) -> dict[str, int]:
-        """Name -> id, for a transformers config."""
+        """Mapping of names to ids, as a transformers config has it."""
         return {name: label_id for label_id, name in enumerate(self.names)}
 
     def encode(
@@ -107,21 +110,20 @@ class LabelMap:
         column: str | None = None,
         locate: Callable[[int], Row] = lambda index: index + 1,
     ) -> npt.NDArray[np.int64]:
-        """The ids of a batch of labels, or which of them each row has.
+        """Convert a batch of labels to class ids, or to ones and zeros for multi-label rows.
 
         Args:
-            labels: canonical label texts, tuples of them where a row may have several.
+            labels: canonical label texts, or tuples of them where a row may have several.
             source_name: the file, for messages.
             start: 0-based row of the first label.
             column: the label column, for messages.
-            locate: 0-based row -> what to print for it (``ExampleSource.locate``); called on error only.
+            locate: maps a 0-based row to the row shown in messages (``ExampleSource.locate``); only called on error.
 
         Returns:
-            (len(labels),) ids; where a row may have several labels, (len(labels), len(names)) of ones and zeros.
+            Ids of shape (len(labels),), or ones and zeros of shape (len(labels), len(names)) for multi-label rows.
 
         Raises:
-            DataError: a label that is no class, or rows of one label where several are expected, or the other way
-                round.
+            DataError: a label that is not a class, a single label where a list is expected, or the reverse.
         """
         ids = self.label2id
 
@@ -148,16 +150,16 @@ class LabelMap:
         return np.fromiter((ids[str(label)] for label in labels), dtype=np.int64, count=len(labels))
 
     def to_record(self) -> Labels:
-        """The names and their hash, as ``record.json`` has them."""
+        """Return the names and their hash as stored in ``record.json``."""
         problem_type = MULTI_LABEL if self.is_multi_label else None
         return Labels(names=list(self.names), sha256=self.sha256, problem_type=problem_type)
 
     @classmethod
     def of_record(cls, record: Labels) -> LabelMap:
-        """The map that `to_record` described.
+        """Restore the label map from a record written by `to_record`.
 
         Raises:
-            CheckpointError: for names that cannot be, or do not have that hash.
+            CheckpointError: the names are invalid or do not match the saved hash.
         """
         try:
             label_map = cls(tuple(record.names), record.problem_type == MULTI_LABEL)
@@ -176,7 +178,7 @@ _SEVERAL = "a list of labels, expected one: the classifier gives each text one l
 
 
 def look_alikes(names: Iterable[str]) -> Iterator[str]:
-    """Names that are most likely one class in several spellings, each with its code points; one text a class."""
+    """Yield a text for each group of names that are probably spellings of one class, with their code points."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(_appearance(name), []).append(name)
@@ -195,7 +197,7 @@ def _refuse_invisible(labels: Iterable[str], source_name: str | None) -> None:
 
 
 def _refuse_measurements(labels: set[str], source_name: str | None) -> None:
-    """Refuse many numbers of which not all are whole: they measure something, and each would be a class."""
+    """Refuse many distinct numbers that are not all whole: they are probably measurements, not classes."""
     if (
         len(labels) > MOST_NUMBERS
         and all(map(_NUMBER.fullmatch, labels))
@@ -208,16 +210,14 @@ def _refuse_measurements(labels: set[str], source_name: str | None) -> None:
 
 
 def _appearance(label: str) -> str:
-    """What labels share that differ only in normal form, case, white space, invisible characters or the script of
-    digits.
-    """
+    """Return a key that ignores normal form, case, white space, invisible characters and the script of digits."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
     letters = (str(unicodedata.digit(letter, letter)) for letter in folded if not _is_invisible(letter))
     return " ".join("".join(letters).split())
 
 
 def _is_invisible(letter: str) -> bool:
-    """Joiners, marks of byte order, of direction and of variants, and controls that are no white space."""
+    """Whether a character is a joiner, a byte order, direction or variant mark, or a non-space control."""
     is_format = unicodedata.category(letter) in ("Cf", "Cc") and not letter.isspace()
     return is_format or "\ufe00" <= letter <= "\ufe0f" or letter == "\u034f"
 

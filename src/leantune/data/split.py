@@ -1,4 +1,4 @@
-"""Rows held out for validation, each class in proportion."""
+"""Stratified splits that hold rows out for validation."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from leantune.system.messages import shown
 IntArray = npt.NDArray[np.int64]
 
 SHARE = 0.1
-"""Rows held out where nobody says how many."""
+"""Default share of the rows to hold out."""
 FEWEST = 20
 FEWEST_OF_A_CLASS = 2
-"""Below these, what is held out measures nothing and is missed in training: none is then."""
+"""Smallest useful validation set: with fewer rows in total or per class, nothing is held out automatically."""
 
 
 def automatic_size(label_ids: IntArray) -> int:
-    """Rows to hold out of ``label_ids (N,)`` or ``(N, C)``: a tenth, or none where that would be fewer than `FEWEST`,
-    or than `FEWEST_OF_A_CLASS` for each class.
+    """Return the number of rows to hold out of ``label_ids``, ``(N,)`` or ``(N, C)``, by default.
+
+    This is a tenth of the rows, or 0 if that is fewer than `FEWEST` or than `FEWEST_OF_A_CLASS` per class.
     """
     size = _num_held_out(SHARE, len(label_ids))
     num_classes = len(np.unique(label_ids)) if label_ids.ndim == 1 else int(label_ids.any(axis=0).sum())
@@ -29,20 +30,20 @@ def automatic_size(label_ids: IntArray) -> int:
 
 
 def stratified_holdout(label_ids: IntArray, size: int | float, seed: int) -> tuple[IntArray, IntArray]:
-    """Split rows into those to train on and those held out. A class with a single row is trained on.
+    """Split rows into training and held-out rows. The only row of a class is always used for training.
 
     Args:
-        label_ids: (N,) class id of every row, or (N, C) which classes it has; see `iterative_holdout`.
-        size: rows to hold out: a count, 0 for none, or a share between 0 and 1 (rounded up).
+        label_ids: class ids (N,), or ones and zeros (N, C), which are split with `iterative_holdout`.
+        size: number of rows to hold out (0 for none), or a share between 0 and 1 (rounded up).
         seed: the same seed gives the same rows.
 
     Returns:
-        Row numbers to train on and row numbers held out, both sorted; together every row once.
+        The sorted row numbers for training and the sorted held-out row numbers; every row is in exactly one.
 
     Raises:
-        UsageError: a size that is no count or share, or leaves either side fewer rows than classes; of several labels a
-            row, one that leaves no row to train on.
-        DataError: more classes than half of the rows.
+        UsageError: the size is not a count or a share, or leaves either side fewer rows than classes. For multi-label
+            rows: it leaves no row to train on.
+        DataError: there are more classes than half of the rows.
     """
     num_rows = len(label_ids)
     num_held_out = _num_held_out(size, num_rows)
@@ -56,13 +57,13 @@ def stratified_holdout(label_ids: IntArray, size: int | float, seed: int) -> tup
     classes, counts = np.unique(label_ids, return_counts=True)
     if 2 * len(classes) > num_rows:
         raise DataError(
-            f"{len(classes)} classes in {num_rows} rows, expected two rows of each or more to hold one out: check "
+            f"{len(classes)} classes in {num_rows} rows, expected at least two rows per class to hold one out: check "
             "that this is the label column; otherwise add rows, or give a validation file"
         )
     every_row = np.arange(num_rows, dtype=np.int64)
     if num_held_out == 0:
         return every_row, every_row[:0]
-    from sklearn.model_selection import train_test_split  # here, since most commands hold nothing out
+    from sklearn.model_selection import train_test_split  # imported here because most commands do not need it
 
     is_alone = np.isin(label_ids, classes[counts == 1])
     _check_size(size, num_held_out, num_rows - int(is_alone.sum()), int((counts > 1).sum()))
@@ -74,8 +75,9 @@ def stratified_holdout(label_ids: IntArray, size: int | float, seed: int) -> tup
 
 
 def _with_every_class(train: IntArray, held_out: IntArray, label_ids: IntArray) -> tuple[IntArray, IntArray]:
-    """Where so much is held out that rounding left a class no row to train on, one of its rows changes places with
-    one of the class that has most.
+    """Swap held-out rows into training for classes that rounding left without training rows.
+
+    Each swapped row replaces a row of the largest training class.
     """
     train, held_out = train.copy(), held_out.copy()
     for absent in np.setdiff1d(label_ids, label_ids[train]):
@@ -105,11 +107,11 @@ def _check_size(size: int | float, num_held_out: int, num_rows: int, num_classes
 
 
 def nested_order(label_ids: IntArray, *, seed: int) -> IntArray:
-    """An order ``(N,)`` of rows in which every beginning has each class in proportion.
+    """Return an order ``(N,)`` of the rows in which every prefix contains each class in proportion.
 
     Args:
         label_ids: ``(N,)`` or ``(N, C)``.
-        seed: draws the order within each class.
+        seed: seed for the order within each class.
     """
     rng = np.random.default_rng([seed, 0x1EA2])
     place = np.empty(len(label_ids))

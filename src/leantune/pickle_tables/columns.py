@@ -1,4 +1,4 @@
-"""Columns of a table that came out of a pickle, and the table."""
+"""The table decoded from a pickle, and its columns."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from leantune.system.messages import Opaque
 
 
 class Column(Protocol):
-    """Cells of one name."""
+    """The cells of one column."""
 
     def __len__(self) -> int:
-        """How many rows."""
+        """Return the number of rows."""
         ...
 
     def cells(self, start: int, stop: int) -> list[object]:
-        """The cells of rows ``start`` to ``stop``, as Python values."""
+        """Return the cells of rows ``start`` to ``stop`` (exclusive) as Python values."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ListColumn:
-    """Cells that are Python values already."""
+    """A column of Python values."""
 
     values: list[object]
 
@@ -41,7 +41,7 @@ class ListColumn:
 
 @dataclass(frozen=True, slots=True)
 class ArrayColumn:
-    """Cells in a NumPy array of shape (rows,), not of objects."""
+    """A column in a NumPy array of shape (rows,) whose dtype is not object."""
 
     values: npt.NDArray[np.generic]
 
@@ -55,7 +55,7 @@ class ArrayColumn:
 
 @dataclass(frozen=True, slots=True)
 class ArrowColumn:
-    """Cells in a chunked Arrow array that was validated."""
+    """A column in a validated, chunked Arrow array."""
 
     values: pa.ChunkedArray
 
@@ -69,7 +69,7 @@ class ArrowColumn:
 
 @dataclass(frozen=True, slots=True)
 class OpaqueColumn:
-    """Cells that hold neither texts nor labels, and were not read."""
+    """A column of values that are neither texts nor labels and were not read."""
 
     length: int
 
@@ -77,14 +77,14 @@ class OpaqueColumn:
         return self.length
 
     def cells(self, start: int, stop: int) -> list[object]:
-        """A stand-in for each of the rows ``start`` to ``stop``."""
+        """Return a placeholder for each of the rows ``start`` to ``stop`` (exclusive)."""
         return [Opaque("a value of another type")] * (min(stop, self.length) - start)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedTable:
-    """Columns of equal length, by name, in the table's order."""
+    """Columns of equal length, by name and in the table's order."""
 
     contents: Mapping[str, Column]
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Column name -> names of the classes that its numbers stand for (``datasets.ClassLabel``)."""
+    """Class names of each column whose numbers stand for classes (``datasets.ClassLabel``)."""

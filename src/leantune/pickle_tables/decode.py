@@ -1,8 +1,8 @@
-"""From the opcodes of a pickle to inert nodes.
+"""Decodes the opcodes of a pickle to inert nodes.
 
-This machine is stricter than the real one wherever picklers never use the difference: memo indexes count up
-by one, every operand must be there, no object gets two states, and opcodes that duplicate, that ask a
-registry or that take objects from outside the file do not exist.
+The pickle machine here is stricter than Python's wherever picklers do not use the difference: memo indexes increase by
+one, every operand must exist, and no object gets two states. Opcodes that duplicate values, use a registry or take
+objects from outside the file are not supported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_STACK = 10_000
 MAX_TEXT = 2**32
 MAX_INT_BITS = 14_285  # 4,300 digits
 
-# A container can cost one byte in the file and a hundred in memory. Real tables have one for a row at most.
+# A container can take one byte in the file and a hundred in memory. Real tables have at most one per row.
 FREE_CONTAINERS = 2**20
 BYTES_PER_CONTAINER = 8
 
@@ -28,17 +28,18 @@ _KEYS = (str, int, float, bytes, tuple, type(None), Built)
 
 
 def decode(data: bytes, name: str) -> object:
-    """The value that a pickle describes.
+    """Decode a pickle without importing or calling anything.
 
     Args:
         data: the whole pickle.
         name: the file, for messages.
 
     Returns:
-        Numbers, texts, bytes, None, lists and tuples as they are, and the types of ``nodes``.
+        The value of the pickle: numbers, texts, bytes, None, lists and tuples as they are, and the types of ``nodes``
+        for everything else.
 
     Raises:
-        UnsafeFileError: a name that no known table needs, or opcodes that no pickler writes.
+        UnsafeFileError: the pickle has a name that no known table needs, or opcodes that no pickler writes.
         DataError: the pickle is cut short.
     """
     machine = _Machine(name, FREE_CONTAINERS + len(data) // BYTES_PER_CONTAINER)
@@ -48,7 +49,7 @@ def decode(data: bytes, name: str) -> object:
 
 
 class _Machine:
-    """The stack, the memo, and a method for every opcode that a table needs."""
+    """A pickle machine with a stack, a memo, and a method for each opcode that a table needs."""
 
     def __init__(self, name: str, max_containers: int) -> None:
         self._name, self._max_containers = name, max_containers
@@ -60,10 +61,10 @@ class _Machine:
         self._methods = self._method_table()
 
     def do(self, opcode: str, argument: object, start: int) -> None:
-        """Follow one opcode.
+        """Execute one opcode.
 
         Raises:
-            UnsafeFileError: operands that it cannot have, or a limit.
+            UnsafeFileError: the operands are invalid, or a limit is exceeded.
         """
         self._opcode, self._start = opcode, start
         self._methods[opcode](argument)
@@ -71,7 +72,7 @@ class _Machine:
             raise self._refusal(f"more than {MAX_STACK:,} values on the stack")
 
     def result(self) -> object:
-        """The one value that is left at STOP."""
+        """Return the only value left at STOP."""
         if self._outer or len(self._stack) != 1:
             raise self._refusal(f"{len(self._stack) + self._num_outer} values at the end, expected 1")
         return self._stack[0]
@@ -174,7 +175,7 @@ class _Machine:
         return items
 
     def _discard(self, _: object) -> None:
-        """Popped values go nowhere."""
+        """Discard popped values."""
 
     # The memo
 

@@ -1,4 +1,4 @@
-"""How much a pickle would hold if every shared part were written out, before anything walks it freely."""
+"""Limits the size of a decoded pickle, counting shared parts once per use, before other code traverses it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MAX_SIZE = 2**32
 
 
 def check_size(root: object, name: str) -> None:
-    """Measure the values below a root, each shared container once for every use.
+    """Check the size of the values below a root, counting shared containers once per use.
 
     Raises:
-        UnsafeFileError: nested more than ``MAX_DEPTH`` deep, or more than ``MAX_SIZE`` characters and
-            values in all.
-        DataError: a list or dict that holds itself.
+        UnsafeFileError: the values are nested deeper than ``MAX_DEPTH``, or have more than ``MAX_SIZE`` characters and
+            values in total.
+        DataError: a list or dict contains itself.
     """
     measured: dict[int, tuple[int, int]] = {}
     active: set[int] = set()
@@ -39,7 +39,7 @@ def check_size(root: object, name: str) -> None:
 
 
 def _measure(node: object, measured: dict[int, tuple[int, int]], name: str) -> tuple[int, int]:
-    """(depth, size) of a container whose children are measured."""
+    """Return depth and size of a container whose children have been measured."""
     depth, size = 0, 0
     for child in _children(node):
         if isinstance(child, (str, bytes, bytearray)):

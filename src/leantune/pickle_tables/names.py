@@ -1,15 +1,15 @@
-"""The only names that may occur in a pickle, each with what it stands for whichever version wrote it.
+"""The only names that may occur in a pickle, each with one meaning for all library versions.
 
-A name is matched exactly, never by a prefix. Being listed here gives a name no power: it stays a node,
-and a table that needs it must have it in the right place. Names of things that never hold a text or a
-label (dates, formats, indexes of rows) are listed so that tables which have them beside can be read.
+Names are matched exactly, never by prefix. A listed name is only a node: it is not imported, and a table that needs it
+must have it in the right place. Names of things that contain no text or label (dates, formats, row indexes) are listed
+so that tables that also have such parts can be read.
 """
 
 from __future__ import annotations
 
 
 def _names(package: str, modules: str, names: str) -> dict[tuple[str, str], str]:
-    """(module, name) -> ``package.name`` for every module with every name, both separated by blanks."""
+    """Map each (module, name) to ``package.name``; modules and names are separated by spaces."""
     return {(module, name): f"{package}.{name}" for module in modules.split() for name in names.split()}
 
 
@@ -17,7 +17,7 @@ _NULLABLE = "Int8 Int16 Int32 Int64 UInt8 UInt16 UInt32 UInt64 Float32 Float64"
 _NULLABLE_DTYPES = " ".join(f"{name}Dtype" for name in _NULLABLE.split())
 
 KINDS: dict[tuple[str, str], str] = {
-    # Python; the second module of a pair is how protocols 0 to 2 spell the first.
+    # Python; the second module of a pair is its name in protocols 0 to 2.
     **_names("builtins", "builtins __builtin__", "object dict bytes bytearray slice set frozenset complex"),
     **_names("copyreg", "copyreg copy_reg", "_reconstructor"),
     **_names("codecs", "_codecs", "encode"),
@@ -31,7 +31,7 @@ KINDS: dict[tuple[str, str], str] = {
     **_names("numpy", "numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar"),
     **_names("numpy", "numpy.core.numeric numpy._core.numeric", "_frombuffer"),
     **_names("numpy", "numpy._core._internal", "_convert_to_stringdtype_kwargs"),
-    # pandas 1 and 2 name their modules, pandas 3 names itself.
+    # pandas 1 and 2 use their internal modules, pandas 3 uses ``pandas``.
     **_names("pandas", "pandas.core.frame pandas", "DataFrame"),
     **_names("pandas", "pandas.core.series pandas", "Series"),
     **_names("pandas", "pandas.core.internals.managers", "BlockManager SingleBlockManager"),
@@ -78,4 +78,4 @@ KINDS: dict[tuple[str, str], str] = {
     **_names("datasets", "datasets.features.translation", "Translation TranslationVariableLanguages"),
     **_names("datasets", "datasets.table", "InMemoryTable ConcatenationTable MemoryMappedTable"),
 }
-"""(module, name) -> what it stands for: ``("pandas.core.frame", "DataFrame")`` -> ``"pandas.DataFrame"``."""
+"""Meaning of each (module, name): ``("pandas.core.frame", "DataFrame")`` means ``"pandas.DataFrame"``."""

@@ -1,7 +1,7 @@
-"""What a pickle says, as inert values.
+"""Inert values for the content of a pickle.
 
-Numbers, texts, bytes, None, lists and tuples are themselves. Everything else is one of these nodes,
-which hold names but never look them up.
+Numbers, texts, bytes, None, lists and tuples are kept as they are. Everything else is one of these nodes, which contain
+names but never look them up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from leantune.system.messages import shown, type_word
 
 
 class Unset:
-    """The state of an object that was given none."""
+    """The state of an object without a state."""
 
 
 UNSET = Unset()
@@ -25,8 +25,8 @@ class Name:
     """A module and a name in it.
 
     Args:
-        kind: what the name stands for, whichever version wrote it: ``"pandas.DataFrame"``.
-        offset: the byte of the opcode.
+        kind: the meaning of the name for all library versions, such as ``"pandas.DataFrame"``.
+        offset: byte offset of the opcode.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Name:
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """A dict: its pairs in their order; a key may come twice."""
+    """A dict as its pairs in order; keys may be repeated."""
 
     pairs: Pairs = field(default_factory=list)
 
@@ -52,11 +52,11 @@ class Built:
     """An object that unpickling would have made.
 
     Args:
-        kind: what would have been called, as in ``Name.kind``.
-        args: with which arguments.
-        offset: the byte of the opcode that would have called it.
-        state: what BUILD would have set, or UNSET.
-        pairs: what SETITEM(S) would have added.
+        kind: the function that would have been called, as in ``Name.kind``.
+        args: the arguments of the call.
+        offset: byte offset of the opcode of the call.
+        state: the state that BUILD would have set, or UNSET.
+        pairs: the items that SETITEM(S) would have added.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Built:
 
 
 def described(node: object) -> str:
-    """A few words for an error message: ``"the name pandas.DataFrame"``, ``"a list"``, ``"'abc'"``."""
+    """Describe a node for an error message: ``"the name pandas.DataFrame"``, ``"a list"``, ``"'abc'"``."""
     if isinstance(node, Name):
         return f"the name {node.kind}"
     if isinstance(node, Built):

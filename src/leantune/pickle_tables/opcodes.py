@@ -1,4 +1,4 @@
-"""The opcodes of one pickle, parsed by the readers of ``pickletools`` and never executed."""
+"""Parses the opcodes of a pickle with the readers of ``pickletools`` without executing them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LENGTH_BYTES = {
 }
 
 BY_BYTE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
-"""Byte -> what ``pickletools`` knows about the opcode."""
+"""The description of each opcode in ``pickletools``, by its byte."""
 
-# The readers of pickletools undo escapes in these lines, which unpickling does not.
+# The readers of pickletools decode escapes in these lines, but unpickling does not.
 _NUM_LINES = {"GLOBAL": 2, "INST": 2, "STRING": 1, "PERSID": 1}
 
 # Code, registries, objects outside the file, copies, and the texts of Python 2.
@@ -37,24 +37,24 @@ _REFUSED = frozenset(
 
 
 class Place(NamedTuple):
-    """Where something was found: the name of an opcode and its first byte."""
+    """The place of a finding: the name of an opcode and the offset of its first byte."""
 
     opcode: str
     start: int
 
 
 def opcodes(data: bytes, name: str) -> Iterator[tuple[str, object, int]]:
-    """The opcodes of a pickle up to and with STOP: their names in ``pickletools``, arguments and first bytes.
+    """Yield the opcodes of a pickle up to and including STOP: name in ``pickletools``, argument and byte offset.
 
-    PROTO and FRAME are checked and left out.
+    PROTO and FRAME are checked but not yielded.
 
     Args:
         data: the whole pickle.
         name: the file, for messages.
 
     Raises:
-        UnsafeFileError: an opcode that no table needs, or something that no pickler writes: another
-            protocol, a broken frame, a length beyond any file, bytes after STOP, more than ``MAX_OPCODES``.
+        UnsafeFileError: the pickle has an opcode that no table needs, more than ``MAX_OPCODES`` opcodes, or something
+            that no pickler writes: an unknown protocol, a broken frame, an impossible length, or bytes after STOP.
         DataError: the pickle is cut short.
     """
     stream = io.BytesIO(data)
@@ -79,7 +79,7 @@ def opcodes(data: bytes, name: str) -> Iterator[tuple[str, object, int]]:
 
 
 def refusal(name: str, place: Place | str, found: str) -> UnsafeFileError:
-    """The error for something at a place in a pickle that is not part of any table."""
+    """Return the error for something in a pickle that is not part of any known table."""
     where = f"byte {place.start}, {place.opcode}" if isinstance(place, Place) else place
     return UnsafeFileError(
         f"{name}: {where}: {found}; refused, and nothing of it was run: "
@@ -88,7 +88,7 @@ def refusal(name: str, place: Place | str, found: str) -> UnsafeFileError:
 
 
 def _read(stream: io.BytesIO, data: bytes, name: str) -> tuple[str, object]:
-    """The next opcode and its argument; nothing of an opcode that is refused is read."""
+    """Read the next opcode and its argument; the argument of a refused opcode is not read."""
     start = stream.tell()
     byte = stream.read(1)
     if not byte:
@@ -100,7 +100,7 @@ def _read(stream: io.BytesIO, data: bytes, name: str) -> tuple[str, object]:
         raise refusal(name, Place(opcode.name, start), "an opcode that no table needs")
     try:
         return opcode.name, read_argument(opcode, stream)
-    # What the readers of pickletools raise on bytes that are no argument.
+    # The errors of the pickletools readers for bytes that are not a valid argument.
     except (ValueError, OverflowError, struct.error) as error:
         declared = declared_length(data, start, opcode)
         if declared > MAX_BYTES:
@@ -111,10 +111,10 @@ def _read(stream: io.BytesIO, data: bytes, name: str) -> tuple[str, object]:
 
 
 def read_argument(opcode: pickletools.OpcodeInfo, stream: io.BytesIO) -> object:
-    """The argument that follows an opcode; a tuple of texts for those that are written as lines.
+    """Read the argument of an opcode; arguments that are written as lines are returned as a tuple of texts.
 
     Raises:
-        ValueError, OverflowError, struct.error: no such argument.
+        ValueError, OverflowError, struct.error: the argument is invalid.
     """
     if opcode.name in _NUM_LINES:
         return tuple(_line(stream) for _ in range(_NUM_LINES[opcode.name]))
@@ -122,7 +122,7 @@ def read_argument(opcode: pickletools.OpcodeInfo, stream: io.BytesIO) -> object:
 
 
 def declared_length(data: bytes, start: int, opcode: pickletools.OpcodeInfo) -> int:
-    """The length that the argument of the opcode at byte ``start`` begins with; 0 if it has none."""
+    """Return the length at the beginning of the argument of the opcode at byte ``start``; 0 if it has none."""
     width = _LENGTH_BYTES.get(opcode.arg.n, 0) if opcode.arg is not None else 0
     return int.from_bytes(data[start + 1 : start + 1 + width], "little")
 

@@ -1,4 +1,4 @@
-"""The bytes of a pickle as a table: decoded, measured, matched."""
+"""Reads the bytes of a pickle as a table, in three steps: decode, measure and match."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from leantune.pickle_tables.shapes.tables import match_table
 
 
 def read_pickle(data: bytes, name: str, split: str) -> DecodedTable:
-    """The table in a pickle; nothing that the pickle names is imported or called.
+    """Read the table in a pickle without importing or calling anything that the pickle names.
 
     Args:
         data: the whole pickle, unpacked.
-        name: of the file, for messages.
+        name: the file, for messages.
         split: the split of a pickled DatasetDict.
 
     Raises:
-        UnsafeFileError: anything but a known table of known types.
-        DataError: a pickle that is cut short, or a table whose columns cannot be read.
-        UsageError: a DatasetDict without this split.
+        UnsafeFileError: the pickle is not a known table of known types.
+        DataError: the pickle is cut short, or the columns of the table cannot be read.
+        UsageError: the DatasetDict does not have this split.
     """
     root = decode(data, name)
     check_size(root, name)

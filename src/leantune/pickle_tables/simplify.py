@@ -1,7 +1,7 @@
-"""Calls whose result needs no library: bytes, and objects that old protocols make in a roundabout way.
+"""Simplifies calls of old protocols whose result needs no library: bytes and objects.
 
-Protocols 0 to 2 write bytes as a text in Latin-1 and a call, and protocols 0 and 1 write an object as a call of
-``copyreg._reconstructor``. Here they become plain bytes, and the object as newer protocols write it.
+Protocols 0 to 2 write bytes as a call with a Latin-1 text, and protocols 0 and 1 write an object as a call of
+``copyreg._reconstructor``. Such calls become plain bytes, or objects as newer protocols write them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from leantune.pickle_tables.nodes import Built, Mapping, Name
 
 
 def simplified(call: Built) -> object | None:
-    """What a call gives, the call itself if it is none of these, or None if its arguments are odd."""
+    """Return the result of a call, the call itself if it cannot be simplified, or None if its arguments are invalid."""
     if call.kind == "codecs.encode":
         return _latin_1(call.args) if call.args[1:] == ("latin1",) else None
     if call.kind in ("builtins.bytes", "builtins.bytearray"):
@@ -37,7 +37,7 @@ def _bytes(args: tuple[object, ...]) -> bytes | None:
 
 
 def _object(call: Built) -> Built | None:
-    """``_reconstructor(cls, base, value)``: base is ``object`` with None, or ``dict`` with the dict."""
+    """Simplify ``_reconstructor(cls, base, value)`` with base ``object`` and None, or base ``dict`` and a dict."""
     if len(call.args) != 3:
         return None
     cls, base, value = call.args

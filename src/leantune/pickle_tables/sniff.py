@@ -1,4 +1,4 @@
-"""Telling a pickle from other files by its first bytes."""
+"""Recognizes a pickle by its first bytes and its last byte."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from leantune.pickle_tables.opcodes import BY_BYTE, declared_length, read_argume
 # Tables begin with a mark, a list, a dict or a name.
 _FIRST_BYTES_OF_TEXT_PICKLES = (b"(", b"]", b"}", b"c")
 _MIN_KINDS = 3
-"""Opcodes that are looked at; the shortest pickle of a list has four."""
+"""Smallest number of opcodes examined; the shortest pickle of a list has four."""
 
 _LAST_TEXT_PROTOCOL = 1
 _MODULE_AND_NAME = re.compile(rb"[\w.]*(\n[\w.]*\n?)?")
 _MAX_DECLARED = 2**26
-"""Bytes of one argument: four characters of text, read as a length, are more."""
+"""Largest plausible length of an argument in bytes; four characters of text read as a length give more."""
 
 
 def looks_like_pickle(head: bytes, last_byte: bytes | None) -> bool:
     """Whether a file is a pickle.
 
-    Protocols 2 and up say so in their first byte, which begins no text. Older ones are told from text by
-    their grammar: the last byte is STOP, and the first bytes parse as opcodes up to their end.
+    Protocols 2 and later are recognized by their first byte, which does not occur at the beginning of a text. Older
+    ones are recognized by their grammar: the last byte is STOP, and the first bytes parse as opcodes.
 
     Args:
         head: the first bytes.
-        last_byte: the last one, or None if it is not known.
+        last_byte: the last byte, or None if it is not known.
     """
     if head[:1] == b"\x80":
         return True
@@ -46,7 +46,7 @@ def _parses_to_the_end(head: bytes) -> bool:
         try:
             read_argument(opcode, stream)
         except (ValueError, OverflowError, struct.error):
-            # An argument that the end of the head cuts off is no sign against a pickle; any other is.
+            # An argument cut off by the end of the head is allowed; any other invalid argument is not.
             if stream.tell() < len(head):
                 return False
         if opcode.name == "GLOBAL" and not _MODULE_AND_NAME.fullmatch(head[start + 1 : stream.tell()]):

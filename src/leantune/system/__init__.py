@@ -1,5 +1,5 @@
-"""The ground floor, which knows nothing of classifiers: files that are whole or not there, messages, the machine.
+"""The lowest layer, which is independent of classifiers: safe file access, the machine, and messages.
 
 Files: `atomic`, `checksums`, `file_names`, `json_files`, `trusted_files`, `lock`. The machine: `hardware`, `memory`,
-`openmp`, `distributed`, `environment`. What is said: `messages`, `console`, `damage`.
+`openmp`, `distributed`, `environment`. Messages: `messages`, `console`, `damage`.
 """

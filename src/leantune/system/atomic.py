@@ -1,8 +1,8 @@
-"""Files and folders that exist whole or not at all.
+"""Writes files and folders atomically.
 
-A file is written beside its target, flushed to disk and renamed; a folder likewise, with every file
-in it flushed first. A crash at any point leaves the old state or the new one, and at most a
-``.tmp-`` name that the next writer may remove.
+A file is written beside its target, flushed to disk and renamed. A folder is written the same way, after all its files
+are flushed. A crash at any point leaves either the old or the new state, and at most a ``.tmp-`` name that the next
+writer may remove.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from leantune.errors import ResourceError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
-"""New and not yet whole, or old and on its way out: may be removed."""
+"""Prefix of files and folders that are incomplete or being removed, and may be deleted."""
 ASIDE_PREFIX = ".old-"
-"""Whole, and moved aside while its successor takes the name: must be put back if the name is free."""
+"""Prefix of a complete folder that was moved aside for its successor, and must be put back if its name is free."""
 
 DISK_FAILURES = {
     errno.ENOSPC: "no space left",
@@ -36,7 +36,7 @@ DISK_FAILURES = {
 }
 
 MAX_NAME_BYTES = 255
-"""Bytes of a file's name, in the file systems of Linux and macOS."""
+"""Largest length of a file name in bytes, in the file systems of Linux and macOS."""
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Arguments of renameat2(2)."""
@@ -44,12 +44,13 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A temporary path to write; it becomes ``target``, or what ``target`` links to, if the block ends without an
-    error.
+    """Provide a temporary path to write, which replaces ``target`` if the block ends without an error.
+
+    If ``target`` is a link, the file that it leads to is replaced.
 
     Raises:
-        ResourceError: if the disk is full or fails.
-        UsageError: if ``target`` is there and no regular file.
+        ResourceError: the disk is full or fails.
+        UsageError: ``target`` exists and is not a regular file.
     """
     target = file_to_replace(target)
     temporary = _beside(target, TEMPORARY_PREFIX)
@@ -65,15 +66,15 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def file_to_replace(target: Path) -> Path:
-    """``target``, or what it links to: the name that a new file takes.
+    """Return the path that a new file replaces: ``target``, or the path that it links to.
 
     Raises:
-        UsageError: if links lead in a circle, or something has the name that is no regular file.
+        UsageError: links form a circle, or the path exists and is not a regular file.
     """
     try:
         followed = Path(os.path.realpath(target, strict=True)) if target.is_symlink() else target
         mode = followed.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):  # who writes says so
+    except (FileNotFoundError, NotADirectoryError):  # the writer reports these
         return Path(os.path.realpath(target)) if target.is_symlink() else target
     except OSError as error:
         if error.errno != errno.ELOOP:
@@ -88,17 +89,19 @@ def file_to_replace(target: Path) -> Path:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder to fill; it replaces ``target`` if the block ends without an error.
+    """Provide a temporary folder to fill, which replaces ``target`` if the block ends without an error.
 
     Raises:
-        ResourceError: if the disk is full or fails.
+        ResourceError: the disk is full or fails.
     """
     temporary = _beside(target, TEMPORARY_PREFIX)
     with explained_disk_errors(target):
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            readable = temporary.stat().st_mode & 0o666  # safetensors lets nobody else read its files
+            readable = (
+                temporary.stat().st_mode & 0o666
+            )  # safetensors makes its files readable only by their owner
             for path in sorted(temporary.rglob("*"), reverse=True):
                 if path.is_file():
                     path.chmod(readable)
@@ -111,30 +114,30 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Replace ``target`` by ``text`` in UTF-8, whole or not at all."""
+    """Replace ``target`` by ``text`` in UTF-8 atomically."""
     write_bytes(target, text.encode())
 
 
 def write_bytes(target: Path, content: bytes) -> None:
-    """Replace ``target`` by ``content``, whole or not at all."""
+    """Replace ``target`` by ``content`` atomically."""
     with atomic_file(target) as temporary:
         temporary.write_bytes(content)
 
 
 def discard_folder(folder: Path) -> None:
-    """Remove a folder; it loses its name first, so that nothing half removed ever has it.
+    """Remove a folder, renaming it first so that its name never refers to a partly removed folder.
 
     Raises:
-        ResourceError: if the disk fails before the name is gone; the folder is whole then.
+        ResourceError: the disk fails before the rename; the folder is then complete.
     """
     nameless = _beside(folder, TEMPORARY_PREFIX)
     with explained_disk_errors(folder):
         os.replace(folder, nameless)
-    shutil.rmtree(nameless, ignore_errors=True)  # what stays is a leftover like any other
+    shutil.rmtree(nameless, ignore_errors=True)  # `remove_leftovers` removes the rest
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder's entries to the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -143,9 +146,9 @@ def sync(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> list[str]:
-    """Clean ``folder`` after a writer that was killed; returns the names that were removed.
+    """Clean ``folder`` after a writer was killed and return the removed names.
 
-    A folder that was moved aside is put back first, if nothing took its place.
+    Folders that were moved aside are put back first if their names are free.
     """
     for path in folder.glob(f"{ASIDE_PREFIX}*"):
         target = folder / path.name[len(ASIDE_PREFIX) + 33 :]  # after the uuid and a dash
@@ -165,10 +168,10 @@ def remove_leftovers(folder: Path) -> list[str]:
 
 @contextmanager
 def explained_disk_errors(target: Path) -> Iterator[None]:
-    """Say in one line which disk is full, read-only or failing.
+    """Turn disk errors into one line that says what is full, read-only or failing.
 
     Raises:
-        ResourceError: for the errors in `DISK_FAILURES`.
+        ResourceError: one of the errors in `DISK_FAILURES` occurred.
     """
     try:
         yield
@@ -178,12 +181,14 @@ def explained_disk_errors(target: Path) -> Iterator[None]:
             raise
         place = getattr(error, "filename", None)
         if place and not _is_part_of(Path(place).absolute(), target.absolute()):
-            raise ResourceError(f"{place}: {reason}") from error  # a file that is read from
+            raise ResourceError(
+                f"{place}: {reason}"
+            ) from error  # the error is about a file that is being read
         raise ResourceError(f"cannot write {target}: {reason}{_free_space(target)}") from error
 
 
 def _is_part_of(path: Path, target: Path) -> bool:
-    """Whether who writes ``target`` touches ``path``: the target, its temporaries beside it, and folders above."""
+    """Whether writing ``target`` involves ``path``: the target, its temporary files or its parent folders."""
     if path in target.parents or path.is_relative_to(target):
         return True
     beside = path.relative_to(target.parent).parts[0] if path.is_relative_to(target.parent) else ""
@@ -191,10 +196,9 @@ def _is_part_of(path: Path, target: Path) -> bool:
 
 
 def disk_failure(error: Exception) -> str | None:
-    """What is wrong with the disk, or None if ``error`` is about something else.
+    """Return the reason of a disk error, or None for other errors.
 
-    Libraries in Rust (safetensors, tokenizers) raise exceptions of their own and put the number of the
-    system's error into the text.
+    Rust libraries (safetensors, tokenizers) raise their own exceptions with the system's error number in the text.
     """
     if isinstance(error, OSError):
         return DISK_FAILURES.get(error.errno or 0)
@@ -203,7 +207,7 @@ def disk_failure(error: Exception) -> str | None:
 
 
 def _beside(target: Path, prefix: str) -> Path:
-    """A new name in the folder of ``target`` that says whose it is; of a long name the beginning."""
+    """Return a new path beside ``target`` that contains its name, shortened if too long."""
     name = os.fsencode(f"{prefix}{uuid.uuid4().hex}-{target.name}")
     return target.with_name(os.fsdecode(name[:MAX_NAME_BYTES]))
 
@@ -214,7 +218,7 @@ def _free_space(target: Path) -> str:
 
 
 def _replace_folder(temporary: Path, target: Path) -> None:
-    """Give ``temporary`` the name of ``target``; an old folder of that name ends under the other."""
+    """Rename ``temporary`` to ``target``; an existing folder ends up under the temporary name."""
     if not target.exists():
         os.replace(temporary, target)
     elif not _exchange(temporary, target):
@@ -229,10 +233,10 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one call, so that neither is ever missing; False where the system cannot.
+    """Swap two names in one call, so that neither is ever missing; return False if the system does not support it.
 
     Raises:
-        OSError: if it can, and failed.
+        OSError: the system supports it, but the call failed.
     """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux, glibc 2.28
     if renameat2 is None:
@@ -240,6 +244,6 @@ def _exchange(first: Path, second: Path) -> bool:
     if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
-    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without it
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # the file system does not support it
         return False
     raise OSError(number, os.strerror(number), str(second))

@@ -1,4 +1,4 @@
-"""Files by size and SHA-256: what was written, and whether it still is what is there."""
+"""Records the size and SHA-256 of files and checks whether files have changed since."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ _CHUNK_BYTES = 1 << 20
 
 
 class FileRecord(TypedDict):
-    """Size and SHA-256 of a file."""
+    """The size and SHA-256 of a file."""
 
     bytes: int
     sha256: str
 
 
 def update_from(digest: hashlib._Hash, path: Path) -> None:
-    """Feed a file's content to ``digest``, a piece at a time."""
+    """Update ``digest`` with the content of a file, block by block."""
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
 
 
 def describe_file(path: Path) -> FileRecord:
-    """What a file is now."""
+    """Return the current size and SHA-256 of a file."""
     digest = hashlib.sha256()
     update_from(digest, path)
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def describe_folder(folder: Path) -> dict[str, FileRecord]:
-    """Every file in ``folder`` by its name, but README.md, which is for people to edit.
+    """Describe every file in ``folder`` by its name, except README.md, which users may edit.
 
     Raises:
-        UnsafeFileError: for a link that leads out of the folder.
+        UnsafeFileError: a link leads out of the folder.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != "README.md")
     return {name: describe_file(entry_of(folder, name)) for name in names}
 
 
 def find_difference(folder: Path, files: Mapping[str, FileRecord]) -> str | None:
-    """The first file that is not as `describe_folder` said, and how; None if all are. Others may be there.
+    """Describe the first file that differs from the result of `describe_folder`; None if all are the same.
+
+    Additional files are ignored.
 
     Raises:
-        UnsafeFileError: for a name that is no plain one, or a link that leads out of the folder.
+        UnsafeFileError: a name is not a plain file name, or a link leads out of the folder.
     """
     paths = {name: entry_of(folder, name) for name in files}
     for name, expected in files.items():

@@ -1,4 +1,4 @@
-"""The terminal without the markup of rich: class names and paths are printed as they are."""
+"""Consoles that print text without interpreting rich markup, so that class names and paths appear as they are."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rich.console import Console
 from leantune.errors import first_line
 
 WIDTH_OF_A_FILE = 240
-"""Where no window ends a line, tables need not be broken."""
+"""Width of output that is not a terminal, so that tables need not be wrapped."""
 
 
 class _Console(Console):
-    """rich would end the process with code 1 where nobody reads any more."""
+    """A console that survives a closed pipe; rich itself would end the process with code 1."""
 
     def on_broken_pipe(self) -> None:
         if self.stderr:
-            self.quiet = True  # who closes the progress may still want the result
+            self.quiet = True  # a reader who closes the progress may still want the result
         else:
             raise BrokenPipeError
 
 
 class LoggedConsole(_Console):
-    """A console whose lines are also in a file, each with its time, whether they are shown or not."""
+    """A console that also writes its lines to a log file with the time, even if they are not shown."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -33,7 +33,7 @@ class LoggedConsole(_Console):
         self._lines: list[str] = []
 
     def print(self, *objects: Any, **settings: Any) -> None:
-        """Print ``objects``; texts among them go to the log, too."""
+        """Print ``objects`` and also write the texts among them to the log."""
         super().print(*objects, **settings)
         text = " ".join(each for each in objects if isinstance(each, str))
         if text:
@@ -42,7 +42,7 @@ class LoggedConsole(_Console):
             self._write()
 
     def log_to(self, path: Path) -> None:
-        """Append to ``path`` what was printed so far, and what will be."""
+        """Append earlier and later lines to ``path``."""
         self._log = path
         self._write()
 
@@ -54,13 +54,13 @@ class LoggedConsole(_Console):
             with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(lines)
         except OSError as error:
-            # what is lost is a line for people; a disk that is full stops the run elsewhere
+            # losing a log line is acceptable; a full disk stops the run elsewhere
             self._log = None
             super().print(f"warning: the log is not written any more: {first_line(error)}", soft_wrap=True)
 
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """Standard output, or standard error for progress; ``quiet`` prints nothing."""
+    """Return a console for standard output, or for standard error; ``quiet`` prints nothing."""
     made = (LoggedConsole if stderr else _Console)(
         stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False
     )

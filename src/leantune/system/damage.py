@@ -1,4 +1,4 @@
-"""What libraries raise over files that were changed since they were written, as one error."""
+"""Turns the errors that libraries raise for damaged files into one error."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from leantune.system.memory import is_out_of_memory
 
 @contextmanager
 def explained_damage(folder: Path | str, *, is_of_run: bool = True) -> Iterator[None]:
-    """Turn whatever a library raises while ``folder`` is read into an error that names it.
+    """Turn any error that a library raises while reading ``folder`` into an error that names the folder.
+
+    transformers, safetensors and tokenizers check little of what they read and raise arbitrary errors, such as
+    ``KeyError`` for an unknown activation or ``ZeroDivisionError`` for no heads. ``--debug`` shows the original error.
 
     Args:
-        folder: what is read.
-        is_of_run: whether leantune wrote it: then what would be a user's mistake elsewhere is damage, too.
-
-    transformers, safetensors and tokenizers check little of what they read and raise what they come upon:
-    ``KeyError`` for an activation, ``ZeroDivisionError`` for no heads. ``--debug`` shows it.
+        folder: the folder that is read.
+        is_of_run: whether leantune wrote the folder; UsageError then counts as damage, too.
 
     Raises:
-        CheckpointError: with the type and the first line of what was raised.
+        CheckpointError: a library raised an error; the message has its type and first line.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Several processes on one run, started by torchrun (``torchrun --nproc-per-node 2 -m leantune train ...``) or by Ray.
+"""Functions for runs in several processes, started by torchrun or Ray.
 
-Every process holds the whole model, whose trainable part is small; gradients are summed in one flat
-buffer, so that all processes take the same step bit for bit. torch.distributed is the only state:
-without it every function here is that of a single process.
+An example is ``torchrun --nproc-per-node 2 -m leantune train ...``. Every process has the whole model. Gradients of its
+small trainable part are summed in one flat buffer, so that all processes take bit-identical steps. The only state is
+that of torch.distributed; without it, every function behaves as in a single process.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did; leave them at the end, if it comes without an error.
+    """Join the process group if torchrun started this process, and leave it when the block ends without an error.
 
-    A process that is in a group already stays in it: who made the group ends it.
+    A process that is already in a group stays in it; the code that made the group ends it.
 
     Raises:
-        DistributedError: if the processes cannot find each other, or there are more than GPUs.
+        DistributedError: the processes cannot find each other, or there are more processes than GPUs.
     """
     if dist.is_initialized() or (whole_number("WORLD_SIZE") or 1) == 1:
         yield
@@ -50,22 +50,22 @@ def process_group() -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         raise DistributedError(f"the processes cannot find each other: {error}") from error
     yield
-    # not after an error: with NCCL this would wait for the others, which wait for this one, and hide what is wrong
+    # Not after an error: NCCL would wait for the other processes, which wait for this one, and hide the error.
     dist.destroy_process_group()
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this process writes and speaks."""
+    """Whether this is the main process, which writes files and prints."""
     return rank() == 0
 
 
@@ -77,13 +77,13 @@ def sum_gradients(grads: Sequence[Tensor]) -> None:
 
 
 def take_from_main(tensors: Sequence[Tensor]) -> None:
-    """Replace every tensor by that of the first process, in place."""
+    """Replace every tensor by the main process's tensor, in place."""
     if world_size() > 1:
         _in_one_buffer(tensors, partial(dist.broadcast, src=0))
 
 
 def _in_one_buffer(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
-    """Let ``exchange`` change all tensors, of one type, at once, whatever their strides."""
+    """Apply ``exchange`` to all tensors at once in a flat buffer; all must have the same dtype."""
     assert len({tensor.dtype for tensor in tensors}) == 1, "a buffer of several types would round some"
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     exchange(flat)
@@ -93,7 +93,7 @@ def _in_one_buffer(tensors: Sequence[Tensor], exchange: Callable[[Tensor], objec
 
 
 def sum_numbers(*numbers: float) -> list[float]:
-    """Each number summed over all processes."""
+    """Return each number summed over all processes."""
     if world_size() == 1:
         return list(numbers)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -103,7 +103,7 @@ def sum_numbers(*numbers: float) -> list[float]:
 
 
 def gather(value: T) -> list[T]:
-    """The value of every process, by rank, on every process."""
+    """Return the values of all processes by rank, on every process."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -112,7 +112,7 @@ def gather(value: T) -> list[T]:
 
 
 def gather_tensors(own: Tensor) -> list[Tensor]:
-    """The tensor of every process, by rank, on every process; all have the same shape and type."""
+    """Return the tensors of all processes by rank, on every process; all must have the same shape and dtype."""
     if world_size() == 1:
         return [own]
     tensors = [torch.empty_like(own) for _ in range(world_size())]
@@ -127,10 +127,10 @@ def barrier() -> None:
 
 
 def check_agreement(what: str, value: object) -> None:
-    """Fail if ``value`` is not the same in all processes.
+    """Check that ``value`` is the same in all processes.
 
     Raises:
-        DistributedError: naming what differs.
+        DistributedError: the values differ; the message lists them.
     """
     values = gather(value)
     if any(each != values[0] for each in values):

@@ -1,4 +1,4 @@
-"""Whole numbers in environment variables."""
+"""Reads whole numbers from environment variables."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MAX_DIGITS = 9
 
 
 def whole_number(variable: str, what: str = "a whole number") -> int | None:
-    """The value of an environment variable, or None if it is not set.
+    """Return the value of an environment variable, or None if it is not set.
 
     Args:
-        variable: its name.
-        what: what it is, for the message.
+        variable: the name of the variable.
+        what: the kind of value, for the message.
 
     Raises:
-        UsageError: if it is not a whole number, or one of more than `MAX_DIGITS` digits.
+        UsageError: the value is not a whole number, or has more than `MAX_DIGITS` digits.
     """
     value = os.environ.get(variable)
     if not value:
@@ -31,10 +31,10 @@ def whole_number(variable: str, what: str = "a whole number") -> int | None:
 
 
 def mebibytes(variable: str) -> int | None:
-    """Bytes that an environment variable in MiB allows, or None if it is not set.
+    """Return the value of an environment variable in MiB as bytes, or None if it is not set.
 
     Raises:
-        UsageError: as `whole_number`.
+        UsageError: as for `whole_number`.
     """
     value = whole_number(variable, "a whole number of MiB")
     return None if value is None else value * 2**20

@@ -1,4 +1,4 @@
-"""Names of files in records, manifests and state files: plain names of what is in one folder, and nothing else."""
+"""Checks file names in records, manifests and state files, which must be plain names in one folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from leantune.errors import UnsafeFileError
 
 
 def is_plain_name(name: object) -> bool:
-    """Whether ``name`` is the name of an entry of a folder: without a separator, and not ``.`` or ``..``."""
+    """Whether ``name`` is a plain name in a folder: without a separator, and not ``.`` or ``..``."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -19,14 +19,14 @@ def is_plain_name(name: object) -> bool:
 
 
 def entry_of(folder: Path, name: str) -> Path:
-    """The path of ``name`` in ``folder``, whether there is such an entry or not.
+    """Return the path of ``name`` in ``folder``, whether it exists or not.
 
     Args:
         folder: the folder that a record or a manifest describes.
-        name: as the record or the manifest says.
+        name: the name in the record or the manifest.
 
     Raises:
-        UnsafeFileError: if it is no plain name, or a link that leads out of the folder.
+        UnsafeFileError: ``name`` is not a plain name, or is a link that leads out of the folder.
     """
     if not is_plain_name(name):
         raise UnsafeFileError(
@@ -45,5 +45,5 @@ def entry_of(folder: Path, name: str) -> Path:
 def _leads_inside(link: Path, folder: Path) -> bool:
     try:
         return link.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # of links that lead to each other
+    except (OSError, RuntimeError):  # links that form a circle
         return False

@@ -1,4 +1,4 @@
-"""What the machine is and which number type suits it."""
+"""Describes the machine and chooses device, precision and threads."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from leantune.errors import UsageError
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 INT8 = "int8"
-"""A precision that is bf16, with products in int8 where the kernels of this machine have them."""
+"""The precision bf16 with int8 products where the machine's kernels support them."""
 
 ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
-"""Environment variable that keeps oneDNN from the newest instructions, and so decides speed and rounding."""
+"""Environment variable that keeps oneDNN from newer instructions, which affects speed and rounding."""
 
 
 def pick_device() -> torch.device:
-    """The first GPU, else the CPU."""
+    """Return the first GPU, or the CPU if there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pick_precision(choice: str, device: torch.device) -> str:
-    """The type of the encoder: for ``auto`` ``bf16`` where the machine computes it natively, ``fp16`` on GPUs without
-    it, else ``fp32``; for ``int8``, which is of products, ``bf16``.
+    """Return the type of the encoder's numbers.
+
+    ``auto`` is ``bf16`` if the machine computes it natively, ``fp16`` on GPUs without bf16, and ``fp32`` otherwise.
+    ``int8`` only concerns products, so its type is ``bf16``.
 
     Raises:
-        UsageError: for fp16 on a CPU, which has no fast products for it, and a choice that is none.
+        UsageError: the choice is unknown, or is fp16 on a CPU, which has no fast products for it.
     """
     if choice not in ("auto", INT8, *DTYPES):
         raise UsageError(
@@ -51,7 +53,7 @@ def pick_precision(choice: str, device: torch.device) -> str:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether bf16 products are native: AVX512-BF16 or AMX, and oneDNN is not told to go without."""
+    """Whether bf16 products are native (AVX512-BF16 or AMX) and `ISA_LIMIT` allows them."""
     limit = os.environ.get(ISA_LIMIT, "ALL").upper()
     if limit not in ("ALL", "DEFAULT") and "BF16" not in limit and "AMX" not in limit:
         return False
@@ -60,35 +62,37 @@ def _cpu_has_bf16() -> bool:
 
 
 def keep_to_allowed_cpus() -> None:
-    """Compute with no more threads than this process may have cores at a time: one that waits for its share of a core
-    keeps all others waiting. ``OMP_NUM_THREADS`` overrules that.
+    """Limit the number of threads to the cores that this process may use, unless ``OMP_NUM_THREADS`` is set.
+
+    With more threads, those that wait for a core would delay all others.
     """
     if not os.environ.get("OMP_NUM_THREADS") and (most := allowed_threads()) < torch.get_num_threads():
         torch.set_num_threads(most)
 
 
 def allowed_threads() -> int:
-    """Cores that this process may run on, or the CPU time that its cgroups allow, rounded up, if that is less."""
+    """Return the smaller of the cores available to this process and its cgroup CPU limit, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = cpu_limit()
     return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
 
 def cpu_limit(root: Path = Path("/")) -> float | None:
-    """Seconds of CPU time in a second that the cgroups of this process allow, of version 1 and 2: the least of its own
-    and of those above it. None without a limit.
+    """Return the CPU seconds per second that the cgroups (v1 or v2) of this process allow; None without a limit.
+
+    The result is the smallest limit of the process's own cgroup and those above it.
 
     Args:
-        root: of the file system, in which ``proc`` and the cgroups are.
+        root: the root of the file system with ``proc`` and the cgroups.
     """
     limits = [limit for folder in _cgroups(root) if (limit := _quota_of(folder)) is not None]
     return min(limits, default=None)
 
 
 def _cgroups(root: Path) -> Iterator[Path]:
-    """The folders of the cgroups that may limit this process, outwards from its own."""
+    """Yield the folders of the cgroups that may limit this process, from its own outwards."""
     own, mounts = (_lines(root / "proc" / "self" / name) for name in ("cgroup", "mountinfo"))
-    paths = {}  # within each hierarchy: that of version 2, or of version 1 for the CPU
+    paths = {}  # by hierarchy: cgroup v2, or the CPU hierarchy of v1
     for line in own:
         number, controllers, path = line.split(":", 2)
         if number == "0" or "cpu" in controllers.split(","):
@@ -100,18 +104,20 @@ def _cgroups(root: Path) -> Iterator[Path]:
         if kind not in paths or (kind == "cgroup" and "cpu" not in options.split(",")):
             continue
         mounted = root / place.lstrip("/")
-        # a container sees its own cgroup as the top, and may be told its path outside
+        # A container sees its own cgroup as the top, but its path may be that outside the container.
         inside = paths[kind].removeprefix(top.rstrip("/")).strip("/") if paths[kind].startswith(top) else ""
         own_folder = mounted / inside
         yield from (folder for folder in (own_folder, *own_folder.parents) if folder.is_relative_to(mounted))
 
 
 def _quota_of(cgroup: Path) -> float | None:
-    """CPU time in a second; None for no limit, and where nothing is said."""
+    """Return the CPU seconds per second that a cgroup allows; None if it sets no limit."""
     words = " ".join(_lines(cgroup / "cpu.max")).split() or [
         word for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us") for word in _lines(cgroup / name)
     ]
-    if len(words) != 2 or not all(map(str.isdecimal, words)) or int(words[1]) == 0:  # "max", and -1
+    if (
+        len(words) != 2 or not all(map(str.isdecimal, words)) or int(words[1]) == 0
+    ):  # "max" and -1 mean no limit
         return None
     return int(words[0]) / int(words[1])
 
@@ -119,12 +125,12 @@ def _quota_of(cgroup: Path) -> float | None:
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text("utf-8", "replace").splitlines()
-    except OSError:  # another system, or none of its files
+    except OSError:  # another operating system, or the file does not exist
         return []
 
 
 def describe_hardware(device: torch.device) -> dict[str, Any]:
-    """The ``hardware`` entry of ``record.json``."""
+    """Return the ``hardware`` entry of ``record.json``."""
     return {
         "device": device.type,
         "cpu": _cpu_name(),
@@ -137,7 +143,7 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
-    """The ``versions`` entry of ``record.json``."""
+    """Return the ``versions`` entry of ``record.json``."""
     names = (
         "torch",
         "transformers",

@@ -1,4 +1,4 @@
-"""JSON files that leantune wrote and reads again, perhaps from a stranger or after a disk was full."""
+"""Reads leantune's own JSON files strictly, because they may be damaged or come from an unknown source."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ T = TypeVar("T")
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """The JSON object in a file as a dataclass; keys that it does not know are passed over.
+    """Read the JSON object in a file as a dataclass, ignoring unknown keys.
 
     Args:
-        path: of the file.
+        path: the file.
         kind: the dataclass.
 
     Raises:
-        CheckpointError: if it is no JSON, or a value is missing or of another type, naming the first such place.
-        OSError: if it cannot be read.
+        CheckpointError: the file is not JSON, or a value is missing or has the wrong type; the message names the first.
+        OSError: the file cannot be read.
     """
     return parse_json(path.read_bytes(), kind, str(path))
 
 
 def parse_json(content: bytes, kind: type[T], place: str) -> T:
-    """The JSON object in bytes that are at ``place``; see `read_json`.
+    """Parse a JSON object as `read_json` does; ``place`` names the source in messages.
 
     Raises:
-        CheckpointError: as `read_json`.
+        CheckpointError: as for `read_json`.
     """
     from pydantic import ValidationError
 
@@ -48,7 +48,7 @@ def parse_json(content: bytes, kind: type[T], place: str) -> T:
 
 
 def from_json(value: object, kind: type[T]) -> T:
-    """JSON values of our own making as a dataclass."""
+    """Convert JSON values made by leantune to a dataclass."""
     made: T = _validator_of(kind).validate_python(value)  # type: ignore[arg-type]
     return made
 

@@ -1,4 +1,4 @@
-"""One run folder, one run: a lock that the system itself takes back when its process dies."""
+"""Locks a run folder for one run; the operating system releases the lock if the process dies."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from leantune.system.file_names import entry_of
 
 LOCK = "run.lock"
 PATIENCE_S = 0.2
-"""For a holder that ends at this moment and takes its file away."""
+"""Seconds to wait for a holder that is just ending and removing its file."""
 
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this run; of several processes of one run the main one holds it for all.
+    """Lock ``folder`` for this run; if the run has several processes, the main process holds the lock.
 
-    The lock is flock(2) on ``run.lock``, so the file of a killed process is no lock: the next run takes it over.
-    Its text names the holder. A folder that was made for the lock and stays empty goes with it.
+    The lock is flock(2) on ``run.lock``, so that the next run can take over the file of a killed process. The text of
+    the file names the holder. A folder that was created for the lock and is still empty is removed at the end.
 
     Raises:
-        UsageError: naming process and host that hold it, or why the folder cannot be written.
+        UsageError: another process holds the lock, or the folder cannot be written; the message says which process and
+            host, or why.
     """
     if not distributed.is_main():
         yield
@@ -36,7 +37,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = entry_of(folder, LOCK)
-        # a marker in place of flock, where a file system has none, would outlive a killed process
+        # On a file system without flock there is no substitute: a marker file would outlive a killed process.
         lock = FileLock(path, timeout=PATIENCE_S, fallback_to_soft=False, on_acquired=_write_holder)
         lock.acquire()
     except Timeout as error:
@@ -48,7 +49,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: who waits for this file finds that it is gone
+        path.unlink(missing_ok=True)  # while locked, so that waiting processes notice
         lock.release()
         if is_new and not any(folder.iterdir()):
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""How the process asks the system for memory, and how it hears that there is none."""
+"""Configures memory allocation and detects out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of mallopt(3)."""
 _LARGEST_IN_HEAP = 32 << 20
-"""Bytes: the most that glibc takes for its threshold to mmap(2)."""
+"""Largest threshold for mmap(2) that glibc accepts, in bytes."""
 _HEAP_AHEAD = 7 << 28
-"""Bytes of address space that the heap is given at once, to be in huge pages."""
+"""Address space reserved for the heap at once, in bytes, so that it can use huge pages."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was not enough; PyTorch has a class of error for GPUs only, on a CPU the text says so."""
+    """Whether an error means that memory ran out; PyTorch has no error class for it on CPUs, only messages."""
     if isinstance(error, RuntimeError):
         return any(
             words in str(error).lower() for words in ("out of memory", "allocate memory", "alloc_failed")
@@ -25,11 +25,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed instead of returning it to the system at once.
+    """Tell glibc to keep freed memory instead of returning it to the system at once; does nothing without glibc.
 
-    Activations of some megabytes are freed and asked for again thousands of times a second; mapping each anew costs
-    about a tenth of a CPU training step and a quarter of a prediction in page faults (measured). Elsewhere than
-    on glibc nothing happens.
+    Activations of a few megabytes are freed and allocated thousands of times per second. Mapping them anew each time
+    costs about a tenth of a CPU training step and a quarter of a prediction in page faults (measured).
     """
     libc = _glibc()
     if libc is not None:
@@ -38,11 +37,11 @@ def keep_freed_memory() -> None:
 
 
 def use_huge_pages() -> None:
-    """Have what `keep_freed_memory` keeps in huge pages, where the system has them.
+    """Use huge pages for the memory that `keep_freed_memory` keeps, if the system supports them.
 
-    A training step goes through hundreds of megabytes and takes 6 % less (benchmarks/notebook). To get these pages
-    takes half a second, which a prediction does not win back. The heap is given address space ahead, of which memory
-    is taken where it is written; not where address space is counted, which the heap must not use up.
+    A training step uses hundreds of megabytes and takes 6 % less time (benchmarks/notebook). Getting these pages takes
+    half a second, which does not pay off for predictions. Address space is reserved for the heap in advance, which
+    takes memory only when written. This is not done if address space is limited.
     """
     libc = _glibc()
     if libc is None or _is_address_space_counted():
@@ -51,12 +50,12 @@ def use_huge_pages() -> None:
     libc.free.argtypes = [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.mallopt(_M_TOP_PAD, _HEAP_AHEAD)
-    libc.free(libc.malloc(_LARGEST_IN_HEAP - mmap.PAGESIZE))  # more than there is: the heap grows
-    libc.mallopt(_M_TOP_PAD, 128 << 10)  # as it was
+    libc.free(libc.malloc(_LARGEST_IN_HEAP - mmap.PAGESIZE))  # more than is free: the heap grows
+    libc.mallopt(_M_TOP_PAD, 128 << 10)  # the default
     for line in Path("/proc/self/maps").read_text("utf-8").splitlines():
         if line.endswith("[heap]"):
             begin, end = (int(address, 16) for address in line.split()[0].split("-"))
-            # advice: where it is not taken, nothing is lost
+            # only advice, so errors are ignored
             libc.madvise(begin, end - begin, mmap.MADV_HUGEPAGE)
 
 
@@ -66,9 +65,9 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def _is_address_space_counted() -> bool:
-    import resource  # POSIX alone has it, and Windows is to be refused in words
+    import resource  # imported here because Windows lacks it and is refused with a message elsewhere
 
     limits = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
-    overcommit = Path("/proc/sys/vm/overcommit_memory")  # 2: what is promised must be there
+    overcommit = Path("/proc/sys/vm/overcommit_memory")  # 2: the system does not overcommit
     is_limited = any(resource.getrlimit(limit)[0] != resource.RLIM_INFINITY for limit in limits)
     return is_limited or (overcommit.is_file() and overcommit.read_text("ascii").strip() == "2")

@@ -1,4 +1,4 @@
-"""Values and names as error messages show them: short, quoted where needed, always on one line."""
+"""Formats values and names for error messages: short, quoted where needed, and always on one line."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _TYPE_WORDS = {
 
 
 MAX_COMPARED, MAX_COMPARED_CHARS = 1000, 100
-"""Names, and characters of each, that are compared for a suggestion."""
+"""Largest number of names, and of characters in a name, that are compared for a suggestion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """A cell that holds neither a text nor a number; ``word`` says what: ``"a date"``."""
+    """A cell with neither a text nor a number; ``word`` describes it, such as ``"a date"``."""
 
     word: str
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """``repr`` of a value, cut to ``limit`` characters.
+    """Return the ``repr`` of a value, cut to ``limit`` characters.
 
-    Long texts, numbers and collections are cut before ``repr``, so that a huge value costs nothing.
+    Long texts, numbers and collections are cut before ``repr`` is called, so that huge values are cheap.
     """
     if isinstance(value, str) and len(value) > limit:
         return f"{value[:limit]!r}..."
@@ -44,7 +44,7 @@ def shown(value: object, limit: int = 60) -> str:
 
 
 def type_word(value: object) -> str:
-    """A value's type in the words of a data file: ``"a number"``, ``"a list"``, ``"null"``."""
+    """Return a value's type as users of data files call it: ``"a number"``, ``"a list"``, ``"null"``."""
     if isinstance(value, Opaque):
         return value.word
     name = type(value).__name__
@@ -52,26 +52,28 @@ def type_word(value: object) -> str:
 
 
 def place_name(name: str) -> str:
-    """A file or column name as it is, or quoted if it would not stay on one readable line."""
+    """Return a file or column name as it is, or quoted if it would not be readable on one line."""
     return name if name.isprintable() else repr(name)
 
 
 def listed(names: Iterable[str], limit: int = 10) -> str:
-    """Names quoted and joined by commas; those after the first ``limit`` are counted."""
+    """Return quoted names separated by commas; names after the first ``limit`` are only counted."""
     names = list(names)
     rest = len(names) - limit
     return ", ".join(shown(name) for name in names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def nearest(wanted: str, names: Sequence[str]) -> str:
-    """``"; did you mean 'Text'?"`` when a name is close to the wanted one, else an empty text."""
+    """Return ``"; did you mean 'Text'?"`` if a name is close to the wanted one, else an empty text."""
     found = nearest_name(wanted, names)
     return "" if found is None else f"; did you mean {shown(found)}?"
 
 
 def nearest_name(wanted: str, names: Sequence[str]) -> str | None:
-    """The name that is close to the wanted one, whatever its case. The first thousand are looked at, and none that is
-    long: comparing takes the product of the lengths.
+    """Return the name closest to the wanted one, ignoring case; None if none is close.
+
+    Only the first `MAX_COMPARED` names are compared, and no long ones, because the time of a comparison grows with the
+    product of the lengths.
     """
     candidates = [name for name in names[:MAX_COMPARED] if len(name) <= MAX_COMPARED_CHARS]
     lowered = {name.lower(): name for name in reversed(candidates)}
@@ -81,7 +83,7 @@ def nearest_name(wanted: str, names: Sequence[str]) -> str | None:
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's text, cut to ``limit`` characters, without newlines and what a terminal would obey."""
+    """Return an exception's text, cut to ``limit`` characters, without newlines and terminal control characters."""
     text = " ".join(str(error).split())
     cut = text if len(text) <= limit else f"{text[:limit]} …"
     return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

@@ -1,4 +1,7 @@
-"""How long threads spin for each other before they sleep. Imports nothing, as OpenMP reads it when torch is loaded."""
+"""Sets how long OpenMP threads spin before they sleep.
+
+The module imports no torch, because OpenMP reads its settings when torch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,31 @@ import os
 from pathlib import Path
 
 SPINS = "1000"
-"""Rounds of a waiting thread: some 0.1 ms, longer than most waits of a kernel."""
+"""Number of rounds that a waiting thread spins: about 0.1 ms, longer than most waits in a kernel."""
 
 
 def spin_briefly() -> None:
-    """Let threads of this process sleep soon where they wait for another, unless the environment says how long.
+    """Make waiting threads sleep soon, unless the environment sets how long they spin.
 
-    GCC's OpenMP spins for 300,000 rounds, some 20 ms. On a machine of its own a process wins little by that. Beside
-    other work the thread that all wait for has lost its core, and those that spin keep it from getting another.
+    GCC's OpenMP spins for 300,000 rounds, about 20 ms. This gains little on an idle machine. On a busy machine, the
+    thread that all others wait for may have lost its core, and spinning threads keep it from getting another.
     """
     if not os.environ.get("OMP_WAIT_POLICY"):
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def share_cores(num_processes: int) -> None:
-    """Let this process compute with its share of the cores, unless the environment says with how many threads."""
+    """Give this process its share of the cores, unless the environment sets the number of threads."""
     if num_processes > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_processes)))
 
 
 def has_int8_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bytes, as Linux says: then a step of training is few long calls.
+    """Whether the processor has int8 products according to Linux; a training step then makes few long calls.
 
-    Torch's products in bf16 are many short ones, between which threads had better spin: in bf16 MiniLM trains with 253
-    texts a second instead of 194 on a machine of its own (benchmarks/notebook/2026-11-30-one-encoder.md).
+    Torch's bf16 products are many short calls, between which threads should spin: in bf16, MiniLM then trains on 253
+    texts per second instead of 194 on an idle machine (benchmarks/notebook/2026-11-30-one-encoder.md).
     """
     flags = cpuinfo.read_text("utf-8", "replace").split() if cpuinfo.is_file() else []
     return not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(flags)

@@ -1,7 +1,7 @@
-"""Files in a cache that are executed or believed: only those that nobody else can have written.
+"""Opens cache files that are executed or trusted only if no other user can have written them.
 
-A file is trusted if it and its folder belong to the user or to root, and neither is writable by others. Both are looked
-at through open descriptors, and what is used is the descriptor, so that nothing can be put in between.
+A file is trusted if the file and its folder belong to the user or to root and are not writable by others. Both are
+checked and used through open descriptors, so that they cannot be exchanged in between.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def open_trusted(path: Path) -> int:
-    """A descriptor of a regular file, for reading; the caller closes it.
+    """Open a regular file for reading and return its descriptor, which the caller closes.
 
     Raises:
-        UnsafeFileError: if others can write the file or its folder, or it is no regular file; the message says which.
-        OSError: if there is no such file, it is a link, or it cannot be opened.
+        UnsafeFileError: others can write the file or its folder, or it is not a regular file; the message says which.
+        OSError: the file does not exist, is a link, or cannot be opened.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _check(folder, path.parent)
-        # without O_NONBLOCK a named pipe would be waited for
+        # without O_NONBLOCK, opening a named pipe would block
         descriptor = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     finally:
         os.close(folder)
@@ -41,17 +41,19 @@ def open_trusted(path: Path) -> int:
 
 
 def make_trusted_folder(folder: Path) -> None:
-    """Make ``folder``, if it is not there, and let nobody else write it.
+    """Create ``folder`` if needed, and make it writable only by the user.
 
     Raises:
-        UnsafeFileError: if it belongs to another user.
-        OSError: if it cannot be made.
+        UnsafeFileError: the folder belongs to another user.
+        OSError: the folder cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         found = os.fstat(descriptor)
-        if found.st_uid == os.geteuid() and found.st_mode & _WRITABLE_BY_OTHERS:  # as a umask of 002 makes it
+        if (
+            found.st_uid == os.geteuid() and found.st_mode & _WRITABLE_BY_OTHERS
+        ):  # for example with a umask of 002
             os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & ~_WRITABLE_BY_OTHERS)
         _check(descriptor, folder)
     finally:
@@ -59,18 +61,18 @@ def make_trusted_folder(folder: Path) -> None:
 
 
 def check_trusted_files(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a folder, or one of these files in it, that others can have written; absent ones are left out.
+    """Check that no other user can have written a folder or these files in it; missing files are skipped.
 
     Raises:
-        UnsafeFileError: naming the first such path and what to do.
-        OSError: if something cannot be opened.
+        UnsafeFileError: others can have written one; the message names the first path and what to do.
+        OSError: a path cannot be opened.
     """
     try:
         for name in sorted(set(names) & set(os.listdir(folder))):
             os.close(open_trusted(folder / name))
     except UnsafeFileError as error:
         raise UnsafeFileError(
-            f"{error}: what is in {folder} cannot be trusted; remove it, or set LEANTUNE_CACHE to a folder of your own"
+            f"{error}: {folder} cannot be trusted; remove it, or set LEANTUNE_CACHE to a folder of your own"
         ) from None
 
 

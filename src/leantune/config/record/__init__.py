@@ -1,1 +1,1 @@
-"""`record.json`: its classes in `run` and `confidence`, and the published schema that `schema` makes of them."""
+"""``record.json``: its classes in `run` and `confidence`, and the published schema that `schema` makes from them."""

@@ -1,4 +1,4 @@
-"""What ``record.json`` keeps of probabilities and of lengths: so many numbers, however many rows there are."""
+"""The summaries of probabilities and text lengths in ``record.json``, whose size does not depend on the rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from leantune.config.record.in_schema import Count, Positive, Rate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BinRecord:
-    """Rows whose confidence is between two tenths; the rates are null without rows."""
+    """The rows whose confidence lies between two tenths; the rates are null without rows."""
 
     rows: Count
     mean_confidence: Rate | None
@@ -18,7 +18,7 @@ class BinRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageRecord:
-    """The most confident rows, and the confidence of the last of them."""
+    """The most confident rows, and the lowest confidence among them."""
 
     rows: Positive
     least_confidence: Rate
@@ -29,8 +29,9 @@ class CoverageRecord:
 class ConfidenceRecord:
     """How often a confident model is right; confidence is the probability of the predicted class.
 
-    Bins are the tenths of the confidence, from 0; coverage goes from the most confident tenth of the rows to all.
-    Suspect labels are contradicted with a probability that is usual for rows of the other class.
+    Bins are the tenths of the confidence, starting at 0. Coverage ranges from the most confident tenth of the rows to
+    all rows. A suspect label is one that the model contradicts with a probability that is usual for rows of the other
+    class.
     """
 
     mean_confidence: Rate
@@ -41,7 +42,7 @@ class ConfidenceRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfidencesRecord:
-    """Confidence by part; null where it was not measured."""
+    """Confidence on each part of the data; null where it was not measured."""
 
     validation: ConfidenceRecord | None = field(default=None, metadata={"is_written": True})
     test: ConfidenceRecord | None = field(default=None, metadata={"is_written": True})
@@ -51,7 +52,7 @@ class ConfidencesRecord:
 class LengthsRecord:
     """Training texts by length in tokens, before truncation; 95 % are at most as long as the 95th percentile.
 
-    The first bin has lengths from 0 to below the width, and so on; the last one has all that are longer, too.
+    The first bin counts lengths from 0 to below the width, and so on; the last bin also counts all longer texts.
     """
 
     width: Positive

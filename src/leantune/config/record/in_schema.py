@@ -1,4 +1,4 @@
-"""Types of the values in ``record.json``, with what its published schema says of them."""
+"""Types of the values in ``record.json``, with annotations for its published schema."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 
 class InSchema:
-    """What the published schema says of a value beyond its type, which is all that a reader insists on."""
+    """Additional keywords of a value in the published schema; readers only check the type."""
 
     def __init__(self, description: str | None = None, **keywords: Any) -> None:
         self.keywords = {"description": description} if description else {}
         self.keywords |= keywords
 
     def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
-        """Pydantic's hook: the schema of the type, with more keywords."""
+        """Return the schema of the type with the additional keywords; called by pydantic."""
         return {**handler(core_schema), **self.keywords}
 
 
@@ -21,4 +21,4 @@ Count = Annotated[int, InSchema(minimum=0)]
 Positive = Annotated[int, InSchema(minimum=1)]
 Amount = Annotated[float, InSchema(minimum=0)]
 Rate = Annotated[float, InSchema(minimum=0, maximum=1)]
-Interval95 = Annotated[tuple[Rate, Rate], InSchema("At 95 %.")]
+Interval95 = Annotated[tuple[Rate, Rate], InSchema("95 % interval.")]

@@ -1,9 +1,9 @@
-"""``record.json`` of a run: what is in it, its one reader and its one writer.
+"""The content of a run's ``record.json``, and the functions that read and write it.
 
-The classes say which types the values have; ``record.schema.json``, the published form, is made from them by
-``python -m leantune.config.record.schema``. A record may come from a stranger, from a disk that was full, or from a
-version that wrote less or more: keys that are not known here are passed over, what is absent is None, and whoever reads
-says, by the class, which parts are needed.
+The classes define the types of the values; ``python -m leantune.config.record.schema`` makes the published
+``record.schema.json`` from them. A record may come from an unknown source, from a full disk, or from another version of
+leantune. Unknown keys are therefore ignored, absent values are None, and the caller chooses a class that says which
+parts are required.
 """
 
 from __future__ import annotations
@@ -24,57 +24,59 @@ from leantune.system.json_files import read_json
 from leantune.system.messages import place_name
 
 RECORD = "record.json"
-"""What makes a folder a run."""
+"""Name of the file that makes a folder a run."""
 WRITTEN_AS_NULL = {"is_written": True}
-"""Metadata of a field whose None says something; another None of its kind is left out of the file."""
+"""Metadata of a field that is written as null; other None values are omitted from the file."""
 
 
 RunId = Annotated[str, InSchema(pattern="^[0-9a-f]{32}$")]
 Moment = Annotated[str, InSchema(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Status = Literal["running", "interrupted", "finished"]
 Sha256 = Annotated[str, InSchema(pattern="^[0-9a-f]{64}$")]
-Versions = Annotated[dict[str, str], InSchema("Of Python and of the libraries that decide numbers.")]
+Versions = Annotated[dict[str, str], InSchema("Versions of Python and of the libraries that affect results.")]
 RecipeValues = Annotated[
-    dict[str, Any], InSchema("The resolved recipe, every key; docs/recipe.md says what each means.")
+    dict[str, Any], InSchema("The resolved recipe with every key; docs/recipe.md explains the keys.")
 ]
 Ranks = Annotated[
-    dict[str, Count], InSchema("Live triplets by adapted layer, 0 where everything was pruned.")
+    dict[str, Count], InSchema("Remaining triplets of each adapted layer; 0 if all were pruned.")
 ]
 Timings = Annotated[
     dict[str, Amount],
-    InSchema("save_s: checkpoints, in the last process of the run; baseline_s: measuring the probe."),
+    InSchema(
+        "Seconds; save_s: writing checkpoints, in the last process of the run; baseline_s: measuring the probe."
+    ),
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """The machine, and whose kernels compute on it."""
+    """The machine and the kernels used on it."""
 
     device: str
     cpu: str
     cores: Positive
     cpu_limit: Annotated[
-        float | None, InSchema("CPU time in a second that the cgroups allow; null: no limit.")
+        float | None, InSchema("CPU seconds per second allowed by the cgroups; null: no limit.")
     ] = field(default=None, metadata=WRITTEN_AS_NULL)
     memory_bytes: Count
     gpu: str | None
-    onednn_max_cpu_isa: Annotated[str | None, InSchema("ONEDNN_MAX_CPU_ISA, where it was set.")] = field(
+    onednn_max_cpu_isa: Annotated[str | None, InSchema("Value of ONEDNN_MAX_CPU_ISA, if set.")] = field(
         default=None, metadata=WRITTEN_AS_NULL
     )
     kernels: Annotated[
         str | None,
-        InSchema("Who computed bf16 on the CPU: native, and for which instructions, or torch, and why."),
+        InSchema("Kernels for bf16 on the CPU: native with its instructions, or torch with the reason."),
     ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """Class names in the order of their ids, and their hash, which is checked wherever the model is used."""
+    """Class names in the order of their ids, with a hash that is checked whenever the model is loaded."""
 
     names: Annotated[list[str], InSchema(minItems=2, uniqueItems=True)]
     sha256: Sha256
     problem_type: Annotated[
-        str | None, InSchema("Where a text may have several.", enum=["multi_label_classification"])
+        str | None, InSchema("Present if a text may have several.", enum=["multi_label_classification"])
     ] = None
 
 
@@ -82,8 +84,8 @@ class Labels:
 class RowsRecord:
     """One part of the data.
 
-    Rows are equal if they are equal to the model: same tokens, same length before truncation. Duplicate rows repeat an
-    earlier one; conflicting rows have an equal one under another label.
+    Rows are equal if they are the same to the model: same tokens and same length before truncation. Duplicate rows
+    repeat an earlier row; conflicting rows equal a row with another label.
     """
 
     source: str
@@ -101,14 +103,14 @@ class RowsRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRecord:
-    """Training, validation and test rows; null where there are none."""
+    """Training, validation and test rows; null for parts that do not exist."""
 
     train: RowsRecord
     validation: RowsRecord | None = field(default=None, metadata=WRITTEN_AS_NULL)
     test: RowsRecord | None = field(default=None, metadata=WRITTEN_AS_NULL)
 
     def parts(self) -> dict[str, RowsRecord]:
-        """The parts that exist, by name."""
+        """Return the parts that exist, by name."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in named.items() if rows is not None}
 
@@ -126,7 +128,7 @@ class ModuleRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParametersRecord:
-    """Trainable parameters: planned, then, once the ranks are final, counted."""
+    """Trainable parameters, planned at first and counted once the ranks are final."""
 
     budget: Positive | None
     initial: Positive
@@ -140,7 +142,7 @@ class ParametersRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleRecord:
-    """In optimiser steps; budgets in triplets."""
+    """The schedule of a run, in optimiser steps; its budgets are in triplets."""
 
     total_steps: Count
     steps_per_epoch: Count | None = None
@@ -155,7 +157,7 @@ class ScheduleRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMeasures:
-    """One class, its rates and its rows; a rate is null where there is nothing to count."""
+    """The rates and the rows of one class; a rate is null if there is nothing to count."""
 
     label: str
     precision: Rate | None
@@ -168,9 +170,9 @@ class ClassMeasures:
 class Measures:
     """An evaluation. A cell of the confusion matrix is (true class id, predicted class id, rows).
 
-    For texts with several labels, the accuracy is the share of texts whose label set is exactly right, the log loss is
-    summed over classes, the calibration error is over all pairs of a text and a class, and micro F1, LRAP and Hamming
-    loss are given.
+    For texts with several labels, the accuracy is the share of texts whose label set is exactly right. The log loss is
+    then summed over classes, the calibration error covers all pairs of a text and a class, and micro F1, LRAP and
+    Hamming loss are given.
     """
 
     num_rows: Positive
@@ -191,7 +193,7 @@ class Measures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsRecord:
-    """What the selected checkpoint reached."""
+    """Measures of the selected checkpoint."""
 
     validation: Measures | None
     test: Measures | None
@@ -199,7 +201,7 @@ class MetricsRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineRecord:
-    """The linear probe, and the training rows that it was fitted to."""
+    """The linear probe and the number of training rows it was fitted to."""
 
     name: str
     rows: Positive | None = None
@@ -209,18 +211,18 @@ class BaselineRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """The pretrained encoder and how it computed."""
+    """The pretrained encoder and its computation settings."""
 
     source: str
-    base_model: Annotated[str | None, InSchema("The encoder by the name that others can load it under.")] = (
-        None
-    )
-    sha256: Annotated[str | None, InSchema("Of the pretrained weights.")] = None
+    base_model: Annotated[
+        str | None, InSchema("Public name of the encoder, under which others can load it.")
+    ] = None
+    sha256: Annotated[str | None, InSchema("SHA-256 of the pretrained weights.")] = None
     architecture: str
     attention: Annotated[str, InSchema(enum=["packed", "padded"])]
     precision: Annotated[str, InSchema(enum=["bf16", "fp16", "fp32"])]
     frozen_products: Annotated[
-        str | None, InSchema("Type of the products with frozen weights while training.")
+        str | None, InSchema("Type of the products with frozen weights during training.")
     ] = None
 
 
@@ -237,7 +239,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectedRecord:
-    """The checkpoint that was taken, by which metric and rule, and what the choice is worth."""
+    """The selected checkpoint, with the metric and rule of the selection and a comparison with another checkpoint."""
 
     step: Positive
     metric: Annotated[str, InSchema(enum=["accuracy", "macro_f1", "log_loss", "micro_f1", "lrap"])]
@@ -247,7 +249,7 @@ class SelectedRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateRecord:
-    """A short run of ``effort=balanced``; without measures if it diverged or did not fit."""
+    """A short run of ``effort=balanced``; its measures are null if it diverged or did not fit the limit."""
 
     method: str
     targets: str
@@ -260,24 +262,26 @@ class CandidateRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PseudoLabelRecord:
-    """Rows without labels, and what a first run on the labelled ones made of them.
+    """Unlabelled rows and the labels that a first run on the labelled rows gave them.
 
-    Rows that are labelled, too, for training or validation, are never taken.
+    Rows that are also among the labelled training or validation rows are never taken.
     """
 
     source: str
     sha256: Sha256
     rows: Positive
-    least_probability: Annotated[Rate, InSchema("Of the most probable class, for a row to be taken.")]
+    least_probability: Annotated[
+        Rate, InSchema("Smallest probability of the most probable class for a row to be taken.")
+    ]
     taken: Count
     label_counts: dict[str, Count]
     rows_also_labelled: Count
     rows_also_in_test: Annotated[
         int | None,
-        InSchema("Where there are any, the test figures are those of texts that were trained on.", minimum=0),
+        InSchema("If above 0, the test measures include texts that were trained on.", minimum=0),
     ] = None
     seconds: Amount
-    file: Annotated[FileRecord | None, InSchema("pseudo_labels.csv, once it is written.")] = None
+    file: Annotated[FileRecord | None, InSchema("The file pseudo_labels.csv, once written.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,13 +295,16 @@ class RefitRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtefactRecord:
-    """A published folder.
+    """A folder of published weights.
 
-    Its files are every one but README.md by its path, checked when the artefact is loaded; early runs have none.
+    Its files are listed by path, except README.md, and checked when the artefact is loaded. Early runs have no list.
     """
 
     max_logit_difference: Annotated[
-        Amount, InSchema("Of the trained model and the artefact, reloaded from disk: the largest.")
+        Amount,
+        InSchema(
+            "Largest difference between logits of the trained model and of the artefact reloaded from disk."
+        ),
     ]
     files: dict[str, FileRecord] | None = None
 
@@ -310,15 +317,15 @@ class ArtefactsRecord:
     merged: ArtefactRecord
 
     def __getitem__(self, name: str) -> ArtefactRecord:
-        """By the name of the folder: ``adapter`` or ``merged``."""
+        """Return the artefact in the folder ``adapter`` or ``merged``."""
         return {"adapter": self.adapter, "merged": self.merged}[name]
 
 
 @dataclass(slots=True, kw_only=True)
 class RunRecord:
-    """What was done, with what, and what came of it; a part that is not (yet) there is None.
+    """The inputs, settings and results of a run; parts that do not exist (yet) are absent.
 
-    Written when a run starts and again when it ends.
+    The record is written when a run starts and again when it ends.
     """
 
     leantune: str | None = None
@@ -327,7 +334,7 @@ class RunRecord:
     status: Status | None = None
     command: list[str] | None = None
     directory: Annotated[
-        str | None, InSchema("Where the command was typed: relative paths are from there.")
+        str | None, InSchema("Working directory of the command, to which relative paths refer.")
     ] = None
     versions: Versions | None = None
     hardware: Hardware | None = None
@@ -355,7 +362,7 @@ class RunRecord:
 
 @dataclass(slots=True, kw_only=True)
 class BegunRecord(RunRecord):
-    """What every run writes before its first step, and needs to go on."""
+    """The record that every run writes before its first step and needs in order to continue."""
 
     leantune: str
     run_id: RunId
@@ -376,7 +383,7 @@ class BegunRecord(RunRecord):
 
 @dataclass(slots=True, kw_only=True)
 class FinishedRecord(RunRecord):
-    """What a run must say to be used."""
+    """The record of a finished run with the parts needed to use it."""
 
     run_id: RunId
     recipe: RecipeValues
@@ -388,21 +395,21 @@ R = TypeVar("R", bound=RunRecord)
 
 
 def needed(kind: type[RunRecord]) -> list[str]:
-    """The parts that a record of this kind must have."""
+    """Return the names of the parts that a record of this kind must have."""
     return [each.name for each in fields(kind) if each.default is MISSING]
 
 
 def read_record(run: Path, kind: type[R]) -> R:
-    """The record of a run.
+    """Read the record of a run.
 
     Args:
         run: the run folder.
-        kind: which parts the caller cannot do without: `RunRecord` for none.
+        kind: the class that says which parts are required; `RunRecord` requires none.
 
     Raises:
-        UsageError: if ``run`` is no run folder.
-        CheckpointError: if the record is damaged or lacks a part that ``kind`` needs.
-        UnsafeFileError: if it is a link that leads out of the run.
+        UsageError: ``run`` is not a run folder.
+        CheckpointError: the record is damaged or lacks a part that ``kind`` requires.
+        UnsafeFileError: the record is a link that leads out of the run.
     """
     path = run / RECORD
     if not path.is_file():
@@ -420,11 +427,11 @@ def read_record(run: Path, kind: type[R]) -> R:
 
 
 def read_finished_record(run: Path) -> FinishedRecord:
-    """The record of a run that can be used.
+    """Read the record of a finished run.
 
     Raises:
-        UsageError: if ``run`` is no run folder.
-        CheckpointError: if the run did not finish, or the record is damaged.
+        UsageError: ``run`` is not a run folder.
+        CheckpointError: the run is not finished, or the record is damaged.
     """
     status = read_record(run, RunRecord).status
     if status is None:
@@ -437,16 +444,16 @@ def read_finished_record(run: Path) -> FinishedRecord:
 
 
 def write_record(run: Path, record: RunRecord) -> None:
-    """Replace the record of a run, whole or not at all.
+    """Replace the record of a run atomically.
 
     Raises:
-        ResourceError: if the disk is full or fails.
+        ResourceError: the disk is full or fails.
     """
     write_text(entry_of(run, RECORD), json.dumps(to_json(record), indent=1, ensure_ascii=False) + "\n")
 
 
 def to_json(value: Any) -> Any:
-    """A record, or a part of one, as JSON types: what is absent is left out, but where that says something."""
+    """Convert a record or a part of one to JSON types, omitting None values except in `WRITTEN_AS_NULL` fields."""
     if is_dataclass(value):
         pairs = [(each, getattr(value, each.name)) for each in fields(value)]
         return {

@@ -25,7 +25,7 @@ NEEDED_WHEN_FINISHED = (
 
 
 def record_schema() -> dict[str, Any]:
-    """What every record must be that this version writes; a reader is content with the types."""
+    """Return the schema of every record that this version writes; readers only check the types."""
     schema = TypeAdapter(BegunRecord).json_schema()
     parts: dict[str, Any] = schema.pop("$defs")
     _say_more(schema, BegunRecord)
@@ -43,17 +43,17 @@ def record_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as its file has it."""
+    """Return the text of the schema file."""
     return json.dumps(record_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _say_more(part: dict[str, Any], kind: type) -> None:
-    """No keys but these, and no null where None is left out; what says nothing goes."""
+    """Make a part of the schema strict: forbid other keys, and null where None is omitted; drop titles and defaults."""
     part |= {"description": _sentences(kind.__doc__), "additionalProperties": False}
     for value in part["properties"].values():
         value.pop("title", None)
         value.pop("default", None)
-        if value.get("additionalProperties") is True:  # not all versions of pydantic write it
+        if value.get("additionalProperties") is True:  # some versions of pydantic do not write it
             del value["additionalProperties"]
     for each in fields(kind) if is_dataclass(kind) else ():
         if each.default is None and not each.metadata:

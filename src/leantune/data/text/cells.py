@@ -1,4 +1,4 @@
-"""From cells, as a format gives them, to checked texts, ids and labels."""
+"""Converts the cells of a table into checked texts, ids and labels."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{0,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 def texts_of(
     cells: Sequence[object], rows: Sequence[Row], name: str, column: str, *, allow_blank: bool
 ) -> list[str]:
-    """The cells of a text column.
+    """Check the cells of a text column and return them.
 
     Args:
-        cells: one a row.
-        rows: for each cell the row number to print.
+        cells: one cell per row.
+        rows: the row number of each cell, for messages.
         name: the file, for messages.
         column: the column, for messages.
-        allow_blank: whether a text may be empty or white space only.
+        allow_blank: whether a text may be empty or only white space.
 
     Raises:
-        DataError: a cell that is no text, holds half of a surrogate pair, or is blank where it may not be.
+        DataError: a cell that is not a text, contains half of a surrogate pair, or is blank where that is not allowed.
     """
     texts = [cell for cell in cells if type(cell) is str]
     if len(texts) < len(cells) or not is_encodable("".join(texts)):
@@ -42,10 +42,10 @@ def texts_of(
 
 
 def list_of_texts(values: Iterable[object]) -> list[str]:
-    """Texts in memory, as a Python list of plain texts.
+    """Return in-memory texts as a list of plain Python strings.
 
     Raises:
-        DataError: for a single text, a table, or an item that is no text.
+        DataError: the value is a single text or a table, or an item is not a text.
     """
     if isinstance(values, str):
         raise DataError("one text, expected a list of texts: put it into one")
@@ -56,15 +56,15 @@ def list_of_texts(values: Iterable[object]) -> list[str]:
         if not isinstance(value, str) or not is_encodable(value):
             found = "half a surrogate pair" if isinstance(value, str) else type_word(value)
             raise DataError(f"text {i} (counted from 0) is {found}, expected a text")
-        texts.append(str(value))  # numpy has a type of its own
+        texts.append(str(value))  # numpy has its own str type
     return texts
 
 
 def ids_of(cells: Sequence[object], rows: Sequence[Row], name: str, column: str) -> list[str]:
-    """The cells of an id column: texts as they are, whole numbers in digits.
+    """Return the cells of an id column as texts; whole numbers become their digits.
 
     Raises:
-        DataError: a cell of another type, or one that holds half of a surrogate pair.
+        DataError: a cell of another type, or one that contains half of a surrogate pair.
     """
     for cell, row in zip(cells, rows, strict=True):
         if type(cell) not in (str, int):
@@ -75,17 +75,16 @@ def ids_of(cells: Sequence[object], rows: Sequence[Row], name: str, column: str)
 
 
 class LabelReader:
-    """The cells of one label column as canonical texts, checked over all batches of a pass.
+    """Converts the cells of one label column to canonical texts, checked over all batches of a pass.
 
-    A text is kept as it is, a whole number becomes its digits (``3`` and, where every label is such
-    a float, ``3.0`` become ``"3"``), a boolean ``"True"`` or ``"False"`` as Python and pandas write
-    it, and a ``datasets.ClassLabel`` number the name of its class. All labels of a column are of one
-    type, and no whole number is spelled in two ways.
+    A text is kept as it is. A whole number becomes its digits: ``3`` becomes ``"3"``, and so does ``3.0`` if all
+    labels are floats. A boolean becomes ``"True"`` or ``"False"``, and a ``datasets.ClassLabel`` number becomes the
+    name of its class. All labels of a column must have one type, and a whole number must be spelled in one way.
 
     Args:
         name: the file, for messages.
         column: the column, for messages.
-        class_names: the names that the numbers of a ``ClassLabel`` column stand for, else None.
+        class_names: the class names of a ``ClassLabel`` column, else None.
     """
 
     def __init__(self, name: str, column: str, class_names: Sequence[str] | None) -> None:
@@ -95,7 +94,7 @@ class LabelReader:
         self._spellings: dict[Decimal, str] = {}
 
     def texts_of(self, cells: Sequence[object], rows: Sequence[Row]) -> list[str]:
-        """The labels of one batch.
+        """Return the labels of one batch.
 
         Raises:
             DataError: a missing label, one of another type, or one spelled differently elsewhere.
@@ -109,7 +108,7 @@ class LabelReader:
         return labels
 
     def _admit(self, cell: object, row: Row) -> None:
-        """Check a label that was not seen before, and remember its text."""
+        """Check a label that has not been seen before and remember its text."""
         label = self._canonical(cell, row)
         if self._type is None:
             self._type = type(cell)
@@ -193,7 +192,7 @@ def _half_a_character(text: str, name: str, row: Row, column: str) -> DataError:
 
 
 def is_encodable(text: str) -> bool:
-    """Whether ``text`` is of whole characters, without half of a surrogate pair."""
+    """Whether ``text`` can be encoded as UTF-8, that is, contains no half of a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

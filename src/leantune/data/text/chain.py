@@ -1,4 +1,4 @@
-"""Several tables as one: the rows of the first, then those of the next."""
+"""Concatenates tables: the rows of the first are followed by the rows of the next."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from leantune.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class ChainedTable:
-    """Tables that have the wanted columns."""
+    """Concatenated tables that all have the wanted columns."""
 
     names: tuple[str, ...]
-    """The files of the tables, as messages name them."""
+    """The files of the tables, as named in messages."""
     tables: tuple[Table, ...]
     columns: tuple[str, ...]
-    """The columns that are read."""
+    """The columns to read."""
 
     @property
     def class_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Column name -> names of the classes that its numbers stand for, the same in all tables."""
+        """Class names of each numbered column, the same in all tables."""
         return self.tables[0].class_names
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
-        """The wanted columns, at most ``batch_rows`` rows at a time, of one file or of several."""
+        """Yield the wanted columns, at most ``batch_rows`` rows at a time; a batch may span files."""
         rows: list[Row] = []
         cells: dict[str, list[object]] = {column: [] for column in wanted}
         for name, table in zip(self.names, self.tables, strict=True):
@@ -41,23 +41,23 @@ class ChainedTable:
             yield CellBatch(rows, cells)
 
     def locate(self, index: int) -> Row:
-        """The file and the row in it."""
+        """Return the file of a 0-based row and the row's number in it."""
         rows = (row for batch in self.batches(self.columns[:1], 4096) for row in batch.rows)
         return next(islice(rows, index, None))
 
 
 def chain(names: Sequence[str], tables: Sequence[Table], columns: Sequence[str]) -> ChainedTable:
-    """The rows of all tables.
+    """Concatenate tables.
 
     Raises:
-        DataError: if the numbers in a column stand for other classes than in the first table.
+        DataError: the numbers in a column stand for different classes than in the first table.
     """
     first = tables[0].class_names
     for name, table in zip(names, tables, strict=True):
         for column in columns:
             if table.class_names.get(column) != first.get(column):
                 raise DataError(
-                    f"the numbers in {column!r} stand for other classes than in {names[0]}: read the files apart",
+                    f"the numbers in {column!r} stand for other classes than in {names[0]}: read the files separately",
                     path=name,
                 )
     return ChainedTable(tuple(names), tuple(tables), tuple(columns))

@@ -1,4 +1,4 @@
-"""Which columns are read: those that were asked for, found in what a file has."""
+"""Chooses the columns to read from the columns that a file has."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from leantune.system.messages import listed, nearest_name, shown
 LabelUse = Literal["required", "ignore"]
 
 TEXT, LABELS = "text", ("label", "target")
-"""The columns that are read if no other is named."""
+"""Default column names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Which columns hold what.
+    """The names of the columns to read.
 
     Args:
-        text: the text; None: the column called ``text``.
-        text_pair: the second text of a pair; None: no pairs.
-        label: the label; None: the column called ``label``, else ``target``.
-        id: the row's own name; None: the 0-based row number.
-        splits_labels: whether a text cell may hold several labels, as in ``oil|grain``; lists always do. It does not
-            change what is tokenized, so it is no part of what names a column choice (`repr`).
+        text: column of the text; None means the column ``text``.
+        text_pair: column of the second text of a pair; None means no pairs.
+        label: column of the label; None means the column ``label``, else ``target``.
+        id: column of the row's id; None means the 0-based row number.
+        splits_labels: whether a text cell may contain several labels, as in ``oil|grain``; a list always may. This
+            does not change the tokens, so it is not part of the `repr`, which goes into the cache key.
     """
 
     text: str | None = None
@@ -38,31 +38,31 @@ class Columns:
 
     @property
     def text_name(self) -> str:
-        """The column of the text."""
+        """The name of the text column."""
         return self.text or TEXT
 
     @property
     def label_name(self) -> str:
-        """The column of the label where a reader may choose its name."""
+        """The name of the label column for readers that choose it themselves."""
         return self.label or LABELS[0]
 
     def named(self) -> tuple[str, ...]:
-        """Every column that has a name here, and that of the text, each once."""
+        """Return the text column and every other named column, without repeats."""
         names = (self.text_name, self.text_pair, self.label, self.id)
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 def find_columns(found: tuple[str, ...], wanted: Columns, labels: LabelUse, name: str) -> Columns:
-    """The columns to read, all of which are there; ``label`` is None where labels are not read.
+    """Return the columns to read after checking that they exist; ``label`` is None if labels are not read.
 
     Args:
         found: the columns of the file.
-        wanted: those that were asked for.
-        labels: whether a label is needed.
+        wanted: the requested columns.
+        labels: whether a label is required.
         name: the file, for messages.
 
     Raises:
-        DataError: for one that is not there.
+        DataError: a requested column does not exist.
     """
     for flag, column in (
         ("--text-column", wanted.text_name),
@@ -103,10 +103,10 @@ def columns_for(
     label_column: str | None = None,
     id_column: str | None = None,
 ) -> Columns:
-    """The columns to read for a trained classifier: those that are named, else those of its training.
+    """Return the columns to read for a trained classifier: the given names, else the names used in training.
 
     Raises:
-        UsageError: for a second text where the classifier was trained on single texts.
+        UsageError: a second text is given, but the classifier was trained on single texts.
     """
     if text_pair_column and trained.takes_pairs is False:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What is said about files because nobody asked for it: how they were read, where there was a choice."""
+"""Notes about how files were read where there was a choice, such as the encoding."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _AS_WINDOWS = "not UTF-8, read as cp1252"
 
 
 class Note(NamedTuple):
-    """A file or folder, and how it was read."""
+    """A file or folder and how it was read."""
 
     name: str
     what: str
 
 
 def notes_of(table: Table, name: str) -> Iterator[Note]:
-    """What there is to say about the table of one location."""
+    """Yield the notes about the table of one location."""
     if isinstance(table, TextFolder):
         yield from _of_folder(table, name)
     if isinstance(table, DelimitedTable | PlainLines) and table.encoding == WINDOWS:
@@ -38,7 +38,7 @@ def notes_of(table: Table, name: str) -> Iterator[Note]:
 
 
 def note_lines(notes: Iterable[Note]) -> tuple[str, ...]:
-    """One line for each different thing to say, with the first file that it is said of."""
+    """Return one line per distinct note, with the first file it applies to and the number of others."""
     names: dict[str, list[str]] = {}
     for note in notes:
         names.setdefault(note.what, []).append(note.name)

@@ -1,7 +1,7 @@
-"""Examples from any supported source, in batches: the one reader of training, evaluation and prediction.
+"""Reads examples in batches from any supported source, for training, evaluation and prediction.
 
-The content of a file decides how it is read, whatever its suffix says. Nothing is read into memory as
-a whole but a pickle, which has no rows before its end.
+The content of a file decides how it is read, not its suffix. Only pickles are read into memory as a whole, because
+their rows cannot be read before the end of the file.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _HASH_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class ExampleBatch:
-    """Consecutive examples; every list has one entry an example.
+    """Consecutive examples; every list has one entry per example.
 
     Args:
         start: 0-based number of the first example.
-        ids: as in the id column, or 0-based row numbers.
+        ids: the values of the id column, or 0-based row numbers.
         texts: the texts.
         pairs: the second texts, or None without pairs.
-        labels: canonical label texts, of several labels a row a tuple of them, or None when labels are not read.
+        labels: canonical label texts, tuples of them for multi-label rows, or None if labels are not read.
     """
 
     start: int
@@ -46,14 +46,14 @@ class ExampleBatch:
 
 @dataclass(frozen=True, slots=True)
 class ExampleSource:
-    """Labelled texts that can be read again and again.
+    """Labelled texts that can be read any number of times.
 
     Args:
-        name: the source as the user wrote it (``standard input`` for ``-``); used in messages.
-        columns: the columns that are read; ``label`` is None when labels are not.
-        label_names: the names of a ``datasets.ClassLabel`` in its order, else None.
-        split: which part it is, if the file holds several.
-        first_row: 0-based number of the first row, where the source is a part of a file.
+        name: the source as the user wrote it (``standard input`` for ``-``), for messages.
+        columns: the columns to read; ``label`` is None if labels are not read.
+        label_names: the class names of a ``datasets.ClassLabel`` in order, else None.
+        split: the split to read, if the source has several.
+        first_row: 0-based number of the first row, if the source is a part of a file.
     """
 
     name: str
@@ -66,15 +66,15 @@ class ExampleSource:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How the files were read, where there was a choice: lines to be printed."""
+        """Lines to print that say how the files were read where there was a choice."""
         return note_lines(self._source.notes)
 
     def batches(self, batch_rows: int = 4096) -> Iterator[ExampleBatch]:
-        """All examples in order, at most ``batch_rows`` at a time.
+        """Yield all examples in order, at most ``batch_rows`` at a time.
 
         Raises:
-            DataError: a row that is not what it must be, no rows at all, or a file that changed
-                since it was opened. Batches already given stay valid only if none is raised.
+            DataError: an invalid row, no rows at all, or a file that changed since it was opened. In the last case
+                the batches yielded so far are not valid either.
         """
         labels = self._label_column(self.columns.label or "")
         start = self.first_row
@@ -84,10 +84,10 @@ class ExampleSource:
         self._check_all_read(start - self.first_row)
 
     def labels(self) -> list[Label] | None:
-        """The label of every row in order, from the source itself; None if labels are not read.
+        """Read the label of every row in order from the source; None if labels are not read.
 
         Raises:
-            DataError: as `batches`.
+            DataError: as for `batches`.
         """
         column = self.columns.label
         if column is None:
@@ -103,17 +103,18 @@ class ExampleSource:
         return LabelColumn(self.name, column, self.label_names, splits=self.columns.splits_labels)
 
     def locate(self, index: int) -> Row:
-        """What to print for a 0-based row: a text file's line (read once more), or the 1-based row; with the file, if
-        there are several.
+        """Return the place of a 0-based row for messages.
+
+        This is the line in a text file (which is read again) or the 1-based row, with the file if there are several.
         """
         return self._source.table.locate(index)
 
     def sha256(self) -> str:
-        """Hex digest of the content.
+        """Return the SHA-256 hex digest of the content.
 
-        For a file it is what ``sha256sum`` prints, for several that of what it prints for them (by their names under
-        the folder that holds them all), for a saved dataset that of its data files one after the other, for a hub
-        dataset that of the columns that are read.
+        For one file, it is the digest that ``sha256sum`` prints. For several files, it is the digest of the lines
+        that ``sha256sum`` prints for them in their common folder. For a saved dataset, it covers the concatenated data
+        files, and for a hub dataset the columns that are read.
         """
         if self._source.is_listing:
             return listing_sha256(self._source.contents)
@@ -155,22 +156,22 @@ class ExampleSource:
 def open_examples(
     location: str, columns: Columns, *, labels: LabelUse, split: str = "train"
 ) -> ExampleSource:
-    """Open labelled texts and find their columns; rows are read by ``batches``.
+    """Open labelled texts and find their columns; ``batches`` reads the rows.
 
     Args:
         location: a CSV, TSV, JSON, Parquet, Arrow, .xlsx, .txt or pickle file (texts also as gz, bz2 or xz),
-            a pattern of such files, a folder of ``.txt`` files for each class, a folder written by ``datasets``'
-            ``save_to_disk``, ``-`` for standard input, or ``org/name[@config][:split]`` on the Hugging Face hub.
-        columns: which columns hold what; of JSON also a path: ``data.text``.
-        labels: ``"required"`` for training, where a text must not be blank either; ``"ignore"`` never looks.
-        split: of a ``DatasetDict`` (saved or pickled), a folder or a hub dataset that does not name one.
+            a pattern that matches such files, a folder with a folder of ``.txt`` files for each class, a folder written
+            by ``save_to_disk`` of ``datasets``, ``-`` for standard input, or ``org/name[@config][:split]`` on the
+            Hugging Face hub.
+        columns: the columns to read; for JSON, a name may be a path such as ``data.text``.
+        labels: ``"required"`` for training, where texts must not be blank either; ``"ignore"`` reads no labels.
+        split: the split of a ``DatasetDict`` (saved or pickled), a folder or a hub dataset, if the location names none.
 
     Raises:
-        DataError: a file that is empty, damaged or of another kind, or a missing column.
-        UnsafeFileError: a file that could run code, or an archive.
-        UsageError: a file that is not there, a hub dataset or a split that cannot be loaded, or a library that is not
-            installed.
-        ResourceError: no room for standard input.
+        DataError: the file is empty, damaged or of an unsupported kind, or a column is missing.
+        UnsafeFileError: the file could run code, or is an archive.
+        UsageError: the file does not exist, a hub dataset or split cannot be loaded, or a library is not installed.
+        ResourceError: there is no disk space for standard input.
     """
     source = open_source(location, columns, labels, split)
     label = source.columns.label
@@ -185,25 +186,25 @@ def open_examples(
 
 
 def open_texts(path: Path, name: str, columns: Columns) -> ExampleSource:
-    """The texts of one file that messages call ``name``; labels are not read. See `open_examples`."""
+    """Open the texts of one file, which messages call ``name``; labels are not read. See `open_examples`."""
     return _texts_of(open_named_file(path, name, columns), first_row=0)
 
 
 def open_row_group_texts(
     open_file: Callable[[], BinaryIO], name: str, columns: Columns, *, row_group: int, first_row: int
 ) -> ExampleSource:
-    """The texts of one row group of a Parquet file; labels are not read.
+    """Open the texts of one row group of a Parquet file; labels are not read.
 
     Args:
         open_file: opens the file, which need not be on this machine.
         name: the file, for messages.
-        columns: which columns hold what.
-        row_group: its number, from 0.
-        first_row: 0-based number of its first row in the file.
+        columns: the columns to read.
+        row_group: 0-based number of the row group.
+        first_row: 0-based number of the row group's first row in the file.
 
     Raises:
-        DataError: a file that is damaged, or a missing column.
-        UnsafeFileError: a column that could run code.
+        DataError: the file is damaged, or a column is missing.
+        UnsafeFileError: a column could run code.
     """
     source = open_row_group_of(open_file, name, columns, row_group=row_group, first_row=first_row)
     return _texts_of(source, first_row=first_row)

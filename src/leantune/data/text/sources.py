@@ -1,4 +1,4 @@
-"""From a location, as the user wrote it, to one table: by what is there, and by what it holds."""
+"""Opens the location that the user wrote as one table, chosen by what the location is and what it contains."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ _FILE_SUFFIXES = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A table and where it is from.
+    """A table and its origin.
 
     Args:
-        name: the source as messages call it.
-        table: its rows.
-        columns: those that are read, all of which the table has.
-        contents: the files, if it is from files.
-        notes: how the files were read, where there was a choice.
-        is_listing: whether the files are told apart in its checksum.
+        name: the name of the source in messages.
+        table: the rows.
+        columns: the columns to read, all of which the table has.
+        contents: the files that the table is read from, if any.
+        notes: how the files were read where there was a choice.
+        is_listing: whether the checksum covers the file names as well as their contents.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Source:
 
 
 def open_source(location: str, columns: Columns, labels: LabelUse, split: str) -> Source:
-    """The table at a location; see `leantune.data.text.read.open_examples`."""
+    """Open the table at a location; see `leantune.data.text.read.open_examples`."""
     if location != "-" and not os.path.lexists(location):
         if glob.has_magic(location):
             return _open_pattern(location, columns, labels, split)
@@ -74,15 +74,15 @@ def open_source(location: str, columns: Columns, labels: LabelUse, split: str) -
 
 
 def open_named_file(path: Path, name: str, columns: Columns) -> Source:
-    """The rows of one file without their labels.
+    """Open the rows of one file without their labels.
 
     Args:
-        path: where it is on this machine, perhaps as a copy.
-        name: what messages call it.
-        columns: those that are wanted.
+        path: the file, or its copy on this machine.
+        name: the name of the file in messages.
+        columns: the columns to read.
 
     Raises:
-        DataError: as `leantune.data.text.read.open_examples`.
+        DataError: as for `leantune.data.text.read.open_examples`.
         UnsafeFileError: likewise.
     """
     return _open_content(replace(open_content(str(path)), name=name), columns, "ignore", "test")
@@ -91,21 +91,21 @@ def open_named_file(path: Path, name: str, columns: Columns) -> Source:
 def open_row_group_of(
     open_file: Callable[[], BinaryIO], name: str, columns: Columns, *, row_group: int, first_row: int
 ) -> Source:
-    """The rows of one row group of a Parquet file, without their labels; see `arrow.open_row_group`."""
+    """Open the rows of one row group of a Parquet file without their labels; see `arrow.open_row_group`."""
     table = open_row_group(open_file, name, row_group=row_group, first_row=first_row)
     return _source(name, table, columns, "ignore")
 
 
 def open_table(location: str) -> tuple[str, Table]:
-    """Any file of rows, with the columns that it has.
+    """Open any file of rows with all its columns.
 
     Returns:
-        its name in messages, and its rows.
+        The name of the file in messages, and the table.
 
     Raises:
-        DataError: a file that is empty, damaged or of another kind.
-        UnsafeFileError: a file that could run code, or an archive.
-        MissingFileError: if it is not there.
+        DataError: the file is empty, damaged or of an unsupported kind.
+        UnsafeFileError: the file could run code, or is an archive.
+        MissingFileError: the file does not exist.
     """
     if location != "-":
         _check_is_there(location)
@@ -127,7 +127,7 @@ def _check_is_there(location: str) -> None:
 
 
 def _names_beside(location: str) -> list[str]:
-    """The names in the folder of a file that is not there; none where it cannot be looked into."""
+    """Return the names in the folder of a missing file; empty if the folder cannot be read."""
     try:
         with os.scandir(os.path.dirname(location) or ".") as entries:
             return [entry.name for entry in itertools.islice(entries, MAX_COMPARED)]
@@ -136,7 +136,7 @@ def _names_beside(location: str) -> list[str]:
 
 
 def files_of(location: str) -> tuple[str, ...]:
-    """The files that a pattern matches, in the order of their names; anything else as it is."""
+    """Return the files that a pattern matches, sorted by name; a location that is not a pattern as it is."""
     if os.path.lexists(location) or not glob.has_magic(location):
         return (location,)
     return tuple(sorted(glob.glob(location, recursive=True)))
@@ -147,7 +147,7 @@ def _source(name: str, table: Table, columns: Columns, labels: LabelUse) -> Sour
 
 
 def _open_pattern(location: str, columns: Columns, labels: LabelUse, split: str) -> Source:
-    """The rows of all files that match, one file after the other."""
+    """Open the rows of all matching files, one file after the other."""
     name = place_name(location)
     files = files_of(location)
     if not files:
@@ -156,13 +156,13 @@ def _open_pattern(location: str, columns: Columns, labels: LabelUse, split: str)
     folder = next((file for file in files if os.path.isdir(file)), None)
     if folder is not None:
         raise DataError(
-            f"{place_name(folder)} is a directory, expected files alone: write a pattern of their names",
+            f"{place_name(folder)} is a directory, expected only files: write a pattern that matches only files",
             path=name,
         )
     if len(files) == 1:
         return _open_file(files[0], columns, labels, split)
     sources: list[Source] = []
-    for file in files:  # where the first has its label, the others have theirs
+    for file in files:  # all files have the label in the same column as the first
         chosen = sources[0].columns if sources else columns
         sources.append(_open_file(file, chosen, labels, split))
     read = sources[0].columns

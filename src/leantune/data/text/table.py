@@ -1,4 +1,4 @@
-"""What every reader gives: named columns of cells, in batches, as often as wanted."""
+"""The interface of all readers: named columns of cells, read in batches any number of times."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from leantune.system.messages import listed
 
 
 class Place(NamedTuple):
-    """Where a row is, if the name of the source does not say it: the file, and the number there."""
+    """The file of a row and its number there, for sources with several files or sheets."""
 
     file: str
     row: int | None
-    """None: the file is the row."""
+    """The row number; None if the whole file is one row."""
 
 
 Row: TypeAlias = int | Place
-"""What an error message prints for a row."""
+"""A row as shown in messages."""
 
 
 def place_of(row: Row, name: str) -> Place:
-    """The file and the number of a row of the source called ``name``."""
+    """Return the file and the number of a row of the source called ``name``."""
     return row if isinstance(row, Place) else Place(name, row)
 
 
@@ -33,9 +33,9 @@ class CellBatch:
     """Consecutive rows.
 
     Args:
-        rows: for each row what an error message prints: the line of a text file where the record begins (the
-            header is line 1), or the 1-based row of a table; with the file, if the source has several.
-        cells: column name -> one cell a row, as the format gives them (``str``, ``int``, ``None``...).
+        rows: each row as shown in messages: the line of a text file where the record begins (the header is line 1)
+            or the 1-based row of a table, with the file if the source has several.
+        cells: the cells of each column, one per row, in the types of the format (``str``, ``int``, ``None``...).
     """
 
     rows: Sequence[Row]
@@ -43,7 +43,7 @@ class CellBatch:
 
 
 class Table(Protocol):
-    """Rows of named cells."""
+    """A table of rows with named columns."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -52,20 +52,20 @@ class Table(Protocol):
 
     @property
     def class_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Column name -> names of the classes that its numbers stand for (``datasets.ClassLabel``)."""
+        """Class names of each column whose numbers stand for classes (``datasets.ClassLabel``)."""
         ...
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
-        """The wanted columns, at most ``batch_rows`` rows at a time."""
+        """Yield the wanted columns, at most ``batch_rows`` rows at a time."""
         ...
 
     def locate(self, index: int) -> Row:
-        """What an error message prints for a 0-based row."""
+        """Return a 0-based row as shown in messages."""
         ...
 
 
 class NamesInRows:
-    """A table whose format does not number its classes: the rows have their names, if they have any."""
+    """A table whose format does not number classes, so that labels are always names."""
 
     __slots__ = ()
 
@@ -76,7 +76,7 @@ class NamesInRows:
 
 
 def check_unique(columns: Sequence[str], name: str, row: int | None = None) -> None:
-    """Raise DataError if two columns have one name; a spreadsheet's empty columns have none."""
+    """Raise DataError if two columns have the same name; empty names, as in spreadsheets, may repeat."""
     doubles = sorted(column for column, count in Counter(columns).items() if column and count > 1)
     if doubles:
         raise DataError(

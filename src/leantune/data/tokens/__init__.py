@@ -1,1 +1,1 @@
-"""Turns texts into token ids, kept on disk and mapped into memory."""
+"""Turns texts into token ids, which are cached on disk and mapped into memory."""

@@ -1,6 +1,6 @@
-"""The folder of token tables, kept below a size. Any number of processes may use it at once.
+"""The cache folder of token tables, which has a size limit and can be shared by any number of processes.
 
-A table that is removed while a process has it mapped stays readable there until that process ends.
+A table that is removed while a process has it mapped stays readable in that process.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ DEFAULT_LIMIT_MIB = 2048
 SUFFIX, NEW_SUFFIX = ".arrow", ".tmp"
 NO_FOLDER = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ELOOP),  # a file, or a link to nowhere, in the way
+    *(errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ELOOP),  # a file or a broken link is in the way
 )
-"""Why a folder cannot be written that is not worth an error."""
+"""Error numbers after which the tables are simply not cached."""
 LEFTOVER_AGE_S = 3600.0
-"""A file that grew so lately is not looked at: it may have been made and not locked yet."""
+"""Minimum age of a leftover file in seconds; a newer one may have been created and not locked yet."""
 
 
 def limit_bytes() -> int:
-    """What ``$LEANTUNE_TOKEN_CACHE_MIB`` allows.
+    """Return the size limit of the cache in bytes, from ``$LEANTUNE_TOKEN_CACHE_MIB``.
 
     Raises:
-        UsageError: if it is not a whole number.
+        UsageError: the variable is not a whole number.
     """
     given = mebibytes(LIMIT_VARIABLE)
     return DEFAULT_LIMIT_MIB * 2**20 if given is None else given
@@ -43,10 +43,10 @@ def limit_bytes() -> int:
 
 @contextlib.contextmanager
 def new_entry(path: Path) -> Iterator[Path]:
-    """A temporary path to write; it becomes ``path`` if the block ends without an error.
+    """Provide a temporary path to write, which is renamed to ``path`` if the block ends without an error.
 
-    It is locked as long as this process lives, so that none takes it for a leftover. Where the folder cannot
-    be written, or others can write it, the path is one in the system's folder for temporary files and is not kept.
+    The file is locked while this process lives, so that no other process removes it as a leftover. If the folder cannot
+    be written, or other users can write it, the file is in the system's temporary folder and is not kept.
     """
     temporary = path.with_suffix(f".{uuid.uuid4().hex}{NEW_SUFFIX}")
     try:
@@ -59,11 +59,11 @@ def new_entry(path: Path) -> Iterator[Path]:
             yield Path(folder) / path.name
         return
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: `shrink` gets none either
+        with contextlib.suppress(OSError):  # no locks on this file system, for `shrink` neither
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
-        os.fsync(descriptor)  # else the name can survive a power cut that the content does not
-        with contextlib.suppress(IsADirectoryError):  # a folder has the name: the entry is not kept
+        os.fsync(descriptor)  # otherwise a power cut could keep the name but lose the content
+        with contextlib.suppress(IsADirectoryError):  # a folder has this name: the entry is not kept
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -71,18 +71,18 @@ def new_entry(path: Path) -> Iterator[Path]:
 
 
 def mark_used(path: Path) -> None:
-    """Note that an entry was used now: the time of its last reading is not kept on every file system."""
-    with contextlib.suppress(OSError):  # removed, or of another user
+    """Set an entry's modification time to now, because not every file system records access times."""
+    with contextlib.suppress(OSError):  # removed, or owned by another user
         os.utime(path)
 
 
 def shrink(folder: Path, limit: int, *, keep: Path) -> None:
-    """Remove the entries that were used longest ago until all take ``limit`` bytes at most.
+    """Remove the least recently used entries until the rest takes at most ``limit`` bytes.
 
     Args:
-        folder: of entries and of files that are being written.
-        limit: in bytes.
-        keep: an entry that stays, whatever its size.
+        folder: the folder of entries and of files that are being written.
+        limit: the limit in bytes.
+        keep: an entry that is kept whatever its size.
     """
     _remove_leftovers(folder)
     entries = []
@@ -95,15 +95,15 @@ def shrink(folder: Path, limit: int, *, keep: Path) -> None:
         if total <= limit:
             return
         if path != keep:
-            with contextlib.suppress(OSError):  # of another user
+            with contextlib.suppress(OSError):  # owned by another user
                 path.unlink(missing_ok=True)
                 total -= size
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what processes that died were writing."""
+    """Remove the unfinished files of processes that died."""
     for path in folder.glob(f"*{NEW_SUFFIX}"):
-        with contextlib.suppress(OSError):  # gone, locked by its writer, or of another user
+        with contextlib.suppress(OSError):  # removed, locked by its writer, or owned by another user
             if time.time() - path.stat().st_mtime > LEFTOVER_AGE_S:
                 with path.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Labelled rows of one or more token tables, and the batches that are cut from them."""
+"""Labelled rows of one or more token tables, and functions that divide them into batches."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Index = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class LabelledRows:
-    """N rows chosen from token tables, each with its class, or with any number of C classes."""
+    """N rows chosen from token tables, each with one class or with any number of C classes."""
 
     tables: tuple[TokenTable, ...]
     table_of: Index
-    """``(N,)`` which table a row is in."""
+    """``(N,)`` index of each row's table."""
     row_of: Index
-    """``(N,)`` where it is there."""
+    """``(N,)`` number of each row in its table."""
     label_ids: Index
-    """``(N,)`` class ids, or ``(N, C)`` ones and zeros: which classes a row has."""
+    """``(N,)`` class ids, or ``(N, C)`` ones and zeros that mark the classes of a row."""
 
     @classmethod
     def of(cls, table: TokenTable, rows: Index, label_ids: Index) -> LabelledRows:
-        """``rows`` of one table; ``label_ids`` are those of these rows."""
+        """Select ``rows`` of one table; ``label_ids`` has one entry for each selected row."""
         return cls((table,), np.zeros(len(rows), dtype=np.int64), np.asarray(rows), np.asarray(label_ids))
 
     def __len__(self) -> int:
@@ -56,29 +56,30 @@ class LabelledRows:
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """``(N,)`` tokens of each row."""
+        """``(N,)`` number of tokens of each row."""
         return self._gather([table.lengths for table in self.tables])
 
     @property
     def full_lengths(self) -> npt.NDArray[np.int32]:
-        """``(N,)`` tokens of each row before truncation."""
+        """``(N,)`` number of tokens of each row before truncation."""
         return self._gather([table.full_lengths for table in self.tables])
 
     def second_starts(self) -> npt.NDArray[np.int32]:
-        """``(N,)`` first token of the second text of each row."""
+        """Return the position ``(N,)`` of the first token of the second text in each row."""
         return self._gather([table.second_starts for table in self.tables])
 
     def tokens(self) -> list[npt.NDArray[np.int32]]:
-        """The token ids of every row."""
+        """Return the token ids of every row."""
         return [self.tables[t].tokens(int(r)) for t, r in zip(self.table_of, self.row_of, strict=True)]
 
     def encoded(self) -> Encoded:
-        """The rows as a classifier takes them."""
+        """Return the rows in the form that a classifier takes."""
         return Encoded(self.tokens(), self.second_starts(), self.full_lengths)
 
     def hashes(self) -> npt.NDArray[np.uint64]:
-        """``(N,)`` one number a row, the same for rows that are the same to the model: equal tokens,
-        equal length before truncation, equal start of the second text.
+        """Return one hash per row, ``(N,)``, equal for rows that are the same to the model.
+
+        Such rows have equal tokens, equal lengths before truncation and equal starts of the second text.
         """
         hashes = np.empty(len(self), dtype=np.uint64)
         for first in range(0, len(self), _HASHED_AT_ONCE):
@@ -87,11 +88,11 @@ class LabelledRows:
         return hashes
 
     def name_of(self, position: int) -> str:
-        """How to name one row to the user: file and 0-based row."""
+        """Return the name of a row for messages: the file and the 0-based row."""
         return f"{self.tables[self.table_of[position]].source_name} row {self.row_of[position]}"
 
     def names_of(self, positions: Index, limit: int = 8) -> str:
-        """`name_of` the first ``limit`` of them, by commas; the rest are counted."""
+        """Return `name_of` the first ``limit`` rows, separated by commas, and the number of others."""
         rest = len(positions) - limit
         named = ", ".join(self.name_of(int(position)) for position in positions[:limit])
         return named + (f" and {rest:,} more" if rest > 0 else "")
@@ -105,12 +106,13 @@ class LabelledRows:
 
 
 _HASHED_AT_ONCE = 1 << 16
-"""Rows whose tokens are copied at once."""
+"""Number of rows whose tokens are copied at once."""
 
 
 def _hashes(rows: LabelledRows) -> npt.NDArray[np.uint64]:
-    """Sum of number times weight modulo 2^64, with random odd weights by place: two different rows
-    share their hash with a chance below 2^-45.
+    """Return hashes ``(N,)`` of rows: the sum of numbers times random odd weights by position, modulo 2^64.
+
+    Two different rows have the same hash with a probability below 2^-45.
     """
     lengths = rows.lengths.astype(np.int64)
     first = np.cumsum(lengths) - lengths
@@ -125,8 +127,9 @@ def _hashes(rows: LabelledRows) -> npt.NDArray[np.uint64]:
 
 @lru_cache(maxsize=2)
 def shuffled(num_rows: int, *, seed: int, epoch: int) -> Index:
-    """The order of one epoch: a permutation that depends on seed and epoch alone, so that a resumed
-    run finds its place without any stored state.
+    """Return the order of the rows in one epoch.
+
+    The permutation depends only on seed and epoch, so that a resumed run needs no stored state to continue.
     """
     order = np.random.default_rng([seed, epoch]).permutation(num_rows).astype(np.int64)
     order.flags.writeable = False  # shared by all steps of the epoch
@@ -134,15 +137,16 @@ def shuffled(num_rows: int, *, seed: int, epoch: int) -> Index:
 
 
 MAX_BATCH_TOKENS = 4096
-"""Tokens of a batch without gradients: more only leave the processor's caches and cost memory."""
+"""Largest number of tokens in a batch without gradients; larger batches exceed CPU caches and take more memory."""
 
 
 def by_length(
     lengths: npt.NDArray[np.int32], batch_size: int, max_tokens: int = MAX_BATCH_TOKENS
 ) -> Iterator[Index]:
-    """Positions in batches of similar length, at most ``batch_size`` texts and ``max_tokens``.
+    """Yield positions in batches of similar length, with at most ``batch_size`` texts and ``max_tokens`` tokens.
 
-    Longest first, so that memory does not grow later; a text longer than that goes alone.
+    The longest texts come first, so that memory does not grow later. A text longer than ``max_tokens`` is a batch of
+    its own.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     first = 0
@@ -154,15 +158,17 @@ def by_length(
 
 
 def evenly(lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
-    """Positions in batches of about the same number of texts and of tokens, long and short ones mixed, at
-    most ``batch_size`` texts and about `MAX_BATCH_TOKENS`.
+    """Yield positions in batches with about equal numbers of texts and tokens, mixing long and short texts.
 
-    Batches of one shape spare compiling kernels for others (`packing.plan`).
+    A batch has at most ``batch_size`` texts and about `MAX_BATCH_TOKENS` tokens. Batches of the same shape avoid
+    compiling kernels for other shapes (`packing.plan`).
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     count = max(math.ceil(len(order) / batch_size), math.ceil(int(lengths.sum()) / MAX_BATCH_TOKENS))
-    count = min(count, len(order))  # a text longer than that goes alone
+    count = min(count, len(order))  # a longer text is a batch of its own
     deal, place = np.divmod(np.arange(len(order)), max(1, count))
-    batch = np.where(deal % 2, count - 1 - place, place)  # back and forth: who gets the longer text changes
+    batch = np.where(
+        deal % 2, count - 1 - place, place
+    )  # alternate the direction so that no batch always gets the longest text
     for i in range(count):
         yield order[batch == i]

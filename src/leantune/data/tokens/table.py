@@ -1,4 +1,4 @@
-"""Texts to tokens once: a ragged table in Arrow, memory-mapped, found again by its content hash."""
+"""Tokenizes texts once into a memory-mapped Arrow table, which is cached by content hash."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from leantune.system.checksums import update_from
 from leantune.system.trusted_files import open_trusted
 
 FORMAT_VERSION = 3
-"""Part of the cache key: raise it when the table's columns change."""
+"""Version in the cache key; increase it when the table's columns change."""
 
 SCHEMA = pa.schema(
     [
@@ -34,20 +34,23 @@ SCHEMA = pa.schema(
     ]
 )
 DIGEST_BYTES = hashlib.sha256().digest_size
-"""What follows the Arrow file in an entry of the cache: the SHA-256 of its key and of the file."""
+"""Size of the SHA-256 digest of key and file that follows the Arrow file in a cache entry."""
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """A memory-mapped table of token rows; only lengths and labels are held in memory, and labels are of the source."""
+    """A memory-mapped table of token rows.
+
+    Only lengths and labels are kept in memory. The labels are read from the source, not from the cache.
+    """
 
     batches: list[pa.RecordBatch] = field(repr=False)
-    """Batches of the mapped file, which may have lost its name since."""
+    """Batches of the mapped file, which may have been removed from disk since."""
     source_name: str
     source_sha256: str
-    """Hex digest of the content that the rows were read from."""
+    """SHA-256 hex digest of the content that the rows were read from."""
     labels: list[Label] | None = field(repr=False, default=None)
-    """As text, one a row, or several as a tuple; None if the rows were read without."""
+    """One label text or tuple of texts per row; None if the rows were read without labels."""
 
     @cached_property
     def _first_rows(self) -> npt.NDArray[np.int64]:
@@ -66,32 +69,32 @@ class TokenTable:
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """``(N,)`` tokens of each row after truncation."""
+        """``(N,)`` number of tokens of each row after truncation."""
         return np.concatenate([np.diff(offsets) for offsets, _ in self._token_views])
 
     @cached_property
     def second_starts(self) -> npt.NDArray[np.int32]:
-        """``(N,)`` first token of the second text; the row's length without one."""
+        """``(N,)`` position of the first token of the second text; the row's length if there is none."""
         return self._column("second_start")
 
     @cached_property
     def full_lengths(self) -> npt.NDArray[np.int32]:
-        """``(N,)`` tokens of each row before truncation."""
+        """``(N,)`` number of tokens of each row before truncation."""
         return self._column("full_length")
 
     @property
     def label_texts(self) -> list[Label]:
-        """The labels as text, one entry a row.
+        """The label texts, one entry per row.
 
         Raises:
-            DataError: if the rows were read without labels.
+            DataError: the rows were read without labels.
         """
         if self.labels is None:
             raise DataError("has no label column; labels are needed here", path=self.source_name)
         return self.labels
 
     def tokens(self, row: int) -> npt.NDArray[np.int32]:
-        """Token ids of one row, a view of the mapped file."""
+        """Return the token ids of one row as a view of the mapped file."""
         batch = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         offsets, values = self._token_views[batch]
         within = row - int(self._first_rows[batch])
@@ -108,12 +111,12 @@ def tokenize(
     *,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> TokenTable:
-    """The token table of ``source``: from the cache, or made now in one pass over the file.
+    """Return the token table of ``source`` from the cache, or make it in one pass over the source.
 
     Args:
-        source: rows to read, with labels if it has them; content, split and columns are in the cache key.
-        tokenizer: its fingerprint is part of the cache key.
-        cache_dir: where tables are kept, within the limit of `token_cache`.
+        source: rows to read, with labels if it has any; the cache key contains its content, split and columns.
+        tokenizer: the tokenizer, whose fingerprint is part of the cache key.
+        cache_dir: the cache folder, kept within the limit of `token_cache`.
         on_rows: called with the number of rows done so far.
     """
     limit = token_cache.limit_bytes()
@@ -136,13 +139,15 @@ def tokenize(
     with token_cache.new_entry(path) as temporary:
         labels = _write_table(source, tokenizer, temporary, on_rows)
         _seal(temporary, key)
-        batches = _opened(temporary, key, tokenizer)  # once it has its name, another process may remove it
+        batches = _opened(
+            temporary, key, tokenizer
+        )  # opened before the rename, after which another process may remove it
     token_cache.shrink(cache_dir, limit, keep=path)
     return TokenTable(batches, source.name, source_sha256, labels)
 
 
 def _found(path: Path, key: bytes, tokenizer: Tokenizer) -> list[pa.RecordBatch] | None:
-    """The rows of an entry, or None if there is none, others can write it, or it is not what was written."""
+    """Return the rows of an entry; None if it does not exist, other users can write it, or it is damaged."""
     try:
         batches = _opened(path, key, tokenizer)
     except (UnsafeFileError, _NotWhole):
@@ -155,12 +160,12 @@ def _found(path: Path, key: bytes, tokenizer: Tokenizer) -> list[pa.RecordBatch]
     return batches
 
 
-class _NotWhole(Exception):  # noqa: N818 - no error: the table is made again
-    """An entry is damaged, of another key, or of ids that the tokenizer has not."""
+class _NotWhole(Exception):  # noqa: N818 - not an error: the table is made again
+    """An entry is damaged, belongs to another key, or has ids that the tokenizer does not have."""
 
 
 def _seal(path: Path, key: bytes) -> None:
-    """Append the digest by which `_opened` knows that the entry is whole."""
+    """Append the digest with which `_opened` checks that the entry is complete."""
     digest = hashlib.sha256(key)
     update_from(digest, path)
     with path.open("ab") as file:
@@ -168,12 +173,12 @@ def _seal(path: Path, key: bytes) -> None:
 
 
 def _opened(path: Path, key: bytes, tokenizer: Tokenizer) -> list[pa.RecordBatch]:
-    """The rows of an entry, memory-mapped.
+    """Open the rows of an entry, memory-mapped.
 
     Raises:
-        _NotWhole: if it is not what `_seal` was given.
-        UnsafeFileError: if others can write it.
-        OSError: if there is none.
+        _NotWhole: the entry does not match its digest, schema or tokenizer.
+        UnsafeFileError: other users can write the entry.
+        OSError: the entry does not exist or cannot be opened.
     """
     descriptor = open_trusted(path)
     try:
@@ -195,7 +200,7 @@ def _opened(path: Path, key: bytes, tokenizer: Tokenizer) -> list[pa.RecordBatch
 
 
 def _is_sound(batch: pa.RecordBatch, tokenizer: Tokenizer) -> bool:
-    """Whether every id is one of the tokenizer's, and every row has at least one."""
+    """Whether the tokenizer has every id, and every row has at least one token."""
     ids = batch.column("input_ids")
     values = ids.flatten().to_numpy(zero_copy_only=True)
     return (
@@ -208,7 +213,7 @@ def _is_sound(batch: pa.RecordBatch, tokenizer: Tokenizer) -> bool:
 def _write_table(
     source: ExampleSource, tokenizer: Tokenizer, path: Path, on_rows: Callable[[int], None]
 ) -> list[Label] | None:
-    """Write the tokens of all rows; returns their labels."""
+    """Write the tokens of all rows and return their labels."""
     rows = 0
     labels: list[Label] | None = None if source.columns.label is None else []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:

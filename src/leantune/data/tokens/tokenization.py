@@ -1,4 +1,4 @@
-"""Texts to tokens: a fast tokenizer with a fixed truncation, for texts of any length."""
+"""Tokenizes texts of any length with a fast tokenizer and a fixed truncation."""
 
 from __future__ import annotations
 
@@ -19,69 +19,69 @@ from leantune.errors import CheckpointError, UsageError, first_line
 from leantune.system.damage import explained_damage
 
 PART_CHARACTERS = 2**20
-"""Tokenized at once. What is cut off of a text is held meanwhile, at some 100 bytes a character: 1,000 texts of 31,000
-characters took 1.3 GB more than they do in parts."""
+"""Number of characters tokenized at once. The tokenizer keeps the truncated part of each text meanwhile, at about 100
+bytes per character: 1,000 texts of 31,000 characters took 1.3 GB more at once than in parts."""
 
 LONG_CHARACTERS, CUT_MARGIN = 2**18, 2**14
-"""Characters of a text that is cut before it is tokenized, and how far from the nearest token that is kept."""
+"""A text longer than the first number is cut before tokenization, this many characters from the last kept token."""
 PIECES_AT_ONCE = 4
-"""Pieces of a long text whose tokens are counted."""
+"""Number of pieces of a long text whose tokens are counted at once."""
 _LAST_SPACE = re.compile(r"\s(?=\S*\Z)")
-"""The last space of a window of a text."""
+"""Matches the last space in a window of a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Tokens of some texts."""
+    """The tokens of N texts or pairs."""
 
     input_ids: list[npt.NDArray[np.int32]]
     second_starts: npt.NDArray[np.int32]
-    """``(N,)`` first token of the second text of a pair; the number of tokens without one."""
+    """``(N,)`` position of the first token of the second text; the number of tokens if there is none."""
     full_lengths: npt.NDArray[np.int32]
-    """``(N,)`` tokens before truncation."""
+    """``(N,)`` number of tokens before truncation."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """``(N,)`` tokens kept of each text."""
+        """``(N,)`` number of tokens after truncation."""
         return np.fromiter(map(len, self.input_ids), dtype=np.int32, count=len(self.input_ids))
 
     def take(self, positions: Sequence[int]) -> Encoded:
-        """The rows at some positions."""
+        """Return the rows at the given positions."""
         chosen = [self.input_ids[i] for i in positions]
         return Encoded(chosen, self.second_starts[positions], self.full_lengths[positions])
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """L tokens of one text or pair, as `Encoded` has them, and where each comes from."""
+    """The L tokens of one text or pair, as in `Encoded`, with the place of each token in the text."""
 
     input_ids: npt.NDArray[np.int32]
     second_start: int
-    """First token of the second text of a pair; L without one."""
+    """Position of the first token of the second text; L if there is none."""
     parts: tuple[int | None, ...]
     """0 for the first text, 1 for the second, None for a special token."""
     words: tuple[int | None, ...]
-    """The number of the word in its text, as the tokenizer cuts words; None where it says nothing."""
+    """The number of each token's word in its text, as the tokenizer splits words; None if unknown."""
     offsets: tuple[tuple[int, int], ...]
-    """First character in the text, and the one behind the last."""
+    """Start and end of each token in its text, in characters; the end is exclusive."""
 
 
 TOKENIZER = "tokenizer.json"
 DEFAULT_MAX_LENGTH = 512
-"""Tokens kept of a text where neither model nor tokenizer say."""
+"""Default number of tokens kept of a text, if neither model nor tokenizer has a limit."""
 NO_LIMIT = 2**20
-"""Tokens from which on a tokenizer means no limit: transformers writes 10^30."""
+"""A saved limit of at least this many tokens means no limit; transformers writes 10^30."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerSettings:
-    """What is said of a tokenizer beside its ``tokenizer.json``."""
+    """The settings of a tokenizer that are not in its ``tokenizer.json``."""
 
     truncation_side: str
     unk_id: int | None
     pad_id: int | None
     model_max_length: int | None
-    """Tokens kept of a text, as they were saved; None: nobody said."""
+    """The saved limit of tokens per text; None if there is none."""
     mask_id: int | None = None
 
 
@@ -89,13 +89,13 @@ class Tokenizer:
     """A fast tokenizer with a fixed truncation and no padding.
 
     Args:
-        backend: from ``tokenizer.json``.
-        settings: what is said of it elsewhere.
+        backend: the tokenizer of ``tokenizer.json``.
+        settings: the settings that are not in that file.
         max_length: tokens kept of a text, special tokens included.
-        original: transformers' own object around ``backend``, where it can be saved; None where it was read alone.
+        original: the transformers tokenizer around ``backend``, needed to save it; None if read without transformers.
 
     Raises:
-        UsageError: if its special tokens leave no room for a text.
+        UsageError: the special tokens leave no room for a text.
     """
 
     def __init__(
@@ -116,15 +116,15 @@ class Tokenizer:
 
     @classmethod
     def pretrained(cls, source: str, max_length: int, *, truncation_side: str | None = None) -> Tokenizer:
-        """The tokenizer of a pretrained model, as transformers makes it of what is there.
+        """Load the tokenizer of a pretrained model with transformers.
 
         Args:
             source: folder or hub name.
             max_length: tokens kept of a text, special tokens included.
-            truncation_side: the end of a longer text that is cut off; None: as it says itself.
+            truncation_side: the end of a longer text that is cut off; None uses the tokenizer's own setting.
 
         Raises:
-            UsageError: if there is no tokenizer, it has no fast version, or its special tokens leave no room.
+            UsageError: there is no tokenizer, it has no fast version, or its special tokens leave no room for a text.
         """
         from transformers import AutoTokenizer
 
@@ -147,19 +147,19 @@ class Tokenizer:
             model_max_length=original.model_max_length,
             mask_id=original.mask_token_id,
         )
-        original.model_max_length = max_length  # saved, so that other tools cut texts here, too
+        original.model_max_length = max_length  # saved, so that other tools truncate at the same length
         return cls(backend, settings, max_length, original)
 
     @classmethod
     def of_run(cls, folder: Path, max_length: int) -> Tokenizer:
-        """The tokenizer that a run saved beside its model, read without transformers.
+        """Load the tokenizer that a run saved beside its model, without transformers.
 
         Args:
-            folder: of the model or the adapter.
-            max_length: as the record of the run says.
+            folder: the folder of the model or the adapter.
+            max_length: the limit in the record of the run.
 
         Raises:
-            CheckpointError: if it cannot be loaded, or was saved with another ``max_length``.
+            CheckpointError: the tokenizer cannot be loaded, or was saved with another ``max_length``.
         """
         from tokenizers import Tokenizer as Backend
 
@@ -176,22 +176,22 @@ class Tokenizer:
 
     @classmethod
     def saved(cls, folder: Path, *, longest: int | None) -> Tokenizer:
-        """The tokenizer beside a model or an adapter that no record tells of.
+        """Load the tokenizer beside a model or an adapter that has no record.
+
+        The limit is the smaller one of the tokenizer's files and ``longest``, or `DEFAULT_MAX_LENGTH` without both.
 
         Args:
-            folder: with the files of a tokenizer.
-            longest: tokens that the model can take at most; None: no limit.
-
-        It cuts where its own files say, but not beyond ``longest``; without both, at `DEFAULT_MAX_LENGTH`.
+            folder: the folder with the files of the tokenizer.
+            longest: largest number of tokens that the model can take; None means no limit.
 
         Raises:
-            CheckpointError: if there is none, or it cannot be loaded.
-            UsageError: if it has no fast version.
+            CheckpointError: the tokenizer does not exist or cannot be loaded.
+            UsageError: the tokenizer has no fast version.
         """
         from tokenizers import Tokenizer as Backend
 
         with explained_damage(folder, is_of_run=False):
-            if not (folder / TOKENIZER).is_file():  # an older one, which transformers converts
+            if not (folder / TOKENIZER).is_file():  # an older tokenizer, which transformers converts
                 return cls.pretrained(str(folder), longest or DEFAULT_MAX_LENGTH)
             backend = Backend.from_file(str(folder / TOKENIZER))
             settings = _saved_settings(backend, folder / "tokenizer_config.json")
@@ -199,39 +199,39 @@ class Tokenizer:
             return cls(backend, settings, min(limits, default=DEFAULT_MAX_LENGTH))
 
     def cutting(self, side: str) -> Tokenizer:
-        """The same, but for the end of a longer text that is cut off: ``left`` or ``right``."""
+        """Return the same tokenizer with another truncation side: ``left`` or ``right``."""
         backend = type(self._backend).from_str(self._definition)
         return Tokenizer(backend, replace(self.settings, truncation_side=side), self.max_length)
 
     def save(self, folder: Path) -> None:
-        """Write it as transformers does, so that other tools read it; only what `pretrained` made can be."""
+        """Save the tokenizer as transformers does, so that other tools can read it; requires `pretrained`."""
         assert self._original is not None
         self._original.save_pretrained(str(folder))
 
     @property
     def pad_token(self) -> str:
-        """The token of padding; empty if there is none."""
+        """The padding token; empty if there is none."""
         return "" if self.settings.pad_id is None else self._backend.id_to_token(self.settings.pad_id) or ""
 
     @property
     def neutral_id(self) -> int:
-        """The token that says least: the mask, else what stands for unknown words, else the padding."""
+        """The id of the most neutral token: the mask token, else the unknown token, else the padding token."""
         known = (self.settings.mask_id, self.settings.unk_id, self.settings.pad_id, 0)
         return next(i for i in known if i is not None)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some tokens, without those that are special."""
+        """Convert token ids to text, leaving out special tokens."""
         text: str = self._whole.decode(list(ids), skip_special_tokens=True)
         return text
 
     @cached_property
     def num_ids(self) -> int:
-        """One more than the largest id that a text can give."""
+        """One more than the largest token id."""
         return 1 + max(self._whole.get_vocab(with_added_tokens=True).values(), default=0)
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the same text could give other tokens."""
+        """A hash that changes whenever the same text could give different tokens."""
         definition = (
             f"{self.max_length}\n{self.settings.truncation_side}\n{self._of_nothing}\n{self._definition}"
         )
@@ -247,11 +247,12 @@ class Tokenizer:
             )
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Encoded:
-        """Tokens of ``texts``, or of pairs, special tokens included. A text that has none, as an empty one under a
-        tokenizer without special tokens, is one unknown token.
+        """Tokenize ``texts`` or pairs, with special tokens.
+
+        A text without tokens, such as an empty text without special tokens, becomes one unknown token.
 
         Raises:
-            UsageError: if ``max_length`` has no room for pairs.
+            UsageError: ``max_length`` has no room for pairs.
         """
         if pairs is not None:
             self._check_room(is_pair=True)
@@ -264,16 +265,16 @@ class Tokenizer:
         )
 
     def locate(self, text: str, pair: str | None = None) -> Located:
-        """The tokens that `encode` gives, each with its place.
+        """Tokenize one text or pair as `encode` does and locate each token in it.
 
         Raises:
-            UsageError: if ``max_length`` has no room for pairs.
+            UsageError: ``max_length`` has no room for pairs.
         """
         encoded = self.encode([text], None if pair is None else [pair])
         shortened = self._shortened(text) if pair is None and len(text) > LONG_CHARACTERS else text
         first = 0 if self.settings.truncation_side == "right" else len(text) - len(shortened)
         found = self._truncating.encode(shortened, pair)
-        if not found.ids:  # one token of nothing
+        if not found.ids:  # an empty text is one unknown token
             return Located(encoded.input_ids[0], 1, (None,), (None,), ((0, 0),))
         return Located(
             encoded.input_ids[0],
@@ -306,8 +307,10 @@ class Tokenizer:
         return Encoded(ids, second_starts, full_lengths)
 
     def _shortened(self, text: str) -> str:
-        """A text with the tokens that are kept of ``text``: a tokenizer holds some 200 bytes of each character that
-        it is given. A long one is cut `CUT_MARGIN` characters behind (or before) the last token that is kept.
+        """Cut a long text to a part that has the same tokens after truncation.
+
+        This saves memory, because a tokenizer takes about 200 bytes per character. The text is cut at least
+        `CUT_MARGIN` characters after (or before) the last kept token.
         """
         is_right = self.settings.truncation_side == "right"
         size = LONG_CHARACTERS
@@ -326,7 +329,7 @@ class Tokenizer:
         return text
 
     def _count(self, text: str) -> int:
-        """Tokens of a long text, special tokens included, counted in pieces that end where white space begins."""
+        """Count the tokens of a long text with special tokens, in pieces that end before white space."""
         count, pieces = int(self._backend.num_special_tokens_to_add(False)), _pieces(text)
         while some := list(itertools.islice(pieces, PIECES_AT_ONCE)):
             count += sum(map(len, self._whole.encode_batch_fast(some, add_special_tokens=False)))
@@ -334,7 +337,7 @@ class Tokenizer:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """A long text in pieces of about `LONG_CHARACTERS`."""
+    """Split a long text into pieces of about `LONG_CHARACTERS`."""
     start = 0
     while start < len(text):
         end = start + LONG_CHARACTERS
@@ -346,7 +349,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _saved_settings(backend: Any, path: Path) -> TokenizerSettings:
-    """What the ``tokenizer_config.json`` says that transformers saved."""
+    """Read the settings in the ``tokenizer_config.json`` that transformers saved."""
     said = json.loads(path.read_bytes()) if path.is_file() else {}
 
     def id_of(name: str) -> int | None:
@@ -365,7 +368,7 @@ def _saved_settings(backend: Any, path: Path) -> TokenizerSettings:
 
 
 def _parts(inputs: Sequence[str | tuple[str, str]]) -> Iterator[Sequence[str | tuple[str, str]]]:
-    """All of ``inputs`` in runs of about `PART_CHARACTERS`; one, if there are none."""
+    """Split ``inputs`` into parts of about `PART_CHARACTERS`; empty inputs give one empty part."""
     sizes = [sum(map(len, each)) if isinstance(each, tuple) else len(each) for each in inputs]
     part = np.cumsum(sizes, dtype=np.int64) // PART_CHARACTERS
     starts = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(inputs)]

@@ -1,1 +1,1 @@
-"""The tables that a pickle may hold, matched node by node; whatever does not match is refused."""
+"""Matches the known kinds of tables in a pickle node by node; anything else is refused."""

@@ -1,7 +1,7 @@
-"""NumPy arrays and scalars, of NumPy 1 and 2, at every protocol.
+"""Matches arrays and scalars of NumPy 1 and 2, in every pickle protocol.
 
-The bytes of an array are given to ``numpy.frombuffer`` with a type that is made here from a letter and a
-size, after their number has been found to be what the shape says.
+After checking that the number of bytes fits the shape, ``numpy.frombuffer`` gets the bytes of an array with a dtype
+that is made here from a letter and a size.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _LAST_CHARACTER = 0x10FFFF
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array of one dimension (rows,) or two (columns, rows).
+    """An array of shape (rows,) or (columns, rows).
 
     Args:
-        shape: its lengths.
-        values: an array of ``shape``, or the nodes of an array of objects one after the other.
+        shape: the shape.
+        values: an array of ``shape``, or a flat list of the nodes of an array of objects.
     """
 
     shape: tuple[int, ...]
@@ -47,15 +47,15 @@ class _Type:
 
 
 def is_array(node: object) -> bool:
-    """Whether a node says that it is an array."""
+    """Whether a node describes an array."""
     return match.is_built(node, "numpy._reconstruct", "numpy._frombuffer")
 
 
 def array(node: object) -> Array:
-    """The array that a node describes.
+    """Return the array that a node describes.
 
     Raises:
-        Mismatch: another node, a type that is not supported, or data that the shape does not fit.
+        Mismatch: the node is not an array, its type is not supported, or its data do not fit its shape.
     """
     if match.is_built(node, "numpy._frombuffer"):
         raw, dtype, shape, order = match.args_of(node, "numpy._frombuffer", 4)
@@ -69,7 +69,7 @@ def array(node: object) -> Array:
 
 
 def one_dimensional(node: object) -> npt.NDArray[np.generic]:
-    """An array of numbers of one dimension: codes, masks, positions."""
+    """Return a one-dimensional array of numbers, such as codes, masks or positions."""
     found = array(node)
     if len(found.shape) != 1 or isinstance(found.values, list):
         raise Mismatch(node, "an array of numbers of one dimension")
@@ -77,7 +77,7 @@ def one_dimensional(node: object) -> npt.NDArray[np.generic]:
 
 
 def scalar(node: object) -> object:
-    """A NumPy scalar as a Python value."""
+    """Return a NumPy scalar as a Python value."""
     dtype, raw = match.args_of(node, "numpy.scalar", 2)
     values = _array(raw, dtype, (1,), is_fortran=False).values
     return values[0] if isinstance(values, list) else values.tolist()[0]
@@ -117,14 +117,14 @@ def _array(raw: object, dtype: object, shape: tuple[int, ...], *, is_fortran: bo
 
 
 def _empty(kind: _Type, count: int) -> object:
-    """The one empty text of a scalar; an array of them has room for a character in each."""
+    """Return the empty text of a scalar; arrays of empty texts have room for one character in each item."""
     if count != 1:
         raise Mismatch(count, "items that take up space")
     return "" if kind.letter == "U" else b""
 
 
 def _objects(nodes: list[object], shape: tuple[int, ...]) -> list[object]:
-    """The objects of an array; NumPy lists them in C order, whatever the order of the array."""
+    """Return the objects of an array; NumPy lists them in C order, whatever the order of the array."""
     if len(nodes) != math.prod(shape):
         raise Mismatch(nodes, f"{math.prod(shape):,} objects for the shape {shape}, not {len(nodes):,}")
     return nodes

@@ -1,4 +1,4 @@
-"""Arrow arrays and tables, from their buffers; every array is validated in full before it is used."""
+"""Matches Arrow arrays and tables and builds them from their buffers; every array is fully validated before use."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _OPAQUE_TYPES = (
 
 
 def arrow_column(node: object) -> Column:
-    """An Arrow array as a column; one of a type that holds neither texts nor labels is opaque.
+    """Return an Arrow array as a column, which is opaque if its type is for neither texts nor labels.
 
     Raises:
-        Mismatch: another node, or buffers that do not make a valid array.
+        Mismatch: the node is not an Arrow array, or its buffers are not a valid array.
     """
     chunks, dtype = _chunks(node)
     if dtype is None:
@@ -46,7 +46,7 @@ def arrow_column(node: object) -> Column:
 
 
 def table_columns(node: object) -> dict[str, Column]:
-    """The columns of ``pyarrow.Table``, by name."""
+    """Return the columns of a ``pyarrow.Table`` by name."""
     columns, schema = match.args_of(node, "pyarrow._reconstruct_table", 2)
     fields, _ = match.args_of(schema, "pyarrow.schema", 2)
     names = [match.args_of(field, "pyarrow.field", 4)[0] for field in match.list_of(fields)]
@@ -67,7 +67,7 @@ def _chunks(node: object) -> tuple[list[object], pa.DataType | None]:
 
 
 def _parts(node: object) -> Sequence[object]:
-    """(type, length, null count, offset, buffers, children, dictionary) of one array."""
+    """Return type, length, null count, offset, buffers, children and dictionary of one array."""
     return match.tuple_of(match.args_of(node, "pyarrow._restore_array", 1)[0], 7)
 
 
@@ -92,7 +92,7 @@ def _array(node: object) -> pa.Array:
 def _from_buffers(
     dtype: pa.DataType, sizes: tuple[int, int], buffers: list[pa.Buffer | None], dictionary: object
 ) -> pa.Array:
-    """The null count is left out, so that Arrow counts instead of believing the file."""
+    """Build an array without the file's null count, so that Arrow counts the nulls itself."""
     length, offset = sizes
     if not pa.types.is_dictionary(dtype):
         return pa.Array.from_buffers(dtype, length, buffers, offset=offset)
@@ -108,7 +108,7 @@ def _buffer(node: object) -> pa.Buffer | None:
 
 
 def _type(node: object) -> pa.DataType | None:
-    """The type, or None for one whose values are neither texts nor labels."""
+    """Return the type, or None for a type whose values are neither texts nor labels."""
     if match.is_built(node, *_OPAQUE_TYPES):
         return None
     if match.is_built(node, "pyarrow.dictionary"):

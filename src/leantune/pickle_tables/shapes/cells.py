@@ -1,4 +1,4 @@
-"""Single cells, and columns made of them."""
+"""Matches single cells and columns of cells."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _OPAQUE = {
 
 
 def cell(node: object) -> object:
-    """A text, a number, None or bytes as it is; ``Opaque`` for a value that is neither text nor label.
+    """Return texts, numbers, None and bytes as they are, and ``Opaque`` for other values of cells.
 
     Raises:
-        Mismatch: something that is no value of a cell.
+        Mismatch: the node is not the value of a cell.
     """
     if node is None or isinstance(node, (str, int, float, bytes, Opaque)):
         return node
@@ -48,7 +48,7 @@ def cell(node: object) -> object:
 
 
 def column(node: object) -> Column:
-    """A list, a tuple or an array of one dimension as a column."""
+    """Return a list, a tuple or a one-dimensional array as a column."""
     if isinstance(node, (list, tuple)):
         return ListColumn(list(map(cell, node)))
     columns = array_columns(arrays.array(node))
@@ -58,7 +58,7 @@ def column(node: object) -> Column:
 
 
 def array_columns(array: arrays.Array) -> list[Column]:
-    """The column of an array (rows,), or the columns of an array (columns, rows)."""
+    """Return the column of an array (rows,), or the columns of an array (columns, rows)."""
     num_columns, num_rows = (1, *array.shape)[-2:]
     if not isinstance(array.values, list):
         return [ArrayColumn(row) for row in array.values.reshape(num_columns, num_rows)]

@@ -1,6 +1,6 @@
-"""``pandas.DataFrame`` and ``pandas.Series``, of pandas 1.5, 2 and 3. The row index is not read.
+"""Matches ``pandas.DataFrame`` and ``pandas.Series`` of pandas 1.5, 2 and 3; the row index is not read.
 
-A frame keeps its columns in blocks of one type. Each block says at which positions its columns stand.
+A frame stores its columns in blocks of one type. Each block has the positions of its columns in the frame.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _LABEL_INDEXES = (
 
 
 def is_frame(node: object) -> bool:
-    """Whether a node says that it is a DataFrame."""
+    """Whether a node describes a DataFrame."""
     return match.is_built(node, "pandas.DataFrame")
 
 
 def is_series(node: object) -> bool:
-    """Whether a node says that it is a Series."""
+    """Whether a node describes a Series."""
     return match.is_built(node, "pandas.Series")
 
 
 def frame_columns(node: object) -> list[tuple[object, Column]]:
-    """The columns of a DataFrame in their order, each with its label.
+    """Return the columns of a DataFrame in order, each with its label.
 
     Raises:
-        Mismatch: another node, several levels of labels, or blocks that do not fill the frame.
+        Mismatch: the node is not a DataFrame, has several levels of labels, or its blocks do not fill the frame.
     """
     manager = match.member(match.state_of(node, "pandas.DataFrame"), "_mgr", "_data")
     axes, blocks = _manager(manager)
@@ -58,7 +58,7 @@ def frame_columns(node: object) -> list[tuple[object, Column]]:
 
 
 def series_column(node: object) -> tuple[object, Column]:
-    """A Series' name, which may be None, and its cells."""
+    """Return the name of a Series, which may be None, and its cells."""
     state = match.state_of(node, "pandas.Series")
     _, blocks = _manager(match.member(state, "_mgr", "_data"))
     columns = [column for found, _ in blocks for column in found]
@@ -68,7 +68,7 @@ def series_column(node: object) -> tuple[object, Column]:
 
 
 def _manager(node: object) -> tuple[list[object], list[Block]]:
-    """The axes and blocks of a manager: arguments in a frame, a dict in its state in a Series."""
+    """Return the axes and blocks of a manager, from its arguments for a frame and from its state for a Series."""
     if match.is_built(node, "pandas.BlockManager"):
         blocks, axes = match.args_of(node, "pandas.BlockManager", 2)
         return match.list_of(axes), list(map(_block, match.tuple_from(blocks, 0)))
@@ -104,7 +104,7 @@ def _misplaced(node: object, count: int) -> list[int]:
 
 
 def _block_columns(node: object) -> list[Column]:
-    """The columns of a block's values: an array (columns, rows), or one array of pandas' own."""
+    """Return the columns of a block's values: a NumPy array (columns, rows), or one pandas array."""
     if arrays.is_array(node):
         return array_columns(arrays.array(node))
     if match.is_built(node, "pandas.ArrowStringArray", "pandas.ArrowExtensionArray"):
@@ -117,7 +117,7 @@ def _block_columns(node: object) -> list[Column]:
 
 
 def _masked_column(state: object) -> Column:
-    """Values with a mask that is true where one is missing."""
+    """Return a column of values with a mask that is true for missing values."""
     values = arrays.one_dimensional(match.member(state, "_data"))
     mask = arrays.one_dimensional(match.member(state, "_mask"))
     if mask.dtype != np.bool_ or len(mask) != len(values):
@@ -127,7 +127,7 @@ def _masked_column(state: object) -> Column:
 
 
 def _backed_columns(node: object) -> list[Column]:
-    """Arrays of pandas that keep a NumPy array and a type: texts, categories, dates, durations."""
+    """Return the columns of pandas arrays with a NumPy array and a type: texts, categories, dates, durations."""
     if (
         not isinstance(node, Built)
         or node.kind != "pandas.__pyx_unpickle_NDArrayBacked"
@@ -145,7 +145,7 @@ def _backed_columns(node: object) -> list[Column]:
 
 
 def _categorical_column(dtype: object, codes: object) -> Column:
-    """A code for each row, -1 where it is missing, and a category for each code."""
+    """Return a column from a code for each row (-1 if missing) and a category for each code."""
     categories = _labels(match.member(match.state_of(dtype, "pandas.CategoricalDtype"), "categories"))
     positions = arrays.one_dimensional(codes)
     if positions.dtype.kind != "i" or (
@@ -156,7 +156,7 @@ def _categorical_column(dtype: object, codes: object) -> Column:
 
 
 def _labels(node: object) -> list[object]:
-    """The labels of an index of one level."""
+    """Return the labels of an index with one level."""
     index, parts = match.args_of(node, "pandas._new_Index", 2)
     kind = index.kind if isinstance(index, Name) else None
     if kind == "pandas.RangeIndex":

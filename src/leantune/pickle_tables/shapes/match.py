@@ -1,4 +1,4 @@
-"""Taking nodes apart, with one error for whatever is not as it must be."""
+"""Functions that extract parts of nodes and raise `Mismatch` if a node is not as expected."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class Mismatch(Exception):  # noqa: N818 - never leaves the package: read.py mak
     """A node that is not part of a known table.
 
     Args:
-        node: what was found.
-        expected: what would have been right.
+        node: the node that was found.
+        expected: a description of the expected node.
     """
 
     def __init__(self, node: object, expected: str) -> None:
@@ -25,7 +25,7 @@ def is_built(node: object, *kinds: str) -> bool:
 
 
 def args_of(node: object, kind: str, count: int) -> tuple[object, ...]:
-    """The arguments of an object that takes ``count`` of them and has no state."""
+    """Return the arguments of an object that has ``count`` arguments and no state."""
     if not isinstance(node, Built) or node.kind != kind or len(node.args) != count or node.pairs:
         raise Mismatch(node, f"an object of {kind} with {count} arguments")
     if node.state is not UNSET:
@@ -34,14 +34,14 @@ def args_of(node: object, kind: str, count: int) -> tuple[object, ...]:
 
 
 def state_of(node: object, *kinds: str) -> object:
-    """The state of an object that takes no arguments."""
+    """Return the state of an object without arguments."""
     if not isinstance(node, Built) or node.kind not in kinds or node.args != () or node.pairs:
         raise Mismatch(node, f"an object of {' or '.join(kinds)}")
     return node.state
 
 
 def member(node: object, *keys: str) -> object:
-    """The value of the first of these keys that a dict has, exactly once."""
+    """Return the value of the first of these keys that a dict has; the key must occur exactly once."""
     if isinstance(node, Mapping):
         for key in keys:
             values = [value for found, value in node.pairs if found == key and type(found) is str]
@@ -51,14 +51,14 @@ def member(node: object, *keys: str) -> object:
 
 
 def list_of(node: object) -> list[object]:
-    """A list."""
+    """Return a node that must be a list."""
     if type(node) is not list:
         raise Mismatch(node, "a list")
     return node
 
 
 def tuple_of(node: object, count: int) -> tuple[object, ...]:
-    """A tuple with so many items."""
+    """Return a node that must be a tuple of ``count`` items."""
     items = tuple_from(node, count)
     if len(items) != count:
         raise Mismatch(node, f"a tuple of {count}")
@@ -66,21 +66,21 @@ def tuple_of(node: object, count: int) -> tuple[object, ...]:
 
 
 def tuple_from(node: object, count: int) -> tuple[object, ...]:
-    """A tuple with so many items or more, as newer versions write them."""
+    """Return a node that must be a tuple of at least ``count`` items, because newer versions may add items."""
     if type(node) is not tuple or len(node) < count:
         raise Mismatch(node, f"a tuple of {count} or more")
     return node
 
 
 def size_of(node: object) -> int:
-    """A whole number that may be a length."""
+    """Return a node that must be a whole number that can be a length."""
     if type(node) is not int or not 0 <= node < 2**31:
         raise Mismatch(node, "a length")
     return node
 
 
 def bytes_of(node: object) -> bytes | bytearray:
-    """Raw bytes."""
+    """Return a node that must be raw bytes."""
     if not isinstance(node, (bytes, bytearray)):
         raise Mismatch(node, "bytes")
     return node

@@ -1,4 +1,4 @@
-"""``datasets.Dataset`` and ``datasets.DatasetDict`` that were in memory when they were pickled."""
+"""Matches ``datasets.Dataset`` and ``datasets.DatasetDict`` that were in memory when pickled."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _ON_DISK = "rows in the pickle; it holds only the path of an Arrow file: save th
 
 
 def is_dataset(node: object) -> bool:
-    """Whether a node says that it is a Dataset."""
+    """Whether a node describes a Dataset."""
     return match.is_built(node, "datasets.Dataset")
 
 
 def is_dataset_dict(node: object) -> bool:
-    """Whether a node says that it is a DatasetDict."""
+    """Whether a node describes a DatasetDict."""
     return match.is_built(node, "datasets.DatasetDict")
 
 
 def dataset_splits(node: object) -> dict[object, object]:
-    """The nodes of a DatasetDict's datasets by split."""
+    """Return the nodes of a DatasetDict's datasets by split."""
     assert isinstance(node, Built)
     names = [split for split, _ in node.pairs]
     if node.args != () or not all(type(name) is str for name in names) or len(set(names)) < len(names):
@@ -33,7 +33,7 @@ def dataset_splits(node: object) -> dict[object, object]:
 
 
 def dataset_table(node: object) -> DecodedTable:
-    """The rows of a Dataset in its order, and its class names."""
+    """Return the rows of a Dataset in order, and its class names."""
     state = match.state_of(node, "datasets.Dataset")
     columns = _table(match.member(state, "_data"))
     indices = match.member(state, "_indices")
@@ -52,7 +52,7 @@ def _table(node: object) -> dict[str, Column]:
 
 
 def _concatenated(blocks: object) -> dict[str, Column]:
-    """Blocks: a list of rows, each a list of tables side by side."""
+    """Return the columns of concatenated blocks: a list of rows, each a list of tables side by side."""
     rows = []
     for row in match.list_of(blocks):
         side_by_side: dict[str, Column] = {}
@@ -100,7 +100,7 @@ def _taken_column(column: Column, rows: pa.Array) -> Column:
 
 
 def _class_names(features: object) -> dict[str, tuple[str, ...]]:
-    """The names of every ``ClassLabel`` among the features of a dataset."""
+    """Return the class names of every ``ClassLabel`` among the features of a dataset."""
     if features is None:
         return {}
     found = _features(features)

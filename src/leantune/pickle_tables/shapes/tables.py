@@ -1,4 +1,4 @@
-"""Which table a pickle holds: a dict of columns, a list of rows or texts, or one of a library's tables."""
+"""Matches the table in a pickle: a dict of columns, a list of rows or texts, or a table of a library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leantune.system.messages import listed, place_name, shown, type_word
 
 
 def match_table(root: object, name: str, split: str) -> DecodedTable:
-    """The table that the nodes of a pickle make.
+    """Return the table that the nodes of a pickle describe.
 
     Args:
         root: the pickle's value.
@@ -20,9 +20,9 @@ def match_table(root: object, name: str, split: str) -> DecodedTable:
         split: the split of a DatasetDict.
 
     Raises:
-        Mismatch: nothing that is known.
-        DataError: a known table with columns that cannot be read.
-        UsageError: a DatasetDict without this split.
+        Mismatch: the nodes are not a known table.
+        DataError: the columns of a known table cannot be read.
+        UsageError: the DatasetDict does not have this split.
     """
     if saved.is_dataset_dict(root):
         root = _split(root, name, split)
@@ -41,7 +41,7 @@ def _split(root: object, name: str, split: str) -> object:
 
 
 def _columns(root: object, name: str) -> list[tuple[object, Column]]:
-    """Columns with their labels, as the pickle has them."""
+    """Return the columns of the table with their labels as they are in the pickle."""
     if frames.is_frame(root):
         return frames.frame_columns(root)
     if frames.is_series(root):
@@ -83,7 +83,7 @@ def _columns_of_list(rows: list[object], name: str) -> list[tuple[object, Column
 
 
 def _row(pairs: Pairs, labels: list[object], number: int, name: str) -> list[object]:
-    """The cells of one row under the labels of the first row."""
+    """Return the cells of one row in the order of the first row's labels."""
     if not all(type(key) is str for key, _ in pairs):
         raise DataError("a key that is no text, expected names of columns", path=name, row=number)
     cells = dict(pairs)
@@ -101,7 +101,7 @@ def _row(pairs: Pairs, labels: list[object], number: int, name: str) -> list[obj
 
 
 def _checked(columns: list[tuple[object, Column]], name: str) -> dict[str, Column]:
-    """Columns by name, once the names are different texts and the lengths equal."""
+    """Return columns by name after checking that the names are different texts and the lengths are equal."""
     found: dict[str, Column] = {}
     for label, values in columns:
         column_name = _column_name(label, name)

@@ -1,1 +1,1 @@
-"""One reader for each format: each turns a source into a `leantune.data.text.table.Table` of named cells."""
+"""Readers for each format, which turn a source into a `leantune.data.text.table.Table`."""

@@ -1,7 +1,7 @@
-"""Parquet and Arrow IPC files.
+"""Reads Parquet and Arrow IPC files.
 
-Every batch is checked in full before a cell is taken from it: Arrow itself trusts the offsets in a
-file. Only the wanted columns are read.
+Every batch is fully validated before its cells are used, because Arrow itself trusts the offsets in a file. Only the
+wanted columns are read.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from leantune.errors import DataError, UnsafeFileError
 from leantune.system.messages import Opaque, one_line, shown
 
 BatchOpener = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
-"""(wanted columns, rows a batch) -> batches; a reader may give larger ones."""
+"""Takes the wanted columns and the rows per batch and yields batches, which may be larger."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrowTable:
-    """Rows that pyarrow reads batch by batch."""
+    """A table that pyarrow reads batch by batch."""
 
     name: str
     columns: tuple[str, ...]
     class_names: Mapping[str, tuple[str, ...]]
     open_batches: BatchOpener
     first_row: int = 1
-    """The 1-based number of its first row in the file."""
+    """1-based number of the table's first row in the file."""
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
-        """The wanted columns, at most ``batch_rows`` rows at a time.
+        """Yield the wanted columns, at most ``batch_rows`` rows at a time.
 
         Raises:
             DataError: the file is damaged.
@@ -55,20 +55,20 @@ class ArrowTable:
                     row += batch.num_rows
 
     def locate(self, index: int) -> int:
-        """The 1-based row."""
+        """Return the 1-based row."""
         return index + self.first_row
 
 
 def open_arrow(content: Content, kind: Kind) -> ArrowTable:
-    """A Parquet file, an Arrow IPC file or an Arrow IPC stream.
+    """Open a Parquet file, an Arrow IPC file or an Arrow IPC stream.
 
     Raises:
-        DataError: the file is damaged, compressed from outside, or has two columns of one name.
-        UnsafeFileError: a column of a type that would be unpickled.
+        DataError: the file is damaged, compressed as a whole, or has two columns of the same name.
+        UnsafeFileError: the type of a column would have to be unpickled.
     """
     if content.packing is not None:
         raise DataError(
-            f"a {kind} file inside {content.packing}, expected it unpacked: unpack it first",
+            f"a {kind} file compressed with {content.packing}, expected an uncompressed one: unpack it first",
             path=content.name,
         )
     with arrow_errors(content.name):
@@ -80,17 +80,17 @@ def open_arrow(content: Content, kind: Kind) -> ArrowTable:
 def open_row_group(
     open_file: Callable[[], BinaryIO], name: str, *, row_group: int, first_row: int
 ) -> ArrowTable:
-    """One row group of a Parquet file.
+    """Open one row group of a Parquet file.
 
     Args:
-        open_file: opens the file, which need not be on this machine, at its beginning.
+        open_file: opens the file at its beginning; the file need not be on this machine.
         name: the file, for messages.
-        row_group: its number, from 0.
-        first_row: 0-based number of its first row in the file.
+        row_group: 0-based number of the row group.
+        first_row: 0-based number of the row group's first row in the file.
 
     Raises:
-        DataError: the file is damaged, has no such row group, or has two columns of one name.
-        UnsafeFileError: a column of a type that would be unpickled.
+        DataError: the file is damaged, has no such row group, or has two columns of the same name.
+        UnsafeFileError: the type of a column would have to be unpickled.
     """
     with arrow_errors(name), open_file() as file, pq.ParquetFile(file) as parquet:
         schema, about = parquet.schema_arrow, parquet.metadata
@@ -108,11 +108,11 @@ def _row_group_batches(
 
 
 def table_of(name: str, schema: pa.Schema, open_batches: BatchOpener) -> ArrowTable:
-    """A table of a schema, once its columns have been found harmless and unlike each other.
+    """Make a table after checking that the columns of its schema are safe and have different names.
 
     Raises:
-        DataError: two columns of one name, or class names that cannot be read.
-        UnsafeFileError: a column of a type that would be unpickled.
+        DataError: two columns have the same name, or class names cannot be read.
+        UnsafeFileError: the type of a column would have to be unpickled.
     """
     with arrow_errors(name):
         for field in schema:
@@ -122,8 +122,10 @@ def table_of(name: str, schema: pa.Schema, open_batches: BatchOpener) -> ArrowTa
 
 
 def _cells_of(column: pa.Array) -> list[object]:
-    """The cells in Python's types; what is neither text nor label as its name alone: objects, dates, since one may be
-    out of Python's range or of a time zone that it does not know, and lists of all but texts and whole numbers.
+    """Convert cells to Python values, or to `Opaque` ones if they can be neither text nor label.
+
+    Opaque are objects, lists of anything but texts and whole numbers, and dates, which may be outside Python's range or
+    in an unknown time zone.
     """
     kind = column.type
     while pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) or hasattr(kind, "storage_type"):
@@ -141,7 +143,7 @@ def _cells_of(column: pa.Array) -> list[object]:
 
 
 def _may_hold_labels(kind: pa.DataType) -> bool:
-    """Whether a list is of texts or of whole numbers."""
+    """Whether a list type contains texts or whole numbers."""
     inner = getattr(kind, "value_type", None)
     if inner is None:  # a union
         return False
@@ -158,7 +160,7 @@ def _may_hold_labels(kind: pa.DataType) -> bool:
 
 @contextmanager
 def arrow_errors(name: str) -> Iterator[None]:
-    """Turn pyarrow's refusal to read a file into a DataError."""
+    """Turn pyarrow's errors for a file into DataError."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -186,7 +188,7 @@ def _stream_batches(path: Path, wanted: Sequence[str], batch_rows: int) -> Itera
         for batch in reader:
             end = source.tell()
             yield batch
-        if source.tell() == end:  # else the reader met the mark
+        if source.tell() == end:  # otherwise the reader has found the end mark
             raise pa.ArrowInvalid("an Arrow stream without its end mark: rows may be missing")
 
 

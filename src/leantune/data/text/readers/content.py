@@ -1,6 +1,6 @@
-"""Where the bytes are: a file, or standard input kept in a temporary one, unpacked as they are read.
+"""The bytes of a file or of standard input, which is copied to a temporary file; unpacked while they are read.
 
-A ``Content`` can be opened again and again, so every reader makes as many passes as it likes.
+A ``Content`` can be opened any number of times, so that readers can make several passes.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ PACKING_MAGIC: dict[bytes, Packing] = {
 PACKING_SUFFIXES = (".gz", ".bz2", ".xz")
 
 UNPACKED_VARIABLE = "LEANTUNE_MAX_UNPACKED_MIB"
-"""Environment variable: what a packed file may unpack to."""
+"""Environment variable that limits the unpacked size of a compressed file."""
 UNPACKED_BYTES = 2**30
 UNPACKED_RATIO = 100
-"""Without it: `UNPACKED_BYTES`, or this many times the size of the packed file if that is more."""
+"""Default limit: `UNPACKED_BYTES`, or this many times the size of the compressed file if that is larger."""
 
 HEAD_BYTES = 4096
 
@@ -53,10 +53,10 @@ _OPENERS: dict[Packing, Callable[[Path], object]] = {
 
 
 def unpacked_limit(packed_bytes: int) -> int:
-    """Bytes that a packed file of this size may unpack to.
+    """Return the largest number of bytes that a compressed file of this size may unpack to.
 
     Raises:
-        UsageError: if ``$LEANTUNE_MAX_UNPACKED_MIB`` is not a whole number.
+        UsageError: ``$LEANTUNE_MAX_UNPACKED_MIB`` is not a whole number.
     """
     given = mebibytes(UNPACKED_VARIABLE)
     return max(UNPACKED_BYTES, UNPACKED_RATIO * packed_bytes) if given is None else given
@@ -67,11 +67,11 @@ class Content:
     """The bytes of one file.
 
     Args:
-        name: the file as the user named it; used in messages.
-        path: where the bytes are.
+        name: the file as the user named it, for messages.
+        path: the file on disk.
         stamp: size in bytes and modification time in ns when the content was opened.
-        packing: how the bytes are compressed, or None.
-        owner: keeps a temporary file on disk for as long as this content is used.
+        packing: the compression format, or None.
+        owner: keeps a temporary file on disk for as long as this content is in use.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Content:
 
     @property
     def suffix(self) -> str:
-        """The lower-case suffix without that of the compression: ``.csv`` for ``A.CSV.gz``."""
+        """The lower-case suffix without the suffix of the compression: ``.csv`` for ``A.CSV.gz``."""
         path = Path(self.path.name.lower())
         return Path(path.stem).suffix if path.suffix in PACKING_SUFFIXES else path.suffix
 
@@ -90,8 +90,8 @@ class Content:
         """Open the unpacked bytes.
 
         Raises:
-            DataError: the file cannot be read; while reading, that its compression is damaged or
-                that it unpacks to too much.
+            DataError: the file cannot be read. While reading, DataError is also raised if the compressed data are
+                damaged or the unpacked size exceeds the limit.
         """
         with reading(self.name):
             if self.packing is None:
@@ -99,12 +99,12 @@ class Content:
             return cast(BinaryIO, io.BufferedReader(_Unpacked(self), 2**16))
 
     def head(self) -> bytes:
-        """The first ``HEAD_BYTES`` unpacked bytes."""
+        """Return the first ``HEAD_BYTES`` unpacked bytes."""
         with self.open() as stream, reading(self.name):
             return stream.read(HEAD_BYTES)
 
     def last_byte(self) -> bytes | None:
-        """The last byte of a file that is not compressed, else None."""
+        """Return the last byte of an uncompressed file, or None for a compressed one."""
         if self.packing is not None:
             return None
         with self.open() as stream, reading(self.name):
@@ -112,10 +112,10 @@ class Content:
             return stream.read()
 
     def check_unpacked(self) -> None:
-        """Unpack all of a packed file once: to find out by its rows that it is too much takes a hundred times as long.
+        """Unpack a compressed file once to check its size, which takes a hundredth of the time of parsing its rows.
 
         Raises:
-            DataError: if it is, or is damaged.
+            DataError: the unpacked size exceeds the limit, or the data are damaged.
         """
         if self.packing is not None:
             with self.open() as stream:
@@ -123,37 +123,37 @@ class Content:
                     pass
 
     def sha256(self) -> str:
-        """Hex digest of the file, as it is on disk."""
+        """Return the SHA-256 hex digest of the file as it is on disk."""
         digest = hashlib.sha256()
         self.update_hash(digest)
         return digest.hexdigest()
 
     def update_hash(self, digest: hashlib._Hash) -> None:
-        """Feed the bytes of the file, as they are on disk, to a hash."""
+        """Update a hash with the bytes of the file as they are on disk."""
         with reading(self.name):
             update_from(digest, self.path)
 
     def check_unchanged(self) -> None:
-        """Raise DataError if the file is not the one that was opened."""
+        """Raise DataError if the file changed since it was opened."""
         with reading(self.name):
             now = _stamp(os.stat(self.path))
         if now != self.stamp:
             raise DataError(
                 "the file changed while it was read: its rows cannot be trusted; "
-                "start again when nothing writes to it",
+                "start again when no process writes to it",
                 path=self.name,
             )
 
 
 def open_content(location: str, *, may_be_empty: bool = False) -> Content:
-    """A regular file, or standard input when ``location`` is ``-``.
+    """Open a regular file, or standard input if ``location`` is ``-``.
 
     Args:
         location: a path, or ``-``.
-        may_be_empty: whether a file of no bytes is one to read.
+        may_be_empty: whether an empty file is accepted.
 
     Raises:
-        DataError: not a regular file, or it cannot be read.
+        DataError: the file is not a regular file, cannot be read, or is empty.
     """
     if location == "-":
         if sys.stdin is None:
@@ -176,8 +176,9 @@ def open_content(location: str, *, may_be_empty: bool = False) -> Content:
 
 
 def listing_sha256(contents: Sequence[Content]) -> str:
-    """Hex digest of several files and their names, in this order: that of the lines that ``sha256sum`` prints in the
-    folder that holds them all.
+    """Return the SHA-256 hex digest of several files and their names, in this order.
+
+    It is the digest of the lines that ``sha256sum`` prints for the files in their common folder.
     """
     paths = [os.path.abspath(content.path) for content in contents]
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
@@ -190,7 +191,7 @@ def listing_sha256(contents: Sequence[Content]) -> str:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn the operating system's refusal to open or read a file into a DataError."""
+    """Turn OSError from opening or reading a file into DataError."""
     try:
         yield
     except OSError as error:
@@ -235,7 +236,7 @@ class _Unpacked(io.RawIOBase):
 
 
 class _TemporaryPath:
-    """A temporary file that is removed when this object is, at the latest when Python ends."""
+    """A temporary file that is removed with this object, at the latest when Python exits."""
 
     def __init__(self, path: Path) -> None:
         weakref.finalize(self, path.unlink, missing_ok=True)

@@ -1,14 +1,14 @@
-"""CSV and TSV: text only. No type is guessed, and ``NA``, ``null`` or ``007`` are the texts they are.
+"""Reads CSV and TSV as text; types are not guessed, so that ``NA``, ``null`` and ``007`` stay texts.
 
-CSV is RFC 4180: commas, fields in double quotes where needed, a quote inside written as two; a
-quoted field may hold line ends. Lines that are wholly empty are no rows; in a file of one column they are
-empty texts, but for those at its end. Semicolons, tabs or bars take the place of commas if they, and not commas,
-separate the wanted column from others in the header.
+CSV follows RFC 4180: fields are separated by commas and quoted with double quotes where needed, a quote inside a field
+is doubled, and a quoted field may contain line ends. Empty lines are skipped; in a file with one column they are empty
+texts, except at the end. Semicolons, tabs or bars are used instead of commas if they, and not commas, separate the
+wanted column from others in the header.
 
-TSV is one line a row, and every tab separates. Files in the wild hold bare quotes (``5" disk``), so a
-quote has a meaning only in a field that is wholly wrapped in quotes with those inside doubled, as
-pandas and ``csv.writer`` write it; such a field is unwrapped. Any other quote is a character. They also
-wrap texts that hold line ends: where the lines of a single column look like that, they are refused.
+TSV has one row per line, and every tab is a separator. Real files contain bare quotes (``5" disk``), so quotes are only
+removed from a field that is completely quoted, with the quotes inside doubled, as pandas and ``csv.writer`` write it.
+Other quotes are kept as characters. Both tools also quote texts with line ends; a file with a single column whose lines
+look like that is refused.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ class DelimitedTable(NamesInRows):
 
     @property
     def separated_by(self) -> str:
-        """What separates the columns: ``commas``."""
+        """The plural name of the separator, such as ``commas``."""
         return _DELIMITERS[self.delimiter]
 
     @property
     def is_as_named(self) -> bool:
-        """Whether it is what the suffix says: tabs in a TSV file, commas in any other."""
+        """Whether the separator matches the suffix: tabs in a TSV file, commas in any other file."""
         return self.delimiter == ("\t" if self.content.suffix in _TSV_SUFFIXES else ",")
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
-        """The wanted columns, at most ``batch_rows`` rows at a time.
+        """Yield the wanted columns, at most ``batch_rows`` rows at a time.
 
         Raises:
-            DataError: a row with more or fewer fields than the header, broken quotes or encoding.
+            DataError: a row has more or fewer fields than the header, or its quotes or encoding are invalid.
         """
         places = {name: self.columns.index(name) for name in wanted}
         rows = self._rows()
@@ -67,7 +67,7 @@ class DelimitedTable(NamesInRows):
             yield CellBatch([line for line, _ in batch], cells)
 
     def locate(self, index: int) -> int:
-        """The line where the record begins."""
+        """Return the line where the record begins."""
         return next(islice(self._rows(), index, None))[0]
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
@@ -87,9 +87,9 @@ class DelimitedTable(NamesInRows):
 
     def _ragged(self, line: int, fields: list[str]) -> DataError:
         if self.delimiter == "\t":
-            remedy = "a TSV text holds no tab and no line end; use CSV for such texts"
+            remedy = "a TSV text cannot contain a tab or a line end; use CSV for such texts"
         else:
-            remedy = f"put a text that holds {self.separated_by} or line ends in double quotes"
+            remedy = f"put a text that contains {self.separated_by} or line ends in double quotes"
         return DataError(
             f"{_fields(len(fields))}, expected {len(self.columns)} as in the header: {remedy}",
             path=self.content.name,
@@ -98,14 +98,14 @@ class DelimitedTable(NamesInRows):
 
 
 def open_delimited(content: Content, text_column: str) -> DelimitedTable:
-    """Read the header of a CSV or TSV file (``.tsv`` and ``.tab``; everything else is CSV).
+    """Open a CSV or TSV file and read its header; ``.tsv`` and ``.tab`` files are TSV, all others CSV.
 
     Args:
         content: the file.
-        text_column: the column that its header should have, by which the delimiter is known.
+        text_column: the column that the header should have, used to detect the delimiter.
 
     Raises:
-        DataError: no header, two columns of one name, or another delimiter.
+        DataError: the header is missing, two columns have the same name, or the delimiter is wrong.
     """
     encoding = text_encoding(content)
     is_tsv = content.suffix in _TSV_SUFFIXES
@@ -120,12 +120,12 @@ def open_delimited(content: Content, text_column: str) -> DelimitedTable:
 
 
 def header_of(content: Content, encoding: str, text_column: str) -> list[str]:
-    """The fields of the first line that is not empty, as `open_delimited` would split it; none if it cannot."""
+    """Split the first line that is not empty as `open_delimited` does; return no fields if that fails."""
     return _header(content, _delimiter(content, encoding, text_column), encoding) or []
 
 
 def _delimiter(content: Content, encoding: str, text_column: str) -> str:
-    """The first delimiter that makes a column of the wanted name, else the first that makes several columns."""
+    """Return the first delimiter that gives the wanted column, else the first that gives several columns."""
     lines = text_lines(content, newline="", encoding=encoding)
     first = next((line for line in lines if line.strip("\r\n")), "")
     others = [other for other in _DELIMITERS if other != "," and other in first]
@@ -138,7 +138,7 @@ def _delimiter(content: Content, encoding: str, text_column: str) -> str:
 
 
 def _header(content: Content, delimiter: str, encoding: str) -> list[str] | None:
-    """The header as this delimiter splits it, or None if it cannot."""
+    """Split the header at a delimiter; return None if that fails."""
     try:
         return next(_records(content, delimiter, encoding), (1, None))[1]
     except DataError:
@@ -146,7 +146,7 @@ def _header(content: Content, delimiter: str, encoding: str) -> list[str] | None
 
 
 def _records(content: Content, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Each record with the line where it begins, from the header on; an empty line has no fields."""
+    """Yield each record with the line where it begins, starting with the header; an empty line has no fields."""
     lines = text_lines(content, newline="", encoding=encoding)
     is_tsv = delimiter == "\t"
     records = _tsv_records(lines, content.name) if is_tsv else _csv_records(lines, content.name, delimiter)
@@ -154,7 +154,7 @@ def _records(content: Content, delimiter: str, encoding: str) -> Iterator[tuple[
 
 
 def _csv_records(lines: Iterator[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    # The limit is one number for the whole process, so it is only ever raised.
+    # The limit applies to the whole process, so it is never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARS))
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
     while True:
@@ -174,15 +174,15 @@ def _csv_records(lines: Iterator[str], name: str, delimiter: str) -> Iterator[tu
 
 
 def _tsv_records(lines: Iterator[str], name: str) -> Iterator[tuple[int, list[str]]]:
-    opened = 0  # the line of one field that begins with a quote and does not close it
+    opened = 0  # the last single-field line with an opening quote that is not closed
     for number, line in enumerate(lines, start=1):
         row = line.rstrip("\r\n")
         fields = row.split("\t")
         bare = row.replace('""', "") if len(fields) == 1 else ""
         if opened and bare.endswith('"') and bare.count('"') == 1:
             raise DataError(
-                f"the quote that begins this line ends line {number}, as if they were one text, and a TSV text holds "
-                "no line end: write the table as CSV, or if each line is a row, without these quotes",
+                f"a quote opens in this line and closes in line {number}, as if they were one text, but a TSV text "
+                "cannot contain a line end: write the table as CSV, or if each line is a row, without these quotes",
                 path=name,
                 row=opened,
             )
@@ -201,7 +201,7 @@ def _refuse_other_delimiter(header: str, name: str, line: int) -> None:
     other = next((other for other in _DELIMITERS if other in header), None)
     if other is not None:
         raise DataError(
-            f"one column found, {shown(header)}; it looks as if {_DELIMITERS[other]} separated the columns, "
+            f"one column found, {shown(header)}; its columns seem to be separated by {_DELIMITERS[other]}, "
             "expected tabs: name the file .csv",
             path=name,
             row=line,

@@ -1,7 +1,7 @@
-"""The encoding of a text file: that of its byte order mark, UTF-8, or cp1252 if all of the file can be that.
+"""Detects the encoding of a text file: that of its byte order mark, UTF-8, or cp1252 if the whole file is valid cp1252.
 
-cp1252 gives nearly every byte a meaning, so that it is taken for no file which may be UTF-8 with a fault: none that
-has characters in UTF-8 before the first bad byte, or that ends within one.
+Nearly every byte is valid cp1252, so it is not assumed for a file that may be damaged UTF-8: one that has UTF-8
+characters beyond ASCII before the first bad byte, or that ends within a character.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ WINDOWS = "cp1252"
 
 _BLOCK_BYTES = 2**18
 _NO_TEXT = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\N{REPLACEMENT CHARACTER}]")
-"""Control characters, and what stands for bytes that cp1252 lacks."""
+"""Control characters, and the replacement for bytes that are not valid cp1252."""
 _FROM_WINDOWS = ": save the file as UTF-8 (a file from Windows is often cp1252: iconv -f cp1252 -t utf-8)"
 
 
 @dataclass(frozen=True, slots=True)
 class BadByte:
-    """The first byte of a file that is not of its encoding."""
+    """The first byte of a file that is not valid in its encoding."""
 
     byte: int
     offset: int
     line: int
     ends_file: bool
-    """The file ends within a character that begins here."""
+    """Whether the file ends within the character that begins here."""
     follows_others: bool
-    """There are characters before it that are no ASCII."""
+    """Whether there are characters beyond ASCII before this byte."""
 
     def error(self, content: Content, encoding: str, advice: str = _FROM_WINDOWS) -> DataError:
-        """What to tell the user."""
+        """Return the error for the user."""
         expected = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
         return DataError(
             f"byte 0x{self.byte:02x} at offset {self.offset} is not {expected}{advice}",
@@ -45,10 +45,11 @@ class BadByte:
 
 
 def text_encoding(content: Content) -> str:
-    """The encoding of a text file, all of which is read once.
+    """Detect the encoding of a text file by reading all of it once.
 
     Raises:
-        DataError: if it is neither UTF-8 nor cp1252, with the first bad byte; or the compression is damaged.
+        DataError: the file is neither UTF-8 nor cp1252 (the message names the first bad byte), or its compressed data
+            are damaged.
     """
     encoding = encoding_of(content.head())
     if encoding != "utf-8":
@@ -70,7 +71,7 @@ def text_encoding(content: Content) -> str:
 
 
 def find_bad_byte(content: Content, encoding: str) -> BadByte | None:
-    """The first byte that is not of the encoding, or None if all are."""
+    """Return the first byte that is not valid in the encoding, or None if all are."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset, line, is_ascii = 0, 1, True
     with content.open() as stream:
@@ -94,7 +95,7 @@ def find_bad_byte(content: Content, encoding: str) -> BadByte | None:
 
 
 def _is_windows(content: Content) -> bool:
-    """Whether every byte is a character of cp1252 that a text may hold."""
+    """Whether every byte is a cp1252 character that may occur in a text."""
     decoder = codecs.getincrementaldecoder(WINDOWS)(errors="replace")
     with content.open() as stream:
         while block := stream.read(_BLOCK_BYTES):

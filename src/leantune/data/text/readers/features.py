@@ -1,4 +1,4 @@
-"""The class names that ``datasets`` keeps for columns of numbers (``ClassLabel``)."""
+"""Reads the class names that ``datasets`` stores for columns of numbers (``ClassLabel``)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from leantune.system.messages import one_line, shown
 
 
 def class_names(schema: pa.Schema, name: str) -> dict[str, tuple[str, ...]]:
-    """Column -> class names, from what ``datasets`` wrote into a schema.
+    """Return the class names of each column from the metadata that ``datasets`` writes into a schema.
 
     Raises:
-        DataError: the description is there but cannot be read.
+        DataError: the metadata exist but cannot be read.
     """
     encoded = (schema.metadata or {}).get(b"huggingface")
     if encoded is None:
@@ -33,10 +33,10 @@ def class_names(schema: pa.Schema, name: str) -> dict[str, tuple[str, ...]]:
 
 
 def class_names_of(features: object) -> dict[str, tuple[str, ...]]:
-    """Column -> class names, from ``datasets`` features in their JSON form.
+    """Return the class names of each column from ``datasets`` features in their JSON form.
 
     Raises:
-        ValueError: class names that are not a list of different texts.
+        ValueError: the class names are not a list of different texts.
     """
     if not isinstance(features, Mapping):
         return {}
@@ -47,7 +47,7 @@ def class_names_of(features: object) -> dict[str, tuple[str, ...]]:
 
 
 def _class_label(feature: object) -> Mapping[str, object] | None:
-    """The description of a ``ClassLabel``, or of those in a list; None for another feature."""
+    """Return the description of a ``ClassLabel`` or of a list of them; None for other features."""
     if isinstance(feature, list) and len(feature) == 1:  # as older versions of datasets write a list
         feature = feature[0]
     elif isinstance(feature, Mapping) and feature.get("_type") in ("Sequence", "List", "LargeList"):
@@ -60,5 +60,5 @@ def _names(column: object, names: object) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"class names of {shown(column)}: found {shown(names)}, expected a list of texts")
     if len(set(names)) < len(names):
-        raise ValueError(f"class names of {shown(column)}: two classes have one name")
+        raise ValueError(f"class names of {shown(column)}: two classes have the same name")
     return tuple(names)

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub: ``org/name[@config][:split]``, from the network or the cache."""
+"""Reads datasets of the Hugging Face hub, ``org/name[@config][:split]``, from the network or the cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HUB_NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """A dataset of the hub as the user wrote it; ``split`` is None where the name has none."""
+    """The name of a hub dataset as the user wrote it; ``config`` and ``split`` are None if not given."""
 
     id: str
     config: str | None
@@ -32,16 +32,16 @@ class HubName:
 
 
 def parse_hub_name(location: str) -> HubName | None:
-    """The parts of ``org/name[@config][:split]``, or None for anything else."""
+    """Parse ``org/name[@config][:split]``; return None for anything else."""
     match = _HUB_NAME.fullmatch(location)
     return HubName(match["id"], match["config"], match["split"]) if match else None
 
 
 def open_hub(location: str, hub_name: HubName, default_split: str) -> ArrowTable:
-    """The rows of a hub dataset, downloaded into the ``datasets`` cache unless they are there.
+    """Open the rows of a hub dataset, downloading it into the ``datasets`` cache if needed.
 
     Raises:
-        UsageError: no such dataset, config or split, or no way to ask the hub.
+        UsageError: the dataset, config or split does not exist, or the hub cannot be reached.
     """
     import datasets
 
@@ -50,7 +50,7 @@ def open_hub(location: str, hub_name: HubName, default_split: str) -> ArrowTable
         _probe(location, hub_name)
     try:
         dataset: Any = datasets.load_dataset(hub_name.id, name=hub_name.config, split=split)
-    # load_dataset raises what its many back ends raise; each means that this name cannot be loaded.
+    # load_dataset passes on the errors of its many back ends; each means that the dataset cannot be loaded.
     except Exception as error:
         raise _unavailable(location, hub_name, error) from error
     if not isinstance(dataset, datasets.Dataset):
@@ -73,13 +73,13 @@ def _is_cached(dataset_id: str) -> bool:
 
 
 def _probe(location: str, hub_name: HubName) -> None:
-    """Ask the hub once whether the dataset exists; ``load_dataset`` alone would retry for half a minute."""
+    """Ask the hub once whether the dataset exists, because ``load_dataset`` would retry for half a minute."""
     import datasets
     from huggingface_hub import HfApi
 
     try:
         HfApi(endpoint=datasets.config.HF_ENDPOINT).dataset_info(hub_name.id, timeout=PROBE_SECONDS)
-    # The HTTP library's errors are not part of huggingface_hub's interface, and have changed.
+    # The HTTP library's errors are not part of huggingface_hub's interface and have changed before.
     except Exception as error:
         raise _unavailable(location, hub_name, error) from error
 
@@ -89,6 +89,6 @@ def _unavailable(location: str, hub_name: HubName, error: Exception) -> UsageErr
 
     offline = " (HF_HUB_OFFLINE is on)" if datasets.config.HF_HUB_OFFLINE else ""
     return UsageError(
-        f"{location}: no local file of that name, and the hub dataset {hub_name.id!r} cannot be loaded"
+        f"{location}: no local file has that name, and the hub dataset {hub_name.id!r} cannot be loaded"
         f"{offline}: {type(error).__name__}: {one_line(error, 160)}; check the name, or name a local file"
     )

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, UTF-8."""
+"""Reads JSON Lines: one object per line, in UTF-8."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from leantune.system.messages import type_word
 
 
 def line_objects(content: Content) -> Iterator[tuple[int, dict[str, object]]]:
-    """Each line's object with its line number; blank lines left out.
+    """Yield the object of each line with its line number, skipping blank lines.
 
     Raises:
-        DataError: a line that is not one JSON object.
+        DataError: a line is not one JSON object.
     """
     for number, line in enumerate(text_lines(content, newline="\n"), start=1):
         if not line.isspace():

@@ -1,7 +1,7 @@
-"""A JSON list of objects, alone or as the one value of an object: ``[{...}, {...}]``, ``{"data": [{...}]}``.
+"""Reads a JSON list of objects, alone or as the only value of an object: ``[{...}, {...}]``, ``{"data": [{...}]}``.
 
-ijson parses it event by event, so it need not fit into memory. Its backend in Python is the strict one: that of yajl
-replaces half characters and refuses large numbers.
+ijson parses the file event by event, so it need not fit into memory. The Python backend of ijson is used because it is
+strict: the yajl backend replaces half characters and refuses large numbers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _EXPECTED = 'expected a list of objects: [{"text": ..., "label": ...}, ...]'
 
 
 def is_wrapped_list(content: Content) -> bool:
-    """Whether a file that begins with ``{`` is one object with nothing but a list of objects.
+    """Whether a file that begins with ``{`` is one object that contains only a list of objects.
 
-    Lines of objects may begin like that, too: then the first line is an object with more in it.
+    JSON Lines may begin the same way, but then the first line is an object with more keys.
     """
     head = content.head()
     if not _WRAPPED_OBJECT.match(head.decode(encoding_of(head), "replace")):
@@ -31,16 +31,16 @@ def is_wrapped_list(content: Content) -> bool:
     first = next(line for line in text_lines(content, newline="\n") if not line.isspace())
     try:
         value = parse_strict_json(first)
-    except ValueError:  # it ends in a later line
+    except ValueError:  # the object ends in a later line
         return True
     return isinstance(value, dict) and len(value) == 1
 
 
 def list_objects(content: Content) -> Iterator[tuple[int, dict[str, object]]]:
-    """Each object of the list with its 1-based number.
+    """Yield each object of the list with its 1-based number.
 
     Raises:
-        DataError: for invalid JSON, or for anything but objects in the list or beside it.
+        DataError: the JSON is invalid, an item of the list is not an object, or the file has more than the list.
     """
     from ijson.backends import python as ijson
     from ijson.common import JSONError
@@ -53,12 +53,12 @@ def list_objects(content: Content) -> Iterator[tuple[int, dict[str, object]]]:
             stream.begin_row()
     except (_UnexpectedError, JSONError, ValueError) as error:
         raise stream.error or _in_one_line(error, content.name, number) from None
-    if stream.error:  # behind the list
+    if stream.error:  # an error after the list
         raise stream.error
 
 
 def _in_one_line(error: Exception, name: str, rows: int) -> DataError:
-    """What is wrong after ``rows`` rows."""
+    """Return the error for a problem that was found after ``rows`` rows."""
     message, row = first_line(error)[:100], rows + 1
     if isinstance(error, _UnexpectedError):
         return DataError(f"{message}, {_EXPECTED}", path=name, row=row)
@@ -75,11 +75,11 @@ def _in_one_line(error: Exception, name: str, rows: int) -> DataError:
 
 
 class _UnexpectedError(Exception):
-    """Something that is no object stands in the list, or beside it."""
+    """The list contains something other than an object, or the file has more than the list."""
 
 
 class _Stream:
-    """The bytes of a text file in UTF-8, which end at the first error: ijson does not survive one."""
+    """The UTF-8 bytes of a text file, which end at the first error because ijson cannot handle exceptions."""
 
     def __init__(self, content: Content) -> None:
         self._blocks, self._name = text_blocks(content), content.name
@@ -87,7 +87,7 @@ class _Stream:
         self.error: DataError | None = None
 
     def read(self, size: int = -1) -> bytes:
-        """The next block, however many bytes were asked for; empty at the end."""
+        """Return the next block, whatever the requested size; empty at the end."""
         try:
             block = next(self._blocks, "") if size else ""
         except DataError as error:
@@ -101,12 +101,12 @@ class _Stream:
         return block.encode()
 
     def begin_row(self) -> None:
-        """Count the characters of the next row."""
+        """Start to count the characters of the next row."""
         self._row_chars, self._rows = 0, self._rows + 1
 
 
 def _objects(events: Iterator[tuple[str, object]]) -> Iterator[dict[str, object]]:
-    """The objects of the list; raises `_UnexpectedError` for anything else."""
+    """Yield the objects of the list; raise `_UnexpectedError` for anything else."""
     from ijson.common import ObjectBuilder
 
     event, _ = next(events)
@@ -133,5 +133,5 @@ def _objects(events: Iterator[tuple[str, object]]) -> Iterator[dict[str, object]
         yield dict(builder.value)
     if is_wrapped and (event := next(events)[0]) != "end_map":
         raise _UnexpectedError("another key follows the list")
-    for _ in events:  # ijson refuses more
+    for _ in events:  # ijson raises an error for data after the end
         pass

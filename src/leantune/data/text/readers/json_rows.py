@@ -1,6 +1,6 @@
-"""Rows that are JSON objects: the columns are the keys of the first, and paths into the objects in it.
+"""Reads rows that are JSON objects; the columns are the keys of the first row, and paths into nested objects.
 
-A column ``data.text`` is the key ``text`` of the object under ``data``, unless there is a key of just that name.
+The column ``data.text`` is the key ``text`` of the object ``data``, unless a key is itself called ``data.text``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from leantune.errors import DataError
 from leantune.system.messages import listed, nearest, place_name, shown, type_word
 
 Objects = Callable[[Content], Iterator[tuple[int, dict[str, object]]]]
-"""Reads the objects of a file, each with what an error message prints for it: the line, or the number in a list."""
+"""Reads the objects of a file, each with its line or its number in the list, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ class JsonTable(NamesInRows):
     columns: tuple[str, ...]
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
-        """The wanted columns, at most ``batch_rows`` rows at a time.
+        """Yield the wanted columns, at most ``batch_rows`` rows at a time.
 
         Raises:
-            DataError: a row that is not one JSON object, or that lacks a wanted key.
+            DataError: a row is not one JSON object or lacks a wanted key.
         """
         rows = self.objects(self.content)
         while batch := list(islice(rows, batch_rows)):
@@ -41,7 +41,7 @@ class JsonTable(NamesInRows):
             yield CellBatch(numbers, {name: self._column(name, batch) for name in wanted})
 
     def locate(self, index: int) -> int:
-        """The object's line, or its number in the list."""
+        """Return the line of an object, or its number in the list."""
         return next(islice(self.objects(self.content), index, None))[0]
 
     def _column(self, name: str, batch: list[tuple[int, dict[str, object]]]) -> list[object]:
@@ -52,15 +52,15 @@ class JsonTable(NamesInRows):
 
 
 def open_json(content: Content, kind: Kind, wanted: Sequence[str]) -> JsonTable:
-    """Read the keys of the first object.
+    """Open a JSON file and read the keys of the first object.
 
     Args:
         content: the file.
-        kind: ``"json list"`` or ``"jsonlines"``, which may turn out to be an object with a list.
+        kind: ``"json list"`` or ``"jsonlines"``; the latter may also be an object with a list.
         wanted: the columns to read, which may be paths.
 
     Raises:
-        DataError: the first row is not a JSON object, or a path leads to nothing there.
+        DataError: the first row is not a JSON object, or does not contain a wanted path.
     """
     content.check_unpacked()
     is_list = kind == "json list" or is_wrapped_list(content)
@@ -80,10 +80,10 @@ def open_json(content: Content, kind: Kind, wanted: Sequence[str]) -> JsonTable:
 
 
 def _along(path: str, record: dict[str, object], name: str, number: int) -> object:
-    """The value at the end of a path of keys.
+    """Return the value at the end of a path of keys.
 
     Raises:
-        DataError: naming the keys that are there instead.
+        DataError: a key does not exist; the message names the existing keys.
     """
     value: object = record
     walked: list[str] = []

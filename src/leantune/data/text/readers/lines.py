@@ -1,4 +1,4 @@
-"""Text files, line by line: encodings by byte order mark, no byte guessed, no line without end."""
+"""Reads text files by lines or blocks, strictly in their encoding and with a limit on the length of a line."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ BLOCK_CHARS = 2**20
 
 
 def text_lines(content: Content, newline: str, encoding: str | None = None) -> Iterator[str]:
-    r"""The lines of a text file with their ends.
+    r"""Yield the lines of a text file with their line ends.
 
     Args:
         content: the file.
-        newline: as for ``open``: ``""`` splits at ``\n``, ``\r`` and ``\r\n``; ``"\n"`` only there.
-        encoding: None: as `encoding_of` says.
+        newline: as for ``open``: ``""`` splits at ``\n``, ``\r`` and ``\r\n``; ``"\n"`` splits only at ``\n``.
+        encoding: the encoding; None means the result of `encoding_of`.
 
     Raises:
-        DataError: bytes that are not of the encoding (with the byte's offset), a NUL character,
-            or a line of more than ``MAX_LINE_CHARS``.
+        DataError: a byte that is not valid in the encoding (the message gives its offset), a NUL character, or a line
+            longer than ``MAX_LINE_CHARS``.
     """
     encoding = encoding or encoding_of(content.head())
     with content.open() as raw, io.TextIOWrapper(raw, encoding, newline=newline) as text:
@@ -40,10 +40,10 @@ def text_lines(content: Content, newline: str, encoding: str | None = None) -> I
 
 
 def text_blocks(content: Content, encoding: str | None = None) -> Iterator[str]:
-    """A text file in pieces of `BLOCK_CHARS` characters; ``encoding`` as for `text_lines`.
+    """Yield a text file in blocks of `BLOCK_CHARS` characters; ``encoding`` is as for `text_lines`.
 
     Raises:
-        DataError: bytes that are not of the encoding.
+        DataError: a byte is not valid in the encoding.
     """
     encoding = encoding or encoding_of(content.head())
     with content.open() as raw, io.TextIOWrapper(raw, encoding, newline="") as text:
@@ -73,7 +73,7 @@ def _check_line(line: str, content: Content, number: int) -> None:
 
 
 def _bad_encoding(content: Content, encoding: str) -> DataError:
-    """The fast reader knows only the offset within its buffer, so that this reads the file once more."""
+    """Return the error for the first bad byte, reading the file again because the text reader hides its offset."""
     bad = find_bad_byte(content, encoding)
     if bad is None:
         return DataError("the file changed while it was read: start again", path=content.name)

@@ -1,4 +1,4 @@
-"""A pickle file as a table: unpacked, then decoded by `leantune.pickle_tables`."""
+"""Reads a pickle file as a table, decoded by `leantune.pickle_tables`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Decompressor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PickleTable:
-    """A decoded table in batches."""
+    """A decoded table that is read in batches."""
 
     decoded: DecodedTable
 
@@ -42,11 +42,11 @@ class PickleTable:
 
     @property
     def class_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Column name -> names of the classes that its numbers stand for."""
+        """Class names of each column whose numbers stand for classes."""
         return self.decoded.class_names
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
-        """The wanted columns, at most ``batch_rows`` rows at a time."""
+        """Yield the wanted columns, at most ``batch_rows`` rows at a time."""
         contents = self.decoded.contents
         num_rows = min(map(len, contents.values()), default=0)
         for start in range(0, num_rows, batch_rows):
@@ -55,27 +55,27 @@ class PickleTable:
             yield CellBatch(range(start + 1, stop + 1), cells)
 
     def locate(self, index: int) -> int:
-        """The 1-based row."""
+        """Return the 1-based row."""
         return index + 1
 
 
 def open_pickle(content: Content, split: str) -> PickleTable:
-    """The table in a pickle; nothing that the pickle names is imported or called.
+    """Open the table in a pickle without importing or calling anything that the pickle names.
 
     Args:
         content: the file, plain or as one gz, bz2 or xz stream.
         split: the split of a pickled DatasetDict.
 
     Raises:
-        UnsafeFileError: anything but a known table of known types.
-        DataError: a pickle that is cut short, or a table whose columns cannot be read.
-        UsageError: a DatasetDict without this split.
+        UnsafeFileError: the pickle is not a known table of known types.
+        DataError: the pickle is cut short, or the columns of the table cannot be read.
+        UsageError: the DatasetDict does not have this split.
     """
     return PickleTable(read_pickle(_whole(content), content.name, split))
 
 
 def _whole(content: Content) -> bytes:
-    """All bytes of a pickle, unpacked."""
+    """Return all unpacked bytes of a pickle."""
     if content.stamp[0] > MAX_BYTES:
         raise _too_large(content, MAX_BYTES)
     with reading(content.name):

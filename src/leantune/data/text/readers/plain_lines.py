@@ -1,4 +1,4 @@
-"""Plain text, one text a line: a ``.txt`` file whose first line is no header with the wanted column."""
+"""Reads plain text with one text per line: a ``.txt`` file whose first line is not a header with the wanted column."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from leantune.system.messages import shown
 SUFFIX = ".txt"
 
 _LOOKED_AT = 20
-"""Lines by which columns are told from texts."""
+"""Number of lines examined to tell columns from texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlainLines(NamesInRows):
-    """A file with one text a line; an empty line is an empty text, but at the end."""
+    """A file with one text per line; an empty line is an empty text, except at the end of the file."""
 
     content: Content
     encoding: str
     columns: tuple[str, ...]
-    """One, called what the text is called elsewhere."""
+    """The only column, with the name of the text column."""
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
-        """At most ``batch_rows`` lines at a time.
+        """Yield at most ``batch_rows`` lines at a time.
 
         Raises:
-            DataError: a NUL character, or a line without end.
+            DataError: a NUL character, or a line that is too long.
         """
         texts = self._texts()
         while batch := list(islice(texts, batch_rows)):
@@ -43,7 +43,7 @@ class PlainLines(NamesInRows):
             )
 
     def locate(self, index: int) -> int:
-        """The line."""
+        """Return the line number."""
         return index + 1
 
     def _texts(self) -> Iterator[tuple[int, str]]:
@@ -59,21 +59,21 @@ class PlainLines(NamesInRows):
 
 
 def open_plain_lines(content: Content, columns: Columns, labels: LabelUse) -> PlainLines | None:
-    """The lines of a ``.txt`` file, or None if it is a table with a header.
+    """Open the lines of a ``.txt`` file; return None if it is a table with a header.
 
     Args:
         content: the file.
-        columns: which columns are wanted.
-        labels: ``"required"``: lines have none.
+        columns: the wanted columns.
+        labels: whether labels are required, which plain lines do not have.
 
     Raises:
-        DataError: lines where labels are needed, or that are columns without a header.
+        DataError: labels are required, or the lines look like columns without a header.
     """
     encoding = text_encoding(content)
     header = header_of(content, encoding, columns.text_name)
     alike = {name.strip().lower() for name in header}
     if columns.text_name in header or columns.text_name.lower() in alike:
-        return None  # the table says what is amiss with a name that is not quite right
+        return None  # the table reader reports a name that differs only in case
     if labels == "required":
         if columns.label_name in header:
             return None

@@ -1,4 +1,4 @@
-"""Folders written by ``datasets.save_to_disk``, read without importing ``datasets``."""
+"""Reads folders written by ``datasets.save_to_disk`` without importing ``datasets``."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from leantune.system.messages import listed, place_name, shown
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether a folder says that it holds a saved Dataset or DatasetDict."""
+    """Whether a folder contains the metadata of a saved Dataset or DatasetDict."""
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def open_saved_dataset(folder: Path, split: str) -> tuple[ArrowTable, tuple[Content, ...]]:
-    """The rows of a saved dataset, and the files that hold them.
+    """Open the rows of a saved dataset, and return them with the files that contain them.
 
     Args:
-        folder: of a Dataset, or of a DatasetDict with the split inside.
-        split: the split of a DatasetDict; a Dataset has none and ignores it.
+        folder: the folder of a Dataset, or of a DatasetDict that has the split.
+        split: the split of a DatasetDict; ignored for a Dataset.
 
     Raises:
-        DataError: not such a folder, or a damaged one.
-        UsageError: a DatasetDict without this split.
+        DataError: the folder is not a saved dataset, or is damaged.
+        UsageError: the DatasetDict does not have this split.
     """
     name = place_name(str(folder))
     if (folder / "dataset_dict.json").is_file():
@@ -79,7 +79,7 @@ def _data_files(folder: Path) -> list[str]:
 
 
 def _plain(name: object, where: Path) -> str:
-    """The name itself, unless it would lead out of the folder."""
+    """Return the name after checking that it does not lead out of the folder."""
     if not isinstance(name, str) or not is_plain_name(name):
         raise DataError(
             f"{shown(name)} is not the name of a file in this folder: save the dataset again",

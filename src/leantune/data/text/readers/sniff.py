@@ -1,4 +1,4 @@
-"""What a file holds, by its first bytes. The content decides; a suffix only separates CSV, TSV and plain lines."""
+"""Detects the kind of a file by its first bytes; the suffix only distinguishes CSV, TSV and plain lines."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ _PICKLE_SUFFIXES = (".pkl", ".pickle")
 
 
 def sniff(content: Content) -> Kind:
-    """The kind of table a file holds.
+    """Detect the kind of table that a file contains.
 
     Raises:
-        DataError: an empty file, or a kind of file that is no table.
-        UnsafeFileError: an archive, whose members this tool does not open.
+        DataError: the file is empty, or is not a table.
+        UnsafeFileError: the file is an archive; archives are not opened.
     """
     head = content.head()
     if not head:
@@ -84,7 +84,7 @@ def _kind_of_text(text: str, suffix: str) -> Kind:
 
 
 def encoding_of(head: bytes) -> str:
-    """The encoding that a byte order mark names; UTF-8 without one. Nothing is guessed."""
+    """Return the encoding of the byte order mark, or UTF-8 without one."""
     return _lookup(_BOMS, head) or "utf-8"
 
 

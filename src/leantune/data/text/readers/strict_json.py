@@ -1,4 +1,4 @@
-"""JSON as the standard has it: no NaN, no key twice, no number or nesting that hurts a reader."""
+"""Parses strict JSON: no NaN, no repeated keys, and limits on digits and nesting."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MAX_DEPTH = 100
 MAX_DIGITS = 4300
 
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
-"""A string that is not closed matches to the end: to fail there would mean to begin again at every quote in it."""
+"""An unclosed string matches to the end of the text, so that the search does not restart at every quote in it."""
 
 
 def parse_strict_json(text: str) -> object:
-    """The value that a JSON text holds.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: its message says in a few words what is wrong and at which character.
+        ValueError: the text is invalid; the short message says why, and at which character if known.
     """
     _check_depth(text)
     try:
@@ -39,17 +39,17 @@ def _check_depth(text: str) -> None:
 
 
 class RepeatedKeyError(ValueError):
-    """A key stands twice in one object."""
+    """An object contains a key twice."""
 
 
 class UniqueKeys(dict[str, object]):
-    """An object that refuses a key that it has."""
+    """A dictionary that refuses repeated keys."""
 
     def __setitem__(self, key: str, value: object) -> None:
-        """Set a key once.
+        """Set a new key.
 
         Raises:
-            RepeatedKeyError: for a key that stands twice.
+            RepeatedKeyError: the key already exists.
         """
         if key in self:
             raise RepeatedKeyError(f"the key {shown(key)} twice in one object")

@@ -1,6 +1,6 @@
-"""A folder of ``.txt`` files, one text a file, in one folder for each class: ``pos/*.txt``, ``neg/*.txt``.
+"""Reads a folder with one folder of ``.txt`` files for each class, such as ``pos/*.txt`` and ``neg/*.txt``.
 
-Classes and files are in the order of their names. Hidden ones are passed over, anything else is refused by name.
+Each file is one text. Classes and files are sorted by name. Hidden entries are skipped, and anything else is refused.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ MAX_TEXT_CHARS = 2**24
 
 _SPLITS = ("train", "validation", "test")
 _EXPECTED = (
-    "expected a file, a folder written by save_to_disk (with state.json), or a folder of nothing but a folder of .txt "
-    "files for each class"
+    "expected a file, a folder written by save_to_disk (with state.json), or a folder that contains only a folder of "
+    ".txt files for each class"
 )
 _SUFFIXES = (SUFFIX, *(SUFFIX + packing for packing in PACKING_SUFFIXES))
 
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """One text, and the name of the folder that it is in."""
+    """One text file and the name of its folder."""
 
     content: Content
     encoding: str
@@ -45,18 +45,18 @@ class TextFolder(NamesInRows):
     files: tuple[TextFile, ...]
     text: str
     label: str | None
-    """Names of the two columns; no label where the texts are not in classes."""
+    """Names of the text and label columns; the label is None if the texts have no classes."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The text and, where there are classes, the label."""
+        """The text column and, if there are classes, the label column."""
         return (self.text,) if self.label is None else (self.text, self.label)
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
-        """At most ``batch_rows`` texts at a time; no file is read for labels alone.
+        """Yield at most ``batch_rows`` texts at a time; files are not read if only labels are wanted.
 
         Raises:
-            DataError: a file that is no text.
+            DataError: a file is not a text.
         """
         for start in range(0, len(self.files), batch_rows):
             files = self.files[start : start + batch_rows]
@@ -68,7 +68,7 @@ class TextFolder(NamesInRows):
             yield CellBatch([_place(file) for file in files], cells)
 
     def locate(self, index: int) -> Place:
-        """The file."""
+        """Return the file."""
         return _place(self.files[index])
 
 
@@ -76,21 +76,22 @@ def open_text_folder(folder: Path, columns: Columns, labels: LabelUse, split: st
     """Find the texts of a folder.
 
     Args:
-        folder: of class folders, of such folders for each split, or of texts, if labels are ignored.
-        columns: how the text and the label are called elsewhere.
-        labels: whether there must be classes.
-        split: which of the folders of splits is read.
+        folder: a folder that contains class folders, split folders with class folders, or, if labels are ignored,
+            texts.
+        columns: the names to give the text and label columns.
+        labels: whether classes are required.
+        split: the split folder to read.
 
     Raises:
-        DataError: a folder without texts, or with something else in it.
-        UsageError: a folder of splits without this one.
+        DataError: the folder has no texts, or contains something else.
+        UsageError: the folder has splits, but not this one.
     """
     folder = _of_split(folder, split)
     folders, files = _entries(folder)
     if folders and files:
         raise DataError(
             f"a directory with {listed((each.name for each in files), 3)} beside folders, {_EXPECTED}: name the file "
-            "inside, or move what is no class to another place",
+            "inside, or move everything that is not a class elsewhere",
             path=place_name(str(folder)),
         )
     if not folders:
@@ -105,7 +106,7 @@ def open_text_folder(folder: Path, columns: Columns, labels: LabelUse, split: st
 
 
 def _of_split(folder: Path, split: str) -> Path:
-    """The folder of the split, if the folder has folders of splits with class folders in them, else itself."""
+    """Return the folder of the split if the folder contains splits with class folders, else the folder itself."""
     splits = [name for name in _SPLITS if (folder / name).is_dir() and _entries(folder / name)[0]]
     if not splits:
         return folder
@@ -142,7 +143,7 @@ def _files_of_class(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the other entries of a folder, by name; without those that are hidden."""
+    """Return the folders and the other entries of a folder, sorted by name and without hidden ones."""
     with reading(place_name(str(folder))), os.scandir(folder) as entries:
         seen = sorted(
             (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
@@ -165,7 +166,7 @@ def _place(file: TextFile) -> Place:
 
 
 def _text_of(file: TextFile) -> str:
-    """The text of a file, without the line end behind it."""
+    """Return the text of a file without its final line end."""
     pieces, size = [], 0
     for piece in text_blocks(file.content, file.encoding):
         pieces.append(piece)

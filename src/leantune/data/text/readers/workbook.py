@@ -1,6 +1,6 @@
-"""The first sheet of an .xlsx file, through openpyxl: values as they were saved, row by row.
+"""Reads the saved values of the first sheet of an .xlsx file row by row with openpyxl.
 
-A row without values is no row. An empty cell is an empty text, as it is in the CSV file of the same sheet.
+Rows without values are skipped. An empty cell is an empty text, as in a CSV export of the sheet.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from openpyxl.workbook import Workbook
 
 MAX_ROWS = 2**20
-"""What a sheet can have; a damaged one claims more."""
+"""Largest number of rows in a sheet; a damaged sheet may claim more."""
 MAX_COLUMNS = 1000
-"""Every row is as wide as the header, however few cells the file has for it."""
+"""Largest number of columns; every row is filled up to the width of the header, so a huge header is refused."""
 
 _HEADER_ROWS = 100
 _ROWS_AT_ONCE = 512
 _ERROR, _TEXT = "e", "s"
-"""The types of cells that openpyxl gives as texts."""
+"""The cell types whose values openpyxl returns as texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class WorkbookTable(NamesInRows):
     columns: tuple[str, ...]
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
-        """The wanted columns, at most ``batch_rows`` rows at a time.
+        """Yield the wanted columns, at most ``batch_rows`` rows at a time.
 
         Raises:
             DataError: the file is damaged.
@@ -55,11 +55,11 @@ class WorkbookTable(NamesInRows):
             yield CellBatch([row for row, _ in batch], cells)
 
     def locate(self, index: int) -> Place:
-        """The sheet and its row."""
+        """Return the sheet and the row in it."""
         return next(islice(self._rows(), index, None))[0]
 
     def _rows(self) -> Iterator[tuple[Place, Sequence[Any]]]:
-        """The rows under the header that hold anything."""
+        """Yield the rows below the header that have a value."""
         name = sheet_name(self.content, self.sheet)
         with _opened(self.content) as workbook:
             sheet = _first_sheet(workbook, self.content)
@@ -70,11 +70,11 @@ class WorkbookTable(NamesInRows):
 
 
 def open_workbook(content: Content) -> WorkbookTable:
-    """Read the header of the first sheet.
+    """Open a workbook and read the header of its first sheet.
 
     Raises:
-        DataError: the file is damaged, has no sheet of cells, or has two columns of one name.
-        UnsafeFileError: it could make the parser work without end.
+        DataError: the file is damaged, has no sheet of cells, or has two columns of the same name.
+        UnsafeFileError: the file could make the parser run without end.
         UsageError: openpyxl is not installed.
     """
     check_workbook(content)
@@ -96,7 +96,7 @@ def open_workbook(content: Content) -> WorkbookTable:
 
 
 def sheet_name(content: Content, sheet: str) -> str:
-    """How messages call a sheet."""
+    """Return the name of a sheet in messages."""
     return f"{content.name} (sheet {place_name(sheet[:60])})"
 
 
@@ -112,12 +112,12 @@ def _first_sheet(workbook: Workbook, content: Content) -> Any:
     if not sheets:
         raise DataError("no sheet of cells: expected a header and rows", path=content.name)
     sheet: Any = sheets[0]
-    sheet.reset_dimensions()  # which are what the file claims
+    sheet.reset_dimensions()  # the file may claim wrong dimensions
     return sheet
 
 
 def _filled_rows(rows: Iterator[Sequence[Any]], content: Content) -> Iterator[tuple[int, Sequence[Any]]]:
-    """The rows in which a cell has a value, each with its number."""
+    """Yield the rows in which a cell has a value, each with its number."""
     numbered = enumerate(rows, start=1)
     while batch := _next_rows(numbered, content):
         yield from (each for each in batch if any(cell.value not in (None, "") for cell in each[1]))
@@ -135,9 +135,9 @@ def _value(cell: Any) -> object:
     if value is None:
         return ""
     if cell.data_type == _ERROR:
-        return Opaque(f"an error of a formula ({value})")
+        return Opaque(f"a formula error ({value})")
     if cell.data_type == _TEXT:
-        return unescape(str(value))  # _x000D_: a character that XML lacks
+        return unescape(str(value))  # escapes such as _x000D_ stand for characters that XML cannot contain
     return value if type(value) in (bool, int, float) else Opaque("a date or time")
 
 
@@ -161,10 +161,10 @@ def _opened(content: Content) -> Iterator[Workbook]:
 
 @contextmanager
 def _explained(content: Content) -> Iterator[None]:
-    """Turn whatever openpyxl raises over a damaged workbook into a DataError.
+    """Turn any error that openpyxl raises for a damaged workbook into DataError.
 
-    It checks little of what it reads: ``KeyError`` for a member that is not there, ``IndexError`` for a text.
-    What it warns of are the looks of a sheet, which nobody asked for.
+    openpyxl checks little of what it reads: it raises ``KeyError`` for a missing member and ``IndexError`` for a
+    missing text. Its warnings concern the formatting of a sheet and are hidden.
     """
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The zip archive that an .xlsx file is: known by its members, and unpacked once within limits before it is read."""
+"""Recognizes an .xlsx file by the members of its zip archive, and checks it by unpacking it once within limits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _MEMBERS = {"[Content_Types].xml", "xl/workbook.xml"}
 _BLOCK_BYTES = 2**20
 _DECLARATION = b"<!DOCTYPE"
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
-"""What the module raises over archives that are damaged, or packed or encrypted in ways that it does not know."""
+"""Errors of ``zipfile`` for archives that are damaged, encrypted or compressed in an unknown way."""
 
 
 def is_workbook(content: Content) -> bool:
-    """Whether a file that begins as a zip archive is an Excel workbook."""
+    """Whether a file that begins like a zip archive is an Excel workbook."""
     if content.packing is not None:
         return False
     try:
@@ -28,17 +28,17 @@ def is_workbook(content: Content) -> bool:
 
 
 def check_workbook(content: Content) -> None:
-    """Unpack a workbook once, before a parser that trusts it does.
+    """Check a workbook by unpacking it once before openpyxl, which trusts its input, reads it.
 
     Raises:
-        DataError: if it is damaged, or unpacks to too much.
-        UnsafeFileError: for XML with a document type, whose entities may grow without end.
+        DataError: the workbook is damaged, or its unpacked size exceeds the limit.
+        UnsafeFileError: its XML has a document type, whose entities may expand without end.
     """
     limit = unpacked_limit(content.stamp[0])
     try:
         with zipfile.ZipFile(content.path) as archive:
             members = archive.infolist()
-            # no more than what is declared is ever unpacked of a member
+            # zipfile never unpacks more than the declared size of a member
             if sum(member.file_size for member in members) > limit:
                 raise DataError(
                     f"the workbook unpacks to more than {limit:,} bytes: save the sheet as CSV if that is what you "
@@ -57,14 +57,14 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) 
     if member.compress_type not in (
         zipfile.ZIP_STORED,
         zipfile.ZIP_DEFLATED,
-    ):  # others unpack without a limit
+    ):  # other methods unpack without a limit
         raise DataError(
             f"{member.filename} is compressed in a way that workbooks do not use: save it again", path=name
         )
     end = b""
     with archive.open(member) as stream:
         while block := stream.read(_BLOCK_BYTES):
-            if _DECLARATION in (end + block).replace(b"\0", b""):  # in UTF-16, too
+            if _DECLARATION in (end + block).replace(b"\0", b""):  # also finds UTF-16
                 raise UnsafeFileError(
                     f"{name}: a document type in {member.filename}: refused; save the sheet as CSV UTF-8"
                 )
