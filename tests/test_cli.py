@@ -87,7 +87,14 @@ def test_train_with_flags_only_prints_where_everything_is(inputs, tmp_path, caps
                  "--test", str(inputs / "test.csv"), "--max-trainable-params", "5000"]) == 0  # fmt: skip
     out = capsys.readouterr().out
     assert {"report.html", "README.md"} <= {path.name for path in output.iterdir()}
-    for part in ("test, linear probe", "trainable parameters:", "report.html", "merged"):
+    for part in (
+        "test, linear probe",
+        "fine-tuning gained",
+        "parameters",
+        "report.html",
+        "merged",
+        "leantune predict ",
+    ):
         assert part in out
 
 
@@ -139,7 +146,7 @@ def test_plan_prints_the_counts_of_the_reference_run(roberta_shape, capsys):
 def test_plan_with_data_prints_the_schedule(inputs, capsys):
     arguments = ["plan", f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", *SETTINGS]
     assert main(arguments) == 0
-    assert "24 steps (12 an epoch); learning rate rises to 0.01 for 2;" in capsys.readouterr().out
+    assert "training: 24 steps of 16 texts in 2 epochs, learning rate 0.01;" in capsys.readouterr().out
 
 
 def test_the_width_of_the_encoder_decides_a_learning_rate_that_is_not_given(
@@ -148,7 +155,7 @@ def test_the_width_of_the_encoder_decides_a_learning_rate_that_is_not_given(
     rows = write_rows(tmp_path / "rows.csv", 400)  # of fewer it would be a third
     words = [f"data={rows}", *SETTINGS, "learning_rate=none"]
     assert main(["plan", *words, f"model={inputs / 'encoder'}"]) == 0
-    assert "rises to 0.003 for" in capsys.readouterr().out
+    assert "learning rate 0.003" in capsys.readouterr().out
     assert main(["train", *words, f"model={inputs / 'encoder'}", f"output={tmp_path / 'run'}"]) == 0
     assert json.loads((tmp_path / "run" / "record.json").read_text())["recipe"]["learning_rate"] == 0.003
     assert "learning_rate: 0.003" in (tmp_path / "run" / "recipe.yaml").read_text()
@@ -571,7 +578,7 @@ def test_paths_may_hold_what_the_command_line_and_the_terminal_give_a_meaning(
     output = tmp_path / "lr=1[bold]"
     words = ["data=~/train.csv", "model=~/encoder", f"output={output}"]
     assert main(["train", *words, *SETTINGS]) == 0
-    assert f"report:  {output / 'report.html'}" in capsys.readouterr().out
+    assert f"report: {output / 'report.html'}" in capsys.readouterr().out
     assert main(["plan", str(output / "recipe.yaml")]) == 0
     assert "~/encoder, 2 classes" in capsys.readouterr().out
     assert main(["evaluate", str(output), "--data", str(tmp_path / "train.csv")]) == 0

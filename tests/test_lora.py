@@ -53,7 +53,7 @@ def test_a_lora_plan_fits_its_limit_and_leaves_no_room_for_another_rank(limit):
 
 def test_lora_needs_one_rank_in_every_target():
     with pytest.raises(
-        UsageError, match=r"LoRA needs at least rank 1 .* the smallest limit that fits is 39,940"
+        UsageError, match=r"LoRA of rank 1 in 24 modules 36,864; the smallest limit that fits is 39,940"
     ):
         plan_parameters(SQUARE, head=3_076, base=0, method=LORA, limit=39_939)
 
@@ -67,17 +67,16 @@ def test_either_rank_is_both_ranks_of_lora():
         plan_parameters(SQUARE, head=0, base=0, method=LORA, init_rank=6, target_rank=5)
 
 
-def test_the_plan_of_lora_counts_no_e_and_says_that_ranks_stay(inputs, capsys):
+def test_the_plan_of_lora_counts_no_e_and_prunes_nothing(inputs, capsys):
     words = [f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", "max_length=32", "target_rank=2"]
     assert main(["plan", *words, "method=lora"]) == 0
     shown = capsys.readouterr().out
-    assert "2 x 64" in shown
-    assert "8 at the end" in shown
-    assert "ranks stay as they are" in shown
+    assert "512" in shown  # 2 x 4 x 64
+    assert "pruned" not in shown
     assert main(["plan", *words]) == 0
     shown = capsys.readouterr().out
-    assert "2 x 65" in shown
-    assert "ranks fall from step" in shown
+    assert "780" in shown  # 3 x 4 x 65
+    assert "ranks are pruned from step" in shown
 
 
 def test_lora_starts_as_its_paper_says():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from leantune.adalora.method import ADALORA, LORA, Method
+from leantune.adalora.method import ADALORA, Method
 from leantune.config.record.run import ModuleRecord, ParametersRecord
 from leantune.errors import UsageError
 
@@ -127,7 +127,6 @@ def plan_parameters(
     limit: int | None = None,
     init_rank: int | None = None,
     target_rank: int | None = None,
-    smaller_heads: Mapping[str, int] | None = None,
 ) -> ParameterPlan:
     """Find ranks for ``limit``, or check the ranks that the user gives.
 
@@ -136,20 +135,38 @@ def plan_parameters(
     limit, the target is the paper's 8.
 
     Args:
-        targets: the layers to adapt.
+        targets: the layers to adapt; none: the head is trained alone, and both ranks are 0.
         head: trainable parameters of the head.
         base: parameters of the whole classifier without adapters.
         method: AdaLoRA or LoRA.
         limit: most trainable parameters at any time during the run.
         init_rank: triplets per target at the start.
         target_rank: mean triplets per target at the end.
-        smaller_heads: other values of the recipe key ``head`` with their counts, to suggest in errors.
 
     Raises:
         UsageError: if the ranks are invalid, or nothing fits the limit; the message names the nearest possible value.
     """
+    if (
+        limit is not None
+        and (smallest := smallest_limit(targets, head=head, rank=method.smallest_rank)) > limit
+    ):
+        adapters = (
+            f" and {method.title} of rank {method.smallest_rank} in {len(targets)} modules {smallest - head:,}"
+            if targets
+            else ""
+        )
+        raise UsageError(
+            f"max_trainable_params={limit:,} is too small: the head has {head:,} parameters{adapters}; the smallest "
+            f"limit that fits is {smallest:,}"
+        )
     if not targets:
-        raise UsageError("no linear layer of the encoder matches targets: see 'leantune plan' for the names")
+        if init_rank is not None or target_rank is not None:
+            raise UsageError(
+                "init_rank and target_rank need adapters: leave them out, or leave out targets=none"
+            )
+        return ParameterPlan(
+            targets=(), method=method, head=head, base=base, init_rank=0, target_rank=0, limit=limit
+        )
     per_rank = _per_rank(targets)
     full = full_rank(targets)
     for name, rank in (("init_rank", init_rank), ("target_rank", target_rank)):
@@ -158,7 +175,6 @@ def plan_parameters(
                 f"{name} must be at most {full}, the rank of the largest target. Got {rank} instead"
             )
     largest = min((limit - head) // per_rank, full) if limit is not None else None
-    _refuse_too_small(method, limit, head, targets, smaller_heads or {})
     init_rank, target_rank = _ranks(method, init_rank, target_rank, largest)
     plan = ParameterPlan(
         targets=tuple(targets),
@@ -215,24 +231,6 @@ def _ranks(
     return init_rank, target_rank
 
 
-def _refuse_too_small(
-    method: Method, limit: int | None, head: int, targets: Sequence[Target], smaller_heads: Mapping[str, int]
-) -> None:
-    rank = method.smallest_rank
-    per_rank = _per_rank(targets)
-    if limit is None or limit - head >= rank * per_rank:
-        return
-    advice = f"the smallest limit that fits is {head + rank * per_rank:,}"
-    fitting = {name: count for name, count in smaller_heads.items() if count + rank * per_rank <= limit}
-    if fitting:
-        name = max(fitting, key=lambda key: fitting[key])
-        room = (limit - fitting[name]) // per_rank
-        advice += f"; or use head={name} ({fitting[name]:,}), which leaves room for init_rank={room}"
-    without_e = [replace(target, trains_e=LORA.trains_e) for target in targets]
-    as_lora = head + LORA.smallest_rank * _per_rank(without_e)
-    if method.prunes and as_lora <= limit:
-        advice += f"; or use method=lora, which prunes nothing and needs at least {as_lora:,}"
-    raise UsageError(
-        f"max_trainable_params={limit:,} is too small: the head has {head:,} and {method.title} needs at least "
-        f"rank {rank} in every target ({rank * per_rank:,} more); {advice}"
-    )
+def smallest_limit(targets: Sequence[Target], *, head: int, rank: int) -> int:
+    """Return the smallest limit that pays for the head and for adapters of ``rank``."""
+    return head + rank * _per_rank(targets)

@@ -29,6 +29,11 @@ class Triplets:
         """An empty update of rank 0, left when all triplets of a module are pruned."""
         return cls(torch.empty(0, in_features), torch.empty(0, 1), torch.empty(out_features, 0))
 
+    @classmethod
+    def zero(cls, in_features: int, out_features: int) -> Triplets:
+        """Rank 1 and an update of zero."""
+        return cls(torch.zeros(1, in_features), torch.ones(1, 1), torch.zeros(out_features, 1))
+
     @property
     def rank(self) -> int:
         """R; 0 if everything was pruned."""

@@ -29,7 +29,12 @@ ENGINES = ("torch", "openvino", "openvino-int8", "onnx", "onnx-int8")
 
 
 def add_fields(
-    parser: argparse.ArgumentParser, settings: type[Any], *, group: str | None = None, optional: bool = False
+    parser: argparse.ArgumentParser,
+    settings: type[Any],
+    *,
+    group: str | None = None,
+    optional: bool = False,
+    is_shown: bool = True,
 ) -> None:
     """Add a flag for each field of ``settings`` that was made by `leantune.config.option.option`.
 
@@ -38,14 +43,18 @@ def add_fields(
         settings: a dataclass.
         group: heading for fields that name none.
         optional: whether a flag that is left out gives None instead of the field's default.
+        is_shown: whether ``--help`` lists the flags.
     """
     kinds = typing.get_type_hints(settings)
     groups: dict[str | None, Any] = {None: parser}
     for name, each in options_of(settings).items():
         title = each.metadata.get("group", group)
         if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        groups[title].add_argument(_flag(each), **_keywords(each, kinds[name], optional), dest=name)
+            groups[title] = parser.add_argument_group(title if is_shown else None)
+        keywords = _keywords(each, kinds[name], optional)
+        if not is_shown:
+            keywords["help"] = argparse.SUPPRESS
+        groups[title].add_argument(_flag(each), **keywords, dest=name)
 
 
 def _flag(each: dataclasses.Field[Any]) -> str:
@@ -199,7 +208,8 @@ def progress_console(options: argparse.Namespace) -> Console:
     from leantune.system.console import console
 
     # torchrun numbers the processes
-    return console(stderr=True, quiet=options.quiet or os.environ.get("RANK", "0") != "0")
+    is_quiet = options.quiet or os.environ.get("RANK", "0") != "0"
+    return console(stderr=True, quiet=is_quiet, verbose=getattr(options, "verbose", False))
 
 
 def refuse_first(given: Mapping[str, Any], why: str) -> None:

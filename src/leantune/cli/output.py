@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +13,16 @@ import numpy.typing as npt
 from rich.table import Table
 
 from leantune.adalora.budget import ParameterPlan, Target
-from leantune.adalora.method import METHODS
 from leantune.config import Recipe
+from leantune.config.load import recipe_of_run
 from leantune.config.record.run import BegunRecord, Measures, read_record, to_json
 from leantune.evaluation.metrics import Metrics
 from leantune.system.console import console
 from leantune.system.messages import place_name
+from leantune.training.before.placement import name_of
 from leantune.training.before.planning import Plan
 from leantune.training.warnings import rank_lines
 
-LAYERS = {"all-linear": "all linear layers", "attention": "query and value"}
-"""Values of ``targets`` as a sentence says them."""
 MAX_CLASSES_SHOWN = 5
 """Classes that are printed for one text."""
 
@@ -32,8 +31,6 @@ def print_result(folder: Path) -> None:
     """The end of a training run, on standard output."""
     record = read_record(folder, BegunRecord)
     assert record.metrics is not None  # as are the others that the run wrote just now
-    assert record.selected is not None
-    assert record.ranks is not None
     terminal = console()
     table = Table(box=None, pad_edge=False)
     for name in ("", *_columns_of(has_several=record.labels.problem_type is not None), "rows"):
@@ -45,20 +42,47 @@ def print_result(folder: Path) -> None:
                 table.add_row(name, *_row_of(metrics))
     if table.row_count:
         terminal.print(table)
-    parameters, timings, selected = record.parameters, record.timings, record.selected
+    parameters, timings = record.parameters, record.timings
+    recipe = recipe_of_run(folder, record.recipe)
+    rank = max((each.initial_rank for each in parameters.modules), default=0)
     limit = f" (limit {parameters.budget:,})" if parameters.budget else ""
+    final = parameters.final
+    fewer = f", {final:,} after pruning" if final is not None and final < parameters.initial else ""
     lines = [
-        f"trainable parameters: {parameters.initial:,} at the start{limit}, {parameters.final:,} at the end",
-        f"ranks: {_rank_summary(record.ranks)}",
-        f"training: {timings['train_s']:.0f} s, {timings['train_samples_per_s']:.0f} texts/s, "
-        f"{timings['train_tokens_per_s']:,.0f} tokens/s; everything: {timings['total_s']:.0f} s",
-        f"selected: step {selected.step}" + (f"; {selected.comparison}" if selected.comparison else ""),
-        f"report:  {folder / 'report.html'}",
-        f"adapter: {folder / 'adapter'}  (peft.PeftModel.from_pretrained)",
-        f"merged:  {folder / 'merged'}  (transformers.pipeline)",
+        *_verdict(record),
+        f"trained: {name_of(recipe, rank)}; {parameters.initial:,} parameters{limit}{fewer}",
+        f"seconds: {timings['total_s']:.0f}, of which training {timings['train_s']:.0f} "
+        f"({timings['train_samples_per_s']:,.0f} texts/s)",
+        f"report: {folder / 'report.html'}",
+        f"files: {folder / 'adapter'} for PEFT, {folder / 'merged'} for transformers",
+        "next:",
+        f'  leantune predict {folder} "some text"',
+        f"  leantune predict {folder} new.csv --output predictions.csv",
+        f"  leantune serve {folder}",
     ]
     for line in lines:
         terminal.print(line, soft_wrap=True)
+
+
+def _verdict(record: BegunRecord) -> Iterator[str]:
+    """Say what fine-tuning gained over the linear probe on the rows that tell most: test rows if there are any."""
+    for part in ("test", "validation"):
+        probe, tuned = getattr(record.baseline, part, None), getattr(record.metrics, part)
+        if probe is None or tuned is None:
+            continue
+        gain = 100 * (_headline_of(tuned) - _headline_of(probe))
+        if gain > 0:
+            yield f"fine-tuning gained {gain:.1f} points over the linear probe ({part} rows)"
+        else:
+            yield (
+                f"fine-tuning gained nothing here: the linear probe is as good ({part} rows). Try more rows, more "
+                "epochs, effort=balanced or a larger encoder"
+            )
+        return
+
+
+def _headline_of(metrics: Measures) -> float:
+    return metrics.accuracy if metrics.micro_f1 is None else metrics.micro_f1
 
 
 def _columns_of(*, has_several: bool) -> list[str]:
@@ -87,16 +111,6 @@ def figure_of(value: float | None, metric: str = "accuracy") -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if metric == "log_loss" else f"{100 * value:.2f} %"
-
-
-def _rank_summary(ranks: Mapping[str, int]) -> str:
-    values = sorted(ranks.values())
-    if values[0] == values[-1]:
-        return f"{values[0]} in each of {len(values)} modules"
-    return (
-        f"{values[0]} to {values[-1]} triplets a module, {sum(values)} in {len(values)} modules, "
-        f"{values.count(0)} modules without any"
-    )
 
 
 def print_metrics(metrics: Metrics) -> None:
@@ -137,8 +151,13 @@ def print_plan(planned: Plan, *, as_json: bool) -> None:
         print(json.dumps({name: to_json(each and each.to_record()) for name, each in parts.items()}))
         return
     terminal = console()
-    terminal.print(_ledger(planned.parameters, planned.recipe, planned.num_labels))
+    what = name_of(planned.recipe, planned.parameters.init_rank)
+    terminal.print(f"{planned.recipe.model}, {planned.num_labels} classes: {what}", soft_wrap=True)
+    terminal.print(_ledger(planned.parameters, planned.recipe))
     terminal.print(_schedule_text(planned), soft_wrap=True)
+    if planned.larger is not None:
+        limit, what = planned.larger
+        terminal.print(f"the next size needs a limit of {limit:,}: {what}", soft_wrap=True)
     for line in rank_lines(planned.parameters):
         terminal.print(line, soft_wrap=True)
     for name, count in planned.unseen.items():
@@ -148,63 +167,50 @@ def print_plan(planned: Plan, *, as_json: bool) -> None:
         )
 
 
-def _ledger(plan: ParameterPlan, recipe: Recipe, num_labels: int) -> Table:
-    """Layers that differ only in their number share a line; ``--json`` lists every module."""
-    assert recipe.method is not None, "plan_run sets it"
-    layers = LAYERS.get(str(recipe.targets), recipe.targets)
-    table = Table(
-        box=None,
-        pad_edge=False,
-        title=f"{recipe.model}, {num_labels} classes: {METHODS[recipe.method].title} in {layers}",
-        title_justify="left",
-    )
-    table.add_column("modules", overflow="fold")
-    for name in ("shape", "a rank", f"rank {plan.init_rank}", f"rank {plan.target_rank}"):
+def _ledger(plan: ParameterPlan, recipe: Recipe) -> Table:
+    """Return a table of trainable parameters; layers that differ only in their number share a line."""
+    prunes = plan.target_rank < plan.init_rank
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layers", overflow="fold")
+    for name in ("shape", "parameters", "after pruning")[: 3 if prunes else 2]:
         table.add_column(name, justify="right", no_wrap=True)
+
+    def add(name: str, shape: str, at_start: int, at_end: int, style: str | None = None) -> None:
+        counts = [f"{at_start:,}", f"{at_end:,}"][: 2 if prunes else 1]
+        table.add_row(name, shape, *counts, style=style)
+
     groups: dict[tuple[str, Target], int] = {}
     for target in plan.targets:
-        name = re.sub(r"\.\d+\.", ".*.", target.name)
-        key = name, replace(target, name="")
+        key = re.sub(r"\.\d+\.", ".*.", target.name), replace(target, name="")
         groups[key] = groups.get(key, 0) + 1
     for (name, shape), count in groups.items():
         cost = count * shape.triplet_parameters
-        table.add_row(
-            f"{count} x {name}",
-            f"{shape.in_features} x {shape.out_features}",
-            f"{count} x {shape.triplet_parameters:,}",
-            f"{plan.init_rank * cost:,}",
-            f"{plan.target_rank * cost:,}",
-        )
+        sides = f"{shape.in_features} x {shape.out_features}"
+        add(f"{count} x {name}", sides, plan.init_rank * cost, plan.target_rank * cost)
     table.add_section()
-    table.add_row("adapters", "", f"{plan.per_rank:,}", f"{plan.adapters:,}", f"{plan.adapters_final:,}")
-    table.add_row(f"head ({recipe.head})", "", "", f"{plan.head:,}", f"{plan.head:,}")
-    table.add_row("trainable", "", "", f"{plan.initial:,}", f"{plan.final:,}", style="bold")
-    table.add_row("total", "", "", f"{plan.total:,}", f"{plan.base + plan.adapters_final:,}")
+    if plan.targets:
+        add("adapters", "", plan.adapters, plan.adapters_final)
+    add(f"head ({recipe.head})", "", plan.head, plan.head)
+    add("trainable", "", plan.initial, plan.final, style="bold")
+    add("all", "", plan.total, plan.base + plan.adapters_final)
     if plan.limit is not None:
-        table.add_row("limit", "", "", f"{plan.limit:,}", "")
+        table.add_row("limit", "", f"{plan.limit:,}")
     return table
 
 
 def _schedule_text(planned: Plan) -> str:
     recipe, plan, steps = planned.recipe, planned.parameters, planned.steps
     low, high = plan.adapters_final_range
-    text = f"triplets: {plan.init_budget} at the start, {plan.target_budget} at the end"
+    text = ""
     if low != high:
-        text += f"; which ones survive decides the final count: {plan.head + low:,} to {plan.head + high:,}"
+        text = f"after pruning: {plan.head + low:,} to {plan.head + high:,} parameters, by the ranks pruned\n"
     if steps is None:
-        return (
-            f"{text}\nschedule: {recipe.epochs} epochs; ranks fall after {recipe.advanced.rank_warmup:g} and are final "
-            f"{recipe.advanced.rank_final:g} before the end (a fraction of the steps, or steps); "
-            f"the number of steps is not known: {planned.missing}"
-        )
+        return f"{text}training: {recipe.epochs} epochs; the number of steps is not known: {planned.missing}"
     text += (
-        f"\nschedule: {steps.total_steps:,} steps ({steps.steps_per_epoch:,} an epoch); learning rate rises to "
-        f"{recipe.learning_rate:g} for {steps.lr_warmup_steps:,}"
+        f"training: {steps.total_steps:,} steps of {recipe.batch_size} texts in {recipe.epochs} epochs, learning rate "
+        f"{recipe.learning_rate:g}"
     )
     ranks = steps.ranks
     if not ranks.prunes:
-        return f"{text}; ranks stay as they are"
-    return (
-        f"{text}; ranks fall from step {ranks.warmup_steps:,} to step {ranks.prune_step:,}, "
-        f"every {ranks.allocate_every}, then {ranks.final_steps:,} steps with final ranks"
-    )
+        return text
+    return f"{text}; ranks are pruned from step {ranks.warmup_steps:,} to step {ranks.prune_step:,}"

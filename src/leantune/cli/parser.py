@@ -27,6 +27,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the nearest name where one was mistyped."""
 
     shows_all = False
+    has_recipe = False
     """Whether the help of a recipe has every key."""
 
     def error(self, message: str) -> NoReturn:
@@ -111,6 +112,8 @@ def _parsers(*, shows_all: bool) -> tuple[Parser, dict[str, Parser]]:
         own.usage = own.usage or _usage(own)
         general = own.add_argument_group("general")
         general.add_argument("--quiet", action="store_true", help="print only the result and errors")
+        if own.has_recipe:
+            general.add_argument("--verbose", action="store_true", help="also print details of the progress")
         general.add_argument("--offline", action="store_true", help="never connect to a model hub")
         general.add_argument("--debug", action="store_true", help="show a traceback with errors")
     return parser, commands

@@ -17,6 +17,7 @@ OTHERS = "other keys"
 
 def add_recipe(parser: Any) -> None:
     """Add a recipe, its words and a flag for each of its keys."""
+    parser.has_recipe = True
     parser.usage = f"{parser.prog} [RECIPE] [KEY=VALUE ...] [--KEY VALUE ...]"
     parser.add_argument("--help-all", action="help", help="show every recipe key and exit")
     parser.add_argument(
@@ -29,9 +30,10 @@ def add_recipe(parser: Any) -> None:
     groups: dict[str, Any] = {}
     for field in sorted(keys().values(), key=lambda each: "group" not in each.metadata):
         title = field.metadata.get("group", OTHERS)
-        is_shown = parser.shows_all or title != OTHERS
+        is_shown = parser.shows_all or "common" in field.metadata
         if title not in groups:
-            groups[title] = parser.add_argument_group(title if is_shown else None)
+            is_named = parser.shows_all or title != OTHERS
+            groups[title] = parser.add_argument_group(title if is_named else None)
         _add_key(groups[title], field, is_shown)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import types
 import typing
@@ -21,8 +22,13 @@ def convert(value: Any, hint: Any) -> Any:
         ValueError: the value is invalid; the message says what is expected.
     """
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        inner = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
-        return None if str(value).lower() in ("", "none", "null") else convert(value, inner)
+        if types.NoneType in typing.get_args(hint) and str(value).lower() in ("", "none", "null"):
+            return None
+        *others, last = (each for each in typing.get_args(hint) if each is not types.NoneType)
+        for each in others:
+            with contextlib.suppress(ValueError):
+                return convert(value, each)
+        return convert(value, last)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if str(value).lower() not in choices:
@@ -76,8 +82,10 @@ def _to_int(value: Any) -> int:
 
 
 def _to_float(value: Any) -> float:
+    """A number, or a share in per cent such as ``0.1%``."""
+    text = str(value).replace("_", "")
     try:
-        number = float(str(value).replace("_", ""))
+        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         raise ValueError("a number") from None
     if isinstance(value, bool) or number != number or number in (float("inf"), float("-inf")):

@@ -105,23 +105,28 @@ class Recipe:
         "training rows: a file (csv, tsv, jsonl, parquet, arrow, xlsx), a datasets folder, or ORG/NAME[:SPLIT] on "
         "the hub",
         group="data",
+        common=True,
     )
     model: str = option(
-        "pretrained encoder: a folder, asset:minilm, or a name on the hub", group="encoder and budget"
+        "pretrained encoder: a folder, asset:minilm, or a name on the hub",
+        group="encoder and budget",
+        common=True,
     )
-    output: str = option("run folder to write", "runs/latest", group="training")
+    output: str = option("run folder to write", "runs/latest", group="training", common=True)
     validation: str | None = option(
-        "validation rows; default: a part of the training rows is held out", None, group="data"
+        "validation rows; default: a part of the training rows is held out", None, group="data", common=True
     )
-    test: str | None = option("test rows, measured once at the end", None, group="data")
+    test: str | None = option("test rows, measured once at the end", None, group="data", common=True)
     unlabelled: str | None = option(
         "rows without labels; those that a first run is sure about are added to the training rows with its labels",
         None,
         group="data",
     )
-    text_column: str | None = option("column of the text; default: text", None, group="data")
+    text_column: str | None = option("column of the text; default: text", None, group="data", common=True)
     text_pair_column: str | None = option("column of the second text, for pairs of texts", None, group="data")
-    label_column: str | None = option("column of the label; default: label, else target", None, group="data")
+    label_column: str | None = option(
+        "column of the label; default: label, else target", None, group="data", common=True
+    )
     labels: tuple[str, ...] | None = option(
         "class names in the order of their ids; default: sorted", None, group="data"
     )
@@ -131,8 +136,12 @@ class Recipe:
         None,
         group="data",
     )
-    max_trainable_params: int | None = option(
-        "limit on trainable parameters at any time of the run", None, group="encoder and budget"
+    max_trainable_params: int | float | None = option(
+        "limit on trainable parameters at any time of the run: a number such as 100k, or a share of the encoder's "
+        "parameters such as 0.1%",
+        None,
+        group="encoder and budget",
+        common=True,
     )
     method: Literal["adalora", "lora"] | None = option(
         "adalora, or lora (the same rank in every layer, no pruning); default: lora on all linear layers, else "
@@ -141,10 +150,15 @@ class Recipe:
         group="encoder and budget",
     )
     targets: str | None = option(
-        "layers to adapt: attention (query and value), all-linear, or parts of layer names such as query,value; "
-        "default: all-linear, or attention if the limit allows less than rank 2, a rank is given or method=adalora",
+        "layers to adapt: attention (query and value), all-linear, none (train the head alone), or parts of layer "
+        "names such as query,value; default: all-linear, or fewer if the limit allows less than rank 2; attention if a "
+        "rank is given or method=adalora",
         None,
         group="encoder and budget",
+    )
+    layers: int | None = option(
+        "adapt only this many of the encoder's last layers; default: all, or as many as the limit allows",
+        None,
     )
     init_rank: int | None = option(
         "rank of each adapted layer at the start; default: as large as the limit allows",
@@ -155,21 +169,29 @@ class Recipe:
         "mean rank of the adapted layers at the end; default: 5/6 of init_rank, or all of it with method=lora",
         None,
     )
-    head: Literal["full", "linear"] = option(
-        "train the full classification head, or only its linear output layer",
-        "full",
+    head: Literal["full", "linear"] | None = option(
+        "train the full classification head, or only its linear output layer; default: full, or linear if the limit "
+        "allows less than rank 2 in all linear layers beside the full head",
+        None,
         group="encoder and budget",
+    )
+    head_rank: int | None = option(
+        "rank of the output layer's weight, which is then trained as a product of two matrices; default: full rank, "
+        "or as large as the limit allows where the output layer alone exceeds it",
+        None,
     )
     effort: Literal["fast", "balanced"] = option(
         "fast: one run; balanced: short runs first choose targets, method and learning rate (unless given) on "
         "validation rows, in about twice the time",
         "fast",
         group="training",
+        common=True,
     )
     epochs: int | None = option(
         "passes over the training rows; default: 3, or up to 30 if that is fewer than 200 steps",
         None,
         group="training",
+        common=True,
     )
     batch_size: int = option("texts per optimiser step, over all processes", 32, group="training")
     accumulate: int = option("micro-batches per optimiser step; more of them need less memory", 1)
@@ -179,6 +201,7 @@ class Recipe:
         "a third of that for fewer than 300 training rows",
         None,
         group="training",
+        common=True,
     )
     class_weights: Literal["none", "balanced"] = option(
         "class weights in the loss: none, or balanced as in scikit-learn", "none", group="training"
@@ -189,7 +212,7 @@ class Recipe:
         "cross-entropy",
         group="training",
     )
-    max_length: int = option("tokens to keep of each text", 256, group="data")
+    max_length: int = option("tokens to keep of each text", 256, group="data", common=True)
     truncation_side: Literal["right", "left"] | None = option(
         "end at which longer texts are cut; default: the tokenizer's (usually right), or the other one if many "
         "texts are cut and a linear probe is better with it",
@@ -217,7 +240,10 @@ class Recipe:
         "experiment trackers to report to: tensorboard, wandb, mlflow, trackio", None
     )
     seed: int = option(
-        "random seed for the hold-out, the order of rows, adapters and dropout", 42, group="training"
+        "random seed for the hold-out, the order of rows, adapters and dropout",
+        42,
+        group="training",
+        common=True,
     )
     trust_remote_code: bool = option("run Python code that comes with the model", False)
     advanced: Advanced = field(default_factory=Advanced)
@@ -236,9 +262,16 @@ class Recipe:
         yield problem_with(self.problem_type)
         for name in ("batch_size", "accumulate", "eval_batch_size", "max_length"):
             yield _must_be(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
-        for name in ("epochs", "init_rank", "target_rank", "max_trainable_params"):
+        for name in ("epochs", "init_rank", "target_rank", "layers", "head_rank"):
             value = getattr(self, name)
             yield _must_be(name, value, "at least 1", value is None or value >= 1)
+        limit = self.max_trainable_params
+        yield _must_be(
+            "max_trainable_params",
+            limit,
+            "a whole number of at least 1, or a share of the encoder such as 0.1%",
+            limit is None or 0 < limit < 1 or (limit >= 1 and float(limit).is_integer()),
+        )
         size = self.validation_size
         if size is not None:
             yield _must_be("validation_size", size, "at least 0", size >= 0)

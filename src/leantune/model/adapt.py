@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import nn
 
@@ -10,26 +12,57 @@ from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.method import METHODS
 from leantune.errors import UsageError
 from leantune.model.classifier import Classifier
+from leantune.model.low_rank_output import factorize
 from leantune.packing.dropout import PooledDropout
 
 ALL_LINEAR = "all-linear"
 """Value of the recipe key ``targets`` for every linear layer of the encoder's blocks."""
-HEADS = ("full", "linear")
-"""Values of the recipe key ``head``: train all head modules, or only the output layer."""
+NONE = "none"
+"""Value of the recipe key ``targets`` for a run that trains the head alone."""
 
 
-def target_layers(classifier: Classifier, targets: str) -> dict[str, nn.Linear]:
+def target_layers(classifier: Classifier, targets: str, layers: int | None = None) -> dict[str, nn.Linear]:
     """The linear layers of the encoder that ``targets`` names, in their order.
 
     Args:
         classifier: a classifier without adapters.
         targets: ``attention`` (query and value), ``all-linear`` (every linear layer of the encoder's blocks), or last
-            parts of names separated by commas (``query,value``).
+            parts of names separated by commas (``query,value``); ``none`` names no layer.
+        layers: keep only the targets in this many of the encoder's last layers; None: in all of them.
 
     Raises:
         UsageError: naming each part that matches nothing, and the possible ones; also if the encoder has no linear
-            layers.
+            layers, or fewer than ``layers``.
     """
+    if targets == NONE:
+        return {}
+    found = _named_layers(classifier, targets)
+    if layers is None:
+        return found
+    numbers = sorted({number for name in found if (number := _layer_number(name)) is not None})
+    if layers > len(numbers):
+        raise UsageError(
+            f"layers={layers} is more than the {len(numbers)} layers with targets={targets}; use layers={len(numbers)} "
+            "or less"
+        )
+    kept = numbers[-layers:]
+    return {name: layer for name, layer in found.items() if _layer_number(name) in kept}
+
+
+def num_layers(classifier: Classifier) -> int:
+    """Return the number of layers of the encoder that have linear layers."""
+    return len(
+        {number for name in classifier.encoder_linears() if (number := _layer_number(name)) is not None}
+    )
+
+
+def _layer_number(name: str) -> int | None:
+    """Return the number of the layer that a module is in, which is the first number in its name."""
+    match = re.search(r"\.(\d+)\.", name)
+    return None if match is None else int(match[1])
+
+
+def _named_layers(classifier: Classifier, targets: str) -> dict[str, nn.Linear]:
     linears = classifier.encoder_linears()
     in_encoder = {name: layer for name, layer in linears.items() if isinstance(layer, nn.Linear)}
     kind = classifier.settings["model_type"]
@@ -59,11 +92,13 @@ def plan_model(
     shell: Classifier,
     *,
     targets: str,
-    head: str,
+    head: str = "full",
     limit: int | None,
-    init_rank: int | None,
-    target_rank: int | None,
+    init_rank: int | None = None,
+    target_rank: int | None = None,
     method: str = "adalora",
+    layers: int | None = None,
+    head_rank: int | None = None,
     missing_modules: tuple[str, ...] = (),
 ) -> ParameterPlan:
     """The parameter budget for a model of this shape; see `plan_parameters`.
@@ -76,26 +111,51 @@ def plan_model(
         init_rank: triplets per layer at the start, or None.
         target_rank: mean triplets per layer at the end, or None.
         method: ``adalora`` or ``lora``.
+        layers: number of last layers that get adapters, or None for all.
+        head_rank: rank of the output layer's weight, or None for full rank.
         missing_modules: encoder modules that the head uses and the checkpoint lacks; they are trained and count too.
 
     Raises:
         UsageError: if nothing fits, or ``targets`` names no layer.
     """
-    layers = target_layers(shell, targets)
-    counts = {
-        name: sum(p.numel() for p in shell.head_weights(name, missing_modules).values()) for name in HEADS
-    }
+    adapted = target_layers(shell, targets, layers)
     trains_e = METHODS[method].trains_e
     return plan_parameters(
-        [Target(name, layer.in_features, layer.out_features, trains_e) for name, layer in layers.items()],
+        [Target(name, layer.in_features, layer.out_features, trains_e) for name, layer in adapted.items()],
         method=METHODS[method],
-        head=counts[head],
+        head=head_size(shell, head, head_rank, missing_modules),
         base=sum(p.numel() for p in shell.named_weights().values()),
         limit=limit,
         init_rank=init_rank,
         target_rank=target_rank,
-        smaller_heads={name: count for name, count in counts.items() if count < counts[head]},
     )
+
+
+def head_size(
+    shell: Classifier, head: str, head_rank: int | None = None, missing_modules: tuple[str, ...] = ()
+) -> int:
+    """Return the number of trainable parameters of the head.
+
+    Args:
+        shell: the model without weights.
+        head: ``full`` or ``linear``.
+        head_rank: rank of the output layer's weight ``(C, D)``, which then has ``head_rank * (C + D)`` parameters in
+            place of ``C * D``; None for full rank.
+        missing_modules: encoder modules that the checkpoint lacks and the head uses.
+
+    Raises:
+        UsageError: if ``head_rank`` is higher than full rank.
+    """
+    size = sum(p.numel() for p in shell.head_weights(head, missing_modules).values())
+    if head_rank is None:
+        return size
+    num_classes, width = shell.output_layer.weight.shape
+    if head_rank > min(num_classes, width):
+        raise UsageError(
+            f"head_rank must be at most {min(num_classes, width)}, the rank of an output layer of {num_classes} "
+            f"classes and width {width}. Got {head_rank} instead"
+        )
+    return size - num_classes * width + head_rank * (num_classes + width)
 
 
 def make_trainable(
@@ -108,6 +168,7 @@ def make_trainable(
     compute_dtype: torch.dtype,
     seed: int,
     adapter_init: str = "lora",
+    head_rank: int | None = None,
     missing_modules: tuple[str, ...] = (),
 ) -> None:
     """Freeze the encoder in ``compute_dtype``, insert adapters and make the head trainable in fp32.
@@ -121,11 +182,14 @@ def make_trainable(
         compute_dtype: dtype of the frozen weights and of the encoder's activations.
         seed: seed for the adapters' initial values.
         adapter_init: initialisation of the adapters, one of ``plan.method.draws``.
+        head_rank: rank of the output layer's weight, or None for full rank.
         missing_modules: see `missing_head_modules`.
     """
     generator = torch.Generator().manual_seed(seed)
     classifier.requires_grad_(False)
     classifier.set_encoder_dtype(compute_dtype)
+    if head_rank is not None:
+        factorize(classifier.output_layer, head_rank)
     for parameter in classifier.head_weights(head, missing_modules).values():
         parameter.requires_grad_(True)
     linears = classifier.encoder_linears()

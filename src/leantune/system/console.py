@@ -27,15 +27,24 @@ class _Console(Console):
 class LoggedConsole(_Console):
     """A console that also writes its lines to a log file with the time, even if they are not shown."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, is_verbose: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
+        self._is_verbose = is_verbose
         self._log: Path | None = None
         self._lines: list[str] = []
 
     def print(self, *objects: Any, **settings: Any) -> None:
         """Print ``objects`` and also write the texts among them to the log."""
         super().print(*objects, **settings)
-        text = " ".join(each for each in objects if isinstance(each, str))
+        self._note(" ".join(each for each in objects if isinstance(each, str)))
+
+    def detail(self, text: str) -> None:
+        """Write a line to the log, and print it with ``--verbose`` only."""
+        if self._is_verbose:
+            super().print(text, soft_wrap=True)
+        self._note(text)
+
+    def _note(self, text: str) -> None:
         if text:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             self._lines += [f"{now} {line}\n" for line in text.splitlines()]
@@ -59,11 +68,24 @@ class LoggedConsole(_Console):
             super().print(f"warning: the log is not written any more: {first_line(error)}", soft_wrap=True)
 
 
-def console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """Return a console for standard output, or for standard error; ``quiet`` prints nothing."""
-    made = (LoggedConsole if stderr else _Console)(
-        stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False
-    )
+def console(*, stderr: bool = False, quiet: bool = False, verbose: bool = False) -> Console:
+    """Return a console for standard output, or for standard error.
+
+    Args:
+        stderr: whether it is for standard error.
+        quiet: print nothing.
+        verbose: also print details.
+    """
+    settings: dict[str, Any] = {"quiet": quiet, "markup": False, "emoji": False, "highlight": False}
+    made = LoggedConsole(is_verbose=verbose, stderr=True, **settings) if stderr else _Console(**settings)
     if not made.is_terminal:
         made.width = WIDTH_OF_A_FILE
     return made
+
+
+def print_detail(console: Console, text: str) -> None:
+    """Print a line that few users need: on a console for progress only with ``--verbose``."""
+    if isinstance(console, LoggedConsole):
+        console.detail(text)
+    else:
+        console.print(text, soft_wrap=True)

@@ -44,8 +44,9 @@ from leantune.training.before.dataset import (
     plan_steps,
     prepare_data,
 )
-from leantune.training.before.defaults import with_adapters, with_pace, with_task
+from leantune.training.before.defaults import with_pace, with_task
 from leantune.training.before.folder import check_folder, check_inputs_stay, clear_run
+from leantune.training.before.placement import with_placement
 from leantune.training.loop import Phase, TrainingState
 from leantune.training.objectives import objective_of
 from leantune.training.optimizer import adamw
@@ -140,13 +141,17 @@ def plan_run(recipe: Recipe, pretrained: Pretrained) -> tuple[Recipe, ParameterP
         shell = skeleton_of(pretrained)
     check_max_length(recipe, shell)
     missing_modules = missing_head_modules(pretrained)
-    recipe = with_adapters(recipe, shell, missing_modules)
+    recipe = with_placement(recipe, shell, missing_modules)
     assert recipe.targets is not None
     assert recipe.method is not None
+    assert recipe.head is not None
+    assert recipe.max_trainable_params is None or isinstance(recipe.max_trainable_params, int)
     return recipe, plan_model(
         shell,
         targets=recipe.targets,
+        layers=recipe.layers,
         head=recipe.head,
+        head_rank=recipe.head_rank,
         limit=recipe.max_trainable_params,
         init_rank=recipe.init_rank,
         target_rank=recipe.target_rank,
@@ -221,7 +226,8 @@ def build_classifier(run: Run) -> Classifier:
         run.plan,
         alpha=recipe.alpha_for(run.plan.init_rank),
         lora_dropout=recipe.advanced.lora_dropout,
-        head=recipe.head,
+        head=recipe.head or "full",
+        head_rank=recipe.head_rank,
         compute_dtype=hardware.DTYPES[run.precision],
         seed=recipe.seed,
         adapter_init=recipe.advanced.adapter_init,

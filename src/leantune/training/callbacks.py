@@ -15,6 +15,7 @@ from leantune.data.tokens.dataset import LabelledRows
 from leantune.errors import Interrupted
 from leantune.evaluation.batches import evaluate
 from leantune.system import distributed
+from leantune.system.console import print_detail
 from leantune.training.after.answers import saved_answers
 from leantune.training.before.dataset import StepPlan
 from leantune.training.checkpoint import checkpoint_path, save_checkpoint
@@ -129,9 +130,10 @@ class RunObserver:
         if result.is_pruned:
             trainable = state.classifier.num_trainable()
             self.history.write("pruned", step=state.step, ranks=allocator.live_ranks, trainable=trainable)
-            self.display.say(
+            print_detail(
+                self.display.console,
                 f"step {state.step}: ranks final, {allocator.live_triplets} of "
-                f"{sum(allocator.init_ranks.values())} triplets left, {trainable:,} trainable parameters"
+                f"{sum(allocator.init_ranks.values())} triplets left, {trainable:,} trainable parameters",
             )
 
     def _evaluation_is_due(self, step: int) -> bool:

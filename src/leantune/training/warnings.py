@@ -92,7 +92,7 @@ def _mistyped(counts: Mapping[str, int]) -> Iterator[str]:
 
 def rank_lines(plan: ParameterPlan) -> Iterator[str]:
     """Yield a line if the parameter limit is higher than the ranks can use."""
-    if plan.limit is not None and plan.init_rank == full_rank(plan.targets):
+    if plan.limit is not None and plan.targets and plan.init_rank == full_rank(plan.targets):
         yield (
             f"init_rank is {plan.init_rank}, the rank of the largest target: {plan.limit - plan.initial:,} of "
             f"max_trainable_params={plan.limit:,} are not used"

@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from leantune.cli.options import add_fields, progress_console, values_of
 from leantune.cli.recipe import add_recipe, keys_from_flags, recipe_from
@@ -25,11 +26,10 @@ EXAMPLES = """
     leantune train --data reviews.csv --text-column review --label-column stars --model ./minilm
     leantune train agnews-roberta data=train.csv model=./roberta-base learning_rate=5e-4
     leantune train --resume runs/mine
-    leantune train --data train.csv --model ./minilm --cluster auto --num-workers 4
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Any) -> None:
     """Add the options of the command."""
     add_recipe(parser)
     folder = parser.add_argument_group("run folder")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace an earlier run in the output folder"
     )
     folder.add_argument("--resume", metavar="RUN", help="continue an interrupted run, bit for bit")
-    add_fields(parser, Workers, group="Ray cluster", optional=True)
+    add_fields(parser, Workers, group="Ray cluster", optional=True, is_shown=parser.shows_all)
 
 
 def run(options: argparse.Namespace) -> None:

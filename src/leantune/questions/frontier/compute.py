@@ -28,9 +28,10 @@ from leantune.evaluation.intervals import Interval, wilson_interval
 from leantune.evaluation.tasks import task_of
 from leantune.model.build import load_pretrained, missing_head_modules, reinitialise_head
 from leantune.model.classifier import Classifier
-from leantune.questions.frontier.sizes import Weights, cut, largest, name_of, parent_of, rungs_of
+from leantune.questions.frontier.sizes import Weights, cut, largest, parent_of, rungs_of
 from leantune.system.hardware import DTYPES
 from leantune.training.before.head_init import PROBE_SCALE, scale_output_layer
+from leantune.training.before.placement import name_of
 from leantune.training.before.starts import start_adapters, start_head
 from leantune.training.build import Run, build_classifier, prepare_run
 from leantune.training.trial import on_rows
@@ -183,7 +184,16 @@ def frontier(
             steps = max(1, int(share * steps))
         assert classifier.num_trainable() == trial.plan.initial, "the plan and the trained parameters differ"
         seconds = _seconds_of_a_run(trial, classifier, steps=steps, turn=len(trained))
-        add(_measured(trial, classifier, name_of(trial), trial.plan.initial, seconds, rung))
+        add(
+            _measured(
+                trial,
+                classifier,
+                name_of(trial.recipe, trial.plan.init_rank),
+                trial.plan.initial,
+                seconds,
+                rung,
+            )
+        )
         trained.append((rung, Weights.of(classifier)))
         if len(trained) == 1:
             run_s = time.perf_counter() - started

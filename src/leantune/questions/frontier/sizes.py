@@ -14,7 +14,7 @@ from leantune.adalora.low_rank import nearest_of_rank, put
 from leantune.adalora.triplets import Triplets
 from leantune.config import Recipe
 from leantune.errors import UsageError
-from leantune.model.adapt import ALL_LINEAR
+from leantune.model.adapt import ALL_LINEAR, NONE
 from leantune.model.build import missing_head_modules
 from leantune.model.classifier import Classifier
 from leantune.training.build import Run, plan_run
@@ -43,6 +43,9 @@ def rungs_of(run: Run) -> list[Recipe]:
     Each recipe after the first can be pruned from an earlier one.
     """
     asked, rank = run.recipe, run.plan.init_rank
+    assert asked.head is not None, "plan_run sets it"
+    if asked.targets == NONE:
+        return [asked]
     ranks = [rank >> i for i in range(rank.bit_length())]
     _, smaller = plan_run(replace(asked, head="linear"), run.pretrained)
     heads: list[Literal["full", "linear"]] = [asked.head]
@@ -115,15 +118,7 @@ def cut(classifier: Classifier, trial: Run, parent: Weights, untrained: Weights)
             put(layer, nearest_of_rank(parent.triplets[name], rank))
         else:
             classifier.replace(name, layer.base)
-    trained = classifier.head_weights(trial.recipe.head, missing_head_modules(trial.pretrained))
+    trained = classifier.head_weights(trial.recipe.head or "full", missing_head_modules(trial.pretrained))
     for name, weight in classifier.head_weights("full", classifier.pooler_names).items():
         weight.requires_grad_(name in trained)
         weight.copy_((parent if name in trained else untrained).head[name])
-
-
-def name_of(trial: Run) -> str:
-    """Return a readable name: targets, rank and head."""
-    where = {ALL_LINEAR: "all linear layers", "attention": "query and value"}
-    targets = str(trial.recipe.targets)
-    head = "" if trial.recipe.head == "full" else ", linear head"
-    return f"LoRA in {where.get(targets, targets)}, rank {trial.plan.init_rank}{head}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from leantune.adalora.adapter_file import AdapterFile, merge_into, read_adapter
 from leantune.adalora.allocator import BETA1, BETA2
@@ -28,6 +28,7 @@ from leantune.evaluation.batches import map_own_rows
 from leantune.model.build import load_pretrained, skeleton_of
 from leantune.model.classifier import Classifier
 from leantune.model.hub import public_name
+from leantune.model.low_rank_output import effective_parameters
 from leantune.model.pretrained import Pretrained, load_transformers, quiet_transformers
 from leantune.packing.padded import padded_inputs
 from leantune.system.atomic import atomic_folder
@@ -97,18 +98,19 @@ def adapter_of(
 ) -> AdapterFile:
     """The trained parameters as an adapter folder holds them; pruned modules have rank 0."""
     layers = classifier.adapted_layers()
+    modules = {
+        target.name: layers[target.name].triplets()
+        if target.name in layers
+        else Triplets.none(target.in_features, target.out_features)
+        for target in plan.targets
+    }
     return AdapterFile(
-        modules={
-            target.name: layers[target.name].triplets()
-            if target.name in layers
-            else Triplets.none(target.in_features, target.out_features)
-            for target in plan.targets
-        },
+        modules=modules or _zero_update(classifier),
         head=head_tensors(classifier),
         head_modules=tuple(_head_module_names(classifier)),
         base_model=public_name(recipe.model),
-        init_rank=plan.init_rank,
-        alpha=recipe.alpha_for(plan.init_rank),
+        init_rank=max(1, plan.init_rank),
+        alpha=recipe.alpha_for(max(1, plan.init_rank)),
         config={
             "target_r": plan.target_rank,
             "lora_dropout": recipe.advanced.lora_dropout,
@@ -121,6 +123,13 @@ def adapter_of(
             "total_step": schedule.total_steps,
         },
     )
+
+
+def _zero_update(classifier: Classifier) -> dict[str, Triplets]:
+    """An update of rank one that changes nothing, for a head that was trained alone: PEFT loads no LoRA without any."""
+    name, layer = next(iter(classifier.encoder_linears().items()))
+    assert isinstance(layer, nn.Linear)
+    return {name: Triplets.zero(layer.in_features, layer.out_features)}
 
 
 def _logits_in_float(classifier: Classifier, base: Classifier, probe: LabelledRows) -> np.ndarray:
@@ -150,11 +159,14 @@ def in_float(classifier: Classifier, base: Classifier) -> Classifier:
 
 def head_tensors(classifier: Classifier) -> dict[str, Tensor]:
     """The head's parameters by name, trained or not, without the adapters."""
-    return {
-        name: tensor.detach().cpu()
+    output = effective_parameters(classifier.output_layer)
+    tensors = {
+        name: tensor
         for name, tensor in saved_parameters(classifier).items()
         if name.rpartition(".")[2] not in ("lora_A", "lora_E", "lora_B")
-    }
+        and not name.startswith(f"{classifier.output_name}.")
+    } | {f"{classifier.output_name}.{name}": tensor for name, tensor in output.items()}
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
 def _head_module_names(classifier: Classifier) -> list[str]:

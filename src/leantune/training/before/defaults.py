@@ -10,8 +10,6 @@ from leantune.config import Recipe
 from leantune.config.problem_type import MULTI_LABEL, SINGLE_LABEL
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError
-from leantune.model.adapt import ALL_LINEAR, plan_model
-from leantune.model.classifier import Classifier
 from leantune.training.optimizer import default_learning_rate
 
 EPOCHS = 3
@@ -20,8 +18,6 @@ ENOUGH_STEPS = 200
 MOST_EPOCHS = 30
 FEW_ROWS = 300
 """Below this number of rows the model soon memorises them, and a lower rate was better (benchmarks/notebook)."""
-LEAST_RANK = 2
-"""Use LoRA in all linear layers if the limit allows this rank there; otherwise adapt query and value."""
 
 
 def with_task(recipe: Recipe, labels: LabelMap) -> Recipe:
@@ -89,43 +85,3 @@ def default_epochs(num_rows: int, batch_size: int) -> int:
 def for_few_rows(learning_rate: float) -> float:
     """The learning rate for fewer than `FEW_ROWS` rows."""
     return float(f"{learning_rate / 3:.3g}")
-
-
-def with_adapters(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...] = ()) -> Recipe:
-    """Fill in the method and the targets, if the recipe leaves them open.
-
-    LoRA with equal ranks in all linear layers is the best default across data sets (docs/adalora.md). If ranks are
-    given, if the method is AdaLoRA, or if the limit allows less than `LEAST_RANK` there, query and value are adapted.
-    For those targets the default method is AdaLoRA.
-
-    Args:
-        recipe: the run's recipe.
-        shell: the classifier without weights.
-        missing_modules: see `model.build.missing_head_modules`.
-    """
-    targets, method = recipe.targets, recipe.method
-    if targets is None:
-        has_ranks = recipe.init_rank is not None or recipe.target_rank is not None
-        is_open = method != "adalora" and not has_ranks and recipe.advanced.adapter_init != "normal"
-        targets = ALL_LINEAR if is_open and _pays_for_all(recipe, shell, missing_modules) else "attention"
-    if method is None:
-        is_even = targets == ALL_LINEAR and recipe.advanced.adapter_init != "normal"
-        method = "lora" if is_even else "adalora"
-    return replace(recipe, targets=targets, method=method)
-
-
-def _pays_for_all(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...]) -> bool:
-    try:
-        plan = plan_model(
-            shell,
-            targets=ALL_LINEAR,
-            head=recipe.head,
-            limit=recipe.max_trainable_params,
-            init_rank=None,
-            target_rank=None,
-            method="lora",
-            missing_modules=missing_modules,
-        )
-    except UsageError:
-        return False
-    return plan.init_rank >= LEAST_RANK

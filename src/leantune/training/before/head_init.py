@@ -21,6 +21,7 @@ from leantune.data.tokens.dataset import LabelledRows
 from leantune.errors import DivergedError
 from leantune.evaluation.batches import map_rows
 from leantune.model.classifier import Classifier
+from leantune.model.low_rank_output import set_weight
 from leantune.training.before.one_against_rest import fit_one_against_rest
 
 ENOUGH_ROWS = 5_000
@@ -179,8 +180,9 @@ def _one_against_rest(
 def start_from_probe(classifier: Classifier, probe: Probe) -> None:
     """Copy ``probe`` into the output layer. Classes without a row get a zero weight and the lowest bias."""
     layer = classifier.output_layer
-    layer.weight.zero_()
-    layer.weight[probe.class_ids] = torch.from_numpy(probe.weight).to(layer.weight)
+    weight = torch.zeros_like(layer.weight)
+    weight[probe.class_ids] = torch.from_numpy(probe.weight).to(weight)
+    set_weight(layer, weight)
     if layer.bias is not None:
         layer.bias.fill_(float(probe.bias.min()))
         layer.bias[probe.class_ids] = torch.from_numpy(probe.bias).to(layer.bias)
@@ -200,7 +202,7 @@ def scale_output_layer(
     classifier overconfident (Tomihari and Sato, 2024, arXiv 2405.16747). Only its directions are worth keeping.
     """
     layer = classifier.output_layer
-    layer.weight.mul_(factor)
+    set_weight(layer, layer.weight * factor)
     if layer.bias is not None and bias is not None:
         layer.bias.copy_(torch.from_numpy(bias))
     elif layer.bias is not None:

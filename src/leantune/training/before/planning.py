@@ -10,12 +10,13 @@ from leantune.assets.download import resolve_location
 from leantune.config import Recipe
 from leantune.data.text.read import open_examples
 from leantune.errors import MissingFileError, UsageError
-from leantune.model.build import unseen_head_modules
+from leantune.model.build import missing_head_modules, skeleton_of, unseen_head_modules
 from leantune.model.hub import resolve_model
 from leantune.model.pretrained import Pretrained
 from leantune.system.damage import explained_damage
 from leantune.training.before.dataset import StepPlan, columns_of, plan_steps, prepare_data
 from leantune.training.before.defaults import with_pace, with_task
+from leantune.training.before.placement import next_size
 from leantune.training.build import plan_run
 
 
@@ -32,6 +33,8 @@ class Plan:
     """Why the rows are not available; empty if they are."""
     unseen: Mapping[str, int]
     """Parameters of modules that are also trained if the weights, which are not loaded here, lack them."""
+    larger: tuple[int, str] | None
+    """The smallest larger limit that pays for more, and what it pays for; None without a limit or with ranks given."""
 
 
 def plan(recipe: Recipe, *, missing: str = "") -> Plan:
@@ -59,9 +62,11 @@ def plan(recipe: Recipe, *, missing: str = "") -> Plan:
     recipe = with_pace(recipe, found.config, None if data is None else len(data.train))
     num_labels = len(recipe.labels or ()) if data is None else len(data.labels.names)
     pretrained = Pretrained.at(source, num_labels=num_labels, trust_remote_code=recipe.trust_remote_code)
+    asked = recipe
     recipe, parameters = plan_run(recipe, pretrained)
     steps = None if data is None else plan_steps(recipe, parameters, len(data.train))
-    return Plan(recipe, num_labels, parameters, steps, missing, unseen_head_modules(pretrained))
+    larger = next_size(asked, recipe, parameters, skeleton_of(pretrained), missing_head_modules(pretrained))
+    return Plan(recipe, num_labels, parameters, steps, missing, unseen_head_modules(pretrained), larger)
 
 
 def _why_no_rows(recipe: Recipe) -> str:

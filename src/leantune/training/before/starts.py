@@ -11,6 +11,7 @@ import time
 from leantune.config.record.run import BaselineRecord
 from leantune.model.classifier import Classifier
 from leantune.system import distributed
+from leantune.system.console import print_detail
 from leantune.training.after.finalize import measure_parts, measures_of
 from leantune.training.before.adapter_init import attend_evenly, init_lora_from_gradient
 from leantune.training.before.head_init import (
@@ -49,8 +50,9 @@ def warm_start(run: Run, classifier: Classifier) -> None:
         reached = f" validation {name} {100 * value:.1f} % in"
     run.console.print(f"linear probe of {probe.num_rows:,} rows:{reached} {fitted - started:.0f} s")
     if is_even:
-        run.console.print(
-            "first tokens start with even attention in the last layer: it improves the linear probe"
+        print_detail(
+            run.console,
+            "first tokens start with even attention in the last layer: it improves the linear probe",
         )
 
 
@@ -92,7 +94,7 @@ def init_adapters(run: Run, classifier: Classifier) -> None:
     if not num_rows:
         return
     seconds = run.record.timings["gradient_start_s"] = time.perf_counter() - started
-    run.console.print(f"adapters initialised from the gradient of {num_rows} rows in {seconds:.0f} s")
+    print_detail(run.console, f"adapters initialised from the gradient of {num_rows} rows in {seconds:.0f} s")
 
 
 def start_adapters(run: Run, classifier: Classifier) -> int:
@@ -102,7 +104,7 @@ def start_adapters(run: Run, classifier: Classifier) -> int:
         the number of training rows used; 0 if the recipe asks for another initialisation.
     """
     recipe = run.recipe
-    if recipe.advanced.adapter_init != "gradient":
+    if recipe.advanced.adapter_init != "gradient" or not run.plan.targets:
         return 0
     return init_lora_from_gradient(
         classifier,
