@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from leantune.data.labels import LabelMap
 from leantune.data.text.read import Columns, open_examples
 from leantune.data.text.readers import json_list, lines
+from leantune.data.text.unusable import usable_batches
 from leantune.errors import DataError, UnsafeFileError, UsageError
 
 PACKINGS: dict[str, Any] = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
@@ -36,7 +37,12 @@ def rows_of(
 ) -> list[tuple[str, ...]]:
     """(text,) or (text, label) of every row."""
     source = open_examples(str(location), Columns(**columns), labels=labels, split=split)
-    batches = list(source.batches(batch_rows))
+    is_labelled = labels == "required"
+    batches = (
+        [batch for batch, _ in usable_batches(source, batch_rows)]
+        if is_labelled
+        else list(source.batches(batch_rows))
+    )
     assert all(len(batch.ids) <= batch_rows for batch in batches)
     assert [row for batch in batches for row in batch.ids] == [
         str(i) for i in range(sum(len(b.ids) for b in batches))
@@ -287,7 +293,8 @@ def test_an_empty_cell_is_an_empty_text_for_a_prediction() -> None:
     save_sheet("a.xlsx", [["text", "id"], ["a", 1], [None, 2]])
     assert rows_of("a.xlsx", "ignore") == [("a",), ("",)]
     assert refusal("a.xlsx", label="id") == (
-        "a.xlsx (sheet Rows):3:text: a blank text, expected words: fill it in or remove the row"
+        "a.xlsx (sheet Rows):3:text: a blank text, expected words: fill in or remove such rows, or leave them out "
+        "with --skip-blank-rows (blank_rows=skip in a recipe)"
     )
 
 
@@ -503,7 +510,6 @@ def test_a_folder_of_texts_alone_is_for_predictions() -> None:
         ("pos/a.txt", b"a\x00b", "reviews/pos/a.txt: a NUL character"),
         ("pos/a.txt", b"ok\n\x81", "reviews/pos/a.txt:2: byte 0x81 at offset 3 is not UTF-8, nor is the file cp1252"),
         ("pos/a.txt.gz", gzip.compress(b"word " * 99, mtime=0)[:-9], "reviews/pos/a.txt.gz: the gzip data are damaged"),
-        (" odd/a.txt", b"x", "reviews/ odd/a.txt:label: the label ' odd' begins or ends with a blank"),
     ],
 )  # fmt: skip
 def test_what_is_no_text_of_a_class_is_refused_by_name(path: str, content: bytes, said: str) -> None:

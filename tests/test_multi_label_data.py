@@ -95,7 +95,6 @@ def test_numbers_of_a_list_of_class_labels_are_their_names(tmp_path) -> None:
         ([["a"], "b"], "a text ('b'), expected a list of labels as in the rows before"),
         ([["a"], None], "no labels, expected a list of labels as in the rows before"),
         ([["a", ""]], "no label, expected a class"),
-        ([["a", " b"]], "begins or ends with a blank"),
         ([["a"], [1]], "write all labels in one way"),
         ([["a"], [["b"]]], "a list, expected a label as a text or a whole number"),
     ],

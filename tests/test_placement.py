@@ -99,14 +99,14 @@ def test_a_factorized_weight_is_the_nearest_of_its_rank():
 
 
 @pytest.mark.parametrize(
-    ("limit", "trained"), [(40, "the head alone, as a product of rank 1"), (99, "the head alone")]
+    ("limit", "trained"), [(75, "the head alone, as a product of rank 2"), (99, "the head alone")]
 )
 def test_a_run_of_a_head_alone_ends_in_an_adapter_that_peft_loads(inputs, tmp_path, capsys, limit, trained):
     keys = {"max_trainable_params": limit, "init_rank": None, "target_rank": None, "adapter_init": "gradient"}
     run = run_training(recipe_for(inputs, tmp_path / "run", **keys), console=quiet())
     record = json.loads((run / "record.json").read_text("utf-8"))
     assert record["parameters"]["initial"] <= limit
-    assert record["metrics"]["test"]["accuracy"] > 0.5  # rank 1 tells two of three classes apart
+    assert record["metrics"]["test"]["accuracy"] > 0.5
     # written and loaded by PEFT and transformers, and compared on real rows, before it counts
     assert record["artefacts"]["adapter"]["max_logit_difference"] < 1e-4
     weights = load_file(run / "adapter" / "adapter_model.safetensors")

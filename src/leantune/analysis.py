@@ -165,7 +165,7 @@ def passport(
     require_run(folder)
     settings = read_saved(folder).settings
     in_memory = isinstance(data, tuple)  # texts and labels, which are columns of these names then
-    columns = {
+    columns: dict[str, Any] = {
         "text_column": "text" if in_memory else text_column or settings.text_column,
         "text_pair_column": text_pair_column,
         "label_column": "label" if in_memory else label_column or settings.label_column,

@@ -149,7 +149,7 @@ def test_labels_come_from_the_rows(rows, tokenizer, cache):
     before = content_of(table_of(rows, tokenizer, cache))
     (entry,) = cache.iterdir()
     reader = pa.ipc.open_file(pa.py_buffer(entry.read_bytes()[:-DIGEST_BYTES]))
-    assert reader.schema.names == ["input_ids", "second_start", "full_length"]
+    assert reader.schema.names == ["input_ids", "second_start", "full_length", "is_blank"]
     assert content_of(table_of(rows, tokenizer, cache)) == before
     assert len(set(before[1])) == 3
 

@@ -61,7 +61,12 @@ def predict(options: argparse.Namespace, rows: str) -> None:
     bulk = BulkOptions(
         input=rows,
         output=options.output,
-        columns=Columns(text=options.text_column, text_pair=options.text_pair_column, id=options.id_column),
+        columns=Columns(
+            text=options.text_column,
+            text_pair=options.text_pair_column,
+            id=options.id_column,
+            skips_blank=options.skip_blank_rows,
+        ),
         format=f".{options.format or FORMATS[0]}",
         with_probabilities=options.probabilities,
         submission=options.submission,

@@ -117,6 +117,8 @@ def add_columns(parser: argparse.ArgumentParser, *, label: bool) -> None:
     group.add_argument("--text-pair-column", metavar="NAME", help="column of the second text of a pair")
     if label:
         group.add_argument("--label-column", metavar="NAME", help="column of the label")
+    what = "leave out rows with a blank text" if label else "give rows with a blank text an empty label"
+    group.add_argument("--skip-blank-rows", action="store_true", help=what)
 
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
@@ -174,8 +176,14 @@ def columns_from(options: argparse.Namespace, trained: Any) -> Columns:
     """The columns that the command reads: those of its flags, else those of training."""
     from leantune.data.text.columns import columns_for
 
-    names = ("text_column", "text_pair_column", "label_column", "id_column")
-    return columns_for(trained, **{name: getattr(options, name, None) for name in names})
+    return columns_for(
+        trained,
+        text_column=options.text_column,
+        text_pair_column=options.text_pair_column,
+        label_column=getattr(options, "label_column", None),
+        id_column=getattr(options, "id_column", None),
+        skip_blank_rows=options.skip_blank_rows,
+    )
 
 
 def rows_from(options: argparse.Namespace, by_flag: str | None, flag: str) -> str:

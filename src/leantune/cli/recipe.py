@@ -27,6 +27,8 @@ def add_recipe(parser: Any) -> None:
         help=f"a YAML file, or one of {', '.join(shipped_recipes())}; not needed with flags",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any recipe key")
+    skip = "the same as --blank-rows skip" if parser.shows_all else argparse.SUPPRESS
+    parser.add_argument("--skip-blank-rows", action="store_true", help=skip)
     groups: dict[str, Any] = {}
     for field in sorted(keys().values(), key=lambda each: "group" not in each.metadata):
         title = field.metadata.get("group", OTHERS)
@@ -53,6 +55,8 @@ def _add_key(group: Any, field: dataclasses.Field[Any], is_shown: bool) -> None:
 def keys_from_flags(options: argparse.Namespace) -> dict[str, str]:
     """The recipe keys that were given as flags."""
     values = {name: getattr(options, f"key_{name}") for name in keys()}
+    if options.skip_blank_rows:
+        values["blank_rows"] = "skip"
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -30,6 +30,8 @@ class InferenceSettings:
     """``multi_label_classification`` if a text may have several labels."""
     takes_pairs: bool | None = None
     """Whether the classifier was trained on pairs of texts; None if unknown."""
+    skips_blank: bool = False
+    """Whether rows with a blank text are left out."""
     batch_size: int = 64
     precision: str = "auto"
 
@@ -42,6 +44,7 @@ class InferenceSettings:
             label_column=recipe.label_column,
             problem_type=recipe.problem_type,
             takes_pairs=recipe.text_pair_column is not None,
+            skips_blank=recipe.blank_rows == "skip",
             batch_size=recipe.eval_batch_size,
             precision=recipe.precision,
         )

@@ -16,8 +16,8 @@ def option(doc: str, default: Any = dataclasses.MISSING, **extra: Any) -> Any:
         doc: the text for ``--help`` and the documentation; describes the default if its value does not say enough.
         default: the default of the field; without one, the field is required.
         extra: settings for the command line: ``metavar``; ``least``, the smallest number; ``choices``; ``group``, the
-            heading of the flag in the help; ``flag``, the flag's name if it differs from the field's; ``common``, whether
-            ``--help`` lists it beside ``--help-all``.
+            heading of the flag in the help; ``flag``, the flag's name if it differs from the field's; ``common``,
+            whether ``--help`` lists it, and not only ``--help-all``.
     """
     return dataclasses.field(default=default, metadata={"doc": doc, **extra})
 

@@ -136,6 +136,15 @@ class Recipe:
         None,
         group="data",
     )
+    blank_rows: Literal["stop", "skip"] = option(
+        "rows with a blank text: stop, or skip them (the record counts them)", "stop", group="data"
+    )
+    unknown_test_labels: Literal["stop", "skip"] = option(
+        "rows for validation and test with a label that no training row has: stop, or skip them (the record counts "
+        "them)",
+        "stop",
+        group="data",
+    )
     max_trainable_params: int | float | None = option(
         "limit on trainable parameters at any time of the run: a number such as 100k, or a share of the encoder's "
         "parameters such as 0.1%",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import TypeAlias
 
-from leantune.data.text.cells import LabelReader
+from leantune.data.text.cells import LabelReader, is_missing
 from leantune.data.text.table import Row, place_of
 from leantune.errors import DataError
 from leantune.system.messages import place_name, shown, type_word
@@ -35,12 +35,30 @@ class LabelColumn:
         self._reader = LabelReader(name, column, class_names)
         self._has_several: bool | None = True if splits else None
 
-    def labels_of(self, cells: Sequence[object], rows: Sequence[Row]) -> list[Label]:
+    @property
+    def num_stripped(self) -> int:
+        """Labels so far that had blanks around them, which are removed."""
+        return self._reader.num_stripped
+
+    def labels_of(
+        self, cells: Sequence[object], rows: Sequence[Row], is_blank: Sequence[bool] | None = None
+    ) -> list[Label]:
         """Return the labels of one batch.
+
+        Args:
+            cells: one cell per row.
+            rows: the row number to print for each cell.
+            is_blank: whether the text of each row is blank; such a row may lack its label, which is then an empty text.
 
         Raises:
             DataError: a missing or invalid label, or a cell that is not a list in a column of lists.
         """
+        if is_blank is not None and any(is_blank):
+            lacks = [blank and is_missing(cell) for cell, blank in zip(cells, is_blank, strict=True)]
+            having = [i for i, lacking in enumerate(lacks) if not lacking]
+            found = iter(self.labels_of([cells[i] for i in having], [rows[i] for i in having]))
+            none: Label = () if self._has_several else ""
+            return [none if lacking else next(found) for lacking in lacks]
         if self._has_several is None and len(cells):
             self._has_several = type(cells[0]) is list
         if not self._has_several:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,7 +106,7 @@ class LabelMap:
         labels: Sequence[Label],
         source_name: str,
         *,
-        start: int = 0,
+        rows: Sequence[int] | None = None,
         column: str | None = None,
         locate: Callable[[int], Row] = lambda index: index + 1,
     ) -> npt.NDArray[np.int64]:
@@ -115,7 +115,7 @@ class LabelMap:
         Args:
             labels: canonical label texts, or tuples of them where a row may have several.
             source_name: the file, for messages.
-            start: 0-based row of the first label.
+            rows: 0-based row of each label; None: they are consecutive from 0.
             column: the label column, for messages.
             locate: maps a 0-based row to the row shown in messages (``ExampleSource.locate``); only called on error.
 
@@ -128,7 +128,7 @@ class LabelMap:
         ids = self.label2id
 
         def refused(index: int, message: str) -> DataError:
-            place = place_of(locate(start + index), source_name)
+            place = place_of(locate(index if rows is None else rows[index]), source_name)
             name = None if column is None else place_name(column)
             return DataError(message, path=place.file, row=place.row, column=name)
 
@@ -177,14 +177,24 @@ _ONE = (
 _SEVERAL = "a list of labels, expected one: the classifier gives each text one label"
 
 
-def look_alikes(names: Iterable[str]) -> Iterator[str]:
-    """Yield a text for each group of names that are probably spellings of one class, with their code points."""
+def look_alikes(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield groups of names that are probably one class in several spellings, each name with its number of rows.
+
+    Code points follow where the names differ in what cannot be seen.
+
+    Args:
+        counts: the number of rows of each class by name.
+    """
     groups: dict[str, list[str]] = {}
-    for name in names:
+    for name in counts:
         groups.setdefault(_appearance(name), []).append(name)
     for group in groups.values():
         if len(group) > 1:
-            yield " and ".join(f"{shown(name)} ({_code_points(name)})" for name in group)
+            differ_visibly = len({" ".join(name.casefold().split()) for name in group}) == 1
+            yield " and ".join(
+                f"{shown(name)} ({'' if differ_visibly else f'{_code_points(name)}, '}{counts[name]:,} rows)"
+                for name in group
+            )
 
 
 def _refuse_invisible(labels: Iterable[str], source_name: str | None) -> None:

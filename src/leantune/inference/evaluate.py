@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from leantune.data.text.read import ExampleSource
+from leantune.data.text.unusable import usable_batches
 from leantune.evaluation.metrics import Metrics
 from leantune.evaluation.tasks import task_of
 from leantune.inference.predict import predict_rows
@@ -18,13 +19,13 @@ def measure(trained: TextClassifier, source: ExampleSource, batch_size: int) -> 
         DataError: for a label that the model does not know, naming the row.
     """
     probabilities, label_ids = [], []
-    for batch in source.batches(CHUNK_ROWS):
+    for batch, rows in usable_batches(source, CHUNK_ROWS):
         assert batch.labels is not None
         label_ids.append(
             trained.labels.encode(
                 batch.labels,
                 source.name,
-                start=batch.start,
+                rows=rows,
                 column=source.columns.label,
                 locate=source.locate,
             )

@@ -25,7 +25,7 @@ class PredictionSummary:
 
 
 def predict_rows(
-    trained: TextClassifier, batch: ExampleBatch, batch_size: int
+    trained: TextClassifier, batch: ExampleBatch, batch_size: int, *, skips_blank: bool = False
 ) -> tuple[Predictions, npt.NDArray[np.bool_]]:
     """Probabilities of one chunk in its own order, and which rows were truncated ``(N,)``.
 
@@ -34,7 +34,8 @@ def predict_rows(
     """
     encoded = trained.tokenizer.encode(batch.texts, batch.pairs)
     probabilities = trained.probabilities(encoded, batch_size, start=batch.start)
-    return Predictions(batch.ids, probabilities), encoded.full_lengths > encoded.lengths
+    is_blank = batch.is_blank if skips_blank else None
+    return Predictions(batch.ids, probabilities, is_blank), encoded.full_lengths > encoded.lengths
 
 
 def predict_source(
@@ -42,8 +43,10 @@ def predict_source(
 ) -> Iterator[tuple[Predictions, int, int]]:
     """Chunks of predictions in input order, each with its truncated and its empty rows."""
     for batch in source.batches(CHUNK_ROWS):
-        predictions, truncated = predict_rows(trained, batch, batch_size)
-        yield predictions, int(truncated.sum()), sum(not text.strip() for text in batch.texts)
+        predictions, truncated = predict_rows(
+            trained, batch, batch_size, skips_blank=source.columns.skips_blank
+        )
+        yield predictions, int(truncated.sum()), sum(batch.is_blank)
 
 
 def predict_to(

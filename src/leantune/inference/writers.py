@@ -38,6 +38,8 @@ class Predictions:
     ids: list[str]
     probabilities: npt.NDArray[np.float64]
     """``(N, C)``."""
+    is_blank: list[bool] | None = None
+    """Whether each row has a blank text and is to get an empty label; None: every row gets a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,20 @@ class PredictionLayout:
 
     def rows(self, predictions: Predictions) -> list[list[Any]]:
         """One list of values a row, in the order of `header`."""
+        rows = self._labelled_rows(predictions)
+        if predictions.is_blank is None:
+            return rows
+        label: Any = [] if self.labels.is_multi_label else self._no_label
+        return [
+            [row[0], label, *[None] * (len(row) - 2)] if blank else row
+            for row, blank in zip(rows, predictions.is_blank, strict=True)
+        ]
+
+    @property
+    def _no_label(self) -> str | None:
+        return None if self.submission else ""  # a whole number cannot be an empty text
+
+    def _labelled_rows(self, predictions: Predictions) -> list[list[Any]]:
         if self.abstention is not None:
             return self._rows_or_none(predictions, self.abstention)
         best = predictions.probabilities.argmax(axis=1)
@@ -148,11 +164,11 @@ class PredictionLayout:
     def _rows_or_none(self, predictions: Predictions, abstention: Abstention) -> list[list[Any]]:
         """The same with calibrated probabilities, and an empty label where the classifier should not answer."""
         calibrated = with_temperature(predictions.probabilities, abstention.temperature)
-        plain = replace(self, abstention=None).rows(Predictions(predictions.ids, calibrated))
+        plain = replace(self, abstention=None)._labelled_rows(Predictions(predictions.ids, calibrated))
         answers = is_answered(calibrated, abstention, self.labels.names, per_class=self.by_class)
-        nothing = None if self.submission else ""  # a whole number cannot be an empty text
         return [
-            row if answer else [row[0], nothing, *row[2:]] for row, answer in zip(plain, answers, strict=True)
+            row if answer else [row[0], self._no_label, *row[2:]]
+            for row, answer in zip(plain, answers, strict=True)
         ]
 
 

@@ -11,8 +11,7 @@ from leantune.evaluation.batches import evaluate
 from leantune.evaluation.metrics import Metrics
 from leantune.model.classifier import Classifier
 from leantune.training.before.dataset import plan_steps
-from leantune.training.before.head_init import PROBE_SCALE, scale_output_layer
-from leantune.training.before.starts import start_adapters, start_head
+from leantune.training.before.starts import shrink_head, start_adapters, start_head
 from leantune.training.build import Run, build_classifier, fresh_state, main_phase, plan_run
 from leantune.training.callbacks import SilentObserver, is_converged
 from leantune.training.history import Display
@@ -96,6 +95,6 @@ def _started(trial: Run) -> Classifier:
     classifier = build_classifier(trial)
     if trial.recipe.advanced.warm_start:
         probe, _ = start_head(trial, classifier)
-        scale_output_layer(classifier, PROBE_SCALE, probe.scaled_bias)
+        shrink_head(trial, classifier, probe)
     start_adapters(trial, classifier)
     return classifier

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from leantune.adalora.budget import ParameterPlan, full_rank
-from leantune.config.record.run import DataRecord
+from leantune.config.record.run import DataRecord, RowsRecord
 from leantune.data.labels import look_alikes
 from leantune.data.tokens.dataset import LabelledRows
 from leantune.kernels.choose import Choice
@@ -50,7 +50,7 @@ def data_lines(description: DataRecord, max_length: int) -> Iterator[str]:
         share = 100 * cut / rows.rows
         yield (
             f"{part}: {rows.rows:,} rows, {rows.tokens:,} tokens, "
-            f"{cut:,} cut to {max_length} tokens ({share:.1f} %)"
+            f"{cut:,} cut to {max_length} tokens ({share:.1f} %){_left_out(rows)}"
         )
     repeats = [
         f"{part} has {count:,} {what}"
@@ -77,6 +77,15 @@ def data_lines(description: DataRecord, max_length: int) -> Iterator[str]:
     alike = list(look_alikes(description.train.label_counts))
     if alike:
         yield f"warning: classes that look the same: {'; '.join(alike)}. If they are one class, spell it the same way"
+
+
+def _left_out(rows: RowsRecord) -> str:
+    """Return how many rows of a part are left out and why, after a comma; empty if none are."""
+    reasons = {
+        "without text": rows.blank_rows,
+        "with a label that training does not have": rows.unknown_label_rows,
+    }
+    return "".join(f", left out {count:,} rows {why}" for why, count in reasons.items() if count)
 
 
 def _mistyped(counts: Mapping[str, int]) -> Iterator[str]:

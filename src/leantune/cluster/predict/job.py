@@ -131,6 +131,7 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
         text_column=options.columns.text,
         text_pair_column=options.columns.text_pair,
         id_column=options.columns.id,
+        skip_blank_rows=options.columns.skips_blank,
     )
     settings = PartSettings(
         output=options.output,

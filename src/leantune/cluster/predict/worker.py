@@ -132,13 +132,16 @@ class PartWorker:
             with open_writer(self._layout, path, self._settings.format) as writer:
                 for batch in _chunks(source):
                     predictions, is_truncated = predict_rows(
-                        self._classifier, batch, self._settings.batch_size
+                        self._classifier,
+                        batch,
+                        self._settings.batch_size,
+                        skips_blank=self._settings.columns.skips_blank,
                     )
                     writer.write(predictions)
                     update_from_rows(digest, batch)
                     rows += len(batch.ids)
                     truncated += int(is_truncated.sum())
-                    empty += sum(not text.strip() for text in batch.texts)
+                    empty += sum(batch.is_blank)
             described = describe_file(path)
         manifest = Manifest(
             number=part.number,

@@ -86,6 +86,7 @@ class RowsRecord:
 
     Rows are equal if they are the same to the model: same tokens and same length before truncation. Duplicate rows
     repeat an earlier row; conflicting rows equal a row with another label.
+    Rows that are left out count in no other number.
     """
 
     source: str
@@ -99,6 +100,10 @@ class RowsRecord:
     conflicting_rows: Count | None = None
     rows_also_in_train: Count | None = None
     rows_also_in_validation: Count | None = None
+    blank_rows: Annotated[Count | None, InSchema("Rows left out because their text is blank.")] = None
+    unknown_label_rows: Annotated[
+        Count | None, InSchema("Rows left out because no training row has their label.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,28 +17,31 @@ _NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{0,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 def texts_of(
-    cells: Sequence[object], rows: Sequence[Row], name: str, column: str, *, allow_blank: bool
+    cells: Sequence[object], rows: Sequence[Row], name: str, column: str, *, null_is_blank: bool
 ) -> list[str]:
-    """Check the cells of a text column and return them.
+    """Return the cells of a text column.
 
     Args:
         cells: one cell per row.
-        rows: the row number of each cell, for messages.
+        rows: the row number to print for each cell.
         name: the file, for messages.
         column: the column, for messages.
-        allow_blank: whether a text may be empty or only white space.
+        null_is_blank: read a null as an empty text.
 
     Raises:
-        DataError: a cell that is not a text, contains half of a surrogate pair, or is blank where that is not allowed.
+        DataError: a cell is not a text, or contains half of a surrogate pair.
     """
+    if null_is_blank:
+        cells = ["" if cell is None else cell for cell in cells]
     texts = [cell for cell in cells if type(cell) is str]
     if len(texts) < len(cells) or not is_encodable("".join(texts)):
         raise _first_bad_text(cells, rows, name, column)
-    if not allow_blank:
-        for text, row in zip(texts, rows, strict=True):
-            if not text or text.isspace():
-                raise _error("a blank text, expected words: fill it in or remove the row", name, row, column)
     return texts
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text is empty or consists of white space."""
+    return not text or text.isspace()
 
 
 def list_of_texts(values: Iterable[object]) -> list[str]:
@@ -74,6 +77,15 @@ def ids_of(cells: Sequence[object], rows: Sequence[Row], name: str, column: str)
     return [str(cell) for cell in cells]
 
 
+def is_missing(cell: object) -> bool:
+    """Return whether the cell of a label holds nothing."""
+    return (
+        cell is None
+        or (isinstance(cell, str) and is_blank(cell))
+        or (isinstance(cell, float) and math.isnan(cell))
+    )
+
+
 class LabelReader:
     """Converts the cells of one label column to canonical texts, checked over all batches of a pass.
 
@@ -91,6 +103,9 @@ class LabelReader:
         self._name, self._column, self._class_names = name, column, class_names
         self._type: type | None = None
         self._known: dict[object, str] = {}
+        self._stripped: set[object] = set()
+        self.num_stripped = 0
+        """Labels so far that had blanks around them, which are removed."""
         self._spellings: dict[Decimal, str] = {}
 
     def texts_of(self, cells: Sequence[object], rows: Sequence[Row]) -> list[str]:
@@ -105,11 +120,15 @@ class LabelReader:
                 self._admit(cell, row)
                 expected = self._type
             labels.append(known[cell])
+        if self._stripped:
+            self.num_stripped += sum(cell in self._stripped for cell in cells)
         return labels
 
     def _admit(self, cell: object, row: Row) -> None:
         """Check a label that has not been seen before and remember its text."""
         label = self._canonical(cell, row)
+        if type(cell) is str and cell != cell.strip():
+            self._stripped.add(cell)
         if self._type is None:
             self._type = type(cell)
         elif type(cell) is not self._type:
@@ -124,7 +143,7 @@ class LabelReader:
         self._known[cell] = label
 
     def _canonical(self, cell: object, row: Row) -> str:
-        if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+        if is_missing(cell):
             raise self._error("no label, expected a class: fill it in or remove the row", row)
         if self._class_names is not None:
             return self._class_name(cell, self._class_names, row)
@@ -144,8 +163,7 @@ class LabelReader:
         return names[cell]
 
     def _checked_text(self, text: str, row: Row) -> str:
-        if text != text.strip():
-            raise self._error(f"the label {shown(text)} begins or ends with a blank: remove it", row)
+        text = text.strip()
         if not is_encodable(text):
             raise self._error(f"the label {shown(text)} holds half of a surrogate pair: repair it", row)
         if _NUMBER.fullmatch(text) and (number := Decimal(text)) == number.to_integral_value():

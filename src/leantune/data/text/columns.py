@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -35,6 +36,8 @@ class Columns:
     label: str | None = None
     id: str | None = None
     splits_labels: bool = field(default=False, repr=False)
+    skips_blank: bool = field(default=False, repr=False)
+    """Whether rows with a blank text are left out; otherwise they stop what needs their text."""
 
     @property
     def text_name(self) -> str:
@@ -52,7 +55,15 @@ class Columns:
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
-def find_columns(found: tuple[str, ...], wanted: Columns, labels: LabelUse, name: str) -> Columns:
+def find_columns(
+    found: tuple[str, ...],
+    wanted: Columns,
+    labels: LabelUse,
+    name: str,
+    *,
+    paths: Sequence[str] = (),
+    sheets: Mapping[str, tuple[str, ...]] | None = None,
+) -> Columns:
     """Return the columns to read after checking that they exist; ``label`` is None if labels are not read.
 
     Args:
@@ -60,36 +71,52 @@ def find_columns(found: tuple[str, ...], wanted: Columns, labels: LabelUse, name
         wanted: the requested columns.
         labels: whether a label is required.
         name: the file, for messages.
+        paths: columns inside the objects of a JSON file, for messages.
+        sheets: the columns of a workbook's other sheets, for messages.
 
     Raises:
         DataError: a requested column does not exist.
     """
+
+    def missing(column: str, flag: str) -> DataError:
+        return _missing(column, found, name, flag, paths, sheets or {})
+
     for flag, column in (
         ("--text-column", wanted.text_name),
         ("--text-pair-column", wanted.text_pair),
         ("--id-column", wanted.id),
     ):
         if column is not None and column not in found:
-            raise _missing(column, found, name, flag)
-    return replace(wanted, text=wanted.text_name, label=_label_column(found, wanted, labels, name))
+            raise missing(column, flag)
+    label = None
+    if labels == "required":
+        candidates = LABELS if wanted.label is None else (wanted.label,)
+        label = next((candidate for candidate in candidates if candidate in found), None)
+        if label is None:
+            raise missing(candidates[0], "--label-column")
+    return replace(wanted, text=wanted.text_name, label=label)
 
 
-def _label_column(found: tuple[str, ...], wanted: Columns, labels: LabelUse, name: str) -> str | None:
-    if labels == "ignore":
-        return None
-    candidates = LABELS if wanted.label is None else (wanted.label,)
-    column = next((candidate for candidate in candidates if candidate in found), None)
-    if column is None:
-        raise _missing(candidates[0], found, name, "--label-column")
-    return column
-
-
-def _missing(column: str, found: tuple[str, ...], name: str, flag: str) -> DataError:
-    near = nearest_name(column, found)
+def _missing(
+    column: str,
+    found: tuple[str, ...],
+    name: str,
+    flag: str,
+    paths: Sequence[str],
+    sheets: Mapping[str, tuple[str, ...]],
+) -> DataError:
+    sheet = next((each for each, columns in sheets.items() if column in columns), None)
+    if sheet is not None:
+        return DataError(
+            f"no column {shown(column)}; found {listed(found)}. Sheet {shown(sheet)} has it, but only the first sheet "
+            "is read: make it the first sheet, or save it as CSV",
+            path=name,
+        )
+    inside = sorted(paths, key=lambda path: path.rpartition(".")[2] != column)
     others = [each for each in found if each not in (TEXT, *LABELS)]
-    example = near or next(iter(others), "NAME")
+    example = next(iter(inside[:1]), None) or nearest_name(column, found) or next(iter(others), "NAME")
     return DataError(
-        f"no column {shown(column)}; found {listed(found)}: "
+        f"no column {shown(column)}; found {listed([*found, *inside])}: "
         f"name the column to read, as {flag} {shlex.quote(example[:60])}, or rename it in the file",
         path=name,
     )
@@ -102,6 +129,7 @@ def columns_for(
     text_pair_column: str | None = None,
     label_column: str | None = None,
     id_column: str | None = None,
+    skip_blank_rows: bool = False,
 ) -> Columns:
     """Return the columns to read for a trained classifier: the given names, else the names used in training.
 
@@ -118,4 +146,5 @@ def columns_for(
         label=label_column or trained.label_column,
         id=id_column,
         splits_labels=trained.problem_type == MULTI_LABEL,
+        skips_blank=skip_blank_rows or trained.skips_blank,
     )

@@ -7,13 +7,13 @@ their rows cannot be read before the end of the file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from leantune.data.label_column import Label, LabelColumn
-from leantune.data.text.cells import ids_of, texts_of
+from leantune.data.text.cells import ids_of, is_blank, texts_of
 from leantune.data.text.columns import Columns as Columns
 from leantune.data.text.columns import LabelUse as LabelUse
 from leantune.data.text.notes import note_lines
@@ -34,7 +34,8 @@ class ExampleBatch:
         ids: the values of the id column, or 0-based row numbers.
         texts: the texts.
         pairs: the second texts, or None without pairs.
-        labels: canonical label texts, tuples of them for multi-label rows, or None if labels are not read.
+        labels: canonical label texts, tuples of them for multi-label rows, or None if labels are not read. A row with a
+            blank text may lack its label, which is then an empty text or tuple.
     """
 
     start: int
@@ -42,6 +43,11 @@ class ExampleBatch:
     texts: list[str]
     pairs: list[str] | None
     labels: list[Label] | None
+
+    @property
+    def is_blank(self) -> list[bool]:
+        """Whether each text is empty or white space."""
+        return [is_blank(text) for text in self.texts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +67,16 @@ class ExampleSource:
     label_names: tuple[str, ...] | None
     split: str
     _source: Source
-    _allow_blank: bool
+    _null_is_blank: bool
     first_row: int = 0
+    _changes: _Changes = field(default_factory=lambda: _Changes())
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines to print that say how the files were read where there was a choice."""
-        return note_lines(self._source.notes)
+        """Lines to print: how the files were read where there was a choice, and what the last pass changed."""
+        lines = note_lines(self._source.notes)
+        count = self._changes.stripped_labels
+        return (*lines, f"{self.name}: removed blanks around {count:,} labels") if count else lines
 
     def batches(self, batch_rows: int = 4096) -> Iterator[ExampleBatch]:
         """Yield all examples in order, at most ``batch_rows`` at a time.
@@ -81,10 +90,14 @@ class ExampleSource:
         for cells in self._source.table.batches(self._wanted(), batch_rows):
             yield self._examples(start, cells, labels)
             start += len(cells.rows)
+        self._changes.stripped_labels = labels.num_stripped
         self._check_all_read(start - self.first_row)
 
-    def labels(self) -> list[Label] | None:
+    def labels(self, is_blank: Sequence[bool] = ()) -> list[Label] | None:
         """Read the label of every row in order from the source; None if labels are not read.
+
+        Args:
+            is_blank: whether the text of each row is blank, if that is known; such a row may lack its label.
 
         Raises:
             DataError: as for `batches`.
@@ -95,7 +108,12 @@ class ExampleSource:
         reader = self._label_column(column)
         labels: list[Label] = []
         for cells in self._source.table.batches([column], _HASH_ROWS):
-            labels += reader.labels_of(cells.cells[column], cells.rows)
+            blank = list(is_blank[len(labels) : len(labels) + len(cells.rows)])
+            blank += [False] * (
+                len(cells.rows) - len(blank)
+            )  # the file has changed, which the caller finds out
+            labels += reader.labels_of(cells.cells[column], cells.rows, blank)
+        self._changes.stripped_labels = reader.num_stripped
         self._check_all_read(len(labels))
         return labels
 
@@ -139,18 +157,30 @@ class ExampleSource:
     def _examples(self, start: int, batch: CellBatch, labels: LabelColumn) -> ExampleBatch:
         columns, cells, rows = self.columns, batch.cells, batch.rows
         assert columns.text is not None
+        texts = texts_of(
+            cells[columns.text], rows, self.name, columns.text, null_is_blank=self._null_is_blank
+        )
         return ExampleBatch(
             start,
             ids=list(map(str, range(start, start + len(rows))))
             if columns.id is None
             else ids_of(cells[columns.id], rows, self.name, columns.id),
-            texts=texts_of(cells[columns.text], rows, self.name, columns.text, allow_blank=self._allow_blank),
-            # The second text of a pair may be blank: a question without context is still a question.
+            texts=texts,
             pairs=None
             if columns.text_pair is None
-            else texts_of(cells[columns.text_pair], rows, self.name, columns.text_pair, allow_blank=True),
-            labels=None if columns.label is None else labels.labels_of(cells[columns.label], rows),
+            else texts_of(cells[columns.text_pair], rows, self.name, columns.text_pair, null_is_blank=False),
+            labels=None
+            if columns.label is None
+            else labels.labels_of(cells[columns.label], rows, [is_blank(text) for text in texts]),
         )
+
+
+@dataclass(slots=True)
+class _Changes:
+    """What the last pass over the rows of a source changed."""
+
+    stripped_labels: int = 0
+    """Labels that had blanks around them."""
 
 
 def open_examples(
@@ -181,7 +211,7 @@ def open_examples(
         label_names=source.table.class_names.get(label) if label else None,
         split=split,
         _source=source,
-        _allow_blank=labels != "required",
+        _null_is_blank=labels == "required" or columns.skips_blank,
     )
 
 
@@ -217,6 +247,6 @@ def _texts_of(source: Source, *, first_row: int) -> ExampleSource:
         label_names=None,
         split="test",
         _source=source,
-        _allow_blank=True,
+        _null_is_blank=source.columns.skips_blank,
         first_row=first_row,
     )

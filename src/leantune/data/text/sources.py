@@ -17,14 +17,14 @@ from leantune.data.text.readers import hub
 from leantune.data.text.readers.arrow import open_arrow, open_row_group
 from leantune.data.text.readers.content import PACKING_SUFFIXES, Content, open_content
 from leantune.data.text.readers.delimited import open_delimited
-from leantune.data.text.readers.json_rows import open_json
+from leantune.data.text.readers.json_rows import JsonTable, open_json
 from leantune.data.text.readers.pickles import open_pickle
 from leantune.data.text.readers.plain_lines import SUFFIX as PLAIN_SUFFIX
 from leantune.data.text.readers.plain_lines import open_plain_lines
 from leantune.data.text.readers.saved_dataset import is_saved_dataset, open_saved_dataset
 from leantune.data.text.readers.sniff import Kind, sniff
 from leantune.data.text.readers.text_folder import open_text_folder
-from leantune.data.text.readers.workbook import open_workbook
+from leantune.data.text.readers.workbook import WorkbookTable, open_workbook
 from leantune.data.text.table import Table
 from leantune.errors import DataError, MissingFileError
 from leantune.system.messages import MAX_COMPARED, nearest, place_name
@@ -143,7 +143,9 @@ def files_of(location: str) -> tuple[str, ...]:
 
 
 def _source(name: str, table: Table, columns: Columns, labels: LabelUse) -> Source:
-    return Source(name, table, find_columns(table.columns, columns, labels, name))
+    paths = table.nested if isinstance(table, JsonTable) else ()
+    sheets = table.other_sheets if isinstance(table, WorkbookTable) else None
+    return Source(name, table, find_columns(table.columns, columns, labels, name, paths=paths, sheets=sheets))
 
 
 def _open_pattern(location: str, columns: Columns, labels: LabelUse, split: str) -> Source:

@@ -7,7 +7,7 @@ import json
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from leantune.errors import DataError, UnsafeFileError
 from leantune.system.checksums import update_from
 from leantune.system.trusted_files import open_trusted
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version in the cache key; increase it when the table's columns change."""
 
 SCHEMA = pa.schema(
@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("second_start", pa.int32(), nullable=False),
         pa.field("full_length", pa.int32(), nullable=False),
+        pa.field("is_blank", pa.bool_(), nullable=False),
     ]
 )
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -81,6 +82,12 @@ class TokenTable:
     def full_lengths(self) -> npt.NDArray[np.int32]:
         """``(N,)`` number of tokens of each row before truncation."""
         return self._column("full_length")
+
+    @cached_property
+    def is_blank(self) -> npt.NDArray[np.bool_]:
+        """``(N,)`` whether the text of each row is empty or white space."""
+        parts = [batch.column("is_blank").to_numpy(zero_copy_only=False) for batch in self.batches]
+        return np.concatenate(parts)
 
     @property
     def label_texts(self) -> list[Label]:
@@ -133,9 +140,10 @@ def tokenize(
     path = cache_dir / f"{hashlib.sha256(key).hexdigest()[:32]}{token_cache.SUFFIX}"
     batches = _found(path, key, tokenizer)
     if batches is not None:
-        found = TokenTable(batches, source.name, source_sha256, source.labels())
-        if found.labels is None or len(found.labels) == len(found):
-            return found
+        found = TokenTable(batches, source.name, source_sha256)
+        labels = source.labels(found.is_blank.tolist())
+        if labels is None or len(labels) == len(found):
+            return replace(found, labels=labels)
     with token_cache.new_entry(path) as temporary:
         labels = _write_table(source, tokenizer, temporary, on_rows)
         _seal(temporary, key)
@@ -225,6 +233,7 @@ def _write_table(
                         _ragged(encoded.input_ids),
                         pa.array(encoded.second_starts),
                         pa.array(encoded.full_lengths),
+                        pa.array(batch.is_blank),
                     ],
                     schema=SCHEMA,
                 )

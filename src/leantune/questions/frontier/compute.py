@@ -221,7 +221,8 @@ def _begin(run: Run, add: Callable[[Point], None]) -> tuple[Classifier, Weights]
         seconds = time.perf_counter() - begun
         size = sum(weight.numel() for weight in classifier.output_layer.parameters())
         add(_measured(run, classifier, "linear probe", size, seconds))
-        scale_output_layer(classifier, PROBE_SCALE)
+        if run.plan.targets:
+            scale_output_layer(classifier, PROBE_SCALE)
     start_adapters(run, classifier)
     return classifier, Weights.of(classifier)
 

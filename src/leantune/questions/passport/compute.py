@@ -16,6 +16,7 @@ import numpy as np
 from leantune.data.label_sets import require_one_label
 from leantune.data.labels import LabelMap
 from leantune.data.text.read import ExampleSource
+from leantune.data.text.unusable import usable_batches
 from leantune.errors import CheckpointError, UsageError
 from leantune.evaluation.comparison import Comparison, compare
 from leantune.evaluation.intervals import Interval, mcnemar_p_value, wilson_interval
@@ -132,14 +133,12 @@ def _read(labels: LabelMap, source: ExampleSource) -> tuple[list[str], list[str]
     texts: list[str] = []
     pairs: list[str] = []
     ids = []
-    for batch in source.batches(CHUNK_ROWS):
+    for batch, rows in usable_batches(source, CHUNK_ROWS):
         assert batch.labels is not None
         texts += batch.texts
         pairs += batch.pairs or []
         column = source.columns.label
-        ids.append(
-            labels.encode(batch.labels, source.name, start=batch.start, column=column, locate=source.locate)
-        )
+        ids.append(labels.encode(batch.labels, source.name, rows=rows, column=column, locate=source.locate))
     return texts, pairs or None, np.concatenate(ids)
 
 

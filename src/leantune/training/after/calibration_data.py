@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from leantune.errors import DataError, UsageError
 from leantune.inference.export.openvino import CALIBRATION_ROWS, CalibrationData
 from leantune.inference.load import kind_of, load
 from leantune.training.after.rows_again import read_rows_again
-from leantune.training.before.dataset import PreparedData, columns_of
+from leantune.training.before.dataset import PreparedData, columns_of, labelled_rows
 
 DEFAULT_SEED = 42
 """Seed for choosing rows when no recipe gives one."""
@@ -59,7 +60,7 @@ def calibration_data(source: Path, data: str | None, *, trust_remote_code: bool 
     return CalibrationData(calibration=own.train[sample], measured=own.validation, name="validation")
 
 
-def rows_to_measure(run: Path, data: str | None, **columns: str | None) -> tuple[LabelledRows, str]:
+def rows_to_measure(run: Path, data: str | None, **columns: Any) -> tuple[LabelledRows, str]:
     """Rows that a run was not trained on, and their name.
 
     Args:
@@ -105,5 +106,4 @@ def _split(rows: LabelledRows, data: str, *, seed: int) -> CalibrationData:
 def _read(data: str, columns: Columns, tokenizer: Tokenizer, labels: LabelMap) -> LabelledRows:
     source = open_examples(resolve_location(data), columns, labels="required")
     table = tokenize(source, tokenizer, default_cache_dir() / "tokens")
-    ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)
-    return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)
+    return labelled_rows(source, table, labels)

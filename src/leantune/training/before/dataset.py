@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from leantune.config import Recipe
 from leantune.config.classifier_file import InferenceSettings
 from leantune.config.record.confidence import LengthsRecord
 from leantune.config.record.run import DataRecord, RowsRecord, ScheduleRecord
+from leantune.data.label_column import Label
 from leantune.data.label_sets import counts_of, numbered
 from leantune.data.labels import LabelMap
 from leantune.data.split import automatic_size, stratified_holdout
 from leantune.data.text.columns import Columns, columns_for
 from leantune.data.text.read import ExampleSource, LabelUse, open_examples
+from leantune.data.text.unusable import blank_rows_error, unknown_labels_error, with_known_labels
 from leantune.data.tokens.dataset import LabelledRows
 from leantune.data.tokens.table import TokenTable, tokenize
 from leantune.data.tokens.tokenization import Tokenizer
@@ -31,6 +34,10 @@ from leantune.model.classifier import Classifier
 from leantune.model.hub import resolve_model
 
 LENGTH_BINS = 20
+FEW_LABELS = 20
+"""Number of rows below which labels are never taken for texts."""
+WORDS_OF_A_TEXT = 4
+"""Mean number of words from which on labels may be texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +140,12 @@ def prepare_data(
         return source, tokenize(source, tokenizer, token_folder(), on_rows=lambda rows: on_rows(part, rows))
 
     source, table = read("train", recipe.data)
-    labels = LabelMap.of(
-        table.label_texts, order=recipe.labels or source.label_names, source_name=source.name
-    )
-    train = _all_rows(source, table, labels)
+    labels = label_map_of(source, table, order=recipe.labels or source.label_names)
+    skip_unknown = recipe.unknown_test_labels == "skip"
+    train = labelled_rows(source, table, labels)
     if recipe.validation:
         validation_source, validation_table = read("validation", recipe.validation)
-        validation = _all_rows(validation_source, validation_table, labels)
+        validation = labelled_rows(validation_source, validation_table, labels, skip_unknown=skip_unknown)
     else:
         validation_table = table
         kept, held_out = stratified_holdout(train.label_ids, _holdout_size(recipe, train), recipe.seed)
@@ -147,15 +153,22 @@ def prepare_data(
     test, test_table = None, None
     if recipe.test:
         test_source, test_table = read("test", recipe.test)
-        test = _all_rows(test_source, test_table, labels)
+        test = labelled_rows(test_source, test_table, labels, skip_unknown=skip_unknown)
     unlabelled = None
     if recipe.unlabelled:
         _, rows = read("unlabelled", recipe.unlabelled, "ignore")
         unlabelled = LabelledRows.of(rows, np.arange(len(rows)), np.full(len(rows), -1))
     repeats = _repeats(train, validation, test)
 
+    def left_out(table: TokenTable, rows: LabelledRows, part: str) -> dict[str, int]:
+        if part == "validation" and not recipe.validation:
+            return {}
+        blank = int(table.is_blank.sum())
+        unknown = 0 if part == "train" else len(table) - blank - len(rows)
+        return {name: n for name, n in {"blank_rows": blank, "unknown_label_rows": unknown}.items() if n}
+
     def describe(location: str, table: TokenTable, rows: LabelledRows, part: str) -> RowsRecord:
-        return describe_rows(location, table, rows, labels, repeats[part])
+        return describe_rows(location, table, rows, labels, repeats[part] | left_out(table, rows, part))
 
     description = DataRecord(
         train=describe(recipe.data, table, train, "train"),
@@ -184,9 +197,74 @@ def _holdout_size(recipe: Recipe, rows: LabelledRows) -> int | float:
     return int(size) if size >= 1 or size == 0 else size
 
 
-def _all_rows(source: ExampleSource, table: TokenTable, labels: LabelMap) -> LabelledRows:
-    ids = labels.encode(table.label_texts, source.name, column=source.columns.label, locate=source.locate)
-    return LabelledRows.of(table, np.arange(len(table), dtype=np.int64), ids)
+def label_map_of(source: ExampleSource, table: TokenTable, *, order: Sequence[str] | None) -> LabelMap:
+    """Return the classes of the training rows; ``order`` has their names in the order of their ids, or is None.
+
+    Raises:
+        DataError: if the labels cannot be classes.
+    """
+    labels = [
+        label for label, blank in zip(table.label_texts, table.is_blank.tolist(), strict=True) if not blank
+    ]
+    _refuse_exchanged(source, table, labels)
+    return LabelMap.of(labels, order=order, source_name=source.name)
+
+
+def labelled_rows(
+    source: ExampleSource, table: TokenTable, labels: LabelMap, *, skip_unknown: bool = False
+) -> LabelledRows:
+    """Return the rows of a token table with a text and a known label.
+
+    Args:
+        source: where the rows are from; its columns say whether rows with a blank text are left out.
+        table: all its rows.
+        labels: the classes.
+        skip_unknown: whether rows with another label are left out.
+
+    Raises:
+        DataError: if there are rows to leave out that must not be.
+    """
+    texts = table.label_texts
+    kept = ~table.is_blank
+    if not kept.all() and not source.columns.skips_blank:
+        raise blank_rows_error(source, np.flatnonzero(~kept).tolist())
+    unknown = kept & ~np.array(with_known_labels(texts, labels.names, is_multi_label=labels.is_multi_label))
+    if unknown.any() and not skip_unknown:
+        advice = ", or leave these rows out with --unknown-test-labels skip (validation and test rows only)"
+        raise unknown_labels_error(source, texts, np.flatnonzero(unknown).tolist(), labels.names, advice)
+    rows = np.flatnonzero(kept & ~unknown)
+    if not len(rows):
+        raise DataError(
+            "no rows are left: none has a text and a label of the training rows", path=source.name
+        )
+    ids = labels.encode(
+        [texts[row] for row in rows.tolist()],
+        source.name,
+        rows=rows.tolist(),
+        column=source.columns.label,
+        locate=source.locate,
+    )
+    return LabelledRows.of(table, rows, ids)
+
+
+def _refuse_exchanged(source: ExampleSource, table: TokenTable, labels: Sequence[Label]) -> None:
+    """Refuse labels that look like texts: long, and nearly all different.
+
+    Raises:
+        DataError: naming the flags that exchange the columns.
+    """
+    names = {label for label in labels if isinstance(label, str)}
+    if len(labels) < FEW_LABELS or len(names) < len(labels) / 2:
+        return
+    words = sum(len(name.split()) for name in names) / len(names)
+    if words >= WORDS_OF_A_TEXT and words > float(np.median(table.full_lengths)):
+        columns = source.columns
+        raise DataError(
+            f"{len(names):,} different labels of {words:.0f} words on average, and texts of "
+            f"{np.median(table.full_lengths):.0f} tokens: text and label columns look exchanged; use --text-column "
+            f"{shlex.quote(columns.label or '')} --label-column {shlex.quote(columns.text or '')}",
+            path=source.name,
+        )
 
 
 def describe_rows(

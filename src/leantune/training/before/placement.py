@@ -13,7 +13,7 @@ from leantune.adalora.budget import ParameterPlan, Target, full_rank, smallest_l
 from leantune.adalora.method import METHODS
 from leantune.config import Recipe
 from leantune.errors import UsageError
-from leantune.model.adapt import ALL_LINEAR, NONE, head_size, num_layers, target_layers
+from leantune.model.adapt import ALL_LINEAR, NONE, head_size, knows_attention, num_layers, target_layers
 from leantune.model.classifier import Classifier
 
 LEAST_RANK = 2
@@ -60,7 +60,7 @@ def with_placement(recipe: Recipe, shell: Classifier, missing_modules: tuple[str
     recipe = with_count(recipe, shell)
     ways = list(ways_of(recipe, shell, missing_modules))
     limit = recipe.max_trainable_params
-    if limit is None or recipe.init_rank is not None or recipe.target_rank is not None:
+    if limit is None or _has_ranks(recipe):
         return ways[0].applied_to(recipe)
     for way in ways:
         if way.smallest <= limit:
@@ -81,12 +81,12 @@ def with_count(recipe: Recipe, shell: Classifier) -> Recipe:
 def ways_of(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...] = ()) -> Iterator[Way]:
     """Yield what the recipe can train, the largest first.
 
-    Where the limit pays for it, that is LoRA of one rank in all linear layers. Below, fewer layers get adapters, then
-    the head is trained alone, and where there are many classes as a product of two matrices of low rank.
+    Where the limit pays for it, that is LoRA of one rank in all linear layers. Below that, query and value are adapted,
+    first with AdaLoRA, then with LoRA of rank 1 in fewer and fewer of the last layers. Below that, the head is trained
+    alone, and with many classes as a product of two matrices of low rank. Fewer layers were better than biases and
+    norms, and than more targets in a layer (benchmarks/notebook).
     """
-    full_size = head_size(shell, "full", recipe.head_rank, missing_modules)
-    is_one_layer = head_size(shell, "linear", recipe.head_rank, missing_modules) == full_size
-    last_head = recipe.head or ("full" if is_one_layer else "linear")
+    last_head = recipe.head or ("linear" if _has_hidden_layer(recipe, shell, missing_modules) else "full")
     for number, (targets, method, rank, layers) in enumerate(_adapters(recipe, shell)):
         heads = dict.fromkeys([recipe.head or "full", last_head] if number == 0 else [last_head])
         trains_e = METHODS[method].trains_e
@@ -105,18 +105,13 @@ def ways_of(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...] 
                 rank=rank,
                 smallest=smallest_limit(adapted, head=size, rank=rank),
             )
-    needs_adalora = recipe.method == "adalora" or recipe.advanced.adapter_init == "normal"
-    if recipe.targets not in (None, NONE) or needs_adalora:
+    if recipe.targets not in (None, NONE) or not _allows_lora(recipe) or _has_ranks(recipe):
         return
-    if recipe.targets is None:
-        size = head_size(shell, last_head, recipe.head_rank, missing_modules)
-        yield Way(
-            targets=NONE, method="lora", head=last_head, head_rank=recipe.head_rank, rank=0, smallest=size
-        )
-    if recipe.head_rank is not None:
-        return
-    size = head_size(shell, last_head, None, missing_modules)
-    for head_rank in range(min(shell.output_layer.weight.shape) - 1, 0, -1):
+    size = head_size(shell, last_head, recipe.head_rank, missing_modules)
+    yield Way(targets=NONE, method="lora", head=last_head, head_rank=recipe.head_rank, rank=0, smallest=size)
+    for head_rank in (
+        range(min(shell.output_layer.weight.shape) - 1, 0, -1) if recipe.head_rank is None else ()
+    ):
         smaller = head_size(shell, last_head, head_rank, missing_modules)
         if smaller < size:
             yield Way(
@@ -128,20 +123,38 @@ def _adapters(
     recipe: Recipe, shell: Classifier
 ) -> Iterator[tuple[str, Literal["adalora", "lora"], int, int | None]]:
     """Yield targets, method, the rank that the limit must pay for, and the number of layers."""
-    targets, method, layers = recipe.targets, recipe.method, recipe.layers
-    draws_both = recipe.advanced.adapter_init == "normal"
-    has_ranks = recipe.init_rank is not None or recipe.target_rank is not None
-    if targets is None and method != "adalora" and not has_ranks and not draws_both:
+    asked, layers, allows_lora = recipe.targets, recipe.layers, _allows_lora(recipe)
+    if asked == NONE:
+        return
+    if asked is None and allows_lora and not _has_ranks(recipe):
         yield ALL_LINEAR, "lora", LEAST_RANK, layers
-    if targets is None:
-        targets = "attention"
-    if method is None:
-        method = "lora" if targets in (ALL_LINEAR, NONE) and not draws_both else "adalora"
+    targets = asked or ("attention" if knows_attention(shell) else ALL_LINEAR)
+    if recipe.method != "lora" and not (targets == ALL_LINEAR and allows_lora):
+        yield targets, "adalora", METHODS["adalora"].smallest_rank, layers
+    method: Literal["adalora", "lora"] = "lora" if allows_lora else "adalora"
     rank = METHODS[method].smallest_rank
-    yield targets, method, rank, layers
-    if layers is None and targets != NONE:
-        for fewer in range(num_layers(shell) - 1, 0, -1):
-            yield targets, method, rank, fewer
+    if allows_lora:
+        yield targets, method, rank, layers
+    if layers is not None:
+        return
+    for fewer in range(num_layers(shell) - 1, 0, -1):
+        yield targets, method, rank, fewer
+    if asked is None and allows_lora and targets == "attention" and len(shell.attention_targets) > 1:
+        yield shell.attention_targets[0], method, rank, 1
+
+
+def _allows_lora(recipe: Recipe) -> bool:
+    return recipe.method != "adalora" and recipe.advanced.adapter_init != "normal"
+
+
+def _has_ranks(recipe: Recipe) -> bool:
+    return recipe.init_rank is not None or recipe.target_rank is not None
+
+
+def _has_hidden_layer(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...]) -> bool:
+    """Return whether the head has more than its output layer."""
+    full, linear = (head_size(shell, head, recipe.head_rank, missing_modules) for head in ("full", "linear"))
+    return linear < full
 
 
 def next_size(
@@ -164,7 +177,7 @@ def next_size(
         the limit and a name; None without a limit, if ranks are given, or if nothing larger can be trained.
     """
     limit = plan.limit
-    if limit is None or asked.init_rank is not None or asked.target_rank is not None:
+    if limit is None or _has_ranks(asked):
         return None
     larger = [
         (way.smallest, name_of(way.applied_to(recipe), way.rank))

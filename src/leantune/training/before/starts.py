@@ -37,7 +37,7 @@ def warm_start(run: Run, classifier: Classifier) -> None:
         fitted = time.perf_counter()
         validation, test = measure_parts(run, classifier)
     run.record.timings |= {"probe_s": fitted - started, "baseline_s": time.perf_counter() - fitted}
-    scale_output_layer(classifier, PROBE_SCALE, probe.scaled_bias)
+    shrink_head(run, classifier, probe)
     run.record.baseline = BaselineRecord(
         name="linear probe",
         rows=probe.num_rows,
@@ -54,6 +54,15 @@ def warm_start(run: Run, classifier: Classifier) -> None:
             run.console,
             "first tokens start with even attention in the last layer: it improves the linear probe",
         )
+
+
+def shrink_head(run: Run, classifier: Classifier, probe: Probe) -> None:
+    """Scale the probe in the output layer down, so that adapters still have something to learn.
+
+    A head that is trained alone keeps the probe's scale: it was better on all sets (benchmarks/notebook).
+    """
+    if run.plan.targets:
+        scale_output_layer(classifier, PROBE_SCALE, probe.scaled_bias)
 
 
 def start_head(run: Run, classifier: Classifier) -> tuple[Probe, bool]:

@@ -17,6 +17,8 @@ from leantune.data.text.table import CellBatch, NamesInRows
 from leantune.errors import DataError
 from leantune.system.messages import listed, nearest, place_name, shown, type_word
 
+MAX_PATHS = 100
+"""Largest number of paths that are compared for a suggestion."""
 Objects = Callable[[Content], Iterator[tuple[int, dict[str, object]]]]
 """Reads the objects of a file, each with its line or its number in the list, for messages."""
 
@@ -28,6 +30,8 @@ class JsonTable(NamesInRows):
     content: Content
     objects: Objects
     columns: tuple[str, ...]
+    nested: tuple[str, ...] = ()
+    """Paths to the texts inside the objects of the first row."""
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
         """Yield the wanted columns, at most ``batch_rows`` rows at a time.
@@ -76,7 +80,17 @@ def open_json(content: Content, kind: Kind, wanted: Sequence[str]) -> JsonTable:
     paths = [name for name in wanted if name not in first and name.partition(".")[0] in first]
     for path in paths:
         _along(path, first, content.name, number)
-    return JsonTable(content, objects, (*first, *paths))
+    return JsonTable(content, objects, (*first, *paths), tuple(islice(_paths_to_texts(first), MAX_PATHS)))
+
+
+def _paths_to_texts(record: dict[str, object]) -> Iterator[str]:
+    """Yield the paths of two or three keys that lead to a text."""
+    for key, value in record.items():
+        for inner, below in value.items() if isinstance(value, dict) else ():
+            if isinstance(below, str):
+                yield f"{key}.{inner}"
+            elif isinstance(below, dict):
+                yield from (f"{key}.{inner}.{last}" for last, each in below.items() if isinstance(each, str))
 
 
 def _along(path: str, record: dict[str, object], name: str, number: int) -> object:

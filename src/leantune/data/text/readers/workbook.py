@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ MAX_ROWS = 2**20
 MAX_COLUMNS = 1000
 """Largest number of columns; every row is filled up to the width of the header, so a huge header is refused."""
 
+MAX_SHEETS = 20
+"""Largest number of sheets whose header is read."""
 _HEADER_ROWS = 100
 _ROWS_AT_ONCE = 512
 _ERROR, _TEXT = "e", "s"
@@ -41,6 +43,8 @@ class WorkbookTable(NamesInRows):
     sheet: str
     num_sheets: int
     columns: tuple[str, ...]
+    other_sheets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The columns of the sheets after the first one, by name."""
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
         """Yield the wanted columns, at most ``batch_rows`` rows at a time.
@@ -82,6 +86,7 @@ def open_workbook(content: Content) -> WorkbookTable:
         sheet, num_sheets = _first_sheet(workbook, content), len(workbook.worksheets)
         rows = _filled_rows(sheet.iter_rows(max_row=_HEADER_ROWS), content)
         row, cells = next(rows, (1, ()))
+        others = {each.title: _header_of(each, content) for each in workbook.worksheets[1:MAX_SHEETS]}
     name = sheet_name(content, sheet.title)
     header = [_value(cell) for cell in cells]
     while header and header[-1] == "":
@@ -92,7 +97,15 @@ def open_workbook(content: Content) -> WorkbookTable:
         )
     columns = [_column_name(value, name, row) for value in header]
     check_unique(columns, name, row)
-    return WorkbookTable(content, sheet.title, num_sheets, tuple(columns))
+    return WorkbookTable(content, sheet.title, num_sheets, tuple(columns), others)
+
+
+def _header_of(sheet: Any, content: Content) -> tuple[str, ...]:
+    """Return the texts in the first row of a sheet that has values."""
+    sheet.reset_dimensions()
+    rows = _filled_rows(sheet.iter_rows(max_row=_HEADER_ROWS, max_col=MAX_COLUMNS), content)
+    _, cells = next(rows, (1, ()))
+    return tuple(value for value in map(_value, cells) if isinstance(value, str) and value)
 
 
 def sheet_name(content: Content, sheet: str) -> str:
