@@ -1,4 +1,4 @@
-"""What MkDocs does beside its plugins: pages of the repository that the docs link to, and tables made from the code."""
+"""MkDocs hooks that add repository pages which the docs link to, and tables that are made from the code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 DOCS = "docs"
 SHOWN_AS = "repository"
-"""The folder of the site for files of the repository that are no pages of the docs."""
+"""The folder of the site for repository files that are not pages of the docs."""
 LINK = re.compile(
     r"(?P<label>!?\[[^\]\n]*(?:\n[^\]\n]*)?\])\((?P<target>(?!\w+:|#)[^)\s#]+)(?P<anchor>#[^)\s]*)?\)"
 )
@@ -24,7 +24,7 @@ FENCES = {".py": "python", ".c": "c", ".json": "json", ".md": "markdown", ".tsv"
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add every file of the repository that a page links to, and those that these link to in turn."""
+    """Add every repository file that a page links to, directly or through other files."""
     waiting = [file for file in files.documentation_pages() if file.src_uri.endswith(".md")]
     while waiting:
         page = waiting.pop()
@@ -37,7 +37,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Fill the places that are made from the code, and lead links to where their targets are in the site."""
+    """Insert the parts that are made from the code, and point links to their targets in the site."""
     own = repository_path(page.file.src_uri)
 
     def lead(link: re.Match[str]) -> str:
@@ -57,19 +57,19 @@ def _link(link: re.Match[str], target: str) -> str:
 
 
 def repository_path(src_uri: str) -> str:
-    """Where a page of the site stands in the repository."""
+    """Return the path of a site page in the repository."""
     prefix = f"{SHOWN_AS}/"
     return src_uri[len(prefix) :] if src_uri.startswith(prefix) else f"{DOCS}/{src_uri}"
 
 
 def shown_at(path: str) -> str:
-    """Where a file of the repository stands among the pages; source is shown on a page of its own."""
+    """Return the path of a repository file in the site; source code gets its own page."""
     is_page = path.endswith(".md") or Path(path).suffix not in FENCES
     return f"{SHOWN_AS}/{path}" if is_page else f"{SHOWN_AS}/{path}.md"
 
 
 def content_of(path: str) -> str | bytes:
-    """What is shown of a file: a page as it is, source as a page with one block, a picture as its bytes."""
+    """Return the site content for a file: a page as it is, source code as a page with one block, a picture as bytes."""
     suffix = Path(path).suffix
     if suffix not in FENCES:
         return (ROOT / path).read_bytes()
@@ -78,7 +78,7 @@ def content_of(path: str) -> str | bytes:
 
 
 def linked_files(markdown: str, own: str) -> Iterator[str]:
-    """Files of the repository, none of the docs, that a page links to."""
+    """Yield the repository files outside the docs that a page links to."""
     for link in LINK.finditer(markdown):
         path = target_of(link, own)
         if path is not None and not path.startswith(f"{DOCS}/") and (ROOT / path).is_file():
@@ -86,14 +86,14 @@ def linked_files(markdown: str, own: str) -> Iterator[str]:
 
 
 def target_of(link: re.Match[str], own: str) -> str | None:
-    """The path in the repository that a link of the page at ``own`` leads to; None for one within the docs."""
+    """Return the repository path that a link of the page at ``own`` leads to; None for a link within the docs."""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(own), link["target"]))
     is_within_docs = own.startswith(f"{DOCS}/") and path.startswith(f"{DOCS}/")
     return None if is_within_docs else path
 
 
 def usage(command: str | None) -> str:
-    """What ``leantune COMMAND --help-all`` says."""
+    """Return the output of ``leantune COMMAND --help-all``."""
     from leantune.cli.parser import build_parser
 
     parser = build_parser(shows_all=True)
@@ -105,14 +105,14 @@ def usage(command: str | None) -> str:
 
 
 class _Wide(argparse.RawDescriptionHelpFormatter):
-    """The same width on every terminal."""
+    """Format help with the same width on every terminal."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=110, max_help_position=34)
 
 
 def record_table(_: str | None) -> str:
-    """Every value of ``record.json``, a table for each part, from its schema."""
+    """Return tables of all values of ``record.json``, one per part, from its schema."""
     schema = json.loads((ROOT / "src/leantune/config/record/record.schema.json").read_text("utf-8"))
     parts = {"record.json": schema, **schema["$defs"]}
     return "\n\n".join(_part(name, part) for name, part in parts.items())
@@ -136,7 +136,7 @@ def _part(name: str, part: dict[str, Any]) -> str:
 
 
 def _kind(value: dict[str, Any]) -> str:
-    """A type in words, with a link to the part that it is."""
+    """Describe a type in words, with a link to its part."""
     if "$ref" in value:
         name = value["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
@@ -157,4 +157,4 @@ def _cell(text: str) -> str:
 
 
 MADE = {"usage": usage, "record": record_table}
-"""What stands in place of ``<!-- made from the code: NAME -->``."""
+"""Functions that replace ``<!-- made from the code: NAME -->``."""
