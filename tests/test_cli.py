@@ -462,7 +462,7 @@ def test_a_lora_that_is_another_update_is_not_exported(run, tmp_path, capsys, mo
         lambda folder, adapter: write_lora(folder, replace(adapter, alpha=2 * adapter.alpha)),
     )
     line = fails(capsys, 5, "export", str(run), "--format", "lora", "--output", str(tmp_path / "lora"))
-    assert "computes another update as LoRA" in line
+    assert "computes a different update as LoRA" in line
     assert not (tmp_path / "lora").exists()
 
 

@@ -1,18 +1,18 @@
-"""What can go wrong, and the exit code that says so.
+"""The errors that leantune raises, and their exit codes.
 
 LeantuneError
-├── UsageError          2   a command, a recipe, a budget or a schedule that cannot be, a name of nothing that is there
-│   └── MissingFileError     a file of rows that is not there
-├── DataError           3   a row, a column, a label or an encoding
-├── UnsafeFileError     4   a file that could run code: refused
-├── CheckpointError     5   a checkpoint, an adapter or a model that is not what it claims
+├── UsageError          2   an invalid command, recipe, budget or schedule; a file, model or run that does not exist
+│   └── MissingFileError     a file of rows that does not exist
+├── DataError           3   an invalid row, column, label or encoding
+├── UnsafeFileError     4   a file that could run code, which is refused
+├── CheckpointError     5   a checkpoint, an adapter or a model that is incomplete or damaged
 ├── ResourceError       6   disk or memory
 ├── DivergedError       7   a loss that is not finite, ranks that never moved
 ├── DistributedError    8   processes that disagree
 └── Interrupted   130/143   a signal; training saves a checkpoint first
 
-The command line prints one line, ``leantune: error: FILE:ROW:COLUMN: what was found, what was
-expected, what to do``, and ends with the code. Tracebacks appear only with ``--debug``.
+The command line prints one line, ``leantune: error: FILE:ROW:COLUMN: what was found, what was expected, what to do``,
+and exits with the code. Tracebacks appear only with ``--debug``.
 """
 
 from __future__ import annotations
@@ -29,26 +29,22 @@ class LeantuneError(Exception):
 
 
 class UsageError(LeantuneError):
-    """A command, a recipe value, a budget or a schedule that cannot be.
-
-    So is one that names a file, a model or a run that is not there.
-    """
+    """An invalid command, recipe value, budget or schedule, or a file, model or run that does not exist."""
 
     exit_code = 2
 
 
 class MissingFileError(UsageError):
-    """The name of a file of rows, or a pattern of names, with no file behind it."""
+    """A file name, or a pattern of file names, that matches no file."""
 
 
 class DataError(LeantuneError):
-    """A row, column, label or encoding that is not what it must be.
+    """An invalid row, column, label or encoding.
 
     Args:
-        message: what was found, what was expected, what to do.
-        path: the file, as the user named it.
-        row: the line of a text file where the row begins (1-based, the header is line 1), or the
-            1-based row number of a table.
+        message: what was found, what was expected, what to do. path: the file, as the user named it. row: the line of
+        a text file on which the row begins (1-based, the header is line 1), or the 1-based row number in
+            a table.
         column: the column's name.
     """
 
@@ -68,13 +64,13 @@ class DataError(LeantuneError):
 
 
 class UnsafeFileError(LeantuneError):
-    """A file that could run code, or that only a code-running reader could open."""
+    """A file that could run code, or that only a reader that runs code could open."""
 
     exit_code = 4
 
 
 class CheckpointError(LeantuneError):
-    """A checkpoint, adapter or model folder that is incomplete, damaged or of another run."""
+    """A checkpoint, adapter or model folder that is incomplete, damaged or belongs to another run."""
 
     exit_code = 5
 
@@ -101,15 +97,15 @@ class Interrupted(LeantuneError):  # noqa: N818 - a signal is not an error, but 
     """A signal stopped the run after the current step was saved.
 
     Args:
-        message: where the saved checkpoint is and how to go on.
-        signal_number: the signal, whose 128 + number is the exit code (130 or 143).
+        message: where the checkpoint is saved and how to continue.
+        signal_number: the signal; the exit code is 128 plus its number (130 or 143).
     """
 
     def __init__(self, message: str, *, signal_number: int) -> None:
         self.exit_code = 128 + signal_number
         super().__init__(message)
 
-    def __reduce__(self) -> Any:  # it may come from another process
+    def __reduce__(self) -> Any:  # so that it can be passed between processes
         return partial(type(self), signal_number=self.exit_code - 128), self.args
 
 

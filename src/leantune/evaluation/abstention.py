@@ -1,4 +1,4 @@
-"""Which predictions a classifier gives, and where it abstains: calibrated probabilities against their thresholds.
+"""Decide which predictions to give and when to abstain, by calibrated probabilities and their thresholds.
 
 Shapes: N rows, C classes.
 """
@@ -17,7 +17,7 @@ from leantune.evaluation.metrics import Floats
 
 
 def with_temperature(probabilities_NC: Floats, temperature: float) -> npt.NDArray[np.float64]:
-    """The probabilities ``(N, C)`` that logits divided by ``temperature`` give."""
+    """The probabilities ``(N, C)`` after dividing the logits by ``temperature``."""
     logits = np.log(np.maximum(probabilities_NC.astype(np.float64), 1e-300)) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     scaled: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
@@ -27,7 +27,7 @@ def with_temperature(probabilities_NC: Floats, temperature: float) -> npt.NDArra
 def is_answered(
     calibrated_NC: Floats, abstention: Abstention, names: Sequence[str], *, per_class: bool
 ) -> npt.NDArray[np.bool_]:
-    """``(N,)`` whether the most probable class is to be trusted."""
+    """Whether the most probable class reaches its threshold, ``(N,)``."""
     if not per_class:
         least = 2.0 if abstention.overall is None else abstention.overall.least
         return np.asarray(calibrated_NC.max(axis=1) >= least)
@@ -38,10 +38,10 @@ def is_answered(
 
 
 def required_abstention(abstention: Abstention | None, source: Path) -> Abstention:
-    """What was chosen for the classifier in ``source``.
+    """Return the abstention thresholds of the classifier in ``source``.
 
     Raises:
-        UsageError: if nothing was.
+        UsageError: if none were chosen.
     """
     if abstention is None:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Logits of many rows, through the same packed path as training, in the order of the rows."""
+"""Logits of many rows, computed on the same packed path as training, in the order of the rows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from leantune.system import distributed
 Floats = npt.NDArray[np.float64]
 
 MAX_BATCH_TOKENS_OF_A_GPU = 65_536
-"""Without gradients; small batches leave it waiting for its next kernel."""
+"""Token limit per batch on a GPU, without gradients; with small batches the GPU waits for its next kernel."""
 
 
 def batches_for(classifier: Classifier, lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
-    """Positions of all rows in the batches that ``classifier`` is fastest with."""
+    """Yield positions of all rows, in the batches that are fastest for ``classifier``."""
     if classifier.mixes_lengths:
         return evenly(lengths, batch_size)
     if classifier.device.type == "cpu":
@@ -37,8 +37,9 @@ def map_rows(
     batch_size: int,
     function: Callable[[PackedBatch], torch.Tensor],
 ) -> npt.NDArray[np.float32]:
-    """``function`` of every row ``(N, ...)``, without gradients and without dropout, in the order of
-    ``rows`` whatever the batches were.
+    """Apply ``function`` to every row, without gradients and dropout: ``(N, ...)``.
+
+    The result has the order of ``rows``, whatever the batches were.
     """
     if distributed.world_size() > 1:
         return _map_shared(classifier, rows, batch_size, function)
@@ -51,7 +52,7 @@ def _map_shared(
     batch_size: int,
     function: Callable[[PackedBatch], torch.Tensor],
 ) -> npt.NDArray[np.float32]:
-    """Every process does its share; all get the whole."""
+    """Compute one share in each process, and gather all shares in every process."""
     size = distributed.world_size()
     share = np.arange(distributed.rank(), len(rows), size)
     own = map_own_rows(classifier, rows[share], batch_size, function) if len(share) else None
@@ -68,7 +69,7 @@ def map_own_rows(
     batch_size: int,
     function: Callable[[PackedBatch], torch.Tensor],
 ) -> npt.NDArray[np.float32]:
-    """`map_rows` in this process alone."""
+    """Apply `map_rows` in this process only."""
     was_training = classifier.training
     classifier.eval()
 
@@ -87,20 +88,20 @@ def map_batches(
     batch_at: Callable[[Index], PackedBatch],
     function: Callable[[PackedBatch], torch.Tensor],
 ) -> npt.NDArray[np.float32]:
-    """``function`` of N rows ``(N, ...)``, without gradients, in the order of ``lengths``.
+    """Apply ``function`` to N rows without gradients: ``(N, ...)`` in the order of ``lengths``.
 
     Args:
         classifier: decides which batches are fast.
-        lengths: ``(N,)`` tokens of each row, at least one row.
-        batch_size: texts of a batch at most.
-        batch_at: the batch of the rows at some positions, numbered from 0 within them.
-        function: a tensor with one entry a text of the batch.
+        lengths: ``(N,)`` number of tokens in each row; at least one row.
+        batch_size: largest number of texts in a batch.
+        batch_at: makes the batch of the rows at some positions, numbered from 0 within them.
+        function: returns a tensor with one entry per text of the batch.
     """
     out: npt.NDArray[np.float32] | None = None
     with torch.inference_mode():
         for positions in batches_for(classifier, lengths, batch_size):
             batch = batch_at(positions)
-            values = function(batch).float().cpu().numpy()  # host sync: one a batch
+            values = function(batch).float().cpu().numpy()  # one host sync per batch
             if out is None:
                 out = np.empty((len(lengths), *values.shape[1:]), dtype=np.float32)
             out[positions[batch.rows.cpu().numpy()]] = values
@@ -125,8 +126,9 @@ def evaluate(
     batch_size: int,
     thresholds: Floats | None = None,
 ) -> tuple[Metrics, Answers | PairAnswers]:
-    """Metrics on labelled rows, and what was said of each; of several labels a text by thresholds ``(C,)``, None: those
-    that are best on these rows.
+    """Metrics on labelled rows, and the answer for each row.
+
+    With several labels per text, ``thresholds (C,)`` decide; None: the thresholds that are best on these rows.
     """
     task = task_of(is_multi_label=rows.is_multi_label)
     probabilities = predict_probabilities(classifier, rows, batch_size)

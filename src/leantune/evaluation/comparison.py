@@ -1,4 +1,4 @@
-"""Two classifiers on the same rows: by how much they differ, and whether that is more than chance.
+"""Compare two classifiers on the same rows: how much they differ, and whether that exceeds chance.
 
 Shapes: N rows.
 """
@@ -22,11 +22,11 @@ class Comparison:
     only_a_right: int
     only_b_right: int
     difference: float
-    """Accuracy of b less accuracy of a: what b gains."""
+    """Accuracy of b minus accuracy of a: the gain of b."""
     interval: Interval
     """95 % interval of the difference."""
     p_value: float
-    """McNemar's test, mid-p, of "a and b err equally often"."""
+    """Mid-p value of McNemar's test of "a and b err equally often"."""
 
     @property
     def distinguishable(self) -> bool:
@@ -34,10 +34,10 @@ class Comparison:
         return self.p_value < SIGNIFICANCE
 
     def sentence(self, subject: str = "the two classifiers") -> str:
-        """The finding in words.
+        """Describe the finding in a sentence.
 
         Args:
-            subject: what a and b are, in this order: ``"checkpoints of steps 293 and 586"``.
+            subject: names of a and b, in this order, such as ``"checkpoints of steps 293 and 586"``.
         """
         verdict = "can" if self.distinguishable else "cannot"
         low, high = 100 * self.interval.low, 100 * self.interval.high
@@ -54,11 +54,11 @@ def compare(predicted_a_N: Integers, predicted_b_N: Integers, label_ids_N: Integ
     Args:
         predicted_a_N: class ids that a predicts.
         predicted_b_N: class ids that b predicts.
-        label_ids_N: the true class ids.
+        label_ids_N: true class ids.
 
     Raises:
-        DataError: no rows.
-        ValueError: three arrays of different lengths.
+        DataError: if there are no rows.
+        ValueError: if the arrays differ in length.
     """
     if not predicted_a_N.shape == predicted_b_N.shape == label_ids_N.shape:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a classifier said of labelled rows, in a few numbers a row, and how often it is right when it is sure.
+"""A classifier's answers on labelled rows in a few numbers per row, and how often it is right when confident.
 
 Shapes: N rows, C classes.
 """
@@ -14,12 +14,12 @@ from leantune.config.record.confidence import BinRecord, ConfidenceRecord, Cover
 from leantune.evaluation.metrics import Floats, Integers
 
 NUM_BINS = 10
-"""Number of bins for confidence, and of points for coverage."""
+"""Number of confidence bins, and of points on the coverage curve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """For each of N labelled rows the predicted class and two probabilities."""
+    """The predicted class and two probabilities for each of N labelled rows."""
 
     label_ids: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
@@ -27,11 +27,11 @@ class Answers:
     confidence: npt.NDArray[np.float32]
     """``(N,)`` probability of the predicted class."""
     of_label: npt.NDArray[np.float32]
-    """``(N,)`` probability of the class that the row is labelled with."""
+    """``(N,)`` probability of the row's own label."""
 
     @classmethod
     def of(cls, probabilities_NC: Floats, label_ids_N: Integers) -> Answers:
-        """The answers in probabilities."""
+        """Reduce class probabilities to answers."""
         rows = np.arange(len(label_ids_N))
         return cls(
             label_ids=label_ids_N.astype(np.int64),
@@ -42,14 +42,14 @@ class Answers:
 
     @property
     def is_right(self) -> npt.NDArray[np.bool_]:
-        """``(N,)`` whether label and prediction agree."""
+        """``(N,)`` whether prediction and label agree."""
         return np.equal(self.predicted, self.label_ids)
 
     def suspects(self) -> npt.NDArray[np.bool_]:
-        """``(N,)`` whether the model contradicts the label with confidence.
+        """``(N,)`` whether the model confidently contradicts the label.
 
-        It does where the predicted class gets at least the probability that rows of this class get for it on average
-        (Northcutt, Jiang and Chuang, 2021, Confident Learning, equation 2), and more than a half.
+        It does if the probability of the predicted class is more than a half, and at least the mean probability that
+        rows labelled with this class get for it (Northcutt, Jiang and Chuang, 2021, Confident Learning, equation 2).
         """
         size = 1 + int(max(self.label_ids.max(initial=0), self.predicted.max(initial=0)))
         rows_C = np.bincount(self.label_ids, minlength=size)
@@ -60,7 +60,7 @@ class Answers:
 
 
 def confidence_record(answers: Answers) -> ConfidenceRecord:
-    """How often the classifier is right when it is sure; of at least one row."""
+    """How often the classifier is right at each confidence, for at least one row."""
     return ConfidenceRecord(
         mean_confidence=float(answers.confidence.mean(dtype=np.float64).clip(0, 1)),
         bins=_bins(answers),
@@ -85,7 +85,7 @@ def _bins(answers: Answers) -> list[BinRecord]:
 
 
 def _coverage(answers: Answers) -> list[CoverageRecord]:
-    """Equally confident rows keep their order in the data."""
+    """Accuracy on the most confident rows, for growing shares; ties keep the order of the data."""
     order = np.argsort(-answers.confidence, kind="stable")
     hits = np.cumsum(answers.is_right[order])
     ends = dict.fromkeys(-(-len(order) * i // NUM_BINS) for i in range(1, NUM_BINS + 1))

@@ -1,4 +1,4 @@
-"""How far a count of rows can be trusted. scipy is imported where it is used: prediction alone needs none of it."""
+"""Confidence intervals and tests for counts of rows. scipy is imported where it is used: prediction needs none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Z_95 = NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A 95 % interval of a quantity; as a fraction, not in per cent."""
+    """A 95 % interval of a quantity, as fractions."""
 
     low: float
     high: float
@@ -24,7 +24,7 @@ class Interval:
 def wilson_interval(num_right: int, num_rows: int) -> Interval:
     """The 95 % score interval of a proportion (Wilson, 1927, JASA 22:209).
 
-    It never leaves [0, 1] and has a width at 0 % and 100 %, which the normal interval has not.
+    Unlike the normal interval, it never leaves [0, 1] and has a positive width at 0 % and 100 %.
     """
     from scipy.stats import binomtest
 
@@ -33,15 +33,15 @@ def wilson_interval(num_right: int, num_rows: int) -> Interval:
 
 
 def paired_interval(only_a_right: int, only_b_right: int, num_rows: int) -> Interval:
-    """The 95 % interval of accuracy of b less accuracy of a, both measured on the same rows.
+    """The 95 % interval of the accuracy of b minus that of a, both measured on the same rows.
 
-    Wald's after half a row is added to each cell of the paired 2 x 2 table (Agresti and Min, 2005,
-    Statistics in Medicine 24:729), which holds its level where plain Wald does not.
+    It is Wald's interval after adding half a row to each cell of the paired 2 x 2 table (Agresti and Min, 2005,
+    Statistics in Medicine 24:729), which keeps its level where plain Wald does not.
 
     Args:
-        only_a_right: rows that only a gets right.
-        only_b_right: rows that only b gets right.
-        num_rows: all rows; at least 1.
+        only_a_right: number of rows that only a gets right.
+        only_b_right: number of rows that only b gets right.
+        num_rows: number of all rows; at least 1.
     """
     gain, total = only_b_right - only_a_right, num_rows + 2
     half_width = Z_95 * math.sqrt(only_a_right + only_b_right + 1 - gain**2 / total) / total
@@ -51,8 +51,9 @@ def paired_interval(only_a_right: int, only_b_right: int, num_rows: int) -> Inte
 def mcnemar_p_value(only_a_right: int, only_b_right: int) -> float:
     """Two-sided mid-p value of the discordant rows under a fair coin (McNemar, 1947).
 
-    The exact p-value less the probability of what was seen: the exact test holds its level by far and misses
-    differences, this one is close to it (Fagerland et al., 2013, BMC Med. Res. Methodol. 13:91).
+    This is the exact p-value minus half the probability of the observed count on each side. The exact test is
+    conservative and misses differences; the mid-p test is close to its level (Fagerland et al., 2013, BMC Med. Res.
+    Methodol. 13:91).
     """
     if only_a_right == only_b_right:
         return 1.0

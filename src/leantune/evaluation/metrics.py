@@ -1,4 +1,4 @@
-"""The numbers of one evaluation, each with what its sample size allows one to say.
+"""Metrics of one evaluation, with confidence intervals for the number of rows.
 
 Shapes: N rows, C classes, K occupied cells of a confusion matrix, B bootstrap draws.
 """
@@ -25,14 +25,14 @@ BOOTSTRAP_DRAWS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMetrics:
-    """How one class fares; a rate of no rows is None."""
+    """Metrics of one class; a rate over no rows is None."""
 
     label: str
     precision: float | None
     recall: float | None
     f1: float | None
     support: int
-    """Rows whose true class this is."""
+    """Number of rows with this true class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,39 +41,39 @@ class Metrics:
 
     num_rows: int
     accuracy: float
-    """Share of right rows; with several labels per row, of rows whose label set is exactly right."""
+    """Share of correct rows; with several labels per row, share of rows with exactly the right label set."""
     accuracy_interval: Interval
     """Wilson's score interval."""
     macro_f1: float
-    """Mean F1 of the classes that occur among the labels or the predictions (as scikit-learn's)."""
+    """Mean F1 of the classes that occur among labels or predictions, as in scikit-learn."""
     macro_f1_interval: Interval
-    """Bootstrap over rows, percentile method; with many rare classes it covers less than it says."""
+    """Percentile bootstrap over rows; with many rare classes its coverage is below 95 %."""
     log_loss: float
-    """Mean negative log-likelihood of the true class, in nats; of several labels a row of all of them together."""
+    """Mean negative log-likelihood of the true class, in nats; with several labels per row, summed over all labels."""
     calibration_error: float
-    """Expected calibration error of the top probability; of several labels a row of all probabilities."""
+    """Expected calibration error of the top probability; with several labels per row, of all probabilities."""
     per_class: tuple[ClassMetrics, ...]
-    """In the order of the label ids."""
+    """Metrics of each class, in the order of the label ids."""
     confusion: tuple[tuple[int, int, int], ...]
-    """Occupied cells of the confusion matrix: true class id, predicted class id, rows; none of several labels a row."""
+    """Occupied cells of the confusion matrix (true id, predicted id, rows); empty with several labels per row."""
     micro_f1: float | None = None
-    """F1 of all pairs of a row and a class together; as the four after it, None of one label a row."""
+    """F1 over all pairs of a row and a class; None with one label per row, like the four fields after it."""
     micro_f1_interval: Interval | None = None
-    """Bootstrap over rows, percentile method."""
+    """Percentile bootstrap over rows."""
     lrap: float | None = None
     """Label ranking average precision."""
     lrap_interval: Interval | None = None
-    """Bootstrap over rows, percentile method."""
+    """Percentile bootstrap over rows."""
     hamming_loss: float | None = None
-    """Share of pairs of a row and a class that are predicted wrong."""
+    """Share of pairs of a row and a class that are predicted wrongly."""
 
     @property
     def headline(self) -> tuple[str, float]:
-        """The number that speaks for the evaluation, with its name."""
+        """Name and value of the main metric."""
         return ("accuracy", self.accuracy) if self.micro_f1 is None else ("micro F1", self.micro_f1)
 
     def to_json(self) -> dict[str, Any]:
-        """The metrics as plain JSON types; intervals become ``[low, high]``."""
+        """Convert to plain JSON types; intervals become ``[low, high]``."""
         found = {name: value for name, value in asdict(self).items() if value is not None}
         intervals = {name: getattr(self, name).to_json() for name in found if name.endswith("_interval")}
         return (
@@ -106,18 +106,18 @@ def evaluate_probabilities(
 ) -> Metrics:
     """Measure predicted class probabilities against the true labels.
 
-    The order of the rows does not matter, not even to the bootstrap. A tie goes to the lower id.
+    The order of the rows does not matter, not even for the bootstrap. Ties go to the lower id.
 
     Args:
-        probabilities_NC: one row a text, one column a class; rows sum to 1.
-        label_ids_N: the true class ids, ``0 <= id < C``.
+        probabilities_NC: one row per text, one column per class; rows sum to 1.
+        label_ids_N: true class ids, ``0 <= id < C``.
         label_names: the C class names in the order of the ids.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
-        DataError: no rows.
-        DivergedError: a probability is not finite.
-        ValueError: shapes or ids that do not fit together, or rows that are no probabilities.
+        DataError: if there are no rows.
+        DivergedError: if a probability is not finite.
+        ValueError: if shapes or ids do not match, or rows are not probabilities.
     """
     _check(probabilities_NC, label_ids_N, len(label_names))
     predicted_N = probabilities_NC.argmax(axis=1)
@@ -131,7 +131,7 @@ def evaluate_probabilities(
         accuracy=num_right / num_rows,
         accuracy_interval=accuracy_interval,
         macro_f1=macro_f1,
-        # where no row is wrong all draws are alike; the interval of the accuracy, which is as perfect, stands in
+        # if all rows are right all draws are equal; the interval of the accuracy, which is just as perfect, replaces it
         macro_f1_interval=(
             accuracy_interval
             if num_right == num_rows
@@ -169,14 +169,14 @@ def _check(probabilities_NC: Floats, label_ids_N: Integers, num_classes: int) ->
 def occupied_cells(
     label_ids_N: Integers, predicted_N: Integers, num_classes: int
 ) -> tuple[tuple[int, int, int], ...]:
-    """Cells of the confusion matrix with any rows in them: true class, predicted class, rows.
+    """Nonempty cells of the confusion matrix: true class, predicted class, number of rows.
 
-    At most one a row, however many classes there are.
+    There is at most one per row, however many classes there are.
 
     >>> occupied_cells(np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 1]), 2)
     ((0, 0, 3), (0, 1, 1), (1, 1, 2))
     """
-    from sklearn.metrics import confusion_matrix  # here, as prediction alone has no use for it
+    from sklearn.metrics import confusion_matrix  # imported here because prediction does not need it
 
     counts_CC = confusion_matrix(label_ids_N, predicted_N, labels=range(num_classes))
     true_K, predicted_K = counts_CC.nonzero()
@@ -198,8 +198,8 @@ def _per_class(
 
 
 def _one_hot(classes_K: npt.NDArray[np.int64], num_classes: int) -> Any:
-    """A sparse ``(K, C)`` with a one in each row."""
-    from scipy.sparse import csr_array  # here, as prediction alone has no use for it
+    """A sparse matrix ``(K, C)`` with a single one in each row."""
+    from scipy.sparse import csr_array  # imported here because prediction does not need it
 
     ones, starts = np.ones(len(classes_K)), np.arange(len(classes_K) + 1)
     return csr_array((ones, classes_K, starts), shape=(len(classes_K), num_classes))
@@ -208,10 +208,10 @@ def _one_hot(classes_K: npt.NDArray[np.int64], num_classes: int) -> Any:
 def _macro_f1_interval(
     cells_K3: npt.NDArray[np.int64], macro_f1: float, num_classes: int, seed: int
 ) -> Interval:
-    """Percentile bootstrap (Efron and Tibshirani, 1993, chapter 13) of the macro F1.
+    """Percentile bootstrap interval of the macro F1 (Efron and Tibshirani, 1993, chapter 13).
 
-    Rows of one cell are alike to F1, so drawing N rows with replacement is drawing the cells'
-    counts from one multinomial: the cost depends on the number of occupied cells, not on N.
+    F1 does not distinguish rows in one cell, so drawing N rows with replacement means drawing the cells' counts from
+    one multinomial: the cost depends on the number of occupied cells, not on N.
     """
     true_K, predicted_K, counts_K = cells_K3.T
     num_rows = int(counts_K.sum())
@@ -222,12 +222,12 @@ def _macro_f1_interval(
     total_BC = drawn_BK @ (true_KC + predicted_KC)
     macro_B = ratio(2 * right_BC, total_BC).sum(axis=1) / (total_BC > 0).sum(axis=1)
     low, high = np.percentile(macro_B, [2.5, 97.5])
-    # A draw can miss a rare class, which skews the percentiles; they must still hold the estimate.
+    # A draw can miss a rare class, which skews the percentiles; the interval must still contain the estimate.
     return Interval(min(float(low), macro_f1), max(float(high), macro_f1))
 
 
 def _log_loss(probabilities_NC: Floats, label_ids_N: Integers) -> float:
-    """Clipped at the type's epsilon, as scikit-learn does: a probability of 0 must not cost infinity."""
+    """Mean log loss; probabilities are clipped at the dtype's epsilon, as in scikit-learn, so none is infinite."""
     smallest = np.finfo(probabilities_NC.dtype).eps
     likelihood_N = probabilities_NC[np.arange(len(label_ids_N)), label_ids_N].astype(np.float64)
     return float(-np.log(likelihood_N.clip(smallest, 1.0)).mean()) + 0.0  # not the negative zero
@@ -236,8 +236,7 @@ def _log_loss(probabilities_NC: Floats, label_ids_N: Integers) -> float:
 def _calibration_error(probabilities_NC: Floats, is_right_N: npt.NDArray[np.bool_]) -> float:
     """Expected calibration error (Guo et al., 2017, arXiv 1706.04599, equation 3).
 
-    The row-weighted mean over bins of |accuracy - mean top probability|; bin m of M is
-    ((m - 1) / M, m / M].
+    The row-weighted mean over bins of |accuracy - mean top probability|; bin m of M is ((m - 1) / M, m / M].
     """
     top_N = probabilities_NC.max(axis=1).astype(np.float64)
     bins_N = np.clip(np.ceil(top_N * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)

@@ -1,4 +1,4 @@
-"""The numbers of one evaluation where a text may have any number of labels.
+"""Metrics of one evaluation with any number of labels per text.
 
 Shapes: N rows, C classes, B bootstrap draws.
 """
@@ -33,19 +33,19 @@ def evaluate_label_sets(
     *,
     seed: int = 0,
 ) -> Metrics:
-    """Measure predicted probabilities of labels against the labels that rows have.
+    """Measure predicted label probabilities against the true label sets.
 
     Args:
-        probabilities_NC: of each label by itself, from 0 to 1.
+        probabilities_NC: separate probability of each label, from 0 to 1.
         labels_NC: ones and zeros.
         label_names: the C class names in the order of the columns.
         thresholds_C: the least probability of a predicted label.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
-        DataError: no rows.
-        DivergedError: a probability is not finite.
-        ValueError: shapes that do not fit together, or rows that are no probabilities.
+        DataError: if there are no rows.
+        DivergedError: if a probability is not finite.
+        ValueError: if shapes do not match, or rows are not probabilities.
     """
     _check(probabilities_NC, labels_NC, len(label_names))
     is_true = labels_NC == 1
@@ -76,10 +76,12 @@ def evaluate_label_sets(
 
 
 def ranking_precisions(probabilities_NC: Floats, is_true_NC: Bools) -> npt.NDArray[np.float64]:
-    """``(N,)`` the mean over a row's labels of the share of right ones among all that are at least as probable; 1 for a
-    row with none or all of the labels. Their mean is the label ranking average precision, as scikit-learn's.
+    """Ranking precision of each row ``(N,)``; the mean is scikit-learn's label ranking average precision.
+
+    For each label of a row, take the share of right labels among all that are at least as probable, and average over
+    its labels. It is 1 for a row with none or all of the labels.
     """
-    from scipy.stats import rankdata  # here, as prediction alone has no use for it
+    from scipy.stats import rankdata  # imported here because prediction does not need it
 
     above_NC = rankdata(-probabilities_NC, method="max", axis=1)
     right_above_NC = rankdata(np.where(is_true_NC, -probabilities_NC, np.inf), method="max", axis=1)
@@ -90,7 +92,7 @@ def ranking_precisions(probabilities_NC: Floats, is_true_NC: Bools) -> npt.NDArr
 
 
 def pair_log_losses(probabilities_NC: Floats, labels_NC: Integers) -> npt.NDArray[np.float64]:
-    """``(N, C)`` negative log-likelihood of each label being there or not, in nats; clipped at the type's epsilon."""
+    """Negative log-likelihood ``(N, C)`` of each label's presence or absence, in nats, clipped at epsilon."""
     smallest = np.finfo(probabilities_NC.dtype).eps
     likely_NC = np.where(labels_NC == 1, probabilities_NC, 1 - probabilities_NC).astype(np.float64)
     return np.asarray(np.abs(np.log(likely_NC.clip(smallest, 1.0))))
@@ -113,8 +115,9 @@ def _check(probabilities_NC: Floats, labels_NC: Integers, num_classes: int) -> N
 
 
 def _f1(counts_B3C: npt.NDArray[np.floating | np.integer]) -> tuple[Floats, Floats]:
-    """Micro and macro F1 ``(B,)`` of right, wrong and missed labels; macro is of the classes that occur among labels or
-    predictions.
+    """Micro and macro F1 ``(B,)`` from counts of right, wrong and missed labels.
+
+    Macro F1 averages over the classes that occur among labels or predictions.
     """
     right_BC, total_BC = 2 * counts_B3C[:, 0], 2 * counts_B3C[:, 0] + counts_B3C[:, 1] + counts_B3C[:, 2]
     micro_B = ratio(right_BC.sum(axis=1), total_BC.sum(axis=1))
@@ -149,13 +152,13 @@ def _bootstrap(counts_N3C: Bools, precisions_N: Floats, seed: int) -> tuple[Floa
 
 
 def _interval(drawn_B: Floats, estimate: float) -> Interval:
-    """Percentile bootstrap (Efron and Tibshirani, 1993, chapter 13), which holds the estimate."""
+    """Percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13), extended to contain the estimate."""
     low, high = np.percentile(drawn_B, [2.5, 97.5])
     return Interval(max(0.0, min(float(low), estimate)), min(1.0, max(float(high), estimate)))
 
 
 def _calibration_error(probabilities_NC: Floats, is_true_NC: Bools) -> float:
-    """The mean over pairs of a text and a class, in bins of the probability, of |share - mean probability|."""
+    """Mean |share - mean probability| over pairs of a text and a class, binned by probability."""
     flat = probabilities_NC.reshape(-1).astype(np.float64)
     bins = np.clip(np.ceil(flat * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=is_true_NC.reshape(-1) - flat, minlength=CALIBRATION_BINS)

@@ -1,7 +1,7 @@
-"""The nearest training texts in a classifier's own space: that of what its output layer is given.
+"""Find the nearest training texts in the space of the output layer's inputs.
 
-Two texts are near if the cosine of their vectors is high. It is evidence of what a prediction was learned from, not
-proof: the output layer adds up many texts.
+Two texts are near if the cosine of their vectors is high. That suggests what a prediction was learned from, but does
+not prove it: the output layer sums up many texts.
 
 Shapes: N rows, Q queries, K nearest, D model width.
 """
@@ -23,22 +23,22 @@ from leantune.system.atomic import atomic_file
 from leantune.system.file_names import entry_of
 
 FEATURES = "training_features.safetensors"
-"""In a run folder: vectors of its training rows, kept so that they are computed once."""
+"""File in a run folder with the vectors of its training rows, so that they are computed only once."""
 QUERIES_AT_ONCE = 16
 
 Vectors = npt.NDArray[np.float32]
 
 
 def nearest(queries_QD: Vectors, vectors_ND: Vectors, count: int) -> tuple[Index, Vectors]:
-    """The nearest of N vectors to each query.
+    """Find the nearest of N vectors to each query.
 
     Args:
-        queries_QD: of any length.
-        vectors_ND: of any length; at least one.
-        count: K, if there are as many vectors.
+        queries_QD: vectors of any norm.
+        vectors_ND: vectors of any norm; at least one.
+        count: K; fewer are returned if there are fewer vectors.
 
     Returns:
-        positions ``(Q, K)``, the nearest first and of equal ones the first, and cosines ``(Q, K)``.
+        positions ``(Q, K)``, nearest first and ties by position, and cosines ``(Q, K)``.
     """
     queries, vectors = _of_length_one(queries_QD), _of_length_one(vectors_ND)
     count = min(count, len(vectors))
@@ -59,12 +59,12 @@ def _of_length_one(vectors: Vectors) -> Vectors:
 
 
 def kept_features(run: Path, key: str, compute: Callable[[], Vectors]) -> Vectors:
-    """What ``compute`` gives ``(N, D)``, from a file in the run folder where it is that of ``key``.
+    """Return the result ``(N, D)`` of ``compute``, from a file in the run folder if that was saved for ``key``.
 
     Args:
-        run: the run folder; where it cannot be written, nothing is kept.
-        key: changes whenever other vectors would be computed.
-        compute: called if they are not there.
+        run: the run folder; if it is not writable, nothing is saved.
+        key: must change whenever the vectors would.
+        compute: called if the vectors are not saved.
 
     Raises:
         ResourceError: if the disk is full or fails.
@@ -82,7 +82,7 @@ def kept_features(run: Path, key: str, compute: Callable[[], Vectors]) -> Vector
 
 
 def _read(path: Path, key: str) -> Vectors | None:
-    """The vectors in a file; None if there is none, or it is of another key or damaged."""
+    """The vectors in a file; None if it is missing, damaged or has another key."""
     if not path.is_file():
         return None
     try:
@@ -91,5 +91,5 @@ def _read(path: Path, key: str) -> Vectors | None:
                 return None
             features: Vectors = file.get_tensor("features")
             return features
-    except SafetensorError:  # computed again, as if it were not there
+    except SafetensorError:  # computed again, as if it did not exist
         return None

@@ -1,5 +1,6 @@
-"""What depends on how many labels a text may have: what probabilities are, which numbers measure them, what is said of
-rows. One of the two tasks is taken by the labels; the loss of each is in `leantune.training.objectives`.
+"""The two tasks, one label per text and several: their probabilities, metrics and answers.
+
+The labels decide which task applies. The losses are in `leantune.training.objectives`.
 
 N rows, C classes. Labels are class ids ``(N,)``, or ones and zeros ``(N, C)``.
 """
@@ -25,26 +26,26 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairAnswers:
-    """What a classifier said of each pair of a labelled row and a class."""
+    """A classifier's answers for each pair of a labelled row and a class."""
 
     labels: npt.NDArray[np.int64]
     """``(N, C)`` ones and zeros."""
     probabilities: npt.NDArray[np.float32]
     """``(N, C)``."""
     thresholds: Floats
-    """``(C,)`` the least probability of a predicted label."""
+    """``(C,)`` least probability of a predicted label."""
 
     @property
     def predicted(self) -> npt.NDArray[np.bool_]:
-        """``(N, C)``."""
+        """``(N, C)`` whether each label is predicted."""
         return np.asarray(self.probabilities >= self.thresholds)
 
 
 class Task(Protocol):
-    """How logits are read."""
+    """The interpretation of logits."""
 
     def probabilities(self, logits: Logits) -> Floats:
-        """``(N, C)`` float64 of logits ``(N, C)``."""
+        """Probabilities ``(N, C)`` float64 of logits ``(N, C)``."""
 
     def evaluate(
         self,
@@ -53,25 +54,25 @@ class Task(Protocol):
         label_names: Sequence[str],
         thresholds: Floats | None = None,
     ) -> Metrics:
-        """Measure probabilities; thresholds ``(C,)`` are of several labels a text, None: chosen on these rows."""
+        """Measure probabilities; thresholds ``(C,)`` apply to several labels per text; None: choose them here."""
 
     def answers(
         self, probabilities: Floats, labels: Integers, thresholds: Floats | None = None
     ) -> Answers | PairAnswers:
-        """What is said of each row."""
+        """The answer for each row."""
 
     def log_losses(self, probabilities: Floats, labels: Integers) -> Floats:
-        """``(N,)``, infinite nowhere."""
+        """Log loss of each row ``(N,)``; always finite."""
 
     def is_right(self, probabilities: Floats, labels: Integers) -> npt.NDArray[np.bool_]:
-        """``(N,)`` whether the most probable label is the row's, or the labels of more than a half are all of its."""
+        """Whether each row is right ``(N,)``: by its most probable label, or by all labels with more than a half."""
 
 
 class OneLabel:
-    """A text has one label: softmax."""
+    """One label per text: softmax."""
 
     def probabilities(self, logits: Logits) -> Floats:
-        """They sum to 1 in each row."""
+        """Softmax probabilities, which sum to 1 in each row."""
         return softmax(logits)
 
     def evaluate(
@@ -89,20 +90,20 @@ class OneLabel:
         return Answers.of(probabilities, labels)
 
     def log_losses(self, probabilities: Floats, labels: Integers) -> Floats:
-        """Negative log-likelihood of the label of each row."""
+        """Negative log-likelihood of each row's label."""
         own = probabilities[np.arange(len(labels)), labels]
         return np.asarray(-np.log(np.maximum(own, np.finfo(own.dtype).tiny)))
 
     def is_right(self, probabilities: Floats, labels: Integers) -> npt.NDArray[np.bool_]:
-        """Whether the most probable label is the row's."""
+        """Whether the most probable label is the row's label."""
         return np.asarray(probabilities.argmax(axis=1) == labels)
 
 
 class SeveralLabels:
-    """A text has any number of labels: a sigmoid for each."""
+    """Any number of labels per text: one sigmoid per label."""
 
     def probabilities(self, logits: Logits) -> Floats:
-        """Each by itself."""
+        """Sigmoid probabilities, separate for each label."""
         found: Floats = torch.from_numpy(logits).double().sigmoid().numpy()
         return found
 
@@ -131,16 +132,16 @@ class SeveralLabels:
         )
 
     def log_losses(self, probabilities: Floats, labels: Integers) -> Floats:
-        """Negative log-likelihood of the label set of each row, summed over the classes."""
+        """Negative log-likelihood of each row's label set, summed over the classes."""
         return np.asarray(pair_log_losses(probabilities, labels).sum(axis=1))
 
     def is_right(self, probabilities: Floats, labels: Integers) -> npt.NDArray[np.bool_]:
-        """Whether the labels of more than a half are all of the row's."""
+        """Whether the labels with a probability above a half are exactly the row's labels."""
         return np.asarray(((probabilities > 0.5) == (labels == 1)).all(axis=1))
 
 
 def task_of(*, is_multi_label: bool) -> Task:
-    """The task of labels."""
+    """The task for one label per text, or for several."""
     return SeveralLabels() if is_multi_label else OneLabel()
 
 

@@ -1,5 +1,6 @@
-"""Trained classifiers: `load` opens them, `text_classifier` is what they are, `predict` uses them on files.
+"""Trained classifiers: `load` opens them, `text_classifier` defines them, `predict` applies them to files.
 
-`saved` and `adapters` read what a run or somebody else wrote; `engines/` computes with other libraries; `export/`
-writes other standard forms; `multi_adapter` serves many classifiers over one encoder; `writers` writes predictions.
+`saved` and `adapters` read folders of runs, of PEFT and of transformers. `engines/` computes with other libraries, and
+`export/` writes other standard forms. `multi_adapter` serves many classifiers over one encoder, and `writers` writes
+predictions.
 """

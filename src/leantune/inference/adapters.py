@@ -1,4 +1,4 @@
-"""An adapter folder of PEFT, ours or another's, on its base model and on packed batches."""
+"""Load a PEFT adapter folder, ours or any other, into its base model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from leantune.system.damage import explained_damage
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """An adapter in its base model."""
+    """An adapter merged into its base model."""
 
     classifier: Classifier
     labels: LabelMap
@@ -30,17 +30,17 @@ class LoadedAdapter:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where its tokenizer is."""
+        """The folder of its tokenizer."""
         return tokenizer_folder(self.folder, self.base)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, which cuts where the base model has no more positions."""
+        """The tokenizer, which truncates at the base model's last position."""
         return Tokenizer.saved(self.tokenizer_folder, longest=self.classifier.max_tokens)
 
 
 def tokenizer_folder(adapter: Path, base: str) -> Path:
-    """Where the tokenizer of an adapter is: its own folder, else that of its base model."""
+    """The folder of an adapter's tokenizer: its own folder, or that of its base model."""
     return adapter if (adapter / TOKENIZER).is_file() else Path(base)
 
 
@@ -51,19 +51,19 @@ def load_adapter(
     labels: LabelMap | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedAdapter:
-    """A sequence classifier from any AdaLoRA or LoRA adapter of PEFT, merged, in fp32 on the CPU.
+    """Load a sequence classifier from any AdaLoRA or LoRA adapter of PEFT, merged, in fp32 on the CPU.
 
     Args:
-        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        folder: folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
         base: the pretrained encoder; None: the one that the adapter names.
-        labels: names of the classes, which PEFT's folder does not hold; None: those of the base model where it has as
-            many, else ``LABEL_0`` and so on.
+        labels: names of the classes, which PEFT's folder does not hold; None: the base model's names if it has the same
+            number of classes, else ``LABEL_0`` and so on.
         trust_remote_code: allow code that comes with the model.
 
     Raises:
-        CheckpointError: if the folder is damaged, of another kind, does not fit ``base``, or a part of the
-            head is in neither.
-        UsageError: if the base model cannot be had, or ``labels`` are not as many as the classes.
+        CheckpointError: if the folder is damaged, holds something else, does not fit ``base``, or a part of the head is
+            in neither.
+        UsageError: if the base model does not exist, or the number of ``labels`` differs from the number of classes.
     """
     folder = Path(folder)
     with explained_damage(folder):
@@ -87,7 +87,7 @@ def load_adapter(
 
 
 def labels_of_base(base: Pretrained, num_labels: int) -> LabelMap:
-    """The names that the config of a base model has, where they are as many; else ``LABEL_0`` and so on."""
+    """The class names in a base model's config if their number fits; else ``LABEL_0`` and so on."""
     names = tuple(base.config.id2label.values())
     is_own = len(names) == num_labels == len(set(names))
     names = names if is_own else tuple(f"LABEL_{i}" for i in range(num_labels))
@@ -95,7 +95,7 @@ def labels_of_base(base: Pretrained, num_labels: int) -> LabelMap:
 
 
 def check_num_labels(folder: Path, labels: LabelMap, num_labels: int) -> None:
-    """Refuse names that are not as many as the classes of the classifier in ``folder``.
+    """Refuse names whose number differs from the number of classes of the classifier in ``folder``.
 
     Raises:
         UsageError: naming both numbers.
@@ -107,14 +107,14 @@ def check_num_labels(folder: Path, labels: LabelMap, num_labels: int) -> None:
 
 
 def count_classes(adapter: AdapterFile, base: Pretrained) -> int:
-    """How many classes the head of ``adapter`` tells apart.
+    """The number of classes in the head of ``adapter``.
 
     Args:
-        adapter: with its head.
+        adapter: an adapter with its head.
         base: the base model; its number of labels does not matter.
 
     Raises:
-        CheckpointError: if the adapter has no output layer, or one of a single number.
+        CheckpointError: if the adapter has no output layer, or one with a single output.
     """
     name = skeleton_of(base).output_name
     if f"{name}.weight" not in adapter.head:

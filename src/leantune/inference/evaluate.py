@@ -13,7 +13,7 @@ from leantune.inference.text_classifier import CHUNK_ROWS, TextClassifier
 
 
 def measure(trained: TextClassifier, source: ExampleSource, batch_size: int) -> Metrics:
-    """Classify every row and compare with its label.
+    """Classify every row and compare the predictions with the labels.
 
     Raises:
         DataError: for a label that the model does not know, naming the row.

@@ -1,4 +1,4 @@
-"""From a folder to a classifier: a run, an adapter of PEFT or a merged model of transformers, ours or another's."""
+"""Load a classifier from a folder: a run, a PEFT adapter or a merged transformers model, ours or any other."""
 
 from __future__ import annotations
 
@@ -41,23 +41,22 @@ def load(
     precision: str | None = None,
     trust_remote_code: bool = False,
 ) -> TorchTextClassifier:
-    """A trained classifier from a folder.
+    """Load a trained classifier from a folder.
 
     Args:
         path: a run folder, its ``adapter/`` or ``merged/``, a LoRA or AdaLoRA adapter that PEFT saved for a sequence
             classifier, or a sequence classifier that transformers saved.
         base: the pretrained encoder of an adapter; None: the one that the adapter names.
-        labels: names of the classes in the order of their ids; None: those that the folder names, else ``LABEL_0``
-            and so on.
+        labels: names of the classes in the order of their ids; None: those in the folder, else ``LABEL_0`` and so on.
         precision: ``auto``, ``bf16``, ``fp16``, ``fp32``, or ``int8``: bf16 with products in int8, on a CPU with the
             native kernels; None: as in the recipe of the run.
         trust_remote_code: allow code that comes with the model.
 
     Raises:
-        UsageError: if there is nothing to load, the machine has no such precision, or ``labels`` are not as many as the
-            classes.
-        CheckpointError: if the folder is damaged, its run did not finish, or it is of no classifier.
-        UnsafeFileError: if the model comes with code, or its weights in a pickle.
+        UsageError: if there is nothing to load, the machine lacks the precision, or the number of ``labels`` differs
+            from the number of classes.
+        CheckpointError: if the folder is damaged, its run did not finish, or it does not hold a classifier.
+        UnsafeFileError: if the model comes with code, or its weights are in a pickle.
     """
     folder = Path(path).expanduser()
     kind = kind_of(folder)
@@ -76,17 +75,17 @@ def load(
 
 
 def require_run(folder: Path) -> None:
-    """Refuse a folder that holds something else.
+    """Refuse a folder that is not a run folder.
 
     Raises:
-        UsageError: if it is no run.
+        UsageError: if it holds something else.
     """
     if kind_of(folder) != "run":
         raise UsageError(f"{folder}: not a run folder; give the output folder of 'leantune train'")
 
 
 def kind_of(folder: Path) -> str:
-    """What a folder holds: ``run``, ``adapter`` or ``merged``.
+    """The kind of a folder: ``run``, ``adapter`` or ``merged``.
 
     Raises:
         UsageError: if it is none of them.
@@ -116,13 +115,13 @@ def load_run(
         run: the run folder.
         precision: ``auto``, ``bf16``, ``fp16``, ``fp32``, or ``int8``: bf16 with products in int8, on a CPU with the
             native kernels; None: as in the recipe.
-        trust_remote_code: allow code that comes with the model; what the recipe in the folder says does not
-            count, since it may be a stranger's.
+        trust_remote_code: allow code that comes with the model; the recipe in the folder cannot allow it, because a
+            stranger may have written it.
 
     Raises:
-        UsageError: if ``run`` is no run folder, or the machine has no such precision.
-        CheckpointError: if it is not finished, its model is damaged, or its labels are not those of its model.
-        UnsafeFileError: if the model comes with code, or its weights in a pickle.
+        UsageError: if ``run`` is not a run folder, or the machine lacks the precision.
+        CheckpointError: if the run is not finished, its model is damaged, or their labels differ.
+        UnsafeFileError: if the model comes with code, or its weights are in a pickle.
     """
     run = Path(run)
     record = read_finished_record(run)
@@ -146,10 +145,10 @@ def load_run(
 
 
 def made_ready(classifier: Classifier, precision: str) -> Classifier:
-    """The classifier on this machine's device, in a precision, with its kernels chosen.
+    """Move a classifier to this machine's device, convert its precision and choose its kernels.
 
     Raises:
-        UsageError: if the machine has no such precision.
+        UsageError: if the machine lacks the precision.
     """
     hardware.keep_to_allowed_cpus()
     device = hardware.pick_device()
@@ -207,15 +206,15 @@ def _load_merged_alone(
 
 
 def _settings_for(labels: LabelMap) -> InferenceSettings:
-    """The settings for a folder that states none."""
+    """Default settings for a folder without any."""
     return InferenceSettings(problem_type=MULTI_LABEL if labels.is_multi_label else None)
 
 
 def labels_of(folder: Path, settings: Settings) -> LabelMap:
-    """The classes that the ``config.json`` of a classifier names, and whether a text may have several.
+    """The classes that a classifier's ``config.json`` names, and whether a text may have several.
 
     Raises:
-        CheckpointError: if it is for something else than classes, gives one number, or names a class twice.
+        CheckpointError: if the model is not a classifier, has a single output, or names a class twice.
     """
     kind = settings.get("problem_type")
     if kind not in (None, SINGLE_LABEL, MULTI_LABEL):
@@ -231,10 +230,10 @@ def labels_of(folder: Path, settings: Settings) -> LabelMap:
 
 
 def artefact_of(source: Path, part: str, *, trust_remote_code: bool = False) -> Path:
-    """The folder ``adapter`` or ``merged`` of a run, or ``source`` itself where it is one.
+    """The folder ``adapter`` or ``merged`` of a run, or ``source`` itself if it is one.
 
     Raises:
-        UsageError: if ``source`` holds no such part.
+        UsageError: if ``source`` has no such part.
         CheckpointError: if the run is not finished or damaged.
         UnsafeFileError: if the model comes with code that is not trusted.
     """
@@ -255,13 +254,13 @@ def artefact_of(source: Path, part: str, *, trust_remote_code: bool = False) -> 
 
 
 def check_artefact(run: Path, record: FinishedRecord, name: str) -> Path:
-    """The folder ``adapter`` or ``merged`` of a run, if its files are those that the run wrote.
+    """The folder ``adapter`` or ``merged`` of a run, after checking that its files are unchanged.
 
-    A record may come without checksums; the folders are then taken as they are.
+    A record may lack checksums; the folders are then not checked.
 
     Raises:
         CheckpointError: naming the file that is missing or was changed.
-        UnsafeFileError: if the record names something outside of the folder, or a link leads there.
+        UnsafeFileError: if the record names something outside the folder, or a link leads there.
     """
     folder = entry_of(run, name)
     problem = find_difference(folder, record.artefacts[name].files or {})
@@ -277,8 +276,8 @@ def load_merged(run: Path, record: FinishedRecord, *, trust_remote_code: bool = 
     """The merged model of a run, in fp32 and evaluation mode.
 
     Raises:
-        CheckpointError: if it is damaged, or its labels are not those of ``record``.
-        UnsafeFileError: if it comes with code, or its weights in a pickle.
+        CheckpointError: if it is damaged, or its labels differ from those of ``record``.
+        UnsafeFileError: if it comes with code, or its weights are in a pickle.
     """
     merged, settings = checked_merged(run, record, trust_remote_code=trust_remote_code)
     with explained_damage(merged):
@@ -288,7 +287,7 @@ def load_merged(run: Path, record: FinishedRecord, *, trust_remote_code: bool = 
 def checked_merged(
     run: Path, record: FinishedRecord, *, trust_remote_code: bool = False
 ) -> tuple[Path, Settings]:
-    """The folder ``merged`` of a run with its ``config.json``, of the files and labels that ``record`` names."""
+    """The folder ``merged`` of a run and its ``config.json``, after comparing files and labels with ``record``."""
     merged = check_artefact(run, record, "merged")
     with explained_damage(merged):
         settings = read_settings(str(merged), trust_remote_code=trust_remote_code)
@@ -297,7 +296,7 @@ def checked_merged(
 
 
 def load_weights(folder: Path, settings: Settings, *, trust_remote_code: bool = False) -> Classifier:
-    """A merged model in fp32 and evaluation mode, without transformers where its family is ours."""
+    """A merged model in fp32 and evaluation mode; transformers is used only for families other than ours."""
     if family_of(settings) is not None:
         return load_packed(str(folder), settings, needs_head=True).eval()
     pretrained = Pretrained.at(str(folder), trust_remote_code=trust_remote_code)
@@ -305,22 +304,21 @@ def load_weights(folder: Path, settings: Settings, *, trust_remote_code: bool = 
 
 
 def load_merged_transformers(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """A merged model in fp32 as transformers' own, for what is made of that.
+    """A merged model in fp32 as a transformers model, for conversion to other formats.
 
     Raises:
         CheckpointError: if it is damaged.
-        UnsafeFileError: if it comes with code, or its weights in a pickle.
+        UnsafeFileError: if it comes with code, or its weights are in a pickle.
     """
     with explained_damage(folder):
         return load_transformers(Pretrained.at(str(folder), trust_remote_code=trust_remote_code)).eval()
 
 
 def check_labels(folder: Path, settings: Settings, labels: LabelMap) -> None:
-    """Refuse a model folder of a run whose ``config.json`` has other classes than the record of the run, or is of
-    another ``problem_type``.
+    """Check that a model folder's ``config.json`` and the record of its run agree on classes and ``problem_type``.
 
     Raises:
-        CheckpointError: naming both.
+        CheckpointError: naming both values if they differ.
     """
     named = settings.get("id2label")
     found = {str(i): name for i, name in named.items()} if isinstance(named, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Several classifiers over one frozen encoder: what is added for each is its adapters and its head.
+"""Several text classifiers over one frozen encoder; each adds only its adapter and head.
 
 N texts, S texts of a batch, C classes of a classifier.
 """
@@ -35,7 +35,7 @@ from leantune.system.damage import explained_damage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharingTextClassifier(TextClassifier):
-    """A classifier that is computed with others over one encoder."""
+    """A classifier that shares its encoder with others."""
 
     encoder: MultiAdapterClassifier
     attached: Attached
@@ -56,16 +56,16 @@ class SharingTextClassifier(TextClassifier):
 class SharedEncoder:
     """One pretrained encoder in memory, and any number of classifiers that were trained on it.
 
-    Texts of several classifiers pass the encoder in one batch (`logits`): its frozen products are computed once for
-    all of them, and each adapter for its own texts. An encoder that only transformers computes (`model.padded`) has
-    the same weights in memory for all classifiers, and computes one classifier after the other. Any thread may ask.
+    `logits` computes texts of several classifiers in one batch: the frozen products once for all texts, and each
+    adapter for its own texts. If only transformers can compute the encoder (`model.padded`), the classifiers share
+    its weights in memory but are computed one after the other. All methods are thread-safe.
 
     Args:
         source: the encoder: a folder, a hub name, or ``asset:minilm``.
         precision: ``auto``, ``bf16``, ``fp16`` or ``fp32``.
 
     Raises:
-        UsageError: if the encoder cannot be had.
+        UsageError: if the encoder does not exist or cannot be read.
     """
 
     def __init__(self, source: str | Path, *, precision: str = "auto") -> None:
@@ -84,11 +84,11 @@ class SharedEncoder:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is loaded, in the order of loading."""
+        """Names of the loaded classifiers, in the order of loading."""
         return tuple(self._loaded)
 
     def __getitem__(self, name: str) -> TextClassifier:
-        """The classifier called ``name``, for all that takes the one of a run.
+        """The classifier called ``name``; it works like one loaded from a run.
 
         Raises:
             UsageError: if nothing was loaded under that name.
@@ -98,14 +98,14 @@ class SharedEncoder:
         return self._loaded[name]
 
     def load(self, name: str, source: str | Path | SavedClassifier) -> TextClassifier:
-        """Add a classifier under ``name``, in place of an earlier one.
+        """Load a classifier as ``name``, replacing any earlier one.
 
         Args:
-            name: by which it is asked for.
+            name: name of the classifier here.
             source: a finished run, its ``adapter/``, or an adapter of a sequence classifier that PEFT saved.
 
         Raises:
-            UsageError: if there is no such folder, or it is a merged model.
+            UsageError: if the folder does not exist, or holds a merged model.
             CheckpointError: if it is not finished, is damaged, or was trained on another encoder.
         """
         saved = source if isinstance(source, SavedClassifier) else read_saved(source)
@@ -122,7 +122,7 @@ class SharedEncoder:
         return self._loaded[name]
 
     def remove(self, name: str) -> None:
-        """Forget the classifier called ``name``.
+        """Unload the classifier called ``name``.
 
         Raises:
             UsageError: if nothing was loaded under that name.
@@ -154,11 +154,11 @@ class SharedEncoder:
         )
 
     def logits(self, rows: Encoded, names: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        """Logits of texts of several classifiers, in one batch where the encoder's family is ours.
+        """Logits of texts for several classifiers, in one batch if the encoder's family is supported.
 
         Args:
-            rows: N texts, each tokenized as its classifier does.
-            names: the classifier of each.
+            rows: N texts, each tokenized by its classifier's tokenizer.
+            names: name of the classifier for each text.
 
         Returns:
             N arrays ``(C,)`` in the order of ``rows``, each with as many logits as its classifier has classes.
@@ -181,16 +181,16 @@ class SharedEncoder:
     def predict_proba(
         self, name: str, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> npt.NDArray[np.float64]:
-        """Class probabilities ``(N, C)`` of ``texts``, columns in the order of the labels.
+        """Class probabilities ``(N, C)`` of ``texts``, with columns in the order of the labels.
 
         Args:
-            name: of the classifier.
+            name: name of the classifier.
             texts: N texts.
-            pairs: the N second texts, for a classifier of pairs.
+            pairs: N second texts, for a classifier of pairs.
 
         Raises:
-            DataError: for what is no text.
-            UsageError: for pairs where single texts were trained on, or the other way round.
+            DataError: for a value that is not a text.
+            UsageError: for pairs if it was trained on single texts, or the other way round.
         """
         return self[name].predict_proba(texts, pairs)
 
@@ -198,7 +198,7 @@ class SharedEncoder:
 def _one_after_the_other(
     rows: Encoded, classifiers: Sequence[TextClassifier]
 ) -> list[npt.NDArray[np.float32]]:
-    """Logits ``(C,)`` of each row by its classifier."""
+    """Logits ``(C,)`` of each row from its classifier, one classifier after the other."""
     found: dict[int, npt.NDArray[np.float32]] = {}
     places: dict[int, list[int]] = {}
     for i, classifier in enumerate(classifiers):

@@ -1,4 +1,4 @@
-"""Rows in, the same rows out, in order, with a label and a score."""
+"""Predict labels and scores for the rows of a source, in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from leantune.system.atomic import atomic_file
 
 @dataclass(frozen=True, slots=True)
 class PredictionSummary:
-    """What a prediction run did."""
+    """Counts of a prediction run."""
 
     rows: int
     truncated_rows: int
@@ -30,7 +30,7 @@ def predict_rows(
     """Probabilities of one chunk in its own order, and which rows were truncated ``(N,)``.
 
     Raises:
-        CheckpointError: naming the first row whose prediction is not finite.
+        CheckpointError: naming the first row with a prediction that is not finite.
     """
     encoded = trained.tokenizer.encode(batch.texts, batch.pairs)
     probabilities = trained.probabilities(encoded, batch_size, start=batch.start)
@@ -41,7 +41,7 @@ def predict_rows(
 def predict_source(
     trained: TextClassifier, source: ExampleSource, batch_size: int
 ) -> Iterator[tuple[Predictions, int, int]]:
-    """Chunks of predictions in input order, each with its truncated and its empty rows."""
+    """Yield chunks of predictions in input order, with their numbers of truncated and of empty rows."""
     for batch in source.batches(CHUNK_ROWS):
         predictions, truncated = predict_rows(
             trained, batch, batch_size, skips_blank=source.columns.skips_blank
@@ -58,7 +58,7 @@ def predict_to(
     batch_size: int,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> PredictionSummary:
-    """Classify every row of ``source`` into ``output`` (a path, or ``-`` for standard output).
+    """Classify every row of ``source`` into ``output``, a path or ``-`` for standard output.
 
     A file appears under its name only when it is complete.
     """

@@ -1,4 +1,4 @@
-"""What the folder of a classifier says of it, checked, without loading weights: a run, an adapter or a merged model."""
+"""Describe the classifier in a folder (a run, an adapter or a merged model), checked, without loading weights."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ from leantune.system.damage import explained_damage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedClassifier:
-    """A classifier in a folder."""
+    """Description of a classifier in a folder."""
 
     source: Path
-    """The folder, as it was given."""
+    """The folder, as given by the user."""
     labels: tuple[str, ...]
     settings: InferenceSettings
     tokenizer_folder: Path
     max_length: int
-    """Tokens kept of a text, special tokens included."""
+    """Number of tokens kept from a text, with special tokens."""
     adapter: Path | None
-    """The folder of its adapter."""
+    """The folder of its adapter, if any."""
     merged: Path | None
-    """The folder of its merged model."""
+    """The folder of its merged model, if any."""
     encoder: str | None
-    """The folder of the pretrained encoder that ``adapter`` belongs to; None: it is not there, or nothing is."""
+    """The folder of the pretrained encoder of ``adapter``; None if it is not available."""
     encoder_sha256: str | None
-    """Checksum of the encoder's weights."""
+    """Checksum of the encoder's weights, if known."""
     model_type: str
-    """As in the ``config.json``."""
+    """The ``model_type`` in ``config.json``."""
     is_multi_label: bool
     sha256: str
-    """Checksum of the weights that were trained."""
+    """Checksum of the trained weights."""
 
     @property
     def label_map(self) -> LabelMap:
@@ -62,7 +62,7 @@ class SavedClassifier:
         return LabelMap(self.labels, self.is_multi_label)
 
     def load_tokenizer(self) -> Tokenizer:
-        """The tokenizer; classifiers with the same files can share one.
+        """Load the tokenizer; classifiers with the same files can share one.
 
         Raises:
             CheckpointError: if it cannot be loaded.
@@ -70,7 +70,7 @@ class SavedClassifier:
         return Tokenizer.saved(self.tokenizer_folder, longest=self.max_length)
 
     def tokenizer_key(self) -> str:
-        """The same for all classifiers whose tokenizers are the same."""
+        """A key that is equal for classifiers with equal tokenizers."""
         digest = hashlib.sha256(str(self.max_length).encode())
         for file in sorted(self.tokenizer_folder.glob("tokenizer*.json")):
             update_from(digest, file)
@@ -78,7 +78,7 @@ class SavedClassifier:
 
 
 def read_saved(source: str | Path, *, base: str | Path | None = None) -> SavedClassifier:
-    """What ``source`` is; the files of a run are compared with its record.
+    """Describe the classifier in ``source``; the files of a run are compared with its record.
 
     Args:
         source: a run folder, its ``adapter/`` or ``merged/``, a LoRA or AdaLoRA adapter that PEFT saved for a sequence
@@ -86,8 +86,8 @@ def read_saved(source: str | Path, *, base: str | Path | None = None) -> SavedCl
         base: the pretrained encoder of an adapter; None: the one that it names.
 
     Raises:
-        UsageError: if there is nothing to load, or the encoder of an adapter cannot be had.
-        CheckpointError: if the folder is damaged, its run did not finish, or it is of no classifier.
+        UsageError: if there is nothing to load, or the encoder of an adapter does not exist.
+        CheckpointError: if the folder is damaged, its run did not finish, or it does not hold a classifier.
         UnsafeFileError: if the model comes with code.
     """
     source = Path(source).expanduser()
@@ -121,7 +121,7 @@ def _of_run(run: Path) -> SavedClassifier:
 
 
 def _encoder_of_run(source: str, sha256: str) -> str | None:
-    """The folder of the encoder that a run was trained on, if it is still there and the same."""
+    """The folder of the encoder that a run was trained on, if it still exists and is unchanged."""
     try:
         folder = resolve_model(source)
     except UsageError:
@@ -181,15 +181,15 @@ def _of_merged(folder: Path) -> SavedClassifier:
 
 
 def load_merged(saved: SavedClassifier, *, precision: str) -> TorchTextClassifier:
-    """The merged model of a classifier, on this machine's device.
+    """Load the merged model of a classifier on this machine's device.
 
     Args:
-        saved: with a merged model.
+        saved: a classifier with a merged model.
         precision: ``auto``, ``bf16``, ``fp16``, ``fp32`` or ``int8``.
 
     Raises:
-        UsageError: if the machine has no such precision.
-        CheckpointError: if it is damaged.
+        UsageError: if the machine lacks the precision.
+        CheckpointError: if the model is damaged.
         UnsafeFileError: if its weights are in a pickle.
     """
     assert saved.merged is not None
@@ -205,13 +205,13 @@ def load_merged(saved: SavedClassifier, *, precision: str) -> TorchTextClassifie
 
 
 def _max_length(tokenizer: Path, pretrained: Pretrained) -> int:
-    """Tokens that are kept of a text where no record says."""
+    """Number of tokens kept from a text if no record says."""
     return Tokenizer.saved(tokenizer, longest=skeleton_of(pretrained).max_tokens).max_length
 
 
 @lru_cache(maxsize=64)
 def cached_sha256(encoder: str) -> str:
-    """`weights_sha256`, read once of each encoder."""
+    """`weights_sha256`, read only once per encoder."""
     return weights_sha256(encoder)
 
 

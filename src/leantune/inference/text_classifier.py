@@ -1,4 +1,4 @@
-"""A trained classifier: texts in, labels and probabilities out.
+"""A trained classifier: from texts to labels and probabilities.
 
 N texts, C classes.
 """
@@ -32,26 +32,27 @@ from leantune.packing.batch import PackedBatch, pack
 from leantune.system.atomic import atomic_folder
 
 CHUNK_ROWS = 8192
-"""Rows classified at once: enough to sort by length, few enough for any memory."""
+"""Rows classified at once: enough to sort by length, few enough to fit in memory."""
 
 Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextClassifier(ABC):
-    """All that prediction needs, whichever library computes.
+    """A trained classifier, independent of the library that computes it.
 
-    `leantune.train` and `leantune.load` give one.
+    `leantune.train` and `leantune.load` return one.
     """
 
     tokenizer: Tokenizer
     labels: LabelMap
     settings: InferenceSettings
     source: Path
-    """The folder that it was loaded from: of a run, of an adapter, or of a merged model."""
+    """The folder that it was loaded from: a run, an adapter, or a merged model."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    """What its run measured: ``validation`` and ``test``, each with ``accuracy``, ``macro_f1`` and others; empty for an
-    artefact without its run.
+    """Metrics measured by the run: ``validation`` and ``test``, each with ``accuracy``, ``macro_f1`` and others.
+
+    It is empty for an artefact without its run.
     """
     leaves_out: tuple[str, ...] = ()
     """Entries of ``source`` that `save` does not copy."""
@@ -67,22 +68,23 @@ class TextClassifier(ABC):
 
     @property
     def thresholds(self) -> npt.NDArray[np.float64] | None:
-        """``(C,)`` the least probability of a predicted label, where a text may have several; else None."""
+        """Least probability ``(C,)`` of a predicted label if a text may have several, else None."""
         if not self.labels.is_multi_label:
             return None
         return thresholds_of(read_thresholds(self.source), self.classes)
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
-        """The most probable class of each of N texts; where a text may have several, the list of all whose probability
-        is not below its threshold.
+        """Predict the most probable class of each of N texts.
+
+        If a text may have several labels, the prediction is the list of labels that reach their threshold.
 
         Args:
-            texts: the texts.
+            texts: N texts.
             pairs: N second texts, for a classifier of pairs.
 
         Raises:
-            DataError: for what is no text, or another number of second texts.
-            UsageError: for pairs where single texts were trained on, or the other way round.
+            DataError: for a value that is not a text, or another number of second texts.
+            UsageError: for pairs if it was trained on single texts, or the other way round.
         """
         probabilities = self.predict_proba(texts, pairs)
         thresholds = self.thresholds
@@ -92,21 +94,21 @@ class TextClassifier(ABC):
 
     @property
     def abstention(self) -> Abstention | None:
-        """When it should not answer, as ``leantune abstain`` wrote it; None: nobody has chosen that."""
+        """Thresholds for abstaining, written by ``leantune abstain``; None if none were chosen."""
         return read_abstention(self.source)
 
     def predict_or_abstain(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, per_class: bool = False
     ) -> list[str | None]:
-        """The most probable class of each of N texts, or None where it is not probable enough.
+        """Predict the most probable class of each of N texts, or None if it is not probable enough.
 
         Args:
-            texts: the texts.
+            texts: N texts.
             pairs: N second texts, for a classifier of pairs.
-            per_class: by the thresholds of the classes instead of one for all.
+            per_class: use the thresholds of the classes instead of one for all.
 
         Raises:
-            DataError, UsageError: as `predict`; UsageError if no threshold was chosen, too.
+            DataError, UsageError: as in `predict`; also UsageError if no threshold was chosen.
         """
         abstention = required_abstention(self.abstention, self.source)
         calibrated = with_temperature(self.predict_proba(texts, pairs), abstention.temperature)
@@ -117,12 +119,13 @@ class TextClassifier(ABC):
     def predict_proba(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> npt.NDArray[np.float64]:
-        """Class probabilities ``(N, C)`` float64 of N texts, each label by itself where a text may have several; see
-        `predict`.
+        """Class probabilities ``(N, C)`` float64 of N texts; see `predict`.
+
+        If a text may have several labels, each label has a separate probability.
 
         Raises:
-            DataError, UsageError: as `predict`.
-            CheckpointError: naming the first text whose prediction is not finite.
+            DataError, UsageError: as in `predict`.
+            CheckpointError: naming the first text with a prediction that is not finite.
         """
         expected = self.settings.takes_pairs
         if expected is not None and expected != (pairs is not None):
@@ -142,10 +145,10 @@ class TextClassifier(ABC):
         return np.concatenate(parts)
 
     def probabilities(self, encoded: Encoded, batch_size: int, *, start: int) -> npt.NDArray[np.float64]:
-        """Class probabilities ``(N, C)`` of N rows, the first of which is row ``start``.
+        """Class probabilities ``(N, C)`` of N rows that begin at row ``start``.
 
         Raises:
-            CheckpointError: naming the first row whose prediction is not finite.
+            CheckpointError: naming the first row with a prediction that is not finite.
         """
         task = task_of(is_multi_label=self.labels.is_multi_label)
         probabilities = task.probabilities(self.logits(encoded, batch_size))
@@ -158,11 +161,10 @@ class TextClassifier(ABC):
         return probabilities
 
     def save(self, folder: str | Path) -> Path:
-        """Copy what it was loaded from into ``folder``, for `leantune.load` and the commands; a run without its
-        checkpoints.
+        """Copy its source into ``folder``, for `leantune.load` and the commands; the checkpoints of a run are left out.
 
         Raises:
-            UsageError: if ``folder`` is there already.
+            UsageError: if ``folder`` already exists.
         """
         folder = Path(folder).expanduser()
         if folder.exists():
@@ -178,7 +180,7 @@ class TextClassifier(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchTextClassifier(TextClassifier):
-    """Computed by PyTorch or the native kernels, on packed batches."""
+    """A classifier computed by PyTorch or the native kernels, on packed batches."""
 
     classifier: Classifier
 
@@ -192,7 +194,7 @@ class TorchTextClassifier(TextClassifier):
 
 
 def batch_of(rows: Encoded, positions: Index, classifier: Classifier) -> PackedBatch:
-    """The rows at some positions, numbered from 0 within them, as one batch for ``classifier``."""
+    """Pack the rows at some positions, numbered from 0 within them, into one batch for ``classifier``."""
     return pack(
         [rows.input_ids[i] for i in positions],
         np.arange(len(positions)),

@@ -1,4 +1,4 @@
-"""Prediction files: CSV, TSV, JSON lines or Parquet by suffix, or the submission format."""
+"""Write prediction files: CSV, TSV, JSON lines or Parquet by suffix, or the submission format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Some rows, in input order."""
+    """Predictions for some rows, in input order."""
 
     ids: list[str]
     probabilities: npt.NDArray[np.float64]
@@ -44,21 +44,20 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class PredictionLayout:
-    """Which columns a prediction file has.
+    """The columns of a prediction file.
 
     Args:
-        labels: names of the classes.
-        with_probabilities: add ``p_<label>`` for every class.
-        submission: ``ID,label`` with whole numbers, as the reference run wrote it.
-        id_column: the name of the ids, which is that of their column in the rows; ``id`` where they are row numbers.
-        abstention: give no label to rows whose calibrated probability is too low, and calibrated ones to all.
-        by_class: with ``abstention``, the thresholds of the predicted classes instead of one for all.
-        thresholds: ``(C,)`` the least probability of a predicted label, where a row may have several; the label is then
-            a list of labels, and the score the highest probability.
+        labels: names of the classes. with_probabilities: add ``p_<label>`` for every class. submission: write
+        ``ID,label`` with whole numbers, as in the reference run. id_column: name of the id column, as in the input
+        rows; ``id`` if ids are row numbers. abstention: give calibrated probabilities, and no label to rows whose
+        probability is too low. by_class: with ``abstention``, use the thresholds of the predicted classes instead of
+        one for all. thresholds: ``(C,)`` least probability of a predicted label if a row may have several; the label
+        is then a list of
+            labels, and the score the highest probability.
 
     Raises:
-        UsageError: for a submission of several labels a row, if another column has the name of the ids, or no file can
-            hold it.
+        UsageError: for a submission with several labels per row, or if the name of the id column is the name of another
+            column or cannot be written to a file.
     """
 
     labels: LabelMap
@@ -88,7 +87,7 @@ class PredictionLayout:
 
     @property
     def header(self) -> list[str]:
-        """Column names."""
+        """Names of the columns."""
         if self.submission:
             return ["ID", "label"]
         extra = [f"p_{name}" for name in self.labels.names] if self.with_probabilities else []
@@ -96,10 +95,10 @@ class PredictionLayout:
 
     @property
     def types(self) -> list[pa.DataType]:
-        """Their types in Parquet, in the order of `header`.
+        """Types of the columns in Parquet, in the order of `header`.
 
         Raises:
-            UsageError: if a whole number is too large for one.
+            UsageError: if a whole number is too large for Parquet.
         """
         if not self.submission:
             label = pa.list_(pa.string()) if self.labels.is_multi_label else pa.string()
@@ -113,7 +112,7 @@ class PredictionLayout:
 
     @property
     def _numbers(self) -> Sequence[int]:
-        """What stands for each class in a submission."""
+        """The number of each class in a submission."""
         names = self.labels.names
         return [int(name) for name in names] if self.labels.is_integer else range(len(names))
 
@@ -153,7 +152,7 @@ class PredictionLayout:
         rounded: npt.NDArray[np.float64],
         thresholds: npt.NDArray[np.float64],
     ) -> list[list[Any]]:
-        """The same with the list of all labels of a row."""
+        """The same with a list of labels per row."""
         names, rows = self.labels.names, []
         is_predicted = predictions.probabilities >= thresholds
         for row_id, chosen, row in zip(predictions.ids, is_predicted, rounded.tolist(), strict=True):
@@ -162,7 +161,7 @@ class PredictionLayout:
         return rows
 
     def _rows_or_none(self, predictions: Predictions, abstention: Abstention) -> list[list[Any]]:
-        """The same with calibrated probabilities, and an empty label where the classifier should not answer."""
+        """The same with calibrated probabilities, and an empty label where the classifier abstains."""
         calibrated = with_temperature(predictions.probabilities, abstention.temperature)
         plain = replace(self, abstention=None)._labelled_rows(Predictions(predictions.ids, calibrated))
         answers = is_answered(calibrated, abstention, self.labels.names, per_class=self.by_class)
@@ -173,7 +172,7 @@ class PredictionLayout:
 
 
 class PredictionWriter(ABC):
-    """Writes chunks of predictions; a context manager that closes what it opened."""
+    """Writes chunks of predictions; a context manager that closes its file."""
 
     def __init__(self, layout: PredictionLayout) -> None:
         self.layout = layout
@@ -184,7 +183,7 @@ class PredictionWriter(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write what is left, and close the file."""
 
     def __enter__(self) -> PredictionWriter:
         return self
@@ -196,7 +195,7 @@ class PredictionWriter(ABC):
 
 
 class _TextWriter(PredictionWriter):
-    """A text file, or standard output when the path is None."""
+    """Writes a text file, or standard output if the path is None."""
 
     def __init__(self, layout: PredictionLayout, path: Path | None) -> None:
         super().__init__(layout)
@@ -211,7 +210,7 @@ class _TextWriter(PredictionWriter):
 
 
 def _utf8_output() -> IO[str]:
-    """Standard output in the encoding of prediction files, whatever the terminal's is."""
+    """Standard output in the encoding of prediction files, whatever the terminal uses."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="")
     return sys.stdout
@@ -223,7 +222,7 @@ class _DelimitedWriter(_TextWriter):
             check_joinable(layout.labels.names)
         super().__init__(layout, path)
         self._csv = csv.writer(self._file, delimiter=delimiter, lineterminator="\n")
-        # the module does not see that a carriage return needs quotes when it does not end its lines
+        # csv does not notice that a carriage return needs quotes when it is not the line terminator
         self._quoting = csv.writer(
             self._file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL
         )
@@ -266,10 +265,10 @@ class _ParquetWriter(PredictionWriter):
 
 
 def check_output(output: str, *, inputs: tuple[str, ...], overwrite: bool) -> str:
-    """The suffix that decides the format of ``output``.
+    """Check ``output`` and return the suffix that decides its format.
 
     Raises:
-        UsageError: for an unknown suffix, a file that exists, or one that is read from.
+        UsageError: for an unknown suffix, a file that exists, or one that is also an input.
     """
     if output == "-":
         if sys.stdout is None:
@@ -292,7 +291,7 @@ def check_output(output: str, *, inputs: tuple[str, ...], overwrite: bool) -> st
 
 
 def open_writer(layout: PredictionLayout, path: Path | None, suffix: str) -> PredictionWriter:
-    """The writer for a suffix of `FORMATS`; path None is standard output."""
+    """The writer for a suffix in `FORMATS`; path None means standard output."""
     if suffix == ".parquet":
         assert path is not None
         return _ParquetWriter(layout, path)

@@ -1,1 +1,1 @@
-"""Libraries that compute logits: `choose` opens a classifier in one of them, `exported` reads what was exported."""
+"""Libraries that compute logits: `choose` opens a classifier in one of them, `exported` reads exports."""

@@ -1,4 +1,4 @@
-"""Opens a classifier in the library that ``--engine`` names."""
+"""Open a classifier in the library that ``--engine`` names."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from leantune.system.hardware import INT8
 def load_engine(
     engine: str, run: Path, *, precision: str | None = None, trust_remote_code: bool = False
 ) -> TextClassifier:
-    """A trained classifier in ``torch``, or what ``leantune export`` made of a run for another library.
+    """Open a trained classifier in torch, or an export of ``leantune export`` in another library.
 
     Args:
         engine: ``torch``, or one of the forms of `onnx` and `openvino`.
-        run: what `load` takes; for other libraries a run folder.
-        precision: None: as in the recipe. torch takes what `load` takes, OpenVINO ``auto``, ``bf16`` and ``fp32``;
-            ONNX Runtime has no choice.
+        run: a folder that `load` accepts; for other libraries, a run folder.
+        precision: None: as in the recipe. torch accepts the precisions of `load`, OpenVINO ``auto``, ``bf16`` and
+            ``fp32``; ONNX Runtime has no choice.
         trust_remote_code: allow code that comes with the model.
 
     Raises:
-        UsageError: if ``run`` is no run folder, the export does not exist, the library is not installed, or it lacks
+        UsageError: if ``run`` is not a run folder, the export does not exist, the library is not installed, or it lacks
             the precision.
-        CheckpointError: if the run is unfinished, or what is loaded is damaged or of another run.
+        CheckpointError: if the run is unfinished, or the export is damaged or belongs to another run.
         UnsafeFileError: if the model comes with code that is not trusted.
     """
     if engine == "torch":

@@ -1,4 +1,4 @@
-"""A classifier that was exported to another library: its folder in a run, and the classifier that it opens.
+"""Open classifiers that were exported to another library, from their folder in a run.
 
 Shapes: N rows, S texts of a batch, L tokens that they are padded to, C classes.
 """
@@ -31,13 +31,13 @@ from leantune.system.file_names import entry_of
 from leantune.system.json_files import read_json
 
 ABOUT = "export.json"
-"""What leantune says of the export: of which run it is, and what quantisation cost."""
+"""File about an export: which run it belongs to, and what quantisation cost."""
 LENGTH_MULTIPLE = 16
-"""Lengths are padded to it: OpenVINO compiles its kernels anew for every shape, ONNX Runtime plans its memory anew."""
+"""Multiple that lengths are padded to, because for every new shape OpenVINO compiles and ONNX Runtime plans again."""
 
 
 def import_of_extra(name: str, purpose: str, extra: str) -> Any:
-    """Import a library that comes with an extra.
+    """Import a library that is installed with an extra.
 
     Raises:
         UsageError: saying what to install for ``purpose``.
@@ -53,7 +53,7 @@ def import_of_extra(name: str, purpose: str, extra: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A model in another library."""
+    """A model compiled in another library."""
 
     input_names: frozenset[str]
     run: Callable[[Inputs], Logits]
@@ -62,7 +62,7 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedClassifier(TextClassifier):
-    """The merged model in another library, on padded batches."""
+    """The merged model in another library, computed on padded batches."""
 
     compiled: Compiled
     pad_id: int
@@ -91,7 +91,7 @@ def open_export(
     max_length: int,
     metrics: Mapping[str, Any] | None = None,
 ) -> ExportedClassifier:
-    """The classifier of an export folder.
+    """The classifier in an export folder.
 
     Raises:
         CheckpointError: if the folder is damaged, or its labels differ from ``labels``.
@@ -112,7 +112,7 @@ def open_export(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRecord:
-    """What is read of `ABOUT`."""
+    """The fields of `ABOUT` that are read."""
 
     run_id: str
     files: dict[str, FileRecord] | None = None
@@ -120,7 +120,7 @@ class ExportRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """An export in a run folder, whose files are those that were written."""
+    """An export in a run folder, with files verified to be unchanged."""
 
     folder: Path
     labels: LabelMap
@@ -129,11 +129,11 @@ class Exported:
 
 
 def exported(run: Path, form: str) -> Exported:
-    """The export of a run that has the name ``form``.
+    """The verified export ``form`` of a run.
 
     Raises:
-        UsageError: if ``run`` is no run folder, or the export is not there.
-        CheckpointError: if the export is damaged or of another run.
+        UsageError: if ``run`` is not a run folder, or the export does not exist.
+        CheckpointError: if the export is damaged or belongs to another run.
     """
     record = read_finished_record(run)
     labels = LabelMap.of_record(record.labels)
@@ -161,14 +161,14 @@ def exported(run: Path, form: str) -> Exported:
 def padded_batches(
     rows: Encoded, batch_size: int, *, names: Set[str], longest: int, pad_id: int
 ) -> Iterator[tuple[Index, Inputs]]:
-    """Positions in ``rows`` and inputs of batches of similar length.
+    """Yield positions in ``rows`` and padded inputs, in batches of similar length.
 
     Args:
-        rows: tokens.
-        batch_size: most texts of a batch.
-        names: which inputs the model has, of those that transformers gives one: each ``(S, L)`` int64.
-        longest: most tokens, padding included: the model may have no positions for more.
-        pad_id: token of the padding.
+        rows: tokenized rows.
+        batch_size: largest number of texts in a batch.
+        names: names of the inputs that the model has, among those of transformers; each is ``(S, L)`` int64.
+        longest: largest number of tokens with padding: the model may have no positions for more.
+        pad_id: id of the padding token.
     """
     lengths = rows.lengths
     padded = np.minimum(-(-lengths // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)

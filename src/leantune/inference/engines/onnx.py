@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""Run exported classifiers with ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from leantune.packing.padded import Inputs
 
 EXTRA = "onnx"
 FORMS = ("onnx", "onnx-int8")
-"""Engines; each is also an export format, and the name of its folder in a run."""
+"""Engines; each is also an export format and the name of its folder in a run."""
 MODELS = {"onnx": "model.onnx", "onnx-int8": "model_quantized.onnx"}
-"""The names that optimum gives to a model and to one with int8 weights."""
+"""File names that optimum uses for a model, and for one with int8 weights."""
 
 
 def open_session(folder: Path, form: str) -> Compiled:
-    """The model of an export folder, in a session with as many threads as PyTorch has.
+    """Open the model of an export folder in a session with as many threads as PyTorch uses.
 
     Args:
-        folder: the folder of the export.
+        folder: the export folder.
         form: one of `FORMS`.
 
     Raises:
@@ -37,7 +37,7 @@ def open_session(folder: Path, form: str) -> Compiled:
     path = folder / MODELS[form]
     try:
         session: Any = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its classes have no common base but this
+    except Exception as error:  # its exceptions share no other base class
         raise CheckpointError(f"{path}: cannot be loaded: {first_line(error)}") from error
 
     def run(inputs: Inputs) -> Logits:

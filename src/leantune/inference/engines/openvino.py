@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""Run exported classifiers with OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from leantune.system import hardware
 from leantune.system.damage import explained_damage
 
 FORMS = ("openvino", "openvino-int8")
-"""Engines; each is also an export format, and the name of its folder in a run."""
+"""Engines; each is also an export format and the name of its folder in a run."""
 MODEL = "openvino_model.xml"
-"""The name that optimum-intel looks for; the weights are beside it in ``openvino_model.bin``."""
+"""The file name that optimum-intel expects; the weights are in ``openvino_model.bin`` beside it."""
 
 
 def import_extra(name: str, purpose: str) -> Any:
-    """Import ``openvino`` or ``nncf``, which come with an extra.
+    """Import ``openvino`` or ``nncf``, which are installed with an extra.
 
     Raises:
         UsageError: saying what to install for ``purpose``.
     """
-    # both report every use to their makers unless told not to; without this package they cannot
+    # both report every use to their makers unless told otherwise; without this package they cannot
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return import_of_extra(name, purpose, "openvino")
 
 
 def compile_model(folder: Path, settings: InferenceSettings, precision: str | None = None) -> Compiled:
-    """The model of an export folder, compiled.
+    """Compile the model of an export folder.
 
     Args:
-        folder: the folder of the export.
-        settings: their precision is the default; ``fp16``, which is for GPUs, stands for ``auto`` there.
+        folder: the export folder.
+        settings: their precision is the default; ``fp16``, which is for GPUs, means ``auto`` here.
         precision: ``auto``, ``bf16`` or ``fp32``.
 
     Raises:
@@ -71,11 +71,12 @@ class _SignalStack(ctypes.Structure):
 
 @contextmanager
 def _same_signal_stack() -> Iterator[None]:
-    """Leave this thread's stack for signal handlers as it is.
+    """Restore this thread's stack for signal handlers.
 
-    OpenVINO puts one of its own in its place, and the one before back when the Core goes. Of two Cores that go in the
-    order in which they came, the second puts back what the first has freed: the next signal ends the process (OpenVINO
-    2026.4 on processors with AMX). One Core for all is no way out: with it, inference itself ended the process.
+    OpenVINO installs one of its own and restores the previous one when the Core is destroyed. If two Cores are
+    destroyed in the order of their creation, the second restores a stack that the first has freed, and the next
+    signal kills the process (OpenVINO 2026.4 on processors with AMX). Sharing one Core is no alternative: with it,
+    inference itself crashed.
     """
     if sys.platform != "linux":
         yield
@@ -87,7 +88,7 @@ def _same_signal_stack() -> Iterator[None]:
     finally:
         libc.sigaltstack(
             ctypes.byref(before), None
-        )  # one that is too small now stays refused, and theirs in place
+        )  # if the previous stack is now too small, this fails and theirs stays
 
 
 def _properties(openvino: Any, precision: str) -> dict[Any, Any]:
@@ -96,5 +97,5 @@ def _properties(openvino: Any, precision: str) -> dict[Any, Any]:
     return {
         hint.inference_precision: types[hardware.pick_precision(precision, torch.device("cpu"))],
         hint.performance_mode: hint.PerformanceMode.LATENCY,  # one batch at a time on all cores
-        openvino.properties.inference_num_threads: torch.get_num_threads(),  # as many as PyTorch takes
+        openvino.properties.inference_num_threads: torch.get_num_threads(),  # as many as PyTorch uses
     }

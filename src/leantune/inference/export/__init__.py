@@ -1,1 +1,1 @@
-"""Other standard forms of a trained classifier: PEFT, transformers (`formats`), OpenVINO (`openvino`)."""
+"""Export a trained classifier to other standard forms: PEFT, transformers (`formats`), ONNX, OpenVINO."""

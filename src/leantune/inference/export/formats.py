@@ -1,4 +1,4 @@
-"""Other standard forms of a trained classifier."""
+"""Export a trained classifier to other standard forms."""
 
 from __future__ import annotations
 
@@ -37,18 +37,20 @@ from leantune.system.damage import explained_damage
 FOLDERS = {form: f"export-{form}" for form in ("adalora", "lora", "merged")} | {
     form: form for form in (*FORMS, *ONNX_FORMS)
 }
-"""Format -> its folder in a run; prediction looks for those of other libraries under their own names."""
+"""Folder of each format in a run; for other libraries, prediction looks for the folder named like the format."""
 
 
 def export(
     source: Path, form: str, output: str | None, *, overwrite: bool = False, trust_remote_code: bool = False
 ) -> Path:
-    """Write a classifier as ``adalora``, ``lora`` (both PEFT), ``merged`` (plain transformers), ``openvino``,
-    ``onnx`` or ``onnx-int8``.
+    """Write a classifier in another form.
+
+    The forms are ``adalora`` and ``lora`` (PEFT), ``merged`` (plain transformers), ``openvino``, ``onnx`` and
+    ``onnx-int8``.
 
     Args:
-        source: a run, an adapter or a merged model, as `load` takes them.
-        form: one of the six; an adapter is made of an adapter.
+        source: a run, an adapter or a merged model that `load` accepts.
+        form: one of the six; the two PEFT forms need an adapter.
         output: folder to write; None: in the run folder.
         overwrite: replace the folder in the run.
         trust_remote_code: allow code that comes with the model.
@@ -57,7 +59,7 @@ def export(
         the folder written.
 
     Raises:
-        UsageError: if the folder exists, a plain LoRA is asked for its AdaLoRA, or a library is not installed.
+        UsageError: if the folder exists, a plain LoRA should become AdaLoRA, or a library is not installed.
         CheckpointError: if ``source`` is damaged.
     """
     kind = kind_of(source)
@@ -92,14 +94,14 @@ def export(
 
 
 def _files_of(source: Path, own: Path) -> Iterable[str]:
-    """The files that the run wrote, or all files of a folder that is no run's."""
+    """The files that the run wrote, or all files of a folder outside a run."""
     if kind_of(source) == "run":
         return read_finished_record(source).artefacts[own.name].files or describe_folder(own)
     return [path.name for path in own.iterdir() if path.is_file()]
 
 
 def _write_merged(folder: Path, adapter_folder: Path, *, trust_remote_code: bool) -> None:
-    """An adapter in its base model, as transformers saves it, with the tokenizer and the names of the classes."""
+    """Write an adapter merged into its base model in transformers' format, with tokenizer and class names."""
     about = read_classifier_file(adapter_folder)
     named = None if about is None else LabelMap(tuple(about.labels), about.is_multi_label)
     loaded = load_adapter(adapter_folder, labels=named, trust_remote_code=trust_remote_code)
@@ -114,7 +116,7 @@ def _write_merged(folder: Path, adapter_folder: Path, *, trust_remote_code: bool
         for name in TOKENIZER_FILES:
             if (holder / name).is_file():
                 shutil.copy2(holder / name, folder / name)
-    else:  # an older one, which transformers converts
+    else:  # an older tokenizer, which transformers converts
         loaded.tokenizer.save(folder)
     for name in (FILE, THRESHOLDS):
         if (adapter_folder / name).is_file():
@@ -122,12 +124,12 @@ def _write_merged(folder: Path, adapter_folder: Path, *, trust_remote_code: bool
 
 
 def _write_as_lora(folder: Path, own: Path) -> None:
-    """Write the LoRA of the AdaLoRA adapter ``own``, and read it back.
+    """Write the AdaLoRA adapter ``own`` as LoRA, and check it by reading it back.
 
     Raises:
-        CheckpointError: if what is read back is another update.
+        CheckpointError: if the LoRA computes a different update.
     """
-    # not of its copy in ``folder``: tensors may be the mapped file that is overwritten
+    # read ``own``, not its copy in ``folder``: tensors may be mapped from the file that is overwritten
     adapter = read_adapter(own)
     write_lora(folder, adapter)
     reread = read_adapter(folder)
@@ -136,7 +138,7 @@ def _write_as_lora(folder: Path, own: Path) -> None:
             reread.modules[name].product() * reread.scaling, triplets.product() * adapter.scaling
         ):
             raise CheckpointError(
-                f"{folder}: {name} computes another update as LoRA. Please report this bug of leantune"
+                f"{folder}: {name} computes a different update as LoRA. Please report this bug in leantune"
             )
 
 
@@ -153,12 +155,12 @@ def export_int8(
     Args:
         source: a run or a merged model.
         output: folder to write; None: in the run folder, where prediction looks for it.
-        read_rows: called when all else is known to be there.
+        read_rows: called once everything else is checked.
         overwrite: replace the folder in the run.
         trust_remote_code: allow code that comes with the model.
 
     Returns:
-        the folder written, and what int8 costs.
+        the folder written, and what int8 costs in accuracy.
 
     Raises:
         UsageError: if the folder exists, or OpenVINO or NNCF are not installed.
@@ -173,10 +175,10 @@ def export_int8(
 
 
 def _target(source: Path, form: str, output: str | None, *, overwrite: bool) -> Path:
-    """Where a form goes; only a folder in the run, which is of leantune, is ever replaced.
+    """The folder to write a form to; only folders in the run are ever replaced.
 
     Raises:
-        UsageError: if it is there already.
+        UsageError: if the folder already exists.
     """
     if output is not None:
         if Path(output).exists():

@@ -1,4 +1,4 @@
-"""What exports to other libraries share: tracing, files, the comparison with the run, and a record of it all."""
+"""Shared parts of exports to other libraries: tracing, files, the comparison with the run, and a record."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from leantune.inference.text_classifier import TextClassifier
 from leantune.system.checksums import describe_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-"""What transformers saves of a tokenizer."""
+"""Files that transformers saves for a tokenizer."""
 PROBE_LENGTHS = (1, 5, 15, 16, 17, 40, 100)
-"""Words of the texts on which an export is compared with its run."""
+"""Lengths in words of the texts on which an export is compared with its run."""
 
 
 def write_about(folder: Path, source: Path, versions: dict[str, str], **more: Any) -> None:
-    """Write what the files in ``folder`` are, of which run, and made by what."""
+    """Write which files are in ``folder``, which run they belong to, and what made them."""
     about = {
         "leantune": __version__,
         "run_id": read_finished_record(source).run_id if kind_of(source) == "run" else None,
@@ -51,10 +51,10 @@ def copy_merged_files(folder: Path, merged: Path) -> None:
 
 
 def example_inputs(model: Any) -> dict[str, torch.Tensor]:
-    """A padded batch ``(2, 16)`` of int64 to trace a transformers classifier with."""
+    """A padded batch ``(2, 16)`` of int64 for tracing a transformers classifier."""
     ids = torch.ones(2, 16, dtype=torch.int64)
     mask = torch.ones_like(ids)
-    mask[1, 8:] = 0  # transformers leaves out a mask that hides nothing
+    mask[1, 8:] = 0  # transformers drops a mask that hides nothing
     inputs = {"input_ids": ids, "attention_mask": mask}
     if getattr(model.config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = torch.zeros_like(ids)
@@ -62,7 +62,7 @@ def example_inputs(model: Any) -> dict[str, torch.Tensor]:
 
 
 def check_same(form: str, trained: TextClassifier, folder: Path, compiled: Compiled) -> None:
-    """Compare the fp32 logits of an export with its run on texts of the tokenizer's own words.
+    """Check that the fp32 logits of an export equal those of its run, on texts made of the tokenizer's words.
 
     Raises:
         CheckpointError: if they differ.
@@ -75,7 +75,7 @@ def check_same(form: str, trained: TextClassifier, folder: Path, compiled: Compi
 
 @contextlib.contextmanager
 def quiet_library(*names: str) -> Iterator[None]:
-    """Keep a library from printing progress on standard output, and its loggers from logging below errors."""
+    """Silence a library's progress on standard output, and its log messages below errors."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -89,7 +89,7 @@ def quiet_library(*names: str) -> Iterator[None]:
 
 
 def _probe_of(trained: TextClassifier) -> Encoded:
-    """Texts of several lengths, of the tokenizer's own words."""
+    """Encoded texts of several lengths, made of the tokenizer's own words."""
     tokenizer = trained.tokenizer
     rng = np.random.default_rng(0)
 

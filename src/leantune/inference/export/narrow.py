@@ -1,6 +1,6 @@
-"""The last layer for the first token of each text alone, in a transformers model on padded batches.
+"""Compute the last layer only for the first token of each text, in a transformers model on padded batches.
 
-What `PackedClassifier` does for packed batches, here for a graph that another library computes.
+This is what `PackedClassifier` does for packed batches, for graphs that other libraries compute.
 
 S texts, L tokens that they are padded to, D model width, N heads, H head width.
 """
@@ -17,15 +17,16 @@ NARROWED = {
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "bert", "electra"), _BERT),
     "distilbert": ("transformer.layer.{}.attention", "transformer.layer.{}.sa_layer_norm"),
 }
-"""Attention of a layer, and the module behind it that can take first tokens alone, by ``model_type``."""
+"""A layer's attention module, and the next module, which can take first tokens only, by ``model_type``."""
 
 
 class FirstTokenAttention(nn.Module):
-    """Transformers' self-attention, whose only query is the first token of each text.
+    """Transformers' self-attention with the first token of each text as the only query.
 
     Args:
-        attention: the module in whose place it stands: its linear layers are query, key, value and, where
-            the next module does not begin with it, output.
+        attention: the module to replace; its linear layers are query, key, value and, unless the next module begins
+        with
+            it, output.
         head_width: H.
     """
 
@@ -40,11 +41,11 @@ class FirstTokenAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any
     ) -> tuple[Tensor, None]:
-        """Hidden states ``(S, L, D)`` to attended ``(S, 1, D)`` and no weights.
+        """Hidden states ``(S, L, D)`` to attended ``(S, 1, D)``, without attention weights.
 
         Args:
-            hidden_states: of all tokens, which are the keys.
-            attention_mask: ``(S, 1, L or 1, L)``, as transformers makes it for its ``sdpa``.
+            hidden_states: states of all tokens, which are the keys.
+            attention_mask: ``(S, 1, L or 1, L)``, as transformers makes it for ``sdpa``.
         """
         query, key, value = (
             projected.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (S, N, L or 1, H)
@@ -60,12 +61,12 @@ class FirstTokenAttention(nn.Module):
 
 
 def narrow_last_layer(model: Any) -> None:
-    """Change ``model`` so that its last layer is computed for first tokens, if they alone are read of it.
+    """Change ``model`` to compute its last layer for first tokens only, if nothing else is read from it.
 
-    Only keys and values still take every token. The head's ``[:, 0]`` finds the one token that is left.
+    Only keys and values still use every token. The head's ``[:, 0]`` finds the one remaining token.
 
     Args:
-        model: a transformers ``*ForSequenceClassification`` model, which cannot be saved or trained after.
+        model: a transformers ``*ForSequenceClassification`` model, which cannot be saved or trained afterwards.
     """
     if model.config.model_type not in NARROWED:
         return
@@ -75,7 +76,7 @@ def narrow_last_layer(model: Any) -> None:
     )
     head_width = model.config.hidden_size // model.config.num_attention_heads
     model.set_submodule(attention, FirstTokenAttention(model.get_submodule(attention), head_width))
-    # the hidden states that go around attention still have all tokens
+    # the residual around attention still has all tokens
     model.get_submodule(behind).register_forward_pre_hook(_first_tokens)
 
 

@@ -1,4 +1,4 @@
-"""From the merged model of a run to ONNX, in fp32, or with weights in int8."""
+"""Export the merged model of a run to ONNX, in fp32 or with int8 weights."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from leantune.inference.load import artefact_of, load, load_merged_transformers
 from leantune.model.pretrained import quiet_transformers
 
 OPSET = 20
-"""Operator set of ONNX 1.15, the newest that torch's exporter writes without converting."""
+"""Operator set of ONNX 1.15, the newest that torch's exporter writes without conversion."""
 PURPOSE = "--format onnx"
 LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "root")
 
 
 class _Logits(nn.Module):
-    """A transformers classifier that returns a tensor and no dictionary."""
+    """A transformers classifier that returns a tensor instead of a dictionary."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -42,26 +42,27 @@ class _Logits(nn.Module):
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits ``(S, C)`` of what transformers' tokenizers give, each ``(S, L)`` int64."""
+        """Logits ``(S, C)`` from the outputs of transformers' tokenizers, each ``(S, L)`` int64."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits
         return logits
 
 
 def write_onnx(folder: Path, source: Path, form: str, *, trust_remote_code: bool = False) -> None:
-    """Fill ``folder`` with a merged model whose batch and length are free.
+    """Fill ``folder`` with a merged model that takes any batch size and length.
 
-    Weights in int8 are quantised per channel; activations are when they are computed, so no rows are needed.
+    Int8 weights are quantised per channel. Activations are quantised as they are computed, so no calibration rows are
+    needed.
 
     Args:
-        folder: to fill.
+        folder: an existing empty folder.
         source: a run, or a merged model.
         form: ``onnx`` or ``onnx-int8``.
         trust_remote_code: allow code that comes with the model.
 
     Raises:
         UsageError: if a library is not installed, or torch cannot export the model.
-        CheckpointError: if ``source`` is damaged, or the export in fp32 does not compute what it does.
+        CheckpointError: if ``source`` is damaged, or the fp32 export computes something else.
     """
     runtime = import_of_extra("onnxruntime", PURPOSE, EXTRA)
     for name in ("onnx", "onnxscript"):
@@ -95,7 +96,7 @@ def _export(model: Any, path: Path, source: Path) -> None:
                 opset_version=OPSET,
                 external_data=False,
             )
-    except Exception as error:  # the exporter's classes have no common base but this
+    except Exception as error:  # the exporter's exceptions share no other base class
         kind = model.config.model_type
         raise UsageError(
             f"{source}: torch cannot export a {kind} classifier to ONNX: {first_line(error)}"

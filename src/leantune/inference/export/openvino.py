@@ -1,4 +1,4 @@
-"""From the merged model of a run to OpenVINO, as it is or in int8; what int8 costs is measured."""
+"""Export the merged model of a run to OpenVINO, unchanged or in int8, and measure what int8 costs."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from leantune.model.pretrained import quiet_transformers
 from leantune.system import hardware
 
 CALIBRATION_ROWS = 512
-"""Rows whose activations decide the ranges of int8."""
+"""Rows whose activations determine the int8 ranges."""
 CALIBRATION_BATCH_SIZE = 8
-"""Small, so that a batch is of one length and little of what is observed is padding."""
+"""Small, so that texts of a batch have the same length and little padding is observed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationData:
-    """What int8 is calibrated with and measured on."""
+    """Rows for calibrating int8 and for measuring it."""
 
     calibration: LabelledRows
     measured: LabelledRows
     name: str
-    """What the measured rows are, for the user."""
+    """Name of the measured rows in messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyCost:
-    """A run in PyTorch and in int8 on the same rows. Rates are fractions."""
+    """A run in PyTorch and in int8 compared on the same rows. Rates are fractions."""
 
     rows: str
     precision: str
@@ -59,7 +59,7 @@ class AccuracyCost:
     int8_accuracy: float
     equal_predictions: float
     comparison: Comparison
-    """PyTorch is a, int8 is b."""
+    """Comparison with PyTorch as a and int8 as b."""
 
     def __str__(self) -> str:
         return (
@@ -71,16 +71,16 @@ class AccuracyCost:
 
 
 def write_openvino(folder: Path, source: Path, *, trust_remote_code: bool = False) -> None:
-    """Fill ``folder`` with a merged model in fp32, of which an engine makes bf16 where it computes it.
+    """Fill ``folder`` with a merged model in fp32; engines may convert it to bf16 when they compile it.
 
     Args:
-        folder: to fill.
+        folder: an existing empty folder.
         source: a run, or a merged model.
         trust_remote_code: allow code that comes with the model.
 
     Raises:
         UsageError: if OpenVINO is not installed or cannot convert the model.
-        CheckpointError: if ``source`` is damaged, or the export does not compute what it does.
+        CheckpointError: if ``source`` is damaged, or the export computes something else.
     """
     openvino = import_extra("openvino", "--format openvino")
     merged = artefact_of(source, "merged", trust_remote_code=trust_remote_code)
@@ -95,7 +95,7 @@ def write_openvino(folder: Path, source: Path, *, trust_remote_code: bool = Fals
 def write_int8(
     folder: Path, source: Path, rows: CalibrationData, *, trust_remote_code: bool = False
 ) -> AccuracyCost:
-    """Fill ``folder`` with a merged model in int8, and measure it as it is read back; see `write_openvino`.
+    """Fill ``folder`` with a merged model in int8, and measure it after reading it back; see `write_openvino`.
 
     Raises:
         UsageError: if OpenVINO or NNCF are not installed, or cannot convert the model.
@@ -117,7 +117,7 @@ def write_int8(
 
 
 def import_quantisation() -> tuple[Any, Any]:
-    """OpenVINO and NNCF.
+    """Import OpenVINO and NNCF.
 
     Raises:
         UsageError: if one of them is not installed.
@@ -132,7 +132,7 @@ def _converted(openvino: Any, merged: Path, *, trust_remote_code: bool) -> Any:
     inputs = example_inputs(model)
     try:
         with warnings.catch_warnings(), quiet_transformers():
-            warnings.simplefilter("ignore")  # torch's tracer warns of every branch in transformers
+            warnings.simplefilter("ignore")  # torch's tracer warns about every branch in transformers
             converted = openvino.convert_model(model, example_input=inputs)
     except (RuntimeError, TypeError, ValueError) as error:
         raise _cannot_convert(merged, model.config.model_type, error) from error
@@ -146,7 +146,7 @@ def _cannot_convert(source: Path, model_type: str, error: Exception) -> UsageErr
 
 @contextlib.contextmanager
 def _shapes_explained(trained: TorchTextClassifier, source: Path) -> Iterator[None]:
-    """A traced graph may hold on to the shapes it was traced with (Longformer): texts of others do not pass."""
+    """Explain failures of graphs that only work for the shapes they were traced with (Longformer)."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -169,7 +169,7 @@ def _quantised(nncf: Any, model: Any, trained: TorchTextClassifier, calibration:
 
 
 def _write_model(openvino: Any, folder: Path, merged: Path, model: Any) -> None:
-    """The files that optimum-intel's ``OVModelForSequenceClassification`` reads, by its names."""
+    """Write the files that optimum-intel's ``OVModelForSequenceClassification`` reads, under its names."""
     openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
     copy_merged_files(folder, merged)
 
@@ -177,7 +177,7 @@ def _write_model(openvino: Any, folder: Path, merged: Path, model: Any) -> None:
 def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: CalibrationData) -> AccuracyCost:
     label_ids, size = rows.measured.label_ids, trained.settings.batch_size
     by_torch, by_int8 = (_predicted(each, rows.measured, size) for each in (trained, int8))
-    if rows.measured.is_multi_label:  # what all labels of a row are is one thing that is right or wrong
+    if rows.measured.is_multi_label:  # compare whole label sets, as ids of one class each
         sets = numbered(np.concatenate([label_ids, by_torch, by_int8]))
         label_ids, by_torch, by_int8 = np.split(sets, 3)
     return AccuracyCost(
@@ -191,7 +191,7 @@ def _cost(trained: TorchTextClassifier, int8: TextClassifier, rows: CalibrationD
 
 
 def _predicted(classifier: TextClassifier, rows: LabelledRows, batch_size: int) -> npt.NDArray[np.int64]:
-    """``(N,)`` class ids, or ``(N, C)`` ones and zeros."""
+    """Predicted class ids ``(N,)``, or ones and zeros ``(N, C)``."""
     logits, thresholds = classifier.logits(rows.encoded(), batch_size), classifier.thresholds
     if thresholds is None:
         return np.asarray(logits.argmax(axis=1))
