@@ -56,7 +56,7 @@ def test_encode() -> None:
 def test_an_unknown_label_is_named_with_its_row_and_the_nearest_class() -> None:
     with pytest.raises(DataError) as caught:
         LabelMap(("neg", "pos")).encode(
-            ["pos", "Pos"], "a.csv", start=10, column="gold", locate=lambda index: 2 * index
+            ["pos", "Pos"], "a.csv", rows=[10, 11], column="gold", locate=lambda index: 2 * index
         )
     assert str(caught.value) == (
         "a.csv:22:gold: the label 'Pos' is no class of this model, which knows 'neg', 'pos'; "

@@ -639,9 +639,9 @@ def test_classes_that_look_alike_are_named(inputs, tmp_path):
     run_training(recipe_for(inputs, tmp_path / "run", **keys), console=console)
     said = console.file.getvalue()
     assert "classes that look the same" in said
-    assert "'Spam' (U+0053 U+0070 U+0061 U+006D) and 'spam' (U+0073 U+0070 U+0061 U+006D)" in said
-    assert "(U+0063 U+0061 U+0066 U+0065 U+0301) and" in said
-    assert "(U+0063 U+0061 U+0066 U+00E9)" in said
+    assert re.search(r"'Spam' \(\d+ rows\) and 'spam' \(\d+ rows\)", said)
+    assert re.search(r"\(U\+0063 U\+0061 U\+0066 U\+0065 U\+0301, \d+ rows\) and", said)
+    assert "(U+0063 U+0061 U+0066 U+00E9, " in said
 
 
 def test_a_damaged_checkpoint_is_skipped_by_name(inputs, run, tmp_path, monkeypatch):
@@ -675,7 +675,7 @@ def test_a_history_that_was_cut_costs_its_lines_and_not_the_run(inputs, run, tmp
     run_training(recipe, console=console, resume=True)
     lines = whole[: kept or 0].count(b"\n")
     there = sum(map(len, whole.splitlines(keepends=True)[:lines]))
-    assert f"history.jsonl lacks {len(whole) - there:,} bytes" in console.file.getvalue()
+    assert f"history.jsonl has lost {len(whole) - there:,} bytes" in console.file.getvalue()
     steps = [line["step"] for line in history_of(tmp_path / "run", "step")]
     assert steps == [*range(1, lines + 1), *range(10, 49)]
     write_report(tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -18,9 +19,11 @@ from leantune.training.warnings import data_lines
 @pytest.mark.parametrize("name", PAIRS)
 def test_labels_that_look_alike_are_named_with_their_code_points(name):
     first, second = PAIRS[name]
-    (said,) = look_alikes([first, "other", second])
+    (said,) = look_alikes({first: 1, "other": 1, second: 1})
     for label in (first, second):
-        assert f"({' '.join(f'U+{ord(letter):04X}' for letter in label[:12])})" in said
+        points = " ".join(f"U+{ord(letter):04X}" for letter in label[:12])
+        is_seen = re.sub(" +", " ", first.casefold()) == re.sub(" +", " ", second.casefold())
+        assert ("U+" not in said) if is_seen else (f"({points}, 1 rows)" in said)
     counts = {first: 1, second: 1, "other": 1}
     rows = RowsRecord(source="x.csv", sha256="", rows=3, tokens=9, label_counts=counts)
     lines = list(data_lines(DataRecord(train=rows, validation=rows), 16))
@@ -35,7 +38,7 @@ def test_labels_that_look_alike_are_named_with_their_code_points(name):
     ],
 )  # fmt: skip
 def test_labels_that_are_different_are_left_alone(first, second):
-    assert not list(look_alikes([first, second]))
+    assert not list(look_alikes({first: 1, second: 1}))
 
 
 @pytest.mark.parametrize("label", ["\u200b", "\ufeff", "\u200d\u200e", "\u00ad"])
@@ -48,7 +51,7 @@ def test_a_label_that_shows_nothing_is_refused(label):
 
 def test_the_warning_reaches_the_terminal_escaped():
     console = Console(file=io.StringIO(), width=300)
-    for line in look_alikes(["\x1b[31mspam", "\x1b[31mSPAM"]):
+    for line in look_alikes({"\x1b[31mspam": 1, "\x1b[31mSPAM": 1}):
         console.print(line, soft_wrap=True)
     assert "\x1b" not in console.file.getvalue()
 

@@ -190,7 +190,7 @@ def look_alikes(counts: Mapping[str, int]) -> Iterator[str]:
         groups.setdefault(_appearance(name), []).append(name)
     for group in groups.values():
         if len(group) > 1:
-            differ_visibly = len({" ".join(name.casefold().split()) for name in group}) == 1
+            differ_visibly = len({re.sub(" +", " ", name.casefold()) for name in group}) == 1
             yield " and ".join(
                 f"{shown(name)} ({'' if differ_visibly else f'{_code_points(name)}, '}{counts[name]:,} rows)"
                 for name in group

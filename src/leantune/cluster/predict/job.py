@@ -154,6 +154,7 @@ def plan_job(saved: SavedClassifier, options: BulkOptions) -> tuple[Job, PartSet
     described = asdict(settings)
     described["abstention"] = json.dumps(described["abstention"], sort_keys=True)
     del described["columns"]["splits_labels"]
+    described["skips_blank"] = described["columns"].pop("skips_blank")
     job = Job(
         leantune=__version__,
         classifier=f"{saved.sha256} {saved.encoder_sha256}",
