@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 import shlex
 import subprocess
@@ -91,16 +90,6 @@ def blocks_of(text: str) -> list[Block]:
             before, end_of_block = [], part.end()
         said = {}
     return found
-
-
-def cells_of(notebook: Path) -> list[Block]:
-    """The cells of code of a notebook."""
-    cells = json.loads(notebook.read_text("utf-8"))["cells"]
-    return [
-        Block("python", "".join(cell["source"]), number)
-        for number, cell in enumerate(cells, 1)
-        if cell["cell_type"] == "code"
-    ]
 
 
 def lines_of(block: Block) -> Iterator[str]:

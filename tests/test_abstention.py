@@ -138,6 +138,7 @@ def test_thresholds_of_classes_count_where_they_are_asked_for(sure, inputs):
     texts = texts_of(inputs)
     labels = load(sure).predict(texts)
     assert load(sure).predict_or_abstain(texts) == labels
+    assert load(sure).predict_or_abstain(texts[0]) == labels[0]
     assert load(sure).predict_or_abstain(texts, per_class=True) == [
         each if each == "a" else None for each in labels
     ]

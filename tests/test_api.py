@@ -48,10 +48,13 @@ PUBLIC = [
 TEXTS = [" ".join(WORDS[(7 * i + j) % len(WORDS)] for j in range(1 + i % 9)) for i in range(30)]
 MEMBERS = {
     "classes",
+    "confusion",
+    "evaluate",
     "labels",
     "metrics",
     "predict",
     "predict_proba",
+    "report",
     "save",
     "settings",
     "source",

@@ -12,6 +12,7 @@ import signal
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from leantune.errors import CheckpointError, DataError, Interrupted, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.text_classifier import TextClassifier
 from leantune.report import write_model_card, write_report
+from leantune.report.adaptation import ledger
 from leantune.system.atomic import write_bytes
 from leantune.system.console import console
+from leantune.system.notebook import html_table
+from leantune.training.before import planning
 from leantune.training.before.folder import check_folder
-from leantune.training.before.planning import Plan
-from leantune.training.before.planning import plan as plan_recipe
+from leantune.training.before.placement import name_of
 from leantune.training.run import run_training
 
 ROWS = "rows-"
@@ -55,6 +58,7 @@ def train(
     unlabelled: Any = None,
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     quiet: bool = False,
     **recipe: Any,
 ) -> TextClassifier:
@@ -73,7 +77,8 @@ def train(
         output: run folder to keep, with report, record, adapter and merged model; None: a temporary one that lives as
             long as the classifier, from which `TextClassifier.save` copies.
         overwrite: replace an earlier run in ``output``.
-        quiet: show no progress on standard error.
+        resume: continue the run in ``output`` bit for bit; the other arguments must be those it began with.
+        quiet: show no progress, which is on standard error or, in a notebook, in the cell.
         recipe: any other recipe key, as ``epochs=5`` or ``warmup=0.2``; docs/recipe.md lists them.
 
     Returns:
@@ -83,7 +88,8 @@ def train(
         UsageError: for settings that cannot be.
         DataError: for rows that are not what they must be, naming the row.
         LeantuneError: of another kind; `leantune.errors` lists them.
-        KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM; see `run_recipe`.
+        KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM; see `run_recipe`. After Ctrl-C a temporary run stays,
+            too, if there is a checkpoint of it, and the message names it.
 
     Examples:
         >>> import leantune
@@ -91,6 +97,8 @@ def train(
         >>> classifier.predict(["Oil prices rose again on Monday."])  # doctest: +SKIP
         ['crude']
     """
+    if resume and (output is None or overwrite):
+        raise UsageError("resume continues the run in output: give output, and leave out overwrite")
     with contextlib.ExitStack() as temporary:
         if output is None:
             keeper = tempfile.mkdtemp(prefix="leantune-")
@@ -101,8 +109,16 @@ def train(
         parts = {"data": data, "test": test, "validation": validation, "unlabelled": unlabelled}
         with rows_as_files(parts, folder, recipe) as files:
             settings = settings_of(recipe, encoder=encoder, budget=budget, output=folder, files=files)
-            check_folder(folder, overwrite=overwrite, resume=False)
-            run = run_recipe(settings, overwrite=overwrite, quiet=quiet, is_kept=output is not None)
+            check_folder(folder, overwrite=overwrite, resume=resume)
+            try:
+                run = run_recipe(settings, overwrite=overwrite, resume=resume, quiet=quiet, is_kept=True)
+            except KeyboardInterrupt as stopped:
+                saved = stopped.__cause__
+                if not isinstance(saved, Interrupted):
+                    raise
+                temporary.pop_all()
+                how = f"{saved}, or the same call with output={str(folder)!r} and resume=True"
+                raise KeyboardInterrupt(how) from saved
         classifier = load_run(run, trust_remote_code=settings.trust_remote_code)
         # of the model, since a dataclass with slots has no weak references
         weakref.finalize(classifier.classifier, temporary.pop_all().close)
@@ -133,15 +149,34 @@ def plan(
             raise UsageError("data: none given; give rows, or the names of the classes as labels=[...]")
         with rows_as_files({"data": "none" if data is None else data}, folder, recipe) as files:
             settings = settings_of(recipe, encoder=encoder, budget=budget, output=folder, files=files)
-            return plan_recipe(settings, missing="no rows were given" if data is None else "")
+            found = planning.plan(settings, missing="no rows were given" if data is None else "")
+            return Plan(*(getattr(found, each.name) for each in fields(found)))
 
 
-def run_recipe(recipe: Recipe, *, overwrite: bool, quiet: bool, is_kept: bool) -> Path:
+@dataclass(frozen=True, slots=True, repr=False)
+class Plan(planning.Plan):
+    """What `plan` returns: its `repr` is a line, and a notebook shows its ledger as a table."""
+
+    def __repr__(self) -> str:
+        return f"<Plan: {self._summary}, {self.parameters.initial:,} trainable parameters>"
+
+    def _repr_html_(self) -> str:
+        table = ledger(self.parameters.to_record())
+        return html_table(table.rows, [self._summary, *table.headings[1:]])
+
+    @property
+    def _summary(self) -> str:
+        steps = "" if self.steps is None else f", {self.steps.total_steps:,} steps"
+        return name_of(self.recipe, self.parameters.init_rank) + steps
+
+
+def run_recipe(recipe: Recipe, *, overwrite: bool, resume: bool = False, quiet: bool, is_kept: bool) -> Path:
     """Train as ``leantune train`` does, report and model card included; torch's generators stay the caller's.
 
     Args:
         recipe: what to do.
         overwrite: replace an earlier run in the same folder.
+        resume: continue the run in the same folder.
         quiet: show no progress on standard error.
         is_kept: whether the run folder stays, so that a run that was stopped can be resumed: an error names the
             command then.
@@ -157,7 +192,8 @@ def run_recipe(recipe: Recipe, *, overwrite: bool, quiet: bool, is_kept: bool) -
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices):
-            run = run_training(recipe, console=console(stderr=True, quiet=quiet), overwrite=overwrite)
+            progress = console(stderr=True, quiet=quiet)
+            run = run_training(recipe, console=progress, overwrite=overwrite, resume=resume)
     except Interrupted as error:
         reason = error if is_kept else None
         number = error.exit_code - 128

@@ -42,9 +42,10 @@ class DataError(LeantuneError):
     """An invalid row, column, label or encoding.
 
     Args:
-        message: what was found, what was expected, what to do. path: the file, as the user named it. row: the line of
-        a text file on which the row begins (1-based, the header is line 1), or the 1-based row number in
-            a table.
+        message: what was found, what was expected, what to do.
+        path: the file, as the user named it.
+        row: the line of a text file on which the row begins (1-based, the header is line 1), or the 1-based row
+            number in a table.
         column: the column's name.
     """
 

@@ -51,9 +51,8 @@ def paired_interval(only_a_right: int, only_b_right: int, num_rows: int) -> Inte
 def mcnemar_p_value(only_a_right: int, only_b_right: int) -> float:
     """Two-sided mid-p value of the discordant rows under a fair coin (McNemar, 1947).
 
-    This is the exact p-value minus half the probability of the observed count on each side. The exact test is
-    conservative and misses differences; the mid-p test is close to its level (Fagerland et al., 2013, BMC Med. Res.
-    Methodol. 13:91).
+    This is the exact p-value minus the probability of the observed count. The exact test is conservative and misses
+    differences; the mid-p test is close to its level (Fagerland et al., 2013, BMC Med. Res. Methodol. 13:91).
     """
     if only_a_right == only_b_right:
         return 1.0

@@ -33,7 +33,7 @@ from leantune.system import hardware
 from leantune.system.damage import explained_damage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SharingTextClassifier(TextClassifier):
     """A classifier that shares its encoder with others."""
 

@@ -47,13 +47,14 @@ class PredictionLayout:
     """The columns of a prediction file.
 
     Args:
-        labels: names of the classes. with_probabilities: add ``p_<label>`` for every class. submission: write
-        ``ID,label`` with whole numbers, as in the reference run. id_column: name of the id column, as in the input
-        rows; ``id`` if ids are row numbers. abstention: give calibrated probabilities, and no label to rows whose
-        probability is too low. by_class: with ``abstention``, use the thresholds of the predicted classes instead of
-        one for all. thresholds: ``(C,)`` least probability of a predicted label if a row may have several; the label
-        is then a list of
-            labels, and the score the highest probability.
+        labels: names of the classes.
+        with_probabilities: add ``p_<label>`` for every class.
+        submission: write ``ID,label`` with whole numbers, as in the reference run.
+        id_column: name of the id column, as in the input rows; ``id`` if ids are row numbers.
+        abstention: give calibrated probabilities, and no label to rows whose probability is too low.
+        by_class: with ``abstention``, use the thresholds of the predicted classes instead of one for all.
+        thresholds: ``(C,)`` least probability of a predicted label if a row may have several; the label is then a
+            list of labels, and the score the highest probability.
 
     Raises:
         UsageError: for a submission with several labels per row, or if the name of the id column is the name of another

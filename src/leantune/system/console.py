@@ -9,9 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from leantune.errors import first_line
+from leantune.system.notebook import CellOutput
 
 WIDTH_OF_A_FILE = 240
 """Width of output that is not a terminal, so that tables need not be wrapped."""
+WIDTH_OF_A_CELL = 110
+"""Width of output in a notebook."""
 
 
 class _Console(Console):
@@ -77,6 +80,9 @@ def console(*, stderr: bool = False, quiet: bool = False, verbose: bool = False)
         verbose: also print details.
     """
     settings: dict[str, Any] = {"quiet": quiet, "markup": False, "emoji": False, "highlight": False}
+    if Console().is_jupyter:
+        settings |= {"file": CellOutput(), "width": WIDTH_OF_A_CELL, "color_system": None}
+        settings |= {"force_jupyter": False, "force_terminal": True}
     made = LoggedConsole(is_verbose=verbose, stderr=True, **settings) if stderr else _Console(**settings)
     if not made.is_terminal:
         made.width = WIDTH_OF_A_FILE

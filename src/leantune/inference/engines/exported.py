@@ -60,7 +60,7 @@ class Compiled:
     """Computes the logits ``(S, C)`` of a padded batch."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ExportedClassifier(TextClassifier):
     """The merged model in another library, computed on padded batches."""
 

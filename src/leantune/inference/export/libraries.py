@@ -62,7 +62,7 @@ def example_inputs(model: Any) -> dict[str, torch.Tensor]:
 
 
 def check_same(form: str, trained: TextClassifier, folder: Path, compiled: Compiled) -> None:
-    """Check that the fp32 logits of an export equal those of its run, on texts made of the tokenizer's words.
+    """Check that the fp32 logits of an export agree with its run, on texts made of the tokenizer's words.
 
     Raises:
         CheckpointError: if they differ.

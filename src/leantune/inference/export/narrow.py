@@ -25,8 +25,7 @@ class FirstTokenAttention(nn.Module):
 
     Args:
         attention: the module to replace; its linear layers are query, key, value and, unless the next module begins
-        with
-            it, output.
+            with it, output.
         head_width: H.
     """
 
