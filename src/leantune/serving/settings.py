@@ -49,3 +49,10 @@ class ServeSettings:
     adapter_root: Path | None = option(
         "folder from which clients with the key may load adapters", None, group="access"
     )
+    allowed_hosts: str | None = option(
+        "hosts that requests may name in their Host header, or * for all; default: localhost, 127.0.0.1 and [::1] on a "
+        "loopback address without a key, else all",
+        None,
+        metavar="NAME,NAME",
+        group="access",
+    )
