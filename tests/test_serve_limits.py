@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import threading
 import time
@@ -175,6 +176,51 @@ def test_adapters_come_from_one_folder_only(client, server, run, path):
     assert answer.status_code in (400, 403, 404), answer.text
     assert answer.json()["error"]["message"]
     assert client.get("/v1/models").json() == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "<img src=x>",
+        "a\nb",
+        "a b",
+        "é",
+        "a\0",
+        "/a",
+        "a/",
+        "a//b",
+        "..",
+        "a/../b",
+        "./a",
+        "x" * 129,
+        "\u202e",
+    ],
+)
+def test_a_name_that_could_be_misread_is_refused(client, server, run, name):
+    if not (server.root / "good").exists():
+        shutil.copytree(run / "adapter", server.root / "good")
+    before = client.get("/v1/models").json()
+    answer = client.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": "good"})
+    assert answer.status_code == 400, answer.text
+    assert "the name " in answer.json()["error"]["message"]
+    assert client.get("/v1/models").json() == before
+
+
+def test_a_name_with_slashes_is_reached_in_every_dialect(client, server, run):
+    name = "team-a/versions/1/spam_v1.2" + "x" * 101
+    shutil.copytree(run / "adapter", server.root / "slashes")
+    body = {"lora_name": name, "lora_path": "slashes"}
+    assert client.post("/v1/load_lora_adapter", json=body).status_code == 200
+    assert client.post("/predict", json={"inputs": TEXT, "model": name}).status_code == 200
+    assert client.post("/classify", json={"input": TEXT, "model": name}).json()["model"] == name
+    tensor = {"name": "input-0", "shape": [1], "datatype": "BYTES", "data": [TEXT]}
+    for version in ("", "/versions/1"):
+        place = f"/v2/models/{name}{version}"
+        assert client.post(f"{place}/infer", json={"inputs": [tensor]}).json()["model_name"] == name
+        assert client.get(f"{place}/ready").json() == {"name": name, "ready": True}
+        assert client.get(place).json()["name"] == name
+    assert client.post("/v1/unload_lora_adapter", json={"lora_name": name}).status_code == 200
 
 
 def test_without_a_root_nothing_is_loaded(run):

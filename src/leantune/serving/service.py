@@ -24,7 +24,7 @@ from leantune.serving.description import Description
 from leantune.serving.metrics import Metrics
 from leantune.serving.pool import WorkerPool
 from leantune.serving.refusals import Kind, RefusalError
-from leantune.serving.settings import ServeSettings
+from leantune.serving.settings import ServeSettings, name_problem
 from leantune.serving.worker import WorkerSettings
 
 UNWATCHED_SECONDS = 0.2
@@ -115,8 +115,10 @@ class Service:
         """Load a classifier under a name. A classifier of the same name is replaced after answering its requests.
 
         Raises:
-            RefusalError: if the folder contains no classifier that can be loaded.
+            RefusalError: if the name is not allowed, or the folder contains no classifier that can be loaded.
         """
+        if problem := name_problem(name):
+            raise RefusalError(Kind.VALIDATION, problem)
         async with self._changes:
             self._last_number += 1
             number = self._last_number
