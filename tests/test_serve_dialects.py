@@ -19,7 +19,7 @@ from servers import ServerProcess
 from tiny import WORDS, quiet, recipe_for, tiny_model, write_rows
 
 TEXT = " ".join(WORDS[:6])
-TEXTS = [TEXT, " ".join(WORDS[20:40]), "word3", ""]
+TEXTS = [TEXT, " ".join(WORDS[20:40]), "word3", " "]
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,13 @@ TEI = [
     ({"inputs": TEXT, "raw_scores": True}, 200, "one"),
     ({"inputs": TEXT, "unknown": 1}, 200, "one"),
     ({"inputs": []}, 400, "Empty"),
+    ({"inputs": ""}, 400, "Empty"),
+    ({"inputs": [""]}, 400, "Empty"),
+    ({"inputs": [[TEXT], [""]]}, 400, "Empty"),  # one empty text refuses the batch
+    ({"inputs": ["", ""], "model": "pairs"}, 400, "Empty"),
+    ({"inputs": " "}, 200, "one"),
+    ({"inputs": "word1 " * 200}, 200, "one"),
+    ({"inputs": "word1 " * 200, "truncate": True}, 200, "one"),
     ({"inputs": [TEXT, TEXT]}, 422, "Validation"),  # a pair, for a classifier of single texts
     ({"inputs": [[TEXT, TEXT, TEXT]]}, 422, "Validation"),
     ({"inputs": [[TEXT], [TEXT, TEXT]]}, 422, "Validation"),
@@ -166,6 +173,15 @@ def test_the_end_that_is_cut_can_be_chosen(client, folders):
     assert scores_of(client.post("/predict", json={"inputs": long}).json()) == ways["right"], "as trained"
 
 
+def test_a_server_that_cuts_nothing_refuses_long_texts_unless_asked(folders):
+    with ServerProcess(f"three={folders['three']}", "--precision", "fp32", "--no-auto-truncate") as server:
+        assert httpx.get(f"{server.url}/info").json()["auto_truncate"] is False
+        for more, status in (({}, 422), ({"truncate": False}, 422), ({"truncate": True}, 200)):
+            answer = httpx.post(f"{server.url}/predict", json={"inputs": "word1 " * 200} | more, timeout=60)
+            assert answer.status_code == status
+            assert status == 200 or "`inputs` must have less than" in answer.json()["error"]
+
+
 def test_info_and_health(client, folders):
     info = client.get("/info").json()
     assert info["served_model_name"] == "three"
@@ -213,6 +229,7 @@ VLLM = [
     ({"input": TEXT}, 200, 1),
     ({"model": "five", "input": TEXTS}, 200, 4),
     ({"model": "five", "input": TEXTS, "use_activation": False}, 200, 4),
+    ({"model": "three", "input": ["", TEXT]}, 200, 2),  # vLLM computes the special tokens alone
     ({"model": "three", "input": TEXT, "truncate_prompt_tokens": -1, "user": "me"}, 200, 1),
     ({"model": "nobody", "input": TEXT}, 404, "NotFoundError"),
     ({"model": "three", "input": []}, 400, "BadRequestError"),

@@ -169,7 +169,7 @@ function showProgress(begun, before) {
   if (results.numDone > before) words.push(`${rate(perSecond)} rows/s`);
   if (running && results.numDone > before) words.push(`${duration((rows - results.numDone) / perSecond)} left`);
   if (!running && results.numDone > before) words.push(duration(seconds));
-  if (results.refused.size) words.push(`${count(results.refused.size)} refused by the server`);
+  if (results.refused.size) words.push(`${count(results.refused.size)} without a label`);
   $("progress").value = results.numDone;
   say($("progress-text"), words.join(" · "));
   showLabels();
