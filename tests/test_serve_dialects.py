@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 import warnings
 
 import httpx
@@ -91,6 +92,25 @@ def test_pairs_and_several_labels_are_those_of_transformers(client, folders):
     assert scores_of(found) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_classifier_of_single_texts_takes_a_pair_as_tei_does_but_not_a_strict_server(server, folders):
+    pair = [TEXT, "word41"]
+    (expected,) = pipeline_scores(
+        folders["three"] / "merged",
+        [dict(zip(("text", "text_pair"), pair, strict=True))],
+        return_token_type_ids=True,
+    )
+    found = httpx.post(f"{server.url}/predict", json={"inputs": [pair, pair]}, timeout=60).json()
+    assert [scores_of(row) for row in found] == [pytest.approx(expected, abs=1e-5)] * 2
+    deadline = time.monotonic() + 20
+    while not any("WARNING `three` was trained on single texts" in line for line in server.log):
+        assert time.monotonic() < deadline, server.log[-5:]
+        time.sleep(0.02)
+    with ServerProcess(f"three={folders['three']}", "--precision", "fp32", "--strict") as strict:
+        answer = httpx.post(f"{strict.url}/predict", json={"inputs": pair}, timeout=60)
+        assert (answer.status_code, answer.json()["error_type"]) == (422, "Validation")
+        assert httpx.post(f"{strict.url}/predict", json={"inputs": TEXT}, timeout=60).status_code == 200
+
+
 TEI = [
     # request, status, what the answer is
     ({"inputs": TEXT}, 200, "one"),
@@ -109,7 +129,8 @@ TEI = [
     ({"inputs": " "}, 200, "one"),
     ({"inputs": "word1 " * 200}, 200, "one"),
     ({"inputs": "word1 " * 200, "truncate": True}, 200, "one"),
-    ({"inputs": [TEXT, TEXT]}, 422, "Validation"),  # a pair, for a classifier of single texts
+    ({"inputs": [TEXT, TEXT]}, 200, "one"),  # a pair, for a classifier of single texts
+    ({"inputs": TEXT, "model": "pairs"}, 422, "Validation"),
     ({"inputs": [[TEXT, TEXT, TEXT]]}, 422, "Validation"),
     ({"inputs": [[TEXT], [TEXT, TEXT]]}, 422, "Validation"),
     ({"inputs": [[]]}, 422, "Validation"),
@@ -205,7 +226,7 @@ def test_metrics_count_a_request_once(client):
     before = counters()
     client.post("/predict", json={"inputs": TEXT})
     client.post("/predict", json={"inputs": [[TEXT]] * 3})
-    client.post("/predict", json={"inputs": [TEXT, TEXT]})
+    client.post("/predict", json={"inputs": TEXT, "model": "pairs"})
     after = counters()
 
     def gained(name: str) -> float:

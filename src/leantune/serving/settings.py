@@ -41,6 +41,9 @@ class ServeSettings:
     auto_truncate: bool = option(
         "refuse texts that are too long instead of cutting them", True, group="limits"
     )
+    strict: bool = option(
+        "refuse text pairs for a classifier that was trained on single texts", False, group="limits"
+    )
     drain: int = option(
         "seconds after SIGTERM in which requests are still accepted", 1, least=0, group="limits"
     )
