@@ -491,6 +491,42 @@ def test_a_server_that_is_not_ready_is_said_to_be(tab, address):
     says(tab, "#live-waiting", "7")
 
 
+def test_before_the_list_of_classifiers_has_loaded_there_is_none(tab, address):
+    waiting = []
+    tab.route("**/v1/models", lambda route: waiting.append(route))
+    tab.goto(address)
+    choose(tab, "rows.txt", "word1")
+    tab.click("#text-form button")
+    tab.click("#start")
+    for error in ("#text-error", "#file-error"):
+        says(tab, error, "There is no classifier yet")
+    waiting[0].continue_()
+    says(tab, "#model-note", "3 labels")
+    assert "There is no classifier yet" in text_of(tab, "#text-error"), "until it is pressed again"
+    tab.fill("#text", "word1")
+    tab.click("#text-form button")
+    tab.wait_for_selector(".bars li")
+    assert text_of(tab, "#text-error") == ""
+    start_and_finish(tab)
+    assert text_of(tab, "#file-error") == ""
+
+
+def test_a_server_without_classifiers_says_so(tab, tmp_path):
+    tab.allowed = ("401", "ERR_")  # before the key is given, and when the server ends before the tab does
+    with ServerProcess("--adapter-root", tmp_path, "--api-key", KEY) as served:
+        tab.goto(served.url)
+        tab.fill("#key", KEY)
+        tab.press("#key", "Enter")
+        says(tab, "#model-error", "The server has no classifiers")
+        choose(tab, "rows.txt", "word1")
+        tab.fill("#text", "word1")
+        tab.click("#text-form button")
+        tab.click("#start")
+        tab.wait_for_timeout(2_500)  # the page has asked for the state of the server again
+        for error in ("#text-error", "#file-error", "#model-error"):
+            says(tab, error, "The server has no classifiers")
+
+
 def test_the_key_is_asked_for_and_kept_for_this_tab_only(tab, run):
     tab.allowed = ("401", "ERR_")  # the server ends before the tab does
     with ServerProcess(run, "--api-key", KEY) as served:
