@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 import warnings
 
 import httpx
@@ -19,7 +20,7 @@ from servers import ServerProcess
 from tiny import WORDS, quiet, recipe_for, tiny_model, write_rows
 
 TEXT = " ".join(WORDS[:6])
-TEXTS = [TEXT, " ".join(WORDS[20:40]), "word3", ""]
+TEXTS = [TEXT, " ".join(WORDS[20:40]), "word3", " "]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,25 @@ def test_pairs_and_several_labels_are_those_of_transformers(client, folders):
     assert scores_of(found) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_classifier_of_single_texts_takes_a_pair_as_tei_does_but_not_a_strict_server(server, folders):
+    pair = [TEXT, "word41"]
+    (expected,) = pipeline_scores(
+        folders["three"] / "merged",
+        [dict(zip(("text", "text_pair"), pair, strict=True))],
+        return_token_type_ids=True,
+    )
+    found = httpx.post(f"{server.url}/predict", json={"inputs": [pair, pair]}, timeout=60).json()
+    assert [scores_of(row) for row in found] == [pytest.approx(expected, abs=1e-5)] * 2
+    deadline = time.monotonic() + 20
+    while not any("WARNING `three` was trained on single texts" in line for line in server.log):
+        assert time.monotonic() < deadline, server.log[-5:]
+        time.sleep(0.02)
+    with ServerProcess(f"three={folders['three']}", "--precision", "fp32", "--strict") as strict:
+        answer = httpx.post(f"{strict.url}/predict", json={"inputs": pair}, timeout=60)
+        assert (answer.status_code, answer.json()["error_type"]) == (422, "Validation")
+        assert httpx.post(f"{strict.url}/predict", json={"inputs": TEXT}, timeout=60).status_code == 200
+
+
 TEI = [
     # request, status, what the answer is
     ({"inputs": TEXT}, 200, "one"),
@@ -102,7 +122,15 @@ TEI = [
     ({"inputs": TEXT, "raw_scores": True}, 200, "one"),
     ({"inputs": TEXT, "unknown": 1}, 200, "one"),
     ({"inputs": []}, 400, "Empty"),
-    ({"inputs": [TEXT, TEXT]}, 422, "Validation"),  # a pair, for a classifier of single texts
+    ({"inputs": ""}, 400, "Empty"),
+    ({"inputs": [""]}, 400, "Empty"),
+    ({"inputs": [[TEXT], [""]]}, 400, "Empty"),  # one empty text refuses the batch
+    ({"inputs": ["", ""], "model": "pairs"}, 400, "Empty"),
+    ({"inputs": " "}, 200, "one"),
+    ({"inputs": "word1 " * 200}, 200, "one"),
+    ({"inputs": "word1 " * 200, "truncate": True}, 200, "one"),
+    ({"inputs": [TEXT, TEXT]}, 200, "one"),  # a pair, for a classifier of single texts
+    ({"inputs": TEXT, "model": "pairs"}, 422, "Validation"),
     ({"inputs": [[TEXT, TEXT, TEXT]]}, 422, "Validation"),
     ({"inputs": [[TEXT], [TEXT, TEXT]]}, 422, "Validation"),
     ({"inputs": [[]]}, 422, "Validation"),
@@ -166,6 +194,15 @@ def test_the_end_that_is_cut_can_be_chosen(client, folders):
     assert scores_of(client.post("/predict", json={"inputs": long}).json()) == ways["right"], "as trained"
 
 
+def test_a_server_that_cuts_nothing_refuses_long_texts_unless_asked(folders):
+    with ServerProcess(f"three={folders['three']}", "--precision", "fp32", "--no-auto-truncate") as server:
+        assert httpx.get(f"{server.url}/info").json()["auto_truncate"] is False
+        for more, status in (({}, 422), ({"truncate": False}, 422), ({"truncate": True}, 200)):
+            answer = httpx.post(f"{server.url}/predict", json={"inputs": "word1 " * 200} | more, timeout=60)
+            assert answer.status_code == status
+            assert status == 200 or "`inputs` must have less than" in answer.json()["error"]
+
+
 def test_info_and_health(client, folders):
     info = client.get("/info").json()
     assert info["served_model_name"] == "three"
@@ -189,7 +226,7 @@ def test_metrics_count_a_request_once(client):
     before = counters()
     client.post("/predict", json={"inputs": TEXT})
     client.post("/predict", json={"inputs": [[TEXT]] * 3})
-    client.post("/predict", json={"inputs": [TEXT, TEXT]})
+    client.post("/predict", json={"inputs": TEXT, "model": "pairs"})
     after = counters()
 
     def gained(name: str) -> float:
@@ -213,6 +250,7 @@ VLLM = [
     ({"input": TEXT}, 200, 1),
     ({"model": "five", "input": TEXTS}, 200, 4),
     ({"model": "five", "input": TEXTS, "use_activation": False}, 200, 4),
+    ({"model": "three", "input": ["", TEXT]}, 200, 2),  # vLLM computes the special tokens alone
     ({"model": "three", "input": TEXT, "truncate_prompt_tokens": -1, "user": "me"}, 200, 1),
     ({"model": "nobody", "input": TEXT}, 404, "NotFoundError"),
     ({"model": "three", "input": []}, 400, "BadRequestError"),

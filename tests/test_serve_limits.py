@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import threading
 import time
@@ -177,6 +178,51 @@ def test_adapters_come_from_one_folder_only(client, server, run, path):
     assert client.get("/v1/models").json() == before
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "<img src=x>",
+        "a\nb",
+        "a b",
+        "é",
+        "a\0",
+        "/a",
+        "a/",
+        "a//b",
+        "..",
+        "a/../b",
+        "./a",
+        "x" * 129,
+        "\u202e",
+    ],
+)
+def test_a_name_that_could_be_misread_is_refused(client, server, run, name):
+    if not (server.root / "good").exists():
+        shutil.copytree(run / "adapter", server.root / "good")
+    before = client.get("/v1/models").json()
+    answer = client.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": "good"})
+    assert answer.status_code == 400, answer.text
+    assert "the name " in answer.json()["error"]["message"]
+    assert client.get("/v1/models").json() == before
+
+
+def test_a_name_with_slashes_is_reached_in_every_dialect(client, server, run):
+    name = "team-a/versions/1/spam_v1.2" + "x" * 101
+    shutil.copytree(run / "adapter", server.root / "slashes")
+    body = {"lora_name": name, "lora_path": "slashes"}
+    assert client.post("/v1/load_lora_adapter", json=body).status_code == 200
+    assert client.post("/predict", json={"inputs": TEXT, "model": name}).status_code == 200
+    assert client.post("/classify", json={"input": TEXT, "model": name}).json()["model"] == name
+    tensor = {"name": "input-0", "shape": [1], "datatype": "BYTES", "data": [TEXT]}
+    for version in ("", "/versions/1"):
+        place = f"/v2/models/{name}{version}"
+        assert client.post(f"{place}/infer", json={"inputs": [tensor]}).json()["model_name"] == name
+        assert client.get(f"{place}/ready").json() == {"name": name, "ready": True}
+        assert client.get(place).json()["name"] == name
+    assert client.post("/v1/unload_lora_adapter", json={"lora_name": name}).status_code == 200
+
+
 def test_without_a_root_nothing_is_loaded(run):
     with ServerProcess(f"three={run}", "--precision", "fp32") as server:
         body = {"lora_name": "x", "lora_path": str(run)}
@@ -272,7 +318,7 @@ def test_work_of_a_client_that_is_gone_is_dropped(narrow):
     connections = []
     for _ in range(3):
         connection = socket.create_connection((place.hostname, place.port))
-        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
         connections.append(connection)
     deadline = time.monotonic() + 20
@@ -291,7 +337,7 @@ def test_a_slow_sender_keeps_nobody_waiting(narrow):
     place = urlsplit(narrow.url)
     slow = [socket.create_connection((place.hostname, place.port)) for _ in range(20)]
     for connection in slow:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
     done = threading.Event()
 
     def ask():
@@ -304,3 +350,48 @@ def test_a_slow_sender_keeps_nobody_waiting(narrow):
     assert done.is_set()
     for connection in slow:
         connection.close()
+
+
+def status_for(server, host: str, path: str = "/health") -> int:
+    """The status that a request gets which names this host."""
+    return httpx.get(server.url + path, headers={"host": host}).status_code
+
+
+def test_a_page_of_another_host_gets_nothing_from_a_private_server(narrow):
+    for host in ("localhost", "LOCALHOST:80", "127.0.0.1:9", "[::1]", "[::1]:9"):
+        assert status_for(narrow, host) == 200, host
+    for host in (
+        "evil.example",
+        "localhost.evil.example:8000",
+        "127.0.0.1.evil.example",
+        "",
+        "localhost:x",
+        "::1:",
+    ):
+        assert status_for(narrow, host) == 421, host
+    for path, is_error in (("/predict", str), ("/classify", dict), ("/v2/models/three/infer", str)):
+        answer = httpx.post(narrow.url + path, json={"inputs": TEXT}, headers={"host": "evil.example"})
+        assert answer.status_code == 421
+        assert isinstance(answer.json()["error"], is_error)
+        assert "--allowed-hosts" in str(answer.json()["error"])
+        assert "\n" not in answer.text
+    twice = b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
+    assert b" 200 " not in raw_request(narrow, twice)[:40]
+
+
+def test_the_key_or_another_address_leaves_hosts_free(server, run):
+    assert status_for(server, "any.example") == 200, "who has the key may come by any name"
+    with ServerProcess(f"three={run}", "--precision", "fp32", "--host", "0.0.0.0") as public:
+        assert status_for(public, "any.example") == 200
+
+
+@pytest.mark.parametrize(
+    ("named", "host", "others"), [("a.example, [::2]", "A.example:8000", 421), ("localhost,*", "x", 200)]
+)
+def test_hosts_can_be_named(run, named, host, others):
+    words = ["--allowed-hosts", named, "--api-key", KEY]
+    with ServerProcess(f"three={run}", "--precision", "fp32", *words) as server:
+        assert status_for(server, host) == 200
+        assert status_for(server, "[::2]:1") == 200
+        assert status_for(server, "evil.example") == others
+        assert status_for(server, "localhost") == others

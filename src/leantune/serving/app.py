@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
@@ -13,16 +16,20 @@ from leantune.serving.http import Respond
 from leantune.serving.page import routes as page
 from leantune.serving.refusals import Kind, RefusalError
 from leantune.serving.service import Service
+from leantune.serving.settings import ServeSettings
+from leantune.system.messages import shown
 
 PATHS_FOR_CLASSES = {"/", "/predict", "/invocations", "/classify", "/v1/classify"}
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 KIND_OF_STATUS = {kind.status: kind for kind in (Kind.UNAUTHORIZED, Kind.FORBIDDEN, Kind.NOT_FOUND)}
 
 
-def make_app(service: Service) -> FastAPI:
+def make_app(service: Service, address: str) -> FastAPI:
     """Return the application with all routes.
 
     Args:
         service: the service that answers requests.
+        address: the IP address that the server listens on.
     """
     from leantune._version import __version__
 
@@ -50,8 +57,50 @@ def make_app(service: Service) -> FastAPI:
 
     app.add_middleware(LimitedBody, max_bytes=service.settings.payload_limit)
     app.add_middleware(Refusing, service=service)
+    hosts = allowed_hosts(service.settings, address)
+    if hosts is not None:
+        app.add_middleware(CheckedHost, hosts=hosts)
     app.add_middleware(Draining, service=service)
     return app
+
+
+def allowed_hosts(settings: ServeSettings, address: str) -> set[str] | None:
+    """Return the hosts that requests may name; None if they may name any."""
+    if settings.allowed_hosts is not None:
+        named = {_host_of(each.strip()) for each in settings.allowed_hosts.split(",") if each.strip()}
+        return None if "*" in named else named
+    is_private = settings.api_key is None and ipaddress.ip_address(address).is_loopback
+    return {*LOOPBACK_NAMES, address, settings.host.lower()} if is_private else None
+
+
+def _host_of(header: str) -> str:
+    """Return the host in a ``Host`` header, without its port and the brackets of an IPv6 address."""
+    found = re.fullmatch(r"\[(.*)\](?::\d*)?|([^:]*):\d*", header)
+    return ((found[1] or found[2]) if found else header).lower()
+
+
+class CheckedHost:
+    """Middleware that rejects requests to other hosts.
+
+    A web site can point its own name to 127.0.0.1 (DNS rebinding). Its scripts could then read what this server
+    answers, but the browser still sends the site's name.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: set[str]) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        headers = scope["headers"] if scope["type"] == "http" else ()
+        named = [value.decode("latin-1") for name, value in headers if name == b"host"]
+        other = next((each for each in named if _host_of(each) not in self.hosts), None)
+        if other is None:
+            await self.app(scope, receive, send)
+            return
+        error = RefusalError(
+            Kind.MISDIRECTED, f"the Host header names {shown(other)}: allow this name with --allowed-hosts"
+        )
+        await respond_for(scope["path"])(error)(scope, receive, send)
 
 
 def respond_for(path: str) -> Respond:

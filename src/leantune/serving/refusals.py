@@ -13,6 +13,7 @@ class Kind(Enum):
     FORBIDDEN = (403, "Forbidden")
     NOT_FOUND = (404, "NotFound")
     TOO_LARGE = (413, "Validation")
+    MISDIRECTED = (421, "Validation")
     VALIDATION = (422, "Validation")
     TOKENIZER = (422, "Tokenizer")
     BACKEND = (424, "Backend")

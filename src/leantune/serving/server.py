@@ -55,8 +55,9 @@ async def _run(
         await service.load_first(settings.classifiers)
     except RefusalError as error:
         raise UsageError(str(error)) from error
+    host, port = bound.getsockname()[:2]
     config = uvicorn.Config(
-        make_app(service),
+        make_app(service, host),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -71,7 +72,6 @@ async def _run(
     gc.freeze()  # these objects stay: spare the collector from scanning them
     gc.set_threshold(10_000, 20, 20)
     bound.listen(config.backlog)
-    host, port = bound.getsockname()[:2]
     on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}", service)
     await server.serve(sockets=[bound])
 

@@ -6,6 +6,7 @@ Shapes: N texts, C classes of a classifier.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ from leantune.serving.description import Description
 from leantune.serving.metrics import Metrics
 from leantune.serving.pool import WorkerPool
 from leantune.serving.refusals import Kind, RefusalError
-from leantune.serving.settings import ServeSettings
+from leantune.serving.settings import ServeSettings, name_problem
 from leantune.serving.worker import WorkerSettings
+
+log = logging.getLogger("leantune.serve")
 
 UNWATCHED_SECONDS = 0.2
 """Seconds before the server starts to check whether the client is still connected."""
@@ -115,8 +118,10 @@ class Service:
         """Load a classifier under a name. A classifier of the same name is replaced after answering its requests.
 
         Raises:
-            RefusalError: if the folder contains no classifier that can be loaded.
+            RefusalError: if the name is not allowed, or the folder contains no classifier that can be loaded.
         """
+        if problem := name_problem(name):
+            raise RefusalError(Kind.VALIDATION, problem)
         async with self._changes:
             self._last_number += 1
             number = self._last_number
@@ -173,7 +178,7 @@ class Service:
         Args:
             served: the classifier.
             texts: N texts.
-            pairs: N second texts, for a classifier of text pairs.
+            pairs: N second texts. A classifier of single texts computes them, too, unless the server is strict.
             truncate: whether to truncate long texts instead of refusing them; None for the server's setting.
             side: the side that is truncated, ``left`` or ``right``; None for the side used in training.
             until_gone: returns when the client has disconnected; the request is then dropped.
@@ -237,11 +242,13 @@ class Service:
             )
         expected = served.description.takes_pairs
         if expected is not None and expected != (pairs is not None):
-            raise RefusalError(
-                Kind.VALIDATION,
+            problem = (
                 f"`{served.name}` was trained on {'text pairs' if expected else 'single texts'}, but the request "
-                f"contains {'single texts' if expected else 'text pairs'}",
+                f"contains {'single texts' if expected else 'text pairs'}"
             )
+            if expected or self.settings.strict:
+                raise RefusalError(Kind.VALIDATION, problem)
+            log.warning("%s; answering as text-embeddings-inference does (--strict refuses)", problem)
         for i, text in enumerate((*texts, *(pairs or ()))):
             if not is_encodable(text):
                 raise RefusalError(

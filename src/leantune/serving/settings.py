@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from leantune.config.option import option
 from leantune.config.recipe import PRECISIONS
+from leantune.system.messages import shown
+
+MAX_NAME_CHARACTERS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,9 @@ class ServeSettings:
     auto_truncate: bool = option(
         "refuse texts that are too long instead of cutting them", True, group="limits"
     )
+    strict: bool = option(
+        "refuse text pairs for a classifier that was trained on single texts", False, group="limits"
+    )
     drain: int = option(
         "seconds after SIGTERM in which requests are still accepted", 1, least=0, group="limits"
     )
@@ -48,4 +55,29 @@ class ServeSettings:
     )
     adapter_root: Path | None = option(
         "folder from which clients with the key may load adapters", None, group="access"
+    )
+    allowed_hosts: str | None = option(
+        "hosts that requests may name in their Host header, or * for all; default: localhost, 127.0.0.1 and [::1] on a "
+        "loopback address without a key, else all",
+        None,
+        metavar="NAME,NAME",
+        group="access",
+    )
+
+
+def name_problem(name: str) -> str:
+    """Return what is wrong with the name of a classifier; empty if it can be served under this name.
+
+    >>> name_problem("team-a/spam_v1.2"), name_problem("a/../b")
+    ('', "the name 'a/../b' has the segment '..'; name the classifier otherwise")
+    """
+    if len(name) > MAX_NAME_CHARACTERS:
+        return f"the name {shown(name)} has {len(name)} characters; at most {MAX_NAME_CHARACTERS} are allowed"
+    if wrong := re.search(r"[^A-Za-z0-9._/-]", name):
+        return f"the name {shown(name)} has the character {wrong[0]!r}; use only a-z, A-Z, 0-9, and . _ - /"
+    part = next((part for part in name.split("/") if part in ("", ".", "..")), None)
+    return (
+        ""
+        if part is None
+        else f"the name {shown(name)} has the segment {part!r}; name the classifier otherwise"
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from leantune.cli.options import add_fields, values_of
 from leantune.cli.values import path
 from leantune.errors import UsageError
-from leantune.serving.settings import ServeSettings
+from leantune.serving.settings import ServeSettings, name_problem
 from leantune.system.messages import shown
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def settings_from(options: argparse.Namespace) -> ServeSettings:
     """The settings of a server.
 
     Raises:
-        UsageError: without a classifier, for a name that two have, or for a folder that does not exist.
+        UsageError: without a classifier, for a name that two have or that is not allowed, or for a folder that does
+            not exist.
     """
     classifiers = [*map(named, options.classifiers), *map(_with_name, options.adapter)]
     if not classifiers and not options.adapter_root:
@@ -73,6 +74,8 @@ def settings_from(options: argparse.Namespace) -> ServeSettings:
     for name, folder in classifiers:
         if names.count(name) > 1:
             raise UsageError(f"two classifiers are named {shown(name)}; give one of them as NAME={folder}")
+        if problem := name_problem(name):
+            raise UsageError(f"{problem}, for example: good-name={shown(folder)}")
         if not Path(folder).is_dir():
             raise UsageError(f"{folder}: no such folder; give the output folder of 'leantune train'")
     values = values_of(options, ServeSettings)

@@ -75,8 +75,19 @@ async def ready(request: Request) -> Response:
     return respond(RefusalError(Kind.UNHEALTHY, "not ready"))
 
 
-@keyed.get("/models/{model}")
-@keyed.get("/models/{model}/versions/1")
+# A name may contain slashes. The lower of two decorators adds its path first, and the first path that fits is used.
+@keyed.get("/models/{model:path}/ready")
+@keyed.get("/models/{model:path}/versions/1/ready")
+async def model_ready(request: Request, model: str) -> Response:
+    """Report whether a classifier is ready."""
+    served = service_of(request).get(model)
+    if not service_of(request).is_ready:
+        return respond(RefusalError(Kind.UNHEALTHY, f"{served.name} is not ready"))
+    return JSONResponse({"name": served.name, "ready": True})
+
+
+@keyed.get("/models/{model:path}")
+@keyed.get("/models/{model:path}/versions/1")
 async def model_metadata(request: Request, model: str) -> dict[str, Any]:
     """Return the inputs and outputs of a classifier."""
     served = service_of(request).get(model)
@@ -96,16 +107,6 @@ async def model_metadata(request: Request, model: str) -> dict[str, Any]:
             {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, num_classes]},
         ],
     }
-
-
-@keyed.get("/models/{model}/ready")
-@keyed.get("/models/{model}/versions/1/ready")
-async def model_ready(request: Request, model: str) -> Response:
-    """Report whether a classifier is ready."""
-    served = service_of(request).get(model)
-    if not service_of(request).is_ready:
-        return respond(RefusalError(Kind.UNHEALTHY, f"{served.name} is not ready"))
-    return JSONResponse({"name": served.name, "ready": True})
 
 
 def _schema() -> dict[str, Any]:
@@ -129,8 +130,8 @@ def _schema() -> dict[str, Any]:
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema()}}}}
 
 
-@keyed.post("/models/{model}/infer", openapi_extra=_BODY)
-@keyed.post("/models/{model}/versions/1/infer", openapi_extra=_BODY)
+@keyed.post("/models/{model:path}/infer", openapi_extra=_BODY)
+@keyed.post("/models/{model:path}/versions/1/infer", openapi_extra=_BODY)
 async def infer(request: Request, model: str) -> Response:
     """Return class ids of texts, and labels and probabilities if the request asks for them."""
     service = service_of(request)

@@ -103,6 +103,8 @@ async def predict(
         )
 
     async def work() -> Answer:
+        if any(not any(row) for row in zip(texts, *([] if pairs is None else [pairs]), strict=True)):
+            raise RefusalError(Kind.EMPTY, "`inputs` cannot be empty")
         return await service.classify(
             served,
             texts,

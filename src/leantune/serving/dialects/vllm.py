@@ -66,7 +66,9 @@ class ClassifyResponse(BaseModel):
 class LoadRequest(BaseModel):
     """A request to load a classifier."""
 
-    lora_name: str = Field(min_length=1, max_length=200)
+    lora_name: str = Field(
+        description="Letters a-z and A-Z, digits, and . _ - /, at most 128; no segment is empty, . or .."
+    )
     lora_path: str = Field(
         min_length=1, max_length=4096, description="Folder below the server's --adapter-root"
     )

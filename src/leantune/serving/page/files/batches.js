@@ -30,6 +30,10 @@ export async function classifyAll({ places, model, inputsOf, onRows, onRefused, 
     const batch = [];
     for (let characters = 0; next < places.length && batch.length < size; next++) {
       const inputs = inputsOf(places[next]);
+      if (inputs.every((text) => !text)) { // the server would refuse the whole batch
+        onRefused(places[next], "This row has no text.");
+        continue;
+      }
       characters += inputs.reduce((sum, text) => sum + text.length, 0);
       if (batch.length && characters > BATCH_CHARACTERS) break;
       batch.push(places[next]);

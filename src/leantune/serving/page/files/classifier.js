@@ -8,11 +8,17 @@ const SEARCHED_FROM = 21;
 const select = $("model");
 const search = $("search");
 const listeners = [];
-let names = [];
+let names = null;
 let newest = 0;
 
 /** The selected classifier as returned by /info, or null. */
 export let chosen = null;
+
+/** Why no classifier is selected. */
+export function whyNone() {
+  if (!names) return "There is no classifier yet: the list of classifiers has not loaded. Try again in a moment.";
+  return names.length ? "Select a classifier first." : "The server has no classifiers. Load one, or start the server with a run folder.";
+}
 
 /** Call `listener` whenever the selected classifier changes, possibly to null. */
 export const whenChosen = (listener) => listeners.push(listener);
@@ -31,11 +37,12 @@ export async function loadClassifiers() {
   $("search-field").hidden = names.length < SEARCHED_FROM;
   select.disabled = names.length === 0;
   fill();
-  if (names.length === 0) say($("model-error"), "The server has no classifiers. Load one, or start the server with a run folder.");
+  if (names.length === 0) say($("model-error"), whyNone());
   await choose();
 }
 
 function fill() {
+  if (!names) return [];
   const wanted = search.value.trim().toLowerCase();
   const before = select.value;
   const found = names.filter((each) => each.toLowerCase().includes(wanted));

@@ -2,7 +2,7 @@
 
 import { bars } from "./bars.js";
 import { classifyAll } from "./batches.js";
-import { chosen, whenChosen } from "./classifier.js";
+import { chosen, whenChosen, whyNone } from "./classifier.js";
 import { $, element, name, say } from "./elements.js";
 import { csvFile, FileError, freeName, guessColumn, readRows } from "./rows.js";
 import { count, duration, many, percent, rate, shortened } from "./words.js";
@@ -97,7 +97,7 @@ function adapt() {
   const numLeft = isMine ? rows - results.numDone : rows;
   say($("sample"), rows ? shortened(inputsOf(0).join(" / "), 130) : "");
   $("start").hidden = Boolean(running) || numLeft === 0;
-  $("start").disabled = !chosen || !rows;
+  $("start").disabled = !rows;
   say($("start"), isMine && results.numDone ? `Continue with ${many(numLeft, "row")}` : `Classify ${many(rows, "row")}`);
   $("stop").hidden = !running;
   $("download").hidden = Boolean(running) || !results?.numDone;
@@ -105,6 +105,7 @@ function adapt() {
 }
 
 async function start() {
+  if (!chosen) return fail(whyNone());
   const key = keyOfWork();
   if (chosen.takes_pairs && columns().length < 2) {
     const only = table.names.length < 2 ? `${table.file.name} has only one column: choose a file with two columns, or a classifier for single texts.` : "Choose the second text column.";
@@ -169,7 +170,7 @@ function showProgress(begun, before) {
   if (results.numDone > before) words.push(`${rate(perSecond)} rows/s`);
   if (running && results.numDone > before) words.push(`${duration((rows - results.numDone) / perSecond)} left`);
   if (!running && results.numDone > before) words.push(duration(seconds));
-  if (results.refused.size) words.push(`${count(results.refused.size)} refused by the server`);
+  if (results.refused.size) words.push(`${count(results.refused.size)} without a label`);
   $("progress").value = results.numDone;
   say($("progress-text"), words.join(" · "));
   showLabels();

@@ -1,7 +1,7 @@
 /** The form for one text or text pair: its labels, and the equivalent curl command. */
 
 import { bars } from "./bars.js";
-import { chosen, whenChosen } from "./classifier.js";
+import { chosen, whenChosen, whyNone } from "./classifier.js";
 import { $, element, name, say } from "./elements.js";
 import { ask, key } from "./server.js";
 import { many, milliseconds, percent } from "./words.js";
@@ -14,7 +14,7 @@ let asking = null;
 async function classify(event) {
   event.preventDefault();
   say($("text-error"), "");
-  if (!chosen) return say($("text-error"), "Select a classifier first.");
+  if (!chosen) return say($("text-error"), whyNone());
   const missing = [text, ...(chosen.takes_pairs ? [pair] : [])].find((each) => !each.value.trim());
   if (missing) {
     missing.focus();
