@@ -56,6 +56,7 @@ schema: $(VENV)/.installed
 # the documentation site, in site/; a link that leads nowhere is an error
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "the site: $(CURDIR)/site/index.html"
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/leantune assets
@@ -106,9 +107,10 @@ $(VENV)-oldest/.installed-test: $(NATIVE) tests/oldest.txt tests/oldest-lock.txt
 	$(VENV)-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --constraint tests/oldest-lock.txt --editable '.[test]'
 	@touch $@
 
-$(VENV)/.installed-docs: $(NATIVE) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	@touch $@ $(VENV)/.installed
+# the libraries of the extra alone: to install an installed package again would take its files from a running server
+$(VENV)/.installed-docs: pyproject.toml | $(if $(wildcard $(VENV)/.installed),,$(VENV)/.installed)
+	$(BIN)/python -m pip install --quiet $$(sed -n '/^docs = \[/{s/^docs = \["//;s/"\]$$//;s/", "/ /g;p;}' pyproject.toml)
+	@touch $@
 
 $(VENV)/.installed-bench: $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -94,9 +94,9 @@ class Browser:
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
-    def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+    def evaluate(self, expression: str, *, waits: bool = False) -> Any:
+        """The value of a JavaScript expression in the page; ``waits`` for that of a promise."""
+        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=waits)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 

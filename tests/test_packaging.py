@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
@@ -31,6 +34,22 @@ NOT_IN_THE_SUITE = {
     *FOR_THE_SITE,
 }
 OF_OTHERS = {"joblib", "packaging"}  # scikit-learn and pytest cannot do without them
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_the_site_is_built_without_installing_an_installed_package_again(tmp_path, is_installed):
+    """What is installed is older than the kernels, as after a merge; a server may run from it."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+    if is_installed:
+        (tmp_path / ".installed").touch()
+        os.utime(tmp_path / ".installed", (0, 0))
+    command = ["make", "--dry-run", "docs", f"VENV={tmp_path}"]
+    steps = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ("--editable" in steps) != is_installed
+    assert "mkdocs build" in steps
+    assert f"the site: {ROOT}/site/index.html" in steps
 
 
 def test_the_lower_bounds_are_the_versions_of_the_oldest_environment():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import os
@@ -277,6 +279,15 @@ def test_the_rank_map_shows_every_module(run_dir: Path, record: dict[str, Any]) 
         layer, kind = name.removeprefix("bert.encoder.layer.").split(".", 1)
         short = kind.removeprefix("attention.self.")
         assert f"{short}, {layer}: {rank}" in shown
+
+
+def test_only_a_page_with_rows_has_a_script_and_it_names_it(run_dir: Path) -> None:
+    row = {"finding": "wrong", "part": "test", "row": 1, "text": "<script>alert(1)</script>", "label": "a"}
+    (run_dir / "rows_to_check.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    text = write_report(run_dir).read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'\">" in text
 
 
 def test_the_page_needs_nothing_from_outside(run_dir: Path) -> None:

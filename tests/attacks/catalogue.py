@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from attacks.box import CANARY, Attack, Box, unchanged
+from attacks.box import CANARY, Attack, Box, unchanged, without_own_script
 from attacks.crafted import ADAPTER, BROKEN, MERGED, STATES, change_json, describe_file, rehash
 from attacks.inputs import BOMBS, INPUTS, OUTSIDE, PAIRS
 
@@ -710,7 +710,7 @@ def _pages() -> Iterator[Attack]:
 
     def is_inert(box: Box) -> str | None:
         page = box.run / "report.html"
-        text = page.read_text("utf-8") if page.exists() else ""
+        text = without_own_script(page.read_text("utf-8")) if page.exists() else ""
         live = [
             word for word in ("<script", "onerror=alert(1)>", "<img src=x", "\x1b[", "\u202e") if word in text
         ]
@@ -731,7 +731,7 @@ def _pages() -> Iterator[Attack]:
     def card_is_inert(box: Box) -> str | None:
         for page in ("report.html", "README.md"):
             text = (box.root / "new" / page).read_text("utf-8") if (box.root / "new" / page).exists() else ""
-            text = text.rpartition("\n---\n")[2]  # what stands before it is data in YAML
+            text = without_own_script(text).rpartition("\n---\n")[2]  # what stands before it is data in YAML
             live = [word for word in ("<script>", "<img src=x", "\x1b[") if word in text]
             if live:
                 return f"{live[0]!r} is in {page} as it is"

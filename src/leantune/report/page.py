@@ -1,7 +1,9 @@
-"""The report RUN/report.html: one page that needs no network, no script and no mouse."""
+"""The report RUN/report.html: one page that needs no network, no script and no mouse. A script filters its rows."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,12 @@ SECTIONS = {
 }
 """Title of each section by its anchor (and template name), in page order. Sections without content are left out."""
 
+OPEN_SECTIONS = ("classes", "wrong", "suspects", "equal")
+"""Sections that are unfolded from the beginning."""
+
+FILTER = "filter.js"
+"""Template of the page's only script, which filters the rows with texts."""
+
 
 def write_report(run_dir: Path) -> Path:
     """Write RUN/report.html from RUN/record.json, RUN/history.jsonl and RUN/rows_to_check.jsonl.
@@ -96,7 +104,17 @@ def write_report(run_dir: Path) -> Path:
 def render(run: Run) -> str:
     """Return the page as HTML."""
     about = {"run": run, "record": run.record, "name": run_name(run)} | PARTS
-    return templates().get_template("page.html").render(about | {"sections": _sections(about)})
+    about |= {"sections": _sections(about), "open_sections": OPEN_SECTIONS}
+    if rows.wrong_predictions(run):
+        about["script_hash"] = script_hash(FILTER)
+    return templates().get_template("page.html").render(about)
+
+
+def script_hash(name: str) -> str:
+    """Return the hash of a script in ``templates/``, by which a page's Content Security Policy allows it."""
+    return base64.b64encode(
+        hashlib.sha256(templates().get_template(name).render().encode()).digest()
+    ).decode()
 
 
 def _sections(about: dict[str, Any]) -> dict[str, tuple[str, Markup]]:

@@ -46,6 +46,8 @@ class ShownRow:
     texts: Sequence[str]
     nearest: Sequence[ShownNear] = ()
     """Nearest training rows, the nearest first."""
+    is_suspect: bool = False
+    """Whether the row also belongs to the labels to check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,17 +81,28 @@ def wrong_predictions(run: Run) -> list[RowList]:
 
 
 def suspect_labels(run: Run) -> list[RowList]:
-    """Return, by split, the rows whose label the model contradicts with the highest confidence."""
+    """Return, by split, the rows whose label the model contradicts with the highest confidence.
+
+    Rows among the wrong predictions are marked there and are not repeated.
+    """
     lists = []
     for part in MEASURED:
-        rows = [row for row in _of(run, part) if row.is_suspect][:MAX_LISTED]
+        rows = _of(run, part)
+        marked = sum(bool(row.is_suspect) for row in rows[:MAX_LISTED])
+        more = [row for row in rows[MAX_LISTED:] if row.is_suspect][: MAX_LISTED - marked]
         confidence = confidence_of(run, part)
-        if rows:
-            number = max(len(rows), confidence.suspect_labels if confidence else 0)
+        if marked or more:
+            number = max(marked + len(more), confidence.suspect_labels if confidence else 0)
             finding = f"{count(number)} {part} {'row has' if number == 1 else 'rows have'} such a label"
-            if number > len(rows):
-                finding += f"; the {len(rows)} rows with the most confident predictions are listed"
-            lists.append(_listed(part, rows, f"{finding}.", run, has_title=False))
+            if marked:
+                finding += (
+                    f"; {marked} of them {'is' if marked == 1 else 'are'} marked among the wrong predictions"
+                )
+            if more:
+                finding += (
+                    f"; the next {len(more)} by confidence {'is' if len(more) == 1 else 'are'} listed here"
+                )
+            lists.append(_listed(part, more, f"{finding}.", run, has_title=False))
     return lists
 
 
@@ -187,6 +200,7 @@ def _shown(row: RowToCheck, run: Run) -> ShownRow:
             )
             for near in row.nearest or ()
         ],
+        is_suspect=bool(row.is_suspect),
     )
 
 

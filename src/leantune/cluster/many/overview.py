@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from urllib.parse import quote
 
 from leantune._version import __version__
 from leantune.cluster.many.results import JobResult
-from leantune.report.page import templates
+from leantune.report.page import script_hash, templates
 from leantune.report.wording import duration, percent, significant
 from leantune.system.atomic import write_text
 
@@ -50,7 +48,6 @@ def render(folder: Path, results: Sequence[JobResult]) -> str:
     """Return the page as HTML."""
     shown = [_shown(folder, result) for result in results]
     accuracies = [each.accuracy for each in shown if each.accuracy is not None]
-    script = templates().get_template(SCRIPT).render()
     return templates().get_template(OVERVIEW).render(
         name=folder.resolve().name,
         version=__version__,
@@ -61,7 +58,7 @@ def render(folder: Path, results: Sequence[JobResult]) -> str:
         most=percent(max(accuracies, default=None)),
         num_measured=len(accuracies),
         seconds=duration(sum(result.seconds or 0 for result in results)),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=script_hash(SCRIPT),
     )  # fmt: skip
 
 
