@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import leantune
+from attacks.box import without_own_script
 from browser import BASH, CHROMIUM, Browser
 from leantune.cli.main import main
 from leantune.config.rows_to_check import MAX_NEAR_CHARACTERS, read_rows_to_check
@@ -240,7 +241,7 @@ def test_the_page_shows_near_texts_escaped(hostile, tmp_path):
     copied = shutil.copytree(
         hostile, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "merged")
     )
-    page = write_report(copied).read_text("utf-8")
+    page = without_own_script(write_report(copied).read_text("utf-8"))
     assert "nearest training texts: <bdi>" in page
     assert "evidence, not proof" in page
     assert "<script" not in page

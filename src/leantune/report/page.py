@@ -74,7 +74,7 @@ SECTIONS = {
 }
 """Title of each section by its anchor (and template name), in page order. Sections without content are left out."""
 
-OPEN_SECTIONS = ("classes", "wrong", "suspects", "equal")
+OPEN_SECTIONS = ("classes", "wrong", "suspects")
 """Sections that are unfolded from the beginning."""
 
 FILTER = "filter.js"

@@ -15,9 +15,9 @@ from leantune.report.run_folder import Run
 from leantune.report.wording import count, path_end, shortened, significant
 
 MAX_LISTED = 20
-MAX_OPEN = 5
+MAX_OPEN = 3
 """Number of rows shown before the reader unfolds the rest."""
-MAX_GROUPS = 10
+MAX_GROUPS, MAX_OF_GROUP = 10, 5
 
 NONE = "none"
 """Text shown in place of the label if a row has no label."""
@@ -112,7 +112,7 @@ def equal_texts(run: Run) -> list[EqualTexts]:
     groups = [list(group) for _, group in groupby(equal, key=lambda row: (row.part, row.group))]
     return [
         EqualTexts(
-            labels=[(shortened(row.label) or NONE, _place(run, row)) for row in group[:MAX_OPEN]],
+            labels=[(shortened(row.label) or NONE, _place(run, row)) for row in group[:MAX_OF_GROUP]],
             texts=_texts(group[0]),
         )
         for group in groups[:MAX_GROUPS]
