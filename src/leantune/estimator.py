@@ -19,7 +19,7 @@ from leantune.api import rows_as_files, run_recipe
 from leantune.config import load_recipe
 from leantune.config.problem_type import SINGLE_LABEL
 from leantune.config.record.run import RECORD, RunRecord, read_record, to_json
-from leantune.data.text.cells import list_of_texts
+from leantune.data.text.cells import is_blank, list_of_texts
 from leantune.errors import DataError, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.text_classifier import TextClassifier
@@ -175,7 +175,7 @@ def _checked(X: Sequence[str], y: Sequence[Any]) -> tuple[list[str], npt.NDArray
         DataError: if texts or labels are invalid.
     """
     texts = list_of_texts(X)
-    blank = next((i for i, text in enumerate(texts) if not text.strip()), None)
+    blank = next((i for i, text in enumerate(texts) if is_blank(text)), None)
     if blank is not None:
         raise DataError(f"text {blank} (counted from 0) is blank: remove it and its label")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -62,7 +62,7 @@ def find_columns(
     name: str,
     *,
     paths: Sequence[str] = (),
-    sheets: Mapping[str, tuple[str, ...]] | None = None,
+    sheets: Callable[[], Mapping[str, tuple[str, ...]]] = dict,
 ) -> Columns:
     """Return the columns to read after checking that they exist; ``label`` is None if labels are not read.
 
@@ -72,14 +72,14 @@ def find_columns(
         labels: whether a label is required.
         name: the file, for messages.
         paths: columns inside the objects of a JSON file, for messages.
-        sheets: the columns of a workbook's other sheets, for messages.
+        sheets: reads the columns of a workbook's other sheets, for messages.
 
     Raises:
         DataError: a requested column does not exist.
     """
 
     def missing(column: str, flag: str) -> DataError:
-        return _missing(column, found, name, flag, paths, sheets or {})
+        return _missing(column, found, name, flag, paths, sheets())
 
     for flag, column in (
         ("--text-column", wanted.text_name),

@@ -50,6 +50,14 @@ class ExampleBatch:
         return [is_blank(text) for text in self.texts]
 
 
+@dataclass(slots=True)
+class _Changes:
+    """What the last pass over the rows of a source changed."""
+
+    stripped_labels: int = 0
+    """Labels that had blanks around them."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExampleSource:
     """Labelled texts that can be read any number of times.
@@ -69,7 +77,7 @@ class ExampleSource:
     _source: Source
     _null_is_blank: bool
     first_row: int = 0
-    _changes: _Changes = field(default_factory=lambda: _Changes())
+    _changes: _Changes = field(default_factory=_Changes)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -109,9 +117,8 @@ class ExampleSource:
         labels: list[Label] = []
         for cells in self._source.table.batches([column], _HASH_ROWS):
             blank = list(is_blank[len(labels) : len(labels) + len(cells.rows)])
-            blank += [False] * (
-                len(cells.rows) - len(blank)
-            )  # the file has changed, which the caller finds out
+            # more rows than flags: the file has changed, which the caller notices
+            blank += [False] * (len(cells.rows) - len(blank))
             labels += reader.labels_of(cells.cells[column], cells.rows, blank)
         self._changes.stripped_labels = reader.num_stripped
         self._check_all_read(len(labels))
@@ -175,14 +182,6 @@ class ExampleSource:
         )
 
 
-@dataclass(slots=True)
-class _Changes:
-    """What the last pass over the rows of a source changed."""
-
-    stripped_labels: int = 0
-    """Labels that had blanks around them."""
-
-
 def open_examples(
     location: str, columns: Columns, *, labels: LabelUse, split: str = "train"
 ) -> ExampleSource:
@@ -194,7 +193,7 @@ def open_examples(
             by ``save_to_disk`` of ``datasets``, ``-`` for standard input, or ``org/name[@config][:split]`` on the
             Hugging Face hub.
         columns: the columns to read; for JSON, a name may be a path such as ``data.text``.
-        labels: ``"required"`` for training, where texts must not be blank either; ``"ignore"`` reads no labels.
+        labels: ``"required"`` for training, where a null is read as a blank text; ``"ignore"`` reads no labels.
         split: the split of a ``DatasetDict`` (saved or pickled), a folder or a hub dataset, if the location names none.
 
     Raises:

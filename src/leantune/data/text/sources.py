@@ -144,7 +144,7 @@ def files_of(location: str) -> tuple[str, ...]:
 
 def _source(name: str, table: Table, columns: Columns, labels: LabelUse) -> Source:
     paths = table.nested if isinstance(table, JsonTable) else ()
-    sheets = table.other_sheets if isinstance(table, WorkbookTable) else None
+    sheets = table.other_sheets if isinstance(table, WorkbookTable) else dict
     return Source(name, table, find_columns(table.columns, columns, labels, name, paths=paths, sheets=sheets))
 
 

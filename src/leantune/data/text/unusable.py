@@ -11,7 +11,7 @@ from leantune.data.label_column import Label
 from leantune.data.text.read import ExampleBatch, ExampleSource
 from leantune.data.text.table import Row, place_of
 from leantune.errors import DataError
-from leantune.system.messages import nearest, place_name, shown
+from leantune.system.messages import nearest_name, place_name, shown
 
 SHOWN_ROWS = 5
 SHOWN_LABELS = 10
@@ -49,10 +49,14 @@ def unknown_labels_error(
     """
     names = set(known)
     counts = Counter(name for row in rows for name in _names_of(labels[row]) if name not in names)
-    listed = ", ".join(
-        f"{shown(name)} ({count:,} rows){nearest(name, known).rstrip('?').replace('; did you mean', ', near')}"
-        for name, count in counts.most_common(SHOWN_LABELS)
-    )
+
+    def described(name: str) -> str:
+        near = nearest_name(name, known)
+        return f"{shown(name)} ({counts[name]:,} rows)" + (
+            f", near {shown(near)}" if near is not None else ""
+        )
+
+    listed = ", ".join(described(name) for name, _ in counts.most_common(SHOWN_LABELS))
     more = f" and {len(counts) - SHOWN_LABELS:,} more" if len(counts) > SHOWN_LABELS else ""
     return _at(
         source,

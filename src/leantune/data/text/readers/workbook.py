@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,6 @@ class WorkbookTable(NamesInRows):
     sheet: str
     num_sheets: int
     columns: tuple[str, ...]
-    other_sheets: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """The columns of the sheets after the first one, by name."""
 
     def batches(self, wanted: Sequence[str], batch_rows: int) -> Iterator[CellBatch]:
         """Yield the wanted columns, at most ``batch_rows`` rows at a time.
@@ -61,6 +59,12 @@ class WorkbookTable(NamesInRows):
     def locate(self, index: int) -> Place:
         """Return the sheet and the row in it."""
         return next(islice(self._rows(), index, None))[0]
+
+    def other_sheets(self) -> dict[str, tuple[str, ...]]:
+        """Read the columns of the sheets after the first one, by name."""
+        with _opened(self.content) as workbook:
+            others = workbook.worksheets[1:MAX_SHEETS]
+            return {sheet.title: _header_of(sheet, self.content) for sheet in others}
 
     def _rows(self) -> Iterator[tuple[Place, Sequence[Any]]]:
         """Yield the rows below the header that have a value."""
@@ -86,7 +90,6 @@ def open_workbook(content: Content) -> WorkbookTable:
         sheet, num_sheets = _first_sheet(workbook, content), len(workbook.worksheets)
         rows = _filled_rows(sheet.iter_rows(max_row=_HEADER_ROWS), content)
         row, cells = next(rows, (1, ()))
-        others = {each.title: _header_of(each, content) for each in workbook.worksheets[1:MAX_SHEETS]}
     name = sheet_name(content, sheet.title)
     header = [_value(cell) for cell in cells]
     while header and header[-1] == "":
@@ -97,7 +100,7 @@ def open_workbook(content: Content) -> WorkbookTable:
         )
     columns = [_column_name(value, name, row) for value in header]
     check_unique(columns, name, row)
-    return WorkbookTable(content, sheet.title, num_sheets, tuple(columns), others)
+    return WorkbookTable(content, sheet.title, num_sheets, tuple(columns))
 
 
 def _header_of(sheet: Any, content: Content) -> tuple[str, ...]:
