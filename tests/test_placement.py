@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from leantune.cli.main import main
-from leantune.config import Recipe
+from leantune.config import Recipe, load_recipe
 from leantune.errors import UsageError
-from leantune.model.adapt import NONE, plan_model
+from leantune.model.adapt import HEAD_ONLY
 from leantune.model.build import skeleton
 from leantune.model.low_rank_output import effective_parameters, factorize, set_weight
-from leantune.training.before.placement import name_of, next_size, with_placement
+from leantune.training.before.placement import name_of, next_size, placed
 from leantune.training.run import run_training
 from tiny import quiet, recipe_for, tiny_config
 
@@ -29,19 +29,8 @@ SMALLEST = {"bert": 3 + 32 + 3, "roberta": 3 + 32 + 3, "many classes": 40 + 32 +
 
 
 def planned(shell, limit, **keys):
-    recipe = with_placement(
-        Recipe(data="rows.csv", model="encoder", max_trainable_params=limit, **keys), shell
-    )
-    plan = plan_model(
-        shell,
-        targets=recipe.targets,
-        layers=recipe.layers,
-        head=recipe.head,
-        head_rank=recipe.head_rank,
-        limit=recipe.max_trainable_params,
-        method=recipe.method,
-    )
-    return recipe, plan
+    asked = Recipe(data="rows.csv", model="encoder", max_trainable_params=limit, **keys)
+    return placed(asked, shell)
 
 
 @pytest.mark.parametrize("kind", SHELLS)
@@ -55,7 +44,7 @@ def test_every_limit_from_the_smallest_head_on_is_kept_and_larger_ones_train_no_
         return
     recipe, plan = planned(shell, limit)
     assert plan.initial <= limit
-    assert (plan.init_rank == 0) == (recipe.targets == NONE)
+    assert (plan.init_rank == 0) == (recipe.targets == HEAD_ONLY)
     asked = Recipe(data="rows.csv", model="encoder", max_trainable_params=limit)
     larger = next_size(asked, recipe, plan, shell)
     if larger is None:
@@ -113,3 +102,15 @@ def test_a_run_of_a_head_alone_ends_in_an_adapter_that_peft_loads(inputs, tmp_pa
     assert weights["base_model.model.classifier.weight"].shape == (3, 32)
     assert main(["plan", f"{run / 'recipe.yaml'}"]) == 0
     assert trained in capsys.readouterr().out
+
+
+def test_the_head_alone_can_be_asked_for_and_nothing_that_needs_adapters_beside_it(inputs, tmp_path, capsys):
+    words = ["plan", f"data={inputs / 'train.csv'}", f"model={inputs / 'encoder'}", "--targets", "head-only"]
+    assert main(words) == 0
+    assert "the head alone" in capsys.readouterr().out
+    for other in ("method=adalora", "init_rank=2", "target_rank=2", "adapter_init=normal", "layers=1"):
+        assert main([*words, other]) == 2
+        assert f"targets must be layers to adapt with {other.partition('=')[0]}" in capsys.readouterr().err
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(planned(SHELLS["bert"], 99)[0].to_yaml(), "utf-8")
+    assert load_recipe(str(recipe), {}).targets == HEAD_ONLY

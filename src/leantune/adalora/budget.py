@@ -162,7 +162,7 @@ def plan_parameters(
     if not targets:
         if init_rank is not None or target_rank is not None:
             raise UsageError(
-                "init_rank and target_rank need adapters: leave them out, or leave out targets=none"
+                "init_rank and target_rank need adapters: leave them out, or leave out targets=head-only"
             )
         return ParameterPlan(
             targets=(), method=method, head=head, base=base, init_rank=0, target_rank=0, limit=limit

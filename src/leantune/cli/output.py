@@ -17,6 +17,7 @@ from leantune.config import Recipe
 from leantune.config.load import recipe_of_run
 from leantune.config.record.run import BegunRecord, Measures, read_record, to_json
 from leantune.evaluation.metrics import Metrics
+from leantune.report.results import headline
 from leantune.system.console import console
 from leantune.system.messages import place_name
 from leantune.training.before.placement import name_of
@@ -70,7 +71,7 @@ def _verdict(record: BegunRecord) -> Iterator[str]:
         probe, tuned = getattr(record.baseline, part, None), getattr(record.metrics, part)
         if probe is None or tuned is None:
             continue
-        gain = 100 * (_headline_of(tuned) - _headline_of(probe))
+        gain = 100 * (headline(tuned).value - headline(probe).value)
         if gain > 0:
             yield f"fine-tuning gained {gain:.1f} points over the linear probe ({part} rows)"
         else:
@@ -79,10 +80,6 @@ def _verdict(record: BegunRecord) -> Iterator[str]:
                 "epochs, effort=balanced or a larger encoder"
             )
         return
-
-
-def _headline_of(metrics: Measures) -> float:
-    return metrics.accuracy if metrics.micro_f1 is None else metrics.micro_f1
 
 
 def _columns_of(*, has_several: bool) -> list[str]:

@@ -159,7 +159,7 @@ class Recipe:
         group="encoder and budget",
     )
     targets: str | None = option(
-        "layers to adapt: attention (query and value), all-linear, none (train the head alone), or parts of layer "
+        "layers to adapt: attention (query and value), all-linear, head-only (no layer), or parts of layer "
         "names such as query,value; default: all-linear, or fewer if the limit allows less than rank 2; attention if a "
         "rank is given or method=adalora",
         None,
@@ -298,6 +298,16 @@ class Recipe:
             "0 with loss=robust",
             self.loss != "robust" or self.advanced.label_smoothing == 0,
         )
+        adapts = {
+            "method=adalora": self.method == "adalora",
+            "adapter_init=normal": self.advanced.adapter_init == "normal",
+            "init_rank": self.init_rank is not None,
+            "target_rank": self.target_rank is not None,
+            "layers": self.layers is not None,
+        }
+        given = " and ".join(name for name, is_given in adapts.items() if is_given)
+        is_possible = not given or self.targets != "head-only"
+        yield _must_be("targets", self.targets, f"layers to adapt with {given}", is_possible)
         if self.init_rank is not None and self.target_rank is not None:
             target = f"target_rank={self.target_rank}"
             if self.method != "lora":

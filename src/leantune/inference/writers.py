@@ -153,7 +153,7 @@ class PredictionLayout:
         rounded: npt.NDArray[np.float64],
         thresholds: npt.NDArray[np.float64],
     ) -> list[list[Any]]:
-        """The same with a list of labels per row."""
+        """Return the rows of `rows` with a list of labels each."""
         names, rows = self.labels.names, []
         is_predicted = predictions.probabilities >= thresholds
         for row_id, chosen, row in zip(predictions.ids, is_predicted, rounded.tolist(), strict=True):
@@ -162,7 +162,7 @@ class PredictionLayout:
         return rows
 
     def _rows_or_none(self, predictions: Predictions, abstention: Abstention) -> list[list[Any]]:
-        """The same with calibrated probabilities, and an empty label where the classifier abstains."""
+        """Return the rows with calibrated probabilities, and an empty label where the classifier abstains."""
         calibrated = with_temperature(predictions.probabilities, abstention.temperature)
         plain = replace(self, abstention=None)._labelled_rows(Predictions(predictions.ids, calibrated))
         answers = is_answered(calibrated, abstention, self.labels.names, per_class=self.by_class)

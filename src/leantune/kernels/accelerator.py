@@ -77,7 +77,7 @@ def padded_sdpa(
     dropout: float,
     sliding_window: int | None,
 ) -> Tensor:
-    """The same attention as one padded block, on any device: ``(T, N, H)`` to ``(T, N, H)``."""
+    """Compute the attention as one padded block, on any device: ``(T, N, H)`` to ``(T, N, H)``."""
     padded = layout.padded()
     block = (len(layout.lengths), layout.max_seqlen, *q_TNH.shape[1:])
     q, k, v = (

@@ -137,7 +137,7 @@ def attend_without_gradients(
     sliding_window: int | None,
     only_first: bool,
 ) -> Tensor:
-    """The same result as `GroupedAttention` without dropout: ``(T, N, H)`` to ``(T, N, H)``."""
+    """Compute what `GroupedAttention` does without dropout: ``(T, N, H)`` to ``(T, N, H)``."""
     blocks = layout.blocks(1)  # blocks of whole tokens: the kernel accepts strided heads
     k, v = (x.index_select(0, blocks.to_blocks) for x in (k_TNH, v_TNH))
     q = q_TNH[layout.first_tokens] if only_first else q_TNH.index_select(0, blocks.to_blocks)

@@ -17,7 +17,7 @@ from leantune.packing.dropout import PooledDropout
 
 ALL_LINEAR = "all-linear"
 """Value of the recipe key ``targets`` for every linear layer of the encoder's blocks."""
-NONE = "none"
+HEAD_ONLY = "head-only"
 """Value of the recipe key ``targets`` for a run that trains the head alone."""
 
 
@@ -27,14 +27,14 @@ def target_layers(classifier: Classifier, targets: str, layers: int | None = Non
     Args:
         classifier: a classifier without adapters.
         targets: ``attention`` (query and value), ``all-linear`` (every linear layer of the encoder's blocks), or last
-            parts of names separated by commas (``query,value``); ``none`` names no layer.
+            parts of names separated by commas (``query,value``); ``head-only`` names no layer.
         layers: keep only the targets in this many of the encoder's last layers; None: in all of them.
 
     Raises:
         UsageError: naming each part that matches nothing, and the possible ones; also if the encoder has no linear
             layers, or fewer than ``layers``.
     """
-    if targets == NONE:
+    if targets == HEAD_ONLY:
         return {}
     found = _named_layers(classifier, targets)
     if layers is None:
@@ -126,10 +126,8 @@ def plan_model(
     Raises:
         UsageError: if nothing fits, or ``targets`` names no layer.
     """
-    adapted = target_layers(shell, targets, layers)
-    trains_e = METHODS[method].trains_e
     return plan_parameters(
-        [Target(name, layer.in_features, layer.out_features, trains_e) for name, layer in adapted.items()],
+        targets_of(shell, targets, method=method, layers=layers),
         method=METHODS[method],
         head=head_size(shell, head, head_rank, missing_modules),
         base=sum(p.numel() for p in shell.named_weights().values()),
@@ -137,6 +135,15 @@ def plan_model(
         init_rank=init_rank,
         target_rank=target_rank,
     )
+
+
+def targets_of(shell: Classifier, targets: str, *, method: str, layers: int | None = None) -> list[Target]:
+    """Return the shapes of the layers that a method adapts; see `target_layers`."""
+    trains_e = METHODS[method].trains_e
+    return [
+        Target(name, layer.in_features, layer.out_features, trains_e)
+        for name, layer in target_layers(shell, targets, layers).items()
+    ]
 
 
 def head_size(
@@ -147,8 +154,7 @@ def head_size(
     Args:
         shell: the model without weights.
         head: ``full`` or ``linear``.
-        head_rank: rank of the output layer's weight ``(C, D)``, which then has ``head_rank * (C + D)`` parameters in
-            place of ``C * D``; None for full rank.
+        head_rank: rank of the output layer's weight, or None for full rank.
         missing_modules: encoder modules that the checkpoint lacks and the head uses.
 
     Raises:
@@ -163,7 +169,18 @@ def head_size(
             f"head_rank must be at most {min(num_classes, width)}, the rank of an output layer of {num_classes} "
             f"classes and width {width}. Got {head_rank} instead"
         )
-    return size - num_classes * width + head_rank * (num_classes + width)
+    return low_rank_size(size, num_classes, width, head_rank)
+
+
+def low_rank_size(head: int, num_classes: int, width: int, rank: int) -> int:
+    """Return the size of a head of ``head`` parameters if its output layer's weight ``(C, D)`` has this rank.
+
+    The weight then has ``rank * (C + D)`` parameters in place of ``C * D``.
+
+    >>> low_rank_size(150 * 384 + 150, 150, 384, 2)
+    1218
+    """
+    return head - num_classes * width + rank * (num_classes + width)
 
 
 def make_trainable(

@@ -25,7 +25,7 @@ from leantune.config.record.run import BegunRecord, Hardware, ModelRecord, read_
 from leantune.data.tokens.dataset import LabelledRows
 from leantune.errors import UsageError, first_line
 from leantune.kernels.choose import check_int8
-from leantune.model.adapt import make_trainable, plan_model
+from leantune.model.adapt import make_trainable
 from leantune.model.build import load_pretrained, missing_head_modules, reinitialise_head, skeleton_of
 from leantune.model.classifier import Classifier
 from leantune.model.hub import public_name, resolve_model
@@ -46,7 +46,7 @@ from leantune.training.before.dataset import (
 )
 from leantune.training.before.defaults import with_pace, with_task
 from leantune.training.before.folder import check_folder, check_inputs_stay, clear_run
-from leantune.training.before.placement import with_placement
+from leantune.training.before.placement import placed
 from leantune.training.loop import Phase, TrainingState
 from leantune.training.objectives import objective_of
 from leantune.training.optimizer import adamw
@@ -140,24 +140,7 @@ def plan_run(recipe: Recipe, pretrained: Pretrained) -> tuple[Recipe, ParameterP
     with explained_damage(f"model {recipe.model}", is_of_run=False):
         shell = skeleton_of(pretrained)
     check_max_length(recipe, shell)
-    missing_modules = missing_head_modules(pretrained)
-    recipe = with_placement(recipe, shell, missing_modules)
-    assert recipe.targets is not None
-    assert recipe.method is not None
-    assert recipe.head is not None
-    assert recipe.max_trainable_params is None or isinstance(recipe.max_trainable_params, int)
-    return recipe, plan_model(
-        shell,
-        targets=recipe.targets,
-        layers=recipe.layers,
-        head=recipe.head,
-        head_rank=recipe.head_rank,
-        limit=recipe.max_trainable_params,
-        init_rank=recipe.init_rank,
-        target_rank=recipe.target_rank,
-        method=recipe.method,
-        missing_modules=missing_modules,
-    )
+    return placed(recipe, shell, missing_head_modules(pretrained))
 
 
 def begin_record(run: Run) -> None:

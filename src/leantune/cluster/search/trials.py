@@ -87,9 +87,11 @@ def space_of(search: Candidate) -> Space:
 
     def rank_of(targets: str) -> int | None:
         try:
-            return plan_run(replace(asked, targets=targets), run.pretrained)[1].init_rank
+            recipe, plan = plan_run(replace(asked, targets=targets), run.pretrained)
         except UsageError:  # no rank fits the limit
             return None
+        # fewer layers are no choice of a rank: a trial that names its rank adapts all of them
+        return plan.init_rank if plan.targets and recipe.layers == asked.layers else None
 
     return default_space(asked, run.recipe, rank_of, 1 if asked.method == "lora" else 2)
 

@@ -96,7 +96,7 @@ class Native(Kernels):
     def layers_without_gradients(
         self, layers: Sequence[LayerLike], x_TD: Tensor, layout: Layout, *, only_first: bool
     ) -> Tensor:
-        """The same without a graph, keeping nothing for a backward pass."""
+        """Compute the layers without a graph, and keep nothing for a backward pass."""
         for layer in layers:
             narrows = only_first and layer is layers[-1]
             if self.predict_int8 and is_one_call(layer):

@@ -14,7 +14,7 @@ from leantune.adalora.low_rank import nearest_of_rank, put
 from leantune.adalora.triplets import Triplets
 from leantune.config import Recipe
 from leantune.errors import UsageError
-from leantune.model.adapt import ALL_LINEAR, NONE
+from leantune.model.adapt import ALL_LINEAR, HEAD_ONLY
 from leantune.model.build import missing_head_modules
 from leantune.model.classifier import Classifier
 from leantune.training.build import Run, plan_run
@@ -44,7 +44,7 @@ def rungs_of(run: Run) -> list[Recipe]:
     """
     asked, rank = run.recipe, run.plan.init_rank
     assert asked.head is not None, "plan_run sets it"
-    if asked.targets == NONE:
+    if asked.targets == HEAD_ONLY:
         return [asked]
     ranks = [rank >> i for i in range(rank.bit_length())]
     _, smaller = plan_run(replace(asked, head="linear"), run.pretrained)

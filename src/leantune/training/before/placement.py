@@ -9,11 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from leantune.adalora.budget import ParameterPlan, Target, full_rank, smallest_limit
+from leantune.adalora.budget import ParameterPlan, full_rank, smallest_limit
 from leantune.adalora.method import METHODS
 from leantune.config import Recipe
 from leantune.errors import UsageError
-from leantune.model.adapt import ALL_LINEAR, NONE, head_size, knows_attention, num_layers, target_layers
+from leantune.model.adapt import (
+    ALL_LINEAR,
+    HEAD_ONLY,
+    head_size,
+    knows_attention,
+    low_rank_size,
+    num_layers,
+    plan_model,
+    targets_of,
+)
 from leantune.model.classifier import Classifier
 
 LEAST_RANK = 2
@@ -68,6 +77,34 @@ def with_placement(recipe: Recipe, shell: Classifier, missing_modules: tuple[str
     raise UsageError(_too_small(recipe, shell, missing_modules, min(way.smallest for way in ways)))
 
 
+def placed(
+    recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...] = ()
+) -> tuple[Recipe, ParameterPlan]:
+    """Return the recipe with the choice of `with_placement`, and its parameters.
+
+    Raises:
+        UsageError: as `with_placement` and `plan_model`.
+    """
+    recipe = with_placement(recipe, shell, missing_modules)
+    limit = recipe.max_trainable_params
+    assert recipe.targets is not None, "with_placement sets it"
+    assert recipe.method is not None
+    assert recipe.head is not None
+    assert limit is None or isinstance(limit, int)
+    return recipe, plan_model(
+        shell,
+        targets=recipe.targets,
+        layers=recipe.layers,
+        head=recipe.head,
+        head_rank=recipe.head_rank,
+        limit=limit,
+        init_rank=recipe.init_rank,
+        target_rank=recipe.target_rank,
+        method=recipe.method,
+        missing_modules=missing_modules,
+    )
+
+
 def with_count(recipe: Recipe, shell: Classifier) -> Recipe:
     """Return the recipe with a limit that is a share of the encoder's parameters as a number."""
     limit = recipe.max_trainable_params
@@ -89,11 +126,7 @@ def ways_of(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...] 
     last_head = recipe.head or ("linear" if _has_hidden_layer(recipe, shell, missing_modules) else "full")
     for number, (targets, method, rank, layers) in enumerate(_adapters(recipe, shell)):
         heads = dict.fromkeys([recipe.head or "full", last_head] if number == 0 else [last_head])
-        trains_e = METHODS[method].trains_e
-        adapted = [
-            Target(name, layer.in_features, layer.out_features, trains_e)
-            for name, layer in target_layers(shell, targets, layers).items()
-        ]
+        adapted = targets_of(shell, targets, method=method, layers=layers)
         for head in heads:
             size = head_size(shell, head, recipe.head_rank, missing_modules)
             yield Way(
@@ -105,17 +138,25 @@ def ways_of(recipe: Recipe, shell: Classifier, missing_modules: tuple[str, ...] 
                 rank=rank,
                 smallest=smallest_limit(adapted, head=size, rank=rank),
             )
-    if recipe.targets not in (None, NONE) or not _allows_lora(recipe) or _has_ranks(recipe):
+    if recipe.targets not in (None, HEAD_ONLY) or not _allows_lora(recipe) or _has_ranks(recipe):
         return
     size = head_size(shell, last_head, recipe.head_rank, missing_modules)
-    yield Way(targets=NONE, method="lora", head=last_head, head_rank=recipe.head_rank, rank=0, smallest=size)
-    for head_rank in (
-        range(min(shell.output_layer.weight.shape) - 1, 0, -1) if recipe.head_rank is None else ()
-    ):
-        smaller = head_size(shell, last_head, head_rank, missing_modules)
+    yield Way(
+        targets=HEAD_ONLY, method="lora", head=last_head, head_rank=recipe.head_rank, rank=0, smallest=size
+    )
+    if recipe.head_rank is not None:
+        return
+    num_classes, width = shell.output_layer.weight.shape
+    for head_rank in range(min(num_classes, width) - 1, 0, -1):
+        smaller = low_rank_size(size, num_classes, width, head_rank)
         if smaller < size:
             yield Way(
-                targets=NONE, method="lora", head=last_head, head_rank=head_rank, rank=0, smallest=smaller
+                targets=HEAD_ONLY,
+                method="lora",
+                head=last_head,
+                head_rank=head_rank,
+                rank=0,
+                smallest=smaller,
             )
 
 
@@ -124,7 +165,7 @@ def _adapters(
 ) -> Iterator[tuple[str, Literal["adalora", "lora"], int, int | None]]:
     """Yield targets, method, the rank that the limit must pay for, and the number of layers."""
     asked, layers, allows_lora = recipe.targets, recipe.layers, _allows_lora(recipe)
-    if asked == NONE:
+    if asked == HEAD_ONLY:
         return
     if asked is None and allows_lora and not _has_ranks(recipe):
         yield ALL_LINEAR, "lora", LEAST_RANK, layers
@@ -184,16 +225,15 @@ def next_size(
         for way in ways_of(replace(asked, max_trainable_params=limit), shell, missing_modules)
         if way.smallest > limit
     ]
-    if plan.targets and plan.init_rank < full_rank(
-        plan.targets
-    ):  # last: at equal cost the way of the ladder is taken
+    # last in the list: of two that cost the same, `with_placement` takes the way of the ladder
+    if plan.targets and plan.init_rank < full_rank(plan.targets):
         larger.append((plan.initial + plan.per_rank, name_of(recipe, plan.init_rank + 1)))
     return min(larger, default=None, key=lambda each: each[0])
 
 
 def name_of(recipe: Recipe, rank: int) -> str:
     """Return in words what a recipe trains: the method, the layers, the rank and the head."""
-    if recipe.targets == NONE:
+    if recipe.targets == HEAD_ONLY:
         adapters = "the head alone"
     else:
         where = {ALL_LINEAR: "all linear layers", "attention": "query and value"}
