@@ -76,8 +76,8 @@ def _verdict(record: BegunRecord) -> Iterator[str]:
             yield f"fine-tuning gained {gain:.1f} points over the linear probe ({part} rows)"
         else:
             yield (
-                f"fine-tuning gained nothing here: the linear probe is at least as good ({part} rows). Try more rows, more "
-                "epochs, effort=balanced or a larger encoder"
+                f"fine-tuning gained nothing here: the linear probe is at least as good ({part} rows). "
+                "Try more rows, more epochs, effort=balanced or a larger encoder"
             )
         return
 
