@@ -6,7 +6,8 @@ import argparse
 import json
 import posixpath
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,22 +94,54 @@ def target_of(link: re.Match[str], own: str) -> str | None:
 
 
 def usage(command: str | None) -> str:
-    """Return the output of ``leantune COMMAND --help-all``."""
+    """Return the options of a command as tables, or the overview of all commands."""
     from leantune.cli.parser import build_parser
 
     parser = build_parser(shows_all=True)
-    if command:
-        (commands,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
-        parser = commands.choices[command]
-    parser.formatter_class = _Wide
-    return f"```text\n{parser.format_help()}```"
+    if command is None:
+        return f"```text\n{parser.format_help()}```"
+    (commands,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    own = commands.choices[command]
+    examples = str(own.epilog).partition("\n")[2]
+    parts = [
+        f"{own.description}",
+        f"```text\n{own.usage}\n```",
+        "Examples:",
+        f"```text\n{textwrap.dedent(examples)}\n```",
+    ]
+    has_keys = False
+    for group in own._action_groups:
+        actions = [each for each in group._group_actions if each.help != argparse.SUPPRESS]
+        if command != WITH_KEYS:
+            has_keys |= any(each.dest.startswith("key_") for each in actions)
+            actions = [each for each in actions if not each.dest.startswith("key_")]
+        if actions:
+            parts.append(_options(group, actions, own))
+    if has_keys:
+        parts.append(
+            f"All options of [leantune {WITH_KEYS}](#leantune-{WITH_KEYS}) that are recipe keys are accepted, too."
+        )
+    return "\n\n".join(parts)
 
 
-class _Wide(argparse.RawDescriptionHelpFormatter):
-    """Format help with the same width on every terminal."""
+WITH_KEYS = "train"
+"""The command whose part lists the flags of all recipe keys."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=110, max_help_position=34)
+
+def _options(group: Any, actions: Sequence[argparse.Action], parser: argparse.ArgumentParser) -> str:
+    """Return a group of options as a table with a heading."""
+    title = {"positional arguments": "arguments"}.get(group.title, group.title)
+    lines = [
+        f"**{title[:1].upper()}{title[1:]}**" + (f": {group.description}" if group.description else ""),
+        "",
+    ]
+    lines += ["| | |", "|---|---|"]
+    formatter = parser._get_formatter()
+    for action in actions:
+        words = formatter._format_action_invocation(action).split(", ")
+        meaning = str(action.help or "").replace("%%", "%")
+        lines.append(f"| {', '.join(f'`{_cell(word)}`' for word in words)} | {_cell(meaning)} |")
+    return "\n".join(lines)
 
 
 def record_table(_: str | None) -> str:

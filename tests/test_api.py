@@ -92,8 +92,8 @@ def test_the_examples_in_docstrings_run(name):
 @pytest.fixture(scope="module")
 def settings(inputs):
     return {
-        "encoder": inputs / "encoder",
-        "budget": 5000,
+        "model": inputs / "encoder",
+        "max_trainable_params": 5000,
         "epochs": 2,
         "learning_rate": 1e-2,
         "max_length": 32,
@@ -168,8 +168,8 @@ def test_what_is_saved_is_loaded_wherever_it_is(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": 3}, "data: a int, expected a path, a DataFrame, a datasets.Dataset, or a tuple"),
-        ({"model": "x"}, "model is the argument encoder; give it there"),
+        ({"data": 3}, "data: a int, expected a path, a DataFrame, a datasets.Dataset, a tuple"),
+        ({"encoder": "x"}, "encoder and model are spellings of one key"),
         ({"budgt": 3}, "unknown key 'budgt'"),
         ({"data": (["a b"], ["x", "y"])}, "data: 1 texts and 2 labels, lengths must match"),
         ({"data": (["a b", 3], ["x", "y"])}, "text 1 .* is a number"),
@@ -177,7 +177,7 @@ def test_what_is_saved_is_loaded_wherever_it_is(trained, tmp_path, capsys):
             {"data": pd.DataFrame({"body": ["a"]})},
             "data: no column 'text' among body; name it with text_column=",
         ),
-        ({"budget": 10}, "max_trainable_params=10 is too small"),
+        ({"max_trainable_params": 10}, "max_trainable_params=10 is too small"),
         ({"data": "/no/such.csv"}, "no such file"),
     ],
 )
@@ -189,7 +189,7 @@ def test_what_cannot_be_is_one_of_its_errors_and_leaves_nothing(inputs, settings
 
 
 def test_a_plan_needs_no_weights_and_no_rows_where_labels_are_named(inputs, settings):
-    words = {"encoder": settings["encoder"], "budget": 5000}
+    words = {"model": settings["model"], "max_trainable_params": 5000}
     plan = leantune.plan(inputs / "train.csv", **words)
     assert plan.parameters.initial <= 5000 < plan.parameters.initial + plan.parameters.per_rank
     assert plan.steps is not None
@@ -381,7 +381,7 @@ def test_more_rows_of_another_file_are_not_mixed_up(inputs, settings, tmp_path):
 def test_a_run_that_fails_leaves_no_temporary_folder(inputs, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(leantune.LeantuneError):
-        leantune.train(inputs / "train.csv", **settings | {"budget": 10})
+        leantune.train(inputs / "train.csv", **settings | {"max_trainable_params": 10})
     with pytest.raises(leantune.LeantuneError):
         leantune.train(in_memory("tuple", inputs / "train.csv"), **settings | {"learning_rate": 1e30})
     assert list(tmp_path.iterdir()) == []

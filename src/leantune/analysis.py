@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from leantune.api import rows_as_files, settings_of
+from leantune.api import settings_of
 from leantune.assets.download import resolve_location
 from leantune.config import Recipe
 from leantune.config.abstention_file import Abstention
@@ -36,13 +36,14 @@ from leantune.questions.learning_curve.compute import learning_curve as learning
 from leantune.questions.passport.compute import Passport
 from leantune.questions.passport.compute import passport as passport_of
 from leantune.system.console import console
+from leantune.training.before.rows_in_memory import columns_of, rows_as_files
 
 
 def frontier(
     data: Any,
     *,
-    encoder: str | os.PathLike[str],
-    budget: int | None = None,
+    model: str | os.PathLike[str] | None = None,
+    max_trainable_params: float | str | None = None,
     validation: Any = None,
     with_full: bool = True,
     quiet: bool = False,
@@ -52,8 +53,8 @@ def frontier(
 
     Args:
         data: labelled rows, as `leantune.train` takes them.
-        encoder: as `leantune.train` takes it.
-        budget: limit of the largest one on trainable parameters; None: rank 16 in all linear layers.
+        model: as `leantune.train` takes it.
+        max_trainable_params: limit of the largest classifier; None: rank 16 in all linear layers.
         validation: rows to measure on; None: a hold-out.
         with_full: whether to fine-tune all weights, too.
         quiet: show no progress on standard error.
@@ -67,15 +68,15 @@ def frontier(
         UsageError: for settings that cannot be.
         DataError: for rows that are not what they must be, or of which none is held out.
     """
-    with _settings({"data": data, "validation": validation}, recipe, encoder, budget) as settings:
+    with _settings({"data": data, "validation": validation}, recipe, model, max_trainable_params) as settings:
         return frontier_of(settings, console=console(stderr=True, quiet=quiet), with_full=with_full)
 
 
 def audit(
     data: Any,
     *,
-    encoder: str | os.PathLike[str],
-    budget: int | None = None,
+    model: str | os.PathLike[str] | None = None,
+    max_trainable_params: float | str | None = None,
     folds: int = 5,
     quiet: bool = False,
     **recipe: Any,
@@ -84,8 +85,8 @@ def audit(
 
     Args:
         data: labelled rows, as `leantune.train` takes them; N of them.
-        encoder: as `leantune.train` takes it.
-        budget: as `leantune.train` takes it.
+        model: as `leantune.train` takes it.
+        max_trainable_params: as `leantune.train` takes it.
         folds: classifiers that are trained, each on all other rows; 2 or more.
         quiet: show no progress on standard error.
         recipe: any other recipe key.
@@ -100,15 +101,15 @@ def audit(
     """
     if folds < 2:
         raise UsageError(f"folds must be 2 or more. Got {folds} instead")
-    with _settings({"data": data}, recipe, encoder, budget) as settings:
+    with _settings({"data": data}, recipe, model, max_trainable_params) as settings:
         return audit_recipe(settings, folds=folds, console=console(stderr=True, quiet=quiet))
 
 
 def learning_curve(
     data: Any,
     *,
-    encoder: str | os.PathLike[str],
-    budget: int | None = None,
+    model: str | os.PathLike[str] | None = None,
+    max_trainable_params: float | str | None = None,
     validation: Any = None,
     quiet: bool = False,
     **recipe: Any,
@@ -117,8 +118,8 @@ def learning_curve(
 
     Args:
         data: labelled rows, as `leantune.train` takes them.
-        encoder: as `leantune.train` takes it.
-        budget: as `leantune.train` takes it.
+        model: as `leantune.train` takes it.
+        max_trainable_params: as `leantune.train` takes it.
         validation: rows to measure on; None: a hold-out.
         quiet: show no progress on standard error.
         recipe: any other recipe key.
@@ -130,7 +131,7 @@ def learning_curve(
         UsageError: for settings that cannot be.
         DataError: for rows that are not what they must be, or too few.
     """
-    with _settings({"data": data, "validation": validation}, recipe, encoder, budget) as settings:
+    with _settings({"data": data, "validation": validation}, recipe, model, max_trainable_params) as settings:
         return learning_curve_of(settings, console=console(stderr=True, quiet=quiet))
 
 
@@ -164,11 +165,11 @@ def passport(
     folder = Path(run).expanduser()
     require_run(folder)
     settings = read_saved(folder).settings
-    in_memory = isinstance(data, tuple)  # texts and labels, which are columns of these names then
     columns: dict[str, Any] = {
-        "text_column": "text" if in_memory else text_column or settings.text_column,
+        "text_column": text_column or settings.text_column,
         "text_pair_column": text_pair_column,
-        "label_column": "label" if in_memory else label_column or settings.label_column,
+        "label_column": label_column or settings.label_column,
+        **columns_of(data),
     }
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -214,13 +215,14 @@ def abstain(
             raise UsageError(f"{name} must be between 0 and 1. Got {share} instead")
     folder = Path(run).expanduser()
     parts = {} if data is None else {"data": data}
-    columns = {"text_column": "text", "label_column": "label"} if isinstance(data, tuple) else {}
     with (
         tempfile.TemporaryDirectory() as temporary,
         rows_as_files(parts, Path(temporary), {}) as files,
         console(stderr=True, quiet=quiet).status("classifying"),
     ):
-        return abstain_run(folder, files.get("data"), precision=precision, confidence=confidence, **columns)
+        return abstain_run(
+            folder, files.get("data"), precision=precision, confidence=confidence, **columns_of(data)
+        )
 
 
 def explain(
@@ -229,7 +231,7 @@ def explain(
     pairs: Sequence[str] | None = None,
     *,
     nearest: int = 3,
-    words: bool = True,
+    words: bool | None = None,
     class_name: str | None = None,
 ) -> list[Explanation]:
     """Which training texts are near to a text, and which of its words speak for the prediction: evidence, not proof.
@@ -239,7 +241,8 @@ def explain(
         texts: N texts.
         pairs: N second texts, for a classifier of pairs.
         nearest: training texts that are named for each; 0: none, and the training rows are not read again.
-        words: whether words get weights, by integrated gradients; needs ``pip install 'leantune[explain]'``.
+        words: whether words get weights, by integrated gradients, which need ``pip install 'leantune[explain]'``; None:
+            if it is installed.
         class_name: whose logit the weights are of; None: the predicted class of each text.
 
     Returns:
@@ -266,8 +269,8 @@ def explain(
 def _settings(
     parts: Mapping[str, Any],
     recipe: Mapping[str, Any],
-    encoder: str | os.PathLike[str],
-    budget: int | None,
+    model: str | os.PathLike[str] | None,
+    max_trainable_params: float | str | None,
 ) -> Iterator[Recipe]:
     """A recipe over rows that are files while the block runs; torch's generators stay the caller's.
 
@@ -281,4 +284,10 @@ def _settings(
     with tempfile.TemporaryDirectory() as temporary, torch.random.fork_rng(devices):
         folder = Path(temporary)
         with rows_as_files(parts, folder, recipe) as files:
-            yield settings_of(recipe, encoder=encoder, budget=budget, output=folder / "run", files=files)
+            yield settings_of(
+                recipe,
+                model=model,
+                max_trainable_params=max_trainable_params,
+                output=folder / "run",
+                files=files,
+            )

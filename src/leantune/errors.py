@@ -18,6 +18,7 @@ and exits with the code. Tracebacks appear only with ``--debug``.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -47,6 +48,8 @@ class DataError(LeantuneError):
         row: the line of a text file on which the row begins (1-based, the header is line 1), or the 1-based row
             number in a table.
         column: the column's name.
+        rows: the first rows that the message is about, if there are several; they are listed at its end.
+        num_more_rows: the number of rows after these.
     """
 
     exit_code = 3
@@ -58,10 +61,15 @@ class DataError(LeantuneError):
         path: str | os.PathLike[str] | None = None,
         row: int | None = None,
         column: str | None = None,
+        rows: Sequence[int | str] = (),
+        num_more_rows: int = 0,
     ) -> None:
-        self.path, self.row, self.column = path, row, column
+        self.message, self.path, self.row, self.column = message, path, row, column
+        self.rows, self.num_more_rows = tuple(rows), num_more_rows
         place = ":".join(str(part) for part in (path, row, column) if part is not None)
-        super().__init__(f"{place}: {message}" if place else message)
+        text = f"{place}: {message}" if place else message
+        listed = ", ".join([*map(str, rows), *["..."] * (num_more_rows > 0)])
+        super().__init__(f"{text}. Rows: {listed}" if rows else text)
 
 
 class UnsafeFileError(LeantuneError):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from leantune.api import rows_as_files, run_recipe
+from leantune.api import run_recipe
 from leantune.config import load_recipe
 from leantune.config.problem_type import SINGLE_LABEL
 from leantune.config.record.run import RECORD, RunRecord, read_record, to_json
@@ -24,6 +24,7 @@ from leantune.errors import DataError, UsageError
 from leantune.inference.load import load_run
 from leantune.inference.text_classifier import TextClassifier
 from leantune.training.before.folder import check_folder
+from leantune.training.before.rows_in_memory import rows_as_files
 
 SET_BY_ARGUMENTS = {"data", "labels", "max_trainable_params", "model", "output"}
 """Recipe keys that cannot be set in ``recipe``, because they are arguments of the estimator or of ``fit``."""
@@ -124,7 +125,8 @@ class LeanTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         check_folder(output, overwrite=is_own, resume=False)
         recipe = {**(self.recipe or {}), "labels": [str(each) for each in classes]}
-        rows = (texts, [str(each) for each in labels])
+        # whole numbers and booleans keep their type; floats are written as `classes_` are
+        rows = (texts, [each if isinstance(each, int) else str(each) for each in labels.tolist()])
         with rows_as_files({"data": rows}, output, recipe) as files:
             own = {"model": self.model, "max_trainable_params": self.max_trainable_params}
             settings = load_recipe(None, {**recipe, **own, **files, "output": str(output)}, place="recipe")

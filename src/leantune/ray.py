@@ -131,7 +131,7 @@ class _Predictor:
         names, scores, probabilities = predicted(self._trained, texts, pairs)
         columns: dict[str, Any] = {LABEL: np.array(names, dtype=object), SCORE: scores}
         if self._settings.probabilities:
-            columns |= {f"p_{name}": probabilities[:, i] for i, name in enumerate(self._trained.classes)}
+            columns |= {f"p_{name}": probabilities[:, i] for i, name in enumerate(self._trained.labels.names)}
         return _with_columns(
             batch, {f"{self._settings.prefix}{name}": each for name, each in columns.items()}
         )

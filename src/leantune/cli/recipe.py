@@ -9,6 +9,7 @@ from typing import Any
 
 from leantune.cli.options import help_of
 from leantune.config import Recipe, load_recipe, parse_overrides, shipped_recipes
+from leantune.config.load import SHORT
 from leantune.config.recipe import keys
 
 OTHERS = "other keys"
@@ -48,8 +49,9 @@ def _add_key(group: Any, field: dataclasses.Field[Any], is_shown: bool) -> None:
         help_text += f" [{str(field.default).lower()}]"
     flag = f"--{field.name.replace('_', '-')}"
     group.add_argument(flag, **keywords, help=help_text if is_shown else argparse.SUPPRESS)
-    if "_" in field.name:
-        group.add_argument(f"--{field.name}", **keywords, help=argparse.SUPPRESS)
+    hidden = [field.name] if "_" in field.name else []
+    for word in (*hidden, *(short for short, name in SHORT.items() if name == field.name)):
+        group.add_argument(f"--{word}", **keywords, help=argparse.SUPPRESS)
 
 
 def keys_from_flags(options: argparse.Namespace) -> dict[str, str]:

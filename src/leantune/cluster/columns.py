@@ -40,10 +40,10 @@ def predicted(
     rounded = np.round(probabilities, DECIMALS)
     thresholds = trained.thresholds
     if thresholds is not None:
-        check_joinable(trained.classes)
-        labels = [joined(trained.classes, row >= thresholds) for row in probabilities]
+        check_joinable(trained.labels.names)
+        labels = [joined(trained.labels.names, row >= thresholds) for row in probabilities]
         return labels, rounded.max(axis=1), rounded
-    return [trained.classes[i] for i in best], rounded[np.arange(len(best)), best], rounded
+    return [trained.labels.names[i] for i in best], rounded[np.arange(len(best)), best], rounded
 
 
 def checked_texts(cells: Sequence[object], column: str, row_name: Callable[[int], str]) -> list[str]:

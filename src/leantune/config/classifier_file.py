@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leantune.config.problem_type import MULTI_LABEL
+from leantune.config.problem_type import MULTI_LABEL, LabelType, are_of_type
 from leantune.config.recipe import Recipe
+from leantune.config.record.run import Labels
 from leantune.system.file_names import entry_of
 from leantune.system.json_files import read_json
 
@@ -55,7 +55,7 @@ class ClassifierFile:
     """The content of ``leantune.json``.
 
     Raises:
-        ValueError: fewer than two labels, or a repeated label.
+        ValueError: fewer than two labels, a repeated one, or one that is not of the type.
     """
 
     labels: list[str]
@@ -65,10 +65,14 @@ class ClassifierFile:
     label_column: str | None = None
     problem_type: str | None = None
     """As in `InferenceSettings`; omitted from the file if None."""
+    label_type: LabelType | None = None
+    """Type of the training labels if they were not texts; omitted from the file if None."""
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError("labels must be two or more, each once")
+        if not are_of_type(self.labels, self.label_type):
+            raise ValueError(f"labels must be of type {self.label_type}")
 
     @property
     def is_multi_label(self) -> bool:
@@ -87,18 +91,20 @@ class ClassifierFile:
         )
 
 
-def write_classifier_file(folder: Path, recipe: Recipe, labels: Sequence[str]) -> None:
+def write_classifier_file(folder: Path, recipe: Recipe, labels: Labels) -> None:
     """Write the file into ``folder``, which other processes do not see yet."""
     content = ClassifierFile(
-        labels=list(labels),
+        labels=labels.names,
         text_column=recipe.text_column,
         text_pair_column=recipe.text_pair_column,
         label_column=recipe.label_column,
         problem_type=MULTI_LABEL if recipe.problem_type == MULTI_LABEL else None,
+        label_type=labels.label_type,
     )
     values = dataclasses.asdict(content)
-    if content.problem_type is None:
-        del values["problem_type"]
+    for omitted in ("problem_type", "label_type"):
+        if values[omitted] is None:
+            del values[omitted]
     text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
     (folder / FILE).write_text(text, "utf-8")
 

@@ -20,7 +20,10 @@ from leantune.config.convert import convert
 from leantune.config.recipe import GROUP, Advanced, Recipe, keys
 from leantune.errors import CheckpointError, UsageError
 
+SHORT = {"encoder": "model", "budget": "max_trainable_params", "lr": "learning_rate"}
+"""Short names of keys, also accepted as flags."""
 ALIASES: dict[str, str] = {
+    **SHORT,
     "init_r": "init_rank",
     "target_r": "target_rank",
     "lora_r": "init_rank",
@@ -46,7 +49,7 @@ ALIASES: dict[str, str] = {
     "eval_steps": "evaluate_every",
     "metric_for_best_model": "metric",
 }
-"""Names of the same settings in PEFT, in the AdaLoRA paper's code and in transformers."""
+"""Other names of keys: short ones, and those of PEFT, of the AdaLoRA paper's code and of transformers."""
 
 OF_ANOTHER_MEANING = {
     "gradient_accumulation_steps": "batch_size counts the texts of an optimiser step: multiply it by this number, and "

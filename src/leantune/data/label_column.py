@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import TypeAlias
 
+from leantune.config.problem_type import LabelType
 from leantune.data.text.cells import LabelReader, is_missing
 from leantune.data.text.table import Row, place_of
 from leantune.errors import DataError
@@ -39,6 +40,11 @@ class LabelColumn:
     def num_stripped(self) -> int:
         """Labels so far that had blanks around them, which are removed."""
         return self._reader.num_stripped
+
+    @property
+    def label_type(self) -> LabelType | None:
+        """Type of the labels so far; None: texts."""
+        return self._reader.label_type
 
     def labels_of(
         self, cells: Sequence[object], rows: Sequence[Row], is_blank: Sequence[bool] | None = None

@@ -11,18 +11,19 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from leantune.config.problem_type import BINNED, MULTI_LABEL
+from leantune.config.classifier_file import ClassifierFile
+from leantune.config.problem_type import BINNED, MULTI_LABEL, LabelType, are_of_type
 from leantune.config.record.run import Labels
 from leantune.data.label_column import Label
 from leantune.data.text.table import Row, place_of
 from leantune.errors import CheckpointError, DataError
 from leantune.system.messages import listed, nearest, place_name, shown
 
-_INTEGER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
 MOST_NUMBERS = 20
 """Largest number of distinct labels for which fractional numbers, such as versions, are accepted as class names."""
@@ -35,21 +36,30 @@ class LabelMap:
     Args:
         names: the class names.
         is_multi_label: whether a row may have any number of labels.
+        label_type: the type of the labels that the names stand for; None: texts.
 
     Raises:
-        ValueError: fewer than two names, or a repeated name.
+        ValueError: fewer than two names, a repeated name, or a name that is not of the type.
     """
 
     names: tuple[str, ...]
     is_multi_label: bool = False
+    label_type: LabelType | None = None
 
     def __post_init__(self) -> None:
         if len(self.names) < 2 or len(set(self.names)) < len(self.names):
             raise ValueError(f"names must be two or more, each once. Got {listed(self.names)} instead.")
+        if not are_of_type(self.names, self.label_type):
+            raise ValueError(f"names must be of type {self.label_type}. Got {listed(self.names)} instead.")
 
     @classmethod
     def of(
-        cls, values: Sequence[Label], *, order: Sequence[str] | None = None, source_name: str | None = None
+        cls,
+        values: Sequence[Label],
+        *,
+        order: Sequence[str] | None = None,
+        source_name: str | None = None,
+        label_type: LabelType | None = None,
     ) -> LabelMap:
         """Build the label map of a training set.
 
@@ -58,6 +68,7 @@ class LabelMap:
             order: the names in the order of their ids, from a ``datasets.ClassLabel``. None sorts the names:
                 as numbers if all are whole numbers, else as text.
             source_name: the file, for messages.
+            label_type: the type of the labels in the source; None: texts.
 
         Raises:
             DataError: fewer than two different labels, a label without visible characters, a label missing from
@@ -74,17 +85,24 @@ class LabelMap:
             )
         if order is None:
             _refuse_invisible(found, source_name)
-            names = sorted(found, key=int if _all_integers(found) else None)
-            return cls(tuple(names), is_multi_label)
+            names = sorted(found, key=int if are_of_type(found, "int") else None)
+            return cls(tuple(names), is_multi_label, label_type)
         unknown = sorted(found - set(order))
         if unknown:
             raise DataError(f"labels {listed(unknown)}, expected {listed(order)}", path=source_name)
-        return cls(tuple(order), is_multi_label)
+        return cls(tuple(order), is_multi_label, label_type)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The labels in the order of their ids, in the type that they had in the training rows."""
+        if self.label_type == "bool":
+            return tuple(name == str(True) for name in self.names)
+        return tuple(map(int, self.names)) if self.label_type == "int" else self.names
 
     @property
     def is_integer(self) -> bool:
         """Whether every name is a whole number in plain digits (``7``, ``-1``; not ``007``)."""
-        return _all_integers(self.names)
+        return are_of_type(self.names, "int")
 
     @property
     def sha256(self) -> str:
@@ -152,7 +170,12 @@ class LabelMap:
     def to_record(self) -> Labels:
         """Return the names and their hash as stored in ``record.json``."""
         problem_type = MULTI_LABEL if self.is_multi_label else None
-        return Labels(names=list(self.names), sha256=self.sha256, problem_type=problem_type)
+        return Labels(
+            names=list(self.names),
+            sha256=self.sha256,
+            problem_type=problem_type,
+            label_type=self.label_type,
+        )
 
     @classmethod
     def of_record(cls, record: Labels) -> LabelMap:
@@ -162,12 +185,17 @@ class LabelMap:
             CheckpointError: the names are invalid or do not match the saved hash.
         """
         try:
-            label_map = cls(tuple(record.names), record.problem_type == MULTI_LABEL)
+            label_map = cls(tuple(record.names), record.problem_type == MULTI_LABEL, record.label_type)
         except ValueError as error:
             raise CheckpointError(f"label map: {error}") from error
         if record.sha256 != label_map.sha256:
             raise CheckpointError("label map: the names are not those that were saved (sha256 differs)")
         return label_map
+
+    @classmethod
+    def of_file(cls, file: ClassifierFile) -> LabelMap:
+        """Restore the label map from ``leantune.json``."""
+        return cls(tuple(file.labels), file.is_multi_label, file.label_type)
 
 
 _ONE = (
@@ -235,7 +263,3 @@ def _is_invisible(letter: str) -> bool:
 def _code_points(label: str, limit: int = 12) -> str:
     points = " ".join(f"U+{ord(letter):04X}" for letter in label[:limit])
     return points + (" ..." if len(label) > limit else "")
-
-
-def _all_integers(names: Iterable[str]) -> bool:
-    return all(_INTEGER.fullmatch(name) for name in names)

@@ -5,6 +5,7 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def required_abstention(abstention: Abstention | None, source: Path) -> Abstenti
     """
     if abstention is None:
         raise UsageError(
-            f"{source}: no threshold was chosen; choose one with: leantune abstain RUN --precision 95%"
+            f"{source}: no threshold was chosen; choose one with: leantune abstain {shlex.quote(str(source))} "
+            "--precision 95%"
         )
     return abstention

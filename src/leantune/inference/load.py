@@ -171,7 +171,7 @@ def _load_adapter(
 ) -> TorchTextClassifier:
     about = read_classifier_file(folder)
     if labels is None and about is not None:
-        labels = LabelMap(tuple(about.labels), about.is_multi_label)
+        labels = LabelMap.of_file(about)
     elif labels is not None and about is not None:
         labels = replace(labels, is_multi_label=about.is_multi_label)
     loaded = load_adapter(folder, base=base, labels=labels, trust_remote_code=trust_remote_code)
@@ -195,6 +195,7 @@ def _load_merged_alone(
             check_num_labels(folder, labels, len(names.names))
         classifier = load_weights(folder, found, trust_remote_code=trust_remote_code)
         about = read_classifier_file(folder)
+        names = replace(names, label_type=about.label_type) if about else names
         settings = about.settings if about else _settings_for(names)
         return TorchTextClassifier(
             classifier=made_ready(classifier, precision or settings.precision),

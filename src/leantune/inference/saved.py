@@ -136,11 +136,7 @@ def _of_adapter(folder: Path, base: str | Path | None) -> SavedClassifier:
     encoder = resolve_model(base or adapter.base_model)
     pretrained = Pretrained.at(encoder)
     num_labels = count_classes(adapter, pretrained)
-    labels = (
-        LabelMap(tuple(about.labels), about.is_multi_label)
-        if about
-        else labels_of_base(pretrained, num_labels)
-    )
+    labels = LabelMap.of_file(about) if about else labels_of_base(pretrained, num_labels)
     check_num_labels(folder, labels, num_labels)
     tokenizer = tokenizer_folder(folder, encoder)
     return SavedClassifier(

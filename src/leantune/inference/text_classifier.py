@@ -68,7 +68,7 @@ class TextClassifier(ABC):
 
     def __repr__(self) -> str:
         measured = "".join(f", {name} {value}" for name, value in self._measured())
-        classes = f"{len(self.classes)} classes ({listed(self.classes, 5)})"
+        classes = f"{len(self.classes)} classes ({listed(self.labels.names, 5)})"
         return f"<TextClassifier: {classes}{measured}, from {place_name(str(self.source))}>"
 
     def _repr_html_(self) -> str:
@@ -84,7 +84,7 @@ class TextClassifier(ABC):
                 return
 
     def _properties(self) -> Iterator[tuple[str, str]]:
-        yield f"{len(self.classes)} classes", listed(self.classes)
+        yield f"{len(self.classes)} classes", listed(self.labels.names)
         folders = {"size": self.source}
         if (self.source / RECORD).is_file():
             folders = {f"size of {name}": self.source / name for name in ("adapter", "merged")}
@@ -103,19 +103,19 @@ class TextClassifier(ABC):
         """Logits ``(N, C)`` in the order of ``rows``, whatever the batches were."""
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the columns of `predict_proba`."""
-        return self.labels.names
+    def classes(self) -> tuple[Any, ...]:
+        """The classes in the type of the training labels, in the order of the columns of `predict_proba`."""
+        return self.labels.values
 
     @property
     def thresholds(self) -> npt.NDArray[np.float64] | None:
         """Least probability ``(C,)`` of a predicted label if a text may have several, else None."""
         if not self.labels.is_multi_label:
             return None
-        return thresholds_of(read_thresholds(self.source), self.classes)
+        return thresholds_of(read_thresholds(self.source), self.labels.names)
 
     def predict(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> Any:
-        """Predict the most probable class of each of N texts, or of one text.
+        """Predict the most probable class of each of N texts, or of one text, in the type of the training labels.
 
         If a text may have several labels, the prediction is the list of labels that reach their threshold.
 
@@ -130,10 +130,10 @@ class TextClassifier(ABC):
         if isinstance(texts, str):
             return self.predict([texts], _alone(pairs))[0]
         probabilities = self.predict_proba(texts, pairs)
-        thresholds = self.thresholds
+        classes, thresholds = self.classes, self.thresholds
         if thresholds is not None:
-            return [[self.classes[i] for i in np.flatnonzero(row >= thresholds)] for row in probabilities]
-        return [self.classes[best] for best in probabilities.argmax(axis=1)]
+            return [[classes[i] for i in np.flatnonzero(row >= thresholds)] for row in probabilities]
+        return [classes[best] for best in probabilities.argmax(axis=1)]
 
     @property
     def abstention(self) -> Abstention | None:
@@ -157,9 +157,9 @@ class TextClassifier(ABC):
             return self.predict_or_abstain([texts], _alone(pairs), per_class=per_class)[0]
         abstention = required_abstention(self.abstention, self.source)
         calibrated = with_temperature(self.predict_proba(texts, pairs), abstention.temperature)
-        answers = is_answered(calibrated, abstention, self.classes, per_class=per_class)
-        best = calibrated.argmax(axis=1)
-        return [self.classes[i] if answer else None for i, answer in zip(best, answers, strict=True)]
+        answers = is_answered(calibrated, abstention, self.labels.names, per_class=per_class)
+        classes, best = self.classes, calibrated.argmax(axis=1)
+        return [classes[i] if answer else None for i, answer in zip(best, answers, strict=True)]
 
     def predict_proba(
         self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None
@@ -243,7 +243,7 @@ class TextClassifier(ABC):
         label_ids = self.labels.encode(names, "rows", rows=kept.tolist(), column="label")
         probabilities = self.predict_proba(texts, pairs)[kept]
         task = task_of(is_multi_label=is_multi_label)
-        return task.evaluate(probabilities, label_ids, self.classes, self.thresholds)
+        return task.evaluate(probabilities, label_ids, self.labels.names, self.thresholds)
 
     def report(self) -> Inline:
         """The report of the run, which a notebook shows in the cell; its ``path`` is the file.

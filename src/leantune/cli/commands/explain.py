@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class", dest="class_name", metavar="NAME", help="class to explain; default: the predicted one"
     )
     parser.add_argument(
-        "--no-words", action="store_true", help="leave out the word weights, which need captum"
+        "--no-words", action="store_true", help="leave out the word weights, even if captum is installed"
     )
     parser.add_argument(
         "--errors",
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
                 [options.text],
                 None if options.pair is None else [options.pair],
                 count=options.nearest,
-                with_words=not options.no_words,
+                with_words=False if options.no_words else True if options.class_name else None,
                 class_name=options.class_name,
                 trust_remote_code=trusts(options),
             )

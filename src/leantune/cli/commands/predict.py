@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import shlex
 import sys
 from glob import glob
 
@@ -20,17 +22,21 @@ from leantune.cli.options import (
     rows_from,
 )
 from leantune.cli.values import path
+from leantune.errors import MissingFileError
 from leantune.system.messages import shown
 
 HELP = "classify one text, or the rows of files"
 EXAMPLES = """
     leantune predict runs/mine new.csv --output predictions.csv
     leantune predict runs/mine "Oil prices rose again on Monday."
+    leantune predict runs/mine --text reviews.csv
     cat new.csv | leantune predict runs/mine -
     leantune predict runs/mine new.csv --output predictions.parquet --probabilities --id-column id
     leantune predict runs/mine 'rows/*.parquet' --output predictions/ --workers 2
     leantune predict runs/mine 's3://bucket/in/*.parquet' --output s3://bucket/out/ --cluster auto --resume
 """
+FILE_NAME = re.compile(r"[/\\]|\.\w{1,10}$|^~")
+"""Matches a word that looks like the name of a file: it has a separator or a suffix."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", metavar="INPUT", help="rows to classify, instead of the position; never a text"
     )
+    parser.add_argument("--text", metavar="TEXT", help="one text to classify, whatever it looks like")
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -73,6 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
+    if options.text is not None:
+        refuse_first({"a file": options.rows, "--input": options.input}, "and --text: give only one of them")
+        _predict_text(options, options.text)
+        return
     given = rows_from(options, options.input, "--input")
     if many_files.is_meant(options, given):
         many_files.predict(options, given)
@@ -93,7 +104,13 @@ def _predict_file(options: argparse.Namespace, rows: str) -> None:
     location = resolve_location(rows)
     suffix = check_output(options.output, inputs=files_of(location), overwrite=options.overwrite)
     trained = engine_from(options)
-    source = open_examples(location, columns_from(options, trained.settings), labels="ignore", split="test")
+    try:
+        source = open_examples(
+            location, columns_from(options, trained.settings), labels="ignore", split="test"
+        )
+    except MissingFileError as error:
+        command = f"leantune predict {shlex.quote(options.run_folder)} --text {shlex.quote(rows)}"
+        raise MissingFileError(f"{error}; if it is a text: {command}") from error
     print_notes(source, options)
     layout = PredictionLayout(
         trained.labels,
@@ -122,8 +139,9 @@ def _predict_file(options: argparse.Namespace, rows: str) -> None:
 
 
 def _is_text(word: str) -> bool:
-    """Whether a word is a text rather than a missing file, whose name seldom holds a space."""
-    return " " in word.strip() and not os.path.lexists(word) and not glob(word)
+    """Return whether a word is a text: no file has this name, and it does not look like the name of one."""
+    looks_like_a_name = word == "-" or FILE_NAME.search(word)
+    return (" " in word.strip() or not looks_like_a_name) and not os.path.lexists(word) and not glob(word)
 
 
 def _predict_text(options: argparse.Namespace, text: str) -> None:

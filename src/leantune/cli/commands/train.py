@@ -36,7 +36,13 @@ def add_arguments(parser: Any) -> None:
     folder.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in the output folder"
     )
-    folder.add_argument("--resume", metavar="RUN", help="continue an interrupted run, bit for bit")
+    folder.add_argument(
+        "--resume",
+        metavar="RUN",
+        nargs="?",
+        const="",
+        help="continue an interrupted run bit for bit: RUN, or without it the one in the output folder",
+    )
     add_fields(parser, Workers, group="Ray cluster", optional=True, is_shown=parser.shows_all)
 
 
@@ -70,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    """The recipe of the command line, or of the run to resume."""
+    """Return the recipe of the command line, or of the run to resume."""
     if not options.resume:
         return recipe_from(options)
     if options.recipe or options.overrides or options.overwrite or keys_from_flags(options):

@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from leantune.config.problem_type import LabelType
 from leantune.config.record.confidence import ConfidencesRecord, LengthsRecord
 from leantune.config.record.in_schema import Amount, Count, InSchema, Interval95, Positive, Rate
 from leantune.errors import CheckpointError, UsageError
@@ -78,6 +79,7 @@ class Labels:
     problem_type: Annotated[
         str | None, InSchema("Present if a text may have several.", enum=["multi_label_classification"])
     ] = None
+    label_type: Annotated[LabelType | None, InSchema("The type of the labels if they are not texts.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

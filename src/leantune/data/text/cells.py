@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
+from leantune.config.problem_type import LabelType
 from leantune.data.text.table import Row, place_of
 from leantune.errors import DataError
 from leantune.system.messages import place_name, shown, type_word
@@ -44,21 +45,26 @@ def is_blank(text: str) -> bool:
     return not text or text.isspace()
 
 
-def list_of_texts(values: Iterable[object]) -> list[str]:
+def list_of_texts(values: Iterable[object], name: str = "") -> list[str]:
     """Return in-memory texts as a list of plain Python strings.
+
+    Args:
+        values: the texts.
+        name: the argument, for messages.
 
     Raises:
         DataError: the value is a single text or a table, or an item is not a text.
     """
+    place = f"{name}: " if name else ""
     if isinstance(values, str):
-        raise DataError("one text, expected a list of texts: put it into one")
+        raise DataError(f"{place}one text, expected a list of texts: put it into one")
     if isinstance(values, Mapping) or hasattr(values, "columns") or getattr(values, "ndim", 1) != 1:
-        raise DataError("a table, expected a list of texts: give its column of texts alone")
+        raise DataError(f"{place}a table, expected a list of texts: give its column of texts alone")
     texts = []
     for i, value in enumerate(values):
         if not isinstance(value, str) or not is_encodable(value):
             found = "half a surrogate pair" if isinstance(value, str) else type_word(value)
-            raise DataError(f"text {i} (counted from 0) is {found}, expected a text")
+            raise DataError(f"{place}text {i} (counted from 0) is {found}, expected a text")
         texts.append(str(value))  # numpy has its own str type
     return texts
 
@@ -107,6 +113,13 @@ class LabelReader:
         self.num_stripped = 0
         """Labels so far that had blanks around them, which are removed."""
         self._spellings: dict[Decimal, str] = {}
+
+    @property
+    def label_type(self) -> LabelType | None:
+        """Type of the labels so far; None: texts. Floats are whole numbers, too."""
+        if self._class_names is not None or self._type in (None, str):
+            return None
+        return "bool" if self._type is bool else "int"
 
     def texts_of(self, cells: Sequence[object], rows: Sequence[Row]) -> list[str]:
         """Return the labels of one batch.

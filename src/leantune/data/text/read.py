@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from leantune.config.problem_type import LabelType
 from leantune.data.label_column import Label, LabelColumn
 from leantune.data.text.cells import ids_of, is_blank, texts_of
 from leantune.data.text.columns import Columns as Columns
@@ -51,11 +52,12 @@ class ExampleBatch:
 
 
 @dataclass(slots=True)
-class _Changes:
-    """What the last pass over the rows of a source changed."""
+class _Found:
+    """What the last pass over the rows of a source found."""
 
     stripped_labels: int = 0
     """Labels that had blanks around them."""
+    label_type: LabelType | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +79,19 @@ class ExampleSource:
     _source: Source
     _null_is_blank: bool
     first_row: int = 0
-    _changes: _Changes = field(default_factory=_Changes)
+    _found: _Found = field(default_factory=_Found)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines to print: how the files were read where there was a choice, and what the last pass changed."""
         lines = note_lines(self._source.notes)
-        count = self._changes.stripped_labels
+        count = self._found.stripped_labels
         return (*lines, f"{self.name}: removed blanks around {count:,} labels") if count else lines
+
+    @property
+    def label_type(self) -> LabelType | None:
+        """Type of the labels that the last pass read; None: texts."""
+        return self._found.label_type
 
     def batches(self, batch_rows: int = 4096) -> Iterator[ExampleBatch]:
         """Yield all examples in order, at most ``batch_rows`` at a time.
@@ -98,7 +105,7 @@ class ExampleSource:
         for cells in self._source.table.batches(self._wanted(), batch_rows):
             yield self._examples(start, cells, labels)
             start += len(cells.rows)
-        self._changes.stripped_labels = labels.num_stripped
+        self._found.stripped_labels, self._found.label_type = labels.num_stripped, labels.label_type
         self._check_all_read(start - self.first_row)
 
     def labels(self, is_blank: Sequence[bool] = ()) -> list[Label] | None:
@@ -120,7 +127,7 @@ class ExampleSource:
             # more rows than flags: the file has changed, which the caller notices
             blank += [False] * (len(cells.rows) - len(blank))
             labels += reader.labels_of(cells.cells[column], cells.rows, blank)
-        self._changes.stripped_labels = reader.num_stripped
+        self._found.stripped_labels, self._found.label_type = reader.num_stripped, reader.label_type
         self._check_all_read(len(labels))
         return labels
 

@@ -113,15 +113,19 @@ def _names_of(label: Label) -> Iterable[str]:
 
 def _at(source: ExampleSource, rows: Sequence[int], message: str, column: str) -> DataError:
     """Return an error at the first of some rows, whose message names the next ones, too."""
-    first, *others = (source.locate(row) for row in rows[:SHOWN_ROWS])
-    if others:
-        more = ", ..." if len(rows) > SHOWN_ROWS else ""
-        message += f". Rows: {', '.join(map(_shown, (first, *others)))}{more}"
-    place = place_of(first, source.name)
-    return DataError(message, path=place.file, row=place.row, column=place_name(column))
+    found = [source.locate(row) for row in rows[:SHOWN_ROWS]]
+    place = place_of(found[0], source.name)
+    return DataError(
+        message,
+        path=place.file,
+        row=place.row,
+        column=place_name(column),
+        rows=list(map(_shown, found)) if len(rows) > 1 else (),
+        num_more_rows=len(rows) - len(found),
+    )
 
 
-def _shown(row: Row) -> str:
+def _shown(row: Row) -> int | str:
     if isinstance(row, int):
-        return str(row)
+        return row
     return row.file if row.row is None else f"{row.file}:{row.row}"

@@ -103,7 +103,7 @@ def _files_of(source: Path, own: Path) -> Iterable[str]:
 def _write_merged(folder: Path, adapter_folder: Path, *, trust_remote_code: bool) -> None:
     """Write an adapter merged into its base model in transformers' format, with tokenizer and class names."""
     about = read_classifier_file(adapter_folder)
-    named = None if about is None else LabelMap(tuple(about.labels), about.is_multi_label)
+    named = None if about is None else LabelMap.of_file(about)
     loaded = load_adapter(adapter_folder, labels=named, trust_remote_code=trust_remote_code)
     base = Pretrained.at(loaded.base, trust_remote_code=trust_remote_code).with_labels(loaded.labels)
     drawn = (*loaded.classifier.head_names(), *loaded.classifier.pooler_names)

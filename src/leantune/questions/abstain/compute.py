@@ -60,7 +60,7 @@ def abstain(
     chosen = choose_abstention(
         trained.probabilities(rows.encoded(), trained.settings.batch_size, start=0),
         rows.label_ids,
-        trained.classes,
+        trained.labels.names,
         precision=precision,
         confidence=confidence,
         source=name,

@@ -10,6 +10,7 @@ Shapes: L tokens of a text, D width of the word embeddings.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ STEPS = 32
 the difference of the logits with 16 points, and less than 0.1 % with 32."""
 TOKENS_AT_ONCE = 4096
 """Largest number of tokens computed together, over all points."""
+
+
+def has_captum() -> bool:
+    """Return whether the library of word weights is installed."""
+    return find_spec("captum") is not None
 
 
 class WordAttribution:

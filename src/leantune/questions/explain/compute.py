@@ -22,7 +22,7 @@ from leantune.evaluation.batches import map_batches, map_own_rows
 from leantune.evaluation.nearest import kept_features, nearest
 from leantune.inference.load import artefact_of, load_merged_transformers, load_run, require_run
 from leantune.inference.text_classifier import TorchTextClassifier, batch_of
-from leantune.questions.explain.attribution import WordAttribution
+from leantune.questions.explain.attribution import WordAttribution, has_captum
 from leantune.questions.explain.explanation import Explanation, WordWeights
 from leantune.system import hardware
 from leantune.system.messages import nearest as nearest_word
@@ -53,7 +53,7 @@ def explain(
     pairs: Sequence[str] | None = None,
     *,
     count: int = NEAREST,
-    with_words: bool = True,
+    with_words: bool | None = None,
     class_name: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[Explanation]:
@@ -64,7 +64,7 @@ def explain(
         texts: N texts.
         pairs: N second texts, for a text pair classifier.
         count: number of nearest training texts; with 0, the training rows are not read.
-        with_words: whether to compute word weights, which needs captum.
+        with_words: whether to compute word weights, which needs captum; None: if captum is installed.
         class_name: class whose logit the weights explain; None for the predicted class of each text.
         trust_remote_code: whether to run code that comes with the model.
 
@@ -76,9 +76,9 @@ def explain(
     """
     record, recipe = _finished(run)
     classifier = load_run(run, trust_remote_code=trust_remote_code)
-    if class_name is not None and class_name not in classifier.classes:
+    if class_name is not None and class_name not in classifier.labels.names:
         raise UsageError(
-            f"{run}: unknown class {shown(class_name)}{nearest_word(class_name, classifier.classes)}"
+            f"{run}: unknown class {shown(class_name)}{nearest_word(class_name, classifier.labels.names)}"
         )
     data = read_rows_again(run, record, recipe, advice=WITHOUT_ROWS) if count else None
     return _explained(
@@ -123,7 +123,7 @@ def explain_errors(
         [text for text, _ in found],
         pairs or None,
         count=count,
-        with_words=True,
+        with_words=None,
         class_name=None,
         trust_remote_code=trust_remote_code,
     )
@@ -153,18 +153,18 @@ def _explained(
     pairs: Sequence[str] | None,
     *,
     count: int,
-    with_words: bool,
+    with_words: bool | None,
     class_name: str | None,
     trust_remote_code: bool,
 ) -> list[Explanation]:
     probabilities = classifier.predict_proba(texts, pairs)  # also checks texts and pairs
     best = probabilities.argmax(axis=1)
-    wanted = best if class_name is None else np.full(len(best), classifier.classes.index(class_name))
+    wanted = best if class_name is None else np.full(len(best), classifier.labels.names.index(class_name))
     near: Sequence[Sequence[NearRow]] = [()] * len(texts)
     if data is not None and len(texts):
         near = _near_texts(run, record, classifier, data, classifier.tokenizer.encode(texts, pairs), count)
     weights: Sequence[WordWeights | None] = [None] * len(texts)
-    if with_words:
+    if has_captum() if with_words is None else with_words:
         model = load_merged_transformers(
             artefact_of(run, "merged", trust_remote_code=trust_remote_code),
             trust_remote_code=trust_remote_code,
@@ -175,7 +175,7 @@ def _explained(
                 text,
                 None if pairs is None else pairs[i],
                 class_id=int(wanted[i]),
-                class_name=classifier.classes[wanted[i]],
+                class_name=classifier.labels.names[wanted[i]],
             )
             for i, text in enumerate(texts)
         ]
@@ -183,7 +183,7 @@ def _explained(
         Explanation(
             text=text,
             pair=None if pairs is None else pairs[i],
-            label=classifier.classes[best[i]],
+            label=classifier.labels.names[best[i]],
             probability=float(probabilities[i, best[i]]),
             nearest=tuple(near[i]),
             attribution=weights[i],
@@ -219,7 +219,7 @@ def _near_texts(
             [
                 NearRow(
                     row=row,
-                    label=named(classifier.classes, data.train.label_ids[position]),
+                    label=named(classifier.labels.names, data.train.label_ids[position]),
                     cosine=cosine,
                     text=read[row][0],
                     pair=read[row][1],

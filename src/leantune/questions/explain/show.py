@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from leantune.questions.explain.attribution import EXTRA, has_captum
 from leantune.questions.explain.explanation import Explanation, WordWeights
 from leantune.system.console import console
 from leantune.system.messages import place_name
@@ -22,6 +23,8 @@ def print_explanation(found: Explanation) -> None:
     terminal.print(f"{place_name(found.label)}  {100 * found.probability:.1f} %")
     if found.attribution is not None:
         _print_words(found.attribution)
+    elif not has_captum():
+        terminal.print(f"without word weights, which need: pip install 'leantune[{EXTRA}]'", soft_wrap=True)
     if found.nearest:
         terminal.print()
         table = Table(box=None, pad_edge=False)

@@ -77,7 +77,7 @@ def _in_transformers(run: Path) -> Predict:
     def predict(texts: Texts, pairs: Texts | None) -> Floats:
         rows = trained.tokenizer.encode(texts, pairs)
         order = np.argsort(rows.lengths, kind="stable")
-        found = np.empty((len(texts), len(trained.classes)))
+        found = np.empty((len(texts), len(trained.labels.names)))
         for start in range(0, len(order), size):
             positions = order[start : start + size]
             inputs = padded_inputs(

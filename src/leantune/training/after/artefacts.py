@@ -69,7 +69,7 @@ def publish(
         assert recipe.method is not None, "plan_run sets it"
         WRITERS[recipe.method](folder, adapter_of(classifier, recipe, plan, schedule))
         tokenizer.save(folder)
-        write_classifier_file(folder, recipe, labels.names)
+        write_classifier_file(folder, recipe, labels.to_record())
         if thresholds is not None:
             write_thresholds(folder, thresholds)
         adapted = _load_with_peft(load_transformers(pretrained, may_lack=drawn), folder)
@@ -80,7 +80,7 @@ def publish(
         base = load_transformers(pretrained, may_lack=drawn)
         _write_merged(folder, base, read_adapter(run / "adapter"))
         tokenizer.save(folder)
-        write_classifier_file(folder, recipe, labels.names)
+        write_classifier_file(folder, recipe, labels.to_record())
         if thresholds is not None:
             write_thresholds(folder, thresholds)
         merged_again = Pretrained.at(str(folder), trust_remote_code=pretrained.trust_remote_code)

@@ -207,7 +207,7 @@ def label_map_of(source: ExampleSource, table: TokenTable, *, order: Sequence[st
         label for label, blank in zip(table.label_texts, table.is_blank.tolist(), strict=True) if not blank
     ]
     _refuse_exchanged(source, table, labels)
-    return LabelMap.of(labels, order=order, source_name=source.name)
+    return LabelMap.of(labels, order=order, source_name=source.name, label_type=source.label_type)
 
 
 def labelled_rows(

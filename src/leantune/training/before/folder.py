@@ -15,6 +15,7 @@ from leantune.evaluation.nearest import FEATURES
 from leantune.inference.export.formats import FOLDERS
 from leantune.system.atomic import discard_folder, remove_leftovers
 from leantune.system.messages import listed
+from leantune.training.signals import resume_command
 
 PASSPORT = "passport.json"
 """The file that ``leantune passport`` writes."""
@@ -44,8 +45,8 @@ def check_folder(folder: Path, *, overwrite: bool, resume: bool) -> None:
         raise UsageError(f"{folder}: no run to resume (no record.json)")
     if has_run and not overwrite and not resume:
         raise UsageError(
-            f"output {folder}: already holds a run; choose another output, or add --overwrite to replace it "
-            "or --resume to continue it"
+            f"output {folder}: already holds a run; choose another output, replace it with --overwrite "
+            f"(overwrite=True), or continue it with: {resume_command(folder)} (resume=True)"
         )
 
 
