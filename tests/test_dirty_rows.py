@@ -173,3 +173,13 @@ def test_a_column_inside_an_object_and_one_on_another_sheet_are_offered(dirty, t
     book.save(tmp_path / "rows.xlsx")
     assert main([*words, str(tmp_path / "rows.xlsx")]) == 3
     assert "Sheet 'Rows' has it, but only the first sheet is read" in capsys.readouterr().err
+
+
+def test_every_command_that_reads_rows_says_how_it_read_them(dirty, tmp_path, capsys):
+    _, *rows = rows_in(dirty / "test.csv")
+    lines = ["text;label", *(f"{text} caf\xe9;{label}" for text, label in rows)]
+    (tmp_path / "rows.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    assert main(["plan", "--data", str(tmp_path / "rows.csv"), "--model", str(dirty / "encoder")]) == 0
+    said = capsys.readouterr().err
+    assert "rows.csv: not UTF-8, read as cp1252" in said
+    assert "rows.csv: columns separated by semicolons" in said

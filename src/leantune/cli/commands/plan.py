@@ -23,9 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     recipe = recipe_from(options)
-    with progress_console(options).status("planning"):  # most of the time goes to imports
+    progress = progress_console(options)
+    with progress.status("planning"):  # most of the time goes to imports
         from leantune.cli.output import print_plan
         from leantune.training.before.planning import plan
 
         planned = plan(recipe)
+    for line in planned.notes:
+        progress.print(line, markup=False, soft_wrap=True)
     print_plan(planned, as_json=options.json)

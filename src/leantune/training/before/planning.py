@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leantune.adalora.budget import ParameterPlan
@@ -35,6 +35,8 @@ class Plan:
     """Parameters of modules that are also trained if the weights, which are not loaded here, lack them."""
     larger: tuple[int, str] | None
     """The smallest larger limit that pays for more, and what it pays for; None without a limit or with ranks given."""
+    notes: Sequence[str]
+    """How the files of rows were read where there was a choice, one line each."""
 
 
 def plan(recipe: Recipe, *, missing: str = "") -> Plan:
@@ -66,7 +68,9 @@ def plan(recipe: Recipe, *, missing: str = "") -> Plan:
     recipe, parameters = plan_run(recipe, pretrained)
     steps = None if data is None else plan_steps(recipe, parameters, len(data.train))
     larger = next_size(asked, recipe, parameters, skeleton_of(pretrained), missing_head_modules(pretrained))
-    return Plan(recipe, num_labels, parameters, steps, missing, unseen_head_modules(pretrained), larger)
+    unseen = unseen_head_modules(pretrained)
+    notes = () if data is None else data.notes
+    return Plan(recipe, num_labels, parameters, steps, missing, unseen, larger, notes)
 
 
 def _why_no_rows(recipe: Recipe) -> str:
