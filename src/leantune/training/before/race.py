@@ -22,7 +22,7 @@ from leantune.config.record.run import CandidateRecord
 from leantune.errors import DivergedError, UsageError
 from leantune.evaluation.batches import Floats, predict_probabilities
 from leantune.evaluation.tasks import task_of
-from leantune.model.adapt import ALL_LINEAR
+from leantune.model.adapt import ALL_LINEAR, HEAD_ONLY
 from leantune.training.before.dataset import plan_steps
 from leantune.training.build import Run, plan_run
 from leantune.training.trial import trained
@@ -47,7 +47,9 @@ def candidates(asked: Recipe, resolved: Recipe) -> list[Recipe]:
     """
     ways = [(resolved.method, resolved.targets)]
     if (
-        asked.targets is None
+        resolved.layers is None
+        and resolved.targets != HEAD_ONLY  # else the limit does not pay for other layers
+        and asked.targets is None
         and asked.method is None
         and asked.init_rank is None
         and asked.target_rank is None
