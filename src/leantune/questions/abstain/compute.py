@@ -11,6 +11,7 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -158,6 +159,15 @@ def threshold_for(
         coverage=rows / len(ranked),
         precision=float(1 - errors[rows] / rows),
     )
+
+
+def least_predictions(precision: float, confidence: float) -> int:
+    """Return the number of predictions that a threshold needs, all of them right, to keep ``precision``.
+
+    >>> least_predictions(0.98, 0.95), least_predictions(0.9, 0.95)
+    (237, 46)
+    """
+    return math.ceil(math.log((1 - confidence) / len(STARTS)) / math.log(precision))
 
 
 def fit_temperature(probabilities_NC: Floats, label_ids_N: Integers) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from leantune.config.abstention_file import Abstention, Threshold
+from leantune.questions.abstain.compute import least_predictions
 from leantune.system.console import console
 
 
@@ -20,6 +21,13 @@ def print_abstention(chosen: Abstention, classes: Sequence[str]) -> None:
         table.add_row(name, *_cells(chosen.per_class.get(name)))
     terminal = console()
     terminal.print(table)
+    if chosen.overall is None or len(chosen.per_class) < len(classes):
+        least = least_predictions(chosen.precision, chosen.confidence)
+        terminal.print(
+            f"'never': no threshold keeps this precision for sure. It needs at least {least:,} predictions without an "
+            "error, more with errors. Give more labelled rows with --data, or a lower --precision or --confidence.",
+            soft_wrap=True,
+        )
     terminal.print(
         f"Each threshold keeps a precision of {100 * chosen.precision:g} % with a probability of "
         f"{100 * chosen.confidence:g} % on rows like those of {chosen.source}. Temperature: "
@@ -32,7 +40,7 @@ def _cells(threshold: Threshold | None) -> list[str]:
     if threshold is None:
         return ["", "never", "", ""]
     return [
-        f"{threshold.least:.4f}",
+        f"{threshold.least:.4f}" if threshold.least else "answers everything",
         f"{100 * threshold.coverage:.1f} %",
         f"{100 * threshold.precision:.1f} %",
         f"{threshold.rows:,}",

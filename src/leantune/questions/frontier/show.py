@@ -11,6 +11,7 @@ from leantune.questions.frontier.compute import Point
 from leantune.questions.frontier.files import PAGE, RECIPE
 from leantune.report.frontier import finding, table
 from leantune.system.console import console
+from leantune.training.before.dataset import ENOUGH_HELD_OUT, few_held_out
 
 
 def line_of(point: Point) -> str:
@@ -28,5 +29,7 @@ def print_frontier(record: FrontierRecord, folder: Path) -> None:
         drawn.add_row(*map(str, row))
     terminal.print(drawn)
     terminal.print(finding(record), soft_wrap=True)
+    if record.held_out < ENOUGH_HELD_OUT:
+        terminal.print(few_held_out(record.held_out), soft_wrap=True)
     terminal.print(f"train it:  leantune train {folder / RECIPE}", soft_wrap=True)
     terminal.print(f"open it:   {folder / PAGE}", soft_wrap=True)

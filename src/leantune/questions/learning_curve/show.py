@@ -10,6 +10,7 @@ from rich.table import Table
 
 from leantune.questions.learning_curve.compute import LearningCurve
 from leantune.system.console import console
+from leantune.training.before.dataset import ENOUGH_HELD_OUT, few_held_out
 
 TIMES = (2, 4, 10)
 """Multiples of the available rows for which accuracy is forecast."""
@@ -48,6 +49,15 @@ def print_curve(found: LearningCurve, target: float | None) -> None:
     if target is not None:
         rows, low, high = (_rows(each) for each in found.rows_until(target))
         terminal.print(f"{100 * target:g} %: {rows} training rows ({low} to {high})", soft_wrap=True)
+    if found.points[-1].held_out < ENOUGH_HELD_OUT:
+        terminal.print(few_held_out(found.points[-1].held_out), soft_wrap=True)
+    best = max(found.points, key=lambda point: point.accuracy)
+    if _forecasts(found)[0].accuracy < best.accuracy:
+        terminal.print(
+            f"The forecast begins below the {100 * best.accuracy:.1f} % that were measured with {best.rows:,} rows: "
+            "the curve passes between the measurements, which differ from it by chance.",
+            soft_wrap=True,
+        )
     terminal.print("The forecast is a fitted power law and holds only for similar rows.")
 
 

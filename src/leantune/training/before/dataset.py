@@ -39,6 +39,17 @@ FEW_LABELS = 20
 WORDS_OF_A_TEXT = 4
 """Mean number of words from which on labels may be texts."""
 
+ENOUGH_HELD_OUT = 200
+"""Number of held-out rows below which accuracies are compared with a warning."""
+
+
+def few_held_out(num_rows: int) -> str:
+    """Return the warning for few held-out rows."""
+    return (
+        f"warning: only {num_rows:,} held-out rows: accuracies differ by several points by chance. Hold out more with "
+        "validation_size=N or validation=FILE"
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
