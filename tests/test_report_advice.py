@@ -89,6 +89,19 @@ def test_a_baseline_that_is_as_good(tmp_path, record):
     assert said(tmp_path, record) == ["The linear probe is at least as accurate: 99.2\N{NO-BREAK SPACE}%."]
 
 
+def test_words_that_are_as_good(tmp_path, record):
+    rates = {"num_rows": 640, "accuracy": 0.995, "accuracy_interval": [0.99, 1.0]}
+    rates |= {"macro_f1": 0.99, "macro_f1_interval": [0.98, 1.0]}
+    record["word_baseline"] = {
+        "name": "SVM on words",
+        "rows": 9,
+        "seconds": 1.0,
+        "validation": None,
+        "test": rates,
+    }
+    assert said(tmp_path, record) == ["The SVM on words is at least as accurate: 99.5\N{NO-BREAK SPACE}%."]
+
+
 @pytest.mark.parametrize(("mean", "word"), [(0.9, "under"), (0.999, ""), (0.99, "")])
 def test_poor_calibration(tmp_path, record, mean, word):
     record["confidence"] = {

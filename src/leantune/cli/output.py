@@ -15,9 +15,9 @@ from rich.table import Table
 from leantune.adalora.budget import ParameterPlan, Target
 from leantune.config import Recipe
 from leantune.config.load import recipe_of_run
-from leantune.config.record.run import BegunRecord, Measures, read_record, to_json
+from leantune.config.record.run import BegunRecord, Rates, read_record, to_json
 from leantune.evaluation.metrics import Metrics
-from leantune.report.results import headline
+from leantune.report.results import baselines_of, headline
 from leantune.system.console import console
 from leantune.system.messages import place_name
 from leantune.training.before.placement import name_of
@@ -37,10 +37,10 @@ def print_result(folder: Path) -> None:
     for name in ("", *_columns_of(has_several=record.labels.problem_type is not None), "rows"):
         table.add_column(name, justify="left" if name == "" else "right")
     for part in ("validation", "test"):
-        baseline = getattr(record.baseline, part, None)
-        for name, metrics in ((f"{part}, linear probe", baseline), (part, getattr(record.metrics, part))):
-            if metrics:
-                table.add_row(name, *_row_of(metrics))
+        measured = [(f"{part}, {name}", rates) for name, rates in baselines_of(record, part)]
+        for name, rates in (*measured, (part, getattr(record.metrics, part))):
+            if rates:
+                table.add_row(name, *_row_of(rates))
     if table.row_count:
         terminal.print(table)
     parameters, timings = record.parameters, record.timings
@@ -66,18 +66,25 @@ def print_result(folder: Path) -> None:
 
 
 def _verdict(record: BegunRecord) -> Iterator[str]:
-    """Say what fine-tuning gained over the linear probe on the rows that tell most: test rows if there are any."""
+    """Say what fine-tuning gained on the rows that tell most: test rows if there are any."""
     for part in ("test", "validation"):
-        probe, tuned = getattr(record.baseline, part, None), getattr(record.metrics, part)
-        if probe is None or tuned is None:
+        tuned, baselines = getattr(record.metrics, part), dict(baselines_of(record, part))
+        if tuned is None or not baselines:
             continue
-        gain = 100 * (headline(tuned).value - headline(probe).value)
-        if gain > 0:
+        reached = headline(tuned).value
+        probe, words = (each and baselines.get(each.name) for each in (record.baseline, record.word_baseline))
+        if probe and reached > headline(probe).value:
+            gain = 100 * (reached - headline(probe).value)
             yield f"fine-tuning gained {gain:.1f} points over the linear probe ({part} rows)"
-        else:
+        elif probe:
             yield (
                 f"fine-tuning gained nothing here: the linear probe is at least as good ({part} rows). "
                 "Try more rows, more epochs, effort=balanced or a larger encoder"
+            )
+        if words and reached <= headline(words).value:
+            yield (
+                f"a linear SVM on words is at least as good, without an encoder ({part} rows). "
+                "Try a larger encoder, or a larger max_length if texts are cut"
             )
         return
 
@@ -89,16 +96,16 @@ def _columns_of(*, has_several: bool) -> list[str]:
     return ["accuracy", "95 % interval", "macro F1"]
 
 
-def _row_of(metrics: Measures) -> list[str]:
-    rates = [metrics.macro_f1]
+def _row_of(metrics: Rates) -> list[str]:
+    rates: list[float | None] = [metrics.macro_f1]
     first, (low, high) = metrics.accuracy, metrics.accuracy_interval
-    if metrics.micro_f1 is not None and metrics.micro_f1_interval is not None and metrics.lrap is not None:
+    if metrics.micro_f1 is not None and metrics.micro_f1_interval is not None:
         first, (low, high) = metrics.micro_f1, metrics.micro_f1_interval
-        rates = [metrics.macro_f1, metrics.lrap, metrics.accuracy]
+        rates = [metrics.macro_f1, getattr(metrics, "lrap", None), metrics.accuracy]
     return [
         f"{100 * first:.2f} %",
         f"{100 * low:.1f} to {100 * high:.1f}",
-        *(f"{100 * rate:.2f} %" for rate in rates),
+        *map(figure_of, rates),
         f"{metrics.num_rows:,}",
     ]
 

@@ -78,15 +78,14 @@ def _of_the_measuring(run: Run, split: str, metrics: Measures) -> Iterator[Advic
 
 
 def _of_the_model(run: Run, split: str, metrics: Measures) -> Iterator[Advice]:
-    probe = results.baseline_on(run, split)
-    if probe and run.record.baseline and results.headline(metrics).value <= results.headline(probe).value:
-        as_good = "good" if results.has_several(metrics) else "accurate"
-        yield Advice(
-            finding=f"The {run.record.baseline.name} is at least as {as_good}: "
-            f"{percent(results.headline(probe).value)}.",
-            advice="Fine-tuning gained nothing here. Try more epochs, effort=balanced, or a larger encoder.",
-            section="curves",
-        )
+    as_good = "good" if results.has_several(metrics) else "accurate"
+    for name, baseline in results.baselines_of(run.record, split):
+        if results.headline(metrics).value <= results.headline(baseline).value:
+            yield Advice(
+                finding=f"The {name} is at least as {as_good}: {percent(results.headline(baseline).value)}.",
+                advice="Fine-tuning gained nothing here. Try more epochs, effort=balanced, or a larger encoder.",
+                section="curves",
+            )
     measured = confidence.measured(run)
     difference = confidence.gap(*measured[1:]) if measured else 0.0
     way = "over" if difference > 0 else "under"

@@ -11,6 +11,8 @@ from math import sqrt
 from leantune.config.record.run import (
     CheckpointRecord,
     Measures,
+    Rates,
+    RunRecord,
     SelectedRecord,
 )
 from leantune.report.charts import (
@@ -49,10 +51,10 @@ def final_metrics(run: Run) -> tuple[str, Measures] | None:
     return ("validation", metrics.validation) if metrics and metrics.validation else None
 
 
-def baseline_on(run: Run, split: str) -> Measures | None:
-    """Return the baseline's metrics on a split."""
-    measures: Measures | None = getattr(run.record.baseline, split, None)
-    return measures
+def baselines_of(record: RunRecord, split: str) -> list[tuple[str, Rates]]:
+    """Return name and rates of each baseline that was measured on a split."""
+    found = ((each.name, getattr(each, split)) for each in (record.baseline, record.word_baseline) if each)
+    return [(name, rates) for name, rates in found if rates]
 
 
 def validation_caveat(run: Run) -> str:
@@ -74,7 +76,7 @@ class Headline:
     interval: tuple[float, float]
 
 
-def headline(metrics: Measures) -> Headline:
+def headline(metrics: Rates) -> Headline:
     """Return the main metric of an evaluation."""
     if metrics.micro_f1 is not None and metrics.micro_f1_interval is not None:
         return Headline("micro F1", metrics.micro_f1, metrics.micro_f1_interval)
@@ -82,11 +84,10 @@ def headline(metrics: Measures) -> Headline:
 
 
 def accuracy_chart(run: Run, split: str, metrics: Measures) -> IntervalChart | None:
-    """Return a chart of the main metric of the model and of the baseline."""
+    """Return a chart of the main metric of the model and of the baselines."""
     name = headline(metrics).name
     estimates = [_estimate("leantune", metrics, is_main=True)]
-    if (probe := baseline_on(run, split)) and run.record.baseline:
-        estimates.append(_estimate(run.record.baseline.name, probe))
+    estimates += [_estimate(name, rates) for name, rates in baselines_of(run.record, split)]
     return interval_chart(
         estimates,
         title=f"{split.capitalize()} {name}",
@@ -275,12 +276,12 @@ def confusions(split: str, metrics: Measures) -> Table:
     )
 
 
-def has_several(metrics: Measures) -> bool:
+def has_several(metrics: Rates) -> bool:
     """Whether a row may have several labels."""
     return metrics.micro_f1 is not None
 
 
-def _estimate(label: str, metrics: Measures, *, is_main: bool = False) -> Estimate:
+def _estimate(label: str, metrics: Rates, *, is_main: bool = False) -> Estimate:
     rate = headline(metrics)
     low, high = rate.interval
     return Estimate(label=label, value=rate.value, low=low, high=high, is_main=is_main)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Literal
 
-from leantune.config.record.run import Measures
+from leantune.config.record.run import Rates
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 ABSENT = "–"
@@ -34,7 +34,7 @@ def percent_range(interval: Sequence[float] | None) -> str:
     return ABSENT if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
 
-def rate_with_interval(metrics: Measures, name: Literal["accuracy", "macro_f1", "micro_f1", "lrap"]) -> str:
+def rate_with_interval(metrics: Rates, name: Literal["accuracy", "macro_f1", "micro_f1", "lrap"]) -> str:
     """Format the metric `name` with its interval as ``96.3 % (95.4 to 97.0)``."""
     return f"{percent(getattr(metrics, name))} ({percent_range(getattr(metrics, f'{name}_interval'))})"
 

@@ -36,6 +36,7 @@ from leantune.training.before.pseudo_labels import (
 from leantune.training.before.race import race
 from leantune.training.before.starts import init_adapters, warm_start
 from leantune.training.before.truncation import choose_truncation_side
+from leantune.training.before.word_baseline import measure_words
 from leantune.training.build import (
     Run,
     begin_record,
@@ -99,6 +100,7 @@ def run_training(
             begin_record(run)
             run.record.race = tried or None
             run.record.pseudo_labels = pseudo_labels.record if pseudo_labels else None
+            measure_words(run)
             warm_start(run, classifier)
             init_adapters(run, classifier)
             # probe and decompositions round differently on different processors

@@ -174,12 +174,10 @@ class ClassMeasures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measures:
-    """An evaluation. A cell of the confusion matrix is (true class id, predicted class id, rows).
+class Rates:
+    """How often a classifier is right. Micro F1 is given for texts with several labels.
 
-    For texts with several labels, the accuracy is the share of texts whose label set is exactly right. The log loss is
-    then summed over classes, the calibration error covers all pairs of a text and a class, and micro F1, LRAP and
-    Hamming loss are given.
+    For these texts, the accuracy is the share of texts whose label set is exactly right.
     """
 
     num_rows: Positive
@@ -187,12 +185,22 @@ class Measures:
     accuracy_interval: Interval95
     macro_f1: Rate
     macro_f1_interval: Interval95
+    micro_f1: Rate | None = None
+    micro_f1_interval: Interval95 | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures(Rates):
+    """An evaluation. A cell of the confusion matrix is (true class id, predicted class id, rows).
+
+    For texts with several labels, the log loss is summed over classes, the calibration error covers all pairs of a text
+    and a class, and LRAP and Hamming loss are given.
+    """
+
     log_loss: Amount
     calibration_error: Rate
     per_class: list[ClassMeasures]
     confusion: list[tuple[Count, Count, Count]] | None = None
-    micro_f1: Rate | None = None
-    micro_f1_interval: Interval95 | None = None
     lrap: Annotated[Rate | None, InSchema("Label ranking average precision.")] = None
     lrap_interval: Interval95 | None = None
     hamming_loss: Rate | None = None
@@ -214,6 +222,17 @@ class BaselineRecord:
     rows: Positive | None = None
     validation: Measures | None
     test: Measures | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordBaselineRecord:
+    """A linear SVM on the words of whole texts, and the number of training rows it was fitted to."""
+
+    name: str
+    rows: Positive
+    seconds: Amount
+    validation: Rates | None
+    test: Rates | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +375,7 @@ class RunRecord:
     race: list[CandidateRecord] | None = None
     pseudo_labels: PseudoLabelRecord | None = None
     baseline: BaselineRecord | None = field(default=None, metadata=WRITTEN_AS_NULL)
+    word_baseline: WordBaselineRecord | None = None
     timings: Timings | None = None
     skipped_steps: Count | None = None
     checkpoints: list[CheckpointRecord] | None = None
