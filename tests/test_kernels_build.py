@@ -16,10 +16,6 @@ import torch
 
 from commands import commands
 from leantune.errors import LeantuneError
-from leantune.kernels.choose import Choice
-from leantune.kernels.interface import SWITCH
-from leantune.kernels.reference import Reference
-from leantune.training.warnings import kernel_lines
 from tiny import words_of
 
 library = pytest.importorskip("leantune.kernels.native.library")
@@ -260,14 +256,3 @@ def test_every_structure_is_compared():
     assert set(MIRRORS.values()) == found - {library._Place}
     file = kernels().library.file
     assert MIRRORS.keys() == structures_of(file).keys()
-
-
-def test_a_run_that_has_to_go_without_kernels_says_why(monkeypatch):
-    choice = Choice(Reference(), "no kernels in this package")
-    assert choice.described == "torch: no kernels in this package"
-    (line,) = kernel_lines(choice, CPU, "bf16")
-    assert line.startswith("warning: native kernels are not used")
-    assert "no kernels in this package" in line
-    assert not list(kernel_lines(choice, CPU, "fp32"))
-    monkeypatch.setenv(SWITCH, "0")
-    assert not list(kernel_lines(choice, CPU, "bf16"))

@@ -22,6 +22,14 @@ INT8 = "int8"
 ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
 """Environment variable that keeps oneDNN from newer instructions, which affects speed and rounding."""
 
+BUSY = 1.25
+"""Load per core from which on the machine is called busy, before the run itself adds to it."""
+
+NETWORK_DISKS = (
+    "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb3",
+)  # fmt: skip
+"""Types in ``/proc/mounts`` of disks that are reached by a network."""
+
 
 def pick_device() -> torch.device:
     """Return the first GPU, or the CPU if there is none."""
@@ -59,6 +67,39 @@ def _cpu_has_bf16() -> bool:
         return False
     has = torch.cpu
     return bool(has._is_avx512_bf16_supported() or has._is_amx_tile_supported())
+
+
+def why_slow(device: torch.device, precision: str, cache: Path) -> Iterator[str]:
+    """Yield what makes this machine slower than it could be, with what would help, one line each.
+
+    Args:
+        device: the device that computes.
+        precision: type of the encoder's numbers.
+        cache: folder of cached tokens.
+    """
+    if device.type == "cpu" and precision == "fp32":
+        if _cpu_has_bf16():
+            yield "precision=fp32 on a processor that has bf16 instructions, which are several times as fast"
+        else:
+            yield (
+                "this processor has no bf16 instructions (AVX512-BF16 or AMX), so everything is computed in fp32: "
+                "about a sixth of the speed that a processor with AMX has"
+            )
+    elif device.type == "cpu" and not torch.cpu._is_amx_tile_supported():
+        yield "this processor has no AMX: one that has it is about three times as fast"
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load >= BUSY * cores:
+        yield f"other processes use this machine: load {load:.1f} on {cores} cores"
+    if kind := _network_disk(cache):
+        yield f"{cache} is on a network disk ({kind}): set LEANTUNE_CACHE to a folder on a local one"
+
+
+def _network_disk(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """Return the type of the network file system that holds ``folder``; empty if it is a local one."""
+    fields = [line.split(" ")[1:3] for line in _lines(mounts)]
+    holding = [(place, kind) for place, kind in fields if folder.absolute().is_relative_to(place)]
+    _, kind = max(holding, key=lambda each: len(each[0]), default=("", ""))
+    return kind if kind in NETWORK_DISKS else ""
 
 
 def keep_to_allowed_cpus() -> None:

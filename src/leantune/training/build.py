@@ -51,7 +51,7 @@ from leantune.training.loop import Phase, TrainingState
 from leantune.training.objectives import objective_of
 from leantune.training.optimizer import adamw
 from leantune.training.resume import as_begun, check_directory, check_same_model, check_same_run
-from leantune.training.warnings import data_lines, disk_lines, kernel_lines, padding_lines, rank_lines
+from leantune.training.warnings import data_lines, disk_lines, padding_lines, rank_lines, slow_lines
 
 if TYPE_CHECKING:  # importing scikit-learn takes a third of the time to start a plan
     from leantune.training.before.head_init import Probe
@@ -222,8 +222,10 @@ def build_classifier(run: Run) -> Classifier:
     if is_int8:
         check_int8(choice)
     run.kernels = choice.described
-    for line in kernel_lines(choice, run.device, run.precision) if classifier.is_packed and is_first else ():
-        run.console.print(line, soft_wrap=True)
+    if is_first:
+        slow = slow_lines(classifier, run.data.train, recipe, kernels=choice, precision=run.precision)
+        for line in slow:
+            run.console.print(line, soft_wrap=True)
     if not classifier.is_packed:
         _check_computes(classifier, run.data.train, run.precision)
     found = classifier.num_trainable()

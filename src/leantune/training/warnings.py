@@ -14,13 +14,18 @@ import torch
 import torch.nn.functional as F
 
 from leantune.adalora.budget import ParameterPlan, full_rank
+from leantune.config import Recipe
 from leantune.config.record.run import DataRecord, RowsRecord
 from leantune.data.labels import look_alikes
 from leantune.data.tokens.dataset import LabelledRows
 from leantune.kernels.choose import Choice
 from leantune.kernels.interface import SWITCH
+from leantune.model.classifier import Classifier
+from leantune.model.families import FAMILIES
 from leantune.model.padded import PaddedClassifier
+from leantune.system.hardware import why_slow
 from leantune.system.messages import MAX_COMPARED, listed, shown
+from leantune.training.before.dataset import token_folder
 from leantune.training.selection import KEEP_LAST
 
 REPEATS = {
@@ -108,15 +113,36 @@ def rank_lines(plan: ParameterPlan) -> Iterator[str]:
         )
 
 
-def kernel_lines(choice: Choice, device: torch.device, precision: str) -> Iterator[str]:
-    """Yield a warning if native kernels support this precision but are not used, unless they were turned off."""
-    if device.type != "cpu" or precision != "bf16" or os.environ.get(SWITCH) == "0":
-        return
-    if choice.reason:
-        yield (
-            f"warning: native kernels are not used, so training is slower: {choice.reason} "
-            f"({SWITCH}=0 accepts that)"
-        )
+def slow_lines(
+    classifier: Classifier, rows: LabelledRows, recipe: Recipe, *, kernels: Choice, precision: str
+) -> Iterator[str]:
+    """Yield a line for each thing that makes a run slower than it could be, and what would help.
+
+    Args:
+        classifier: on the device that computes.
+        rows: training rows.
+        recipe: the recipe of the run.
+        kernels: the kernels of ``classifier``; native ones compute in bf16 only.
+        precision: type of the encoder's numbers.
+    """
+    device = classifier.device
+    reasons = list(why_slow(device, precision, token_folder()))
+    if not classifier.is_packed:
+        reasons.append(_why_padded(classifier, rows, recipe.batch_size))
+    elif device.type == "cpu" and precision == "bf16" and kernels.reason and os.environ.get(SWITCH) != "0":
+        reasons.append(f"native kernels are not used: {kernels.reason} ({SWITCH}=0 accepts that)")
+    return (f"slower than it could be: {reason}" for reason in reasons)
+
+
+def _why_padded(classifier: Classifier, rows: LabelledRows, batch_size: int) -> str:
+    lengths = rows.lengths[np.random.default_rng(0).permutation(len(rows))]
+    batches = np.split(lengths, range(batch_size, len(lengths), batch_size))
+    computed = sum(len(batch) * int(batch.max()) for batch in batches)
+    padding = 1 - int(lengths.sum(dtype=np.int64)) / computed
+    return (
+        f"{classifier.settings['model_type']} is computed by transformers, padded: {100 * padding:.0f} % of the tokens "
+        f"are padding. Without padding, leantune computes {', '.join(FAMILIES)}"
+    )
 
 
 def disk_lines(folder: Path, plan: ParameterPlan, *, keep_best: int) -> Iterator[str]:
