@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -833,3 +834,19 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(
     assert main(["train", "--resume", str(output)]) == 0
     name = "adapter/adapter_model.safetensors"
     assert (run / name).read_bytes() == (output / name).read_bytes()
+
+
+def test_predictions_on_a_terminal_are_a_table_of_the_first_rows(run, tmp_path, command):
+    rows = [f"word{i} " * 40 for i in range(30)]
+    for num_rows, more in ((2, False), (30, True)):
+        file = tmp_path / f"{num_rows}.csv"
+        file.write_text("text\n" + "\n".join(rows[:num_rows]), "utf-8")
+        terminal, theirs = pty.openpty()
+        environment = os.environ | {"COLUMNS": "60", "NO_COLOR": "1", "TERM": "dumb"}
+        with open(theirs, "wb") as stdout, open(terminal, "rb", buffering=0) as shown:
+            _, said = command.start("predict", run, file, stdout=stdout, env=environment).communicate()
+            lines = shown.read(65536).decode().splitlines()
+        assert lines[0].split() == ["label", "score", "text"]
+        assert len(lines) == 1 + min(num_rows, 20)
+        assert all(len(line) <= 60 and line.endswith("...") and " % " in line for line in lines[1:])
+        assert ("these are the first 20 rows" in said) == more

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -146,6 +147,28 @@ def print_probabilities(
         table.add_row(place_name(label_names[class_id]), f"{100 * probability:.1f} %", *mark)
     table.columns[1].justify = "right"
     console().print(table)
+
+
+def print_predictions(texts: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Texts with their labels and scores, on standard output.
+
+    Args:
+        texts: one text a row.
+        rows: id, label or labels, and score of each row, as a prediction file has them; no score for a blank text.
+    """
+    terminal = console()
+    labels = [
+        ", ".join(map(place_name, [label] if isinstance(label, str) else label)) for _, label, _ in rows
+    ]
+    width = max(20, terminal.width - max(map(len, [*labels, "label"])) - len("  100.0 %  "))
+    table = Table(box=None, pad_edge=False)
+    for name in ("label", "score", "text"):
+        table.add_column(name, justify="right" if name == "score" else "left", no_wrap=True)
+    for text, label, (_, _, score) in zip(texts, labels, rows, strict=True):
+        line = " ".join(text[: 2 * width].split())
+        cut = line if len(line) <= width else f"{line[: width - 3]}..."
+        table.add_row(label, "" if score is None else f"{100 * score:.1f} %", cut)
+    terminal.print(table)
 
 
 def print_plan(planned: Plan, *, as_json: bool) -> None:

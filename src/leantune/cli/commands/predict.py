@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from glob import glob
+from typing import TYPE_CHECKING
 
 from leantune.cli import many_files
 from leantune.cli.options import (
@@ -25,6 +26,10 @@ from leantune.cli.values import path
 from leantune.errors import MissingFileError
 from leantune.system.messages import shown
 
+if TYPE_CHECKING:
+    from leantune.data.text.read import ExampleSource
+    from leantune.inference.text_classifier import TextClassifier
+
 HELP = "classify one text, or the rows of files"
 EXAMPLES = """
     leantune predict runs/mine new.csv --output predictions.csv
@@ -35,6 +40,8 @@ EXAMPLES = """
     leantune predict runs/mine 'rows/*.parquet' --output predictions/ --workers 2
     leantune predict runs/mine 's3://bucket/in/*.parquet' --output s3://bucket/out/ --cluster auto --resume
 """
+ROWS_SHOWN = 20
+"""Number of rows that are printed as a table where standard output is a terminal."""
 FILE_NAME = re.compile(r"[/\\]|\.\w{1,10}$|^~")
 """Matches a word that looks like the name of a file: it has a separator or a suffix."""
 
@@ -57,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         default="-",
         type=path,
-        help=".csv .tsv .jsonl .parquet; - for standard output; a folder for many files [-]",
+        help=".csv .tsv .jsonl .parquet; - for standard output; a folder for many files [-; on a terminal, a table "
+        "of the first rows]",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output file")
     add_columns(parser, label=False)
@@ -112,6 +120,9 @@ def _predict_file(options: argparse.Namespace, rows: str) -> None:
         command = f"leantune predict {shlex.quote(options.run_folder)} --text {shlex.quote(rows)}"
         raise MissingFileError(f"{error}; if it is a text: {command}") from error
     print_notes(source, options)
+    if _is_for_the_eye(options):
+        _show_first(trained, source)
+        return
     layout = PredictionLayout(
         trained.labels,
         with_probabilities=options.probabilities,
@@ -136,6 +147,33 @@ def _predict_file(options: argparse.Namespace, rows: str) -> None:
         notes.append(f"{summary.empty_rows:,} without text")
     if not options.quiet:
         print(f"{summary.rows:,} rows to {place} ({', '.join(notes)})", file=sys.stderr)
+
+
+def _is_for_the_eye(options: argparse.Namespace) -> bool:
+    """Return whether the predictions go to a terminal, and no option asks for the columns of a file."""
+    is_plain = not (
+        options.probabilities or options.submission or options.abstain or options.id_column or options.quiet
+    )
+    return is_plain and options.output == "-" and sys.stdout.isatty()
+
+
+def _show_first(trained: TextClassifier, source: ExampleSource) -> None:
+    """Print a table of the first rows, and say how to get all."""
+    from leantune.cli.output import print_predictions
+    from leantune.inference.predict import predict_rows
+    from leantune.inference.writers import PredictionLayout
+
+    batch = next(source.batches(ROWS_SHOWN + 1))
+    found, _ = predict_rows(
+        trained, batch, trained.settings.batch_size, skips_blank=source.columns.skips_blank
+    )
+    rows = PredictionLayout(trained.labels, thresholds=trained.thresholds).rows(found)
+    print_predictions(batch.texts[:ROWS_SHOWN], rows[:ROWS_SHOWN])
+    if len(rows) > ROWS_SHOWN:
+        print(
+            f"these are the first {ROWS_SHOWN} rows; all of them: add --output predictions.csv",
+            file=sys.stderr,
+        )
 
 
 def _is_text(word: str) -> bool:
