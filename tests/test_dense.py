@@ -146,7 +146,7 @@ def used(monkeypatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "mpnet"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "mpnet", "deberta-v2"])
 def test_a_frozen_encoder_predicts_by_it(model_type, used, monkeypatch):
     classifier = encoder_of(model_type)
     classifier.choose_kernels()

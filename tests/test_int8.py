@@ -144,7 +144,7 @@ def test_the_number_of_threads_changes_no_bit():
     assert all(torch.equal(a, b) for each in found[1:] for a, b in zip(found[0], each, strict=True))
 
 
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "modernbert", "mpnet"])
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "modernbert", "mpnet", "deberta-v2"])
 def test_a_classifier_trains_in_int8_and_predicts_in_bf16(model_type):
     narrow = {"dim": 64, "n_heads": 2, "hidden_dim": 96} if model_type == "distilbert" else TWO_HEADS
     classifier = classifier_from(tiny_model(model_type, **narrow)).requires_grad_(False).eval()

@@ -236,7 +236,9 @@ def errors_of(model: nn.Module) -> tuple[list[float], list[float]]:
     return with_kernels, without
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "distilbert", "modernbert", "mpnet"])
+@pytest.mark.parametrize(
+    "model_type", ["bert", "roberta", "electra", "distilbert", "modernbert", "mpnet", "deberta-v2"]
+)
 def test_a_whole_model_is_as_near_to_fp32_with_the_kernels_as_without(model_type):
     shape = (
         {"dim": 64, "n_heads": 2, "hidden_dim": 96}

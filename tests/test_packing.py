@@ -21,6 +21,7 @@ from leantune.kernels import accelerator
 from leantune.kernels.accelerator import padded_sdpa, varlen_attention
 from leantune.kernels.grouped import grouped_attention
 from leantune.model.classifier import Classifier
+from leantune.model.families import family_of
 from leantune.model.pretrained import with_dropout
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream, PooledDropout, kept_value
@@ -32,11 +33,21 @@ from leantune.packing.layout import (
     block_width,
     group_by_length,
 )
-from leantune.packing.positions import DistanceBias
-from tiny import classifier_from, random_tokens, tiny_model
+from leantune.packing.positions import DistanceBias, log_bucket
+from tiny import classifier_from, random_tokens, tiny_config, tiny_model
 
-PACKED = ["roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert", "mpnet"]
-PADDED = ["deberta-v2", "albert"]
+PACKED = [
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "bert",
+    "distilbert",
+    "electra",
+    "modernbert",
+    "mpnet",
+    "deberta-v2",
+]
+PADDED = ["roberta-prelayernorm", "albert"]
 LENGTHS = [7, 1, 19, 19, 3, 30, 12]
 
 
@@ -179,6 +190,90 @@ def test_packed_gradients_equal_padded_ones_of_the_untouched_model(model_type):
     found = {name: p.grad for name, p in classifier.named_weights().items()}
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+DEBERTA = {
+    "v3": {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False},
+    "v2-xlarge": {
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "conv_kernel_size": 3,
+        "conv_act": "gelu",
+    },
+    "token types": {"type_vocab_size": 2},
+    "content to position": {"pos_att_type": ["c2p"]},
+    "position to content": {"pos_att_type": ["p2c"], "share_att_key": True},
+    "content alone": {"pos_att_type": []},
+    "no buckets": {"position_buckets": -1, "max_relative_positions": 12},
+    "one layer": {"num_hidden_layers": 1, "conv_kernel_size": 5},
+}
+
+
+@pytest.mark.parametrize("form", DEBERTA)
+def test_every_form_of_deberta_equals_transformers_in_logits_and_gradients(form):
+    """Texts are longer than there are buckets, and than the largest distance with a bucket of its own."""
+    model = tiny_model("deberta-v2", **DEBERTA[form])
+    tokens = random_tokens([*LENGTHS, 50])
+    classifier = classifier_from(copy.deepcopy(model)).eval()
+    assert classifier.is_packed
+    batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
+    expected, found = padded_forward(model, tokens), packed_forward(classifier, batch)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed_logits(classifier, batch), expected, atol=1e-5, rtol=0)
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    (found * weight).sum().backward()
+    grads = {name: p.grad for name, p in classifier.named_weights().items()}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:  # it takes no part in this form
+            assert grads[name] is None or not grads[name].any(), name
+        else:
+            torch.testing.assert_close(grads[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@given(st.integers(1, 400), st.sampled_from([4, 8, 32, 256]), st.integers(130, 512))
+def test_log_buckets_are_those_of_transformers(reach, num_buckets, longest):
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+    distance = torch.arange(-reach, reach + 1)
+    expected = make_log_bucket_position(distance, num_buckets, longest).long()
+    assert torch.equal(log_bucket(distance, num_buckets, longest), expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"relative_attention": False},
+        {"attention_head_size": 16},
+        {"embedding_size": 16},
+        {"conv_kernel_size": 3, "conv_groups": 2},
+    ],
+)
+def test_other_forms_of_deberta_run_in_transformers(changes):
+    assert family_of(tiny_config("deberta-v2", **changes).to_dict()) is None
+
+
+def test_dropout_of_disentangled_attention_changes_scores_and_is_drawn_again_in_the_backward_pass():
+    model = tiny_model("deberta-v2", share_att_key=True, hidden_dropout_prob=0.0)
+    classifier = classifier_from(model).train()
+    tokens = random_tokens(LENGTHS)
+    batch = pack(tokens, np.arange(len(tokens)), position_offset=classifier.position_offset)
+
+    def loss(seed: int) -> torch.Tensor:
+        classifier.stream.reseed(seed, 0, 0)
+        return packed_forward(classifier, batch).square().sum()
+
+    assert not torch.equal(loss(0), loss(1))
+    weight = classifier.named_weights()["deberta.encoder.layer.0.attention.self.key_proj.weight"]
+    loss(0).backward()
+    step, slope = 1e-2 * weight.grad / weight.grad.norm(), weight.grad.norm().item() * 1e-2
+    with torch.no_grad():
+        weight += step
+        above = loss(0).item()
+        weight -= 2 * step
+        below = loss(0).item()
+    assert above - below == pytest.approx(2 * slope, rel=0.02)
 
 
 @pytest.mark.parametrize("model_type", [*PACKED, "modernbert, mean"])

@@ -157,23 +157,33 @@ print(encoder.base.encoder.kernels.name)
     assert done.stdout.startswith("native"), done.stdout
 
 
-def test_an_encoder_that_transformers_computes_is_shared_too(tmp_path):
-    source = save_tiny_encoder(tmp_path / "encoder", "deberta-v2")
+@pytest.mark.parametrize(
+    ("model_type", "precision", "targets"),
+    [
+        ("roberta-prelayernorm", "fp32", ["query", "value"]),
+        ("deberta-v2", "fp32", ["query_proj", "value_proj"]),
+        ("deberta-v2", "bf16", ["query_proj", "key_proj"]),
+    ],
+)
+def test_an_encoder_that_cannot_mix_adapters_is_shared_too(tmp_path, model_type, precision, targets):
+    wide = {"hidden_size": 128, "intermediate_size": 192} if precision == "bf16" else {}
+    source = save_tiny_encoder(tmp_path / "encoder", model_type, **wide)
     adapters = [
-        save_random_adapter(
-            tmp_path / f"a{i}", source, classes=i + 2, seed=i, targets=["query_proj", "value_proj"]
-        )
+        save_random_adapter(tmp_path / f"a{i}", source, classes=i + 2, seed=i, targets=targets)
         for i in range(2)
     ]
-    encoder = SharedEncoder(source, precision="fp32")
+    encoder = SharedEncoder(source, precision=precision)
     trained = [encoder.load(str(i), folder) for i, folder in enumerate(adapters)]
     rows, names = encoded([5, 21, 5, 9]), ["0", "1", "1", "0"]
+    tolerance = 1e-5 if precision == "fp32" else 0.15
     for i, logits in enumerate(encoder.logits(rows, names)):
-        expected = load(adapters[int(names[i])], precision="fp32").logits(rows.take([i]), 1)[0]
-        np.testing.assert_allclose(logits, expected, atol=1e-5)
+        expected = load(adapters[int(names[i])], precision=precision).logits(rows.take([i]), 1)[0]
+        np.testing.assert_allclose(logits, expected, atol=tolerance)
     weights = [dict(each.classifier.named_weights()) for each in trained]
     same = [name for name in weights[0] if weights[0][name] is weights[1].get(name)]
     assert any("embeddings" in name for name in same)
+    made = [list(each.classifier.prepared()) for each in trained]
+    assert all(a is b for a, b in zip(*made, strict=True))
 
 
 def test_loading_a_classifier_takes_little_memory(shared, five_classes):

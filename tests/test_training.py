@@ -232,11 +232,13 @@ def test_gradient_accumulation_takes_the_same_steps(inputs, tmp_path, changes):
         assert a["orthogonality"] == pytest.approx(b["orthogonality"], rel=1e-3)
 
 
-PADDED = ["deberta-v2", "albert", "nomic_bert", "longformer", "eurobert"]
+PADDED = ["roberta-prelayernorm", "albert", "nomic_bert", "longformer", "eurobert"]
 """Some of them: their code is transformers' own."""
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "distilbert", "electra", "modernbert", "mpnet", *PADDED])
+@pytest.mark.parametrize(
+    "model_type", ["roberta", "distilbert", "electra", "modernbert", "mpnet", "deberta-v2", *PADDED]
+)
 def test_every_architecture_trains_and_its_artefacts_agree(inputs, tmp_path, model_type):
     folder = save_tiny_encoder(tmp_path / "encoder", model_type)
     recipe = recipe_for(inputs, tmp_path / "run", model=str(folder), epochs=2, test=None, refit=True)
@@ -541,10 +543,11 @@ def test_going_on_with_other_kernels_is_allowed_and_said(inputs, tmp_path, monke
     assert f"results will not be bit-identical to an uninterrupted run: {said}" in console.file.getvalue()
 
 
-def test_a_run_in_bf16_learns_and_resumes_bit_for_bit(inputs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2"])
+def test_a_run_in_bf16_learns_and_resumes_bit_for_bit(inputs, tmp_path, monkeypatch, model_type):
     # heads as wide as the native kernels want them
     sizes = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96}
-    encoder = save_tiny_encoder(tmp_path / "encoder", **sizes)
+    encoder = save_tiny_encoder(tmp_path / "encoder", model_type, **sizes)
     runs = [tmp_path / "whole", tmp_path / "interrupted"]
     recipes = [recipe_for(inputs, run, model=str(encoder), precision="bf16", epochs=2) for run in runs]
     run_training(recipes[0], console=quiet())

@@ -26,7 +26,6 @@ from leantune.model.build import load_pretrained
 from leantune.model.classifier import PackedClassifier
 from leantune.model.hub import resolve_model
 from leantune.model.multi_adapter import Attached, MultiAdapterClassifier, with_adapter
-from leantune.model.padded import PaddedClassifier
 from leantune.model.pretrained import Pretrained
 from leantune.packing.batch import PackedBatch
 from leantune.system import hardware
@@ -57,8 +56,9 @@ class SharedEncoder:
     """One pretrained encoder in memory, and any number of classifiers that were trained on it.
 
     `logits` computes texts of several classifiers in one batch: the frozen products once for all texts, and each
-    adapter for its own texts. If only transformers can compute the encoder (`model.padded`), the classifiers share
-    its weights in memory but are computed one after the other. All methods are thread-safe.
+    adapter for its own texts. If only transformers can compute the encoder (`model.padded`), or its adapters change
+    what all texts share (DeBERTa), the classifiers share its weights in memory but are computed one after the other.
+    All methods are thread-safe.
 
     Args:
         source: the encoder: a folder, a hub name, or ``asset:minilm``.
@@ -77,7 +77,8 @@ class SharedEncoder:
         base.set_encoder_dtype(dtype)
         base.to(device).choose_kernels()
         self.base = base
-        self._multi = MultiAdapterClassifier(base) if isinstance(base, PackedClassifier) else None
+        mixes = isinstance(base, PackedClassifier) and base.mixes_adapters
+        self._multi = MultiAdapterClassifier(base) if isinstance(base, PackedClassifier) and mixes else None
         self.weights_sha256 = cached_sha256(self.source)
         self._loaded: dict[str, TextClassifier] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
@@ -144,7 +145,6 @@ class SharedEncoder:
                 settings=saved.settings,
                 source=saved.source,
             )
-        assert isinstance(self.base, PaddedClassifier)
         return TorchTextClassifier(
             classifier=with_adapter(self.base, adapter),
             tokenizer=tokenizer,
@@ -154,7 +154,7 @@ class SharedEncoder:
         )
 
     def logits(self, rows: Encoded, names: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        """Logits of texts for several classifiers, in one batch if the encoder's family is supported.
+        """Logits of texts for several classifiers, in one batch if the encoder's family allows it.
 
         Args:
             rows: N texts, each tokenized by its classifier's tokenizer.

@@ -43,6 +43,12 @@ class LayerLike(Protocol):
     def projections(self) -> tuple[Linear, ...]:
         """The layers whose concatenated outputs are query, key and value ``(T, 3 D)``."""
 
+    @property
+    def relative_projections(self) -> tuple[Linear | None, Linear | None]:
+        """The layers that turn relative embeddings into keys and into queries; None for a term that is left out."""
+
+    relative_dropout: PooledDropout
+    """Dropout of relative embeddings."""
     out_proj: Linear
     up_proj: Linear
     down_proj: Linear

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leantune.kernels.accelerator import varlen_attention
+from leantune.kernels.disentangled import disentangled_attention
 from leantune.kernels.grouped import grouped_attention
 from leantune.kernels.interface import EmbeddingsLike, Kernels, LayerLike
 from leantune.packing.layout import Layout
@@ -76,6 +77,8 @@ def encoder_layer(layer: LayerLike, x_TD: Tensor, layout: Layout, *, only_first:
 def attention(x_TD: Tensor, layer: LayerLike, layout: Layout, only_first: bool) -> Tensor:
     """Attention within each text: ``(T, D)`` to concatenated heads ``(T, D)``."""
     q, k, v = rotated_heads(torch.cat([each(x_TD) for each in layer.projections], dim=-1), layer, layout)
+    if layout.relative is not None:
+        return disentangled_attention(q, k, v, layer, layout, only_first=only_first).flatten(1)
     dropout = layer.attention_dropout.current_p
     if x_TD.device.type != "cpu":
         return varlen_attention(q, k, v, layout, dropout, layer.window).flatten(1)

@@ -8,8 +8,9 @@ T packed tokens, S texts, D model width, C classes.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,10 @@ class Classifier(nn.Module, ABC):
     @abstractmethod
     def output_layer(self) -> nn.Linear:
         """The last layer of the head, with a row for each class."""
+
+    @abstractmethod
+    def set_output_layer(self, layer: nn.Linear) -> None:
+        """Replace the output layer."""
 
     @property
     @abstractmethod
@@ -127,6 +132,24 @@ class Classifier(nn.Module, ABC):
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits ``(S, C)`` fp32, in the order of ``batch.rows``."""
         return self.logits(self.features(batch))
+
+    def with_own(self, num_labels: int, own: frozenset[str]) -> Classifier:
+        """A copy that shares all parameters except those named in ``own``, with a new output layer."""
+        shared = (weight for name, weight in self.named_weights().items() if name not in own)
+        # deepcopy treats what its memo holds as already copied
+        memo = {id(each): each for each in (*shared, *self.buffers(), *self.prepared())}
+        copied = copy.deepcopy(self, memo)
+        old = self.output_layer
+        copied.set_output_layer(
+            nn.Linear(old.in_features, num_labels, bias=old.bias is not None)
+            .to(self.device)
+            .requires_grad_(False)
+        )
+        return copied
+
+    def prepared(self) -> Iterator[object]:
+        """What kernels made from frozen weights; copies of the classifier share it."""
+        return iter(())
 
     @property
     def max_tokens(self) -> int | None:
@@ -219,6 +242,23 @@ class PackedClassifier(Classifier):
         """The last layer of the head."""
         return self.head.output
 
+    def set_output_layer(self, layer: nn.Linear) -> None:
+        """Replace the last layer of the head."""
+        self.head.output = layer
+
+    def prepared(self) -> Iterator[object]:
+        """The packed weights of all layers."""
+        return (layer.prepared for layer in self.encoder.encoder_layers())
+
+    @property
+    def mixes_adapters(self) -> bool:
+        """Whether texts of a batch may have adapters of their own.
+
+        Not with disentangled attention: the adapters of query and key also change the relative embeddings, which all
+        texts share.
+        """
+        return self.encoder.config.relative is None
+
     @property
     def kernels_name(self) -> str:
         """Name of the kernels that compute the encoder."""
@@ -275,8 +315,13 @@ class PackedClassifier(Classifier):
 
     @property
     def pooling_query(self) -> str | None:
-        """Name of the last layer's query; None if the head reads all tokens, or query, key and value are one layer."""
-        if self.head.means_tokens or self.encoder.config.is_fused:
+        """Name of the last layer's query.
+
+        None if the head reads all tokens, if query, key and value are one layer, or if scores do not depend on the
+        query alone.
+        """
+        config = self.encoder.config
+        if self.head.means_tokens or config.is_fused or config.relative:
             return None
         ours = f"encoder.layers.{len(self.encoder.layers) - 1}.query"
         return next(theirs for theirs, own in self._own_names.items() if own == ours)

@@ -17,11 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leantune.kernels.interface import Kernels, Linear
-from leantune.kernels.reference import Reference
+from leantune.kernels.reference import ACTIVATIONS, Reference
 from leantune.packing.batch import PackedBatch
 from leantune.packing.dropout import DropoutStream, PooledDropout
 from leantune.packing.layout import TOKEN_MULTIPLE, Layout, block_width
-from leantune.packing.positions import DistanceBias, relative_position_bucket
+from leantune.packing.positions import (
+    DistanceBias,
+    RelativePositions,
+    log_bucket,
+    relative_position_bucket,
+)
 
 Positions = Literal["absolute", "relative", "rotary"]
 
@@ -46,6 +51,10 @@ class EncoderConfig:
     """Rows of the token type table; 0: no such table."""
     distance_buckets: int = 0
     """Number of distance buckets for the bias of attention scores; 0: no bias."""
+    relative: RelativeConfig | None = None
+    """Disentangled attention; None: scores depend on positions only by ``distance_buckets`` or rotation."""
+    convolution: ConvolutionConfig | None = None
+    """A convolution beside the first layer."""
     position_offset: int = 0
     """Position id of a text's first token."""
     activation: str = "gelu"
@@ -92,6 +101,43 @@ class LayerConfig:
     has_attention_norm: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelativeConfig:
+    """The settings of disentangled attention (He et al., 2021, DeBERTa, arXiv 2006.03654)."""
+
+    span: int
+    """Relative positions in one direction; the table has twice as many rows."""
+    num_buckets: int
+    """Log buckets of distances in one direction; 0: each distance has a position of its own."""
+    max_distance: int
+    """Distance whose log bucket is the last."""
+    has_key: bool
+    """Whether queries are compared with relative positions (content to position)."""
+    has_query: bool
+    """Whether relative positions are compared with keys (position to content)."""
+    is_shared: bool
+    """Whether query and key of the layer also project relative positions; else each has a projection of its own."""
+    has_norm: bool
+    """Whether a norm follows the table."""
+    dropout: float
+
+    def row_of(self, distance: Tensor) -> Tensor:
+        """Rows of the table for distances, query position less key position, int64."""
+        if self.num_buckets:
+            distance = log_bucket(distance, self.num_buckets, self.max_distance)
+        return (distance + self.span).clamp(0, 2 * self.span - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvolutionConfig:
+    """The settings of the convolution of DeBERTa-v2-xlarge."""
+
+    size: int
+    """Number of tokens that it reads, which is odd."""
+    activation: str
+    dropout: float
+
+
 class BlankLinear(nn.Linear):
     """A linear layer whose weights come from a file.
 
@@ -104,6 +150,13 @@ class BlankLinear(nn.Linear):
 
 class BlankEmbedding(nn.Embedding):
     """An embedding table whose weights come from a file."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights uninitialised."""
+
+
+class BlankConv(nn.Conv1d):
+    """A convolution whose weights come from a file."""
 
     def reset_parameters(self) -> None:
         """Leave the weights uninitialised."""
@@ -126,7 +179,14 @@ class Encoder(nn.Module):
             self.embedding_proj = BlankLinear(config.embedding_width, config.width)
         if config.distance_buckets:
             self.distances = BlankEmbedding(config.distance_buckets, config.num_heads)
+        if config.relative:
+            self.relative_table = BlankEmbedding(2 * config.relative.span, config.width)
+            self.relative_norm: nn.Module = nn.Identity()
+            if config.relative.has_norm:
+                self.relative_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.layers = nn.ModuleList(EncoderLayer(config, layer, stream) for layer in config.layers)
+        if config.convolution:
+            self.convolution = Convolution(config, config.convolution, stream)
         if config.norm_first:
             self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.norm_bias)
 
@@ -153,10 +213,7 @@ class Encoder(nn.Module):
             ``(S, D)`` of first tokens with ``only_first``, else ``(T, D)``.
         """
         x_TD, layout = self._embed(batch)
-        pass_layers = (
-            self.kernels.layers if torch.is_grad_enabled() else self.kernels.layers_without_gradients
-        )
-        x_TD = pass_layers(list(self.encoder_layers()), x_TD, layout, only_first=only_first)
+        x_TD = self._through(list(self.encoder_layers()), x_TD, layout, only_first=only_first)
         if self.config.norm_first:
             x_TD = self.final_norm(x_TD)
         return x_TD if only_first else x_TD[: batch.num_tokens]
@@ -166,12 +223,22 @@ class Encoder(nn.Module):
         """Inputs of the last layer's query for the first token of each text, ``(S, D)`` in the encoder's dtype."""
         *lower, last = self.encoder_layers()
         x_TD, layout = self._embed(batch)
-        if lower:
-            x_SD = self.kernels.layers_without_gradients(lower, x_TD, layout, only_first=True)
-        else:
-            x_SD = x_TD[layout.first_tokens]
+        x_SD = self._through(lower, x_TD, layout, only_first=True) if lower else x_TD[layout.first_tokens]
         normed: Tensor = last.attention_norm(x_SD) if last.norm_first else x_SD
         return normed
+
+    def _through(
+        self, layers: list[EncoderLayer], x_TD: Tensor, layout: Layout, *, only_first: bool
+    ) -> Tensor:
+        """The first layers of the encoder, with the convolution beside the first of them, if there is one."""
+        compute = self.kernels.layers if torch.is_grad_enabled() else self.kernels.layers_without_gradients
+        if not self.config.convolution:
+            return compute(layers, x_TD, layout, only_first=only_first)
+        first, *others = layers
+        x_TD = self.convolution(x_TD, compute([first], x_TD, layout, only_first=False), layout)
+        if others:
+            return compute(others, x_TD, layout, only_first=only_first)
+        return x_TD[layout.first_tokens] if only_first else x_TD
 
     def _embed(self, batch: PackedBatch) -> tuple[Tensor, Layout]:
         """The inputs ``(T, D)`` of the first layer, with spare tokens after those of the texts."""
@@ -185,6 +252,8 @@ class Encoder(nn.Module):
         layout = Layout(batch.lengths, batch.cu_seqlens, positions)
         if self.config.distance_buckets:
             layout.distance_bias = self._distance_bias(layout.max_seqlen)
+        if self.config.relative:
+            layout.relative = self._relative_positions(self.config.relative, layout.max_seqlen)
         x_TD = self.kernels.embed(self.embeddings, input_ids, types, positions)
         if self.config.embedding_width != self.config.width:
             x_TD = self.embedding_proj(x_TD)
@@ -196,6 +265,46 @@ class Encoder(nn.Module):
         table = self.distances.weight.detach()
         after = torch.arange(reach - 1, -reach, -1, device=table.device)  # key position less query position
         return DistanceBias(table[relative_position_bucket(after, len(table))].float().T.contiguous())
+
+    def _relative_positions(self, config: RelativeConfig, longest: int) -> RelativePositions:
+        """The rows of the table for the distances that occur in texts of up to ``longest`` tokens."""
+        weight, reach = self.relative_table.weight, block_width(longest)
+        row_of = config.row_of(torch.arange(1 - reach, reach + 1, device=weight.device))
+        first, last = int(row_of[0]), int(row_of[-1])  # rows grow with the distance
+        return RelativePositions(self.relative_norm(weight[first : last + 1]), row_of - first)
+
+
+class Convolution(nn.Module):
+    """A convolution over the embeddings of each text, added to the output of the first layer (DeBERTa-v2-xlarge)."""
+
+    def __init__(self, config: EncoderConfig, own: ConvolutionConfig, stream: DropoutStream) -> None:
+        super().__init__()
+        self.conv = BlankConv(config.width, config.width, own.size, padding=own.size // 2)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.dropout = PooledDropout(own.dropout, stream)
+        self.activation = ACTIVATIONS[own.activation]
+
+    def forward(self, embedded_TD: Tensor, x_TD: Tensor, layout: Layout) -> Tensor:
+        """``LayerNorm(x + activation(dropout(conv(embedded))))``, with zeros around each text: ``(T, D)``."""
+        lengths = layout.cu_seqlens.diff().long()
+        starts, ends = (
+            torch.repeat_interleave(each.long(), lengths, output_size=layout.num_tokens)
+            for each in (layout.cu_seqlens[:-1], layout.cu_seqlens[1:])
+        )
+        place = torch.arange(layout.num_tokens, device=x_TD.device)
+        reach = self.conv.kernel_size[0] // 2
+        read = []
+        for offset in range(-reach, reach + 1):
+            at = place + offset
+            is_inside = (at >= starts) & (at < ends)
+            read.append(embedded_TD[at.clamp(0, layout.num_tokens - 1)] * is_inside[:, None])
+        by_token = F.linear(
+            torch.cat(read, dim=1), self.conv.weight.transpose(1, 2).flatten(1), self.conv.bias
+        )
+        convolved = self.activation(self.dropout(by_token))
+        spare = x_TD[layout.num_tokens :]
+        normed: Tensor = self.norm(torch.cat([x_TD[: layout.num_tokens] + convolved, spare]))
+        return normed
 
 
 class Embeddings(nn.Module):
@@ -231,6 +340,13 @@ class EncoderLayer(nn.Module):
             self.query: Linear = BlankLinear(width, width, bias=config.attention_bias)
             self.key: Linear = BlankLinear(width, width, bias=config.attention_bias)
             self.value: Linear = BlankLinear(width, width, bias=config.attention_bias)
+        self.relative = relative = config.relative
+        if relative and not relative.is_shared:
+            if relative.has_key:
+                self.relative_key: Linear = BlankLinear(width, width)
+            if relative.has_query:
+                self.relative_query: Linear = BlankLinear(width, width)
+        self.relative_dropout = PooledDropout(relative.dropout if relative else 0.0, stream)
         self.out_proj: Linear = BlankLinear(width, width, bias=config.attention_bias)
         self.attention_norm: nn.LayerNorm | nn.Identity = (
             nn.LayerNorm(width, eps=eps, bias=config.norm_bias) if layer.has_attention_norm else nn.Identity()
@@ -252,3 +368,13 @@ class EncoderLayer(nn.Module):
     def projections(self) -> tuple[Linear, ...]:
         """The layers whose concatenated outputs are query, key and value ``(T, 3 D)``."""
         return (self.qkv,) if self.is_fused else (self.query, self.key, self.value)
+
+    @property
+    def relative_projections(self) -> tuple[Linear | None, Linear | None]:
+        """The layers that turn relative embeddings into keys and into queries; None for a term that is left out."""
+        how = self.relative
+        if how is None:
+            return None, None
+        if how.is_shared:
+            return self.key if how.has_key else None, self.query if how.has_query else None
+        return self.relative_key if how.has_key else None, self.relative_query if how.has_query else None

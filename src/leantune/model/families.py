@@ -12,7 +12,7 @@ from typing import Any
 
 from leantune.errors import UsageError
 from leantune.kernels.reference import ACTIVATIONS
-from leantune.model.encoder import EncoderConfig, LayerConfig
+from leantune.model.encoder import ConvolutionConfig, EncoderConfig, LayerConfig, RelativeConfig
 from leantune.model.head import HeadConfig
 
 Settings = Mapping[str, Any]
@@ -31,6 +31,8 @@ class Family:
     """From a module of `Encoder` to its name after ``prefix``; ``{}`` is the number of a layer."""
     head: Mapping[str, str]
     """From a module of `Head` to its name in the classifier."""
+    is_known: Callable[[Settings], bool] = lambda settings: True
+    """Whether `Encoder` has the form that a ``config.json`` describes."""
 
     def names(self, config: EncoderConfig) -> dict[str, str]:
         """Map modules with weights from their name in `PackedClassifier` to their name in transformers."""
@@ -52,6 +54,8 @@ def family_of(settings: Settings) -> Family | None:
     """
     family = FAMILIES.get(settings.get("model_type", ""))
     if family is None or settings.get("is_decoder") or settings.get("add_cross_attention"):
+        return None
+    if not family.is_known(settings):
         return None
     rotary = settings.get("rope_parameters") or {}
     is_plain = all((each or {}).get("rope_type", "default") == "default" for each in rotary.values())
@@ -176,6 +180,64 @@ def _modernbert_layers(settings: Settings) -> tuple[LayerConfig, ...]:
     )
 
 
+def _deberta_config(settings: Settings) -> EncoderConfig:
+    own = {
+        "vocab_size": 128_100,
+        "hidden_size": 1536,
+        "num_attention_heads": 24,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 24,
+        "type_vocab_size": 0,
+        "layer_norm_eps": 1e-7,
+        **settings,
+    }
+    config = _bert_config(own)
+    span = settings.get("max_relative_positions", -1)
+    span = settings.get("max_position_embeddings", 512) if span < 1 else span
+    num_buckets = max(0, settings.get("position_buckets", -1))
+    terms, dropout = settings.get("pos_att_type") or [], config.out_dropout
+    return replace(
+        config,
+        max_positions=config.max_positions if settings.get("position_biased_input", True) else 0,
+        relative=RelativeConfig(
+            span=num_buckets or span,
+            num_buckets=num_buckets,
+            max_distance=span,
+            has_key="c2p" in terms,
+            has_query="p2c" in terms,
+            is_shared=settings.get("share_att_key", False),
+            has_norm="layer_norm" in _names_in(settings.get("norm_rel_ebd", "none")),
+            dropout=dropout,
+        ),
+        convolution=ConvolutionConfig(
+            size=settings["conv_kernel_size"], activation=settings.get("conv_act", "tanh"), dropout=dropout
+        )
+        if settings.get("conv_kernel_size", 0) > 0
+        else None,
+    )
+
+
+def _names_in(text: str) -> list[str]:
+    return [name.strip() for name in text.lower().split("|")]
+
+
+def _is_known_deberta(settings: Settings) -> bool:
+    """Whether it is one of the published forms: v2, v2-xlarge, v3."""
+    width = settings.get("hidden_size", 1536)
+    heads = settings.get("num_attention_heads", 24)
+    terms = settings.get("pos_att_type") or []
+    return (
+        bool(settings.get("relative_attention"))
+        and not isinstance(terms, str)
+        and set(terms) <= {"c2p", "p2c"}
+        and all(settings.get(name, width) == width for name in ("embedding_size", "pooler_hidden_size"))
+        and settings.get("attention_head_size", width // heads) == width // heads
+        and settings.get("conv_groups", 1) == 1
+        and settings.get("conv_kernel_size", 1) % 2 == 1
+        and settings.get("conv_act", "tanh") in ACTIVATIONS
+    )
+
+
 def _tanh_head(settings: Settings) -> HeadConfig:
     """``dropout, dense, tanh, dropout, output`` on the first token, as in RoBERTa and MPNet."""
     dropout = _classifier_dropout(settings)
@@ -198,6 +260,17 @@ def _bert_head(settings: Settings) -> HeadConfig:
 
 def _electra_head(settings: Settings) -> HeadConfig:
     return replace(_tanh_head({"hidden_size": 256, **settings}), activation="gelu")
+
+
+def _deberta_head(settings: Settings) -> HeadConfig:
+    own = settings.get("cls_dropout")
+    return HeadConfig(
+        width=settings.get("hidden_size", 1536),
+        num_labels=_num_labels(settings),
+        activation=settings.get("pooler_hidden_act", "gelu"),
+        input_dropout=settings.get("pooler_dropout", 0.0),
+        dropout=settings.get("hidden_dropout_prob", 0.1) if own is None else own,
+    )
 
 
 def _distilbert_head(settings: Settings) -> HeadConfig:
@@ -315,6 +388,28 @@ FAMILIES: Mapping[str, Family] = {
             "distances": "encoder.relative_attention_bias",
         },
         head=_DENSE_AND_OUTPUT,
+    ),
+    "deberta-v2": Family(
+        prefix="deberta",
+        encoder_config=_deberta_config,
+        head_config=_deberta_head,
+        encoder={
+            **_EMBEDDINGS,
+            "layers.{}.query": "encoder.layer.{}.attention.self.query_proj",
+            "layers.{}.key": "encoder.layer.{}.attention.self.key_proj",
+            "layers.{}.value": "encoder.layer.{}.attention.self.value_proj",
+            "layers.{}.relative_key": "encoder.layer.{}.attention.self.pos_key_proj",
+            "layers.{}.relative_query": "encoder.layer.{}.attention.self.pos_query_proj",
+            "layers.{}.out_proj": "encoder.layer.{}.attention.output.dense",
+            "layers.{}.attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
+            **_FEED_FORWARD,
+            "relative_table": "encoder.rel_embeddings",
+            "relative_norm": "encoder.LayerNorm",
+            "convolution.conv": "encoder.conv.conv",
+            "convolution.norm": "encoder.conv.LayerNorm",
+        },
+        head={"dense": "pooler.dense", "output": "classifier"},
+        is_known=_is_known_deberta,
     ),
     "modernbert": Family(
         prefix="model",

@@ -58,7 +58,7 @@ class Head(nn.Module):
         else:
             self.norm = nn.Identity()
         self.dropout = PooledDropout(config.dropout, stream)
-        self.output = BlankLinear(config.width, config.num_labels)
+        self.output: nn.Linear = BlankLinear(config.width, config.num_labels)
 
     def features(self, pooled_SD: Tensor) -> Tensor:
         """The inputs of the output layer: ``(S, D)`` of any dtype to ``(S, D)`` fp32."""

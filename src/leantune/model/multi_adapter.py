@@ -21,7 +21,6 @@ from leantune.errors import CheckpointError
 from leantune.model.classifier import Classifier, PackedClassifier
 from leantune.model.encoder import BlankLinear
 from leantune.model.head import Head, mean_tokens
-from leantune.model.padded import PaddedClassifier
 from leantune.model.pretrained import check_shape
 from leantune.packing.batch import PackedBatch
 
@@ -159,8 +158,8 @@ def _fitting_layer(layer: nn.Module | None, name: str, triplets: Triplets) -> nn
     return layer
 
 
-def with_adapter(base: PaddedClassifier, adapter: AdapterFile) -> PaddedClassifier:
-    """A classifier that shares the encoder weights of ``base`` and is computed by transformers.
+def with_adapter(base: Classifier, adapter: AdapterFile) -> Classifier:
+    """A classifier that shares the encoder weights of ``base`` and is computed by itself.
 
     Raises:
         CheckpointError: see `MultiAdapterClassifier.attach`.

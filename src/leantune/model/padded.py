@@ -5,7 +5,6 @@ T packed tokens, S texts, L tokens of the longest text, D model width.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -105,17 +104,9 @@ class PaddedClassifier(Classifier):
         """Put ``module`` into the transformers model."""
         self.model.set_submodule(name, module)
 
-    def with_own(self, num_labels: int, own: frozenset[str]) -> PaddedClassifier:
-        """A copy that shares all parameters except those named in ``own``, with a new output layer."""
-        shared: dict[int, Any] = {id(buffer): buffer for buffer in self.buffers()}
-        # deepcopy treats what its memo holds as already copied
-        shared |= {
-            id(parameter): parameter for name, parameter in self.named_weights().items() if name not in own
-        }
-        copied = copy.deepcopy(self, shared)
-        copied.output = nn.Linear(self.output.in_features, num_labels, bias=self.output.bias is not None)
-        copied.output.to(self.device).requires_grad_(False)
-        return copied
+    def set_output_layer(self, layer: nn.Linear) -> None:
+        """Replace the output layer."""
+        self.output = layer
 
     def encoder_linears(self) -> dict[str, nn.Module]:
         """The linear layers in the encoder's numbered blocks, except those that only the head uses."""

@@ -9,6 +9,7 @@ Shape letters: T packed tokens, N heads, G texts of a block, L tokens of its row
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from leantune.packing.batch import PackedBatch
-from leantune.packing.positions import DistanceBias, Rotation
+from leantune.packing.positions import DistanceBias, RelativePositions, Rotation
 
 TOKEN_MULTIPLE = 64
 """Multiple of rows in the encoder's products on the CPU; spare rows belong to no text."""
@@ -61,6 +62,22 @@ class BlockLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupTokens:
+    """Position of each token of one group in a block ``(G, L)``."""
+
+    shape: tuple[int, int]
+    """G, L."""
+    first: int
+    """Index of the first token in the batch; those of a group are neighbours."""
+    to_block: Tensor
+    """``(G * L,)`` int64 into the tokens of the batch; padding repeats its text's first token."""
+    to_packed: Tensor | None
+    """``(tokens,)`` int64 into the block; None without padding."""
+    padding: Tensor | None
+    """Positions in the block that are padding, int64; None without padding."""
+
+
+@dataclass(frozen=True, slots=True)
 class PaddedLayout:
     """Position of each token in one block ``(S, L)`` of all texts, padded to the longest."""
 
@@ -84,8 +101,11 @@ class Layout:
     """``(T,)`` int64, with spare tokens after those of the texts."""
     distance_bias: DistanceBias | None = None
     """Bias that all layers add to attention scores; its reach is at least `block_width` of the longest text."""
+    relative: RelativePositions | None = None
+    """Relative embeddings for disentangled attention; they reach as far as ``distance_bias`` does."""
     _rotations: dict[tuple[float, int], Rotation] = field(default_factory=dict)
     _blocks: dict[int, BlockLayout] = field(default_factory=dict)
+    _tokens: tuple[GroupTokens, ...] | None = None
     _padded: PaddedLayout | None = None
     _hidden_keys: dict[tuple[AttentionGroup, int | None, torch.dtype], Tensor | None] = field(
         default_factory=dict
@@ -98,8 +118,17 @@ class Layout:
 
     @property
     def groups(self) -> tuple[AttentionGroup, ...]:
-        """Groups of texts of similar length, for blocks on the CPU."""
+        """Groups of texts of similar length on the CPU; one group of all texts elsewhere, where calls cost more."""
+        if self.cu_seqlens.device.type != "cpu":
+            return (AttentionGroup(self.lengths),)
         return group_by_length(self.lengths)
+
+    @property
+    def tokens_of_groups(self) -> tuple[GroupTokens, ...]:
+        """Position of each token in the block of its group, on the device of the batch."""
+        if self._tokens is None:
+            self._tokens = tuple(_tokens_of_groups(self.groups, self.cu_seqlens.device))
+        return self._tokens
 
     @property
     def max_seqlen(self) -> int:
@@ -135,7 +164,8 @@ class Layout:
         """Minus infinity at keys that a query must not see, else 0: ``(G, 1 or L, L)``; None if it may see all."""
         key = group, sliding_window, dtype
         if key not in self._hidden_keys:
-            self._hidden_keys[key] = _hidden_keys(*key)
+            hidden = _hidden_keys(*key)
+            self._hidden_keys[key] = None if hidden is None else hidden.to(self.cu_seqlens.device)
         return self._hidden_keys[key]
 
     def padded(self) -> PaddedLayout:
@@ -183,6 +213,25 @@ def _padded_layout(lengths: tuple[int, ...], device: torch.device) -> PaddedLayo
     to_block = (starts[:, None] + torch.where(is_real, place, 0)).flatten()
     to_packed = is_real.flatten().nonzero().flatten()
     return PaddedLayout(*(x.to(device, non_blocking=True) for x in (to_block, to_packed, is_real)))
+
+
+def _tokens_of_groups(groups: tuple[AttentionGroup, ...], device: torch.device) -> Iterator[GroupTokens]:
+    first = 0
+    for group in groups:
+        sizes, place = torch.tensor(group.lengths), torch.arange(group.width)
+        is_real = place < sizes[:, None]
+        starts = first + sizes.cumsum(0) - sizes
+        to_block = (starts[:, None] + torch.where(is_real, place, 0)).flatten()
+        real, padding = (each.flatten().nonzero().flatten().to(device) for each in (is_real, ~is_real))
+        has_padding = len(padding) > 0
+        yield GroupTokens(
+            (group.size, group.width),
+            first,
+            to_block.to(device),
+            real if has_padding else None,
+            padding if has_padding else None,
+        )
+        first += sum(group.lengths)
 
 
 def _hidden_keys(group: AttentionGroup, sliding_window: int | None, dtype: torch.dtype) -> Tensor | None:

@@ -53,6 +53,49 @@ def relative_position_bucket(distance: Tensor, num_buckets: int, max_distance: i
 
 
 @dataclass(frozen=True, slots=True)
+class RelativePositions:
+    """Embeddings of the positions of keys relative to queries (He et al., 2021, DeBERTa, arXiv 2006.03654, eq. 3)."""
+
+    table: Tensor
+    """``(R, D)`` embeddings of the relative positions that occur in a batch."""
+    row_of: Tensor
+    """``(2 * reach,)`` int64: row of each distance, query position less key position, from 1 - reach to reach."""
+    _rows: dict[tuple[int, bool], Tensor] = field(default_factory=dict)
+
+    def rows(self, width: int, *, of_keys: bool) -> Tensor:
+        """Rows ``(2 width,)`` of the table for a block of texts of ``width`` tokens, at most ``reach``.
+
+        With ``of_keys``, entry t is for keys t - width + 1 tokens after the query, otherwise for queries as far after
+        the key. The last entry belongs to no pair.
+        """
+        if (width, of_keys) not in self._rows:
+            reach = len(self.row_of) // 2
+            rows = self.row_of[reach - width : reach + width]
+            if of_keys:
+                rows = torch.cat([rows[:-1].flip(0), rows[-1:]])
+            self._rows[width, of_keys] = rows
+        return self._rows[width, of_keys]
+
+
+def log_bucket(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
+    """The signed bucket of each distance in DeBERTa-v2 (the log-bucket of transformers, in fp32 as there).
+
+    Distances up to half of ``num_buckets`` have a bucket each; beyond, their width grows with the logarithm.
+
+    Args:
+        distance: int64, query position less key position.
+        num_buckets: number of buckets for one direction.
+        max_distance: distance whose bucket is the last.
+    """
+    middle = num_buckets // 2
+    size = distance.abs()
+    far = size.clamp(min=middle).float() / middle
+    scale = torch.log(torch.tensor((max_distance - 1) / middle, device=distance.device))
+    by_logarithm = torch.ceil(torch.log(far) / scale * (middle - 1)).long() + middle
+    return torch.where(size <= middle, distance, by_logarithm * distance.sign())
+
+
+@dataclass(frozen=True, slots=True)
 class Rotation:
     """Rotary position embedding (Su et al., 2021, RoFormer, arXiv 2104.09864, eq. 34) of all tokens of a batch."""
 

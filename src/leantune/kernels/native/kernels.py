@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.multi_lora import MultiLoraLinear
+from leantune.kernels.disentangled import disentangled_attention
 from leantune.kernels.interface import EmbeddingsLike, Kernels, LayerLike, Linear, frozen
 from leantune.kernels.native import attention, dense, rows
 from leantune.kernels.native.dense import Dense
@@ -20,7 +21,7 @@ from leantune.kernels.native.library import kernels
 from leantune.kernels.native.linear import linear, without_bias
 from leantune.kernels.native.multi_lora import add_updates
 from leantune.kernels.native.weights import PackedLayer, PackedWeight
-from leantune.kernels.reference import Reference, activated
+from leantune.kernels.reference import Reference, activated, rotated_heads
 from leantune.packing.dropout import PooledDropout
 from leantune.packing.layout import Layout
 
@@ -123,7 +124,11 @@ def encoder_layer(
     packed: PackedLayer = layer.prepared
     normed = layer.attention_norm(x_TD) if layer.norm_first else x_TD
     qkv = _linear(normed, packed.projections, layer.projections, products)
-    heads = attention.attention(qkv, layer, layout, only_first=only_first)
+    if layout.relative is None:
+        heads = attention.attention(qkv, layer, layout, only_first=only_first)
+    else:
+        q, k, v = rotated_heads(qkv, layer, layout)
+        heads = disentangled_attention(q, k, v, layer, layout, only_first=only_first).flatten(1)
     if only_first:
         heads, x_TD = heads[layout.first_tokens], x_TD[layout.first_tokens]
     if layer.norm_first:
@@ -139,7 +144,7 @@ def encoder_layer(
         heads, packed.out_proj, layer.out_proj, layer.out_dropout, x_TD, layer.attention_norm, products
     )
     up, down = Dense(packed.up_proj, (layer.up_proj,)), Dense(packed.down_proj, (layer.down_proj,))
-    if packed.is_one_call and products.in_blocks and layer.down_dropout.current_p == 0:
+    if packed.is_plain and products.in_blocks and layer.down_dropout.current_p == 0:
         return dense.feed_forward(x_TD, up, down, layer.mlp_norm)
     inner = _activate(x_TD, layer, products)
     return _add_and_norm(

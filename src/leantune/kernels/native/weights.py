@@ -290,24 +290,31 @@ class PackedLayer:
     out_proj: PackedWeight
     up_proj: PackedWeight
     down_proj: PackedWeight
+    is_plain: bool
+    """Whether the blocks have the form of BERT's: norms after the sums, GELU, biases."""
     is_one_call: bool
-    """Whether `layer.int8_layers` supports the form of this layer."""
+    """Whether `layer.int8_layers` supports the form of this layer, attention included."""
 
     @classmethod
     def of(cls, layer: LayerLike) -> PackedLayer:
         """Pack the weights of ``layer``, which must not change afterwards."""
         rest = (layer.out_proj, layer.up_proj, layer.down_proj)
         out_proj, up_proj, down_proj = (PackedWeight([frozen(each)]) for each in rest)
+        is_plain = (
+            not (layer.norm_first or layer.is_gated)
+            and layer.activation == "gelu"
+            and all(isinstance(each, nn.Linear) and each.bias is not None for each in rest)
+        )
         return cls(
             PackedWeight([frozen(each) for each in layer.projections]),
             out_proj,
             up_proj,
             down_proj,
+            is_plain=is_plain,
             is_one_call=(
-                not (layer.norm_first or layer.is_gated)
-                and layer.activation == "gelu"
+                is_plain
                 and layer.rotary_base is None
                 and layer.window is None
-                and all(isinstance(each, nn.Linear) and each.bias is not None for each in rest)
+                and layer.relative_projections == (None, None)
             ),
         )
