@@ -42,20 +42,20 @@ static int has(uint64_t found, uint64_t wanted) { return (found & wanted) == wan
 /* Linux hands the tile registers out on request, to a whole process. */
 static int may_use_tiles(void) { return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0; }
 
-/* The best of the levels in levels.txt, as its place there, from 1 on; 0: none of them. Asks for the tile registers if
-   `highest` allows the level that uses them. */
+/* The best of the levels in CMakeLists.txt up to `highest`, as its place there, from 1 on; 0: none of them. A processor may lack
+   a level below its best one: AVX-512 came before the VNNI instructions of AVX. Asks for the tile registers if `highest`
+   allows the level that uses them. */
 __attribute__((visibility("default"))) int best_level(int highest) {
     enum { NONE, V3, AVXVNNI, AVX512, AMX };
     const leaf one = leaf_of(1, 0), seven = leaf_of(7, 0), next = seven.eax ? leaf_of(7, 1) : (leaf){}, more = leaf_of(0x80000001, 0);
-    if (!has(one.ecx, SSE3 | SSSE3 | FMA | SSE4_1 | SSE4_2 | MOVBE | POPCNT | OSXSAVE | AVX | F16C)) return NONE;
+    if (highest < V3 || !has(one.ecx, SSE3 | SSSE3 | FMA | SSE4_1 | SSE4_2 | MOVBE | POPCNT | OSXSAVE | AVX | F16C)) return NONE;
     if (!has(seven.ebx, BMI1 | AVX2 | BMI2) || !has(more.ecx, LZCNT)) return NONE;
     const uint64_t kept = kept_registers();
-    int best = has(kept, FOR_AVX) ? V3 : NONE;
-    if (best == V3 && has(next.eax, AVX_VNNI)) best = AVXVNNI;
-    if (has(kept, FOR_AVX512) && has(seven.ebx, AVX512F | AVX512DQ | AVX512CD | AVX512BW | AVX512VL) &&
-        has(seven.ecx, AVX512VNNI) && has(next.eax, AVX512_BF16))
-        best = AVX512;
-    if (best == AVX512 && highest >= AMX && has(kept, FOR_AMX) && has(seven.edx, AMX_BF16 | AMX_TILE | AMX_INT8) && may_use_tiles())
-        best = AMX;
-    return best < highest ? best : highest;
+    if (!has(kept, FOR_AVX)) return NONE;
+    const int avx512 = has(kept, FOR_AVX512) && has(seven.ebx, AVX512F | AVX512DQ | AVX512CD | AVX512BW | AVX512VL) &&
+                       has(seven.ecx, AVX512VNNI) && has(next.eax, AVX512_BF16);
+    if (highest >= AMX && avx512 && has(kept, FOR_AMX) && has(seven.edx, AMX_BF16 | AMX_TILE | AMX_INT8) && may_use_tiles())
+        return AMX;
+    if (highest >= AVX512 && avx512) return AVX512;
+    return highest >= AVXVNNI && has(next.eax, AVX_VNNI) ? AVXVNNI : V3;
 }
