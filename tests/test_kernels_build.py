@@ -122,7 +122,9 @@ def test_a_lower_level_may_be_chosen(level):
 @pytest.mark.needs_kernels
 @pytest.mark.parametrize(("level", "instruction"), [("avxvnni", "avx_vnni"), ("avx512", "avx512_bf16")])
 def test_a_level_whose_instructions_are_missing_is_left_out(level, instruction):
-    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
+    flags = next(
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
+    ).split()
     assert (level in levels_here()) == (instruction in flags)
 
 
