@@ -1,107 +1,121 @@
-"""A run on the hub, which here is a server of our own that speaks what huggingface_hub asks."""
+"""A run is published on a hub and loaded from it by its name. The hub is one of our own, on this machine."""
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
+import leantune
+from hub import Hub, hub_on_this_machine
 from leantune.cli.main import main
 from leantune.errors import CheckpointError
 from leantune.report.push import files_to_push
 
-
-class Hub(BaseHTTPRequestHandler):
-    """Repositories are made; a commit is kept; every file is asked for whole, in the commit."""
-
-    commits: list[bytes]
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path.endswith("/repos/create"):
-            asked = json.loads(body)
-            self._answer({"url": f"http://{self.headers['Host']}/{asked['organization']}/{asked['name']}"})
-        elif self.path.endswith("/validate-yaml"):
-            self._answer({"warnings": [], "errors": []})
-        elif "/preupload/" in self.path:
-            files = json.loads(body)["files"]
-            self._answer(
-                {
-                    "files": [
-                        {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
-                        for each in files
-                    ]
-                }
-            )
-        elif "/commit/" in self.path:
-            self.commits.append(body)
-            self._answer(
-                {
-                    "commitUrl": f"http://{self.headers['Host']}/my-org/mine/commit/{'0' * 40}",
-                    "commitOid": "0" * 40,
-                    "hookOutput": "",
-                    "success": True,
-                }
-            )
-        else:
-            self._answer({}, 404)
-
-    def _answer(self, value: object, status: int = 200) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+LOAD = """
+import leantune, sys
+classifier = leantune.load(sys.argv[1], precision="fp32")
+print(classifier.predict_proba(["word1 word2", "word5"]).tolist())
+"""
 
 
 @pytest.fixture
-def hub() -> Iterator[str]:
-    Hub.commits = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def hub() -> Iterator[Hub]:
+    with hub_on_this_machine() as hub:
+        yield hub
 
 
-def leantune(*words: str, **environment: str) -> subprocess.CompletedProcess:
+def command(*words: object, **environment: str) -> subprocess.CompletedProcess:
+    return python("-m", "leantune.cli", *words, **environment)
+
+
+def python(*words: object, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "leantune.cli", *words],
+        [sys.executable, *map(str, words)],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
     )
 
 
-def test_a_run_is_published_in_one_commit(run, hub):
-    done = leantune(
-        "push", str(run), "my-org/mine", HF_ENDPOINT=hub, HF_TOKEN="hf_secret", HF_HUB_OFFLINE="0"
-    )
-    assert done.returncode == 0, done.stderr
-    (commit,) = Hub.commits
-    lines = [json.loads(line) for line in commit.splitlines()]
-    names = {line["value"]["path"] for line in lines if line["key"] == "file"}
-    assert names == {"README.md", *files_to_push(run)}
-    assert {"config.json", "model.safetensors", "adapter/adapter_model.safetensors"} <= names
-    import base64
+def card_of(hub: Hub, name: str) -> tuple[dict, str]:
+    _, front, text = hub.repositories[name].files["README.md"].decode().split("---\n", 2)
+    return yaml.safe_load(front), text
 
-    readme = next(line["value"]["content"] for line in lines if line["value"].get("path") == "README.md")
-    card = base64.b64decode(readme).decode()
-    assert 'model="my-org/mine"' in card
-    assert 'subfolder="adapter"' in card
-    assert "model-index:" in card
-    assert str(run.parent) not in card, "no path of this machine"
+
+def test_a_run_is_published_in_one_commit(run, hub):
+    words = ("--example", "word1 word2", "--example", "word5")
+    done = command("push", run, "my-org/mine", *words, **hub.environment())
+    assert (done.returncode, done.stdout) == (0, f"{hub.address}/my-org/mine\n"), done.stderr
+    (files,) = hub.repositories["my-org/mine"].commits
+    assert set(files) == {"README.md", *files_to_push(run)}
+    assert {"config.json", "model.safetensors", "adapter/adapter_model.safetensors"} <= set(files)
+    assert files["model.safetensors"] == (run / "merged" / "model.safetensors").read_bytes()
+
+
+def test_the_card_has_what_the_hub_shows(run, hub):
+    done = command("push", run, "mine", "--example", "word1: word2", **hub.environment())
+    assert done.returncode == 0, done.stderr
+    front, text = card_of(hub, "me/mine")
+    assert (front["library_name"], front["pipeline_tag"]) == ("transformers", "text-classification")
+    assert front["widget"] == [{"text": "word1: word2"}]
+    assert {each["type"] for each in front["model-index"][0]["results"][0]["metrics"]} == {"accuracy", "f1"}
+    assert 'model="me/mine"' in text, "the whole name, though the user was left out"
+    assert 'subfolder="adapter"' in text
+    assert all(f"| {number} | {name} |" in text for number, name in enumerate(leantune.load(run).classes))
+    assert str(run.parent) not in text, "no path of this machine"
+
+
+def test_an_upload_that_broke_goes_on_and_nothing_is_public_before_its_end(run, hub):
+    hub.broken_uploads = 1
+    broken = command("push", run, "my-org/mine", "--private", **hub.environment())
+    assert broken.returncode == 2
+    assert "run the same command again" in broken.stderr
+    assert hub.repositories["my-org/mine"].private
+    assert hub.repositories["my-org/mine"].commits == []
+    arrived = len(hub.uploads)
+    done = command("push", run, "my-org/mine", "--private", **hub.environment())
+    assert done.returncode == 0, done.stderr
+    assert len(hub.uploads) == len(set(hub.uploads)) == 2, "the merged model and the adapter, each once"
+    assert arrived == 1
+    assert len(hub.repositories["my-org/mine"].commits) == 1
+
+
+def test_a_published_run_is_loaded_by_its_name_and_then_without_the_hub(run, hub, tmp_path):
+    assert command("push", run, "mine", "--private", **hub.environment()).returncode == 0
+    cache = {"HF_HUB_CACHE": str(tmp_path / "cache")}
+    expected = str(leantune.load(run).predict_proba(["word1 word2", "word5"]).tolist())
+    for environment in (hub.environment(), {**hub.environment(), "HF_HUB_OFFLINE": "1"}):
+        done = python("-c", LOAD, "me/mine", **environment, **cache)
+        assert done.stdout.strip() == expected, done.stderr
+    said = command("predict", "me/mine", "word1 word2", "--offline", **hub.environment(), **cache)
+    assert said.stdout.split()[0] in leantune.load(run).classes, said.stderr
+
+
+def test_a_private_model_and_a_missing_one_are_refused_alike(run, hub, tmp_path):
+    assert command("push", run, "mine", "--private", **hub.environment()).returncode == 0
+    for name in ("me/mine", "me/other"):
+        environment = {**hub.environment(token="hf_of_another"), "HF_HUB_CACHE": str(tmp_path)}
+        done = command("predict", name, "word1", **environment)
+        assert done.returncode == 2
+        assert (
+            "it has no model of this name, or a private one: log in with 'hf auth login'"
+            in (done.stderr.splitlines()[-1])
+        )
+
+
+def test_a_path_with_a_mistake_does_not_reach_the_hub(run, hub, tmp_path, monkeypatch):
+    assert command("push", run, "runs/mine", **hub.environment()).returncode == 0
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = command("predict", "runs/mine", "word1", **hub.environment())
+    assert done.stderr.splitlines()[-1].startswith("leantune: error: runs/mine: no such folder")
 
 
 def test_a_dry_run_publishes_nothing(run, capsys):
@@ -110,23 +124,28 @@ def test_a_dry_run_publishes_nothing(run, capsys):
 
 
 def test_offline_is_said(run):
-    done = leantune("push", str(run), "my-org/mine", "--offline")
+    done = command("push", run, "my-org/mine", "--offline")
     assert done.returncode == 2
     assert "push needs the Hugging Face hub" in done.stderr
 
 
+@pytest.mark.parametrize("token", ["hf_of_another", ""])
+def test_without_the_right_token_nothing_is_published(run, hub, token):
+    done = command("push", run, "my-org/mine", **hub.environment(token=token))
+    assert done.returncode == 2
+    assert "you are logged in ('hf auth login')" in done.stderr.splitlines()[-1]
+    assert hub.repositories == {}
+
+
 def test_a_hub_that_is_not_there_is_said_in_one_line(run):
-    done = leantune(
-        "push", str(run), "my-org/mine", HF_ENDPOINT="http://127.0.0.1:9", HF_TOKEN="x", HF_HUB_OFFLINE="0"
-    )
+    there = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "x", "HF_HUB_OFFLINE": "0"}
+    done = command("push", run, "my-org/mine", **there)
     assert done.returncode == 2
     assert "upload to the Hugging Face hub failed" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
 def test_a_changed_file_is_not_published(run, tmp_path):
-    import shutil
-
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     with (copy / "merged" / "model.safetensors").open("ab") as file:
         file.write(b"!")

@@ -540,7 +540,7 @@ def test_the_card_is_one_that_the_hub_accepts(run_dir: Path) -> None:
     from huggingface_hub import ModelCard
 
     card = ModelCard.load(write_model_card(run_dir))
-    assert card.data.library_name == "peft"
+    assert card.data.library_name == "transformers"
     assert card.data.pipeline_tag == "text-classification"
     assert card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
     results = {one.metric_type: one.metric_value for one in card.data.eval_results}

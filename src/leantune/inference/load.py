@@ -23,6 +23,7 @@ from leantune.kernels.choose import check_int8
 from leantune.model.build import load_classifier, load_packed
 from leantune.model.classifier import Classifier
 from leantune.model.families import Settings, family_of
+from leantune.model.hub import resolve_classifier
 from leantune.model.pretrained import Pretrained, load_transformers, read_settings
 from leantune.system import hardware
 from leantune.system.checksums import find_difference
@@ -41,11 +42,12 @@ def load(
     precision: str | None = None,
     trust_remote_code: bool = False,
 ) -> TorchTextClassifier:
-    """Load a trained classifier from a folder.
+    """Load a trained classifier from a folder or from the model hub.
 
     Args:
         path: a run folder, its ``adapter/`` or ``merged/``, a LoRA or AdaLoRA adapter that PEFT saved for a sequence
-            classifier, or a sequence classifier that transformers saved.
+            classifier, or a sequence classifier that transformers saved; or ``USER/NAME``, a model of the hub that is
+            one of these. A name whose first part is a folder here is a path.
         base: the pretrained encoder of an adapter; None: the one that the adapter names.
         labels: names of the classes in the order of their ids; None: those in the folder, else ``LABEL_0`` and so on.
         precision: ``auto``, ``bf16``, ``fp16``, ``fp32``, or ``int8``: bf16 with products in int8, on a CPU with the
@@ -53,12 +55,12 @@ def load(
         trust_remote_code: allow code that comes with the model.
 
     Raises:
-        UsageError: if there is nothing to load, the machine lacks the precision, or the number of ``labels`` differs
-            from the number of classes.
+        UsageError: if there is nothing to load, the hub does not provide it, the machine lacks the precision, or the
+            number of ``labels`` differs from the number of classes.
         CheckpointError: if the folder is damaged, its run did not finish, or it does not hold a classifier.
         UnsafeFileError: if the model comes with code, or its weights are in a pickle.
     """
-    folder = Path(path).expanduser()
+    folder = resolve_classifier(path)
     kind = kind_of(folder)
     if kind == "run":
         _refuse("base", base, "a run has its encoder in it")

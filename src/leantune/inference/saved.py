@@ -25,7 +25,7 @@ from leantune.inference.load import (
 )
 from leantune.inference.text_classifier import TorchTextClassifier
 from leantune.model.build import skeleton_of
-from leantune.model.hub import resolve_model
+from leantune.model.hub import resolve_classifier, resolve_model
 from leantune.model.pretrained import Pretrained, read_settings, weights_sha256
 from leantune.system.checksums import describe_file, update_from
 from leantune.system.damage import explained_damage
@@ -82,7 +82,7 @@ def read_saved(source: str | Path, *, base: str | Path | None = None) -> SavedCl
 
     Args:
         source: a run folder, its ``adapter/`` or ``merged/``, a LoRA or AdaLoRA adapter that PEFT saved for a sequence
-            classifier, or a sequence classifier that transformers saved.
+            classifier, or a sequence classifier that transformers saved; or ``USER/NAME``, one of these on the hub.
         base: the pretrained encoder of an adapter; None: the one that it names.
 
     Raises:
@@ -90,7 +90,7 @@ def read_saved(source: str | Path, *, base: str | Path | None = None) -> SavedCl
         CheckpointError: if the folder is damaged, its run did not finish, or it does not hold a classifier.
         UnsafeFileError: if the model comes with code.
     """
-    source = Path(source).expanduser()
+    source = resolve_classifier(source)
     kind = kind_of(source)
     if kind == "run":
         return _of_run(source)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leantune.config.record.run import Measures
+from leantune.model.hub import HUB_NAME
 from leantune.report import results
 from leantune.report.page import templates
 from leantune.report.run_folder import Run, load_run
@@ -17,8 +17,6 @@ from leantune.system.file_names import entry_of
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def write_model_card(run_dir: Path) -> Path:
@@ -42,25 +40,28 @@ def write_model_card(run_dir: Path) -> Path:
     return path
 
 
-def render(run: Run, repository: str | None = None) -> str:
+def render(run: Run, repository: str | None = None, examples: Sequence[str] = ()) -> str:
     """Return the card as text: YAML front matter, then Markdown.
 
     Args:
         run: the run to describe.
         repository: hub repository of the files; None if they are in the run folder.
+        examples: texts for the widget of the hub, which runs the merged model.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     final, method = results.final_metrics(run), "AdaLoRA" if run.adapts_ranks else "LoRA"
     data = ModelCardData(
-        library_name="peft",
+        library_name="transformers",
         pipeline_tag="text-classification",
-        tags=["leantune", method.lower(), "text-classification"],
+        tags=["leantune", "peft", method.lower(), "text-classification"],
         base_model=_hub_name(run),
         metrics=list(dict.fromkeys(kind for kind, _, _ in _rates(final[1]))) if final else None,
         model_name=_title(run) if final else None,
         eval_results=_eval_results(run, *final) if final else None,
     )
+    if examples:
+        data["widget"] = [{"text": example} for example in examples]
     text = templates().get_template("model_card.md.j2").render(
         run=run, record=run.record, results=results, final=final, method=method, title=_title(run),
         base_model=_base_model(run), repository=repository,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from leantune.config.record.run import FinishedRecord, read_finished_record
 from leantune.errors import CheckpointError, UsageError, first_line
-from leantune.report.model_card import HUB_NAME, render
+from leantune.model.hub import HUB_NAME
+from leantune.report.model_card import render
 from leantune.report.run_folder import load_run
 from leantune.system.checksums import find_difference
 from leantune.system.file_names import entry_of
@@ -32,13 +33,16 @@ def files_to_push(run: Path) -> dict[str, Path]:
     }
 
 
-def push(run: Path, repository: str, *, private: bool) -> str:
+def push(run: Path, repository: str, *, private: bool, examples: Sequence[str] = ()) -> str:
     """Upload the run in one commit. Create the repository if it does not exist.
+
+    After an upload that failed, the same call goes on: the hub keeps the large files that arrived.
 
     Args:
         run: the folder of a finished run.
         repository: ``NAME`` or ``ORG/NAME``.
         private: whether a new repository is private.
+        examples: texts for the widget of the page.
 
     Returns:
         The URL of the repository.
@@ -58,10 +62,11 @@ def push(run: Path, repository: str, *, private: bool) -> str:
         )
     with tempfile.TemporaryDirectory() as scratch:
         card = Path(scratch, "README.md")
-        card.write_text(render(load_run(run), repository), "utf-8")
         api = HfApi()
         try:
             made = api.create_repo(repository, private=private, exist_ok=True)
+            # the hub knows the user of a NAME alone
+            card.write_text(render(load_run(run), made.repo_id, examples), "utf-8")
             added = [
                 CommitOperationAdd(name, str(path)) for name, path in {**files, "README.md": card}.items()
             ]
@@ -70,7 +75,8 @@ def push(run: Path, repository: str, *, private: bool) -> str:
         except Exception as error:
             raise UsageError(
                 f"{repository}: upload to the Hugging Face hub failed: {first_line(error)}; check the network, the "
-                "repository name, and that you are logged in ('hf auth login') with a token that has write permission"
+                "repository name, and that you are logged in ('hf auth login') with a token that has write permission; "
+                "then run the same command again: what has arrived is not sent again"
             ) from error
     return str(made)
 

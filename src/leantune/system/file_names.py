@@ -21,12 +21,14 @@ def is_plain_name(name: object) -> bool:
 def entry_of(folder: Path, name: str) -> Path:
     """Return the path of ``name`` in ``folder``, whether it exists or not.
 
+    The files of a snapshot in the hub cache are links to blobs of the same model, which are accepted.
+
     Args:
         folder: the folder that a record or a manifest describes.
         name: the name in the record or the manifest.
 
     Raises:
-        UnsafeFileError: ``name`` is not a plain name, or is a link that leads out of the folder.
+        UnsafeFileError: ``name`` is not a plain name, or is a link that leads elsewhere.
     """
     if not is_plain_name(name):
         raise UnsafeFileError(
@@ -44,6 +46,9 @@ def entry_of(folder: Path, name: str) -> Path:
 
 def _leads_inside(link: Path, folder: Path) -> bool:
     try:
-        return link.resolve().is_relative_to(folder.resolve())
+        file, folder = link.resolve(), folder.resolve()
+        snapshots = next((each for each in (folder, *folder.parents) if each.name == "snapshots"), None)
+        blobs = snapshots.with_name("blobs") if snapshots else folder
+        return file.is_relative_to(folder) or file.is_relative_to(blobs)
     except (OSError, RuntimeError):  # links that form a circle
         return False

@@ -19,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser, only=True)
     parser.add_argument("repository", metavar="REPOSITORY", help="NAME or ORG/NAME on the hub")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument(
+        "--example",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="a text for the page's widget; repeat it",
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the files, and publish nothing")
 
 
@@ -32,5 +39,5 @@ def run(options: argparse.Namespace) -> None:
             print(name)
         return
     with progress_console(options).status("uploading"):
-        address = push(folder, options.repository, private=options.private)
+        address = push(folder, options.repository, private=options.private, examples=options.example)
     print(address)

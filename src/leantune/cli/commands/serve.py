@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from leantune.cli.options import add_fields, values_of
 from leantune.cli.values import path
 from leantune.errors import UsageError
+from leantune.model.hub import resolve_classifier
 from leantune.serving.settings import ServeSettings, name_problem
 from leantune.system.messages import shown
 
@@ -76,7 +77,7 @@ def settings_from(options: argparse.Namespace) -> ServeSettings:
             raise UsageError(f"two classifiers are named {shown(name)}; give one of them as NAME={folder}")
         if problem := name_problem(name):
             raise UsageError(f"{problem}, for example: good-name={shown(folder)}")
-        if not Path(folder).is_dir():
+        if not resolve_classifier(folder).is_dir():
             raise UsageError(f"{folder}: no such folder; give the output folder of 'leantune train'")
     values = values_of(options, ServeSettings)
     if options.adapter_root is not None and not options.adapter_root.is_dir():
