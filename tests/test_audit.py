@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from leantune.cli.main import main
 from leantune.config import load_recipe
 from leantune.errors import DataError
 from leantune.questions.audit.compute import audit, folds_of
 from leantune.training.build import prepare_run
-from tiny import quiet, write_rows
+from tiny import quiet, recipe_for, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +130,13 @@ def test_what_an_audit_cannot_do_is_said_first(inputs, planted, tmp_path, capsys
     )
     with pytest.raises(DataError, match="4 rows, expected at least 20 rows"):
         audit(recipe, folds=2, console=quiet())
+
+
+def test_a_terminal_shows_which_fold_it_is_and_how_many_rows_are_left(inputs, tmp_path):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=120)
+    recipe = recipe_for(inputs, tmp_path / "run", epochs=1)
+    found = audit(recipe, folds=2, console=terminal)
+    shown, half = screen.getvalue(), len(found.rows) // 2
+    assert re.search(rf"fold 1 of 2: fitting the linear probe: [\d,]+ of {half} rows", shown)
+    assert re.search(r"fold 2 of 2.*step \d+/\d+", shown)

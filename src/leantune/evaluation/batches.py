@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,18 @@ Floats = npt.NDArray[np.float64]
 
 MAX_BATCH_TOKENS_OF_A_GPU = 65_536
 """Token limit per batch on a GPU, without gradients; with small batches the GPU waits for its next kernel."""
+
+_on_rows: ContextVar[Callable[[int, int], None] | None] = ContextVar("on_rows", default=None)
+
+
+@contextmanager
+def watching_rows(on_rows: Callable[[int, int], None]) -> Iterator[None]:
+    """Call ``on_rows`` with the number of rows done and of all rows, after each batch that is computed meanwhile."""
+    token = _on_rows.set(on_rows)
+    try:
+        yield
+    finally:
+        _on_rows.reset(token)
 
 
 def batches_for(classifier: Classifier, lengths: npt.NDArray[np.int32], batch_size: int) -> Iterator[Index]:
@@ -98,6 +112,7 @@ def map_batches(
         function: returns a tensor with one entry per text of the batch.
     """
     out: npt.NDArray[np.float32] | None = None
+    on_rows, done = _on_rows.get(), 0
     with torch.inference_mode():
         for positions in batches_for(classifier, lengths, batch_size):
             batch = batch_at(positions)
@@ -105,6 +120,9 @@ def map_batches(
             if out is None:
                 out = np.empty((len(lengths), *values.shape[1:]), dtype=np.float32)
             out[positions[batch.rows.cpu().numpy()]] = values
+            if on_rows is not None:
+                done += len(positions)
+                on_rows(done, len(lengths))
     assert out is not None
     return out
 

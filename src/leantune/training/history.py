@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from leantune.evaluation.batches import watching_rows
 from leantune.system import distributed
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ class Display:
     Args:
         total_steps: optimiser steps of the run.
         console: where to draw; stderr, so that stdout stays free for results.
+        what: what is being trained, shown before the bar.
     """
 
-    def __init__(self, total_steps: int, console: Console) -> None:
-        self.console, self.total_steps = console, total_steps
+    def __init__(self, total_steps: int, console: Console, what: str = "training") -> None:
+        self.console, self.total_steps, self.what = console, total_steps, what
         self.best = ""
         """The best score so far, formatted; empty before the first evaluation."""
         self._started = self._spoke = time.monotonic()
@@ -87,7 +89,7 @@ class Display:
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task: TaskID = self._progress.add_task("training", total=total_steps, status="")
+        self._task: TaskID = self._progress.add_task(what, total=total_steps, status="")
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -116,7 +118,10 @@ class Display:
             self._spoke = now
             done = result.step - self._first_step
             left = (now - self._started) / max(done, 1) * (self.total_steps - result.step)
-            self.say(f"step {result.step} of {self.total_steps}: {status}, about {duration(left)} left")
+            where = "" if self.what == "training" else f"{self.what}: "
+            self.say(
+                f"{where}step {result.step} of {self.total_steps}: {status}, about {duration(left)} left"
+            )
 
     def say(self, line: str) -> None:
         """Print one line above the progress bar."""
@@ -125,11 +130,26 @@ class Display:
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
         """Show what is running between two steps (an evaluation, a checkpoint)."""
-        self._progress.update(self._task, description=what)
+
+        def show(text: str) -> None:
+            self._progress.update(self._task, description=text)
+
+        show(what)
         try:
-            yield
+            with watching_rows(lambda done, total: show(f"{what}: {done:,} of {total:,} rows")):
+                yield
         finally:
-            self._progress.update(self._task, description="training")
+            show(self.what)
+
+
+@contextmanager
+def preparing(console: Console, what: str) -> Iterator[None]:
+    """Show what is running beside the training, and how many of its rows are computed."""
+    with (
+        console.status(what) as status,
+        watching_rows(lambda done, total: status.update(f"{what}: {done:,} of {total:,} rows")),
+    ):
+        yield
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from leantune.training.before.dataset import plan_steps
 from leantune.training.before.starts import shrink_head, start_adapters, start_head
 from leantune.training.build import Run, build_classifier, fresh_state, main_phase, plan_run
 from leantune.training.callbacks import SilentObserver, is_converged
-from leantune.training.history import Display
+from leantune.training.history import Display, preparing
 from leantune.training.loop import StepResult, TrainingState, train
 from leantune.training.selection import Evaluation, Selection
 
@@ -31,11 +31,11 @@ def on_rows(run: Run, recipe: Recipe, train: LabelledRows) -> Run:
     )
 
 
-def trained(trial: Run) -> Classifier:
-    """Train ``trial`` and return its classifier."""
-    classifier = _started(trial)
+def trained(trial: Run, what: str = "training") -> Classifier:
+    """Train ``trial`` and return its classifier; ``what`` names it to the user."""
+    classifier = _started(trial, what)
     phase = main_phase(trial)
-    with Display(phase.total_steps, trial.console) as display:
+    with Display(phase.total_steps, trial.console, what) as display:
         train(fresh_state(trial, classifier, trial.steps.ranks), phase, trial.recipe, SilentObserver(display))
     return classifier
 
@@ -53,7 +53,7 @@ def measured(trial: Run, goes_on: GoesOn) -> Evaluation | None:
     Raises:
         DivergedError: as a run does.
     """
-    classifier = _started(trial)
+    classifier = _started(trial, "training")
     selection = Selection(
         trial.recipe.selection_metric, trial.recipe.advanced.keep_best, rule=trial.recipe.advanced.selection
     )
@@ -90,11 +90,12 @@ class TrialObserver:
         return not (self.is_ended or is_converged(recipe, self.selection))
 
 
-def _started(trial: Run) -> Classifier:
+def _started(trial: Run, what: str) -> Classifier:
     """Build the classifier, with head and adapters initialised."""
     classifier = build_classifier(trial)
     if trial.recipe.advanced.warm_start:
-        probe, _ = start_head(trial, classifier)
+        with preparing(trial.console, f"{what}: fitting the linear probe"):
+            probe, _ = start_head(trial, classifier)
         shrink_head(trial, classifier, probe)
     start_adapters(trial, classifier)
     return classifier

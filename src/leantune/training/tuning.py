@@ -14,7 +14,14 @@ from leantune.training.loop import Phase, train
 
 
 def tune(
-    run: Run, classifier: Classifier, rows: LabelledRows, *, steps: int, steps_per_epoch: int, turn: int
+    run: Run,
+    classifier: Classifier,
+    rows: LabelledRows,
+    *,
+    steps: int,
+    steps_per_epoch: int,
+    turn: int,
+    what: str = "training",
 ) -> float:
     """Train for some steps with a learning rate that rises and falls; nothing is evaluated or saved.
 
@@ -25,6 +32,7 @@ def tune(
         steps: number of optimiser steps.
         steps_per_epoch: number of steps in one pass over ``rows``.
         turn: number of this phase within the run; gives it its own row order and dropout.
+        what: names the phase to the user.
 
     Returns:
         the seconds that the steps took.
@@ -49,6 +57,6 @@ def tune(
         seed=recipe.seed + turn,
         class_weights=class_weights(run, rows),
     )
-    with Display(steps, run.console) as display:
+    with Display(steps, run.console, what) as display:
         train(state, phase, recipe, SilentObserver(display))
     return state.train_s

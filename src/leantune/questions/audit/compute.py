@@ -22,6 +22,7 @@ from leantune.data.tokens.dataset import Index, LabelledRows
 from leantune.errors import DataError
 from leantune.evaluation.batches import predict_probabilities
 from leantune.training.build import Run, prepare_run
+from leantune.training.history import preparing
 from leantune.training.trial import on_rows, trained
 
 SHARE = 3
@@ -118,9 +119,11 @@ def audit(
     for fold in range(folds):
         held_out = np.flatnonzero(fold_of == fold)
         trial = on_rows(run, short, rows[np.flatnonzero(fold_of != fold)])
-        probabilities[held_out] = predict_probabilities(
-            trained(trial), rows[held_out], recipe.eval_batch_size
-        )
+        classifier = trained(trial, f"fold {fold + 1} of {folds}")
+        with preparing(run.console, f"fold {fold + 1} of {folds}: classifying"):
+            probabilities[held_out] = predict_probabilities(
+                classifier, rows[held_out], recipe.eval_batch_size
+            )
         on_fold(fold)
     return Audit(run=run, rows=rows, names=run.data.labels.names, probabilities=probabilities)
 

@@ -34,6 +34,7 @@ from leantune.training.before.head_init import PROBE_SCALE, scale_output_layer
 from leantune.training.before.placement import name_of
 from leantune.training.before.starts import start_adapters, start_head
 from leantune.training.build import Run, build_classifier, prepare_run
+from leantune.training.history import preparing
 from leantune.training.trial import on_rows
 from leantune.training.tuning import tune
 
@@ -176,14 +177,16 @@ def frontier(
     rungs = rungs_of(run)
     trained: list[tuple[Recipe, Weights]] = []
     share = tuned_share(len(rungs) - 1)
-    for rung in rungs:
+    for number, rung in enumerate(rungs, start=1):
         trial = on_rows(run, rung, run.data.train)
         steps = trial.steps.total_steps
         if trained:
             cut(classifier, trial, parent_of(rung, trained), untrained)
             steps = max(1, int(share * steps))
         assert classifier.num_trainable() == trial.plan.initial, "the plan and the trained parameters differ"
-        seconds = _seconds_of_a_run(trial, classifier, steps=steps, turn=len(trained))
+        seconds = _seconds_of_a_run(
+            trial, classifier, steps=steps, turn=len(trained), what=f"size {number} of {len(rungs)}"
+        )
         add(
             _measured(
                 trial,
@@ -217,7 +220,8 @@ def _begin(run: Run, add: Callable[[Point], None]) -> tuple[Classifier, Weights]
     classifier = build_classifier(run)
     if run.recipe.advanced.warm_start:
         begun = time.perf_counter()
-        start_head(run, classifier)
+        with preparing(run.console, "fitting the linear probe"):
+            start_head(run, classifier)
         seconds = time.perf_counter() - begun
         size = sum(weight.numel() for weight in classifier.output_layer.parameters())
         add(_measured(run, classifier, "linear probe", size, seconds))
@@ -227,7 +231,7 @@ def _begin(run: Run, add: Callable[[Point], None]) -> tuple[Classifier, Weights]
     return classifier, Weights.of(classifier)
 
 
-def _seconds_of_a_run(trial: Run, classifier: Classifier, *, steps: int, turn: int) -> float:
+def _seconds_of_a_run(trial: Run, classifier: Classifier, *, steps: int, turn: int, what: str) -> float:
     """Train for some steps and return the estimated seconds of a full run."""
     seconds = tune(
         trial,
@@ -236,6 +240,7 @@ def _seconds_of_a_run(trial: Run, classifier: Classifier, *, steps: int, turn: i
         steps=steps,
         steps_per_epoch=trial.steps.steps_per_epoch,
         turn=turn,
+        what=what,
     )
     return seconds / steps * trial.steps.total_steps
 
@@ -255,7 +260,7 @@ def _fully_tuned(run: Run) -> Point:
         if advanced.warm_start:
             start_head(trial, classifier)
             scale_output_layer(classifier, PROBE_SCALE)
-        seconds = _seconds_of_a_run(trial, classifier, steps=steps, turn=0)
+        seconds = _seconds_of_a_run(trial, classifier, steps=steps, turn=0, what="full fine-tuning")
         return _measured(run, classifier, "full fine-tuning", classifier.num_trainable(), seconds)
 
 

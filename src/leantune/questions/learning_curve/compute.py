@@ -132,10 +132,12 @@ def learning_curve(
     order = nested_order(rows.label_ids, seed=recipe.seed)
     asked = replace(run.recipe, epochs=recipe.epochs, learning_rate=recipe.learning_rate)
     points = []
-    for size in sizes:
+    for number, size in enumerate(sizes, start=1):
         pace = with_pace(asked, run.pretrained.config, size)
         trial = on_rows(run, pace, rows[np.sort(order[:size])])
-        probabilities = predict_probabilities(trained(trial), held_out, recipe.eval_batch_size)
+        probabilities = predict_probabilities(
+            trained(trial, f"subset {number} of {len(sizes)}"), held_out, recipe.eval_batch_size
+        )
         accuracy = float((probabilities.argmax(axis=1) == held_out.label_ids).mean())
         points.append(Point(rows=size, accuracy=accuracy, held_out=len(held_out)))
         on_point(points[-1])

@@ -34,6 +34,7 @@ from leantune.training.after.answers import PREDICTED, read_answers
 from leantune.training.after.artefacts import PROBE_ROWS, publish
 from leantune.training.build import Run
 from leantune.training.checkpoint import checkpoint_path, valid_checkpoints
+from leantune.training.history import preparing
 from leantune.training.selection import Evaluation, Selection
 from leantune.training.state import restore_weights
 from leantune.training.tuning import tune
@@ -162,7 +163,7 @@ def measure_test(run: Run, classifier: Classifier) -> Answers | PairAnswers | No
     if run.data.test is None:
         return None
     started = time.perf_counter()
-    with run.console.status("measuring the test rows"):
+    with preparing(run.console, "measuring the test rows"):
         metrics, answers = _evaluate(run, classifier, run.data.test, run.thresholds)
     assert run.record.metrics is not None
     run.record.metrics = replace(run.record.metrics, test=measures_of(metrics))

@@ -30,6 +30,7 @@ from leantune.training.after.near_rows import Near, find_near
 from leantune.training.after.rows_again import texts_at
 from leantune.training.before.dataset import columns_of
 from leantune.training.build import Run
+from leantune.training.history import preparing
 
 MAX_WRONG = 20
 """Wrong rows to list per part, and suspect rows beyond them."""
@@ -56,7 +57,7 @@ def save_rows_to_check(
         classifier: the trained classifier.
         answers: the model's answers on the validation and the test rows, by part.
     """
-    with run.console.status("picking rows to check"):
+    with preparing(run.console, "picking rows to check"):
         wrong = {part: _chosen(said) for part, said in answers.items() if said is not None}
         near = _near(run, classifier, wrong)  # all processes compute this
         if distributed.is_main():

@@ -28,6 +28,7 @@ from leantune.system.file_names import entry_of
 from leantune.training.before.dataset import plan_steps
 from leantune.training.before.defaults import FEW_ROWS, default_epochs, for_few_rows, with_pace
 from leantune.training.build import Run
+from leantune.training.history import preparing
 from leantune.training.trial import trained
 
 SURE = 0.9
@@ -64,7 +65,8 @@ def find_pseudo_labels(run: Run, asked: Recipe) -> PseudoLabels | None:
     first = _first_run(run, asked)
     classifier = trained(first)
     run.kernels = first.kernels
-    probabilities = predict_probabilities(classifier, rows, run.recipe.eval_batch_size)
+    with preparing(run.console, "classifying the unlabelled rows"):
+        probabilities = predict_probabilities(classifier, rows, run.recipe.eval_batch_size)
     hashes, best = rows.hashes(), probabilities.max(1)
     is_labelled = np.isin(hashes, np.concatenate([run.data.train.hashes(), run.data.validation.hashes()]))
     chosen = np.flatnonzero((best >= SURE) & ~is_labelled)

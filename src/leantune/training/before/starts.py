@@ -22,6 +22,7 @@ from leantune.training.before.head_init import (
     start_from_probe,
 )
 from leantune.training.build import Run, class_weights
+from leantune.training.history import preparing
 
 ENOUGH_ROWS_TO_LEARN_ATTENTION = 1000
 """With this many rows or more, even attention gained nothing (benchmarks/notebook)."""
@@ -32,7 +33,7 @@ def warm_start(run: Run, classifier: Classifier) -> None:
     if not run.recipe.advanced.warm_start:
         return
     started = time.perf_counter()
-    with run.console.status("fitting the linear probe"):
+    with preparing(run.console, "fitting the linear probe"):
         probe, is_even = start_head(run, classifier)
         fitted = time.perf_counter()
         validation, test = measure_parts(run, classifier)

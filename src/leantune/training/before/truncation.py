@@ -21,6 +21,7 @@ from leantune.system import distributed
 from leantune.training.before.dataset import prepare_data, token_folder, tokenizer_of
 from leantune.training.before.head_init import fit_probe
 from leantune.training.build import Run, build_classifier
+from leantune.training.history import preparing
 
 LEAST_SHARE = 0.1
 """Skip the comparison if a smaller share of the training rows is cut."""
@@ -44,7 +45,7 @@ def choose_truncation_side(run: Run) -> None:
     if share >= LEAST_SHARE:
         started = time.perf_counter()
         changed = replace(run.recipe, truncation_side=other)
-        with run.console.status("finding out which end of a text tells more"):
+        with preparing(run.console, "finding out which end of a text tells more"):
             loss, loss_of_other = _log_losses(run, changed)
             if distributed.gather(loss_of_other < (1 - LEAST_GAIN) * loss)[0]:
                 chosen, run.data = other, prepare_data(changed, sources=run.data.sources)
