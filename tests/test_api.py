@@ -36,6 +36,7 @@ PUBLIC = [
     "__version__",
     "abstain",
     "audit",
+    "compare",
     "errors",
     "explain",
     "frontier",

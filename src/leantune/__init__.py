@@ -1,7 +1,8 @@
 """Fine-tune text classifiers inside a parameter budget.
 
 `train` makes a classifier of labelled rows, `load` opens one, `plan` says what a run would train, before it does.
-`frontier`, `learning_curve`, `audit`, `abstain`, `passport` and `explain` are the commands of these names.
+`frontier`, `learning_curve`, `audit`, `abstain`, `passport` and `explain` are the commands of these names;
+`compare` is `leantune report RUN RUN`.
 `LeanTextClassifier` is the same for scikit-learn, and `AdaLoraCallback` runs AdaLoRA's allocator in transformers'
 ``Trainer``. What is not named here may change.
 """
@@ -20,6 +21,7 @@ __all__ = [
     "__version__",
     "abstain",
     "audit",
+    "compare",
     "errors",
     "explain",
     "frontier",
@@ -32,7 +34,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from leantune import errors
-    from leantune.analysis import abstain, audit, explain, frontier, learning_curve, passport
+    from leantune.analysis import abstain, audit, compare, explain, frontier, learning_curve, passport
     from leantune.api import plan, train
     from leantune.errors import LeantuneError
     from leantune.estimator import LeanTextClassifier
@@ -47,6 +49,7 @@ _HOMES = {
     "TextClassifier": "leantune.inference.text_classifier",
     "abstain": "leantune.analysis",
     "audit": "leantune.analysis",
+    "compare": "leantune.analysis",
     "explain": "leantune.analysis",
     "frontier": "leantune.analysis",
     "learning_curve": "leantune.analysis",

@@ -1,5 +1,5 @@
 """Questions about rows and runs, for rows in files or in memory: `frontier`, `audit`, `learning_curve`,
-`abstain`, `passport`, `explain`.
+`abstain`, `compare`, `passport`, `explain`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from leantune.api import settings_of
 from leantune.assets.download import resolve_location
 from leantune.config import Recipe
 from leantune.config.abstention_file import Abstention
+from leantune.config.classifier_file import InferenceSettings
 from leantune.data.text.cells import list_of_texts
 from leantune.data.text.columns import columns_for
 from leantune.data.text.read import open_examples
@@ -27,6 +29,7 @@ from leantune.inference.text_classifier import TextClassifier
 from leantune.questions.abstain.compute import abstain as abstain_run
 from leantune.questions.audit.compute import Audit
 from leantune.questions.audit.compute import audit as audit_recipe
+from leantune.questions.compare.compute import RunComparison, compare_runs
 from leantune.questions.explain.compute import explain as explain_run
 from leantune.questions.explain.explanation import Explanation
 from leantune.questions.frontier.compute import Frontier
@@ -166,17 +169,14 @@ def passport(
     require_run(folder)
     settings = read_saved(folder).settings
     columns: dict[str, Any] = {
-        "text_column": text_column or settings.text_column,
+        "text_column": text_column,
         "text_pair_column": text_pair_column,
-        "label_column": label_column or settings.label_column,
+        "label_column": label_column,
         **columns_of(data),
     }
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        rows_as_files({"data": data}, Path(temporary), columns) as files,
-    ):
+    with _labelled_file(data, columns, settings) as file:
         source = open_examples(
-            resolve_location(files["data"]),
+            resolve_location(file),
             columns_for(settings, **columns),
             labels="required",
             split="test",
@@ -225,6 +225,53 @@ def abstain(
         )
 
 
+def compare(
+    runs: Sequence[str | os.PathLike[str]],
+    data: Any = None,
+    *,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    quiet: bool = False,
+) -> RunComparison:
+    """Compare runs row by row, as ``leantune report RUN RUN`` does.
+
+    Args:
+        runs: folders of finished runs, two or more.
+        data: labelled rows that none was trained on, as `leantune.train` takes them; None: the test rows if all runs
+            were measured on the same, else the validation rows that all of them held out.
+        text_column: column of the text in ``data``; None: as in training.
+        text_pair_column: column of the second text in ``data``; None: as in training.
+        label_column: column of the label in ``data``; None: as in training.
+        quiet: show no progress on standard error.
+
+    Returns:
+        ``runs``, each with ``metrics`` on the same rows, and ``against_first``, one for each other run: ``comparison``
+        has the difference of accuracies with its interval, ``classes`` the differences by class, ``only_first_right``
+        and ``only_other_right`` the rows where they disagree.
+
+    Raises:
+        UsageError: if there are fewer than two runs, a folder is no run, or the runs have other labels or no common
+            rows.
+        DataError: if the rows cannot be read again or are not what they must be.
+        CheckpointError: if a run is damaged.
+    """
+    folders = [Path(run).expanduser() for run in runs]
+    with console(stderr=True, quiet=quiet).status("classifying"):
+        if data is None or len(folders) < 2:
+            return compare_runs(folders)
+        columns: dict[str, Any] = {
+            "text_column": text_column,
+            "text_pair_column": text_pair_column,
+            "label_column": label_column,
+            **columns_of(data),
+        }
+        require_run(folders[0])
+        with _labelled_file(data, columns, read_saved(folders[0]).settings) as file:
+            found = compare_runs(folders, file, **columns)
+    return found if isinstance(data, str | os.PathLike) else replace(found, rows="data")
+
+
 def explain(
     run: str | os.PathLike[str] | TextClassifier,
     texts: Sequence[str],
@@ -263,6 +310,21 @@ def explain(
         with_words=words,
         class_name=class_name,
     )
+
+
+@contextlib.contextmanager
+def _labelled_file(data: Any, columns: Mapping[str, Any], settings: InferenceSettings) -> Iterator[str]:
+    """Labelled rows as a file while the block runs. Rows in memory have the columns of training where none is named."""
+    of_rows = {
+        "text_column": columns["text_column"] or settings.text_column,
+        "text_pair_column": columns["text_pair_column"],
+        "label_column": columns["label_column"] or settings.label_column,
+    }
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        rows_as_files({"data": data}, Path(temporary), of_rows) as files,
+    ):
+        yield files["data"]
 
 
 @contextlib.contextmanager
