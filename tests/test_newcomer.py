@@ -74,6 +74,10 @@ FAST = "--init-rank 2 --epochs 1 --max-length 32"
 MISTAKES = {
     "a mistyped command": ("leantune trian --data train.csv", None),
     "nothing but the command": ("leantune train", None),
+    "rows in the place of the recipe": (
+        "leantune train train.csv",
+        "leantune plan --data train.csv --model encoder",
+    ),
     "no encoder": ("leantune train --data train.csv", "leantune plan --data train.csv --model encoder"),
     "a file that does not exist": (f"{TRAIN} trian.csv", f"{TRAIN} train.csv {FAST} --output runs/a"),
     "a column of another name": (

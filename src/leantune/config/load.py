@@ -148,7 +148,7 @@ def read_yaml(source: str) -> Mapping[str, Any]:
         try:
             text = path.read_text("utf-8")
         except UnicodeDecodeError as error:
-            raise UsageError(f"{source}: not UTF-8 text; expected a YAML recipe") from error
+            raise UsageError(f"{source}: not UTF-8 text; expected a YAML recipe{_hint(path)}") from error
     else:
         near = difflib.get_close_matches(source[:60], shipped_recipes(), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -163,14 +163,22 @@ def read_yaml(source: str) -> Mapping[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UsageError(f"{source}{place}: not YAML: {getattr(error, 'problem', error)}") from error
+        raise UsageError(
+            f"{source}{place}: not YAML: {getattr(error, 'problem', error)}{_hint(path)}"
+        ) from error
     except ValueError as error:  # an invalid date
         raise UsageError(
             f"{source}: a value cannot be read as the type that it looks like: {error}; write it in quotes"
         ) from error
     if not isinstance(values, Mapping):
-        raise UsageError(f"{source}: expected key: value lines, found {type(values).__name__}")
+        raise UsageError(f"{source}: expected key: value lines, found {type(values).__name__}{_hint(path)}")
     return values
+
+
+def _hint(path: Path) -> str:
+    """What to do where a file of rows stands in the place of the recipe."""
+    is_recipe = path.suffix.lower() in (".yaml", ".yml", "")
+    return "" if is_recipe else f"; if it holds the rows, write --data {path}"
 
 
 def _refuse_bombs(text: str, source: str) -> None:
