@@ -168,13 +168,7 @@ def passport(
     folder = Path(run).expanduser()
     require_run(folder)
     settings = read_saved(folder).settings
-    columns: dict[str, Any] = {
-        "text_column": text_column,
-        "text_pair_column": text_pair_column,
-        "label_column": label_column,
-        **columns_of(data),
-    }
-    with _labelled_file(data, columns, settings) as file:
+    with _labelled_file(data, settings, text_column, text_pair_column, label_column) as (file, columns):
         source = open_examples(
             resolve_location(file),
             columns_for(settings, **columns),
@@ -260,14 +254,9 @@ def compare(
     with console(stderr=True, quiet=quiet).status("classifying"):
         if data is None or len(folders) < 2:
             return compare_runs(folders)
-        columns: dict[str, Any] = {
-            "text_column": text_column,
-            "text_pair_column": text_pair_column,
-            "label_column": label_column,
-            **columns_of(data),
-        }
         require_run(folders[0])
-        with _labelled_file(data, columns, read_saved(folders[0]).settings) as file:
+        settings = read_saved(folders[0]).settings
+        with _labelled_file(data, settings, text_column, text_pair_column, label_column) as (file, columns):
             found = compare_runs(folders, file, **columns)
     return found if isinstance(data, str | os.PathLike) else replace(found, rows="data")
 
@@ -313,8 +302,23 @@ def explain(
 
 
 @contextlib.contextmanager
-def _labelled_file(data: Any, columns: Mapping[str, Any], settings: InferenceSettings) -> Iterator[str]:
-    """Labelled rows as a file while the block runs. Rows in memory have the columns of training where none is named."""
+def _labelled_file(
+    data: Any,
+    settings: InferenceSettings,
+    text_column: str | None,
+    text_pair_column: str | None,
+    label_column: str | None,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Labelled rows as a file, and its columns, while the block runs.
+
+    Rows in memory have the columns of training where none is named.
+    """
+    columns = {
+        "text_column": text_column,
+        "text_pair_column": text_pair_column,
+        "label_column": label_column,
+        **columns_of(data),
+    }
     of_rows = {
         "text_column": columns["text_column"] or settings.text_column,
         "text_pair_column": columns["text_pair_column"],
@@ -324,7 +328,7 @@ def _labelled_file(data: Any, columns: Mapping[str, Any], settings: InferenceSet
         tempfile.TemporaryDirectory() as temporary,
         rows_as_files({"data": data}, Path(temporary), of_rows) as files,
     ):
-        yield files["data"]
+        yield files["data"], columns
 
 
 @contextlib.contextmanager

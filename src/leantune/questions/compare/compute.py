@@ -5,8 +5,8 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class ClassDifference:
     """None if no row has the label or the prediction."""
     f1_other: float | None
     comparison: Comparison
-    """Of the rows that are right about the class."""
+    """``a`` is the first run, ``b`` the other; it counts the rows that are right about the class."""
 
     @property
     def gain(self) -> float:
@@ -113,26 +113,26 @@ class RunComparison:
 
 
 @dataclass(frozen=True, slots=True)
-class _Predicted:
-    """What a run predicts for N rows, with its labels in its own order."""
+class _Answers:
+    """What a run answers for the N common rows, with C classes in the order of the first run."""
 
-    classifier: TextClassifier
-    rows: LabelledRows
-    probabilities: Floats
+    row_of: npt.NDArray[np.int64]
+    labels: Bools
+    """``(N, C)`` whether a row has each label."""
+    predicted: Bools
+    """``(N, C)`` whether each label is predicted."""
+    probability: Floats
+    """``(N,)`` largest probability."""
 
-    def __getitem__(self, positions: npt.NDArray[np.int64]) -> _Predicted:
-        return replace(self, rows=self.rows[positions], probabilities=self.probabilities[positions])
+    @property
+    def is_right(self) -> Bools:
+        """``(N, C)`` whether a row is right about each class."""
+        return np.asarray(self.labels == self.predicted)
 
-    def labels_and_predictions(self, names: Sequence[str]) -> tuple[Bools, Bools]:
-        """Whether each row has, and gets, each of ``names``: two arrays ``(N, C)``."""
-        own, thresholds = self.classifier.labels.names, self.classifier.thresholds
-        order = [own.index(name) for name in names]
-        one_of = np.eye(len(own), dtype=bool)
-        if thresholds is None:
-            labels, predicted = one_of[self.rows.label_ids], one_of[self.probabilities.argmax(axis=1)]
-        else:
-            labels, predicted = self.rows.label_ids.astype(bool), self.probabilities >= thresholds
-        return labels[:, order], predicted[:, order]
+    @property
+    def is_all_right(self) -> Bools:
+        """``(N,)`` whether a row is right about every class."""
+        return np.asarray(self.is_right.all(axis=1))
 
 
 def compare_runs(
@@ -163,30 +163,32 @@ def compare_runs(
     records = [read_finished_record(run) for run in runs]
     _check_labels(runs, records)
     part = None if data else _common_part(runs, records)
-    predicted, sources = [], []
-    for run, record in zip(runs, records, strict=True):
-        rows, source = _rows_of(run, record, data, part, **columns)
+    found = [_rows_of(run, record, data, part, **columns) for run, record in zip(runs, records, strict=True)]
+    source, names = found[0][1], records[0].labels.names
+    common = _common_rows([rows for rows, _ in found], runs)
+    answers, measured = [], []
+    for run, record, (every_row, _) in zip(runs, records, found, strict=True):
         classifier = load(run)
-        probabilities = classifier.probabilities(rows.encoded(), classifier.settings.batch_size, start=0)
-        predicted.append(_Predicted(classifier, rows, probabilities))
-        sources.append(source)
-    common = _on_common_rows(predicted, runs)
-    names = common[0].classifier.labels.names
-    _check_rows(common, names, runs, sources[0].name)
-    measured = [_measured(run, record, each) for run, record, each in zip(runs, records, common, strict=True)]
+        # all rows are classified, so that a run's numbers do not depend on the other runs
+        probabilities = classifier.probabilities(every_row.encoded(), classifier.settings.batch_size, start=0)
+        at = _positions(every_row, common)
+        answers.append(_answers(classifier, every_row[at], probabilities[at], names))
+        measured.append(_measured(run, record, classifier, every_row[at], probabilities[at]))
+    first, others = answers[0], answers[1:]
+    _check_rows(answers, runs, source.name)
     return RunComparison(
         rows=data or part or "",
-        num_rows=len(common[0].rows),
+        num_rows=len(common),
         runs=tuple(measured),
         against_first=tuple(
             RunDifference(
                 name=about.name,
-                comparison=_compared(*_right(common[0], other, names)),
-                classes=_classes(common[0], other, measured[0].metrics, about.metrics),
-                only_first_right=_disagreements(common[0], other, names, sources[0]),
-                only_other_right=_disagreements(other, common[0], names, sources[0]),
+                comparison=_compared(first.is_all_right, other.is_all_right),
+                classes=_classes(first, other, measured[0].metrics, about.metrics),
+                only_first_right=_disagreements(first, other, names, source),
+                only_other_right=_disagreements(other, first, names, source),
             )
-            for about, other in zip(measured[1:], common[1:], strict=True)
+            for about, other in zip(measured[1:], others, strict=True)
         ),
     )
 
@@ -235,56 +237,60 @@ def _rows_of(
     return again.validation, again.sources["validation" if recipe.validation else "train"]
 
 
-def _on_common_rows(predicted: Sequence[_Predicted], runs: Sequence[Path]) -> list[_Predicted]:
-    """The predictions for the rows that every run has, in the order of the file."""
-    rows = reduce(np.intersect1d, (each.rows.row_of for each in predicted))
-    if not len(rows):
+def _common_rows(rows: Sequence[LabelledRows], runs: Sequence[Path]) -> npt.NDArray[np.int64]:
+    """The row numbers that every run has, in the order of the file."""
+    common: npt.NDArray[np.int64] = reduce(np.intersect1d, (each.row_of for each in rows))
+    if not len(common):
         raise UsageError(f"{' and '.join(map(str, runs))} held out other rows, and none is common; {ADVICE}")
-    found = []
-    for each in predicted:
-        order = np.argsort(each.rows.row_of)
-        found.append(each[order[np.searchsorted(each.rows.row_of[order], rows)]])
-    return found
+    return common
 
 
-def _measured(run: Path, record: FinishedRecord, found: _Predicted) -> MeasuredRun:
-    labels, parameters = found.classifier.labels, record.parameters
+def _positions(rows: LabelledRows, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    order = np.argsort(rows.row_of)
+    return order[np.searchsorted(rows.row_of[order], wanted)]
+
+
+def _answers(
+    classifier: TextClassifier, rows: LabelledRows, probabilities: Floats, names: Sequence[str]
+) -> _Answers:
+    own, thresholds = classifier.labels.names, classifier.thresholds
+    order, one_of = [own.index(name) for name in names], np.eye(len(own), dtype=bool)
+    if thresholds is None:
+        labels, predicted = one_of[rows.label_ids], one_of[probabilities.argmax(axis=1)]
+    else:
+        labels, predicted = rows.label_ids.astype(bool), probabilities >= thresholds
+    return _Answers(rows.row_of, labels[:, order], predicted[:, order], probabilities.max(axis=1))
+
+
+def _measured(
+    run: Path, record: FinishedRecord, classifier: TextClassifier, rows: LabelledRows, probabilities: Floats
+) -> MeasuredRun:
+    labels, parameters = classifier.labels, record.parameters
     task = task_of(is_multi_label=labels.is_multi_label)
     return MeasuredRun(
         name=str(run),
-        metrics=task.evaluate(
-            found.probabilities, found.rows.label_ids, labels.names, found.classifier.thresholds
-        ),
+        metrics=task.evaluate(probabilities, rows.label_ids, labels.names, classifier.thresholds),
         trainable=(parameters.final or parameters.initial) if parameters else None,
         train_s=(record.timings or {}).get("train_s"),
     )
 
 
-def _check_rows(common: Sequence[_Predicted], names: Sequence[str], runs: Sequence[Path], name: str) -> None:
+def _check_rows(answers: Sequence[_Answers], runs: Sequence[Path], name: str) -> None:
     """Refuse runs that read other labels in the same rows, as from another column."""
-    first, _ = common[0].labels_and_predictions(names)
-    for run, each in zip(runs[1:], common[1:], strict=True):
-        labels, _ = each.labels_and_predictions(names)
-        differ = np.flatnonzero((labels != first).any(axis=1))
+    first = answers[0]
+    for run, each in zip(runs[1:], answers[1:], strict=True):
+        differ = np.flatnonzero((each.labels != first.labels).any(axis=1))
         if len(differ):
             raise DataError(
                 f"{runs[0]} and {run} read other labels in {len(differ):,} rows, the first in row "
-                f"{int(common[0].rows.row_of[differ[0]])} (counted from 0): they use other label columns",
+                f"{int(first.row_of[differ[0]])} (counted from 0): they use other label columns",
                 path=name,
             )
 
 
-def _right(first: _Predicted, other: _Predicted, names: Sequence[str]) -> tuple[Bools, Bools]:
-    """Whether each row is predicted right by one run and by the other, ``(N,)`` each."""
-    found = [(labels == predicted).all(axis=1) for labels, predicted in _both(first, other, names)]
-    return found[0], found[1]
-
-
 def _classes(
-    first: _Predicted, other: _Predicted, first_metrics: Metrics, other_metrics: Metrics
+    first: _Answers, other: _Answers, first_metrics: Metrics, other_metrics: Metrics
 ) -> tuple[ClassDifference, ...]:
-    names = first.classifier.labels.names
-    is_right_first, is_right_other = (labels == predicted for labels, predicted in _both(first, other, names))
     of_other = {each.label: each for each in other_metrics.per_class}
     return tuple(
         ClassDifference(
@@ -292,37 +298,30 @@ def _classes(
             rows=each.support,
             f1_first=each.f1,
             f1_other=of_other[each.label].f1,
-            comparison=_compared(is_right_first[:, c], is_right_other[:, c]),
+            comparison=_compared(first.is_right[:, c], other.is_right[:, c]),
         )
         for c, each in enumerate(first_metrics.per_class)
     )
 
 
 def _disagreements(
-    right: _Predicted, wrong: _Predicted, names: Sequence[str], source: ExampleSource
+    right: _Answers, wrong: _Answers, names: Sequence[str], source: ExampleSource
 ) -> tuple[Disagreement, ...]:
     """The rows that only ``right`` predicts right, those that ``wrong`` is most sure about first."""
-    is_right, is_right_too = _right(right, wrong, names)
-    found = np.flatnonzero(is_right & ~is_right_too)
-    probability = wrong.probabilities.max(axis=1)
-    found = found[np.argsort(-probability[found], kind="stable")][:MAX_LISTED]
-    labels, predicted = wrong.labels_and_predictions(names)
-    rows = wrong.rows.row_of[found].tolist()
+    found = np.flatnonzero(right.is_all_right & ~wrong.is_all_right)
+    found = found[np.argsort(-wrong.probability[found], kind="stable")][:MAX_LISTED]
+    rows = wrong.row_of[found].tolist()
     texts = texts_at(source, set(rows))
     return tuple(
         Disagreement(
             row=row,
             texts=tuple(shown_text(text) for text in texts[row] if text),
-            label=joined(names, labels[i]),
-            predicted=joined(names, predicted[i]),
-            probability=float(probability[i]),
+            label=joined(names, wrong.labels[i]),
+            predicted=joined(names, wrong.predicted[i]),
+            probability=float(wrong.probability[i]),
         )
         for i, row in zip(found.tolist(), rows, strict=True)
     )
-
-
-def _both(first: _Predicted, other: _Predicted, names: Sequence[str]) -> Iterator[tuple[Bools, Bools]]:
-    return (each.labels_and_predictions(names) for each in (first, other))
 
 
 def _compared(is_right_first: Bools, is_right_other: Bools) -> Comparison:

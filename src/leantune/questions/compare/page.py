@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leantune._version import __version__
+from leantune.evaluation.comparison import Comparison
 from leantune.questions.compare.compute import ClassDifference, Disagreement, RunComparison, RunDifference
 from leantune.report.page import templates
 from leantune.report.rows import MAX_OPEN, NONE, RowList, ShownRow
@@ -49,14 +50,13 @@ def sentence(difference: RunDifference, first: str) -> str:
     """State which run is better on the rows, or that the rows do not tell."""
     comparison = difference.comparison
     better, worse = (difference.name, first) if comparison.difference > 0 else (first, difference.name)
-    low, high = 100 * comparison.interval.low, 100 * comparison.interval.high
     verdict = (
         f"{better} is more accurate than {worse}"
         if comparison.distinguishable
         else f"{first} and {difference.name} cannot be told apart"
     )
     return (
-        f"{verdict}: {100 * comparison.difference:+.1f} points ({low:+.1f} to {high:+.1f}), McNemar p = "
+        f"{verdict}: {_points(comparison, ' points')}, McNemar p = "
         f"{significant(comparison.p_value)}. Only {first} is right in {count(comparison.only_a_right)} rows, only "
         f"{difference.name} in {count(comparison.only_b_right)}."
     )
@@ -69,16 +69,12 @@ def runs_table(found: RunComparison) -> Table:
     rows = []
     for run, comparison in zip(found.runs, against, strict=True):
         metrics = run.metrics
-        points = ABSENT
-        if comparison is not None:
-            low, high = 100 * comparison.interval.low, 100 * comparison.interval.high
-            points = f"{100 * comparison.difference:+.1f} ({low:+.1f} to {high:+.1f})"
         rows.append(
             (
                 run.name,
                 percent(metrics.accuracy),
                 percent_range((metrics.accuracy_interval.low, metrics.accuracy_interval.high)),
-                points,
+                ABSENT if comparison is None else _points(comparison),
                 *([percent(metrics.micro_f1)] if is_multi_label else []),
                 percent(metrics.macro_f1),
                 significant(metrics.log_loss),
@@ -122,6 +118,11 @@ def classes_table(classes: Sequence[ClassDifference], first: str, other: str) ->
         ],
         look="names",
     )
+
+
+def _points(comparison: Comparison, unit: str = "") -> str:
+    low, high = 100 * comparison.interval.low, 100 * comparison.interval.high
+    return f"{100 * comparison.difference:+.1f}{unit} ({low:+.1f} to {high:+.1f})"
 
 
 def _row_list(rows: Sequence[Disagreement], right: str, number: int) -> RowList:
