@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layers import layout_of
 from leantune.packing.dropout import DropoutStream, PooledDropout
-from leantune.packing.layout import Layout
+from leantune.packing.layout import WHOLE_TEXT, Layout, Window
 from leantune.packing.positions import DistanceBias
 
 library = pytest.importorskip("leantune.kernels.native.library")
@@ -53,8 +53,8 @@ def attend(
     """``(T, 3, N, H)`` to ``(T, N, H)``."""
     layer = SimpleNamespace(
         attention_dropout=PooledDropout(p, stream or DropoutStream(0)).train(),
-        window=window,
-        rotary_base=None,
+        window=WHOLE_TEXT if window is None else Window.around(window - 1),
+        rotary=None,
         head_width=qkv.shape[-1],
     )
     out = attention(qkv.flatten(1), layer, layout, only_first=only_first)

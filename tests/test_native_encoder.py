@@ -15,7 +15,8 @@ from layers import FORMS, WIDTH, layer_of, layout_of
 from leantune.kernels.reference import Reference
 from leantune.model.encoder import EncoderLayer, LayerConfig
 from leantune.packing.dropout import DropoutStream, PooledDropout
-from leantune.packing.positions import DistanceBias
+from leantune.packing.layout import WHOLE_TEXT, Window
+from leantune.packing.positions import DistanceBias, Rotary
 
 library = pytest.importorskip("leantune.kernels.native.library")
 pytestmark = pytest.mark.needs_kernels
@@ -100,20 +101,20 @@ def in_float(layers: Sequence[EncoderLayer]) -> list[EncoderLayer]:
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6).map(sorted),
     ranks=st.tuples(*[st.integers(0, 17)] * 3),
     others=st.one_of(st.just((0, 0, 0)), st.tuples(*[st.integers(0, 9)] * 3)),
-    window=st.sampled_from([None, 5]),
-    rotary_base=st.sampled_from([None, 10_000.0]),
+    window=st.sampled_from([WHOLE_TEXT, Window.around(4)]),
+    rotary=st.sampled_from([None, Rotary(10_000.0)]),
     is_biased=st.booleans(),
     wants_x=st.booleans(),
     first=st.booleans(),
     seed=st.integers(0, 5),
 )
 def test_a_layer_of_any_form_equals_the_reference_in_fp32(
-    form, quantized, lengths, ranks, others, window, rotary_base, is_biased, wants_x, first, seed
+    form, quantized, lengths, ranks, others, window, rotary, is_biased, wants_x, first, seed
 ):
     torch.manual_seed(seed)
     assume(wants_x or any(ranks[:1] if form in ("fused", "modernbert") else ranks) or any(others))
     kernels = IN_INT8 if quantized else IN_BF16
-    config = LayerConfig(window=window, rotary_base=rotary_base)
+    config = LayerConfig(window=window, rotary=rotary)
     layers = [layer_of(ranks, form=form, layer=config, others=others)]
     exact_layers = in_float(layers)
     bias = DistanceBias(torch.randn(2, 2 * 64 - 1)) if is_biased else None

@@ -29,7 +29,9 @@ from leantune.packing.layout import (
     BLOCK_OVERHEAD,
     BLOCK_TEXTS,
     LENGTH_MULTIPLE,
+    WHOLE_TEXT,
     Layout,
+    Window,
     block_width,
     group_by_length,
 )
@@ -232,6 +234,7 @@ def test_every_form_of_deberta_equals_transformers_in_logits_and_gradients(form)
             torch.testing.assert_close(grads[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
+@settings(deadline=None)  # the first example imports transformers' own
 @given(st.integers(1, 400), st.sampled_from([4, 8, 32, 256]), st.integers(130, 512))
 def test_log_buckets_are_those_of_transformers(reach, num_buckets, longest):
     from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
@@ -291,7 +294,7 @@ def test_only_first_tokens_reach_the_end_of_the_encoder_unless_others_are_read(m
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
-    window=st.sampled_from([None, 1, 3, 8]),
+    window=st.builds(Window, *[st.sampled_from([None, 0, 2, 7])] * 2),
     is_biased=st.booleans(),
     seed=st.integers(0, 5),
 )
@@ -313,7 +316,10 @@ def test_grouped_attention_and_its_backward_equal_sdpa_text_by_text(lengths, win
     pieces = []
     for start, length in zip(layout.cu_seqlens.tolist(), lengths, strict=False):
         place = torch.arange(length)
-        visible = (place[:, None] - place).abs() < (window or length)
+        ahead = place - place[:, None]
+        visible = (-ahead <= (length if window.before is None else window.before)) & (
+            ahead <= (length if window.after is None else window.after)
+        )
         added = torch.zeros(2, length, length, dtype=torch.float64)
         if is_biased:
             added = layout.distance_bias.by_distance[:, place[:, None] - place + 47].double()
@@ -328,7 +334,7 @@ def test_grouped_attention_and_its_backward_equal_sdpa_text_by_text(lengths, win
     torch.testing.assert_close(out, expected)
 
 
-def attend(qkv: list[torch.Tensor], layout: Layout, window=None, *, only_first=False) -> torch.Tensor:
+def attend(qkv: list[torch.Tensor], layout: Layout, window=WHOLE_TEXT, *, only_first=False) -> torch.Tensor:
     return grouped_attention(*qkv, layout, DropoutStream(0), 0.0, window, only_first=only_first)
 
 
@@ -336,16 +342,16 @@ def test_which_keys_are_hidden_is_found_once_a_batch_and_goes_with_it():
     """With a window it is as large as the scores: kept for longer, memory would grow with every batch."""
     layout = layout_of((20, 30))
     group = layout.groups[0]
-    hidden = layout.hidden_keys(group, 3, torch.float32)
-    assert hidden is layout.hidden_keys(group, 3, torch.float32)
-    assert hidden is not layout.hidden_keys(group, None, torch.float32)
+    hidden = layout.hidden_keys(group, Window.around(2), torch.float32)
+    assert hidden is layout.hidden_keys(group, Window.around(2), torch.float32)
+    assert hidden is not layout.hidden_keys(group, WHOLE_TEXT, torch.float32)
     kept = weakref.ref(hidden)
     del hidden, layout
     assert kept() is None
 
 
 @pytest.mark.parametrize("is_biased", [False, True])
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("window", [WHOLE_TEXT, Window.around(2), Window(after=0), Window(before=0, after=3)])
 def test_the_accelerator_path_equals_the_grouped_path(window, is_biased):
     layout = layout_of([2, 5, 5, 11], spare=0)
     if is_biased:
@@ -382,7 +388,7 @@ def test_varlen_attention_gets_the_window_and_the_scale_of_the_model(monkeypatch
     monkeypatch.setattr("leantune.kernels.accelerator._is_flash_supported", lambda q: True)
     monkeypatch.setattr("leantune.kernels.accelerator._varlen_kernel", lambda: varlen)
     layout, qkv = layout_of([3, 5]), [torch.randn(8, 2, 16) for _ in range(3)]
-    for window, expected in ((None, (-1, -1)), (4, (3, 3))):
+    for window, expected in ((WHOLE_TEXT, (-1, -1)), (Window.around(3), (3, 3)), (Window(before=0), (0, 5))):
         varlen_attention(*qkv, layout, 0.0, window)
         assert asked == {"cu": [0, 3, 8], "longest": 5, "scale": 0.25, "window": expected}
 

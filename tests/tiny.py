@@ -26,6 +26,12 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
 
     common: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "pad_token_id": 1, "num_labels": 3}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    shared_heads = {
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    }
     by_type: dict[str, dict[str, Any]] = {
         "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
         "modernbert": {
@@ -38,7 +44,8 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
             "eos_token_id": 3,
         },
         "electra": {**sizes, "embedding_size": 16},
-        "eurobert": {**sizes, "max_position_embeddings": 64},  # classifies every token and means their logits
+        **dict.fromkeys(("llama", "mistral", "qwen2", "smollm3", "eurobert"), sizes | shared_heads),
+        **{name: sizes | shared_heads | {"head_dim": 16} for name in ("qwen3", "gemma3_text")},
         "longformer": {**sizes, "attention_window": [4, 4]},  # divides queries in place
         "deberta-v2": {
             **sizes,

@@ -22,7 +22,8 @@ from leantune.inference.text_classifier import TorchTextClassifier
 from leantune.kernels.choose import check_int8
 from leantune.model.build import load_classifier, load_packed
 from leantune.model.classifier import Classifier
-from leantune.model.families import Settings, family_of
+from leantune.model.families import family_of
+from leantune.model.family import Settings
 from leantune.model.hub import resolve_classifier
 from leantune.model.pretrained import Pretrained, load_transformers, read_settings
 from leantune.system import hardware

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leantune.packing.layout import Layout
+from leantune.packing.layout import Layout, Window
 
 
 def varlen_attention(
-    q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, layout: Layout, dropout: float, sliding_window: int | None
+    q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, layout: Layout, dropout: float, window: Window
 ) -> Tensor:
     """Attention within each text: ``(T, N, H)`` to ``(T, N, H)``.
 
@@ -27,14 +27,15 @@ def varlen_attention(
         q_TNH, k_TNH, v_TNH: query, key and value.
         layout: layout of the batch.
         dropout: probability of dropping an attention weight.
-        sliding_window: a token attends to tokens less than this many positions away; None: to its whole text.
+        window: the tokens that each token attends to.
     """
     scaling = q_TNH.shape[-1] ** -0.5
     is_plain = dropout == 0 and layout.distance_bias is None
     varlen = _varlen_kernel() if is_plain and _is_flash_supported(q_TNH) else None
     if varlen is not None:
         cu, longest = layout.cu_seqlens, layout.max_seqlen
-        reach = -1 if sliding_window is None else sliding_window - 1
+        unlimited = -1 if window.is_whole else longest
+        reach = tuple(unlimited if each is None else each for each in (window.before, window.after))
         out: Tensor = varlen(
             q_TNH.contiguous(),
             k_TNH.contiguous(),
@@ -44,10 +45,10 @@ def varlen_attention(
             longest,
             longest,
             scale=scaling,
-            window_size=(reach, reach),
+            window_size=reach,
         )
         return out
-    return padded_sdpa(q_TNH, k_TNH, v_TNH, layout, scaling, dropout, sliding_window)
+    return padded_sdpa(q_TNH, k_TNH, v_TNH, layout, scaling, dropout, window)
 
 
 def _is_flash_supported(q_TNH: Tensor) -> bool:
@@ -75,7 +76,7 @@ def padded_sdpa(
     layout: Layout,
     scaling: float,
     dropout: float,
-    sliding_window: int | None,
+    window: Window,
 ) -> Tensor:
     """Compute the attention as one padded block, on any device: ``(T, N, H)`` to ``(T, N, H)``."""
     padded = layout.padded()
@@ -84,9 +85,8 @@ def padded_sdpa(
         x.index_select(0, padded.to_block).view(block).transpose(1, 2) for x in (q_TNH, k_TNH, v_TNH)
     )  # (S, N, L, H)
     visible = padded.is_real[:, None, None, :]
-    if sliding_window is not None:
-        place = torch.arange(layout.max_seqlen, device=q_TNH.device)
-        near = (place[:, None] - place).abs() < sliding_window
+    if not window.is_whole:
+        near = window.sees(layout.max_seqlen, q_TNH.device)
         visible = visible & (near | ~padded.is_real[:, None, :, None])
     if layout.distance_bias is not None:
         visible = torch.where(visible, layout.distance_bias.block(layout.max_seqlen, q.dtype), -torch.inf)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from leantune.kernels.interface import LayerLike
 from leantune.packing.dropout import DropoutStream
-from leantune.packing.layout import GroupTokens, Layout
+from leantune.packing.layout import WHOLE_TEXT, GroupTokens, Layout
 
 
 def disentangled_attention(
@@ -87,7 +87,7 @@ class DisentangledAttention(torch.autograd.Function):
             if relative_query is not None:
                 rows = relative_query[:, rows_of(group.width, of_keys=False)] * scaling
                 scores += _of_keys(torch.bmm(k.flatten(1, 2), rows.mT), scores.shape)
-            hidden = layout.hidden_keys(group, None, scores.dtype)
+            hidden = layout.hidden_keys(group, WHOLE_TEXT, scores.dtype)
             if hidden is not None:
                 scores += hidden
             weights = torch.softmax(scores, dim=-1, out=scores)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leantune.packing.dropout import DropoutStream
-from leantune.packing.layout import AttentionGroup, Layout
+from leantune.packing.layout import AttentionGroup, Layout, Window
 
 
 def grouped_attention(
@@ -26,7 +26,7 @@ def grouped_attention(
     layout: Layout,
     stream: DropoutStream,
     dropout: float,
-    sliding_window: int | None,
+    window: Window,
     *,
     only_first: bool,
 ) -> Tensor:
@@ -37,13 +37,13 @@ def grouped_attention(
         layout: layout of the batch.
         stream: generator of dropout masks.
         dropout: probability of dropping an attention weight.
-        sliding_window: a token attends to tokens less than this many positions away; None: to its whole text.
+        window: the tokens that each token attends to.
         only_first: compute only the rows of first tokens; the others are zero.
     """
     if dropout == 0 and not torch.is_grad_enabled():
-        return attend_without_gradients(q_TNH, k_TNH, v_TNH, layout, sliding_window, only_first)
+        return attend_without_gradients(q_TNH, k_TNH, v_TNH, layout, window, only_first)
     out: Tensor = GroupedAttention.apply(  # type: ignore[no-untyped-call]
-        q_TNH, k_TNH, v_TNH, layout, stream, dropout, sliding_window, only_first
+        q_TNH, k_TNH, v_TNH, layout, stream, dropout, window, only_first
     )
     return out
 
@@ -64,7 +64,7 @@ class GroupedAttention(torch.autograd.Function):
         layout: Layout,
         stream: DropoutStream,
         dropout: float,
-        sliding_window: int | None,
+        window: Window,
         only_first: bool,
     ) -> Tensor:
         scaling = q_TNH.shape[-1] ** -0.5
@@ -78,7 +78,7 @@ class GroupedAttention(torch.autograd.Function):
         for (group, q_block, k_block, v_block), out in zip(
             _blocks_of(layout.groups, num_heads, only_first, q, k, v), outputs, strict=True
         ):
-            weight = _attention_weights(q_block, k_block, group, layout, sliding_window)
+            weight = _attention_weights(q_block, k_block, group, layout, window)
             weights.append(weight)
             if dropout:
                 masks.append(stream.mask(tuple(weight.shape), dropout, weight.dtype))
@@ -134,7 +134,7 @@ def attend_without_gradients(
     k_TNH: Tensor,
     v_TNH: Tensor,
     layout: Layout,
-    sliding_window: int | None,
+    window: Window,
     only_first: bool,
 ) -> Tensor:
     """Compute what `GroupedAttention` does without dropout: ``(T, N, H)`` to ``(T, N, H)``."""
@@ -145,7 +145,7 @@ def attend_without_gradients(
     outputs = _query_blocks(layout.groups, 1, only_first, rows)
     for (group, *three), out in zip(_blocks_of(layout.groups, 1, only_first, q, k, v), outputs, strict=True):
         q_block, k_block, v_block = (x.transpose(1, 2) for x in three)  # (G, N, L or 1, H)
-        added = _added_scores(group, layout, sliding_window, q.dtype)
+        added = _added_scores(group, layout, window, q.dtype)
         if added is not None:
             added = added[:, :, : q_block.shape[2]]
         attended = F.scaled_dot_product_attention(q_block, k_block, v_block, attn_mask=added)
@@ -206,22 +206,18 @@ def _blocks_of(
     )
 
 
-def _attention_weights(
-    q: Tensor, k: Tensor, group: AttentionGroup, layout: Layout, sliding_window: int | None
-) -> Tensor:
+def _attention_weights(q: Tensor, k: Tensor, group: AttentionGroup, layout: Layout, window: Window) -> Tensor:
     """Softmax of the scores ``(G * N, queries, L)``; padding keys get exactly 0."""
     scores = torch.bmm(q, k.mT)
-    added = _added_scores(group, layout, sliding_window, scores.dtype)
+    added = _added_scores(group, layout, window, scores.dtype)
     if added is not None:
         scores.view(group.size, -1, *scores.shape[1:]).add_(added[:, :, : scores.shape[1]])
     return torch.softmax(scores, dim=-1, out=scores)
 
 
-def _added_scores(
-    group: AttentionGroup, layout: Layout, sliding_window: int | None, dtype: torch.dtype
-) -> Tensor | None:
+def _added_scores(group: AttentionGroup, layout: Layout, window: Window, dtype: torch.dtype) -> Tensor | None:
     """The values added to the scores of a block: ``(G or 1, N or 1, 1 or L, L)``; None if there are none."""
-    hidden = layout.hidden_keys(group, sliding_window, dtype)
+    hidden = layout.hidden_keys(group, window, dtype)
     if layout.distance_bias is None:
         return None if hidden is None else hidden[:, None]
     by_head = layout.distance_bias.block(group.width, dtype)[None]

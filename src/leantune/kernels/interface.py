@@ -4,7 +4,7 @@
 `native.kernels.Native` implements it with the C library, for bf16 on a CPU. `choose.choose_kernels` picks one of them
 when a model is built.
 
-T packed tokens, S texts, D model width.
+T packed tokens, S texts, D model width, F inner width, N heads of H width.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from leantune.adalora.layer import AdaLoraLinear
 from leantune.adalora.multi_lora import MultiLoraLinear
 from leantune.packing.dropout import PooledDropout
-from leantune.packing.layout import Layout
+from leantune.packing.layout import Layout, Window
+from leantune.packing.positions import Rotary
 
 SWITCH = "LEANTUNE_NATIVE"
 """Environment variable: ``0`` turns the native kernels off."""
 Linear = nn.Linear | AdaLoraLinear | MultiLoraLinear
 """A linear layer of an encoder: frozen, with a trainable update, or with an update per text."""
+Norm = nn.LayerNorm | nn.RMSNorm | nn.Identity
+"""A norm of an encoder, or none."""
 
 
 class EmbeddingsLike(Protocol):
@@ -32,8 +35,10 @@ class EmbeddingsLike(Protocol):
     word: nn.Embedding
     position: nn.Embedding | None
     token_type: nn.Embedding | None
-    norm: nn.LayerNorm
+    norm: Norm
     dropout: PooledDropout
+    scale: float
+    """Factor of word embeddings."""
 
 
 class LayerLike(Protocol):
@@ -41,7 +46,14 @@ class LayerLike(Protocol):
 
     @property
     def projections(self) -> tuple[Linear, ...]:
-        """The layers whose concatenated outputs are query, key and value ``(T, 3 D)``."""
+        """The layers whose concatenated outputs are the heads of query, key and value, ``(T, (N + 2 K) H)``."""
+
+    @property
+    def up_projections(self) -> tuple[Linear, ...]:
+        """The first layers of the feed-forward block, whose concatenated outputs are ``(T, F)``.
+
+        Gated, they are ``(T, 2 F)``: the first half is activated, and multiplied by the other half.
+        """
 
     @property
     def relative_projections(self) -> tuple[Linear | None, Linear | None]:
@@ -50,10 +62,17 @@ class LayerLike(Protocol):
     relative_dropout: PooledDropout
     """Dropout of relative embeddings."""
     out_proj: Linear
-    up_proj: Linear
     down_proj: Linear
-    attention_norm: nn.LayerNorm | nn.Identity
-    mlp_norm: nn.LayerNorm
+    attention_norm: Norm
+    query_norm: Norm
+    """Norm of each head of the query."""
+    key_norm: Norm
+    """Norm of each head of the key."""
+    attention_out_norm: Norm
+    """Norm of the output of attention, before the residual sum."""
+    mlp_norm: Norm
+    mlp_out_norm: Norm
+    """Norm of the output of the feed-forward block, before the residual sum."""
     attention_dropout: PooledDropout
     """Dropout of attention weights."""
     out_dropout: PooledDropout
@@ -63,16 +82,22 @@ class LayerLike(Protocol):
     inner_dropout: PooledDropout
     """Dropout after a gated activation."""
     head_width: int
+    num_heads: int
+    """N, the heads of the query."""
+    num_key_value_heads: int
+    """K, the heads of key and value; each serves N / K neighbouring heads of the query."""
+    score_scale: float
+    """Factor of attention scores besides ``1 / sqrt(H)``."""
     activation: str
     """A name in `reference.ACTIVATIONS`."""
     is_gated: bool
-    """Whether ``up_proj`` outputs twice the inner width: half is activated, and multiplied by the other half."""
+    """Whether ``up_projections`` output twice the inner width."""
     norm_first: bool
     """Whether norms precede their blocks instead of following the residual sums."""
-    window: int | None
-    """A token attends to tokens less than this many positions away; None: to its whole text."""
-    rotary_base: float | None
-    """Theta of the rotary embedding; None: no rotary embedding."""
+    window: Window
+    """The tokens of its text that a token attends to."""
+    rotary: Rotary | None
+    """The rotary embedding; None: there is none."""
     prepared: Any
     """Whatever `Kernels.prepare` made from the frozen weights."""
 
@@ -97,7 +122,7 @@ class Kernels(ABC):
     def embed(
         self, embeddings: EmbeddingsLike, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor
     ) -> Tensor:
-        """``dropout(LayerNorm(word + token type + position))`` of ids ``(T,)`` int64: ``(T, D)``."""
+        """``dropout(norm(scale * word + token type + position))`` of ids ``(T,)`` int64: ``(T, D)``."""
 
     @abstractmethod
     def layers(

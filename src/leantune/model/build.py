@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from leantune.data.labels import LabelMap
 from leantune.errors import UsageError, first_line
 from leantune.model.classifier import Classifier, PackedClassifier
-from leantune.model.families import Settings, family_of
+from leantune.model.families import family_of
+from leantune.model.family import Settings
 from leantune.model.padded import PaddedClassifier
 from leantune.model.pretrained import (
     Pretrained,
@@ -27,17 +28,14 @@ from leantune.model.pretrained import (
 )
 from leantune.packing.dropout import DropoutStream
 
-OTHER_DECODERS = ("ctrl", "modernbert-decoder")
-"""Decoder types whose classification heads are named like those of encoders in transformers."""
-_SUPPORTED = "take a BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, DeBERTa or the like"
+_SUPPORTED = "take a BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, DeBERTa, Llama, Qwen or the like"
 
 
 def skeleton(config: Any, *, trust_remote_code: bool = False) -> Classifier:
     """The classifier of a transformers config on the meta device: names and shapes, no weights.
 
     Raises:
-        UsageError: if transformers has no such classifier, if it is a decoder, which classifies by its last token, or
-            if its head has no linear output layer.
+        UsageError: if transformers has no such classifier, or if its head has no linear output layer.
     """
     settings = config.to_dict()
     family = family_of(settings)
@@ -65,18 +63,11 @@ def _without_weights(config: Any, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     try:
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
+        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:
         raise UsageError(
             f"transformers has no sequence classifier for {config.model_type}; {_SUPPORTED}"
         ) from error
-    # decoders in transformers otherwise call their head ``score``
-    if config.model_type in OTHER_DECODERS or isinstance(getattr(model, "score", None), nn.Linear):
-        raise UsageError(
-            f"{config.model_type} is a decoder, which classifies by the last token of a text; leantune trains "
-            f"encoders: {_SUPPORTED}"
-        )
-    return model
 
 
 def packed_from(settings: Settings, weights: Mapping[str, Tensor]) -> PackedClassifier:

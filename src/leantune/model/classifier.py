@@ -22,8 +22,8 @@ from leantune.data.tokens.dataset import LabelledRows
 from leantune.kernels.choose import Choice, choose_kernels
 from leantune.kernels.reference import Reference
 from leantune.model.encoder import Encoder, EncoderConfig
-from leantune.model.families import Family, Settings
-from leantune.model.head import Head, mean_tokens
+from leantune.model.family import Family, Settings
+from leantune.model.head import Head
 from leantune.packing.batch import PackedBatch, pack
 from leantune.packing.dropout import DropoutStream
 from leantune.system.hardware import DTYPES
@@ -255,9 +255,9 @@ class PackedClassifier(Classifier):
         """Whether texts of a batch may have adapters of their own.
 
         Not with disentangled attention: the adapters of query and key also change the relative embeddings, which all
-        texts share.
+        texts share. Not with a head that reads all tokens after its dense layer, which each adapter may replace.
         """
-        return self.encoder.config.relative is None
+        return self.encoder.config.relative is None and self.head.pooling != "late mean"
 
     @property
     def kernels_name(self) -> str:
@@ -293,8 +293,7 @@ class PackedClassifier(Classifier):
 
     def features(self, batch: PackedBatch) -> Tensor:
         """The inputs of the output layer, ``(S, D)`` fp32."""
-        hidden = self.encoder(batch, only_first=not self.head.means_tokens)
-        return self.head.features(mean_tokens(hidden, batch) if self.head.means_tokens else hidden)
+        return self.head.features(self.encoder(batch, only_first=self.head.reads_one), batch)
 
     def named_modules_with_weights(self) -> dict[str, nn.Module]:
         """The modules with weights, by transformers' names."""
@@ -321,7 +320,7 @@ class PackedClassifier(Classifier):
         query alone.
         """
         config = self.encoder.config
-        if self.head.means_tokens or config.is_fused or config.relative:
+        if not self.head.reads_one or config.is_fused or config.relative:
             return None
         ours = f"encoder.layers.{len(self.encoder.layers) - 1}.query"
         return next(theirs for theirs, own in self._own_names.items() if own == ours)

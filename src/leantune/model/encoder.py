@@ -3,7 +3,7 @@
 One encoder serves all families in `families`; an `EncoderConfig` holds their differences. Each layer is computed by a
 `kernels.interface.Kernels`, chosen when the model is built.
 
-T packed tokens, S texts, D model width, F inner width, N heads, H head width.
+T packed tokens, S texts, D model width, F inner width, N heads, K heads of key and value, H head width.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leantune.kernels.interface import Kernels, Linear
+from leantune.kernels.interface import Kernels, Linear, Norm
 from leantune.kernels.reference import ACTIVATIONS, Reference
 from leantune.packing.batch import PackedBatch
 from leantune.packing.dropout import DropoutStream, PooledDropout
-from leantune.packing.layout import TOKEN_MULTIPLE, Layout, block_width
+from leantune.packing.layout import TOKEN_MULTIPLE, WHOLE_TEXT, Layout, Window, block_width
 from leantune.packing.positions import (
     DistanceBias,
     RelativePositions,
+    Rotary,
     log_bucket,
     relative_position_bucket,
 )
 
-Positions = Literal["absolute", "relative", "rotary"]
+NormKind = Literal["layer", "rms", "rms from one"]
+"""LayerNorm; RMSNorm; RMSNorm whose stored weights are differences from one, as in Gemma."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ class EncoderConfig:
     norm_eps: float
     embedding_width: int
     """Width of the embedding tables; if it is not D, a linear layer follows."""
+    embedding_scale: float = 1.0
+    """Factor of word embeddings."""
     max_positions: int
     """Rows of the position embedding table; 0: no such table."""
     token_types: int = 0
@@ -57,15 +61,34 @@ class EncoderConfig:
     """A convolution beside the first layer."""
     position_offset: int = 0
     """Position id of a text's first token."""
+    reads_last: bool = False
+    """Whether the classifier reads the last token of a text instead of the first.
+
+    Texts are then reversed in the batch, so that this token is the first for kernels too.
+    """
+    num_key_value_heads: int | None = None
+    """K; None: N."""
+    own_head_width: int | None = None
+    """H; None: D / N."""
+    score_scale: float = 1.0
+    """Factor of attention scores besides ``1 / sqrt(H)``."""
+    norms_heads: bool = False
+    """Whether a norm follows the projections of query and key, in each head."""
     activation: str = "gelu"
     is_gated: bool = False
-    """Whether ``up_proj`` outputs 2 F values: half are activated, and multiplied by the other half."""
+    """Whether there are 2 F inner values: half are activated, and multiplied by the other half."""
+    norm: NormKind = "layer"
     norm_first: bool = False
     """Whether norms precede their blocks instead of following the residual sums."""
+    norms_outputs: bool = False
+    """Whether norms also follow the blocks, before the residual sums."""
+    norms_embeddings: bool = True
     is_fused: bool = False
-    """Whether one linear layer computes query, key and value."""
+    """Whether one layer computes query, key and value, and one the two halves of a gated block."""
     norm_bias: bool = True
     attention_bias: bool = True
+    out_bias: bool | None = None
+    """Whether ``out_proj`` has a bias; None: as the other layers of attention."""
     mlp_bias: bool = True
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -79,25 +102,41 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("an encoder needs at least one layer")
-        if self.num_heads < 1 or self.width % self.num_heads:
+        if self.num_heads < 1 or (self.own_head_width is None and self.width % self.num_heads):
             raise ValueError(
                 f"a width of {self.width} cannot be divided among {self.num_heads} attention heads"
+            )
+        if self.kv_heads < 1 or self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"{self.kv_heads} heads of key and value cannot serve {self.num_heads} heads of the query"
             )
 
     @property
     def head_width(self) -> int:
         """H."""
-        return self.width // self.num_heads
+        return self.own_head_width or self.width // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """K."""
+        return self.num_heads if self.num_key_value_heads is None else self.num_key_value_heads
+
+    def make_norm(self, width: int) -> Norm:
+        """A norm of vectors of ``width``."""
+        if self.norm == "layer":
+            return nn.LayerNorm(width, eps=self.norm_eps, bias=self.norm_bias)
+        kind = nn.RMSNorm if self.norm == "rms" else RMSNormFromOne
+        return kind(width, eps=self.norm_eps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerConfig:
     """The settings in which the layers of an encoder differ."""
 
-    window: int | None = None
-    """A token attends to tokens less than this many positions away; None: to its whole text."""
-    rotary_base: float | None = None
-    """Theta of the rotary embedding; None: no rotary embedding."""
+    window: Window = WHOLE_TEXT
+    """The tokens of its text that a token attends to."""
+    rotary: Rotary | None = None
+    """The rotary embedding; None: there is none."""
     has_attention_norm: bool = True
 
 
@@ -162,6 +201,15 @@ class BlankConv(nn.Conv1d):
         """Leave the weights uninitialised."""
 
 
+class RMSNormFromOne(nn.RMSNorm):
+    """RMSNorm whose factor is one plus the weight, in fp32 (Gemma)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x / rms(x) * (1 + weight)``."""
+        normed = F.rms_norm(x.float(), self.normalized_shape, 1 + self.weight.float(), self.eps)
+        return normed.to(x.dtype)
+
+
 class Encoder(nn.Module):
     """Embeddings and layers. `Embeddings` and `EncoderLayer` hold the weights; `kernels` compute.
 
@@ -188,7 +236,7 @@ class Encoder(nn.Module):
         if config.convolution:
             self.convolution = Convolution(config, config.convolution, stream)
         if config.norm_first:
-            self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.norm_bias)
+            self.final_norm = config.make_norm(config.width)
 
     def use(self, kernels: Kernels) -> None:
         """Compute with ``kernels`` from now on; the frozen weights must not change afterwards."""
@@ -205,6 +253,8 @@ class Encoder(nn.Module):
     def forward(self, batch: PackedBatch, *, only_first: bool) -> Tensor:
         """Hidden states of the last layer, in the encoder's dtype.
 
+        The first token is the last if ``config.reads_last``.
+
         Args:
             batch: T tokens of S texts, on the encoder's device.
             only_first: whether only the first token of each text is needed.
@@ -220,7 +270,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def inputs_of_last_query(self, batch: PackedBatch) -> Tensor:
-        """Inputs of the last layer's query for the first token of each text, ``(S, D)`` in the encoder's dtype."""
+        """Inputs of the last layer's query for the token that is read, ``(S, D)`` in the encoder's dtype."""
         *lower, last = self.encoder_layers()
         x_TD, layout = self._embed(batch)
         x_SD = self._through(lower, x_TD, layout, only_first=True) if lower else x_TD[layout.first_tokens]
@@ -244,9 +294,11 @@ class Encoder(nn.Module):
         """The inputs ``(T, D)`` of the first layer, with spare tokens after those of the texts."""
         # oneDNN compiles a kernel for each new shape (`packing.layout`); the spare tokens belong to no text
         spare = -batch.num_tokens % TOKEN_MULTIPLE if batch.input_ids.device.type == "cpu" else 0
-        input_ids, types, positions = (
-            F.pad(ids, (0, spare)) for ids in (batch.input_ids, batch.token_type_ids, batch.position_ids)
-        )
+        ids = [batch.input_ids, batch.token_type_ids, batch.position_ids]
+        if self.config.reads_last:
+            backwards = reversed_texts(batch)
+            ids = [each[backwards] for each in ids]
+        input_ids, types, positions = (F.pad(each, (0, spare)) for each in ids)
         # a tokenizer may know more types than the encoder
         types = types.clamp(max=max(0, self.config.token_types - 1))
         layout = Layout(batch.lengths, batch.cu_seqlens, positions)
@@ -272,6 +324,14 @@ class Encoder(nn.Module):
         row_of = config.row_of(torch.arange(1 - reach, reach + 1, device=weight.device))
         first, last = int(row_of[0]), int(row_of[-1])  # rows grow with the distance
         return RelativePositions(self.relative_norm(weight[first : last + 1]), row_of - first)
+
+
+def reversed_texts(batch: PackedBatch) -> Tensor:
+    """The tokens of a batch with each text read from its end: ``(T,)`` int64."""
+    lengths = batch.cu_seqlens.diff().long()
+    ends = batch.cu_seqlens[:-1].long() + batch.cu_seqlens[1:].long() - 1
+    total = len(batch.input_ids)
+    return torch.repeat_interleave(ends, lengths, output_size=total) - torch.arange(total, device=ends.device)
 
 
 class Convolution(nn.Module):
@@ -320,26 +380,29 @@ class Embeddings(nn.Module):
         self.token_type: nn.Embedding | None = (
             BlankEmbedding(config.token_types, width) if config.token_types else None
         )
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=config.norm_bias)
+        self.norm: Norm = config.make_norm(width) if config.norms_embeddings else nn.Identity()
         self.dropout = PooledDropout(config.embedding_dropout, stream)
+        self.scale = config.embedding_scale
 
 
 class EncoderLayer(nn.Module):
     """The weights and settings of one layer: attention and a feed-forward block.
 
-    Query, key and value are three linear layers, or one with their outputs side by side.
+    Query, key and value are three linear layers, or one with their outputs side by side. So are the two halves of a
+    gated feed-forward block.
     """
 
     def __init__(self, config: EncoderConfig, layer: LayerConfig, stream: DropoutStream) -> None:
         super().__init__()
-        width, eps = config.width, config.norm_eps
-        self.is_fused = config.is_fused
+        width, heads, bias = config.width, config.num_heads * config.head_width, config.attention_bias
+        shared = config.kv_heads * config.head_width
+        self.is_fused, self.is_gated = config.is_fused, config.is_gated
         if config.is_fused:
-            self.qkv: Linear = BlankLinear(width, 3 * width, bias=config.attention_bias)
+            self.qkv: Linear = BlankLinear(width, heads + 2 * shared, bias=bias)
         else:
-            self.query: Linear = BlankLinear(width, width, bias=config.attention_bias)
-            self.key: Linear = BlankLinear(width, width, bias=config.attention_bias)
-            self.value: Linear = BlankLinear(width, width, bias=config.attention_bias)
+            self.query: Linear = BlankLinear(width, heads, bias=bias)
+            self.key: Linear = BlankLinear(width, shared, bias=bias)
+            self.value: Linear = BlankLinear(width, shared, bias=bias)
         self.relative = relative = config.relative
         if relative and not relative.is_shared:
             if relative.has_key:
@@ -347,27 +410,42 @@ class EncoderLayer(nn.Module):
             if relative.has_query:
                 self.relative_query: Linear = BlankLinear(width, width)
         self.relative_dropout = PooledDropout(relative.dropout if relative else 0.0, stream)
-        self.out_proj: Linear = BlankLinear(width, width, bias=config.attention_bias)
-        self.attention_norm: nn.LayerNorm | nn.Identity = (
-            nn.LayerNorm(width, eps=eps, bias=config.norm_bias) if layer.has_attention_norm else nn.Identity()
+        out_bias = bias if config.out_bias is None else config.out_bias
+        self.out_proj: Linear = BlankLinear(heads, width, bias=out_bias)
+        inner = config.inner_width
+        if config.is_gated and not config.is_fused:
+            self.gate_proj: Linear = BlankLinear(width, inner, bias=config.mlp_bias)
+        halves = 2 if config.is_gated and config.is_fused else 1
+        self.up_proj: Linear = BlankLinear(width, halves * inner, bias=config.mlp_bias)
+        self.down_proj: Linear = BlankLinear(inner, width, bias=config.mlp_bias)
+        self.attention_norm = config.make_norm(width) if layer.has_attention_norm else nn.Identity()
+        self.mlp_norm = config.make_norm(width)
+        self.query_norm, self.key_norm = (
+            config.make_norm(config.head_width) if config.norms_heads else nn.Identity() for _ in range(2)
         )
-        up_width = config.inner_width * (2 if config.is_gated else 1)
-        self.up_proj: Linear = BlankLinear(width, up_width, bias=config.mlp_bias)
-        self.down_proj: Linear = BlankLinear(config.inner_width, width, bias=config.mlp_bias)
-        self.mlp_norm = nn.LayerNorm(width, eps=eps, bias=config.norm_bias)
+        self.attention_out_norm, self.mlp_out_norm = (
+            config.make_norm(width) if config.norms_outputs else nn.Identity() for _ in range(2)
+        )
         self.attention_dropout = PooledDropout(config.attention_dropout, stream)
         self.out_dropout = PooledDropout(config.out_dropout, stream)
         self.down_dropout = PooledDropout(config.down_dropout, stream)
         self.inner_dropout = PooledDropout(config.inner_dropout, stream)
+        self.num_heads, self.num_key_value_heads = config.num_heads, config.kv_heads
         self.head_width, self.activation = config.head_width, config.activation
-        self.is_gated, self.norm_first = config.is_gated, config.norm_first
-        self.window, self.rotary_base = layer.window, layer.rotary_base
+        self.score_scale, self.norm_first = config.score_scale, config.norm_first
+        self.window = layer.window.reversed() if config.reads_last else layer.window
+        self.rotary = layer.rotary
         self.prepared: Any = None
 
     @property
     def projections(self) -> tuple[Linear, ...]:
-        """The layers whose concatenated outputs are query, key and value ``(T, 3 D)``."""
+        """The layers whose concatenated outputs are the heads of query, key and value, ``(T, (N + 2 K) H)``."""
         return (self.qkv,) if self.is_fused else (self.query, self.key, self.value)
+
+    @property
+    def up_projections(self) -> tuple[Linear, ...]:
+        """The first layers of the feed-forward block: ``(T, F)``, or gated ``(T, 2 F)``."""
+        return (self.up_proj,) if self.is_fused or not self.is_gated else (self.gate_proj, self.up_proj)
 
     @property
     def relative_projections(self) -> tuple[Linear | None, Linear | None]:

@@ -6,63 +6,32 @@ transformers, so that loading and saving weights only renames them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 from leantune.errors import UsageError
 from leantune.kernels.reference import ACTIVATIONS
 from leantune.model.encoder import ConvolutionConfig, EncoderConfig, LayerConfig, RelativeConfig
+from leantune.model.family import Family, Settings, num_labels_in, rotary_of
 from leantune.model.head import HeadConfig
-
-Settings = Mapping[str, Any]
-"""The content of a ``config.json``; keys with transformers' default value may be absent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """Maps one family of transformers' ``*ForSequenceClassification`` to an encoder and a head."""
-
-    prefix: str
-    """Name of the encoder in the classifier; ``base_model_prefix`` in transformers."""
-    encoder_config: Callable[[Settings], EncoderConfig]
-    head_config: Callable[[Settings], HeadConfig]
-    encoder: Mapping[str, str]
-    """From a module of `Encoder` to its name after ``prefix``; ``{}`` is the number of a layer."""
-    head: Mapping[str, str]
-    """From a module of `Head` to its name in the classifier."""
-    is_known: Callable[[Settings], bool] = lambda settings: True
-    """Whether `Encoder` has the form that a ``config.json`` describes."""
-
-    def names(self, config: EncoderConfig) -> dict[str, str]:
-        """Map modules with weights from their name in `PackedClassifier` to their name in transformers."""
-        found = {}
-        per_layer = {ours: theirs for ours, theirs in self.encoder.items() if "{}" in ours}
-        for ours, theirs in self.encoder.items():
-            if ours not in per_layer:
-                found[f"encoder.{ours}"] = f"{self.prefix}.{theirs}"
-        for number in range(len(config.layers)):
-            for ours, theirs in per_layer.items():
-                found[f"encoder.{ours.format(number)}"] = f"{self.prefix}.{theirs.format(number)}"
-        return found | {f"head.{ours}": theirs for ours, theirs in self.head.items()}
+from leantune.model.llama_families import LLAMA_FAMILIES
+from leantune.packing.layout import WHOLE_TEXT, Window
+from leantune.packing.positions import Rotary
 
 
 def family_of(settings: Settings) -> Family | None:
     """The family of a ``config.json``; None if it must run padded as transformers' own model.
 
-    It is also None for unsupported settings of a known family: decoders, other activations or rotary embeddings.
+    It is also None for settings of a known family that `Encoder` does not have: cross-attention, other activations,
+    other kinds of positions.
     """
     family = FAMILIES.get(settings.get("model_type", ""))
     if family is None or settings.get("is_decoder") or settings.get("add_cross_attention"):
         return None
     if not family.is_known(settings):
         return None
-    rotary = settings.get("rope_parameters") or {}
-    is_plain = all((each or {}).get("rope_type", "default") == "default" for each in rotary.values())
-    if settings.get("rope_scaling") or not is_plain:
-        return None
     activations = (family.encoder_config(settings).activation, family.head_config(settings).activation)
-    return family if all(name in ACTIVATIONS for name in activations) else None
+    return family if all(name is None or name in ACTIVATIONS for name in activations) else None
 
 
 def _bert_config(settings: Settings, *, position_offset: int = 0) -> EncoderConfig:
@@ -160,24 +129,31 @@ def _modernbert_layers(settings: Settings) -> tuple[LayerConfig, ...]:
         "sliding_attention" if number % every else "full_attention"
         for number in range(settings.get("num_hidden_layers", 22))
     ]
-    rotary = settings.get("rope_parameters") or {}
-    old_names = {
-        "full_attention": ("global_rope_theta", 160_000.0),
-        "sliding_attention": ("local_rope_theta", 10_000.0),
-    }
-    bases = {
-        kind: (rotary.get(kind) or {}).get("rope_theta") or settings.get(old_name) or default
-        for kind, (old_name, default) in old_names.items()
-    }
-    window = settings.get("local_attention", 128) // 2 + 1
+    window = settings.get("local_attention", 128) // 2
     return tuple(
         LayerConfig(
-            window=window if kind == "sliding_attention" else None,
-            rotary_base=bases[kind],
+            window=Window.around(window) if kind == "sliding_attention" else WHOLE_TEXT,
+            rotary=_modernbert_rotary(settings, kind),
             has_attention_norm=number > 0,
         )
         for number, kind in enumerate(kinds)
     )
+
+
+def _modernbert_rotary(settings: Settings, kind: str) -> Rotary | None:
+    old_name, default = {
+        "full_attention": ("global_rope_theta", 160_000.0),
+        "sliding_attention": ("local_rope_theta", 10_000.0),
+    }[kind]
+    parameters = (settings.get("rope_parameters") or {}).get(kind) or {}
+    base = parameters.get("rope_theta") or settings.get(old_name) or default
+    return rotary_of({**parameters, "rope_theta": base})
+
+
+def _is_known_modernbert(settings: Settings) -> bool:
+    """Whether its positions are rotary ones that we know."""
+    layers = _modernbert_layers(settings)
+    return not settings.get("rope_scaling") and all(layer.rotary is not None for layer in layers)
 
 
 def _deberta_config(settings: Settings) -> EncoderConfig:
@@ -243,7 +219,7 @@ def _tanh_head(settings: Settings) -> HeadConfig:
     dropout = _classifier_dropout(settings)
     return HeadConfig(
         width=settings.get("hidden_size", 768),
-        num_labels=_num_labels(settings),
+        num_labels=num_labels_in(settings),
         activation="tanh",
         input_dropout=dropout,
         dropout=dropout,
@@ -266,7 +242,7 @@ def _deberta_head(settings: Settings) -> HeadConfig:
     own = settings.get("cls_dropout")
     return HeadConfig(
         width=settings.get("hidden_size", 1536),
-        num_labels=_num_labels(settings),
+        num_labels=num_labels_in(settings),
         activation=settings.get("pooler_hidden_act", "gelu"),
         input_dropout=settings.get("pooler_dropout", 0.0),
         dropout=settings.get("hidden_dropout_prob", 0.1) if own is None else own,
@@ -276,7 +252,7 @@ def _deberta_head(settings: Settings) -> HeadConfig:
 def _distilbert_head(settings: Settings) -> HeadConfig:
     return HeadConfig(
         width=settings.get("dim", 768),
-        num_labels=_num_labels(settings),
+        num_labels=num_labels_in(settings),
         activation="relu",
         dropout=settings.get("seq_classif_dropout", 0.2),
     )
@@ -285,10 +261,10 @@ def _distilbert_head(settings: Settings) -> HeadConfig:
 def _modernbert_head(settings: Settings) -> HeadConfig:
     return HeadConfig(
         width=settings.get("hidden_size", 768),
-        num_labels=_num_labels(settings),
+        num_labels=num_labels_in(settings),
         activation=settings.get("classifier_activation", "gelu"),
         dropout=settings.get("classifier_dropout", 0.0),
-        means_tokens=settings.get("classifier_pooling", "cls") == "mean",
+        pooling="mean" if settings.get("classifier_pooling", "cls") == "mean" else "first",
         dense_bias=settings.get("classifier_bias", False),
         has_norm=True,
         norm_eps=settings.get("norm_eps", 1e-5),
@@ -300,12 +276,6 @@ def _classifier_dropout(settings: Settings) -> float:
     own = settings.get("classifier_dropout")
     dropout: float = settings.get("hidden_dropout_prob", 0.1) if own is None else own
     return dropout
-
-
-def _num_labels(settings: Settings) -> int:
-    """Number of classes in a config: the number it names, else two, as in transformers."""
-    named = settings.get("id2label")
-    return len(named) if named else int(settings.get("num_labels", 2))
 
 
 _EMBEDDINGS = {
@@ -427,6 +397,8 @@ FAMILIES: Mapping[str, Family] = {
             "final_norm": "final_norm",
         },
         head={"dense": "head.dense", "norm": "head.norm", "output": "classifier"},
+        is_known=_is_known_modernbert,
     ),
+    **LLAMA_FAMILIES,
 }
 """Families by ``model_type``."""

@@ -5,7 +5,9 @@ S texts, T packed tokens, D model width, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from leantune.kernels.reference import ACTIVATIONS
 from leantune.model.encoder import BlankLinear
 from leantune.packing.batch import PackedBatch
 from leantune.packing.dropout import DropoutStream, PooledDropout
+
+Pooling = Literal["first", "mean", "late mean"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,19 +28,20 @@ class HeadConfig:
     """D."""
     num_labels: int
     """C."""
-    activation: str
-    """Activation after the dense layer; a name in `kernels.reference.ACTIVATIONS`."""
+    activation: str | None
+    """Activation after the dense layer; a name in `kernels.reference.ACTIVATIONS`. None: there is no dense layer."""
     dropout: float
     """Dropout before the output layer."""
     input_dropout: float = 0.0
     """Dropout before the dense layer."""
-    means_tokens: bool = False
-    """Whether to classify the mean of a text's tokens instead of its first token."""
+    pooling: Pooling = "first"
+    """What becomes a text's vector: the token that is read, or the mean of all, before or after the dense layer."""
     dense_bias: bool = True
     has_norm: bool = False
     """Whether a norm follows the activation."""
     norm_eps: float = 1e-5
     norm_bias: bool = True
+    output_bias: bool = True
 
 
 class Head(nn.Module):
@@ -49,20 +54,41 @@ class Head(nn.Module):
 
     def __init__(self, config: HeadConfig, stream: DropoutStream) -> None:
         super().__init__()
-        self.means_tokens = config.means_tokens
+        self.pooling = config.pooling
         self.input_dropout = PooledDropout(config.input_dropout, stream)
-        self.dense = BlankLinear(config.width, config.width, bias=config.dense_bias)
-        self.activation = ACTIVATIONS[config.activation]
+        self.dense: nn.Module = nn.Identity()
+        self.activation: Callable[[Tensor], Tensor] | None = None
+        if config.activation is not None:
+            self.dense = BlankLinear(config.width, config.width, bias=config.dense_bias)
+            self.activation = ACTIVATIONS[config.activation]
         if config.has_norm:
             self.norm: nn.Module = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.norm_bias)
         else:
             self.norm = nn.Identity()
         self.dropout = PooledDropout(config.dropout, stream)
-        self.output: nn.Linear = BlankLinear(config.width, config.num_labels)
+        self.output: nn.Linear = BlankLinear(config.width, config.num_labels, bias=config.output_bias)
 
-    def features(self, pooled_SD: Tensor) -> Tensor:
-        """The inputs of the output layer: ``(S, D)`` of any dtype to ``(S, D)`` fp32."""
-        hidden: Tensor = self.norm(self.activation(self.dense(self.input_dropout(pooled_SD.float()))))
+    @property
+    def reads_one(self) -> bool:
+        """Whether the head reads one token of each text."""
+        return self.pooling == "first"
+
+    def features(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """The inputs of the output layer, ``(S, D)`` fp32.
+
+        Args:
+            hidden: of any dtype, ``(S, D)`` if the head reads one token, else ``(T, D)``.
+            batch: S texts.
+        """
+        if self.pooling == "late mean":
+            return mean_tokens(self.features_of(hidden), batch)
+        return self.features_of(mean_tokens(hidden, batch) if self.pooling == "mean" else hidden)
+
+    def features_of(self, pooled_SD: Tensor) -> Tensor:
+        """All before the output layer, for each row: ``(S, D)`` of any dtype to ``(S, D)`` fp32."""
+        hidden: Tensor = self.dense(self.input_dropout(pooled_SD.float()))
+        if self.activation is not None:
+            hidden = self.norm(self.activation(hidden))
         dropped: Tensor = self.dropout(hidden)
         return dropped
 

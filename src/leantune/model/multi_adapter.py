@@ -122,15 +122,15 @@ class MultiAdapterClassifier:
         with self._lock, torch.inference_mode():
             self._assignment.current = TextAdapters.of([each.adapter for each in classifiers], batch.lengths)
             try:
-                means_tokens = self.base.head.means_tokens
-                hidden = self.base.encoder(batch, only_first=not means_tokens)
+                reads_one = self.base.head.reads_one
+                hidden = self.base.encoder(batch, only_first=reads_one)
             finally:
                 self._assignment.current = None
-            pooled_SD = mean_tokens(hidden, batch) if means_tokens else hidden
+            pooled_SD = hidden if reads_one else mean_tokens(hidden, batch)
             found: list[Tensor] = [pooled_SD] * len(classifiers)
             for texts in _by_classifier(classifiers):
                 head = classifiers[texts[0]].head
-                logits = head.output(head.features(pooled_SD[texts]))
+                logits = head.output(head.features_of(pooled_SD[texts]))
                 for i, row in zip(texts, logits, strict=True):
                     found[i] = row
         return found

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from leantune.packing.batch import PackedBatch
-from leantune.packing.positions import DistanceBias, RelativePositions, Rotation
+from leantune.packing.positions import DistanceBias, RelativePositions, Rotary, Rotation
 
 TOKEN_MULTIPLE = 64
 """Multiple of rows in the encoder's products on the CPU; spare rows belong to no text."""
@@ -44,6 +44,38 @@ class AttentionGroup:
     def width(self) -> int:
         """L: the length of the longest text, plus some padding."""
         return block_width(self.lengths[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The tokens of its text that a token attends to, besides itself: how many on each side; None: all."""
+
+    before: int | None = None
+    after: int | None = None
+
+    @classmethod
+    def around(cls, reach: int) -> Window:
+        """As many on both sides."""
+        return cls(reach, reach)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a token attends to its whole text."""
+        return self.before is None and self.after is None
+
+    def reversed(self) -> Window:
+        """The same tokens in a text that is read from its end."""
+        return Window(self.after, self.before)
+
+    def sees(self, length: int, device: torch.device | None = None) -> Tensor:
+        """Whether a query sees a key in a text of ``length`` tokens: ``(L, L)`` bool."""
+        place = torch.arange(length, device=device)
+        ahead = place - place[:, None]  # key position less query position
+        before, after = (length if each is None else each for each in (self.before, self.after))
+        return (ahead >= -before) & (ahead <= after)
+
+
+WHOLE_TEXT = Window()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +135,11 @@ class Layout:
     """Bias that all layers add to attention scores; its reach is at least `block_width` of the longest text."""
     relative: RelativePositions | None = None
     """Relative embeddings for disentangled attention; they reach as far as ``distance_bias`` does."""
-    _rotations: dict[tuple[float, int], Rotation] = field(default_factory=dict)
+    _rotations: dict[tuple[Rotary, int], Rotation] = field(default_factory=dict)
     _blocks: dict[int, BlockLayout] = field(default_factory=dict)
     _tokens: tuple[GroupTokens, ...] | None = None
     _padded: PaddedLayout | None = None
-    _hidden_keys: dict[tuple[AttentionGroup, int | None, torch.dtype], Tensor | None] = field(
+    _hidden_keys: dict[tuple[AttentionGroup, Window, torch.dtype], Tensor | None] = field(
         default_factory=dict
     )
 
@@ -145,11 +177,11 @@ class Layout:
         """``(S,)`` int64: index of the first token of each text."""
         return self.cu_seqlens[:-1].long()
 
-    def rotation(self, base: float, head_width: int) -> Rotation:
-        """The rotary embedding of all tokens for heads of this width; ``base`` is theta of Su et al., 2021."""
-        key = base, head_width
+    def rotation(self, rotary: Rotary, head_width: int) -> Rotation:
+        """The rotary embedding of all tokens for heads of this width."""
+        key = rotary, head_width
         if key not in self._rotations:
-            self._rotations[key] = Rotation.of(self.position_ids, base, head_width)
+            self._rotations[key] = Rotation.of(self.position_ids, rotary, head_width)
         return self._rotations[key]
 
     def blocks(self, num_heads: int) -> BlockLayout:
@@ -158,11 +190,9 @@ class Layout:
             self._blocks[num_heads] = _block_layout(self.groups, num_heads)
         return self._blocks[num_heads]
 
-    def hidden_keys(
-        self, group: AttentionGroup, sliding_window: int | None, dtype: torch.dtype
-    ) -> Tensor | None:
+    def hidden_keys(self, group: AttentionGroup, window: Window, dtype: torch.dtype) -> Tensor | None:
         """Minus infinity at keys that a query must not see, else 0: ``(G, 1 or L, L)``; None if it may see all."""
-        key = group, sliding_window, dtype
+        key = group, window, dtype
         if key not in self._hidden_keys:
             hidden = _hidden_keys(*key)
             self._hidden_keys[key] = None if hidden is None else hidden.to(self.cu_seqlens.device)
@@ -234,13 +264,13 @@ def _tokens_of_groups(groups: tuple[AttentionGroup, ...], device: torch.device) 
         first += sum(group.lengths)
 
 
-def _hidden_keys(group: AttentionGroup, sliding_window: int | None, dtype: torch.dtype) -> Tensor | None:
+def _hidden_keys(group: AttentionGroup, window: Window, dtype: torch.dtype) -> Tensor | None:
     sizes, place = torch.tensor(group.lengths)[:, None], torch.arange(group.width)
     hidden = None
     if group.lengths[0] != group.width:
         hidden = (place >= sizes)[:, None, :]
-    if sliding_window is not None and sliding_window < group.width:
-        far = ((place[:, None] - place).abs() >= sliding_window)[None]
+    far = ~window.sees(group.width)[None]
+    if far.any():
         # a padding query far from every real key would have no key at all and give NaN
         far = far & (place < sizes)[:, :, None]
         hidden = far if hidden is None else hidden | far

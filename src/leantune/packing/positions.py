@@ -96,6 +96,43 @@ def log_bucket(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotary:
+    """The frequencies of a rotary position embedding (Su et al., 2021, RoFormer, arXiv 2104.09864, section 3.2.2)."""
+
+    base: float
+    """Theta of the paper."""
+    factor: float = 1.0
+    """Divides all frequencies, or with ``kept`` the low ones."""
+    kept: KeptFrequencies | None = None
+
+    def frequencies(self, head_width: int, device: torch.device) -> Tensor:
+        """Radians per position: ``(H / 2,)`` fp32."""
+        powers = torch.arange(0, head_width, 2, dtype=torch.float32, device=device) / head_width
+        plain = 1.0 / self.base**powers
+        return plain / self.factor if self.kept is None else self.kept.scaled(plain, self.factor)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFrequencies:
+    """The frequencies that Llama 3.1 keeps while it divides the others (``rope_type`` "llama3" of transformers).
+
+    They are given as rotations within the length of pretraining: those above ``high`` are kept, those below ``low``
+    are divided, and between them the share of the kept frequency grows linearly.
+    """
+
+    low: float
+    high: float
+    length: int
+    """Longest text of pretraining, in tokens."""
+
+    def scaled(self, plain: Tensor, factor: float) -> Tensor:
+        """The frequencies after scaling, from those before."""
+        rotations = self.length * plain / (2 * math.pi)
+        share = ((rotations - self.low) / (self.high - self.low)).clamp(0, 1)
+        return (1 - share) * plain / factor + share * plain
+
+
+@dataclass(frozen=True, slots=True)
 class Rotation:
     """Rotary position embedding (Su et al., 2021, RoFormer, arXiv 2104.09864, eq. 34) of all tokens of a batch."""
 
@@ -105,10 +142,9 @@ class Rotation:
     """``(T, 1, H)`` fp32."""
 
     @classmethod
-    def of(cls, position_ids: Tensor, base: float, head_width: int) -> Rotation:
+    def of(cls, position_ids: Tensor, rotary: Rotary, head_width: int) -> Rotation:
         """The rotation of tokens at ``position_ids`` ``(T,)``."""
-        powers = torch.arange(0, head_width, 2, dtype=torch.float32, device=position_ids.device) / head_width
-        angles = position_ids[:, None].float() * (1.0 / base**powers)
+        angles = position_ids[:, None].float() * rotary.frequencies(head_width, position_ids.device)
         angles = torch.cat([angles, angles], dim=-1)[:, None]
         return cls(angles.cos(), angles.sin())
 

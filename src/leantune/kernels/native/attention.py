@@ -53,8 +53,8 @@ def attention(qkv: Tensor, layer: LayerLike, layout: Layout, *, only_first: bool
     Rows that are not needed are zero.
     """
     heads = qkv.view(len(qkv), 3, -1, layer.head_width)
-    if layer.rotary_base is not None:
-        rotation = layout.rotation(layer.rotary_base, layer.head_width)
+    if layer.rotary is not None:
+        rotation = layout.rotation(layer.rotary, layer.head_width)
         rotated = rotation(heads[:, :2].flatten(1, 2)).view_as(heads[:, :2])
         heads = torch.cat([rotated, heads[:, 2:]], dim=1)
     how = Attention.of(layer, layout, only_first=only_first)
@@ -93,13 +93,14 @@ class Attention:
     mask: Mask
     """The dropout mask of attention weights."""
     window: int
-    """Window size; 0: no window."""
+    """A token attends to tokens less than this many positions away; 0: to its whole text."""
     only_first: bool
 
     @classmethod
     def of(cls, layer: LayerLike, layout: Layout, *, only_first: bool) -> Attention:
         """The attention of ``layer``, with a new dropout mask if it has dropout."""
-        return cls(layout, mask_of(layer.attention_dropout), layer.window or 0, only_first)
+        before = layer.window.before  # `why_not_native` refuses windows of two sizes
+        return cls(layout, mask_of(layer.attention_dropout), 0 if before is None else before + 1, only_first)
 
     def of_heads(self, q: Tensor, k: Tensor, v: Tensor, *, stats: Tensor | None = None) -> Tensor:
         """Compute the output, of the shape of ``q``; ``stats`` is memory for values that `backward` needs."""

@@ -33,11 +33,25 @@ def why_not_native(embeddings: EmbeddingsLike, layers: Sequence[LayerLike]) -> s
     if any(layer.head_width % attention.WIDTH_MULTIPLE for layer in layers):
         return f"the head width {layers[0].head_width} is not a multiple of {attention.WIDTH_MULTIPLE}"
     for layer in layers:
-        for each in (*layer.projections, layer.out_proj, layer.up_proj, layer.down_proj):
+        if not _is_native(layer):
+            return "the kernels do not know RMSNorm, shared heads of key and value, or causal attention"
+        for each in (*layer.projections, layer.out_proj, *layer.up_projections, layer.down_proj):
             widths = frozen(each).in_features, frozen(each).out_features
             if any(width % rows.WIDTH_MULTIPLE for width in widths):
                 return f"the layer size {widths[0]} x {widths[1]} is not a multiple of {rows.WIDTH_MULTIPLE}"
     return ""
+
+
+def _is_native(layer: LayerLike) -> bool:
+    """Whether the kernels know the form of this layer."""
+    own = layer.attention_norm, layer.mlp_norm, layer.query_norm, layer.attention_out_norm, layer.mlp_out_norm
+    return (
+        not any(isinstance(norm, nn.RMSNorm) for norm in own)
+        and len(layer.up_projections) == 1
+        and layer.num_key_value_heads == layer.num_heads
+        and layer.score_scale == 1
+        and layer.window.before == layer.window.after
+    )
 
 
 def why_no_int8() -> str:
@@ -74,8 +88,8 @@ class Native(Kernels):
         self, embeddings: EmbeddingsLike, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor
     ) -> Tensor:
         """``(T,)`` int64 each to ``(T, D)``."""
-        has_bias = dict(embeddings.norm.named_parameters()).keys() >= {"bias"}
-        if not has_bias:  # the kernel needs a bias
+        norm = embeddings.norm
+        if not isinstance(norm, nn.LayerNorm) or norm.bias is None:  # the kernel needs a bias
             return Reference().embed(embeddings, input_ids, token_type_ids, position_ids)
         dropped: Tensor = embeddings.dropout(rows.embed(embeddings, input_ids, token_type_ids, position_ids))
         return dropped
@@ -143,7 +157,8 @@ def encoder_layer(
     x_TD = _add_and_norm(
         heads, packed.out_proj, layer.out_proj, layer.out_dropout, x_TD, layer.attention_norm, products
     )
-    up, down = Dense(packed.up_proj, (layer.up_proj,)), Dense(packed.down_proj, (layer.down_proj,))
+    assert isinstance(layer.mlp_norm, nn.LayerNorm)
+    up, down = Dense(packed.up_proj, layer.up_projections), Dense(packed.down_proj, (layer.down_proj,))
     if packed.is_plain and products.in_blocks and layer.down_dropout.current_p == 0:
         return dense.feed_forward(x_TD, up, down, layer.mlp_norm)
     inner = _activate(x_TD, layer, products)
@@ -171,8 +186,8 @@ def _activate(x_TD: Tensor, layer: LayerLike, products: Products) -> Tensor:
     """The first half of the feed-forward block: ``(T, D)`` to ``(T, F)``."""
     up_proj = layer.prepared.up_proj
     if layer.is_gated or layer.activation != "gelu":
-        return activated(_linear(x_TD, up_proj, (layer.up_proj,), products), layer)
-    return rows.gelu(*_without_bias(x_TD, up_proj, layer.up_proj, products))
+        return activated([_linear(x_TD, up_proj, layer.up_projections, products)], layer)
+    return rows.gelu(*_without_bias(x_TD, up_proj, layer.up_projections[0], products))
 
 
 def _add_and_norm(
@@ -202,5 +217,5 @@ def _frozen_parameters(embeddings: EmbeddingsLike, layers: Sequence[LayerLike]) 
     modules: list[nn.Module] = [module for module in tables if module is not None]
     for layer in layers:
         modules += [layer.attention_norm, layer.mlp_norm]
-        modules += map(frozen, (*layer.projections, layer.out_proj, layer.up_proj, layer.down_proj))
+        modules += map(frozen, (*layer.projections, layer.out_proj, *layer.up_projections, layer.down_proj))
     return [parameter for module in modules for parameter in module.parameters()]

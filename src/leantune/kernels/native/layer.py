@@ -80,6 +80,7 @@ class Int8Layer:
         """``layer`` for the texts of ``layout``, with new dropout masks."""
         packed: PackedLayer = layer.prepared
         assert isinstance(layer.attention_norm, nn.LayerNorm)
+        assert isinstance(layer.mlp_norm, nn.LayerNorm)
         return cls(
             (packed.projections, packed.out_proj, packed.up_proj, packed.down_proj),
             FusedLinear.of(packed.projections, layer.projections, quantized=True),

@@ -187,6 +187,7 @@ def embed(embeddings: EmbeddingsLike, word_ids: Tensor, type_ids: Tensor, positi
     Raises:
         IndexError: for an id without a row in its table.
     """
+    assert isinstance(embeddings.norm, nn.LayerNorm)
     out = embeddings.word.weight.new_empty(len(word_ids), embeddings.word.embedding_dim)
     arguments = EmbeddingArguments(
         norm=Norm.of(embeddings.norm),

@@ -298,7 +298,8 @@ class PackedLayer:
     @classmethod
     def of(cls, layer: LayerLike) -> PackedLayer:
         """Pack the weights of ``layer``, which must not change afterwards."""
-        rest = (layer.out_proj, layer.up_proj, layer.down_proj)
+        (up,) = layer.up_projections
+        rest = (layer.out_proj, up, layer.down_proj)
         out_proj, up_proj, down_proj = (PackedWeight([frozen(each)]) for each in rest)
         is_plain = (
             not (layer.norm_first or layer.is_gated)
@@ -313,8 +314,8 @@ class PackedLayer:
             is_plain=is_plain,
             is_one_call=(
                 is_plain
-                and layer.rotary_base is None
-                and layer.window is None
+                and layer.rotary is None
+                and layer.window.is_whole
                 and layer.relative_projections == (None, None)
             ),
         )
