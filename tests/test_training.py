@@ -232,12 +232,25 @@ def test_gradient_accumulation_takes_the_same_steps(inputs, tmp_path, changes):
         assert a["orthogonality"] == pytest.approx(b["orthogonality"], rel=1e-3)
 
 
-PADDED = ["roberta-prelayernorm", "albert", "nomic_bert", "longformer", "eurobert"]
+PADDED = ["roberta-prelayernorm", "albert", "nomic_bert", "longformer"]
 """Some of them: their code is transformers' own."""
 
 
 @pytest.mark.parametrize(
-    "model_type", ["roberta", "distilbert", "electra", "modernbert", "mpnet", "deberta-v2", *PADDED]
+    "model_type",
+    [
+        "roberta",
+        "distilbert",
+        "electra",
+        "modernbert",
+        "mpnet",
+        "deberta-v2",
+        "llama",
+        "qwen3",
+        "gemma3_text",
+        "eurobert",
+        *PADDED,
+    ],
 )
 def test_every_architecture_trains_and_its_artefacts_agree(inputs, tmp_path, model_type):
     folder = save_tiny_encoder(tmp_path / "encoder", model_type)

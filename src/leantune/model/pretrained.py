@@ -66,6 +66,17 @@ class Pretrained:
         """A copy with this probability for all kinds of dropout that the config names; None: unchanged."""
         return replace(self, config=with_dropout(self.config, probability))
 
+    def with_padding(self, token_id: int | None) -> Pretrained:
+        """A copy with this padding token, if the config names none.
+
+        Decoders often name none, and transformers then refuses batches of several texts.
+        """
+        if token_id is None or getattr(self.config, "pad_token_id", None) is not None:
+            return self
+        config = copy.deepcopy(self.config)
+        config.pad_token_id = token_id
+        return replace(self, config=config)
+
     def with_labels(self, labels: LabelMap) -> Pretrained:
         """A copy with the names of ``labels``, and with one or several labels per text."""
         config = copy.deepcopy(self.config)

@@ -122,6 +122,7 @@ def prepare_run(recipe: Recipe, *, console: Console, overwrite: bool, resume: bo
         model_source, num_labels=len(data.labels.names), trust_remote_code=recipe.trust_remote_code
     )
     recipe, plan = plan_run(recipe, pretrained)
+    pretrained = pretrained.with_padding(data.tokenizer.settings.pad_id)
     steps = plan_steps(recipe, plan, len(data.train))
     hardware.keep_to_allowed_cpus()
     device = hardware.pick_device()

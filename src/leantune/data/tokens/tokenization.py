@@ -140,6 +140,8 @@ class Tokenizer:
                 f"model {source}: its tokenizer has no tokenizer.json; convert it to a fast one first"
             )
         original.truncation_side = truncation_side or original.truncation_side
+        if original.pad_token is None:  # decoders are pretrained without padding
+            original.pad_token = original.eos_token
         settings = TokenizerSettings(
             truncation_side=original.truncation_side,
             unk_id=original.unk_token_id,
