@@ -92,6 +92,7 @@ def test_the_config_on_disk_says_the_same_as_that_of_transformers(form, tmp_path
             {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
         ),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}),
+        ("qwen2", {"layer_types": ["full_attention", "chunked_attention"]}),
     ],
 )
 def test_other_forms_run_in_transformers(model_type, changes):
@@ -119,8 +120,8 @@ def test_each_text_is_reversed_in_its_place(lengths):
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
-def test_tokens_after_the_window_of_a_decoder_do_not_matter(model_type):
-    """A prefix has the logits of its own last token, whatever the whole text goes on with."""
+def test_what_follows_a_token_of_a_decoder_does_not_change_it(model_type):
+    """The last token of a prefix has the state that it has in the whole text."""
     model = tiny_model(model_type)
     classifier = classifier_from(model).eval()
     (text,) = random_tokens([30])

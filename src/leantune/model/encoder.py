@@ -84,7 +84,7 @@ class EncoderConfig:
     """Whether norms also follow the blocks, before the residual sums."""
     norms_embeddings: bool = True
     is_fused: bool = False
-    """Whether one layer computes query, key and value, and one the two halves of a gated block."""
+    """Whether one linear layer computes query, key and value, and another the two halves of a gated block."""
     norm_bias: bool = True
     attention_bias: bool = True
     out_bias: bool | None = None

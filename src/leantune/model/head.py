@@ -82,7 +82,11 @@ class Head(nn.Module):
         """
         if self.pooling == "late mean":
             return mean_tokens(self.features_of(hidden), batch)
-        return self.features_of(mean_tokens(hidden, batch) if self.pooling == "mean" else hidden)
+        return self.features_of(self.pooled(hidden, batch))
+
+    def pooled(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """The vector of each text before the dense layer, ``(S, D)``, from what `features` takes."""
+        return mean_tokens(hidden, batch) if self.pooling == "mean" else hidden
 
     def features_of(self, pooled_SD: Tensor) -> Tensor:
         """All before the output layer, for each row: ``(S, D)`` of any dtype to ``(S, D)`` fp32."""

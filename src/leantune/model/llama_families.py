@@ -5,7 +5,7 @@ RMSNorm before each block, rotary positions, shared heads of key and value, a ga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from leantune.model.encoder import EncoderConfig, LayerConfig
@@ -14,12 +14,13 @@ from leantune.model.head import HeadConfig, Pooling
 from leantune.packing.layout import WHOLE_TEXT, Window
 from leantune.packing.positions import Rotary
 
-_SLIDING = "sliding_attention"
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+_CAUSAL = Window(after=0)
 
 
 def _llama_config(settings: Settings) -> EncoderConfig:
     width, bias = settings.get("hidden_size", 4096), settings.get("attention_bias", False)
-    rotary = _rotary(settings, 10_000.0)
+    rotary = _rotary(settings)
     return EncoderConfig(
         vocab_size=settings.get("vocab_size", 32_000),
         width=width,
@@ -43,49 +44,46 @@ def _llama_config(settings: Settings) -> EncoderConfig:
     )
 
 
-_CAUSAL = Window(after=0)
-
-
 def _causal(reach: int | None) -> Window:
     """The token itself and those before it, ``reach`` in all; None: all before it."""
     return Window(before=None if reach is None else reach - 1, after=0)
 
 
+def _layer_kinds(settings: Settings, count: int, slides: Callable[[int], bool]) -> list[str]:
+    """The kind of attention of each layer: ``layer_types``, or in older configs by the number of the layer."""
+    named: list[str] | None = settings.get("layer_types")
+    return named or [_SLIDING if slides(number) else _FULL for number in range(count)]
+
+
+def _with_windows(config: EncoderConfig, windows: Iterable[Window]) -> EncoderConfig:
+    """The encoder with a window for each layer."""
+    pairs = zip(config.layers, windows, strict=True)
+    return replace(config, layers=tuple(replace(layer, window=window) for layer, window in pairs))
+
+
 def _mistral_config(settings: Settings) -> EncoderConfig:
     config = _llama_config({"intermediate_size": 14_336, "num_key_value_heads": 8, **settings})
-    window = _causal(settings.get("sliding_window", 4096))
-    return replace(config, layers=tuple(replace(layer, window=window) for layer in config.layers))
+    return _with_windows(config, [_causal(settings.get("sliding_window", 4096))] * len(config.layers))
+
+
+_QWEN: Settings = {"vocab_size": 151_936, "intermediate_size": 22_016, "num_key_value_heads": 32}
 
 
 def _qwen2_config(settings: Settings) -> EncoderConfig:
-    config = _llama_config({"vocab_size": 151_936, **_QWEN, **settings, "attention_bias": True})
-    return replace(config, out_bias=False, layers=_qwen_layers(config, settings))
+    config = _llama_config({**_QWEN, **settings, "attention_bias": True})
+    return _with_qwen_windows(replace(config, out_bias=False), settings)
 
 
 def _qwen3_config(settings: Settings) -> EncoderConfig:
-    config = _llama_config({"vocab_size": 151_936, "head_dim": 128, **_QWEN, **settings})
-    return replace(config, norms_heads=True, layers=_qwen_layers(config, settings))
+    config = _llama_config({"head_dim": 128, **_QWEN, **settings})
+    return _with_qwen_windows(replace(config, norms_heads=True), settings)
 
 
-_QWEN: Settings = {"intermediate_size": 22_016, "num_key_value_heads": 32}
-
-
-def _qwen_layers(config: EncoderConfig, settings: Settings) -> tuple[LayerConfig, ...]:
+def _with_qwen_windows(config: EncoderConfig, settings: Settings) -> EncoderConfig:
     reach = settings.get("sliding_window", 4096) if settings.get("use_sliding_window") else None
     first = settings.get("max_window_layers", 28)
-    kinds = settings.get("layer_types") or [
-        _SLIDING if number >= first else "full_attention" for number in range(len(config.layers))
-    ]
-    return _with_windows(config.layers, kinds, reach)
-
-
-def _with_windows(
-    layers: Sequence[LayerConfig], kinds: Sequence[str], reach: int | None
-) -> tuple[LayerConfig, ...]:
-    return tuple(
-        replace(layer, window=_causal(reach) if kind == _SLIDING else _CAUSAL)
-        for layer, kind in zip(layers, kinds, strict=True)
-    )
+    kinds = _layer_kinds(settings, len(config.layers), lambda number: number >= first)
+    return _with_windows(config, (_causal(reach) if kind == _SLIDING else _CAUSAL for kind in kinds))
 
 
 def _smollm3_config(settings: Settings) -> EncoderConfig:
@@ -102,13 +100,13 @@ def _smollm3_config(settings: Settings) -> EncoderConfig:
     count, every = len(config.layers), settings.get("no_rope_layer_interval", 4)
     rotates = settings.get("no_rope_layers") or [(number + 1) % every != 0 for number in range(count)]
     reach = settings.get("sliding_window") if settings.get("use_sliding_window") else None
-    kinds = settings.get("layer_types") or ["full_attention" if each else _SLIDING for each in rotates]
-    layers = _with_windows(config.layers, kinds, reach)
+    kinds = _layer_kinds(settings, count, lambda number: not rotates[number])
+    config = _with_windows(config, (_causal(reach) if kind == _SLIDING else _CAUSAL for kind in kinds))
     return replace(
         config,
         layers=tuple(
             layer if does else replace(layer, rotary=None)
-            for layer, does in zip(layers, rotates, strict=False)
+            for layer, does in zip(config.layers, rotates, strict=False)  # the list may be longer
         ),
     )
 
@@ -126,14 +124,12 @@ def _gemma3_config(settings: Settings) -> EncoderConfig:
         "hidden_act": settings.get("hidden_activation", "gelu_pytorch_tanh"),
     }
     config = _llama_config(own)
-    every, count = settings.get("sliding_window_pattern", 6), len(config.layers)
-    kinds = settings.get("layer_types") or [
-        _SLIDING if (number + 1) % every else "full_attention" for number in range(count)
-    ]
+    every = settings.get("sliding_window_pattern", 6)
+    kinds = _layer_kinds(settings, len(config.layers), lambda number: (number + 1) % every != 0)
     reach = settings.get("sliding_window", 4096)
-    windows = {"full_attention": _CAUSAL, _SLIDING: _causal(reach)}
+    windows = {_FULL: _CAUSAL, _SLIDING: _causal(reach)}
     if settings.get("use_bidirectional_attention"):
-        windows = {"full_attention": WHOLE_TEXT, _SLIDING: Window.around(reach // 2)}
+        windows = {_FULL: WHOLE_TEXT, _SLIDING: Window.around(reach // 2)}
     return replace(
         config,
         norm="rms from one",
@@ -170,30 +166,40 @@ def _eurobert_config(settings: Settings) -> EncoderConfig:
         **settings,
     }
     config = _llama_config(own)
-    return replace(
-        config,
-        reads_last=False,
-        layers=tuple(replace(layer, window=WHOLE_TEXT) for layer in config.layers),
-    )
+    return _with_windows(replace(config, reads_last=False), [WHOLE_TEXT] * len(config.layers))
 
 
-def _rotary(settings: Settings, default: float) -> Rotary | None:
+def _rotary(settings: Settings) -> Rotary | None:
     """One rotary embedding for all layers; older configs have ``rope_theta`` and ``rope_scaling`` of their own."""
     parameters = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    return rotary_of({"rope_theta": settings.get("rope_theta", default), **parameters})
+    return rotary_of({"rope_theta": settings.get("rope_theta", 10_000.0), **parameters})
 
 
-def _has_known_rotation(settings: Settings) -> bool:
-    """Whether its rotary embedding is one that we know."""
-    return _rotary(settings, 10_000.0) is not None
+def _is_known(settings: Settings) -> bool:
+    """Whether its rotary embedding and the attention of its layers are ones that we know."""
+    return _rotary(settings) is not None and _has_known_layers(settings)
+
+
+def _has_known_layers(settings: Settings) -> bool:
+    kinds = settings.get("layer_types") or []
+    return set(kinds) <= {_SLIDING, _FULL} and len(kinds) in (
+        0,
+        settings.get("num_hidden_layers", len(kinds)),
+    )
 
 
 def _is_known_gemma3(settings: Settings) -> bool:
-    """Whether scores and logits are not capped, and both rotary embeddings are known."""
+    """Whether scores and logits are not capped, and both rotary embeddings and all layers are known."""
     capped = ("attn_logit_softcapping", "final_logit_softcapping")
-    return not any(settings.get(name) for name in capped) and all(
-        _gemma3_rotary(settings, kind) for kind in (_SLIDING, "full_attention")
+    return (
+        not any(settings.get(name) for name in capped)
+        and _has_known_layers(settings)
+        and all(_gemma3_rotary(settings, kind) for kind in (_SLIDING, _FULL))
     )
+
+
+def _is_known_eurobert(settings: Settings) -> bool:
+    return _rotary(settings) is not None and settings.get("classifier_pooling", "late") in _POOLINGS
 
 
 def _score_head(width: int) -> Callable[[Settings], HeadConfig]:
@@ -224,7 +230,9 @@ def _eurobert_head(settings: Settings) -> HeadConfig:
     )
 
 
-_LAYER = {
+_LLAMA = {
+    "embeddings.word": "embed_tokens",
+    "layers.{}.attention_norm": "layers.{}.input_layernorm",
     "layers.{}.query": "layers.{}.self_attn.q_proj",
     "layers.{}.key": "layers.{}.self_attn.k_proj",
     "layers.{}.value": "layers.{}.self_attn.v_proj",
@@ -234,11 +242,6 @@ _LAYER = {
     "layers.{}.gate_proj": "layers.{}.mlp.gate_proj",
     "layers.{}.up_proj": "layers.{}.mlp.up_proj",
     "layers.{}.down_proj": "layers.{}.mlp.down_proj",
-}
-_LLAMA = {
-    "embeddings.word": "embed_tokens",
-    "layers.{}.attention_norm": "layers.{}.input_layernorm",
-    **_LAYER,
     "layers.{}.mlp_norm": "layers.{}.post_attention_layernorm",
     "final_norm": "norm",
 }
@@ -255,7 +258,7 @@ def _decoder(
     width: int = 4096,
     *,
     encoder: Mapping[str, str] = _LLAMA,
-    is_known: Callable[[Settings], bool] = _has_known_rotation,
+    is_known: Callable[[Settings], bool] = _is_known,
 ) -> Family:
     return Family(
         prefix="model",
@@ -280,7 +283,7 @@ LLAMA_FAMILIES: Mapping[str, Family] = {
         head_config=_eurobert_head,
         encoder=_LLAMA,
         head={"dense": "dense", "output": "classifier"},
-        is_known=_has_known_rotation,
+        is_known=_is_known_eurobert,
     ),
 }
 """Families by ``model_type``."""

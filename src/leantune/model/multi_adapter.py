@@ -20,7 +20,7 @@ from leantune.adalora.triplets import Triplets
 from leantune.errors import CheckpointError
 from leantune.model.classifier import Classifier, PackedClassifier
 from leantune.model.encoder import BlankLinear
-from leantune.model.head import Head, mean_tokens
+from leantune.model.head import Head
 from leantune.model.pretrained import check_shape
 from leantune.packing.batch import PackedBatch
 
@@ -122,11 +122,10 @@ class MultiAdapterClassifier:
         with self._lock, torch.inference_mode():
             self._assignment.current = TextAdapters.of([each.adapter for each in classifiers], batch.lengths)
             try:
-                reads_one = self.base.head.reads_one
-                hidden = self.base.encoder(batch, only_first=reads_one)
+                hidden = self.base.encoder(batch, only_first=self.base.head.reads_one)
             finally:
                 self._assignment.current = None
-            pooled_SD = hidden if reads_one else mean_tokens(hidden, batch)
+            pooled_SD = self.base.head.pooled(hidden, batch)
             found: list[Tensor] = [pooled_SD] * len(classifiers)
             for texts in _by_classifier(classifiers):
                 head = classifiers[texts[0]].head

@@ -63,8 +63,12 @@ class Window:
         """Whether a token attends to its whole text."""
         return self.before is None and self.after is None
 
+    def covers(self, length: int) -> bool:
+        """Whether every token of a text of ``length`` tokens attends to all others."""
+        return all(each is None or each >= length - 1 for each in (self.before, self.after))
+
     def reversed(self) -> Window:
-        """The same tokens in a text that is read from its end."""
+        """Return the window that selects these tokens when the text is read from its end."""
         return Window(self.after, self.before)
 
     def sees(self, length: int, device: torch.device | None = None) -> Tensor:
@@ -269,8 +273,8 @@ def _hidden_keys(group: AttentionGroup, window: Window, dtype: torch.dtype) -> T
     hidden = None
     if group.lengths[0] != group.width:
         hidden = (place >= sizes)[:, None, :]
-    far = ~window.sees(group.width)[None]
-    if far.any():
+    if not window.covers(group.width):
+        far = ~window.sees(group.width)[None]
         # a padding query far from every real key would have no key at all and give NaN
         far = far & (place < sizes)[:, :, None]
         hidden = far if hidden is None else hidden | far

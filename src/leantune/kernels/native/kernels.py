@@ -44,9 +44,10 @@ def why_not_native(embeddings: EmbeddingsLike, layers: Sequence[LayerLike]) -> s
 
 def _is_native(layer: LayerLike) -> bool:
     """Whether the kernels know the form of this layer."""
-    own = layer.attention_norm, layer.mlp_norm, layer.query_norm, layer.attention_out_norm, layer.mlp_out_norm
+    others = layer.query_norm, layer.key_norm, layer.attention_out_norm, layer.mlp_out_norm
     return (
-        not any(isinstance(norm, nn.RMSNorm) for norm in own)
+        isinstance(layer.mlp_norm, nn.LayerNorm)
+        and all(isinstance(norm, nn.Identity) for norm in others)
         and len(layer.up_projections) == 1
         and layer.num_key_value_heads == layer.num_heads
         and layer.score_scale == 1
