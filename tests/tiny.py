@@ -46,6 +46,7 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
         "electra": {**sizes, "embedding_size": 16},
         **dict.fromkeys(("llama", "mistral", "qwen2", "smollm3", "eurobert"), sizes | shared_heads),
         **{name: sizes | shared_heads | {"head_dim": 16} for name in ("qwen3", "gemma3_text")},
+        "opt": {**sizes, "ffn_dim": 48, "word_embed_proj_dim": 32},
         "longformer": {**sizes, "attention_window": [4, 4]},  # divides queries in place
         "deberta-v2": {
             **sizes,

@@ -49,14 +49,6 @@ def target_layers(classifier: Classifier, targets: str, layers: int | None = Non
     return {name: layer for name, layer in found.items() if _layer_number(name) in kept}
 
 
-def knows_attention(classifier: Classifier) -> bool:
-    """Return whether the names of the encoder's query and value are known."""
-    return any(
-        name.endswith(tuple(f".{t}" for t in classifier.attention_targets))
-        for name in classifier.encoder_linears()
-    )
-
-
 def num_layers(classifier: Classifier) -> int:
     """Return the number of layers of the encoder that have linear layers."""
     return len(

@@ -54,8 +54,9 @@ class PaddedClassifier(Classifier):
 
     @property
     def attention_targets(self) -> tuple[str, ...]:
-        """All known names of query and value."""
-        return ATTENTION_TARGETS
+        """The known names of query and value that this model has."""
+        own = {name.rpartition(".")[2] for name in self.encoder_linears()}
+        return tuple(name for name in ATTENTION_TARGETS if name in own)
 
     @property
     def pooler_names(self) -> tuple[str, ...]:

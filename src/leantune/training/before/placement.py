@@ -17,7 +17,6 @@ from leantune.model.adapt import (
     ALL_LINEAR,
     HEAD_ONLY,
     head_size,
-    knows_attention,
     low_rank_size,
     num_layers,
     plan_model,
@@ -169,7 +168,7 @@ def _adapters(
         return
     if asked is None and allows_lora and not _has_ranks(recipe):
         yield ALL_LINEAR, "lora", LEAST_RANK, layers
-    targets = asked or ("attention" if knows_attention(shell) else ALL_LINEAR)
+    targets = asked or ("attention" if shell.attention_targets else ALL_LINEAR)
     if recipe.method != "lora" and not (targets == ALL_LINEAR and allows_lora):
         yield targets, "adalora", METHODS["adalora"].smallest_rank, layers
     method: Literal["adalora", "lora"] = "lora" if allows_lora else "adalora"
